@@ -1,0 +1,246 @@
+"""``ddbench buffer``: record experts; ``verify``, ``info`` and ``import`` work on what is recorded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import tyro
+
+from ddbench.cli.parse import parse
+from ddbench.cli.settings import Common, options_from_text, worker_count
+from ddbench.registry import suggest
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.progress import Console
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args(Common):
+    """Record experts: networks trained on real data, every epoch's weights kept."""
+
+    dataset: str = "digits"
+    """Dataset name (ddbench list datasets), or folder:PATH for your own images."""
+    size: int | None = None
+    """Side in pixels for image folders and ImageNet."""
+    student: str | None = None
+    """Network; default: a ConvNet that fits the image size."""
+    experts: int = 20
+    """How many experts the store should hold in the end."""
+    epochs: int = 50
+    """Epochs of each expert; MTT needs T+ - 1 + M of them."""
+    recipe: str | None = None
+    """METHOD/RECIPE: record what that recipe asks for (e.g. mtt/cifar10-ipc10); other flags override it."""
+    buffers: Path = Path("expert_trajectories")
+    """Root of the trajectory store."""
+    optimizer: str = "sgd"
+    """Any optimiser of torch.optim, in lower case."""
+    lr: float = 0.01
+    """Learning rate."""
+    momentum: float = 0.0
+    """Momentum, for optimisers that have one."""
+    weight_decay: float = 0.0
+    """Weight decay."""
+    options: tuple[str, ...] = ()
+    """Further optimiser options as name=number."""
+    batch: int = 256
+    """Images a step."""
+    decay: bool = False
+    """Multiply the learning rate by 0.1 after half of the epochs."""
+    augmentation: str = "dsa"
+    """DSA families joined by _, dsa for all (no flip on digits), or none."""
+    preprocess: str = "meanstd"
+    """meanstd or zca."""
+    holdout: float = 0.1
+    """Fraction of the training images that experts never see (for validation while distilling)."""
+    seed: int = 0
+    """Expert k is trained with the seed derived from (seed, k)."""
+    precision: str = "float32"
+    """float32 or bfloat16."""
+    workers: int = 0
+    """Experts trained at once, each in its own process; 0: one a core."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreArgs:
+    """Look at recorded experts."""
+
+    root: tyro.conf.Positional[Path] = Path("expert_trajectories")
+    """Root of the trajectory store, or one store folder."""
+    quiet: bool = False
+    """Print defects only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportArgs(Common):
+    """Read official replay_buffer_*.pt files (pickled lists of tensors) into a store; no code in them is run."""
+
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """The replay_buffer_*.pt files."""
+    dataset: str
+    """Dataset they were trained on."""
+    student: str
+    """Network they are of."""
+    size: int | None = None
+    """Side in pixels for image folders and ImageNet."""
+    buffers: Path = Path("expert_trajectories")
+    """Root of the trajectory store."""
+    preprocess: str = "meanstd"
+    """meanstd or zca: what they were trained with."""
+    lr: float = 0.01
+    """Learning rate they were trained with (recorded, not checked)."""
+    augmentation: str = "dsa"
+    """Augmentation they were trained with (recorded, not checked)."""
+
+
+EXAMPLES = """  ddbench buffer --dataset digits --experts 20 --epochs 30
+  ddbench buffer --dataset folder:my-images --size 32 --experts 10 --workers 2
+  ddbench buffer --recipe mtt/cifar10-ipc10 --download
+  ddbench buffer info
+  ddbench buffer verify expert_trajectories
+  ddbench buffer import replay_buffer_0.pt --dataset cifar10 --student convnet-d3-w128-in --preprocess zca"""
+
+SUBVERBS = ("verify", "info", "import")
+
+
+def main(argv: list[str]) -> None:
+    """Run the verb."""
+    if argv and not argv[0].startswith("-"):
+        if argv[0] not in SUBVERBS:
+            raise UserError(
+                f"buffer: unknown sub-verb {argv[0]!r}{suggest(argv[0], SUBVERBS)}; one of: {', '.join(SUBVERBS)}"
+            )
+        {"verify": _verify, "info": _info, "import": _import}[argv[0]](argv[1:])
+        return
+    args = parse(Args, argv, "ddbench buffer", str(Args.__doc__), EXAMPLES)
+    if args.recipe is not None:
+        args = parse(Args, argv, "ddbench buffer", str(Args.__doc__), EXAMPLES, default=_from_recipe(args.recipe))
+    _record(args)
+
+
+def _from_recipe(name: str) -> Args:
+    """Defaults that a distillation recipe's experts give."""
+    from ddbench.methods.recipes import choose_recipe
+
+    method, _, wanted = name.partition("/")
+    if not wanted:
+        raise UserError(f"--recipe {name!r}: expected METHOD/RECIPE, e.g. mtt/cifar10-ipc10")
+    recipe = choose_recipe(wanted, method, {})
+    assert recipe is not None
+    experts = recipe.expert_recipe()
+    own = {item.name for item in fields(Args)}
+    values = {key: value for key, value in vars(experts).items() if key in own and key != "options"}
+    values["options"] = tuple(f"{key}={value}" for key, value in experts.options)
+    values.update({key: recipe.run[key] for key in ("dataset", "student", "size") if key in recipe.run})
+    if "experts" in recipe.experts:
+        values["experts"] = recipe.experts["experts"]
+    return Args(**values)
+
+
+def _record(args: Args) -> None:
+    from ddbench.cli.settings import open_dataset, student_for
+    from ddbench.data.specs import resolve_augmentation
+    from ddbench.experts.recipe import ExpertRecipe
+    from ddbench.experts.record import record
+
+    console = Console(args.quiet)
+    workers, threads = worker_count(args.workers, args.threads)
+    dataset = open_dataset(args.dataset, args.size, args)
+    recipe = ExpertRecipe(
+        epochs=args.epochs,
+        optimizer=args.optimizer,
+        lr=args.lr,
+        momentum=args.momentum,
+        weight_decay=args.weight_decay,
+        options=options_from_text(args.options),
+        batch=args.batch,
+        decay=args.decay,
+        augmentation=resolve_augmentation(args.augmentation, dataset.spec.flip),
+        preprocess=args.preprocess,
+        holdout=args.holdout,
+        seed=args.seed,
+        precision=args.precision,
+    )
+    store = record(
+        root=args.buffers,
+        dataset=dataset,
+        data=args.data,
+        student=student_for(args.student, dataset),
+        recipe=recipe,
+        experts=args.experts,
+        workers=workers,
+        threads=threads,
+        device=args.device,
+        compile=args.compile,
+        console=console,
+    )
+    last = [store.experts[index] for index in store.indices]
+    test = [one.test_accuracy for one in last if one.test_accuracy is not None]
+    mean = f", mean test accuracy {sum(test) / len(test):.3f}" if test else ""
+    print(f"{len(last)} experts of {recipe.epochs} epochs{mean}: {store.folder}")
+
+
+def _verify(argv: list[str]) -> None:
+    from ddbench.experts.store import find_stores
+
+    args = parse(StoreArgs, argv, "ddbench buffer verify", "Compare every expert file with its sha256.", EXAMPLES)
+    stores = find_stores(args.root)
+    if not stores:
+        raise UserError(f"{args.root}: holds no recorded experts; record some with ddbench buffer")
+    defects = [line for store in stores for line in store.verify()]
+    if defects:
+        for line in defects:
+            print(line)
+        raise UserError(
+            f"{len(defects)} defect(s); remove those files and repeat ddbench buffer, it records them again"
+        )
+    if not args.quiet:
+        print(f"{sum(len(store.experts) for store in stores)} experts in {len(stores)} store(s): all as recorded")
+
+
+def _info(argv: list[str]) -> None:
+    from ddbench.experts.store import find_stores
+
+    args = parse(StoreArgs, argv, "ddbench buffer info", "A table of the recorded experts.", EXAMPLES)
+    stores = find_stores(args.root)
+    if not stores:
+        raise UserError(f"{args.root}: holds no recorded experts; record some with ddbench buffer")
+    rows = [("dataset", "student", "experts", "epochs", "lr", "preprocess", "holdout", "test accuracy", "MB", "folder")]
+    for store in stores:
+        experts = [store.experts[index] for index in store.indices]
+        test = [one.test_accuracy for one in experts if one.test_accuracy is not None]
+        rows.append(
+            (
+                store.header["dataset"],
+                store.header["student"],
+                str(len(experts)),
+                str(store.recipe.epochs),
+                f"{store.recipe.lr:g}",
+                store.recipe.preprocess,
+                f"{store.recipe.holdout:g}",
+                f"{min(test):.3f} to {max(test):.3f}" if test else "-",
+                f"{sum(one.bytes for one in experts) / 1e6:.1f}",
+                str(store.folder),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _import(argv: list[str]) -> None:
+    args = parse(ImportArgs, argv, "ddbench buffer import", str(ImportArgs.__doc__), EXAMPLES)
+    from ddbench.cli.settings import open_dataset
+    from ddbench.experts.importer import import_buffers
+
+    dataset = open_dataset(args.dataset, args.size, args)
+    store = import_buffers(
+        args.files,
+        root=args.buffers,
+        dataset=dataset,
+        data=args.data,
+        student=args.student,
+        preprocess=args.preprocess,
+        lr=args.lr,
+        augmentation=args.augmentation,
+    )
+    print(f"{len(store.experts)} experts of {store.recipe.epochs} epochs: {store.folder}")

@@ -1,0 +1,43 @@
+"""``ddbench export``: write a synset as PNG folders, one picture, or arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from ddbench.cli.parse import parse
+from ddbench.cli.settings import Common
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args(Common):
+    """Write a synset for other programs."""
+
+    run: tyro.conf.Positional[Path]
+    """A run folder, or a synset file."""
+    out: Path
+    """Folder to write into."""
+    format: Literal["png", "grid", "npz"] = "png"
+    """png: a folder a class (8 bits); grid: one picture; npz: the exact arrays and the header."""
+
+
+EXAMPLES = """  ddbench export runs/digits-ipc1-mtt-s0 --format grid --out pictures
+  ddbench export runs/digits-ipc1-mtt-s0 --format npz --out arrays"""
+
+
+def main(argv: list[str]) -> None:
+    """Run the verb."""
+    args = parse(Args, argv, "ddbench export", str(Args.__doc__), EXAMPLES)
+    from ddbench.cli.settings import open_dataset
+    from ddbench.exchange import export_synset
+    from ddbench.synset import check_against, read_synset, synset_path
+
+    path = synset_path(args.run)
+    synset = read_synset(path)
+    size = synset.images.shape[-1]
+    dataset = open_dataset(synset.dataset, size, args)
+    files = export_synset(synset, check_against(path, synset, dataset), args.format, args.out)
+    print(f"{len(files)} file(s) in {args.out}")

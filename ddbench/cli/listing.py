@@ -1,0 +1,86 @@
+"""``ddbench list``: what names are known. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import tyro
+
+from ddbench.cli.parse import parse
+from ddbench.registry import unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """List the names that ddbench knows."""
+
+    what: tyro.conf.Positional[str]
+    """methods, datasets, students, protocols or recipes."""
+    json: bool = False
+    """Print JSON for other programs."""
+
+
+EXAMPLES = """  ddbench list methods
+  ddbench list recipes --json"""
+
+
+def _methods() -> dict[str, str]:
+    from ddbench.methods import DESCRIPTIONS, METHODS
+
+    return {name: DESCRIPTIONS.get(name, METHODS.origin(name)) for name in METHODS}
+
+
+def _datasets() -> dict[str, str]:
+    from ddbench.data.specs import DATASETS
+
+    table = {
+        name: f"{spec.channels}x{spec.size}x{spec.size}, {spec.classes} classes; {spec.source}"
+        for name, spec in DATASETS.items()
+    }
+    return {**table, "folder:PATH": "your own images: PATH/CLASS/*.png or PATH/{train,test}/CLASS/*.png, with --size"}
+
+
+def _students() -> dict[str, str]:
+    from ddbench.networks.names import GROUPS, STUDENTS
+
+    return {**STUDENTS, **{f"{name} (group)": ", ".join(members) for name, members in GROUPS.items()}}
+
+
+def _protocols() -> dict[str, str]:
+    from ddbench.evaluate.protocols import DESCRIPTIONS, PROTOCOLS
+
+    return {name: DESCRIPTIONS[name] for name in PROTOCOLS}
+
+
+def _recipes() -> dict[str, str]:
+    from ddbench.methods.recipes import all_recipes
+
+    return {
+        f"{recipe.method}/{recipe.name}": f"{recipe.run.get('student', '')}; {recipe.source}"
+        for recipe in all_recipes()
+    }
+
+
+TABLES: dict[str, Callable[[], dict[str, str]]] = {
+    "methods": _methods,
+    "datasets": _datasets,
+    "students": _students,
+    "protocols": _protocols,
+    "recipes": _recipes,
+}
+
+
+def main(argv: list[str]) -> None:
+    """Run the verb."""
+    args = parse(Args, argv, "ddbench list", str(Args.__doc__), EXAMPLES)
+    if args.what not in TABLES:
+        raise unknown("list", args.what, TABLES)
+    table = TABLES[args.what]()
+    if args.json:
+        print(json.dumps(table, indent=1, ensure_ascii=False))
+        return
+    width = max(map(len, table))
+    for name, text in table.items():
+        print(f"{name:<{width}}  {text}")

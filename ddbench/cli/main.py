@@ -1,0 +1,79 @@
+"""``ddbench VERB ...``: finds the verb's module, turns a :class:`UserError` into one line and exit code 2."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from ddbench import __version__
+from ddbench.registry import suggest
+from ddbench.runtime.errors import UserError
+
+VERBS: dict[str, tuple[str, str]] = {
+    "demo": ("ddbench.cli.demo", "the whole pipeline on an embedded dataset, in minutes on two cores"),
+    "list": ("ddbench.cli.listing", "methods, datasets, students, protocols, recipes that are known"),
+    "buffer": ("ddbench.cli.buffer", "record experts: networks trained on real data (also: verify, info, import)"),
+    "distill": ("ddbench.cli.distill", "make a synset with a method"),
+    "evaluate": ("ddbench.cli.evaluate", "train students on a synset and test them once"),
+    "submit": ("ddbench.cli.submit", "turn an evaluated run into a leaderboard row"),
+    "leaderboard": ("ddbench.cli.leaderboard", "build or show the board"),
+    "import": ("ddbench.cli.import_", "read a synset that other code published"),
+    "export": ("ddbench.cli.export", "write a synset as PNG folders, preview grid or npz"),
+}
+
+HELP = """usage: ddbench VERB [--help] ...
+
+The benchmark suite for dataset distillation: a few synthetic images per class (IPC) on which
+a network trained from scratch comes close to one trained on everything.
+
+{verbs}
+
+start here:
+  ddbench demo                                        # a few minutes: experts, MTT, scores, a page
+  ddbench list methods
+  ddbench buffer --dataset digits --experts 10 --epochs 30
+  ddbench distill --method mtt --dataset digits --ipc 1 --out runs/my-synset
+  ddbench evaluate runs/my-synset --students convnet-d3-w32-in,mlp-d3-w128
+
+Every verb has --help with examples. Every long verb goes on where it was when it is killed and repeated."""
+
+
+def dispatch(argv: Sequence[str]) -> None:
+    """Run the verb that ``argv`` names.
+
+    Raises:
+        UserError: unknown verb, or whatever the user can mend in the verb's input.
+    """
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        width = max(map(len, VERBS))
+        print(HELP.format(verbs="\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in VERBS.items())))
+        return
+    if argv[0] in ("-V", "--version"):
+        print(f"ddbench {__version__}")
+        return
+    if argv[0] not in VERBS:
+        raise UserError(f"unknown verb {argv[0]!r}{suggest(argv[0], VERBS)}; one of: {', '.join(VERBS)}")
+    importlib.import_module(VERBS[argv[0]][0]).main(list(argv[1:]))
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the ``ddbench`` command."""
+    try:
+        dispatch(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"ddbench: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("ddbench: interrupted; the same command goes on where it was", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # `ddbench list | head`: not an error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "ddbench":
+            raise
+        print(f"ddbench: error: this verb needs the package {error.name!r}: pip install {error.name}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,86 @@
+"""Flags from dataclasses (tyro), with every mistake told in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
+
+import tyro
+
+from ddbench.registry import suggest
+from ddbench.runtime.errors import UserError
+
+T = TypeVar("T")
+
+
+def parse(
+    kind: type[T],
+    argv: Sequence[str],
+    prog: str,
+    description: str,
+    examples: str,
+    default: T | None = None,
+) -> T:
+    """Parse ``argv`` into a dataclass; ``--help`` prints its fields with their docs and ``examples``.
+
+    Args:
+        default: an instance whose values replace the class's defaults (a recipe, say).
+
+    Raises:
+        UserError: unknown flag (with a suggestion), missing or malformed value.
+    """
+    flags = set(_flags(kind))
+    for token in argv:
+        flag = token.split("=")[0].replace("_", "-")
+        if re.match(r"--[a-z]", flag) and flag != "--help" and flag not in flags | {f"--no-{f[2:]}" for f in flags}:
+            raise UserError(f"unknown flag {token.split('=')[0]}{suggest(flag, flags)}; see {prog} --help")
+    text = f"{description.strip()}\n\nexamples:\n{examples.rstrip()}"
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    captured = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(captured):
+            parsed: T = tyro.cli(
+                kind, args=list(argv), prog=prog, description=text, config=(tyro.conf.OmitArgPrefixes,), **options
+            )
+            return parsed
+    except SystemExit as stop:
+        if not stop.code:
+            sys.stdout.flush()
+            raise
+        raise UserError(f"{_one_line(captured.getvalue())}; see {prog} --help") from None
+
+
+def _flags(kind: type[Any]) -> Iterator[str]:
+    """Flags of a dataclass; fields that are dataclasses themselves give theirs, without a prefix."""
+    for item in fields(kind):
+        nested = item.type if isinstance(item.type, type) and is_dataclass(item.type) else None
+        if nested is not None:
+            yield from _flags(nested)
+        else:
+            yield f"--{item.name.replace('_', '-')}"
+
+
+def _one_line(message: str) -> str:
+    """The sentence inside tyro's error box."""
+    parts = [part for part in re.split(r"\n\s*[-─]{5,}\s*", _plain(message)) if part.strip()]
+    body = parts[1] if len(parts) > 1 else parts[0] if parts else "wrong arguments"
+    return " ".join(body.split())
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[╭╮╰╯│]", " ", re.sub(r"\x1b\[[0-9;]*m", "", text))
+
+
+def peek(argv: Sequence[str], flag: str) -> str | None:
+    """The value of ``--flag VALUE`` or ``--flag=VALUE`` in ``argv``, read before the full parse."""
+    for index, token in enumerate(argv):
+        if token == flag and index + 1 < len(argv):
+            return argv[index + 1]
+        if token.startswith(f"{flag}="):
+            return token.partition("=")[2]
+    return None

@@ -1,0 +1,74 @@
+"""Flags that every computing verb has, and what they mean. Imports no torch at module level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ddbench.runtime.device import cores
+from ddbench.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from ddbench.data.dataset import Dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """Flags of every computing verb."""
+
+    data: Path | None = None
+    """Folder with the datasets; default: $DDBENCH_DATA, else the user's cache folder."""
+    download: bool = False
+    """Download the dataset when it is not there."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:<i>."""
+    threads: int = 0
+    """Threads of each process; 0: the cores shared out over the workers."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile: auto uses it where the work repays it; off is easier to debug."""
+    quiet: bool = False
+    """Print results and errors only."""
+
+
+def worker_count(workers: int, threads: int) -> tuple[int, int]:
+    """``(workers, threads of each)``: by default one worker a core.
+
+    Raises:
+        UserError: a negative number.
+    """
+    if workers < 0 or threads < 0:
+        raise UserError(f"--workers {workers} --threads {threads}: expected at least 0 (0: use every core)")
+    workers = workers or max(1, cores() // (threads or 1))
+    return workers, threads or max(1, cores() // workers)
+
+
+def options_from_text(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """``("eps=1e-8",)`` as ``(("eps", 1e-8),)``.
+
+    Raises:
+        UserError: not name=number.
+    """
+    found = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise UserError(f"--options {text!r}: expected name=number, e.g. eps=1e-8") from None
+    return tuple(sorted(found.items()))
+
+
+def open_dataset(name: str, size: int | None, common: Common) -> Dataset:
+    """Load the dataset that the flags name."""
+    from ddbench.data.load import load_dataset
+
+    return load_dataset(name, common.data, size=size, download=common.download)
+
+
+def student_for(name: str | None, dataset: Dataset) -> str:
+    """The canonical name of the student that the flags ask for, by default the dataset's."""
+    from ddbench.networks.names import default_student, parse_student
+
+    return str(parse_student(name)) if name else default_student(dataset.spec.size)

@@ -1,0 +1,164 @@
+"""Image folders: a user's own, Tiny-ImageNet's and ImageNet's layouts, as lists of files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ddbench.data.decoded import Listing
+from ddbench.data.images import EXTENSIONS
+from ddbench.data.specs import DATASETS, FOLDER, DatasetSpec
+from ddbench.registry import suggest
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.seeds import derive
+
+TEST_FRACTION = 0.2
+"""Of each class of a folder that comes without a test set."""
+
+SPLIT_NOTE = "no test folder: a fixed fifth of each class is the test set"
+
+Files = list[tuple[Path, int]]
+
+
+def list_folder(spec: DatasetSpec) -> tuple[Listing, str]:
+    """The files of ``folder:PATH``, and a note for its spec.
+
+    ``PATH/train/CLASS/*`` with ``PATH/test/CLASS/*`` or ``PATH/val/CLASS/*``; without a test folder, or when there is
+    ``PATH/CLASS/*`` only, a fixed stratified fifth is split off. Labels follow the sorted class names.
+
+    Raises:
+        UserError: no such folder, fewer than two classes, a class without images, a test class not trained on.
+    """
+    path = Path(spec.name.removeprefix(FOLDER)).expanduser()
+    if not path.is_dir():
+        raise UserError(f"--dataset {spec.name}: {path} is no folder")
+    path = path.resolve()
+    train_root = path / "train" if (path / "train").is_dir() else path
+    names = _class_names(train_root)
+    if len(names) < 2:
+        raise UserError(f"{train_root}: {len(names)} class folder(s) found, expected at least two: TRAIN/CLASS/IMAGE")
+    train = [_image_files(train_root / name) for name in names]
+    test_root = next((path / name for name in ("test", "val") if (path / name).is_dir()), None)
+    if train_root == path or test_root is None:
+        parts = [_split_off(train_root / name, files) for name, files in zip(names, train, strict=True)]
+        train, test = [kept for kept, _ in parts], [held for _, held in parts]
+        return Listing(path, names, _labelled(train), _labelled(test)), SPLIT_NOTE
+    for name in _class_names(test_root):
+        if name not in names:
+            raise UserError(f"{test_root / name}: a class that {train_root} does not have{suggest(name, names)}")
+    test = [_image_files(test_root / name) if (test_root / name).is_dir() else [] for name in names]
+    return Listing(path, names, _labelled(train), _labelled(test)), f"scored on the images in {test_root.name}/"
+
+
+def list_tiny_imagenet(spec: DatasetSpec, root: Path) -> Listing:
+    """The files of the official layout: ``train/<wnid>/images/*``, ``val/images/*`` with ``val/val_annotations.txt``.
+
+    Labels follow the sorted wnids. ``val/<wnid>/*``, as people rearrange it, is understood too.
+
+    Raises:
+        UserError: no such folder, another number of classes, a class without images, or a malformed annotation file.
+    """
+    places = [root / "tiny-imagenet-200", root / "tiny-imagenet"]
+    folder = next((place.resolve() for place in places if (place / "train").is_dir()), None)
+    if folder is None:
+        raise UserError(f"tiny-imagenet: no folder {places[0]}{os.sep}train; needed: {spec.source}")
+    names = _class_names(folder / "train")
+    if len(names) != spec.classes:
+        raise UserError(f"{folder / 'train'}: {len(names)} class folders, expected {spec.classes}")
+    train = _labelled([_image_files(folder / "train" / name) for name in names])
+    annotations = folder / "val" / "val_annotations.txt"
+    if annotations.is_file():
+        return Listing(folder, names, train, _annotated(annotations, names))
+    test = _labelled([_image_files(folder / "val" / name) for name in names])
+    return Listing(folder, names, train, test)
+
+
+def list_imagenet(spec: DatasetSpec, root: Path) -> Listing:
+    """The files of ImageNet-1k or of a subset: ``imagenet/{train,val}/<wnid>/*``.
+
+    The 1000 wnids in sorted order are ImageNet's indices; a subset takes those of its spec, in its order.
+
+    Raises:
+        UserError: no such folder, not 1000 class folders, or a class without images.
+    """
+    folder = root / "imagenet"
+    if not (folder / "train").is_dir():
+        raise UserError(f"{spec.name}: no folder {folder / 'train'}; needed: {spec.source}")
+    folder = folder.resolve()
+    known = _class_names(folder / "train")
+    expected = DATASETS["imagenet-1k"].classes
+    if len(known) != expected:
+        raise UserError(
+            f"{folder / 'train'}: {len(known)} class folders; all {expected} wnids are needed to number the classes "
+            f"(they may be empty); for other images use {FOLDER}PATH"
+        )
+    names = tuple(known[index] for index in spec.indices)
+    train, test = (_labelled([_image_files(folder / part / name) for name in names]) for part in ("train", "val"))
+    return Listing(folder, names, train, test)
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    try:
+        return tuple(sorted(item.name for item in folder.iterdir() if item.is_dir() and not item.name.startswith(".")))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot list this folder: {error.strerror or error}") from error
+
+
+def _image_files(folder: Path) -> list[Path]:
+    """Image files below a class folder, in the order of their relative names; at least one.
+
+    Links to files are followed; of folders only the class folder itself may be a link, so that no loop is walked.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot list this folder: {error.strerror or error}") from error
+
+    found = [
+        Path(base, name)
+        for base, _, names in os.walk(folder, onerror=refuse)
+        for name in names
+        if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122  (a million names)
+    ]
+    if not found:
+        raise UserError(f"{folder}: a class without images; expected files ending in {', '.join(sorted(EXTENSIONS))}")
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _labelled(by_class: Sequence[Sequence[Path]]) -> Files:
+    return [(path, label) for label, files in enumerate(by_class) for path in files]
+
+
+def _split_off(folder: Path, files: list[Path]) -> tuple[list[Path], list[Path]]:
+    """A class cut into training and test files; depends on the names of its files only."""
+    if len(files) < 2:
+        raise UserError(f"{folder}: a class of one image; two at least are needed to split a test set off")
+    count = max(1, round(TEST_FRACTION * len(files)))
+    names = {path: path.relative_to(folder).as_posix() for path in files}
+    held = set(sorted(files, key=lambda path: derive(0, "folder-test", folder.name, names[path]))[:count])
+    return [path for path in files if path not in held], [path for path in files if path in held]
+
+
+def _annotated(annotations: Path, names: tuple[str, ...]) -> Files:
+    """Validation files and labels of ``val_annotations.txt``, whose lines begin with a file name and a wnid."""
+    labels = {name: label for label, name in enumerate(names)}
+    images = annotations.parent / "images"
+    found: Files = []
+    try:
+        lines = annotations.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{annotations}: cannot read it: {error}") from error
+    for number, line in enumerate(lines, 1):
+        name, _, rest = line.partition("\t")
+        wnid = rest.partition("\t")[0]
+        if wnid not in labels:
+            raise UserError(f"{annotations}, line {number}: {wnid[:40]!r} is none of the classes under train/")
+        # A name from a file must not lead out of the folder.
+        if name in ("", ".", "..") or any(mark in name for mark in "/\\:\0"):
+            raise UserError(f"{annotations}, line {number}: {name[:40]!r} is no plain file name")
+        if not (images / name).is_file():
+            raise UserError(f"{images / name}: missing, but named in {annotations.name}, line {number}")
+        found.append((images / name, labels[wnid]))
+    if not found:
+        raise UserError(f"{annotations}: it names no image")
+    return sorted(found, key=lambda item: (item[1], item[0].name))

@@ -1,0 +1,147 @@
+"""Datasets that come as archives of arrays: digits, MNIST, Fashion-MNIST, SVHN, CIFAR."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddbench.data.dataset import Dataset, Split, class_indices, make_dataset
+from ddbench.data.idx import read_idx
+from ddbench.data.limits import require_memory
+from ddbench.data.specs import DatasetSpec
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.seeds import generator
+
+DIGITS_TEST = 50
+"""Test images of each class of digits."""
+
+DEBIAN = {"fashion-mnist": ("dataset-fashion-mnist", Path("/usr/share/datasets/fashion-mnist"))}
+"""Datasets that Debian packages: the package, and where it puts the files."""
+
+
+@cache
+def _digits() -> tuple[Tensor, Tensor]:
+    """scikit-learn's table of 64 pixels (0 to 16) and the class; read without importing the package (3 CPU seconds)."""
+    found = importlib.util.find_spec("sklearn")
+    places = list(found.submodule_search_locations or []) if found else []
+    path = Path(places[0], "datasets", "data", "digits.csv.gz") if places else Path()
+    if path.is_file():
+        table = torch.from_numpy(np.loadtxt(path, delimiter=",", dtype=np.float32))
+        values, labels = table[:, :-1], table[:, -1]
+    else:
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        values, labels = torch.from_numpy(bunch.data).float(), torch.from_numpy(bunch.target)
+    images = values.reshape(-1, 1, 8, 8).mul(255 / 16).round().to(torch.uint8)
+    return images, labels.to(torch.int64)
+
+
+def load_digits_dataset(spec: DatasetSpec, root: Path) -> Dataset:
+    """scikit-learn's 1,797 grey 8x8 digits: 50 images of each class are the test set, 1,297 remain."""
+    images, labels = _digits()
+    randomness = generator(0, "digits-test")
+    test = torch.zeros(len(labels), dtype=torch.bool)
+    for index in class_indices(labels, spec.classes):
+        test[index[torch.randperm(len(index), generator=randomness)[:DIGITS_TEST]]] = True
+    return make_dataset(spec, Split(images[~test], labels[~test]), Split(images[test], labels[test]), root=root)
+
+
+def load_idx_dataset(spec: DatasetSpec, root: Path, download: bool) -> Dataset:
+    """MNIST or Fashion-MNIST from IDX files, plain or gzipped.
+
+    Looked for in ``root/MNIST/raw`` or ``root/FashionMNIST/raw`` (torchvision's layout), then where Debian's package
+    has them.
+
+    Raises:
+        UserError: no files and no ``download``, a failed download, or a damaged file.
+    """
+    name = "MNIST" if spec.name == "mnist" else "FashionMNIST"
+    folders = [root / name / "raw"]
+    remedy = f"get them with --download, or put the four *-ubyte or *-ubyte.gz files into {folders[0]}"
+    if spec.name in DEBIAN:
+        package, place = DEBIAN[spec.name]
+        folders.append(place)
+        remedy += f", or install the Debian package {package}"
+    folder = next((one for one in folders if _idx(one, "train-images-idx3-ubyte") is not None), None)
+    if folder is None and download:
+        _torchvision(spec, name, root, download=True)
+        folder = folders[0]
+    if folder is None:
+        raise UserError(f"{spec.name}: no IDX files in {' or '.join(map(str, folders))}; {remedy}")
+    splits = []
+    for part in ("train", "t10k"):
+        images, labels = (_idx(folder, f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+        if images is None or labels is None:
+            raise UserError(f"{spec.name}: {folder} lacks {part}-images-idx3-ubyte or its labels; {remedy}")
+        splits.append(Split(read_idx(images, 3).unsqueeze(1), read_idx(labels, 1).to(torch.int64)))
+    return make_dataset(spec, *splits, root=root)
+
+
+def _idx(folder: Path, stem: str) -> Path | None:
+    return next((path for path in (folder / stem, folder / f"{stem}.gz") if path.is_file()), None)
+
+
+def load_svhn(spec: DatasetSpec, root: Path, download: bool) -> Dataset:
+    """SVHN's cropped digits from ``{train,test}_32x32.mat`` in ``root/SVHN`` (or in ``root``).
+
+    Raises:
+        UserError: as :func:`load_cifar`.
+    """
+    file = "train_32x32.mat"
+    folder = next((one for one in (root / "SVHN", root) if (one / file).is_file()), root / "SVHN")
+    found = [_archive(spec, "SVHN", folder, folder / file, download, split=split) for split in ("train", "test")]
+    splits = [
+        Split(torch.from_numpy(one.data).contiguous(), torch.as_tensor(one.labels, dtype=torch.int64)) for one in found
+    ]
+    return make_dataset(spec, *splits, root=root)
+
+
+def load_cifar(spec: DatasetSpec, root: Path, download: bool) -> Dataset:
+    """CIFAR-10 or CIFAR-100 from the official "python version".
+
+    Those archives are pickles; torchvision compares their md5 with the official one before it opens them.
+
+    Raises:
+        UserError: missing or altered files and no ``download``, a failed download, too little memory.
+    """
+    name, folder = ("CIFAR10", "cifar-10-batches-py") if spec.name == "cifar10" else ("CIFAR100", "cifar-100-python")
+    found = [_archive(spec, name, root, root / folder, download, train=train) for train in (True, False)]
+    splits = [
+        Split(torch.from_numpy(one.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(one.targets, dtype=torch.int64))
+        for one in found
+    ]
+    names = spec.class_names or tuple(found[0].classes)
+    return make_dataset(replace(spec, class_names=names), *splits, root=root)
+
+
+def _archive(spec: DatasetSpec, name: str, root: Path, expected: Path, download: bool, **split: Any) -> Any:
+    # About 100,000 images; torchvision holds them three times while it reads.
+    require_memory(3 * 100_000 * spec.channels * spec.size**2, f"reading {spec.name}", "close other programs")
+    if not download and not expected.exists():
+        raise UserError(f"{spec.name}: {expected} is not there; get it with --download, or give its folder with --data")
+    return _torchvision(spec, name, root, download=download, **split)
+
+
+def _torchvision(spec: DatasetSpec, name: str, root: Path, *, download: bool, **split: Any) -> Any:
+    """A dataset of torchvision; a failure is told in one line."""
+    import torchvision
+
+    try:
+        return getattr(torchvision.datasets, name)(str(root), download=download, **split)
+    except (OSError, RuntimeError, EOFError) as error:
+        reason = " ".join(str(error).split())
+        if download:
+            raise UserError(
+                f"{spec.name}: the download into {root} failed: {reason}; try again, or put the files there"
+            ) from error
+        raise UserError(
+            f"{spec.name}: the files in {root} are incomplete or altered; repeat with --download ({reason})"
+        ) from error

@@ -1,0 +1,101 @@
+"""Means, intervals and paired differences of a handful of runs. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+LEVEL = 0.95
+
+
+def _t_quantile(degrees: float) -> float:
+    from scipy.special import stdtrit  # Student's quantile; scipy.stats takes a second to import
+
+    return float(stdtrit(degrees, 0.5 + LEVEL / 2))
+
+
+def _summary(mean: float, std: float | None, n: int, half: float | None) -> dict[str, Any]:
+    return {
+        "mean": mean,
+        "std": std,
+        "n": n,
+        "low": None if half is None else mean - half,
+        "high": None if half is None else mean + half,
+    }
+
+
+def summarise(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, standard deviation (ddof 1), n, and the 95 % Student-t interval of independent runs.
+
+    ``std``, ``low`` and ``high`` are None for a single value.
+
+    Raises:
+        ValueError: no values.
+    """
+    if not values:
+        raise ValueError("no values")
+    mean, n = fmean(values), len(values)
+    if n == 1:
+        return _summary(mean, None, 1, None)
+    spread = stdev(values)
+    return _summary(mean, spread, n, _t_quantile(n - 1) * spread / math.sqrt(n))
+
+
+def summarise_groups(groups: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """As :func:`summarise` when the runs come in groups (the seeds of several random subsets).
+
+    The group is the unit: the interval is that of the group means, so that many seeds on few subsets do not look
+    more certain than they are. With one group it is the interval over its runs. ``std`` is over all runs, ``n`` their
+    number.
+
+    Raises:
+        ValueError: no groups, or an empty one.
+    """
+    if not groups or not all(groups):
+        raise ValueError("no values")
+    if len(groups) == 1:
+        return summarise(groups[0])
+    every = [value for group in groups for value in group]
+    means = [fmean(group) for group in groups]
+    half = _t_quantile(len(means) - 1) * stdev(means) / math.sqrt(len(means))
+    return _summary(fmean(means), stdev(every), len(every), half)
+
+
+def paired_difference(ours: dict[int, float], others: Sequence[dict[int, float]]) -> dict[str, Any]:
+    """Mean difference of one synset's runs and those of one or more others, paired by network seed.
+
+    ``d[k][s] = ours[s] - others[k][s]``. Seeds and (with several others, such as random subsets) the others are both
+    drawn at random, so the variance of the grand mean is estimated from the seed means and from the subset means, and
+    the degrees of freedom by Satterthwaite's rule. With one other it is the usual paired t interval.
+
+    Args:
+        ours: network seed -> value.
+        others: the same for each comparison synset.
+
+    Returns:
+        mean, std (over the seed means), n (seeds), low, high; and ``tie``: whether the interval contains 0 (or is
+        unknown).
+
+    Raises:
+        ValueError: no seed is common to all.
+    """
+    common = sorted(set(ours).intersection(*map(set, others)))
+    if not common or not others:
+        raise ValueError("no network seed is common to the runs that are compared")
+    table = [[ours[seed] - other[seed] for seed in common] for other in others]
+    seed_means = [fmean(row[s] for row in table) for s in range(len(common))]
+    mean, n, k = fmean(seed_means), len(common), len(table)
+    if n == 1:
+        return {**_summary(mean, None, 1, None), "tie": True}
+    parts = [(stdev(seed_means) ** 2 / n, n - 1)]
+    if k > 1:
+        parts.append((stdev([fmean(row) for row in table]) ** 2 / k, k - 1))
+    variance = sum(part for part, _ in parts)
+    if variance > 0:
+        degrees = variance**2 / sum(part**2 / free for part, free in parts)
+        half = _t_quantile(degrees) * math.sqrt(variance)
+    else:
+        half = 0.0
+    return {**_summary(mean, stdev(seed_means), n, half), "tie": mean - half <= 0 <= mean + half}

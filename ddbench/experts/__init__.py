@@ -1,0 +1,1 @@
+"""Networks trained on real data: experts, their trajectory store, and readers of foreign buffers."""

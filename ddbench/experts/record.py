@@ -1,0 +1,190 @@
+"""Recording experts: train networks on real data and keep every epoch's weights."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddbench.data.augment import parse_strategy
+from ddbench.data.dataset import Dataset, holdout_split
+from ddbench.data.load import data_root, load_dataset
+from ddbench.data.preprocess import Preprocess, fit_preprocess
+from ddbench.experts.recipe import ExpertRecipe
+from ddbench.experts.store import MANIFEST, TrajectoryStore, read_store, store_folder
+from ddbench.networks.build import build_student
+from ddbench.networks.names import check_student
+from ddbench.runtime import device as devices
+from ddbench.runtime import seeds
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import ensure_writable
+from ddbench.runtime.jobs import run_jobs
+from ddbench.runtime.progress import Console
+from ddbench.training.flat import flatten_buffers, flatten_parameters
+from ddbench.training.loops import OptimizerSettings, accuracy, forward_flops, inputs_of, make_optimizer, predict, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordJob:
+    """What every worker needs to train any expert of a store."""
+
+    folder: Path
+    dataset: str
+    size: int | None
+    data: Path | None
+    student: str
+    recipe: ExpertRecipe
+    device: str
+    threads: int
+    compile: str
+
+
+def open_store(
+    root: Path, dataset: Dataset, student: str, recipe: ExpertRecipe, preprocess: Preprocess
+) -> TrajectoryStore:
+    """The store of a recipe, made when it is not there yet; finished experts are taken in.
+
+    Raises:
+        UserError: the folder cannot be written to, or holds another dataset's experts.
+    """
+    folder = store_folder(root, dataset.spec.name, student, recipe.key(student, dataset.fingerprint))
+    ensure_writable(folder)
+    if (folder / MANIFEST).exists():
+        return read_store(folder)
+    spec = dataset.spec
+    net = build_student(student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=0)
+    header = {
+        "dataset": spec.name,
+        "dataset_fingerprint": dataset.fingerprint,
+        "size": spec.size,
+        "student": student,
+        "preprocess": preprocess.to_json(),
+        "parameters": [[name, list(parameter.shape)] for name, parameter in net.named_parameters()],
+        "versions": devices.versions(),
+    }
+    return TrajectoryStore(folder=folder, recipe=recipe, header=header)
+
+
+def record(
+    *,
+    root: Path,
+    dataset: Dataset,
+    data: Path | None,
+    student: str,
+    recipe: ExpertRecipe,
+    experts: int,
+    workers: int,
+    threads: int,
+    device: str,
+    compile: str,
+    console: Console,
+) -> TrajectoryStore:
+    """Record experts 0 to ``experts - 1``; those that are there already are kept.
+
+    A kill loses at most the experts in work; the same call goes on. The result does not depend on the number of
+    workers (each uses ``threads`` threads).
+
+    Raises:
+        UserError: settings out of range, a student that does not fit the images, a folder that cannot be written to.
+    """
+    recipe.check()
+    if experts < 1:
+        raise UserError(f"--experts {experts}: expected at least 1")
+    spec = dataset.spec
+    check_student(student, spec.channels, spec.size)
+    parse_strategy(recipe.augmentation)
+    net = build_student(student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=0)
+    make_optimizer(net.parameters(), _optimizer(recipe))
+    preprocess = fit_preprocess(dataset, recipe.preprocess, data_root(data))
+    store = open_store(root, dataset, student, recipe, preprocess)
+    missing = [index for index in range(experts) if not store.scan(index)]
+    store.write_manifest()
+    done = experts - len(missing)
+    if not missing:
+        console.say(f"all {experts} experts are recorded in {store.folder}")
+        return store
+    if done:
+        console.say(f"{done} of {experts} experts are recorded in {store.folder}; going on with the others")
+    job = RecordJob(
+        folder=store.folder,
+        dataset=spec.name,
+        size=spec.size if spec.resizable else None,
+        data=data,
+        student=student,
+        recipe=recipe,
+        device=device,
+        threads=threads,
+        compile=compile,
+    )
+    with console.bar(f"experts ({student}, {recipe.epochs} epochs)", experts, done) as bar:
+        for position, _ in run_jobs("ddbench.experts.record:record_expert", job, missing, workers):
+            index = missing[position]
+            store.scan(index)
+            store.write_manifest()
+            entry = store.experts[index]
+            bar.advance(f"train accuracy {entry.train_accuracy[-1]:.3f}")
+    return store
+
+
+def _optimizer(recipe: ExpertRecipe) -> OptimizerSettings:
+    return OptimizerSettings(
+        name=recipe.optimizer,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        options=recipe.options,
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _dataset(name: str, data: Path | None, size: int | None) -> Dataset:
+    return load_dataset(name, data, size=size)
+
+
+def record_expert(job: RecordJob, index: int) -> None:
+    """Train one expert and write its file; run by a worker."""
+    devices.prepare(job.threads)
+    recipe, device = job.recipe, devices.resolve_device(job.device)
+    dataset = _dataset(job.dataset, job.data, job.size)
+    spec = dataset.spec
+    preprocess = fit_preprocess(dataset, recipe.preprocess, data_root(job.data))
+    split, held_out = holdout_split(dataset.train, recipe.holdout, spec.classes)
+    inputs = inputs_of(split, preprocess, device)
+    seed = seeds.derive(recipe.seed, "expert", index)
+    net = build_student(job.student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=seed).to(device)
+
+    flops = 3 * forward_flops(net, inputs.shape) * len(inputs) * recipe.epochs
+    compiler = devices.choose_compiler(job.compile, flops, device, print)
+    weights, buffers = [flatten_parameters(net).cpu()], [flatten_buffers(net).cpu()]
+    curves: dict[str, Any] = {"seed": seed, "loss": [], "train_accuracy": [], "holdout_accuracy": []}
+    for epoch in train(
+        net,
+        inputs,
+        epochs=recipe.epochs,
+        batch=recipe.batch,
+        optimizer=_optimizer(recipe),
+        strategy=parse_strategy(recipe.augmentation),
+        seed=seed,
+        decay_after=recipe.epochs // 2 + 1 if recipe.decay else None,
+        rebuild=True,
+        precision=recipe.precision,
+        compiler=compiler,
+    ):
+        weights.append(flatten_parameters(net).cpu())
+        buffers.append(flatten_buffers(net).cpu())
+        if not bool(torch.isfinite(weights[-1]).all()):
+            raise UserError(
+                f"expert {index}: its weights are not finite after epoch {epoch.number}; lower --lr (now {recipe.lr:g})"
+            )
+        curves["loss"].append(round(epoch.loss, 6))
+        curves["train_accuracy"].append(round(epoch.accuracy, 6))
+        if len(held_out.labels):
+            logits = predict(net, inputs_of(held_out, preprocess, device))
+            curves["holdout_accuracy"].append(round(accuracy(logits, held_out.labels), 6))
+    test = predict(net, inputs_of(dataset.test, preprocess, device))
+    curves["test_accuracy"] = round(accuracy(test, dataset.test.labels), 6)
+    store = read_store(job.folder)
+    store.write_expert(index, torch.stack(weights), torch.stack(buffers), curves)

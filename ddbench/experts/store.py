@@ -1,0 +1,211 @@
+"""The trajectory store: one safetensors file an expert, one flat row an epoch, read by memory map.
+
+``ROOT/<dataset>/<student>/<hash>/expert_00017.safetensors`` holds ``w[E+1, P]`` (and ``buffers[E+1, B]`` for networks
+with running statistics); ``manifest.json`` beside them says what they are. The manifest can be made again from the
+files: every expert file carries its own record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ddbench.data.specs import dataset_slug
+from ddbench.experts.recipe import ExpertRecipe
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import file_hash, read_json, write_json
+from ddbench.runtime.tensors import check_tensor, open_tensors, write_tensors
+
+EXPERT_KIND = "ddbench-expert"
+MANIFEST_KIND = "ddbench-trajectories"
+SCHEMA = 1
+MANIFEST = "manifest.json"
+
+
+def expert_file(index: int) -> str:
+    """File name of an expert."""
+    return f"expert_{index:05d}.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """One expert's record in the manifest: file hash, bytes, and its curves (one entry an epoch, fractions)."""
+
+    sha256: str
+    bytes: int
+    seed: int
+    loss: list[float]
+    train_accuracy: list[float]
+    holdout_accuracy: list[float]
+    test_accuracy: float | None
+
+
+@dataclass(kw_only=True)
+class TrajectoryStore:
+    """Experts of one recipe, student and dataset.
+
+    Attributes:
+        folder: where the files are.
+        header: dataset, fingerprint, size, student, preprocess (as JSON), parameter names and shapes, versions.
+        recipe: how they were trained.
+        experts: index -> record, for the finished ones.
+    """
+
+    folder: Path
+    recipe: ExpertRecipe
+    header: dict[str, Any]
+    experts: dict[int, Recorded] = field(default_factory=dict)
+    _open: dict[int, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def size(self) -> int:
+        """Number of parameters P."""
+        total = 0
+        for _, shape in self.header["parameters"]:
+            count = 1
+            for side in shape:
+                count *= side
+            total += count
+        return total
+
+    @property
+    def indices(self) -> list[int]:
+        """Indices of the finished experts, ascending."""
+        return sorted(self.experts)
+
+    def identity(self) -> str:
+        """Hash over the recipe and the content of every expert: what a synset names as its parent."""
+        from ddbench.runtime.files import text_hash
+
+        return text_hash(
+            {"recipe": self.recipe.to_json(), "experts": {str(k): self.experts[k].sha256 for k in self.indices}}
+        )
+
+    def rows(self, index: int, *epochs: int) -> list[Tensor]:
+        """Snapshots of an expert, each a fresh float32 ``(P,)``; only these rows are read from disk.
+
+        Raises:
+            UserError: no such expert, or a file that does not hold what the manifest says.
+        """
+        if index not in self._open:
+            path = self.folder / expert_file(index)
+            with open_tensors(path, EXPERT_KIND, SCHEMA) as (handle, _):
+                shape = check_tensor(path, handle, "w", ("F32",), 2)
+            if shape != (self.recipe.epochs + 1, self.size):
+                raise UserError(f"{path}: w has shape {list(shape)}, expected {[self.recipe.epochs + 1, self.size]}")
+            self._open[index] = safe_open(path, framework="pt").get_slice("w")
+        rows = [self._open[index][epoch] for epoch in epochs]
+        for epoch, row in zip(epochs, rows, strict=True):
+            if not bool(torch.isfinite(row).all()):
+                raise UserError(
+                    f"{self.folder / expert_file(index)}: epoch {epoch} holds NaN or infinite weights; record it again"
+                )
+        return rows
+
+    def write_expert(self, index: int, weights: Tensor, buffers: Tensor, curves: dict[str, Any]) -> None:
+        """Write one finished expert: ``weights`` ``(E+1, P)``, ``buffers`` ``(E+1, B)`` with B possibly 0."""
+        tensors = {"w": weights}
+        if buffers.numel():
+            tensors["buffers"] = buffers
+        header = {"kind": EXPERT_KIND, "schema": SCHEMA, "index": index, "recipe": self.recipe.to_json(), **curves}
+        write_tensors(self.folder / expert_file(index), tensors, header)
+
+    def scan(self, index: int) -> bool:
+        """Take a finished expert file into the manifest's table; whether there is one."""
+        path = self.folder / expert_file(index)
+        if not path.exists():
+            return False
+        if index in self.experts and self.experts[index].bytes == path.stat().st_size:
+            return True
+        with open_tensors(path, EXPERT_KIND, SCHEMA) as (handle, header):
+            check_tensor(path, handle, "w", ("F32",), 2)
+        self.experts[index] = Recorded(
+            sha256=file_hash(path),
+            bytes=path.stat().st_size,
+            **{name: header[name] for name in ("seed", "loss", "train_accuracy", "holdout_accuracy", "test_accuracy")},
+        )
+        return True
+
+    def write_manifest(self) -> None:
+        """Write ``manifest.json``."""
+        write_json(
+            self.folder / MANIFEST,
+            {
+                "kind": MANIFEST_KIND,
+                "schema": SCHEMA,
+                **self.header,
+                "recipe": self.recipe.to_json(),
+                "experts": {f"{index:05d}": vars(self.experts[index]) for index in self.indices},
+            },
+        )
+
+    def verify(self) -> list[str]:
+        """Compare every file with its sha256; returns one line a defect."""
+        bad = []
+        for index in self.indices:
+            path = self.folder / expert_file(index)
+            if not path.exists():
+                bad.append(f"{path}: missing")
+            elif path.stat().st_size != self.experts[index].bytes:
+                bad.append(f"{path}: {path.stat().st_size:,} bytes, the manifest says {self.experts[index].bytes:,}")
+            elif file_hash(path) != self.experts[index].sha256:
+                bad.append(f"{path}: its sha256 is not the manifest's: the file changed after it was recorded")
+        return bad
+
+
+_HEADER = {
+    "dataset": str,
+    "dataset_fingerprint": str,
+    "student": str,
+    "preprocess": dict,
+    "parameters": list,
+    "versions": dict,
+}
+
+
+def read_store(folder: Path) -> TrajectoryStore:
+    """Open a store by its manifest.
+
+    Raises:
+        UserError: no manifest, a newer schema, or one that is malformed.
+    """
+    path = folder / MANIFEST
+    data = read_json(path, "trajectory manifest")
+    if not isinstance(data, dict) or data.get("kind") != MANIFEST_KIND:
+        raise UserError(f"{path}: not a trajectory manifest")
+    if not isinstance(data.get("schema"), int) or data["schema"] > SCHEMA:
+        raise UserError(f"{path}: schema {data.get('schema')!r} was made by a newer ddbench: upgrade")
+    for name, kind in _HEADER.items():
+        if not isinstance(data.get(name), kind):
+            raise UserError(f"{path}: field {name!r} is missing or not a {kind.__name__}")
+    for entry in data["parameters"]:
+        if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], list)) or not all(
+            isinstance(side, int) and 0 < side < 2**31 for side in entry[1]
+        ):
+            raise UserError(f"{path}: field 'parameters' holds {entry!r:.60}, expected [name, shape]")
+    try:
+        experts = {int(index): Recorded(**entry) for index, entry in data["experts"].items()}
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: the table of experts is malformed ({error})") from None
+    header = {name: data[name] for name in (*_HEADER, "size", "dataset_name") if name in data}
+    return TrajectoryStore(
+        folder=folder, recipe=ExpertRecipe.from_json(data.get("recipe"), str(path)), header=header, experts=experts
+    )
+
+
+def find_stores(root: Path, dataset: str | None = None, student: str | None = None) -> list[TrajectoryStore]:
+    """All stores under a root (or the one that ``root`` itself is), of a dataset and student when these are given."""
+    if (root / MANIFEST).exists():
+        return [read_store(root)]
+    pattern = f"{dataset_slug(dataset) if dataset else '*'}/{student or '*'}/*/{MANIFEST}"
+    return [read_store(path.parent) for path in sorted(root.glob(pattern))]
+
+
+def store_folder(root: Path, dataset: str, student: str, key: str) -> Path:
+    """Where the experts of a recipe belong."""
+    return root / dataset_slug(dataset) / student / key

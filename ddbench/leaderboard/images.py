@@ -1,0 +1,90 @@
+"""Preview pictures that came from elsewhere: checked and re-encoded before they are published."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+from ddbench.runtime.errors import UserError
+
+MAX_PNG_BYTES = 10**6
+MAX_SIDE = 4096
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+
+
+def png_size(data: bytes, where: str) -> tuple[int, int]:
+    """Width and height from the header of a PNG.
+
+    Raises:
+        UserError: not a PNG, or more than 4096 pixels a side.
+    """
+    if len(data) < 33 or data[:8] != SIGNATURE or data[12:16] != b"IHDR":
+        raise UserError(f"{where}: not a PNG file")
+    width, height = struct.unpack(">II", data[16:24])
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+        raise UserError(f"{where}: {width} x {height} pixels; a preview has at most {MAX_SIDE} a side")
+    return width, height
+
+
+def clean_png(data: bytes, where: str) -> bytes:
+    """Decode a PNG in full and encode its pixels anew, so that text, profiles and foreign chunks vanish.
+
+    Raises:
+        UserError: not a whole PNG, too many pixels, or more than 1 MB.
+    """
+    from PIL import Image
+
+    mode, size, pixels = _decode(data, where)
+    stream = io.BytesIO()
+    Image.frombytes(mode, size, pixels).save(stream, "PNG", optimize=True)
+    cleaned = stream.getvalue()
+    _check_length(cleaned, where)
+    return cleaned
+
+
+def _decode(data: bytes, where: str) -> tuple[str, tuple[int, int], bytes]:
+    """Mode, size and pixels of a PNG; nothing else of the file is kept."""
+    from PIL import Image
+
+    _check_length(data, where)
+    png_size(data, where)
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as opened:
+            mode = "L" if opened.mode in ("1", "L") else "RGB"
+            return mode, opened.size, opened.convert(mode).tobytes()
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+        raise UserError(f"{where}: not a whole PNG file: {error}") from None
+
+
+def published_png(path: Path) -> bytes:
+    """The preview beside a result, as :func:`clean_png` wrote it.
+
+    Raises:
+        UserError: it is not: foreign chunks, broken, or too large.
+    """
+    try:
+        with open(path, "rb") as handle:
+            data = handle.read(MAX_PNG_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot read this preview: {error.strerror or error}") from None
+    _check_length(data, str(path))
+    _decode(data, str(path))
+    place = len(SIGNATURE)
+    while place < len(data):
+        length, name = struct.unpack(">I4s", data[place : place + 8].ljust(8, b"\0"))
+        if name not in CHUNKS:
+            raise UserError(f"{path}: PNG chunk {name!r} does not belong in a preview; submit the run again")
+        place += length + 12
+        if name == b"IEND":
+            break
+    if place != len(data):
+        raise UserError(f"{path}: bytes after the end of the PNG; submit the run again")
+    return data
+
+
+def _check_length(data: bytes, where: str) -> None:
+    if len(data) > MAX_PNG_BYTES:
+        raise UserError(f"{where}: more than {MAX_PNG_BYTES:,} bytes; a preview is smaller")

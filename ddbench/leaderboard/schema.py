@@ -1,0 +1,265 @@
+"""The result file: one row of the board as one JSON, checked on write and on read.
+
+The shape is a JSON Schema (``result.schema.json``, Draft 2020-12); what a schema cannot say is checked here: runs are
+unique, the summary follows from them, and the id is the hash of the content.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import canonical_json, read_json, text_hash, write_json
+
+Result = dict[str, Any]
+
+KIND = "ddbench-result"
+SCHEMA = 1
+MAX_RESULT_BYTES = 2**20
+MAX_PART_BYTES = 2**16
+"""Bound on the canonical JSON of each free-form part (config, preprocess, settings, ...)."""
+MAX_DEPTH = 32
+TOLERANCE = 1e-9
+RESULTS = "results"
+
+
+@functools.cache
+def _schema() -> Any:
+    return json.loads((files("ddbench.leaderboard") / "result.schema.json").read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _validator() -> Any:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(_schema())
+
+
+def is_url(text: str) -> bool:
+    """Whether a text is an http(s) address that may become a link: plain host, no user part, no odd characters."""
+    rule = _schema()["$defs"]["url"]
+    return len(text) <= rule["maxLength"] and re.search(rule["pattern"], text) is not None
+
+
+def slug(name: str) -> str:
+    """A folder name for a dataset or method name (``folder:/a/b c`` -> ``folder-a-b-c``)."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:80]
+
+
+def budget_name(budget: dict[str, Any]) -> str:
+    """``ipc10``, ``full`` for all real images, else unit and value."""
+    if budget["unit"] == "all":
+        return "full"
+    return f"{budget['unit']}{budget['value']}"
+
+
+def result_folder(result: Result) -> Path:
+    """Where a result lives, relative to the board: ``results/<dataset>/<budget>/<method>``."""
+    synset = result["synset"]
+    return Path(RESULTS, slug(synset["dataset"]), slug(budget_name(synset["budget"])), slug(synset["method"]))
+
+
+def result_path(result: Result) -> Path:
+    """The file of a result, relative to the board."""
+    return result_folder(result) / f"{result['id']}.json"
+
+
+def result_id(result: Result) -> str:
+    """First 16 hex digits of the hash of everything but ``id`` and ``cost``: the numbers are the identity."""
+    return text_hash({name: value for name, value in result.items() if name not in ("id", "cost")})[:16]
+
+
+def main_metric(result: Result) -> str:
+    """The metric that a result is ranked by: accuracy, else the first by name."""
+    return "accuracy" if "accuracy" in result["metrics"] else str(min(result["metrics"]))
+
+
+def students(result: Result) -> list[str]:
+    """The students of a result in the order of its runs."""
+    return list(dict.fromkeys(run["student"] for run in result["runs"]))
+
+
+def values(result: Result, student: str, metric: str) -> dict[int, float]:
+    """Seed -> value of one student's runs."""
+    return {
+        run["seed"]: run["metrics"][metric]
+        for run in result["runs"]
+        if run["student"] == student and metric in run["metrics"]
+    }
+
+
+def check_result(result: Any, where: str) -> Result:
+    """Check a result in full and return it.
+
+    Args:
+        where: the file (or other origin) for the error.
+
+    Raises:
+        UserError: newer schema, wrong shape, a value out of range, runs named twice, a summary that does not follow
+            from the runs, or an id that is not the hash of the content.
+    """
+    _check_tree(result, where)
+    _check_version(result, where)
+    _check_shape(result, where)
+    _check_sizes(result, where)
+    _check_numbers(result, where)
+    if result["id"] != result_id(result):
+        raise UserError(
+            f"{where}: id {result['id']} is not the hash of the content ({result_id(result)}): the file was changed "
+            f"after `ddbench submit`; submit again"
+        )
+    return dict(result)
+
+
+def read_result(path: Path) -> Result:
+    """Read and check a result file.
+
+    Raises:
+        UserError: missing, larger than 1 MiB, not JSON, or refused by :func:`check_result`.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise UserError(f"{path}: cannot read this result file: {error.strerror or error}") from None
+    if size > MAX_RESULT_BYTES:
+        raise UserError(f"{path}: {size:,} bytes is too large for a result file (at most {MAX_RESULT_BYTES:,})")
+    return check_result(read_json(path, "result file"), str(path))
+
+
+def write_result(path: Path, result: Result) -> None:
+    """Check a result and write it atomically.
+
+    Raises:
+        UserError: refused by :func:`check_result`, larger than 1 MiB, or the folder cannot be written to.
+    """
+    check_result(result, str(path))
+    size = len(json.dumps(result, indent=1, ensure_ascii=False).encode())
+    if size >= MAX_RESULT_BYTES:
+        raise UserError(f"{path}: the result would have {size:,} bytes (at most {MAX_RESULT_BYTES:,})")
+    write_json(path, result)
+
+
+def load_results(root: Path) -> list[Result]:
+    """Read every ``results/**/*.json`` of a board, sorted by path.
+
+    Raises:
+        UserError: a file is refused, or is not where its content says it belongs.
+    """
+    found = []
+    for path in sorted((root / RESULTS).rglob("*.json")):
+        result = read_result(path)
+        if path.relative_to(root) != result_path(result):
+            raise UserError(f"{path}: this result belongs at {root / result_path(result)}; move it there")
+        found.append(result)
+    return found
+
+
+def _check_tree(value: Any, where: str, depth: int = 0) -> None:
+    """Refuse what canonical JSON cannot carry: infinities (``1e999``), lone surrogates, deep nesting."""
+    if depth > MAX_DEPTH:
+        raise UserError(f"{where}: nested more than {MAX_DEPTH} deep")
+    if isinstance(value, dict):
+        for name, part in value.items():
+            _check_tree(name, where, depth)
+            _check_tree(part, where, depth + 1)
+    elif isinstance(value, list):
+        for part in value:
+            _check_tree(part, where, depth + 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where}: {value} is not a finite number")
+    elif isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise UserError(f"{where}: {value[:40]!a} is not valid Unicode text")
+
+
+def _check_version(result: Any, where: str) -> None:
+    if not isinstance(result, dict) or result.get("kind") != KIND:
+        raise UserError(f"{where}: not a result file (expected kind {KIND!r}; `ddbench submit RUN` writes one)")
+    version = result.get("schema")
+    if isinstance(version, int) and version > SCHEMA:
+        raise UserError(f"{where}: schema {version} was made by a newer ddbench (this one reads {SCHEMA}): upgrade")
+
+
+def _check_shape(result: Result, where: str) -> None:
+    from jsonschema.exceptions import best_match
+
+    error = best_match(_validator().iter_errors(result))
+    if error is not None:
+        place = ".".join(str(part)[:60] for part in error.absolute_path) or "the file"
+        message = error.message if len(error.message) <= 200 else f"{error.message[:100]} ... {error.message[-90:]}"
+        raise UserError(f"{where}: {place!r}: {message}")
+
+
+def _check_sizes(result: Result, where: str) -> None:
+    parts = {
+        "synset.config": result["synset"]["config"],
+        "synset.preprocess": result["synset"]["preprocess"],
+        "protocol.settings": result["protocol"]["settings"],
+        "protocol.changed": result["protocol"]["changed"],
+        "cost.distill": result["cost"]["distill"],
+        "cost.evaluate": result["cost"]["evaluate"],
+    }
+    for name, part in parts.items():
+        size = len(canonical_json(part).encode())
+        if size > MAX_PART_BYTES:
+            raise UserError(f"{where}: {name} has {size:,} bytes (at most {MAX_PART_BYTES:,})")
+    stored = result["synset"]["bytes"]
+    if stored["total"] != stored["images"] + stored["labels"] + stored["other"]:
+        raise UserError(f"{where}: synset.bytes.total {stored['total']} is not images + labels + other")
+
+
+def _check_numbers(result: Result, where: str) -> None:
+    metrics, main = result["metrics"], main_metric(result)
+    seen: set[tuple[str, int]] = set()
+    for run in result["runs"]:
+        name = f"run of {run['student']} with seed {run['seed']}"
+        if (run["student"], run["seed"]) in seen:
+            raise UserError(f"{where}: {name} is there twice")
+        seen.add((run["student"], run["seed"]))
+        if main not in run["metrics"]:
+            raise UserError(f"{where}: {name} has no {main}")
+        for metric, value in run["metrics"].items():
+            _check_metric(metrics, metric, value, f"{where}: {name}")
+    for claim in result["submission"]["claims"]:
+        _check_metric(metrics, claim["metric"], claim["value"], f"{where}: claim for {claim['student']}")
+        if claim["student"] not in result["summary"]:
+            raise UserError(f"{where}: claim for {claim['student']}, which was not evaluated")
+    expected = summary_of(result["runs"])
+    if not _same(result["summary"], expected):
+        raise UserError(f"{where}: the summary does not follow from the runs; run `ddbench submit` again")
+
+
+def _check_metric(metrics: dict[str, Any], metric: str, value: float, where: str) -> None:
+    if metric not in metrics:
+        raise UserError(f"{where}: metric {metric!r} is not described in 'metrics'")
+    if metrics[metric]["unit"] == "fraction" and not 0 <= value <= 1:
+        raise UserError(f"{where}: {metric} {value} is not a fraction between 0 and 1")
+
+
+def summary_of(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Statistics of runs: student -> metric -> mean, std, n, low, high."""
+    from ddbench.evaluate.statistics import summarise
+
+    table: dict[str, dict[str, list[float]]] = {}
+    for run in runs:
+        for metric, value in run["metrics"].items():
+            table.setdefault(run["student"], {}).setdefault(metric, []).append(value)
+    return {student: {metric: summarise(numbers) for metric, numbers in own.items()} for student, own in table.items()}
+
+
+def _same(found: Any, expected: Any) -> bool:
+    if isinstance(expected, dict):
+        return (
+            isinstance(found, dict)
+            and found.keys() == expected.keys()
+            and all(_same(found[name], part) for name, part in expected.items())
+        )
+    if expected is None or found is None:
+        return found is expected
+    return math.isclose(found, expected, rel_tol=TOLERANCE, abs_tol=TOLERANCE)

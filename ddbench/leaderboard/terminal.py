@@ -1,0 +1,42 @@
+"""The board in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from ddbench.leaderboard.view import Table
+
+PLAIN_WIDTH = 200
+"""Columns when the output is no terminal: wide enough that nothing is cut."""
+
+
+def show(tables: Sequence[Table], console: Console | None = None) -> None:
+    """Print the tables; text of submitters is never read as markup."""
+    if console is None:
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console = Console(highlight=False, width=PLAIN_WIDTH)
+    if not tables:
+        console.print("the board is empty; `ddbench submit RUN` adds a row")
+    for table in tables:
+        cell = table.cell
+        title = f"{table.title} · {cell.label_kind} labels · {cell.protocol['name']} {cell.protocol['hash']}"
+        if not cell.protocol["standard"]:
+            title += " · non-standard"
+        grid = Grid(title=_line(title), caption=_line(table.caption), title_justify="left", caption_justify="left")
+        for column in table.columns:
+            grid.add_column(_line(column.title), justify="right" if column.number else "left", vertical="top")
+        for _, entries in table.lines:
+            fields = [f"{entry.text} ({entry.detail})" if entry.detail else entry.text for entry in entries]
+            grid.add_row(
+                *(_line(text, "bold" if entry.best else "") for text, entry in zip(fields, entries, strict=True))
+            )
+        console.print(grid)
+
+
+def _line(text: str, style: str = "") -> Text:
+    return Text(" ".join(text.split()), style=style)

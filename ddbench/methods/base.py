@@ -1,0 +1,197 @@
+"""What a method is: a config, what it needs, and either one shot or a sequence of steps.
+
+A method is written as a class with four parts that the runner (:mod:`ddbench.methods.runner`) calls:
+
+``setup()`` prepares (initial images, optimisers, checks); ``iterations`` says how many steps there are, 0 for a
+one-shot method; ``step(i)`` does the i-th and returns its metrics; ``distilled()`` gives the product at any time.
+``state()`` and ``load_state()`` make it resumable. All randomness is derived from (seed, purpose, iteration), so that
+no generator state has to be kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from ddbench.data.dataset import Dataset, Split, class_indices
+from ddbench.data.preprocess import Preprocess
+from ddbench.experts.store import TrajectoryStore
+from ddbench.networks.build import build_student
+from ddbench.runtime import seeds
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.progress import Console
+from ddbench.synset import Budget
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What must be there before a method starts; the runner checks, and says which command makes it."""
+
+    experts: bool = False
+    teacher: bool = False
+    diffusion: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """Everything that a method is given; it opens nothing by itself.
+
+    Attributes:
+        dataset: the real data; its test split is for nobody here.
+        train: training images that the method may use (the dataset's, less the held-out ones).
+        held_out: real training images kept for validation, possibly none.
+        preprocess: pixels to network input.
+        ipc: images per class.
+        student: name of the network that is matched.
+        seed: names every draw of the run.
+        device: where to compute.
+        folder: the run's folder, for caches of the method's own.
+        compile: ``auto``, ``on`` or ``off``.
+        console: for announcements.
+        experts: the trajectory store, for methods that need one.
+    """
+
+    dataset: Dataset
+    train: Split
+    held_out: Split
+    preprocess: Preprocess
+    ipc: int
+    student: str
+    seed: int
+    device: torch.device
+    folder: Path
+    compile: str
+    console: Console
+    experts: TrajectoryStore | None = None
+
+    @property
+    def classes(self) -> int:
+        """Number of classes K."""
+        return self.dataset.spec.classes
+
+    def network(self, seed: int) -> torch.nn.Module:
+        """A fresh student for this dataset."""
+        spec = self.dataset.spec
+        return build_student(self.student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=seed)
+
+    def hard_labels(self) -> Tensor:
+        """Class-major labels of a synset: 0..0, 1..1, ...; int64 ``(K * ipc,)``."""
+        return torch.arange(self.classes).repeat_interleave(self.ipc)
+
+    def random_images(self, *purpose: str | int) -> Tensor:
+        """``ipc`` different real images of each class, class-major, uint8 ``(K * ipc, C, H, W)``."""
+        generator = seeds.generator(self.seed, *purpose)
+        chosen = [
+            index[torch.randperm(len(index), generator=generator)[: self.ipc]]
+            for index in class_indices(self.train.labels, self.classes)
+        ]
+        return self.train.images[torch.cat(chosen)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distilled:
+    """A method's product: images uint8 (pixels) or float32 (network input), labels, and what was learned with them."""
+
+    images: Tensor
+    labels: Tensor
+    learned_lr: Tensor | None = None
+    stage: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What a method must have to go on: tensors by name, and plain JSON."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+class NotFiniteError(Exception):
+    """Raised by ``step`` *before* it changes anything, when a loss or gradient is not finite; says the likely cause."""
+
+
+class Method(Generic[C]):
+    """Base of all methods.
+
+    Args:
+        config: the method's settings.
+        context: what it works on.
+    """
+
+    config_class: ClassVar[type[Any]]
+    needs: ClassVar[Needs] = Needs()
+    title: ClassVar[str] = ""
+    unit: ClassVar[str] = "ipc"
+    """Budget unit of the product: ``ipc``, or ``all`` for the whole training set."""
+
+    def __init__(self, config: C, context: Context) -> None:
+        self.config = config
+        self.context = context
+
+    @classmethod
+    def check(cls, config: C, context: Context) -> None:
+        """Refuse settings that cannot work, before anything is written.
+
+        Raises:
+            UserError: names the setting, its value and what is possible.
+        """
+
+    @property
+    def iterations(self) -> int:
+        """Number of steps; 0 for a one-shot method."""
+        return 0
+
+    @property
+    def budget(self) -> Budget:
+        """Size of the product."""
+        return Budget("ipc", self.context.ipc)
+
+    @property
+    def augmentation(self) -> str:
+        """Augmentation strategy that the method distils with, recorded in the synset."""
+        return "none"
+
+    def setup(self) -> None:
+        """Prepare the first step."""
+
+    def step(self, iteration: int) -> dict[str, float]:
+        """Do step ``iteration`` (from 0) and return its metrics.
+
+        Raises:
+            NotFiniteError: the step was not taken; the state is that of before.
+        """
+        raise NotImplementedError
+
+    def distilled(self) -> Distilled:
+        """The product as it is now."""
+        raise NotImplementedError
+
+    def state(self) -> State:
+        """All that changes from step to step."""
+        return State()
+
+    def load_state(self, state: State) -> None:
+        """Take over a state that :meth:`state` gave, after :meth:`setup`."""
+
+
+def check_ipc(ipc: int, train: Split, classes: int, class_names: tuple[str, ...]) -> None:
+    """A synset cannot have more images of a class than there are real ones.
+
+    Raises:
+        UserError: names the smallest class.
+    """
+    if ipc < 1:
+        raise UserError(f"--ipc {ipc}: expected at least 1")
+    counts = torch.bincount(train.labels, minlength=classes)
+    least = int(counts.argmin())
+    if ipc > int(counts[least]):
+        raise UserError(
+            f"--ipc {ipc}: class {class_names[least]!r} has only {int(counts[least])} training images; choose --ipc "
+            f"{int(counts[least])} or less"
+        )

@@ -1,0 +1,173 @@
+"""Recipes: a config for one dataset, IPC and student, as TOML, with the source of its values. Imports no torch.
+
+The files are ``methods/<name>/recipes.toml`` of the checkout; the wheel carries them as ``ddbench/_content/methods``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ddbench.experts.recipe import ExpertRecipe
+from ddbench.registry import suggest, unknown
+from ddbench.runtime.errors import UserError
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+MAX_BYTES = 2**20
+
+RUN_KEYS = {
+    "dataset": str,
+    "ipc": int,
+    "student": str,
+    "size": int,
+    "preprocess": str,
+    "holdout": float,
+    "validate_every": int,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Settings for one cell.
+
+    Attributes:
+        name: e.g. ``cifar10-ipc10``.
+        method: whose recipe it is.
+        source: where the values are from.
+        run: settings of the run (:data:`RUN_KEYS`).
+        config: settings of the method.
+        experts: number and settings of the experts that it wants (keys of :class:`ExpertRecipe` and ``experts``).
+        sources: source of single values, where it differs from ``source``.
+    """
+
+    name: str
+    method: str
+    source: str
+    run: dict[str, Any]
+    config: dict[str, Any] = field(default_factory=dict)
+    experts: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+
+    def expert_recipe(self) -> ExpertRecipe:
+        """The experts that it wants, its preprocess and held-out fraction included."""
+        values = {name: value for name, value in self.experts.items() if name != "experts"}
+        for name in ("preprocess", "holdout"):
+            if name in self.run:
+                values[name] = self.run[name]
+        return ExpertRecipe.from_json(values, f"recipe {self.name}")
+
+
+def content_folder() -> Path | None:
+    """The folder with one sub-folder a method: of the checkout, or inside the installed package."""
+    for folder in (_PACKAGE / "_content" / "methods", _PACKAGE.parent / "methods"):
+        if folder.is_dir():
+            return folder
+    return None
+
+
+def method_recipes(method: str) -> dict[str, Recipe]:
+    """Recipes that ship with a method, by name; empty when it has none."""
+    folder = content_folder()
+    path = folder / method / "recipes.toml" if folder else None
+    return read_recipes(path, method) if path and path.is_file() else {}
+
+
+def all_recipes() -> list[Recipe]:
+    """Every recipe that ships with ddbench."""
+    folder = content_folder()
+    names = sorted(path.parent.name for path in folder.glob("*/recipes.toml")) if folder else []
+    return [recipe for name in names for recipe in method_recipes(name).values()]
+
+
+def read_recipes(path: Path, method: str) -> dict[str, Recipe]:
+    """Read a recipe file: one table a recipe.
+
+    Raises:
+        UserError: not TOML, too large, or a table with unknown or malformed keys.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path}: too large for a recipe file")
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a recipe file: {error}") from None
+    return {name: _recipe(name, table, method, f"{path}, recipe {name}") for name, table in tables.items()}
+
+
+def _recipe(name: str, table: Any, method: str, where: str) -> Recipe:
+    if not isinstance(table, dict):
+        raise UserError(f"{where}: expected a table [{name}]")
+    parts = {"source": str, "config": dict, "experts": dict, "sources": dict}
+    for key, value in table.items():
+        kind = parts.get(key) or RUN_KEYS.get(key)
+        if kind is None:
+            raise UserError(f"{where}: unknown key {key!r}{suggest(key, [*parts, *RUN_KEYS])}")
+        if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
+            raise UserError(f"{where}: {key} is {value!r}, expected {kind.__name__}")
+    recipe = Recipe(
+        name=name,
+        method=method,
+        source=table.get("source", ""),
+        run={key: RUN_KEYS[key](table[key]) for key in RUN_KEYS if key in table},
+        config=table.get("config", {}),
+        experts=table.get("experts", {}),
+        sources=table.get("sources", {}),
+    )
+    recipe.expert_recipe()
+    return recipe
+
+
+def choose_recipe(wanted: str, method: str, run: dict[str, Any]) -> Recipe | None:
+    """The recipe for a command.
+
+    Args:
+        wanted: ``auto`` (the shipped one for this dataset, IPC and student, if any), ``none``, a shipped recipe's name,
+            or a TOML file (``FILE.toml`` with one recipe, ``FILE.toml:NAME``).
+        run: what the command line says already (``dataset``, ``ipc``, ``student``; ``None``: not said).
+
+    Raises:
+        UserError: no such recipe or file.
+    """
+    if wanted == "none":
+        return None
+    if wanted == "auto":
+        fitting = [
+            recipe
+            for recipe in method_recipes(method).values()
+            if run.get("dataset")
+            and all(run.get(key) in (None, recipe.run.get(key)) for key in ("dataset", "ipc", "student", "size"))
+        ]
+        return fitting[0] if fitting and run.get("ipc") is not None else None
+    file, _, name = wanted.partition(".toml")
+    if ".toml" in wanted:
+        recipes = read_recipes(Path(file + ".toml"), method)
+        name = name.lstrip(":") or (next(iter(recipes)) if len(recipes) == 1 else "")
+        if name not in recipes:
+            raise UserError(f"--recipe {wanted}: name one of its recipes as FILE.toml:NAME: {', '.join(recipes)}")
+        return recipes[name]
+    recipes = method_recipes(method)
+    if wanted not in recipes:
+        raise unknown(f"recipe of {method}", wanted, [*recipes, "auto", "none"], "--recipe")
+    return recipes[wanted]
+
+
+def apply_config(config_class: type[Any], values: dict[str, Any], where: str) -> Any:
+    """A config with a recipe's values.
+
+    Raises:
+        UserError: an unknown key (with a suggestion), or a value of another type.
+    """
+    known = {item.name: item.default for item in fields(config_class)}
+    clean = {}
+    for name, value in values.items():
+        if name not in known:
+            raise UserError(f"{where}: unknown setting {name!r}{suggest(name, known)}")
+        default = known[name]
+        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not type(default):
+            raise UserError(f"{where}: {name} is {value!r}, expected {type(default).__name__}")
+        clean[name] = value
+    return config_class(**clean)

@@ -1,0 +1,352 @@
+"""The one runner of all methods: checks, loop, progress, tracking, checkpoints, resume, validation, cost."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ddbench.data.dataset import Dataset, holdout_split
+from ddbench.data.load import data_root
+from ddbench.data.preprocess import Preprocess, fit_preprocess
+from ddbench.evaluate.evaluator import Job, train_student
+from ddbench.evaluate.protocols import PROTOCOLS, changed
+from ddbench.experts.recipe import ExpertRecipe, buffer_command
+from ddbench.experts.store import TrajectoryStore, find_stores
+from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State, check_ipc
+from ddbench.networks.names import check_student
+from ddbench.preview import preview_png
+from ddbench.runtime import device as devices
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import ensure_writable, read_json, write_bytes, write_json
+from ddbench.runtime.progress import Console
+from ddbench.runtime.resources import Meter
+from ddbench.runtime.tensors import open_tensors, write_tensors
+from ddbench.runtime.tracking import Tracker, open_trackers
+from ddbench.synset import FILE, Synset, write_synset
+
+CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT_KIND = "ddbench-checkpoint"
+CHECKPOINT_SECONDS = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Settings of a run that are not the method's own.
+
+    Attributes:
+        ipc, student, seed, preprocess, holdout: what decides the product, with the method's config.
+        buffers: root of the trajectory store.
+        experts: the experts that a recipe asks for (``None``: any that fit), and how many.
+        validate_every: iterations between two validations on the held-out images; 0: never.
+        validate_epochs: epochs of the student that is validated.
+        track: tracker.
+        checkpoint_every: iterations between two checkpoints; 0: every :data:`CHECKPOINT_SECONDS`.
+    """
+
+    ipc: int
+    student: str
+    seed: int
+    preprocess: str
+    holdout: float
+    buffers: Path
+    experts: tuple[int, ExpertRecipe] | None
+    validate_every: int
+    validate_epochs: int
+    track: str
+    checkpoint_every: int
+    device: str
+    threads: int
+    compile: str
+
+
+def distill(
+    name: str,
+    kind: type[Method[Any]],
+    config: Any,
+    *,
+    dataset: Dataset,
+    data: Path | None,
+    settings: RunSettings,
+    out: Path,
+    console: Console,
+) -> Path:
+    """Run a method; returns the synset's path. A killed run goes on, a finished one is left as it is.
+
+    Raises:
+        UserError: whatever the user can mend, before anything is written where possible.
+    """
+    meter = Meter()
+    spec = dataset.spec
+    if settings.ipc < 1 and kind.unit == "ipc":
+        raise UserError(f"--ipc {settings.ipc}: expected at least 1")
+    if settings.validate_every < 0 or settings.checkpoint_every < 0:
+        raise UserError("--validate-every and --checkpoint-every: expected at least 0 (0: off / by time)")
+    check_student(settings.student, spec.channels, spec.size)
+    train, held_out = holdout_split(dataset.train, settings.holdout, spec.classes)
+    if settings.validate_every and not len(held_out.labels):
+        raise UserError(
+            "--validate-every needs held-out training images: give --holdout 0.1 (experts then need it too), or "
+            "--validate-every 0"
+        )
+    if kind.unit == "ipc":
+        check_ipc(settings.ipc, train, spec.classes, spec.class_names)
+    device = devices.resolve_device(settings.device)
+    preprocess = fit_preprocess(dataset, settings.preprocess, data_root(data))
+    store = _experts(dataset, preprocess, settings) if kind.needs.experts else None
+    context = Context(
+        dataset=dataset,
+        train=train,
+        held_out=held_out,
+        preprocess=preprocess,
+        ipc=settings.ipc,
+        student=settings.student,
+        seed=settings.seed,
+        device=device,
+        folder=out,
+        compile=settings.compile,
+        console=console,
+        experts=store,
+    )
+    kind.check(config, context)
+    resolved = _resolved(name, config, context, settings)
+    path = out / FILE
+    _claim_folder(out, resolved)
+    if path.exists():
+        (out / CHECKPOINT).unlink(missing_ok=True)
+        console.say(f"finished already: {path}")
+        return path
+    devices.prepare(settings.threads)
+    method = kind(config, context)
+    method.setup()
+    done = _resume(out, method, meter, console)
+    trackers = open_trackers(settings.track, out, resolved, done, console) if method.iterations else []
+    try:
+        _loop(method, done, settings, out, resolved, trackers, meter)
+    finally:
+        for tracker in trackers:
+            tracker.close()
+    synset = _wrap(method.distilled(), method, resolved)
+    write_bytes(out / "preview.png", preview_png(synset, preprocess))
+    write_json(out / "cost.json", meter.report(devices.describe(device), iterations=method.iterations))
+    write_synset(path, synset)
+    (out / CHECKPOINT).unlink(missing_ok=True)
+    return path
+
+
+def _experts(dataset: Dataset, preprocess: Preprocess, settings: RunSettings) -> TrajectoryStore:
+    """The store that fits, or the command that makes it.
+
+    Raises:
+        UserError: none fits; the message says what is there and what to type.
+    """
+    spec, student = dataset.spec, settings.student
+    count, wanted = settings.experts or (20, ExpertRecipe())
+    wanted = ExpertRecipe(**{**vars(wanted), "preprocess": settings.preprocess, "holdout": settings.holdout})
+    size = spec.size if spec.resizable else None
+    command = buffer_command(spec.name, student, wanted, count, str(settings.buffers), size)
+    stores = find_stores(settings.buffers, spec.name, student)
+    reasons = []
+    for store in sorted(stores, key=lambda one: (len(one.experts), one.recipe.epochs), reverse=True):
+        reason = _misfit(store, dataset, preprocess, settings)
+        if reason is None:
+            return store
+        reasons.append(f"{store.folder} {reason}")
+    found = f"; what is there does not fit: {'; '.join(reasons)}" if reasons else ""
+    raise UserError(f"no experts of {student} on {spec.name} in {settings.buffers}{found}; record them with: {command}")
+
+
+def _misfit(store: TrajectoryStore, dataset: Dataset, preprocess: Preprocess, settings: RunSettings) -> str | None:
+    header, recipe = store.header, store.recipe
+    if not store.experts:
+        return "holds no finished expert"
+    if (header["dataset"], header["student"]) != (dataset.spec.name, settings.student):
+        return f"is of {header['student']} on {header['dataset']}"
+    if header["dataset_fingerprint"] != dataset.fingerprint:
+        return f"is of other data (fingerprint {header['dataset_fingerprint'][:12]}, here {dataset.fingerprint[:12]})"
+    if recipe.preprocess != settings.preprocess:
+        return f"has preprocess {recipe.preprocess}, wanted {settings.preprocess}"
+    if recipe.holdout != settings.holdout:
+        return f"was recorded with --holdout {recipe.holdout:g}, wanted {settings.holdout:g}"
+    if Preprocess.from_json(header["preprocess"], dataset) != preprocess:
+        return "was recorded with other preprocess numbers"
+    return None
+
+
+def _resolved(name: str, config: Any, context: Context, settings: RunSettings) -> dict[str, Any]:
+    """Everything that decides the product's bytes."""
+    store = context.experts
+    return {
+        "kind": "ddbench-run",
+        "schema": 1,
+        "method": name,
+        "config": asdict(config),
+        "dataset": context.dataset.spec.name,
+        "dataset_fingerprint": context.dataset.fingerprint,
+        "ipc": context.ipc,
+        "student": context.student,
+        "seed": context.seed,
+        "preprocess": context.preprocess.to_json(),
+        "holdout": settings.holdout,
+        "validate_every": settings.validate_every,
+        "validate_epochs": settings.validate_epochs,
+        "experts": None
+        if store is None
+        else {"identity": store.identity(), "count": len(store.experts), "recipe": store.recipe.to_json()},
+        "threads": settings.threads,
+        "compile": settings.compile,
+        "device": str(context.device.type),
+        "versions": devices.versions(),
+    }
+
+
+def _claim_folder(out: Path, resolved: dict[str, Any]) -> None:
+    """Make the run folder, or make sure that it is this run's.
+
+    Raises:
+        UserError: it holds another run, or something else.
+    """
+    path = out / "config.json"
+    if path.exists():
+        old = read_json(path, "run configuration")
+        differing = [key for key in resolved if not isinstance(old, dict) or old.get(key) != resolved[key]]
+        if differing:
+            inner = [
+                f"{key}.{k}" if isinstance(resolved[key], dict) else key
+                for key in differing
+                for k in (resolved[key] if isinstance(resolved[key], dict) else [""])
+                if not isinstance(resolved[key], dict) or (old.get(key) or {}).get(k) != resolved[key][k]
+            ]
+            raise UserError(
+                f"{out} holds another run: {', '.join(inner[:4])} differ(s); choose another --out or remove that folder"
+            )
+        ensure_writable(out)
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is no ddbench run; choose another --out")
+    ensure_writable(out)
+    write_json(path, resolved)
+
+
+def _resume(out: Path, method: Method[Any], meter: Meter, console: Console) -> int:
+    path = out / CHECKPOINT
+    if not path.exists():
+        return 0
+    with open_tensors(path, CHECKPOINT_KIND, 1) as (handle, header):
+        tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
+    device = method.context.device
+    method.load_state(State(tensors={k: v.to(device) for k, v in tensors.items()}, values=header["values"]))
+    meter.earlier_wall, meter.earlier_cpu = header["wall_seconds"], header["cpu_seconds"]
+    console.say(f"going on at iteration {header['done']} of {method.iterations}")
+    return int(header["done"])
+
+
+def _checkpoint(out: Path, method: Method[Any], done: int, meter: Meter) -> None:
+    state = method.state()
+    header = {
+        "kind": CHECKPOINT_KIND,
+        "schema": 1,
+        "done": done,
+        "values": state.values,
+        "wall_seconds": meter.wall,
+        "cpu_seconds": meter.cpu,
+    }
+    write_tensors(out / CHECKPOINT, state.tensors, header)
+
+
+def _loop(
+    method: Method[Any],
+    done: int,
+    settings: RunSettings,
+    out: Path,
+    resolved: dict[str, Any],
+    trackers: list[Tracker],
+    meter: Meter,
+) -> None:
+    if not method.iterations:
+        return
+    context, saved = method.context, time.monotonic()
+    with context.console.bar(
+        f"{resolved['method']} ({context.dataset.spec.name}, ipc {context.ipc})", method.iterations, done
+    ) as bar:
+        shown = ""
+        for iteration in range(done, method.iterations):
+            try:
+                metrics = method.step(iteration)
+            except NotFiniteError as error:
+                _checkpoint(out, method, iteration, meter)
+                write_synset(out / "last_good.safetensors", _wrap(method.distilled(), method, resolved))
+                raise UserError(
+                    f"iteration {iteration}: {error}; stopped, the last good state is {out / 'last_good.safetensors'}"
+                ) from None
+            number = iteration + 1
+            last = number == method.iterations
+            if settings.validate_every and (number % settings.validate_every == 0 or last):
+                metrics["holdout_accuracy"] = _validate(method, settings, resolved)
+                shown = f"held-out {metrics['holdout_accuracy']:.3f}"
+            for tracker in trackers:
+                tracker.log(number, metrics)
+            main = f"loss {metrics['loss']:.4f} " if "loss" in metrics else ""
+            bar.advance(main + shown)
+            due = (
+                number % settings.checkpoint_every == 0
+                if settings.checkpoint_every
+                else time.monotonic() - saved >= CHECKPOINT_SECONDS
+            )
+            if due or last:
+                _checkpoint(out, method, number, meter)
+                saved = time.monotonic()
+
+
+def _validate(method: Method[Any], settings: RunSettings, resolved: dict[str, Any]) -> float:
+    """Held-out accuracy of one student trained on the synset as it is; never the test set."""
+    context = method.context
+    synset = _wrap(method.distilled(), method, resolved)
+    lr = synset.learned_lr
+    if lr is not None and lr.ndim == 0 and float(lr) <= 0:
+        return 0.0
+    protocol, _ = changed(PROTOCOLS["hard-v1"], epochs=settings.validate_epochs)
+    job = Job(
+        synset=Path(os.devnull),
+        data=None,
+        size=None,
+        protocol=protocol,
+        device=str(context.device),
+        threads=settings.threads,
+        precision="float32",
+        compile="off",
+        max_images=None,
+    )
+    try:
+        score: float = train_student(
+            synset, context.preprocess, context.held_out, context.student, 0, job, context.dataset.spec.flip
+        )["accuracy"]
+        return score
+    except UserError:  # a student that diverges on an unfinished synset is a bad score, not the end of the run
+        return 0.0
+
+
+def _wrap(product: Distilled, method: Method[Any], resolved: dict[str, Any]) -> Synset:
+    """The product with its provenance."""
+    context = method.context
+    experts = resolved["experts"]
+    return Synset(
+        images=product.images,
+        labels=product.labels,
+        preprocess=resolved["preprocess"],
+        budget=method.budget,
+        dataset=context.dataset.spec.name,
+        fingerprint=context.dataset.fingerprint,
+        class_names=context.dataset.spec.class_names,
+        method=resolved["method"],
+        config={**resolved["config"], "holdout": resolved["holdout"]},
+        seed=context.seed,
+        student=context.student if method.iterations else None,
+        augmentation=method.augmentation,
+        learned_lr=product.learned_lr,
+        stage=product.stage,
+        versions=resolved["versions"],
+        parents={} if experts is None else {"experts": experts["identity"]},
+    )

@@ -1,0 +1,75 @@
+"""The ConvNet family: the default student of the field (Gidaris and Komodakis 2018, as in Zhao et al.'s DC)."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddbench.networks.base import Student
+from ddbench.networks.names import counts_as_32
+from ddbench.networks.norms import make_norm
+
+
+class ConvBlock(nn.Module):
+    """3x3 convolution, norm, activation: ``(N, C_in, H, H)`` to ``(N, C_out, H', H')``."""
+
+    def __init__(self, inputs: int, width: int, norm: str, activation: str, size: int, padding: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, width, 3, padding=padding)
+        self.norm = make_norm(norm, width, size)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        if self.activation == "relu":
+            return F.relu(x)
+        if self.activation == "sigmoid":
+            return x.sigmoid()
+        if self.activation == "leaky":
+            return F.leaky_relu(x, 0.01)
+        return F.silu(x)
+
+
+class ConvNet(Student):
+    """``depth`` blocks of ``conv - norm - activation - pool``, flatten, one linear layer."""
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        size: int,
+        classes: int,
+        depth: int,
+        width: int,
+        norm: str,
+        activation: str,
+        pooling: str,
+    ) -> None:
+        super().__init__()
+        padding = 1
+        if counts_as_32(channels, size):
+            padding, size = 3, 32
+        self.pooling = pooling
+        self.stages = nn.ModuleList()
+        for index in range(depth):
+            inputs = width if index else channels
+            self.stages.append(ConvBlock(inputs, width, norm, activation, size, 1 if index else padding))
+            size = size if pooling == "none" else size // 2
+        self.classifier = nn.Linear(width * size * size, classes)
+
+    def _pool(self, x: Tensor) -> Tensor:
+        if self.pooling == "avg":
+            return F.avg_pool2d(x, 2)
+        return F.max_pool2d(x, 2) if self.pooling == "max" else x
+
+    def blocks(self, x: Tensor) -> list[Tensor]:
+        """The output ``(N, width, H, H)`` of every block, after the activation and before the pooling."""
+        outputs: list[Tensor] = []
+        for stage in self.stages:
+            outputs.append(cast(Tensor, stage(self._pool(outputs[-1]) if outputs else x)))
+        return outputs
+
+    def features(self, x: Tensor) -> Tensor:
+        return self._pool(self.blocks(x)[-1]).flatten(1)

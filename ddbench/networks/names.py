@@ -1,0 +1,233 @@
+"""Names of students: the grammar, the listed names, the groups. No torch here, so that the command line starts fast.
+
+A name says the whole architecture: ``convnet-d3-w128-in`` is three blocks of width 128 with instance norm.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ddbench.registry import suggest, unknown
+from ddbench.runtime.errors import UserError
+
+SMALLEST_SIZE = 8
+MAX_DEPTH = {"convnet": 8, "mlp": 8, "vit": 32}
+MAX_WIDTH = 4096
+
+NORMS = {
+    "in": "instance norm",
+    "bn": "batch norm",
+    "ln": "layer norm over channels, height and width",
+    "gn": "group norm, 4 groups",
+    "nn": "no norm",
+}
+ACTIVATIONS = ("relu", "sigmoid", "leaky", "swish")
+POOLINGS = ("avg", "max", "none")
+
+_EXAMPLE = (
+    "examples: convnet-d3-w128-in (norm in|bn|ln|gn|nn, then -sigmoid|-leaky|-swish and -max|-none if wanted), "
+    "mlp-d3-w128, vit-d6-w512"
+)
+
+STUDENTS = {
+    "convnet-d3-w128-in": "ConvNet, 3 blocks of width 128, instance norm: the field's default at 28 and 32 px",
+    "convnet-d3-w128-bn": "ConvNet, 3 blocks of width 128, batch norm",
+    "convnet-d4-w128-in": "ConvNet, 4 blocks of width 128, instance norm: the default at 64 px",
+    "convnet-d4-w128-bn": "ConvNet, 4 blocks of width 128, batch norm",
+    "convnet-d5-w128-in": "ConvNet, 5 blocks of width 128, instance norm: the default at 128 px",
+    "convnet-d6-w128-in": "ConvNet, 6 blocks of width 128, instance norm: the default at 224 px",
+    "convnet-d3-w32-in": "ConvNet, 3 blocks of width 32, instance norm: for quick runs on a CPU",
+    "convnet-d3-w32-bn": "ConvNet, 3 blocks of width 32, batch norm: for quick runs on a CPU",
+    "mlp-d3-w128": "three linear layers, two hidden ones of 128",
+    "lenet": "LeNet-5 with ReLU and max pooling",
+    "alexnet": "AlexNet for small images, no norm",
+    "alexnet-bn": "AlexNet for small images, batch norm",
+    "vgg11-in": "VGG11 for small images, instance norm",
+    "vgg11-bn": "VGG11 for small images, batch norm",
+    "resnet18-in": "ResNet18 for small images, instance norm",
+    "resnet18-bn": "ResNet18 for small images, batch norm",
+    "resnet18ap-in": "ResNet18 with average pools in place of strides, instance norm",
+    "resnet18ap-bn": "ResNet18 with average pools in place of strides, batch norm",
+    "vit-d6-w512": "small vision transformer, 6 blocks of width 512, at most 8x8 patches",
+}
+
+GROUPS = {
+    "all-small": (
+        "convnet-d3-w128-in",
+        "convnet-d3-w128-bn",
+        "alexnet",
+        "vgg11-in",
+        "resnet18-in",
+        "resnet18-bn",
+        "resnet18ap-in",
+        "mlp-d3-w128",
+        "lenet",
+        "vit-d6-w512",
+    ),
+    "mtt": ("convnet-d3-w128-in", "alexnet", "vgg11-in", "resnet18ap-in", "resnet18-in"),
+    "quick": ("convnet-d3-w32-in", "mlp-d3-w128", "lenet"),
+}
+
+
+@dataclass(frozen=True)
+class StudentName:
+    """The parts of a student's name; ``str()`` gives the canonical name. Parts that a family lacks are None."""
+
+    family: str
+    depth: int | None = None
+    width: int | None = None
+    norm: str | None = None
+    activation: str | None = None
+    pooling: str | None = None
+
+    def __str__(self) -> str:
+        parts = [self.family]
+        if self.depth is not None:
+            parts.append(f"d{self.depth}")
+        if self.width is not None:
+            parts.append(f"w{self.width}")
+        # ConvNets always say their norm; an AlexNet without one is plainly "alexnet".
+        if self.norm is not None and (self.norm != "nn" or self.family == "convnet"):
+            parts.append(self.norm)
+        if self.activation not in (None, "relu"):
+            parts.append(str(self.activation))
+        if self.pooling not in (None, "avg"):
+            parts.append(str(self.pooling))
+        return "-".join(parts)
+
+
+def _number(name: str, letter: str, digits: str, largest: int) -> int:
+    # Compared by length first: int() refuses thousands of digits with an error of its own.
+    if len(digits) > len(str(largest)) or not 1 <= int(digits) <= largest:
+        shown = digits if len(digits) <= 12 else f"{digits[:12]}..."
+        what = {"d": "depth", "w": "width"}[letter]
+        raise UserError(
+            f"student {_shown(name)}: {what} {letter}{shown} is out of range, "
+            f"expected {letter}1 to {letter}{largest}; {_EXAMPLE}"
+        )
+    return int(digits)
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= 60 else f"{name[:60]}...")
+
+
+def _convnet(name: str, match: re.Match[str]) -> StudentName:
+    parsed = StudentName(
+        "convnet",
+        depth=_number(name, "d", match["depth"], MAX_DEPTH["convnet"]),
+        width=_number(name, "w", match["width"], MAX_WIDTH),
+        norm=match["norm"],
+        activation=match["activation"] or "relu",
+        pooling=match["pooling"] or "avg",
+    )
+    if parsed.norm == "gn" and parsed.width is not None and parsed.width % 4:
+        raise UserError(f"student {_shown(name)}: gn has 4 groups, so the width must be divisible by 4")
+    return parsed
+
+
+def _mlp(name: str, match: re.Match[str]) -> StudentName:
+    return StudentName(
+        "mlp",
+        depth=_number(name, "d", match["depth"], MAX_DEPTH["mlp"]),
+        width=_number(name, "w", match["width"], MAX_WIDTH),
+    )
+
+
+def _vit(name: str, match: re.Match[str]) -> StudentName:
+    width = _number(name, "w", match["width"], MAX_WIDTH)
+    if width % 16:
+        raise UserError(f"student {_shown(name)}: the width of a vit must be divisible by 16, w{width} is not")
+    return StudentName("vit", depth=_number(name, "d", match["depth"], MAX_DEPTH["vit"]), width=width)
+
+
+def _normed(name: str, match: re.Match[str]) -> StudentName:
+    return StudentName(match["family"], norm=match["norm"])
+
+
+_SIZE = r"-d(?P<depth>0|[1-9][0-9]*)-w(?P<width>0|[1-9][0-9]*)"
+_FORMS: tuple[tuple[re.Pattern[str], Callable[[str, re.Match[str]], StudentName]], ...] = (
+    (
+        re.compile(
+            rf"convnet{_SIZE}-(?P<norm>{'|'.join(NORMS)})"
+            rf"(?:-(?P<activation>{'|'.join(ACTIVATIONS[1:])}))?(?:-(?P<pooling>{'|'.join(POOLINGS[1:])}))?"
+        ),
+        _convnet,
+    ),
+    (re.compile(rf"mlp{_SIZE}"), _mlp),
+    (re.compile(rf"vit{_SIZE}"), _vit),
+    (re.compile(r"(?P<family>vgg11|resnet18|resnet18ap)-(?P<norm>in|bn)"), _normed),
+    (re.compile(r"(?P<family>alexnet)-(?P<norm>bn)"), _normed),
+    (re.compile(r"alexnet"), lambda name, match: StudentName("alexnet", norm="nn")),
+    (re.compile(r"lenet"), lambda name, match: StudentName("lenet")),
+)
+
+
+def parse_student(name: str) -> StudentName:
+    """The parts of a name.
+
+    Raises:
+        UserError: the name does not follow the grammar, or a part is out of range.
+    """
+    for pattern, make in _FORMS:
+        match = pattern.fullmatch(name)
+        if match:
+            return make(name, match)
+    raise UserError(f"unknown student {_shown(name)}{suggest(name.lower()[:60], STUDENTS)}; {_EXAMPLE}")
+
+
+def expand_students(text: str) -> tuple[str, ...]:
+    """Canonical names of a comma list of names and groups, in order, without repeats.
+
+    Raises:
+        UserError: an empty list or item, or an unknown name.
+    """
+    names: dict[str, None] = {}
+    for item in (part.strip() for part in text.split(",")):
+        if not item:
+            raise UserError(
+                f"empty student name in {text!r}; expected names or groups ({', '.join(GROUPS)}) with commas"
+            )
+        for name in GROUPS.get(item, (item,)):
+            try:
+                names.setdefault(str(parse_student(name)))
+            except UserError:
+                if suggest(name, GROUPS):
+                    raise unknown("group of students", name, GROUPS) from None
+                raise
+    return tuple(names)
+
+
+def default_student(size: int) -> str:
+    """The ConvNet that the field uses for square images of this size, in px."""
+    if size < 16:
+        return "convnet-d3-w32-in"
+    depth = next((depth for depth, largest in ((3, 32), (4, 64), (5, 128)) if size <= largest), 6)
+    return f"convnet-d{depth}-w128-in"
+
+
+def counts_as_32(channels: int, size: int) -> bool:
+    """Whether an image is padded to 32 px by the first convolution: grey 28 px only, as in MNIST."""
+    return channels == 1 and size == 28
+
+
+def check_student(name: str, channels: int, size: int) -> None:
+    """Refuse a student that cannot take images of this shape.
+
+    Raises:
+        UserError: a wrong name, fewer than 1 channel, images below 8 px, or a ConvNet whose pools would leave no pixel.
+    """
+    student = parse_student(name)
+    if channels < 1:
+        raise UserError(f"student {name!r}: images need at least 1 channel, got {channels}")
+    if size < SMALLEST_SIZE:
+        raise UserError(f"student {name!r}: images of {size} px are too small, expected at least {SMALLEST_SIZE}")
+    if student.family == "convnet" and student.pooling != "none" and student.depth is not None:
+        most = (32 if counts_as_32(channels, size) else size).bit_length() - 1
+        if student.depth > most:
+            raise UserError(
+                f"student {name!r}: {student.depth} poolings leave no pixel of a {size} px image; "
+                f"the most for this size is depth {most}"
+            )

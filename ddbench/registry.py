@@ -1,0 +1,119 @@
+"""Lazy tables of plug-ins: ``name -> "module:object"``; listing one imports nothing heavy."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+from collections.abc import Iterable, Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from ddbench.runtime.errors import UserError
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for a near miss, else an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def unknown(kind: str, name: str, known: Iterable[str], flag: str = "") -> UserError:
+    """The error for a name that is in no table."""
+    names = sorted(known)
+    where = f"{flag}: " if flag else ""
+    return UserError(f"{where}unknown {kind} {name!r}{suggest(name, names)}; known: {', '.join(names)}")
+
+
+class Registry:
+    """Names of one kind of plug-in and where their code is.
+
+    Args:
+        kind: what the names are, for messages ("method").
+        group: entry-point group through which other packages add names, or None.
+        builtin: name -> "module:attribute".
+    """
+
+    def __init__(self, kind: str, group: str | None, builtin: dict[str, str]) -> None:
+        self.kind = kind
+        self.group = group
+        self._table = dict(builtin)
+        self._objects: dict[str, Any] = {}
+        self._scanned = False
+
+    def _scan(self) -> None:
+        if self._scanned:
+            return
+        self._scanned = True
+        if self.group is None:
+            return
+        for point in entry_points(group=self.group):
+            self.add(point.name, point.value)
+
+    def add(self, name: str, target: str) -> None:
+        """Add a lazy entry.
+
+        Raises:
+            UserError: the name is taken by another target.
+        """
+        if self._table.get(name, target) != target:
+            raise UserError(f"{self.kind} {name!r} is defined twice: {self._table[name]} and {target}; rename one")
+        self._table[name] = target
+
+    def register(self, name: str, value: Any) -> None:
+        """Add an object that is already loaded (a ``--method-file``)."""
+        self._scan()
+        if name in self._table:
+            raise UserError(f"{self.kind} {name!r} exists already ({self._table[name]}); rename yours")
+        self._table[name] = f"{getattr(value, '__module__', '?')}:{getattr(value, '__qualname__', name)}"
+        self._objects[name] = value
+
+    def __contains__(self, name: str) -> bool:
+        self._scan()
+        return name in self._table
+
+    def __iter__(self) -> Iterator[str]:
+        self._scan()
+        return iter(sorted(self._table))
+
+    def origin(self, name: str) -> str:
+        """``module:attribute`` of an entry."""
+        self._scan()
+        return self._table[name]
+
+    def get(self, name: str, flag: str = "") -> Any:
+        """Import and return the object of a name.
+
+        Raises:
+            UserError: unknown name (with a suggestion), or its code cannot be imported.
+        """
+        self._scan()
+        if name not in self._table:
+            raise unknown(self.kind, name, self._table, flag)
+        if name not in self._objects:
+            module, _, attribute = self._table[name].partition(":")
+            try:
+                self._objects[name] = getattr(importlib.import_module(module), attribute)
+            except (ImportError, AttributeError) as error:
+                raise UserError(f"{self.kind} {name!r} ({self._table[name]}) cannot be loaded: {error}") from error
+        return self._objects[name]
+
+
+def load_file(path: Path) -> Any:
+    """Import a Python file by path under a name of its own (``ddbench_ext_<stem>``).
+
+    Raises:
+        UserError: missing file, or an error while it is executed.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such Python file")
+    spec = importlib.util.spec_from_file_location(f"ddbench_ext_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path}: not a Python file (expected NAME.py)")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{path}: {type(error).__name__} while loading it: {error}") from error
+    return module

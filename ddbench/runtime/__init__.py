@@ -1,0 +1,1 @@
+"""What every long-running verb needs: errors, seeds, atomic files, devices, progress, jobs."""

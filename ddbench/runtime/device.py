@@ -1,0 +1,147 @@
+"""Device, threads, allocator and compiler: the settings of a process that computes."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ddbench.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_MAX = -4
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep freed blocks instead of giving them back to the kernel at every training step.
+
+    A third of a CPU training step is otherwise spent on page faults (``benchmarks/allocator.md``).
+    Returns whether the allocator took the settings (False where there is no glibc).
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    return bool(libc.mallopt(_M_MMAP_MAX, 0) and libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def prepare(threads: int, *, tune_allocator: bool = True) -> None:
+    """Set up the process for computing: allocator and the number of threads of torch.
+
+    Results on a CPU may depend on the number of threads in the last bits, so verbs record it.
+    """
+    if tune_allocator:
+        keep_freed_memory()
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:<i>`` as a torch device.
+
+    Raises:
+        UserError: another name, or a CUDA device that is not there.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or (index and not index.isdecimal()):
+        raise UserError(f"--device: {name!r} is none of auto, cpu, cuda, cuda:<number>")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(index or 0) >= count:
+        raise UserError(f"--device {name}: this machine has {count} CUDA device(s); use --device cpu or auto")
+    return torch.device(name)
+
+
+def describe(device: torch.device) -> str:
+    """Name of the hardware for cost records, e.g. ``cpu: AMD EPYC``."""
+    if device.type == "cuda":
+        import torch
+
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    return f"cpu: {_cpu_name()}"
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as handle:
+            for line in handle:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    import numpy
+    import torch
+
+    from ddbench import __version__
+
+    return {
+        "ddbench": __version__,
+        "torch": torch.__version__.partition("+")[0],
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def compiler_available(device: torch.device) -> bool:
+    """Whether ``torch.compile`` can work here: on a CPU it needs a C++ compiler at run time."""
+    if sys.platform == "win32":
+        return False
+    if device.type == "cuda":
+        return True
+    return any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "clang++", "c++"))
+
+
+Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def choose_compiler(mode: str, flops: float, device: torch.device, say: Callable[[str], None]) -> Compiler | None:
+    """``torch.compile`` where it pays, else ``None`` (run eagerly).
+
+    Args:
+        mode: ``auto`` compiles when ``flops`` repays the compiler's half minute; the choice rests on the work alone,
+            never on a clock, so that the same command gives the same bytes. ``on``, ``off``.
+        flops: floating-point operations of the whole job.
+        say: takes the line that tells about a fall-back.
+
+    Raises:
+        UserError: another mode.
+    """
+    if mode not in ("auto", "on", "off"):
+        raise UserError(f"--compile: {mode!r} is none of auto, on, off")
+    if mode == "off" or (mode == "auto" and flops < AUTO_COMPILE_FLOPS):
+        return None
+    if not compiler_available(device):
+        say("no C++ compiler found: running eagerly (slower, same method)")
+        return None
+    import torch
+
+    return functools.partial(torch.compile, dynamic=False)
+
+
+AUTO_COMPILE_FLOPS = 2e13
+"""About ten minutes of one CPU core: below it, compiling (20 to 40 s) is not repaid."""

@@ -1,0 +1,48 @@
+"""Reading foreign ``.pt`` files: tensors, lists and numbers only; a pickle that would run code is refused."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddbench.runtime.errors import UserError
+
+
+def load_pt(path: Path, mmap: bool = False) -> Any:
+    """``torch.load`` with ``weights_only=True``: nothing in the file is executed.
+
+    numpy scalars are let through, because DC's public result files hold accuracies as such.
+
+    Raises:
+        UserError: missing, truncated, or holding anything but tensors and plain values.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        with torch.serialization.safe_globals(_numpy_scalars()):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{path}: refused, it is no plain file of tensors (a pickle can run code when it is opened; nothing was "
+            f"run): {reason:.160}"
+        ) from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise UserError(f"{path}: not a whole torch file: {str(error).strip().splitlines()[0]:.160}") from None
+
+
+def _numpy_scalars() -> list[Any]:
+    import numpy
+    from numpy._core.multiarray import scalar  # the reconstruction function of numpy scalars
+
+    return [
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
+        numpy.dtype,
+        type(numpy.dtype("float64")),
+        type(numpy.dtype("float32")),
+        type(numpy.dtype("int64")),
+    ]

@@ -1,0 +1,97 @@
+"""Progress for people: a bar on a terminal, a plain line now and then elsewhere, nothing with ``--quiet``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+PLAIN_SECONDS = 15.0
+"""Time between two plain lines when standard error is no terminal."""
+
+
+class Console:
+    """Where a verb talks: messages to standard error, results to standard output.
+
+    Args:
+        quiet: only results and errors are printed.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+    def say(self, text: str) -> None:
+        """One line about what is being done."""
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def bar(self, title: str, total: int, done: int = 0) -> Bar:
+        """A progress display of ``total`` units of which ``done`` were done by an earlier try."""
+        return Bar(self, title, total, done)
+
+
+class Bar:
+    """A context manager with :meth:`advance`; shows rate, remaining time and the number that matters."""
+
+    def __init__(self, console: Console, title: str, total: int, done: int) -> None:
+        self.console, self.title, self.total = console, title, total
+        self.done = self.start_done = done
+        self._start = self._last = time.monotonic()
+        self._rich: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Bar:
+        if self.console.terminal and not self.console.quiet:
+            from rich import progress
+            from rich.console import Console as RichConsole
+
+            self._rich = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TimeElapsedColumn(),
+                progress.TextColumn("left"),
+                progress.TimeRemainingColumn(),
+                progress.TextColumn("{task.fields[note]}"),
+                console=RichConsole(stderr=True),
+                transient=True,
+            )
+            self._rich.start()
+            self._task = self._rich.add_task(self.title, total=self.total, completed=self.done, note="")
+        return self
+
+    def advance(self, note: str = "", units: int = 1) -> None:
+        """Count ``units`` as done; ``note`` is the number that matters (loss, accuracy)."""
+        self.done += units
+        if self._rich is not None:
+            self._rich.update(self._task, completed=self.done, note=note)
+            return
+        now = time.monotonic()
+        if now - self._last >= PLAIN_SECONDS and self.done < self.total:
+            self._last = now
+            rate = (self.done - self.start_done) / (now - self._start)
+            left = (self.total - self.done) / rate if rate > 0 else float("inf")
+            self.console.say(
+                f"{self.title}: {self.done}/{self.total}, {rate:.2g}/s, {_span(left)} left {note}".rstrip()
+            )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._rich is not None:
+            self._rich.stop()
+        if kind is None:
+            self.console.say(f"{self.title}: {self.done}/{self.total} in {_span(time.monotonic() - self._start)}")
+
+
+def _span(seconds: float) -> str:
+    if seconds == float("inf"):
+        return "?"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,52 @@
+"""What a run cost: wall and CPU seconds, peak memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def peak_memory() -> int:
+    """Peak resident memory of this process in bytes (0 where the system does not tell)."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return int(getattr(psutil.Process().memory_info(), "peak_wset", 0))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+@dataclass
+class Meter:
+    """Wall and CPU seconds of this process since it was made, added to those of earlier tries of the same run."""
+
+    earlier_wall: float = 0.0
+    earlier_cpu: float = 0.0
+    _wall: float = field(default_factory=time.perf_counter)
+    _cpu: float = field(default_factory=time.process_time)
+
+    @property
+    def wall(self) -> float:
+        """Seconds on the clock, earlier tries included."""
+        return self.earlier_wall + time.perf_counter() - self._wall
+
+    @property
+    def cpu(self) -> float:
+        """CPU seconds, earlier tries included."""
+        return self.earlier_cpu + time.process_time() - self._cpu
+
+    def report(self, device: str, **more: Any) -> dict[str, Any]:
+        """The cost record that is written beside a product."""
+        return {
+            "device": device,
+            "cores": os.cpu_count(),
+            "wall_seconds": round(self.wall, 3),
+            "cpu_seconds": round(self.cpu, 3),
+            "peak_memory_bytes": peak_memory(),
+            **more,
+        }

@@ -1,0 +1,119 @@
+"""Safetensors files with one JSON header: written atomically, same content same bytes, checked when opened.
+
+The library writes its metadata map in random order, so everything goes under one key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import canonical_json, write_atomic
+
+KEY = "ddbench"
+MAX_HEADER = 16 * 2**20
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors (moved to the CPU, made contiguous) and a JSON header atomically.
+
+    Raises:
+        UserError: the folder cannot be written to, or the disk is full.
+    """
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = canonical_json(dict(header))
+
+    def save(temporary: Path) -> None:
+        try:
+            save_file(whole, temporary, metadata={KEY: text})
+        except SafetensorError as error:  # the library wraps the operating system's error in text
+            raise OSError(28 if "os error 28" in str(error) else 5, str(error)) from error
+
+    write_atomic(path, save)
+
+
+@contextmanager
+def open_tensors(path: Path, kind: str, schema: int) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Open a file written by :func:`write_tensors`; yields the lazy safetensors handle and the header.
+
+    Args:
+        kind: the header's ``kind``.
+        schema: newest header ``schema`` that this version understands.
+
+    Raises:
+        UserError: missing, truncated or foreign file, wrong kind, or made by a newer ddbench.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file (expected a {kind} file)")
+    try:
+        handle = safe_open(path, framework="pt")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: not a whole safetensors file ({error}); copy or make it again") from None
+    with handle:
+        yield handle, _header(path, handle.metadata(), kind, schema)
+
+
+def _header(path: Path, metadata: Any, kind: str, schema: int) -> dict[str, Any]:
+    text = (metadata or {}).get(KEY)
+    if text is None:
+        raise UserError(
+            f"{path}: a safetensors file that ddbench did not write (no {KEY!r} header); see ddbench import"
+        )
+    if len(text) > MAX_HEADER:
+        raise UserError(f"{path}: a header of {len(text):,} bytes is too large (at most {MAX_HEADER:,})")
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: its header is not JSON; the file is damaged") from None
+    if not isinstance(header, dict) or header.get("kind") != kind:
+        found = header.get("kind") if isinstance(header, dict) else type(header).__name__
+        raise UserError(f"{path}: a {found} file, expected {kind}")
+    version = header.get("schema")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise UserError(f"{path}: schema {version!r} is no version number; the file is damaged")
+    if version > schema:
+        raise UserError(
+            f"{path}: schema {version} was made by a newer ddbench (this one reads up to {schema}): upgrade"
+        )
+    return header
+
+
+def check_tensor(path: Path, handle: Any, name: str, dtypes: tuple[str, ...], dims: int) -> tuple[int, ...]:
+    """Shape of a tensor of an open file, checked before a byte of it is read.
+
+    Args:
+        dtypes: accepted safetensors dtypes (``F32``, ``U8``, ``I64``, ...).
+        dims: number of dimensions.
+
+    Raises:
+        UserError: absent, of another dtype or number of dimensions.
+    """
+    if name not in handle.keys():  # noqa: SIM118 (not a dict)
+        raise UserError(f"{path}: has no tensor {name!r}")
+    part = handle.get_slice(name)
+    shape, dtype = tuple(part.get_shape()), part.get_dtype()
+    if dtype not in dtypes or len(shape) != dims:
+        raise UserError(f"{path}: {name} is {dtype}{list(shape)}, expected {' or '.join(dtypes)} of {dims} dimensions")
+    return shape
+
+
+def read_finite(path: Path, handle: Any, name: str) -> Tensor:
+    """A tensor of an open file, refused when it holds NaN or infinity.
+
+    Raises:
+        UserError: an entry is not finite.
+    """
+    tensor: Tensor = handle.get_tensor(name)
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        bad = int((~torch.isfinite(tensor)).sum())
+        raise UserError(f"{path}: {name} holds {bad} value(s) that are NaN or infinite")
+    return tensor

@@ -1,0 +1,288 @@
+"""The synset: a distilled set in one file that a stranger can score with no other.
+
+``synset.safetensors`` holds ``images`` (N, C, H, W), ``labels`` and, where a method learns them, ``lr`` and ``stage``;
+its JSON header says which space the images are in, the preprocess with its numbers, the budget, the evaluation
+contract and where everything came from.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddbench.data.dataset import Dataset
+from ddbench.data.preprocess import Preprocess
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.tensors import check_tensor, open_tensors, read_finite, write_tensors
+
+KIND = "ddbench-synset"
+SCHEMA = 1
+FILE = "synset.safetensors"
+MAX_SIDE = 1024
+MAX_IMAGES = 5_000_000
+MAX_CLASSES = 100_000
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How large a synset may be: ``ipc`` images per class, or ``all`` (the whole training set; value = its size)."""
+
+    unit: str
+    value: int
+
+    def __str__(self) -> str:
+        return f"ipc {self.value}" if self.unit == "ipc" else "all images"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synset:
+    """A distilled set and its provenance.
+
+    Attributes:
+        images: uint8 ``(N, C, H, W)`` with ``space`` "pixels", or float32 with ``space`` "input" (after preprocess).
+        labels: int64 ``(N,)``, or float32 ``(N, K)`` soft labels as logits.
+        preprocess: how pixels become network input, as :meth:`Preprocess.to_json`.
+        budget: what the method was allowed.
+        learned_lr: student learning rate that was learned with the images, scalar or one a step; ``None``.
+        stage: int64 ``(N,)`` stage of each image (progressive methods); ``None``.
+        dataset, fingerprint, class_names: the real data it stands for.
+        method, config, seed, student: what made it.
+        augmentation: strategy that the method distilled with; the evaluator's default.
+        versions, parents: libraries, and hashes of what it was made from.
+    """
+
+    images: Tensor
+    labels: Tensor
+    preprocess: dict[str, Any]
+    budget: Budget
+    dataset: str
+    fingerprint: str
+    class_names: tuple[str, ...]
+    method: str
+    config: dict[str, Any]
+    seed: int
+    student: str | None = None
+    augmentation: str = "none"
+    learned_lr: Tensor | None = None
+    stage: Tensor | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    parents: dict[str, str] = field(default_factory=dict)
+    modality: str = "image"
+
+    @property
+    def classes(self) -> int:
+        """Number of classes K."""
+        return len(self.class_names)
+
+    @property
+    def space(self) -> str:
+        """``pixels`` (uint8) or ``input`` (float32 network input)."""
+        return "pixels" if self.images.dtype == torch.uint8 else "input"
+
+    @property
+    def label_kind(self) -> str:
+        """``hard`` or ``soft``."""
+        return "soft" if self.labels.is_floating_point() else "hard"
+
+    def hard_labels(self) -> Tensor:
+        """Class of each image, int64 ``(N,)``: the largest entry of a soft label."""
+        return self.labels.argmax(1) if self.label_kind == "soft" else self.labels
+
+    def storage(self, real_bytes: int) -> dict[str, int]:
+        """Bytes as stored: images, labels (hard: ``ceil(log2 K / 8)`` each), other, total, and the real set's."""
+        images = self.images.numel() * self.images.element_size()
+        if self.label_kind == "soft":
+            labels = self.labels.numel() * self.labels.element_size()
+        else:
+            labels = len(self.labels) * max(1, math.ceil(math.log2(max(2, self.classes)) / 8))
+        other = sum(t.numel() * t.element_size() for t in (self.learned_lr, self.stage) if t is not None)
+        return {
+            "images": images,
+            "labels": labels,
+            "other": other,
+            "total": images + labels + other,
+            "real": real_bytes,
+        }
+
+    def header(self) -> dict[str, Any]:
+        """The JSON header of the file."""
+        return {
+            "kind": KIND,
+            "schema": SCHEMA,
+            "modality": self.modality,
+            "space": self.space,
+            "label_kind": self.label_kind,
+            "preprocess": self.preprocess,
+            "budget": {"unit": self.budget.unit, "value": self.budget.value},
+            "decoder": None,
+            "dataset": self.dataset,
+            "dataset_fingerprint": self.fingerprint,
+            "class_names": list(self.class_names),
+            "method": self.method,
+            "config": self.config,
+            "seed": self.seed,
+            "student": self.student,
+            "augmentation": self.augmentation,
+            "versions": self.versions,
+            "parents": self.parents,
+        }
+
+
+def write_synset(path: Path, synset: Synset) -> None:
+    """Check and write a synset atomically.
+
+    Raises:
+        UserError: it breaks the format (NaN, labels out of range, wrong counts), or the disk refuses.
+    """
+    _check(path, synset)
+    tensors = {"images": synset.images, "labels": synset.labels}
+    if synset.learned_lr is not None:
+        tensors["lr"] = synset.learned_lr.float()
+    if synset.stage is not None:
+        tensors["stage"] = synset.stage
+    write_tensors(path, tensors, synset.header())
+
+
+def synset_path(place: Path) -> Path:
+    """The file of a RUN folder, or the file itself.
+
+    Raises:
+        UserError: neither is there.
+    """
+    path = place / FILE if place.is_dir() else place
+    if not path.is_file():
+        hint = " (is the run finished? repeat its ddbench distill command)" if place.is_dir() else ""
+        raise UserError(f"{path}: no such synset{hint}")
+    return path
+
+
+def read_synset(path: Path) -> Synset:
+    """Read and check a synset file; nothing in it is trusted.
+
+    Raises:
+        UserError: truncated, foreign, newer, or with contents out of shape or range; names the file and the value.
+    """
+    with open_tensors(path, KIND, SCHEMA) as (handle, header):
+        shape = check_tensor(path, handle, "images", ("F32", "U8"), 4)
+        if not (
+            0 < shape[0] <= MAX_IMAGES and 0 < shape[1] <= 16 and max(shape[2:]) <= MAX_SIDE and min(shape[2:]) > 0
+        ):
+            raise UserError(
+                f"{path}: images of shape {list(shape)} are out of bounds (N <= {MAX_IMAGES}, side <= {MAX_SIDE})"
+            )
+        images = read_finite(path, handle, "images")
+        kind = _get(path, header, "label_kind", str)
+        soft = kind == "soft"
+        labels_shape = check_tensor(path, handle, "labels", ("F32",) if soft else ("I64",), 2 if soft else 1)
+        if labels_shape[0] != shape[0]:
+            raise UserError(f"{path}: {labels_shape[0]} labels for {shape[0]} images")
+        labels = read_finite(path, handle, "labels")
+        names = handle.keys()
+        lr = read_finite(path, handle, "lr") if "lr" in names else None
+        stage = None
+        if "stage" in names:
+            check_tensor(path, handle, "stage", ("I64",), 1)
+            stage = handle.get_tensor("stage")
+        unknown = set(names) - {"images", "labels", "lr", "stage"}
+        if unknown or header.get("decoder") is not None:
+            what = ", ".join(sorted(unknown)) or "a decoder"
+            raise UserError(f"{path}: holds {what}, which this version does not know: upgrade ddbench")
+    budget = _get(path, header, "budget", dict)
+    class_names = _get(path, header, "class_names", list)
+    if not 2 <= len(class_names) <= MAX_CLASSES or not all(isinstance(n, str) and len(n) < 200 for n in class_names):
+        raise UserError(f"{path}: class_names is not a list of 2 to {MAX_CLASSES} short names")
+    student = header.get("student")
+    synset = Synset(
+        images=images,
+        labels=labels,
+        preprocess=_get(path, header, "preprocess", dict),
+        budget=Budget(_get(path, budget, "unit", str), _get(path, budget, "value", int)),
+        dataset=_get(path, header, "dataset", str),
+        fingerprint=_get(path, header, "dataset_fingerprint", str),
+        class_names=tuple(class_names),
+        method=_get(path, header, "method", str),
+        config=_get(path, header, "config", dict),
+        seed=_get(path, header, "seed", int),
+        student=student if isinstance(student, str) else None,
+        augmentation=_get(path, header, "augmentation", str),
+        learned_lr=lr,
+        stage=stage,
+        versions=_get(path, header, "versions", dict),
+        parents=_get(path, header, "parents", dict),
+        modality=_get(path, header, "modality", str),
+    )
+    if header.get("space") != synset.space:
+        raise UserError(f"{path}: space {header.get('space')!r} does not fit {images.dtype} images")
+    _check(path, synset)
+    return synset
+
+
+def _get(path: Path, header: dict[str, Any], name: str, kind: type) -> Any:
+    value = header.get(name)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise UserError(f"{path}: header field {name!r} is {value!r:.60}, expected {kind.__name__}")
+    return value
+
+
+def _check(path: Path, synset: Synset) -> None:
+    images, labels = synset.images, synset.labels
+    if synset.modality != "image":
+        raise UserError(f"{path}: modality {synset.modality!r}: this version scores images only")
+    if images.is_floating_point() and not bool(torch.isfinite(images).all()):
+        raise UserError(f"{path}: images hold NaN or infinite values")
+    if synset.label_kind == "soft":
+        if labels.shape != (len(images), synset.classes) or not bool(torch.isfinite(labels).all()):
+            raise UserError(
+                f"{path}: soft labels of shape {list(labels.shape)}, expected finite ({len(images)}, {synset.classes})"
+            )
+    elif len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < synset.classes):
+        raise UserError(
+            f"{path}: labels from {int(labels.min())} to {int(labels.max())}, expected 0 to {synset.classes - 1}"
+        )
+    if synset.learned_lr is not None:
+        lr = synset.learned_lr
+        if lr.ndim > 1 or not lr.is_floating_point() or not bool(torch.isfinite(lr).all()):
+            raise UserError(f"{path}: lr is not a finite number (or one a step)")
+    if synset.stage is not None and (len(synset.stage) != len(images) or int(synset.stage.min()) < 0):
+        raise UserError(f"{path}: the stage column does not fit {len(images)} images")
+    if synset.budget.unit == "ipc":
+        wanted = synset.budget.value * synset.classes
+        if synset.budget.value < 1 or len(images) != wanted:
+            raise UserError(
+                f"{path}: {len(images)} images for ipc {synset.budget.value} and {synset.classes} classes, "
+                f"expected {wanted}"
+            )
+    elif synset.budget.unit != "all":
+        raise UserError(f"{path}: budget unit {synset.budget.unit!r} is none of ipc, all")
+
+
+def check_against(path: Path, synset: Synset, dataset: Dataset) -> Preprocess:
+    """Make sure that a synset belongs to a dataset, and rebuild its preprocess.
+
+    Raises:
+        UserError: another dataset, other classes or another image shape than the synset was made for.
+    """
+    spec = dataset.spec
+    if synset.fingerprint != dataset.fingerprint:
+        raise UserError(
+            f"{path}: images of shape {list(synset.images.shape[1:])}, {spec.name} has "
+            f"has {dataset.fingerprint[:12]}: other images, classes or order; use the data it was made for"
+        )
+    if tuple(synset.images.shape[1:]) != (spec.channels, spec.size, spec.size):
+        raise UserError(
+            f"{path}: images of shape {list(synset.images.shape[1:])}, {spec.name} has "
+            f"{[spec.channels, spec.size, spec.size]}"
+        )
+    return Preprocess.from_json(synset.preprocess, dataset)
+
+
+def pixels(synset: Synset, preprocess: Preprocess) -> Tensor:
+    """The images as uint8 pixels ``(N, C, H, W)`` for looking at: inverted and clamped, not what a student sees."""
+    if synset.space == "pixels":
+        return synset.images
+    return (preprocess.invert(synset.images).clamp(0, 1) * 255).round().to(torch.uint8)

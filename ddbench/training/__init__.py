@@ -1,0 +1,1 @@
+"""Training: flat functional networks, the differentiable inner loop, plain training loops."""

@@ -1,0 +1,305 @@
+"""The differentiable inner loop: train a student on a synset, and differentiate an outer loss through it.
+
+One engine for every method that needs it (DD, MTT, FTD, TESLA, DATM, AST, PDD). A student starts at ``theta_0`` and
+makes N steps of SGD with momentum ``mu``::
+
+    g_s = grad_theta scale_s * loss(net(theta_s, A_s(X[i_s])), y[i_s])
+    b_s = mu * b_{s-1} + g_s
+    theta_{s+1} = theta_s - lr_s * b_s
+
+The outer loss is a sum of terms, each a function of the weights after some step; its gradient is taken with respect
+to the images X, the labels y (when they are soft), the learning rate(s) and ``theta_0``.
+
+Modes:
+    ``unroll``: autograd through all N steps; memory grows with N.
+    ``adjoint``: the same gradient by the discrete adjoint recursion; keeps the weights of every step and the graph of
+        one step only.
+    ``truncated``: the adjoint recursion without the Hessian product, that is, the gradient with the weights detached
+        at the input of every step (TESLA, Cui et al. 2023, section 3).
+    ``higher``: autograd through all steps by the package ``higher``, as an oracle and for code written against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddbench.data.augment import Draw, apply
+from ddbench.registry import unknown
+from ddbench.runtime.device import Compiler
+from ddbench.training.flat import FlatNet
+from ddbench.training.losses import cross_entropy, matching_loss
+
+MODES = ("unroll", "adjoint", "truncated", "higher")
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class OuterTerm:
+    """One term of the outer loss.
+
+    Attributes:
+        step: the weights after this many student steps are judged, 1 to N.
+        value: weights ``(P,)`` -> scalar, weight included.
+    """
+
+    step: int
+    value: Callable[[Tensor], Tensor]
+
+
+def match_term(step: int, target: Tensor, start: Tensor, weight: float = 1.0) -> OuterTerm:
+    """The trajectory-matching term ``weight * |theta - target|^2 / |start - target|^2``."""
+    return OuterTerm(step, lambda theta: weight * matching_loss(theta, target, start))
+
+
+@dataclass(frozen=True, kw_only=True)
+class InnerProblem:
+    """What one student does, and how it is judged.
+
+    Attributes:
+        start: ``theta_0`` ``(P,)``.
+        images: ``(S, C, H, W)`` in network-input space.
+        labels: int64 ``(S,)``, or soft labels as logits ``(S, K)``.
+        lr: scalar tensor, or ``(N,)`` with one learning rate a step.
+        batches: one int64 index tensor a step (``None``: the whole synset); its length is N.
+        terms: the outer loss.
+        draws: one augmentation draw a step for the images of that step's batch; ``None``: none.
+        momentum: ``mu``.
+        scales: factor of the student's loss, one for all steps or one a step.
+        loss: ``(logits, labels) -> scalar``.
+    """
+
+    start: Tensor
+    images: Tensor
+    labels: Tensor
+    lr: Tensor
+    batches: Sequence[Tensor | None]
+    terms: Sequence[OuterTerm]
+    draws: Sequence[Draw | None] | None = None
+    momentum: float = 0.0
+    scales: float | Sequence[float] = 1.0
+    loss: Loss = cross_entropy
+
+    def __post_init__(self) -> None:
+        steps = len(self.batches)
+        if not steps or not self.terms:
+            raise ValueError("an inner problem needs at least one step and one outer term")
+        if not all(1 <= term.step <= steps for term in self.terms):
+            raise ValueError(f"an outer term judges a step outside 1..{steps}")
+        if self.lr.shape not in ((), (steps,)):
+            raise ValueError(f"lr has shape {tuple(self.lr.shape)}: expected () or ({steps},)")
+        if self.draws is not None and len(self.draws) != steps:
+            raise ValueError(f"{len(self.draws)} augmentation draws for {steps} steps")
+        if not isinstance(self.scales, float | int) and len(self.scales) != steps:
+            raise ValueError(f"{len(self.scales)} loss scales for {steps} steps")
+
+    @property
+    def soft(self) -> bool:
+        """Whether the labels are logits, and so have a gradient."""
+        return self.labels.is_floating_point()
+
+    def lr_at(self, step: int) -> Tensor:
+        """Learning rate of a step, counted from 0."""
+        return self.lr if self.lr.ndim == 0 else self.lr[step]
+
+    def scale_at(self, step: int) -> float:
+        """Loss factor of a step, counted from 0."""
+        return self.scales if isinstance(self.scales, float | int) else self.scales[step]
+
+    def batch(self, step: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The augmented images and the labels that the student sees at a step; differentiable in both."""
+        index = self.batches[step]
+        x, y = (images, labels) if index is None else (images[index], labels[index])
+        draw = None if self.draws is None else self.draws[step]
+        return (x if draw is None else apply(draw, x)), y
+
+
+@dataclass(frozen=True)
+class InnerResult:
+    """Outer loss (scalar), its gradients, and the student's last weights ``(P,)``; all detached."""
+
+    loss: Tensor
+    images: Tensor
+    labels: Tensor | None
+    lr: Tensor
+    start: Tensor
+    final: Tensor
+
+
+class InnerLoop:
+    """Solves :class:`InnerProblem` for one network.
+
+    Args:
+        net: the student.
+        mode: one of :data:`MODES`.
+        compiler: wraps the one-step functions of ``adjoint`` and ``truncated`` (``torch.compile``); ``None``: eager.
+
+    Raises:
+        UserError: unknown mode.
+    """
+
+    def __init__(self, net: FlatNet, mode: str = "adjoint", compiler: Compiler | None = None) -> None:
+        if mode not in MODES:
+            raise unknown("inner-loop mode", mode, MODES, "--inner")
+        self.net = net
+        self.mode = mode
+        self.compiler = compiler
+        self._compiled: dict[tuple[Loss, bool, bool], tuple[Callable[..., Any], Callable[..., Any]]] = {}
+
+    def __call__(self, problem: InnerProblem) -> InnerResult:
+        """Outer loss and gradients of one problem."""
+        if self.mode == "unroll":
+            return self._unroll(problem)
+        if self.mode == "higher":
+            from ddbench.training.higher_backend import solve
+
+            return solve(self.net, problem)
+        return self._adjoint(problem, exact=self.mode == "adjoint")
+
+    def _unroll(self, problem: InnerProblem) -> InnerResult:
+        start, images, lr = (leaf(t) for t in (problem.start, problem.images, problem.lr))
+        labels = leaf(problem.labels) if problem.soft else problem.labels
+        stepwise = lr.ndim == 1
+        theta, velocity = start, None
+        outer = torch.zeros((), dtype=start.dtype, device=start.device)
+        for step in range(len(problem.batches)):
+            x, y = problem.batch(step, images, labels)
+            value = problem.scale_at(step) * problem.loss(self.net(theta, x), y)
+            (gradient,) = torch.autograd.grad(value, theta, create_graph=True)
+            velocity = gradient if velocity is None else problem.momentum * velocity + gradient
+            theta = theta - (lr[step] if stepwise else lr) * velocity
+            for term in problem.terms:
+                if term.step == step + 1:
+                    outer = outer + term.value(theta)
+        wanted = [images, lr, start] + ([labels] if problem.soft else [])
+        found = torch.autograd.grad(outer, wanted, allow_unused=True)
+        grads = [torch.zeros_like(w) if g is None else g for w, g in zip(wanted, found, strict=True)]
+        return InnerResult(
+            outer.detach(), grads[0], grads[3] if problem.soft else None, grads[1], grads[2], theta.detach()
+        )
+
+    def _adjoint(self, problem: InnerProblem, exact: bool) -> InnerResult:
+        """Sweep forward keeping weights only, then backward with the adjoint ``lam = dL/dtheta_s``."""
+        forward, reverse = self._steps(problem, exact)
+        steps = len(problem.batches)
+        images, labels = problem.images.detach(), problem.labels.detach()
+        thetas: list[Tensor] = [problem.start.detach()]
+        velocities: list[Tensor] = []
+        for step in range(steps):
+            with torch.no_grad():
+                x, y = problem.batch(step, images, labels)
+            gradient = forward(thetas[-1], x, y, problem.scale_at(step))
+            if problem.momentum:
+                gradient = problem.momentum * velocities[-1] + gradient if velocities else gradient
+                velocities.append(gradient)
+            thetas.append(thetas[-1] - problem.lr_at(step) * gradient)
+
+        final = thetas[-1]
+        outer = torch.zeros((), dtype=final.dtype, device=final.device)
+        lam, eta = torch.zeros_like(thetas[0]), torch.zeros_like(thetas[0])
+        grad_images = torch.zeros_like(images)
+        grad_labels = torch.zeros_like(labels) if problem.soft else None
+        grad_lr = torch.zeros_like(problem.lr)
+        for step in range(steps - 1, -1, -1):
+            for term in problem.terms:
+                if term.step == step + 1:
+                    at = leaf(thetas[step + 1])
+                    value = term.value(at)
+                    lam = lam + torch.autograd.grad(value, at)[0]
+                    outer = outer + value.detach()
+            eta = problem.momentum * eta - problem.lr_at(step) * lam
+            x_raw, y_raw = _select(problem.batches[step], images, labels)
+            draw = None if problem.draws is None else problem.draws[step]
+            x_raw = leaf(x_raw)
+            x = x_raw if draw is None else apply(draw, x_raw)
+            gradient, (pull_x, pull_y, pull_theta) = reverse(
+                thetas[step], x.detach(), y_raw, problem.scale_at(step), eta
+            )
+            descent = velocities[step] if problem.momentum else gradient
+            slope = -(lam @ descent)
+            if grad_lr.ndim:
+                grad_lr[step] = slope
+            else:
+                grad_lr += slope
+            if draw is not None:
+                (pull_x,) = torch.autograd.grad((x * pull_x).sum(), x_raw)
+            _scatter(grad_images, problem.batches[step], pull_x)
+            if grad_labels is not None:
+                _scatter(grad_labels, problem.batches[step], pull_y)
+            if pull_theta is not None:
+                lam = lam + pull_theta
+            thetas.pop()
+        return InnerResult(outer, grad_images, grad_labels, grad_lr, lam, final)
+
+    def _steps(self, problem: InnerProblem, exact: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """``forward(theta, x, y, scale) -> g`` and ``reverse(theta, x, y, scale, eta) -> g, vjp of g with eta``."""
+        key = (problem.loss, problem.soft, exact)
+        if key not in self._compiled:
+            if self.compiler is None:
+                self._compiled[key] = _eager_steps(self.net, *key)
+            else:
+                forward, reverse = _functional_steps(self.net, *key)
+                self._compiled[key] = (self.compiler(forward), self.compiler(reverse))
+        return self._compiled[key]
+
+
+def leaf(tensor: Tensor) -> Tensor:
+    """A detached view of a tensor that asks for a gradient."""
+    return tensor.detach().requires_grad_()
+
+
+def _select(index: Tensor | None, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return (images, labels) if index is None else (images[index], labels[index])
+
+
+def _scatter(total: Tensor, index: Tensor | None, part: Tensor) -> None:
+    if index is None:
+        total += part
+    else:
+        total.index_add_(0, index, part)
+
+
+def _eager_steps(net: FlatNet, loss: Loss, soft: bool, exact: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    def forward(theta: Tensor, x: Tensor, y: Tensor, scale: float) -> Tensor:
+        theta = leaf(theta)
+        return torch.autograd.grad(scale * loss(net(theta, x), y), theta)[0]
+
+    def reverse(theta: Tensor, x: Tensor, y: Tensor, scale: float, eta: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
+        theta, x = leaf(theta), leaf(x)
+        y = leaf(y) if soft else y
+        gradient = torch.autograd.grad(scale * loss(net(theta, x), y), theta, create_graph=True)[0]
+        wanted = [x] + ([y] if soft else []) + ([theta] if exact else [])
+        # The vjp as the gradient of a scalar: given grad_outputs, torch imports sympy (3 CPU seconds).
+        pulls = list(torch.autograd.grad(gradient @ eta, wanted))
+        pull_x = pulls.pop(0)
+        pull_y = pulls.pop(0) if soft else None
+        return gradient.detach(), (pull_x, pull_y, pulls.pop(0) if exact else None)
+
+    return forward, reverse
+
+
+def _functional_steps(
+    net: FlatNet, loss: Loss, soft: bool, exact: bool
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The same two functions written with ``torch.func``, the form that ``torch.compile`` can take whole."""
+
+    def value(theta: Tensor, x: Tensor, y: Tensor, scale: float) -> Tensor:
+        return scale * loss(net(theta, x), y)
+
+    gradient = torch.func.grad(value)
+
+    def reverse(theta: Tensor, x: Tensor, y: Tensor, scale: float, eta: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
+        if soft:
+            g, pull, *_ = torch.func.vjp(lambda t, a, b: gradient(t, a, b, scale), theta, x, y)
+            pull_theta, pull_x, pull_y = pull(eta)
+        else:
+            g, pull, *_ = torch.func.vjp(lambda t, a: gradient(t, a, y, scale), theta, x)
+            (pull_theta, pull_x), pull_y = pull(eta), None
+        return g, (pull_x, pull_y, pull_theta if exact else None)
+
+    return gradient, reverse

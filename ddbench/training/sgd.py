@@ -1,0 +1,66 @@
+"""Stochastic gradient descent with the arithmetic of ``torch.optim.SGD``.
+
+Why not the library's: making any optimiser of ``torch.optim`` imports torch's compiler, which costs as much as
+importing torch itself, in every worker process. The other optimisers are the library's
+(:func:`ddbench.training.loops.make_optimizer`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class SGD:
+    """``b <- momentum b + (g + weight_decay p)``, ``p <- p - lr b``; the first ``b`` is the first gradient.
+
+    Args:
+        parameters: leaf tensors; those without a gradient are skipped at a step.
+    """
+
+    def __init__(
+        self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.0, weight_decay: float = 0.0
+    ) -> None:
+        self.parameters = list(parameters)
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.param_groups: list[dict[str, Any]] = [{"lr": lr}]
+        self.velocities: list[Tensor | None] = [None] * len(self.parameters)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One update from the gradients that are there."""
+        active = [i for i, parameter in enumerate(self.parameters) if parameter.grad is not None]
+        if not active:
+            return
+        parameters = [self.parameters[i] for i in active]
+        gradients: list[Tensor] = [parameter.grad for parameter in parameters]  # type: ignore[misc]
+        if self.weight_decay:
+            gradients = list(torch._foreach_add(gradients, parameters, alpha=self.weight_decay))
+        if self.momentum:
+            for position, i in enumerate(active):
+                velocity = self.velocities[i]
+                if velocity is None:
+                    self.velocities[i] = gradients[position].clone()
+                else:
+                    velocity.mul_(self.momentum).add_(gradients[position])
+                gradients[position] = self.velocities[i]  # type: ignore[assignment]
+        torch._foreach_add_(parameters, gradients, alpha=-self.param_groups[0]["lr"])
+
+    def state(self, name: str) -> dict[str, Tensor]:
+        """Velocities by ``<name>.<index>``, for a checkpoint."""
+        return {f"{name}.{i}": velocity for i, velocity in enumerate(self.velocities) if velocity is not None}
+
+    def load_state(self, name: str, tensors: dict[str, Tensor]) -> None:
+        """Put the velocities of :meth:`state` back."""
+        self.velocities = [
+            tensors[f"{name}.{i}"].clone() if f"{name}.{i}" in tensors else None for i in range(len(self.parameters))
+        ]

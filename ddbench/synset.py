@@ -270,8 +270,8 @@ def check_against(path: Path, synset: Synset, dataset: Dataset) -> Preprocess:
     spec = dataset.spec
     if synset.fingerprint != dataset.fingerprint:
         raise UserError(
-            f"{path}: images of shape {list(synset.images.shape[1:])}, {spec.name} has "
-            f"has {dataset.fingerprint[:12]}: other images, classes or order; use the data it was made for"
+            f"{path}: made for {synset.dataset} with fingerprint {synset.fingerprint[:12]}, but the {spec.name} data "
+            f"here has {dataset.fingerprint[:12]}: other images, classes or order; use the data it was made for"
         )
     if tuple(synset.images.shape[1:]) != (spec.channels, spec.size, spec.size):
         raise UserError(

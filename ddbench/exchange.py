@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,8 @@ def import_synset(
         raise UserError(
             f"{path}: images of shape {list(images.shape)}, expected (N, {spec.channels}, {spec.size}, {spec.size})"
         )
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise UserError(f"{path}: images are {images.dtype}, expected uint8 pixels or floating-point network input")
     if len(images) % spec.classes:
         raise UserError(f"{path}: {len(images)} images do not divide into the {spec.classes} classes of {spec.name}")
     ipc = len(images) // spec.classes
@@ -114,7 +117,11 @@ def _from_pt(path: Path, index: int) -> tuple[Tensor, Tensor | None]:
 
 def _from_npz(path: Path) -> tuple[Tensor, Tensor | None]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with zipfile.ZipFile(path) as archive:
+            unfolded = sum(member.file_size for member in archive.infolist())
+        if unfolded > MAX_FILE:
+            raise UserError(f"{path}: unfolds to {unfolded:,} bytes, too large for a synset")
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
             if "images" not in file.files:
                 raise UserError(f"{path}: has no array 'images' (it has: {', '.join(file.files)})")
             images = torch.from_numpy(file["images"].copy())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import sys
 from collections.abc import Iterable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -112,8 +113,10 @@ def load_file(path: Path) -> Any:
     if spec is None or spec.loader is None:
         raise UserError(f"{path}: not a Python file (expected NAME.py)")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # dataclasses look their annotations up there
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[module.__name__]
         raise UserError(f"{path}: {type(error).__name__} while loading it: {error}") from error
     return module

@@ -139,7 +139,7 @@ def write_synset(path: Path, synset: Synset) -> None:
     Raises:
         UserError: it breaks the format (NaN, labels out of range, wrong counts), or the disk refuses.
     """
-    _check(path, synset)
+    check_synset(path, synset)
     tensors = {"images": synset.images, "labels": synset.labels}
     if synset.learned_lr is not None:
         tensors["lr"] = synset.learned_lr.float()
@@ -218,7 +218,7 @@ def read_synset(path: Path) -> Synset:
     )
     if header.get("space") != synset.space:
         raise UserError(f"{path}: space {header.get('space')!r} does not fit {images.dtype} images")
-    _check(path, synset)
+    check_synset(path, synset)
     return synset
 
 
@@ -229,7 +229,15 @@ def _get(path: Path, header: dict[str, Any], name: str, kind: type) -> Any:
     return value
 
 
-def _check(path: Path, synset: Synset) -> None:
+def check_synset(path: Path, synset: Synset) -> None:
+    """Refuse a synset that breaks the format.
+
+    Args:
+        path: where it is, or is to be, for the message.
+
+    Raises:
+        UserError: NaN, labels out of range, wrong counts or an unknown unit.
+    """
     images, labels = synset.images, synset.labels
     if synset.modality != "image":
         raise UserError(f"{path}: modality {synset.modality!r}: this version scores images only")
@@ -273,6 +281,8 @@ def check_against(path: Path, synset: Synset, dataset: Dataset) -> Preprocess:
             f"{path}: made for {synset.dataset} with fingerprint {synset.fingerprint[:12]}, but the {spec.name} data "
             f"here has {dataset.fingerprint[:12]}: other images, classes or order; use the data it was made for"
         )
+    if synset.class_names != spec.class_names:
+        raise UserError(f"{path}: its {synset.classes} class names are not those of {spec.name} ({spec.classes})")
     if tuple(synset.images.shape[1:]) != (spec.channels, spec.size, spec.size):
         raise UserError(
             f"{path}: images of shape {list(synset.images.shape[1:])}, {spec.name} has "

@@ -138,7 +138,6 @@ def _from_recipe(name: str) -> Args:
 
 def _record(args: Args) -> None:
     from ddbench.cli.settings import open_dataset, student_for
-    from ddbench.data.specs import resolve_augmentation
     from ddbench.experts.recipe import ExpertRecipe
     from ddbench.experts.record import record
 
@@ -154,7 +153,7 @@ def _record(args: Args) -> None:
         options=options_from_text(args.options),
         batch=args.batch,
         decay=args.decay,
-        augmentation=resolve_augmentation(args.augmentation, dataset.spec.flip),
+        augmentation=args.augmentation,
         preprocess=args.preprocess,
         holdout=args.holdout,
         seed=args.seed,
@@ -180,9 +179,9 @@ def _record(args: Args) -> None:
 
 
 def _verify(argv: list[str]) -> None:
+    args = parse(StoreArgs, argv, "ddbench buffer verify", "Compare every expert file with its sha256.", EXAMPLES)
     from ddbench.experts.store import find_stores
 
-    args = parse(StoreArgs, argv, "ddbench buffer verify", "Compare every expert file with its sha256.", EXAMPLES)
     stores = find_stores(args.root)
     if not stores:
         raise UserError(f"{args.root}: holds no recorded experts; record some with ddbench buffer")
@@ -198,9 +197,9 @@ def _verify(argv: list[str]) -> None:
 
 
 def _info(argv: list[str]) -> None:
+    args = parse(StoreArgs, argv, "ddbench buffer info", "A table of the recorded experts.", EXAMPLES)
     from ddbench.experts.store import find_stores
 
-    args = parse(StoreArgs, argv, "ddbench buffer info", "A table of the recorded experts.", EXAMPLES)
     stores = find_stores(args.root)
     if not stores:
         raise UserError(f"{args.root}: holds no recorded experts; record some with ddbench buffer")

@@ -67,7 +67,7 @@ def run_evaluation(args: Args) -> dict[str, Any]:
         raise UserError(f"--seeds {args.seeds}: expected at least 1")
     workers, threads = worker_count(args.workers, args.threads)
 
-    from ddbench.data.specs import dataset_spec
+    from ddbench.data.specs import FOLDER, dataset_spec
     from ddbench.evaluate.evaluator import Job, evaluate
     from ddbench.synset import read_synset, synset_path
 
@@ -77,7 +77,7 @@ def run_evaluation(args: Args) -> dict[str, Any]:
     students = students or (synset.student or default_student(size),)
     for student in students:
         check_student(student, channels, size)
-    resizable = dataset_spec(synset.dataset, size=None).resizable
+    resizable = dataset_spec(synset.dataset, size if synset.dataset.startswith(FOLDER) else None).resizable
     out = args.out or path.parent / "evaluations" / f"{result_name(base, _marks(difference, args))}.json"
     result = evaluate(
         job=Job(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 from ddbench.cli.parse import parse
 from ddbench.cli.settings import Common
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import is_temporary, read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +56,8 @@ def main(argv: list[str]) -> None:
     from ddbench.exchange import import_synset
     from ddbench.networks.names import parse_student
     from ddbench.preview import preview_png
-    from ddbench.runtime.errors import UserError
     from ddbench.runtime.files import write_bytes, write_json
-    from ddbench.synset import FILE, write_synset
+    from ddbench.synset import FILE, check_synset, write_synset
 
     dataset = open_dataset(args.dataset, args.size, args)
     preprocess = fit_preprocess(dataset, args.preprocess, data_root(args.data))
@@ -70,9 +72,24 @@ def main(argv: list[str]) -> None:
         student=str(parse_student(args.student)) if args.student else None,
         augmentation=args.augmentation,
     )
-    if (args.out / FILE).exists():
-        raise UserError(f"{args.out} holds a synset already; choose another --out")
-    write_synset(args.out / FILE, synset)
+    check_synset(args.out / FILE, synset)
+    config = {"kind": "ddbench-run", "schema": 1, "method": args.method, **synset.config}
+    _claim(args.out, config)
+    write_json(args.out / "config.json", config)
     write_bytes(args.out / "preview.png", preview_png(synset, preprocess))
-    write_json(args.out / "config.json", {"kind": "ddbench-run", "schema": 1, "method": args.method, **synset.config})
+    write_synset(args.out / FILE, synset)  # last: where it is, the run is whole
     print(f"synset: {args.out / FILE}   next: ddbench evaluate {args.out}")
+
+
+def _claim(out: Path, config: dict[str, Any]) -> None:
+    """Refuse a folder that holds anything but this import, unfinished.
+
+    Raises:
+        UserError: a synset, another run or foreign files are there.
+    """
+    if (out / "synset.safetensors").exists():
+        raise UserError(f"{out} holds a synset already; choose another --out")
+    path = out / "config.json"
+    mine = path.exists() and read_json(path, "run configuration") == config
+    if not mine and out.exists() and (not out.is_dir() or any(not is_temporary(entry) for entry in out.iterdir())):
+        raise UserError(f"{out} holds other files already; choose another --out")

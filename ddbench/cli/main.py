@@ -72,6 +72,9 @@ def run(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # `ddbench list | head`: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:  # the disk, a path that is too long, a folder that may not be read
+        print(f"ddbench: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "ddbench":
             raise

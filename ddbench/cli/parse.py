@@ -66,14 +66,21 @@ def _flags(kind: type[Any]) -> Iterator[str]:
 
 
 def _one_line(message: str) -> str:
-    """The sentence inside tyro's error box."""
-    parts = [part for part in re.split(r"\n\s*[-─]{5,}\s*", _plain(message)) if part.strip()]
-    body = parts[1] if len(parts) > 1 else parts[0] if parts else "wrong arguments"
-    return " ".join(body.split())
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[╭╮╰╯│]", " ", re.sub(r"\x1b\[[0-9;]*m", "", text))
+    """The sentence inside tyro's error box: its first part where it is drawn with lines, in ASCII (title first) the
+    second."""
+    parts: list[list[str]] = [[]]
+    for line in re.sub(r"\x1b\[[0-9;]*m", "", message).splitlines():
+        row = line.strip(" │")
+        if row.startswith(("╭", "╰")) or not row:
+            continue
+        if re.fullmatch("[-─]{5,}", row):
+            parts.append([])
+        else:
+            parts[-1].append(row)
+    filled = [" ".join(part) for part in parts if part]
+    if not filled:
+        return "wrong arguments"
+    return filled[1] if "╭" not in message and len(filled) > 1 else filled[0]
 
 
 def peek(argv: Sequence[str], flag: str) -> str | None:

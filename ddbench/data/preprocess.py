@@ -179,12 +179,12 @@ def fit_preprocess(dataset: Dataset, kind: str, cache: Path | None = None) -> Pr
     if kind == "zca":
         return _fit_zca(dataset, zca.EPS, cache)
     if kind not in PREPROCESS_KINDS:
-        raise unknown("normalisation", kind, PREPROCESS_KINDS, "--normalise")
+        raise unknown("normalisation", kind, PREPROCESS_KINDS, "--preprocess")
     mean, std = STATISTICS.get(kind, (dataset.spec.mean, dataset.spec.std))
     if len(mean) != dataset.spec.channels:
         raise UserError(
-            f"--normalise {kind}: statistics of {len(mean)} channels, {dataset.spec.name} has {dataset.spec.channels}; "
-            "use --normalise meanstd"
+            f"--preprocess {kind}: statistics of {len(mean)} channels, {dataset.spec.name} has "
+            f"{dataset.spec.channels}; use --preprocess meanstd"
         )
     return Preprocess("meanstd", mean, std)
 

@@ -59,11 +59,11 @@ def fit(images: Tensor, eps: float) -> Zca:
     """
     count, dims = len(images), images[0].numel()
     if count < 2:
-        raise UserError("ZCA needs at least two training images; use --normalise meanstd")
+        raise UserError("ZCA needs at least two training images; use --preprocess meanstd")
     require_memory(
         5 * 8 * dims * dims,  # covariance, eigenvectors, the solver's workspace
         f"ZCA of {dims} values an image",
-        "use a smaller --size, or --normalise meanstd",
+        "use a smaller --size, or --preprocess meanstd",
     )
     total = torch.zeros(dims, dtype=torch.float64)
     for piece in chunks(images):

@@ -23,7 +23,7 @@ from ddbench.networks.build import build_student
 from ddbench.networks.names import check_student
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import canonical_json, ensure_writable, file_hash, read_json, write_json
+from ddbench.runtime.files import canonical_json, ensure_writable, file_hash, read_json, write_json, write_text
 from ddbench.runtime.jobs import run_jobs
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter, peak_memory
@@ -32,6 +32,10 @@ from ddbench.training.loops import Inputs, OptimizerSettings, accuracy, forward_
 
 KIND = "ddbench-evaluation"
 SCHEMA = 1
+Runs = dict[tuple[str, int], Any]
+"""What is known of a run, by student and seed."""
+
+COSTS = ("wall_seconds", "cpu_seconds", "peak_memory_bytes")
 METRICS = {"accuracy": {"unit": "fraction", "better": "higher", "title": "Test accuracy"}}
 
 
@@ -152,7 +156,7 @@ def evaluate(
     Raises:
         UserError: the synset, dataset, students and protocol do not fit each other, or ``out`` is another evaluation.
     """
-    ensure_writable(out.parent)
+    devices.resolve_device(job.device)
     sha256 = file_hash(job.synset)
     synset, _, dataset = _loaded(job.synset, sha256, job.data, job.size)
     for student in students:
@@ -166,14 +170,17 @@ def evaluate(
     head = _head(job, synset, sha256, dataset, difference)
     done, costs = _finished(out, head)
     partial = out.with_name(f"{out.stem}.partial.jsonl")
-    for record in _read_partial(partial, head):
-        done.setdefault((record["student"], record["seed"]), record["metrics"])
-        costs.append({"student": record["student"], "seed": record["seed"], **record["cost"]})
+    kept = _read_partial(partial, head)
+    for record in kept:
+        _take(record, done, costs)
     wanted = [(student, seed) for student in students for seed in seeds]
     todo = [pair for pair in wanted if pair not in done]
-    if not todo:
+    if not todo and not kept:
         console.say(f"finished already: all {len(wanted)} runs are in {out}")
-    elif len(todo) < len(wanted):
+        partial.unlink(missing_ok=True)
+        return {**head, **_tables(done)}
+    ensure_writable(out.parent)
+    if len(todo) < len(wanted):
         console.say(f"{len(wanted) - len(todo)} of {len(wanted)} runs are there; going on with the others")
     if todo:
         try:
@@ -186,16 +193,22 @@ def evaluate(
                 payloads = [(student, seed, sha256) for student, seed in todo]
                 for _, record in run_jobs("ddbench.evaluate.evaluator:run_job", job, payloads, workers):
                     _append(log, record)
-                    done[record["student"], record["seed"]] = record["metrics"]
-                    costs.append({"student": record["student"], "seed": record["seed"], **record["cost"]})
+                    _take(record, done, costs)
                     bar.advance(f"{record['student']} {record['metrics']['accuracy']:.3f}")
         except OSError as error:
             raise UserError(f"cannot write {partial}: {error.strerror}; the runs so far are kept") from error
     result = {**head, **_tables(done)}
+    write_json(out.with_name(f"{out.stem}.cost.json"), _cost_report(list(costs.values()), job))
     write_json(out, result)
-    write_json(out.with_name(f"{out.stem}.cost.json"), _cost_report(costs, job))
     partial.unlink(missing_ok=True)
     return result
+
+
+def _take(record: dict[str, Any], done: Runs, costs: Runs) -> None:
+    """Put one run into the tables."""
+    key = _key(record)
+    done.setdefault(key, record["metrics"])
+    costs[key] = {"student": record["student"], "seed": record["seed"], **record["cost"]}
 
 
 def _append(log: Any, record: dict[str, Any]) -> None:
@@ -243,25 +256,41 @@ def _head(job: Job, synset: Synset, sha256: str, dataset: Dataset, difference: d
     }
 
 
-def _finished(out: Path, head: dict[str, Any]) -> tuple[dict[tuple[str, int], Any], list[dict[str, Any]]]:
+def _finished(out: Path, head: dict[str, Any]) -> tuple[Runs, Runs]:
     """Runs of an earlier, finished evaluation of the same thing, and their costs."""
     if not out.exists():
-        return {}, []
+        return {}, {}
     old = read_json(out, "evaluation")
     if not isinstance(old, dict) or old.get("kind") != KIND:
         raise UserError(f"{out}: not an evaluation; choose another --out")
     _same_head(out, old, head)
     cost = out.with_name(f"{out.stem}.cost.json")
-    costs = read_json(cost, "cost record").get("runs", []) if cost.exists() else []
-    return {(run["student"], run["seed"]): run["metrics"] for run in old["runs"]}, costs
+    costs = read_json(cost, "cost record") if cost.exists() else {"runs": []}
+    try:
+        done = {_key(run): {name: float(run["metrics"][name]) for name in METRICS} for run in old["runs"]}
+        spent = {_key(run): {**run, **{name: round(run[name], 3) for name in COSTS}} for run in costs["runs"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{out}: its runs (or their costs beside it) are malformed ({error!r}); remove it") from None
+    return done, spent
+
+
+def _key(run: Any) -> tuple[str, int]:
+    return str(run["student"]), int(run["seed"])
 
 
 def _same_head(place: Path, old: dict[str, Any], head: dict[str, Any]) -> None:
+    version = old.get("schema")
+    if isinstance(version, int) and version > SCHEMA:
+        raise UserError(
+            f"{place}: schema {version} was made by a newer ddbench (this one reads up to {SCHEMA}): upgrade, or "
+            "choose another --out"
+        )
     for name, value in json.loads(canonical_json(head)).items():
-        if old.get(name) != value:
-            part = (
-                next((k for k in value if old.get(name, {}).get(k) != value[k]), "") if isinstance(value, dict) else ""
-            )
+        found = old.get(name)
+        if found != value:
+            part = ""
+            if isinstance(value, dict) and isinstance(found, dict):
+                part = next((name for name in value if found.get(name) != value[name]), "")
             raise UserError(
                 f"{place} holds runs of another evaluation ({name}{'.' + part if part else ''} differs); "
                 f"remove it or choose another --out"
@@ -272,22 +301,25 @@ def _read_partial(partial: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
     """Runs of a killed evaluation; a torn last line is dropped."""
     if not partial.exists():
         return []
+    text = partial.read_text(errors="replace")
     records, whole = [], ""
-    for number, line in enumerate(partial.read_text().splitlines()):
+    for number, line in enumerate(text.splitlines()):
         try:
             record = json.loads(line)
-        except ValueError:
+            if number:
+                _take(record, {}, {})
+                records.append(record)
+            else:
+                _same_head(partial, record["head"], head)
+        except (ValueError, KeyError, TypeError, AttributeError):
             break
-        if number == 0:
-            _same_head(partial, record.get("head", {}), head)
-        else:
-            records.append(record)
         whole += line + "\n"
-    partial.write_text(whole)
+    if whole != text:
+        write_text(partial, whole)
     return records
 
 
-def _tables(done: dict[tuple[str, int], Any]) -> dict[str, Any]:
+def _tables(done: Runs) -> dict[str, Any]:
     runs = [{"student": student, "seed": seed, "metrics": metrics} for (student, seed), metrics in sorted(done.items())]
     summary: dict[str, Any] = {}
     for student in sorted({run["student"] for run in runs}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -118,12 +119,12 @@ def buffer_command(
     dataset: str, student: str, recipe: ExpertRecipe, experts: int, buffers: str, size: int | None
 ) -> str:
     """The command that records the experts that somebody asked for."""
-    parts = [f"ddbench buffer --dataset {dataset}"]
+    parts = [f"ddbench buffer --dataset {shlex.quote(dataset)}"]
     if size is not None:
         parts.append(f"--size {size}")
     parts.append(f"--student {student} --experts {experts} --epochs {recipe.epochs}")
     if recipe.flags():
         parts.append(recipe.flags())
     if buffers != "expert_trajectories":
-        parts.append(f"--buffers {buffers}")
+        parts.append(f"--buffers {shlex.quote(buffers)}")
     return " ".join(parts)

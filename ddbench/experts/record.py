@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ddbench.data.augment import parse_strategy
 from ddbench.data.dataset import Dataset, holdout_split
 from ddbench.data.load import data_root, load_dataset
 from ddbench.data.preprocess import Preprocess, fit_preprocess
+from ddbench.data.specs import resolve_augmentation
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.experts.store import MANIFEST, TrajectoryStore, read_store, store_folder
 from ddbench.networks.build import build_student
@@ -51,9 +52,9 @@ def open_store(
         UserError: the folder cannot be written to, or holds another dataset's experts.
     """
     folder = store_folder(root, dataset.spec.name, student, recipe.key(student, dataset.fingerprint))
-    ensure_writable(folder)
     if (folder / MANIFEST).exists():
         return read_store(folder)
+    ensure_writable(folder)
     spec = dataset.spec
     net = build_student(student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=0)
     header = {
@@ -95,17 +96,22 @@ def record(
         raise UserError(f"--experts {experts}: expected at least 1")
     spec = dataset.spec
     check_student(student, spec.channels, spec.size)
+    recipe = replace(recipe, augmentation=resolve_augmentation(recipe.augmentation, spec.flip))
     parse_strategy(recipe.augmentation)
+    devices.resolve_device(device)
     net = build_student(student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=0)
     make_optimizer(net.parameters(), _optimizer(recipe))
     preprocess = fit_preprocess(dataset, recipe.preprocess, data_root(data))
     store = open_store(root, dataset, student, recipe, preprocess)
+    known = store.indices
     missing = [index for index in range(experts) if not store.scan(index)]
-    store.write_manifest()
+    if store.indices != known or not (store.folder / MANIFEST).exists():
+        store.write_manifest()
     done = experts - len(missing)
     if not missing:
         console.say(f"all {experts} experts are recorded in {store.folder}")
         return store
+    ensure_writable(store.folder)
     if done:
         console.say(f"{done} of {experts} experts are recorded in {store.folder}; going on with the others")
     job = RecordJob(
@@ -122,6 +128,7 @@ def record(
     with console.bar(f"experts ({student}, {recipe.epochs} epochs)", experts, done) as bar:
         for position, _ in run_jobs("ddbench.experts.record:record_expert", job, missing, workers):
             index = missing[position]
+            store.experts.pop(index, None)  # a file of the same size that was removed since
             store.scan(index)
             store.write_manifest()
             entry = store.experts[index]

@@ -99,7 +99,7 @@ class TrajectoryStore:
             if shape != (self.recipe.epochs + 1, self.size):
                 raise UserError(f"{path}: w has shape {list(shape)}, expected {[self.recipe.epochs + 1, self.size]}")
             self._open[index] = safe_open(path, framework="pt").get_slice("w")
-        rows = [self._open[index][epoch] for epoch in epochs]
+        rows = [self._open[index][epoch].clone() for epoch in epochs]  # the slice is a view of the mapped file
         for epoch, row in zip(epochs, rows, strict=True):
             if not bool(torch.isfinite(row).all()):
                 raise UserError(
@@ -124,11 +124,11 @@ class TrajectoryStore:
             return True
         with open_tensors(path, EXPERT_KIND, SCHEMA) as (handle, header):
             check_tensor(path, handle, "w", ("F32",), 2)
-        self.experts[index] = Recorded(
-            sha256=file_hash(path),
-            bytes=path.stat().st_size,
-            **{name: header[name] for name in ("seed", "loss", "train_accuracy", "holdout_accuracy", "test_accuracy")},
-        )
+        curves = {name: header.get(name) for name in _CURVES}
+        try:
+            self.experts[index] = _recorded({"sha256": file_hash(path), "bytes": path.stat().st_size, **curves})
+        except TypeError as error:
+            raise UserError(f"{path}: its record is malformed ({error}); remove it and record it again") from None
         return True
 
     def write_manifest(self) -> None:
@@ -158,6 +158,7 @@ class TrajectoryStore:
         return bad
 
 
+_CURVES = ("seed", "loss", "train_accuracy", "holdout_accuracy", "test_accuracy")
 _HEADER = {
     "dataset": str,
     "dataset_fingerprint": str,
@@ -166,6 +167,28 @@ _HEADER = {
     "parameters": list,
     "versions": dict,
 }
+
+
+def _recorded(entry: dict[str, Any]) -> Recorded:
+    """A record of the manifest.
+
+    Raises:
+        TypeError: an unknown or missing field, or a value of another type.
+    """
+    made = Recorded(**entry)
+    curves = [name for name in ("loss", "train_accuracy", "holdout_accuracy") if not _numbers(entry[name])]
+    wrong = [name for name in ("bytes", "seed") if type(entry[name]) is not int] + curves
+    if not isinstance(made.sha256, str):
+        wrong.append("sha256")
+    if made.test_accuracy is not None and not _numbers([made.test_accuracy]):
+        wrong.append("test_accuracy")
+    if wrong:
+        raise TypeError(f"{wrong[0]} is {entry[wrong[0]]!r:.40}")
+    return made
+
+
+def _numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) in (int, float) for value in values)
 
 
 def read_store(folder: Path) -> TrajectoryStore:
@@ -189,7 +212,7 @@ def read_store(folder: Path) -> TrajectoryStore:
         ):
             raise UserError(f"{path}: field 'parameters' holds {entry!r:.60}, expected [name, shape]")
     try:
-        experts = {int(index): Recorded(**entry) for index, entry in data["experts"].items()}
+        experts = {int(index): _recorded(entry) for index, entry in data["experts"].items()}
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: the table of experts is malformed ({error})") from None
     header = {name: data[name] for name in (*_HEADER, "size", "dataset_name") if name in data}

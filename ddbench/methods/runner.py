@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from dataclasses import asdict, dataclass
@@ -16,15 +17,23 @@ from ddbench.evaluate.protocols import PROTOCOLS, changed
 from ddbench.experts.recipe import ExpertRecipe, buffer_command
 from ddbench.experts.store import TrajectoryStore, find_stores
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State, check_ipc
+from ddbench.networks.build import build_student
 from ddbench.networks.names import check_student
 from ddbench.preview import preview_png
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import ensure_writable, read_json, write_bytes, write_json
+from ddbench.runtime.files import (
+    canonical_json,
+    ensure_writable,
+    is_temporary,
+    read_json,
+    write_bytes,
+    write_json,
+)
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.tensors import open_tensors, write_tensors
-from ddbench.runtime.tracking import Tracker, open_trackers
+from ddbench.runtime.tracking import Tracker, check_tracker, open_trackers
 from ddbench.synset import FILE, Synset, write_synset
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -84,6 +93,9 @@ def distill(
         raise UserError(f"--ipc {settings.ipc}: expected at least 1")
     if settings.validate_every < 0 or settings.checkpoint_every < 0:
         raise UserError("--validate-every and --checkpoint-every: expected at least 0 (0: off / by time)")
+    if settings.validate_epochs < 1:
+        raise UserError(f"--validate-epochs {settings.validate_epochs}: expected at least 1")
+    check_tracker(settings.track)
     check_student(settings.student, spec.channels, spec.size)
     train, held_out = holdout_split(dataset.train, settings.holdout, spec.classes)
     if settings.validate_every and not len(held_out.labels):
@@ -170,6 +182,10 @@ def _misfit(store: TrajectoryStore, dataset: Dataset, preprocess: Preprocess, se
         return f"has preprocess {recipe.preprocess}, wanted {settings.preprocess}"
     if recipe.holdout != settings.holdout:
         return f"was recorded with --holdout {recipe.holdout:g}, wanted {settings.holdout:g}"
+    spec = dataset.spec
+    net = build_student(settings.student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=0)
+    if header["parameters"] != [[name, list(parameter.shape)] for name, parameter in net.named_parameters()]:
+        return f"has other parameters than {settings.student}"
     if Preprocess.from_json(header["preprocess"], dataset) != preprocess:
         return "was recorded with other preprocess numbers"
     return None
@@ -210,24 +226,34 @@ def _claim_folder(out: Path, resolved: dict[str, Any]) -> None:
     """
     path = out / "config.json"
     if path.exists():
-        old = read_json(path, "run configuration")
-        differing = [key for key in resolved if not isinstance(old, dict) or old.get(key) != resolved[key]]
+        differing = _differing(read_json(path, "run configuration"), json.loads(canonical_json(resolved)))
         if differing:
-            inner = [
-                f"{key}.{k}" if isinstance(resolved[key], dict) else key
-                for key in differing
-                for k in (resolved[key] if isinstance(resolved[key], dict) else [""])
-                if not isinstance(resolved[key], dict) or (old.get(key) or {}).get(k) != resolved[key][k]
-            ]
             raise UserError(
-                f"{out} holds another run: {', '.join(inner[:4])} differ(s); choose another --out or remove that folder"
+                f"{out} holds another run: {', '.join(differing[:4])} differ(s); choose another --out or remove that "
+                "folder"
             )
-        ensure_writable(out)
+        if not (out / FILE).exists():
+            ensure_writable(out)
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(not is_temporary(entry) for entry in out.iterdir())):
         raise UserError(f"{out} exists and is no ddbench run; choose another --out")
     ensure_writable(out)
     write_json(path, resolved)
+
+
+def _differing(old: Any, new: dict[str, Any]) -> list[str]:
+    """Names of the settings of ``new`` that ``old`` does not have alike, as ``name`` or ``table.name``."""
+    if not isinstance(old, dict):
+        return list(new)
+    names = []
+    for key, value in new.items():
+        found = old.get(key)
+        if isinstance(value, dict) and isinstance(found, dict):
+            names += [f"{key}.{part}" for part in value if found.get(part) != value[part]]
+            names += [f"{key}.{part}" for part in found if part not in value]
+        elif found != value:
+            names.append(key)
+    return sorted(names, key=lambda name: "." in name)
 
 
 def _resume(out: Path, method: Method[Any], meter: Meter, console: Console) -> int:
@@ -237,10 +263,18 @@ def _resume(out: Path, method: Method[Any], meter: Meter, console: Console) -> i
     with open_tensors(path, CHECKPOINT_KIND, 1) as (handle, header):
         tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
     device = method.context.device
-    method.load_state(State(tensors={k: v.to(device) for k, v in tensors.items()}, values=header["values"]))
-    meter.earlier_wall, meter.earlier_cpu = header["wall_seconds"], header["cpu_seconds"]
-    console.say(f"going on at iteration {header['done']} of {method.iterations}")
-    return int(header["done"])
+    try:
+        done = int(header["done"])
+        if not 0 <= done <= method.iterations:
+            raise ValueError(f"iteration {done} of {method.iterations}")
+        method.load_state(State(tensors={k: v.to(device) for k, v in tensors.items()}, values=header["values"]))
+        meter.earlier_wall, meter.earlier_cpu = float(header["wall_seconds"]), float(header["cpu_seconds"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{path}: not a checkpoint of this run ({' '.join(str(error).split()):.160}); remove it to start again"
+        ) from None
+    console.say(f"going on at iteration {done} of {method.iterations}")
+    return done
 
 
 def _checkpoint(out: Path, method: Method[Any], done: int, meter: Meter) -> None:

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,15 @@ def _explain(error: OSError, path: Path) -> UserError:
     return UserError(f"cannot write {path}: {error.strerror or error}; choose a folder you may write to")
 
 
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file is the remainder of a write that was killed."""
+    return re.fullmatch(r"\..*\.[0-9]+\.[0-9a-f]{8}\.tmp", path.name) is not None
+
+
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, flush it to disk and rename it into place.
 
@@ -39,7 +49,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         UserError: the folder cannot be written to or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
@@ -138,7 +148,7 @@ def ensure_writable(folder: Path) -> None:
     Raises:
         UserError: it cannot be created or written to.
     """
-    probe = folder / f".probe.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    probe = _temporary(folder / "probe")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()

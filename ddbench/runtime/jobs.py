@@ -6,6 +6,7 @@ forked threads or CUDA state) and live as long as there is work, so that torch i
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -96,7 +97,8 @@ class _Worker:
 
     def give(self, index: int, payloads: Sequence[Any]) -> None:
         self.index = index
-        self.pipe.send(payloads[index])
+        with contextlib.suppress(OSError):  # it died since: its closed pipe tells run_jobs
+            self.pipe.send(payloads[index])
 
     def stop(self) -> None:
         self.pipe.close()

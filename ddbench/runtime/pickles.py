@@ -25,13 +25,18 @@ def load_pt(path: Path, mmap: bool = False) -> Any:
         with torch.serialization.safe_globals(_numpy_scalars()):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"{path}: refused, it is no plain file of tensors (a pickle can run code when it is opened; nothing was "
-            f"run): {reason:.160}"
+            f"run): {_reason(error)}"
         ) from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
-        raise UserError(f"{path}: not a whole torch file: {str(error).strip().splitlines()[0]:.160}") from None
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise UserError(f"{path}: not a whole torch file: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error's text, or its name when it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__
 
 
 def _numpy_scalars() -> list[Any]:

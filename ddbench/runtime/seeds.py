@@ -38,7 +38,16 @@ def isolated(seed: int, *purpose: str | int) -> Iterator[None]:
     """
     import torch
 
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(derive(seed, *purpose))
+    # Not torch.manual_seed: before CUDA is in use it queues a formatted stack trace a call, for ever.
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    state = torch.get_rng_state()
+    number = derive(seed, *purpose)
+    try:
+        torch.default_generator.manual_seed(number)
+        if cuda is not None:
+            torch.cuda.manual_seed_all(number)
         yield
+    finally:
+        torch.set_rng_state(state)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)

@@ -92,14 +92,23 @@ class _TensorBoard:
         self._writer.close()
 
 
+def check_tracker(name: str) -> None:
+    """Refuse an unknown tracker.
+
+    Raises:
+        UserError: names the known ones.
+    """
+    if name not in TRACKERS:
+        raise UserError(f"--track: {name!r} is none of {', '.join(TRACKERS)}")
+
+
 def open_trackers(name: str, folder: Path, config: dict[str, Any], done: int, console: Console) -> list[Tracker]:
     """The JSON-lines tracker, and the one that ``name`` asks for.
 
     Raises:
         UserError: unknown name, or its package is not installed.
     """
-    if name not in TRACKERS:
-        raise UserError(f"--track: {name!r} is none of {', '.join(TRACKERS)}")
+    check_tracker(name)
     trackers: list[Tracker] = [JsonLines(folder / "metrics.jsonl", done)]
     try:
         if name == "wandb":

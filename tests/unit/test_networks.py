@@ -130,7 +130,7 @@ def test_groups_and_lists() -> None:
 
 
 def test_default_student() -> None:
-    sizes = {8: "convnet-d3-w32-in", 28: "convnet-d3-w128-in", 32: "convnet-d3-w128-in", 64: "convnet-d4-w128-in"}
+    sizes = {8: "convnet-d2-w32-in", 28: "convnet-d3-w128-in", 32: "convnet-d3-w128-in", 64: "convnet-d4-w128-in"}
     sizes |= {48: "convnet-d4-w128-in", 128: "convnet-d5-w128-in", 224: "convnet-d6-w128-in"}
     for size, name in sizes.items():
         assert default_student(size) == name

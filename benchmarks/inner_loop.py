@@ -1,0 +1,119 @@
+"""Memory and time of one MTT outer iteration by mode and number of student steps (100 images, depth 3, width 32).
+
+``plain`` is an eager loop as public code has it: autograd through all steps, no ddbench code but the network, and the
+default allocator. The others run as ``ddbench distill`` does. One thread; each line is a process of its own.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import statistics
+import sys
+import time
+from typing import Any
+
+import common
+
+MODES = ("plain", "unroll", "adjoint", "adjoint compiled", "truncated", "truncated compiled")
+STEPS = (10, 20, 40)
+ROUNDS = 4
+
+
+def plain_iteration(net: Any, start: Any, target: Any, images: Any, labels: Any, lr: Any, steps: int) -> float:
+    """One outer iteration the straightforward way."""
+    import torch
+    import torch.nn.functional as F
+
+    images, lr = images.clone().requires_grad_(), lr.clone().requires_grad_()
+    theta = start.clone().requires_grad_()
+    for _ in range(steps):
+        loss = F.cross_entropy(net(theta, images), labels)
+        theta = theta - lr * torch.autograd.grad(loss, theta, create_graph=True)[0]
+    outer = (theta - target).pow(2).sum() / (start - target).pow(2).sum()
+    outer.backward()
+    return float(outer)
+
+
+def one(mode: str, steps: int) -> dict[str, float]:
+    """Peak memory above the process's baseline (bytes) and CPU seconds (median of the rounds after the first)."""
+    import torch
+
+    from ddbench.networks.build import build_student
+    from ddbench.runtime import device
+    from ddbench.training.flat import FlatNet, flatten_parameters
+    from ddbench.training.inner import InnerLoop, InnerProblem, match_term
+
+    torch.set_num_threads(1)
+    if mode != "plain":
+        device.prepare(1)
+    module = build_student("convnet-d3-w32-in", channels=1, size=28, classes=10, seed=0)
+    net = FlatNet(module)
+    images, labels = common.fashion_like(100)
+    start = flatten_parameters(module)
+    target = start + 0.01 * torch.randn(len(start), generator=torch.Generator().manual_seed(0))
+    lr = torch.tensor(0.01)
+    name, _, compiled = mode.partition(" ")
+    compiler = device.choose_compiler("on", 0, torch.device("cpu"), print) if compiled else None
+    loop = None if mode == "plain" else InnerLoop(net, name, compiler)
+
+    def iteration() -> float:
+        if loop is None:
+            return plain_iteration(net, start, target, images, labels, lr, steps)
+        terms = [match_term(steps, target, start)]
+        problem = InnerProblem(start=start, images=images, labels=labels, lr=lr, batches=[None] * steps, terms=terms)
+        return float(loop(problem).loss)
+
+    if compiled:
+        iteration()
+    gc.collect()
+    before = common.rss()
+    common.reset_peak()
+    seconds = []
+    for _ in range(ROUNDS):
+        begin = time.process_time()
+        loss = iteration()
+        seconds.append(time.process_time() - begin)
+    return {"memory": common.peak() - before, "seconds": statistics.median(seconds[1:]), "loss": loss}
+
+
+def main() -> None:
+    """Measure all and print the table with the ratios that the design holds."""
+    args = common.parser(str(__doc__)).parse_args()
+    if args.one:
+        print(json.dumps(one(args.one[0], int(args.one[1]))))
+        return
+    found = {(mode, steps): common.measure(__file__, mode, steps) for mode in MODES for steps in STEPS}
+    lines = [
+        "| mode | steps | memory above baseline, MB | CPU s an iteration | memory / plain | time / plain |",
+        "|---|---|---|---|---|---|",
+    ]
+    for mode in MODES:
+        for steps in STEPS:
+            own, base = found[mode, steps], found["plain", steps]
+            lines.append(
+                f"| {mode} | {steps} | {own['memory'] / 1e6:.0f} | {own['seconds']:.2f} | "
+                f"{own['memory'] / base['memory']:.3f} | {own['seconds'] / base['seconds']:.2f} |"
+            )
+
+    def ratio(a: str, b: str, key: str, steps: tuple[int, int] = (40, 40)) -> str:
+        return f"{found[a, steps[0]][key] / found[b, steps[1]][key]:.3f}"
+
+    fast = "adjoint compiled"
+    held = [
+        ("memory, adjoint / unroll, 40 steps", 0.125, ratio("adjoint", "unroll", "memory")),
+        ("memory, adjoint compiled / unroll, 40 steps", 0.125, ratio(fast, "unroll", "memory")),
+        ("time, adjoint / unroll, 40 steps", 1.4, ratio("adjoint", "unroll", "seconds")),
+        ("time, adjoint compiled / unroll, 40 steps", 1.4, ratio(fast, "unroll", "seconds")),
+        ("memory of adjoint, 40 / 10 steps", 1.15, ratio("adjoint", "adjoint", "memory", (40, 10))),
+        ("memory of adjoint compiled, 40 / 10 steps", 1.15, ratio(fast, fast, "memory", (40, 10))),
+        ("time, adjoint compiled / plain, 40 steps", 1.0, ratio(fast, "plain", "seconds")),
+        ("memory, adjoint compiled / plain, 40 steps", 0.125, ratio(fast, "plain", "memory")),
+    ]
+    lines += ["", "| held | bound | measured |", "|---|---|---|"]
+    lines += [f"| {what} | {bound} | {value} |" for what, bound, value in held]
+    common.report(__file__, "The inner loop: memory and time", lines, "python benchmarks/inner_loop.py")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

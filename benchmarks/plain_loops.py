@@ -1,0 +1,147 @@
+"""An expert epoch, and scoring a synset, against a plain eager PyTorch loop with the default allocator.
+
+Both sides train the same network with DSA by the same public recipe; the plain side uses a ``torch.nn`` network
+(GroupNorm, AvgPool2d), ``torch.optim.SGD`` and no ddbench training code. One thread, CPU seconds of the work itself:
+imports and the compiler's run are left out on both sides, and the compiler's time is printed apart.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import common
+
+WIDTH = 128
+EXPERT_IMAGES = 2000
+SCORE_EPOCHS = 40
+TEST_IMAGES = 2000
+"""Scoring at full length is 1000 epochs and 10,000 test images: 25 epochs to 250 images, here 40 to 2000 (both
+shortened; the share of testing is a little larger than in a real run)."""
+
+
+def plain_network() -> object:
+    """The ConvNet as plain modules."""
+    from torch import nn
+
+    layers: list[nn.Module] = []
+    for index in range(3):
+        layers += [
+            nn.Conv2d(1 if index == 0 else WIDTH, WIDTH, 3, padding=3 if index == 0 else 1),
+            nn.GroupNorm(WIDTH, WIDTH),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+        ]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(WIDTH * 16, 10))
+
+
+def one(side: str, job: str, precision: str) -> dict[str, float]:
+    """CPU seconds of a job on one side: ``expert`` (one epoch, batch 256) or ``score`` (100 images, then testing)."""
+    import torch
+    import torch.nn.functional as F
+
+    from ddbench.data.augment import apply, draw, parse_strategy
+    from ddbench.networks.build import build_student
+    from ddbench.runtime import device
+    from ddbench.runtime.seeds import generator
+    from ddbench.training.loops import Inputs, OptimizerSettings, accuracy, predict, train
+
+    torch.set_num_threads(1)
+    cpu = torch.device("cpu")
+    images, labels = common.fashion_like(EXPERT_IMAGES if job == "expert" else 100 + TEST_IMAGES)
+    count, epochs = (EXPERT_IMAGES, 1) if job == "expert" else (100, SCORE_EPOCHS)
+    momentum, decay = (0.0, 0.0) if job == "expert" else (0.9, 5e-4)
+    strategy = parse_strategy("color_crop_cutout_flip_scale_rotate")
+    assert strategy is not None
+    x_test, y_test = images[count:], labels[count:]
+    if side == "plain":
+        net = plain_network()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=momentum, weight_decay=decay)
+        g = generator(0, "plain")
+
+        def run(passes: int, test: bool) -> float:
+            net.train()
+            for _ in range(passes):
+                for index in torch.randperm(count, generator=g).split(256):
+                    x = apply(draw(strategy, len(index), 28, g), images[index])
+                    optimizer.zero_grad()
+                    F.cross_entropy(net(x), labels[index]).backward()
+                    optimizer.step()
+            net.eval()
+            right = 0
+            with torch.no_grad():
+                for first in range(0, len(y_test) if test else 0, 256):
+                    right += int((net(x_test[first : first + 256]).argmax(1) == y_test[first : first + 256]).sum())
+            return right / max(1, len(y_test))
+    else:
+        device.prepare(1)
+        module = build_student(f"convnet-d3-w{WIDTH}-in", channels=1, size=28, classes=10, seed=0)
+        compiler = device.choose_compiler("on" if side == "ddbench" else "off", 0, cpu, print)
+        cached: dict[object, object] = {}
+        if compiler is not None:
+            once = compiler
+
+            def compiler(function):  # the warm-up and the timed run share what is compiled
+                key = function.__qualname__
+                if key not in cached:
+                    cached[key] = once(function)
+                return cached[key]
+
+        inputs, test_inputs = Inputs(images[:count], labels[:count], None, cpu), Inputs(x_test, y_test, None, cpu)
+        settings = OptimizerSettings(lr=0.01, momentum=momentum, weight_decay=decay)
+
+        def run(passes: int, test: bool) -> float:
+            for _ in train(
+                module,
+                inputs,
+                epochs=passes,
+                batch=256,
+                optimizer=settings,
+                strategy=strategy,
+                seed=0,
+                precision=precision,
+                compiler=compiler,
+            ):
+                pass
+            return (
+                accuracy(predict(module, test_inputs, precision=precision, compiler=compiler), y_test) if test else 0.0
+            )
+
+    warm = time.process_time()
+    run(1, job == "score")
+    warm = time.process_time() - warm
+    begin = time.process_time()
+    score = run(epochs, job == "score")
+    return {"seconds": time.process_time() - begin, "warm": warm, "accuracy": score}
+
+
+def main() -> None:
+    """Measure and print."""
+    args = common.parser(str(__doc__)).parse_args()
+    if args.one:
+        print(json.dumps(one(*args.one)))
+        return
+    lines = [
+        "| job | side | precision | CPU s | / plain | bound | first pass, compiling included, CPU s | accuracy |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for job, bound, bound16 in (("expert", "0.65", ""), ("score", "0.6", "0.45")):
+        base = common.measure(__file__, "plain", job, "float32")
+        for side, precision, limit in (
+            ("plain", "float32", ""),
+            ("ddbench eager", "float32", ""),
+            ("ddbench", "float32", bound),
+            ("ddbench", "bfloat16", bound16),
+        ):
+            own = base if side == "plain" else common.measure(__file__, side, job, precision)
+            score = f"{100 * own['accuracy']:.1f} %" if job == "score" else ""
+            lines.append(
+                f"| {job} | {side} | {precision} | {own['seconds']:.2f} | {own['seconds'] / base['seconds']:.2f} "
+                f"| {limit} | {own['warm']:.1f} | {score} |"
+            )
+    common.report(__file__, "Plain loops: experts and scores", lines, "python benchmarks/plain_loops.py")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""Average pooling on a CPU: ddbench's sums of slices against ``F.avg_pool2d``, forward and backward, one thread."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+import common
+
+
+def main() -> None:
+    """Measure and print."""
+    import torch
+    import torch.nn.functional as F
+
+    from ddbench.networks.convnet import average_pool
+    from ddbench.runtime import device
+
+    common.parser(str(__doc__)).parse_args()
+    device.prepare(1)
+
+    def seconds(pool: Callable[[torch.Tensor], torch.Tensor], shape: tuple[int, ...]) -> float:
+        x = torch.randn(shape, requires_grad=True)
+        out = torch.randn(shape[0], shape[1], shape[2] // 2, shape[3] // 2)
+        rounds = []
+        for _ in range(20):
+            begin = time.process_time()
+            pool(x).backward(out)
+            x.grad = None
+            rounds.append(time.process_time() - begin)
+        return sorted(rounds)[len(rounds) // 2]
+
+    lines = ["| input | F.avg_pool2d, ms | average_pool, ms | ratio |", "|---|---|---|---|"]
+    for shape in ((100, 32, 8, 8), (100, 32, 32, 32), (100, 128, 16, 16), (100, 128, 32, 32)):
+        library, ours = (1e3 * seconds(pool, shape) for pool in (lambda x: F.avg_pool2d(x, 2), average_pool))
+        lines.append(f"| {list(shape)} | {library:.2f} | {ours:.2f} | {ours / library:.2f} |")
+    common.report(__file__, "Average pooling on a CPU", lines, "python benchmarks/pooling.py")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,241 @@
+"""kill -9 at work: the same command goes on, and leaves the bytes of a run that was never killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conftest import EAGER, TINY, contents, distill_tiny, random_tiny
+
+from ddbench.runtime import jobs
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.jobs import run_jobs
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 120.0
+
+
+def started(argv: list[object], data: Path) -> subprocess.Popen[bytes]:
+    """The command in a process of its own."""
+    environment = {**os.environ, "DDBENCH_DATA": str(data), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "ddbench", *map(str, argv)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def kill_when(process: subprocess.Popen[bytes], ready: Callable[[], bool]) -> None:
+    """SIGKILL the process as soon as ``ready`` is true; its children must end by themselves."""
+    limit = time.monotonic() + PATIENCE
+    try:
+        while not ready():
+            assert process.poll() is None, f"ended before it could be killed: {process.stderr.read().decode()}"
+            assert time.monotonic() < limit, "nothing happened"
+            time.sleep(0.002)
+        children = psutil.Process(process.pid).children(recursive=True)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+    assert process.returncode == -signal.SIGKILL
+    _, alive = psutil.wait_procs(children, timeout=PATIENCE)
+    assert not alive, "workers outlive the command"
+
+
+def loud(argv: list[object]) -> list[object]:
+    return [part for part in argv if part != "--quiet"]
+
+
+def test_buffer(ddb: Callable, data_root: Path, tmp_path: Path):
+    def command(place: Path, workers: int) -> list[object]:
+        return [
+            *("buffer", "--dataset", "digits", "--student", TINY, "--experts", 6, "--epochs", 8),
+            *("--workers", workers, "--buffers", place, *EAGER),
+        ]
+
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    kill_when(started(command(killed, 2), data_root), lambda: any(killed.rglob("expert_*.safetensors")))
+    done = sorted(path.name for path in killed.rglob("expert_*.safetensors"))
+    assert len(done) < 6
+    result = ddb(*command(killed, 2))
+    assert result.code == 0, result.err
+    assert f"{len(done)} of 6 experts are recorded" in result.err
+    assert "going on" in result.err
+    assert ddb(*command(whole, 1)).code == 0
+    assert contents(killed, ".tmp") == contents(whole)
+    assert len(contents(whole)) == 7
+    assert ddb("buffer", "verify", killed).code == 0
+
+
+def test_distill(ddb: Callable, data_root: Path, buffers: Path, tmp_path: Path):
+    def command(place: Path) -> list[object]:
+        more = ("--iterations", 40, "--student-steps", 10, "--checkpoint-every", 3, "--lr-images", 1)
+        return loud(distill_tiny(buffers, place, *more))
+
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    kill_when(started(command(killed), data_root), (killed / "checkpoint.safetensors").exists)
+    assert not (killed / "synset.safetensors").exists()
+    result = ddb(*command(killed))
+    assert result.code == 0, result.err
+    assert "going on at iteration" in result.err
+    assert "of 40" in result.err
+    assert ddb(*command(whole)).code == 0
+    final = contents(killed, "cost.json", ".tmp")
+    assert set(final) == {"config.json", "metrics.jsonl", "preview.png", "synset.safetensors"}
+    assert final == contents(whole, "cost.json")
+
+
+def test_evaluate(ddb: Callable, data_root: Path, tmp_path: Path):
+    for name in ("killed", "whole"):
+        assert ddb(*random_tiny(tmp_path / name)).code == 0
+
+    def command(place: Path) -> list[object]:
+        return [
+            *("evaluate", place, "--students", TINY, "--seeds", 3, "--epochs", 200),
+            *("--workers", 1, *EAGER),
+        ]
+
+    partial = tmp_path / "killed" / "evaluations"
+
+    def one_run_is_kept() -> bool:
+        return any(len(path.read_bytes().splitlines()) >= 2 for path in partial.glob("*.partial.jsonl"))
+
+    kill_when(started(command(tmp_path / "killed"), data_root), one_run_is_kept)
+    assert not any(partial.glob("*.json"))
+    result = ddb(*command(tmp_path / "killed"))
+    assert result.code == 0, result.err
+    assert "of 3 runs are there; going on with the others" in result.err
+    assert ddb(*command(tmp_path / "whole")).code == 0
+    final = contents(partial, "cost.json", ".tmp")
+    assert final == contents(tmp_path / "whole" / "evaluations", "cost.json")
+    assert len(final) == 1
+
+
+def test_a_line_torn_by_a_kill_is_dropped(ddb: Callable, tmp_path: Path):
+    """The partial file of an evaluation may end in the middle of a line."""
+    assert ddb(*random_tiny(tmp_path / "run")).code == 0
+    argv = ["evaluate", tmp_path / "run", "--students", TINY, "--epochs", 3, "--workers", 1, *EAGER]
+    from ddbench.evaluate import evaluator
+
+    count = 0
+    run_job = evaluator.run_job
+
+    def stop(job: Any, payload: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise KeyboardInterrupt
+        return run_job(job, payload)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluator, "run_job", stop)
+        assert ddb(*argv).code == 130
+    partial = next((tmp_path / "run" / "evaluations").glob("*.partial.jsonl"))
+    lines = partial.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 3
+    partial.write_bytes(b"".join(lines[:2]) + lines[2][:20])
+    result = ddb(*argv)
+    assert "1 of 5 runs are there" in result.err
+    assert ddb(*argv, "--out", tmp_path / "whole.json").code == 0
+    made = contents(tmp_path / "run" / "evaluations", "cost.json")
+    assert [*made.values()] == [(tmp_path / "whole.json").read_bytes()]
+
+
+# Worker processes
+
+
+@pytest.fixture
+def light_workers(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A target of jobs whose module the workers find; it imports no torch."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(Path(__file__).parent)]))
+    return "workers:job"
+
+
+@contextlib.contextmanager
+def no_children_left() -> Iterator[None]:
+    """After the block no child process is left."""
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    yield
+    left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
+    left = [child for child in left if "resource_tracker" not in " ".join(child.cmdline())]
+    assert not left
+
+
+def test_jobs_of_a_killed_worker_are_done_again(light_workers: str, tmp_path: Path):
+    payloads = [("ok", 0), ("die-once", 1), ("ok", 2), ("die-once", 3)]
+    with no_children_left():
+        results = dict(run_jobs(light_workers, tmp_path, payloads, workers=2))
+    assert {index: value for index, (value, _) in results.items()} == {0: 0, 1: 1, 2: 2, 3: 3}
+    assert os.getpid() not in {pid for _, pid in results.values()}
+
+
+def test_job_whose_worker_is_killed_from_outside(light_workers: str, tmp_path: Path):
+    victims = []
+
+    def kill() -> None:
+        limit = time.monotonic() + PATIENCE
+        place = tmp_path / "pid"
+        while not (place.exists() and place.read_text().endswith("\n")) and time.monotonic() < limit:
+            time.sleep(0.01)
+        victims.append(int(place.read_text()))
+        (tmp_path / "killed").touch()
+        os.kill(victims[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with no_children_left():
+        results = dict(run_jobs(light_workers, tmp_path, [("ok", 0), ("hang-until-killed", 1)], workers=2))
+    killer.join()
+    assert {index: value for index, (value, _) in results.items()} == {0: 0, 1: 1}
+    assert results[1][1] != victims[0]
+
+
+def test_worker_that_dies_before_it_is_given_a_job(light_workers: str, tmp_path: Path, monkeypatch):
+    give, dead = jobs._Worker.give, []
+
+    def late(self: Any, index: int, payloads: Any) -> None:
+        if not dead:
+            dead.append(self.process.pid)
+            self.process.kill()
+            self.process.join()
+        give(self, index, payloads)
+
+    monkeypatch.setattr(jobs._Worker, "give", late)
+    results = dict(run_jobs(light_workers, tmp_path, [("ok", 0), ("ok", 1)], workers=2))
+    assert {index: value for index, (value, _) in results.items()} == {0: 0, 1: 1}
+    assert not {pid for _, pid in results.values()} & set(dead)
+
+
+def test_job_that_always_dies(light_workers: str, tmp_path: Path):
+    with no_children_left(), pytest.raises(UserError, match=r"died 3 times on the same job \(exit code -9\)"):
+        list(run_jobs(light_workers, tmp_path, [("die", 7), ("ok", 1)], workers=2))
+    assert (tmp_path / "tries").read_text() == "7\n" * 3
+
+
+def test_exception_in_a_job(light_workers: str, tmp_path: Path):
+    with no_children_left(), pytest.raises(RuntimeError) as caught:
+        list(run_jobs(light_workers, tmp_path, [("raise", 5), ("ok", 1)], workers=2))
+    text = str(caught.value)
+    assert "ZeroDivisionError: job 5" in text
+    assert "Traceback" in text
+    assert "workers.py" in text
+
+
+def test_user_error_in_a_job(light_workers: str, tmp_path: Path):
+    with no_children_left(), pytest.raises(UserError, match=r"^value 4 cannot be$"):
+        list(run_jobs(light_workers, tmp_path, [("user-error", 4), ("ok", 1)], workers=2))
+
+
+def test_jobs_in_this_process(light_workers: str, tmp_path: Path):
+    results = list(run_jobs(light_workers, tmp_path, [("ok", 0), ("ok", 1)], workers=1))
+    assert results == [(0, (0, os.getpid())), (1, (1, os.getpid()))]
+    assert list(run_jobs(light_workers, tmp_path, [], workers=2)) == []

@@ -1,0 +1,184 @@
+"""What several test folders share: the command line in this process, tiny experts recorded once, a finished run."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+TINY = "convnet-d1-w4-in"
+TINY_EPOCHS = 4
+TINY_EXPERTS = 2
+EAGER = ("--compile", "off", "--threads", "1")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+def listing(folder: Path) -> dict[str, tuple[str, int]]:
+    """Every path below a folder, with the hash of its bytes (``dir`` for folders) and its modification time."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        content = "dir" if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
+        found[str(path.relative_to(folder))] = (content, path.stat().st_mtime_ns)
+    return found
+
+
+def contents(folder: Path, *skip: str) -> dict[str, bytes]:
+    """Bytes of every file below a folder, by relative path; names that end in one of ``skip`` are left out."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.endswith(skip or ("\0",))
+    }
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty data folder: the tests use the embedded digits only."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def ddb(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, data_root: Path) -> Callable[..., Outcome]:
+    """``ddb("distill", "--method", ...)``: run a command in this process."""
+    from ddbench.cli.main import run
+
+    monkeypatch.setenv("DDBENCH_DATA", str(data_root))
+
+    def call(*argv: object) -> Outcome:
+        capsys.readouterr()
+        code = 0
+        try:
+            run([str(part) for part in argv])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def refused(ddb: Callable[..., Outcome], tmp_path: Path) -> Callable[..., str]:
+    """``refused(argv, *needles)``: the command says one line that holds the needles, exits 2 and writes nothing."""
+
+    def call(argv: Sequence[object], *needles: str, root: Path = tmp_path) -> str:
+        before = listing(root)
+        result = ddb(*argv)
+        assert result.code == 2, f"exit code {result.code}: {result.err}"
+        lines = result.err.splitlines()
+        assert len(lines) == 1, result.err
+        assert lines[0].startswith("ddbench: error: "), result.err
+        assert "Traceback" not in result.err
+        for needle in needles:
+            assert needle in lines[0], f"{needle!r} is not in: {lines[0]}"
+        assert result.out == ""
+        assert listing(root) == before, "the refused command changed files"
+        return lines[0]
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def tiny_experts(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
+    """Root of a store with two tiny experts of digits; copy it before changing it (``buffers``)."""
+    from ddbench.data.load import load_dataset
+    from ddbench.data.specs import resolve_augmentation
+    from ddbench.experts.recipe import ExpertRecipe
+    from ddbench.experts.record import record
+    from ddbench.runtime.progress import Console
+
+    root = tmp_path_factory.mktemp("experts") / "buffers"
+    record(
+        root=root,
+        dataset=load_dataset("digits", data_root),
+        data=data_root,
+        student=TINY,
+        recipe=ExpertRecipe(epochs=TINY_EPOCHS, augmentation=resolve_augmentation("dsa", False)),
+        experts=TINY_EXPERTS,
+        workers=1,
+        threads=1,
+        device="cpu",
+        compile="off",
+        console=Console(quiet=True),
+    )
+    return root
+
+
+@pytest.fixture
+def buffers(tiny_experts: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny experts that a test may spoil."""
+    return Path(shutil.copytree(tiny_experts, tmp_path / "buffers"))
+
+
+@pytest.fixture
+def store_folder(buffers: Path) -> Path:
+    """The store folder (with ``manifest.json``) of the copy."""
+    return next(buffers.glob("*/*/*/manifest.json")).parent
+
+
+def distill_tiny(buffers: Path, out: Path, *more: object) -> list[object]:
+    """A distill command of MTT that takes a fraction of a second."""
+    return [
+        *("distill", "--method", "mtt", "--dataset", "digits", "--ipc", 1, "--student", TINY, "--recipe", "none"),
+        *("--iterations", 4, "--student-steps", 2, "--expert-epochs", 1, "--max-start-epoch", 2),
+        *("--lr-images", 10, "--buffers", buffers, "--out", out, "--quiet", *EAGER, *more),
+    ]
+
+
+def random_tiny(out: Path, *more: object) -> list[object]:
+    """A distill command of the random baseline."""
+    return [
+        *("distill", "--method", "random", "--dataset", "digits", "--ipc", 1, "--student", TINY),
+        *("--out", out, "--quiet", *EAGER, *more),
+    ]
+
+
+def evaluate_tiny(run: Path, *more: object) -> list[object]:
+    """An evaluate command that takes a fraction of a second."""
+    return [
+        *("evaluate", run, "--students", TINY, "--seeds", 2, "--epochs", 3, "--workers", 1),
+        *("--max-images", 100, "--quiet", *EAGER, *more),
+    ]
+
+
+@pytest.fixture(scope="session")
+def finished_runs(tmp_path_factory: pytest.TempPathFactory, tiny_experts: Path, data_root: Path) -> Path:
+    """A folder with a finished run of ``random`` and one of ``mtt``, each evaluated; copy before changing."""
+    import contextlib
+    import io
+
+    from ddbench.cli.main import run
+
+    root = tmp_path_factory.mktemp("runs")
+    with contextlib.redirect_stdout(io.StringIO()):
+        for command in (
+            random_tiny(root / "random", "--data", data_root),
+            distill_tiny(tiny_experts, root / "mtt", "--data", data_root),
+            evaluate_tiny(root / "random", "--data", data_root),
+        ):
+            run([str(part) for part in command])
+    return root
+
+
+@pytest.fixture
+def random_run(finished_runs: Path, tmp_path: Path) -> Path:
+    """A copy of the finished and evaluated run of ``random``."""
+    return Path(shutil.copytree(finished_runs / "random", tmp_path / "random"))
+
+
+@pytest.fixture
+def mtt_run(finished_runs: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run of ``mtt``."""
+    return Path(shutil.copytree(finished_runs / "mtt", tmp_path / "mtt"))

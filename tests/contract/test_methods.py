@@ -1,0 +1,286 @@
+"""What every registered method promises, on digits with tiny settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY, contents
+
+from ddbench.data.dataset import holdout_split
+from ddbench.data.load import load_dataset
+from ddbench.data.preprocess import fit_preprocess
+from ddbench.experts.store import find_stores
+from ddbench.methods import DESCRIPTIONS, METHODS
+from ddbench.methods.base import Context, Method, State, check_ipc
+from ddbench.methods.recipes import content_folder
+from ddbench.methods.runner import RunSettings, distill
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.progress import Console
+from ddbench.runtime.tensors import open_tensors, write_tensors
+from ddbench.synset import read_synset
+
+SMALL: dict[str, dict[str, Any]] = {
+    "mtt": {
+        "iterations": 6,
+        "student_steps": 2,
+        "expert_epochs": 1,
+        "max_start_epoch": 2,
+        "lr_images": 10.0,
+        "lr_lr": 1e-4,
+    }
+}
+"""Settings with which a method ends in a second; a method that is not listed runs with its defaults."""
+
+NAMES = list(METHODS)
+IPC = 2
+CLASSES = 10
+
+
+def small_config(name: str) -> Any:
+    return METHODS.get(name).config_class(**SMALL.get(name, {}))
+
+
+@pytest.fixture
+def make(buffers: Path, data_root: Path, tmp_path: Path) -> Callable[..., Any]:
+    """``make(name, folder)`` runs a method through the runner; returns the synset."""
+
+    def call(name: str, out: Path, seed: int = 0, ipc: int = IPC, config: Any = None, **more: Any) -> Any:
+        settings = RunSettings(
+            **{
+                "ipc": ipc,
+                "student": TINY,
+                "seed": seed,
+                "preprocess": "meanstd",
+                "holdout": 0.1,
+                "buffers": buffers,
+                "experts": None,
+                "validate_every": 0,
+                "validate_epochs": 2,
+                "track": "jsonl",
+                "checkpoint_every": 2,
+                "device": "cpu",
+                "threads": 1,
+                "compile": "off",
+                **more,
+            }
+        )
+        path = distill(
+            name,
+            METHODS.get(name),
+            config or small_config(name),
+            dataset=load_dataset("digits", data_root),
+            data=data_root,
+            settings=settings,
+            out=out,
+            console=Console(quiet=True),
+        )
+        return read_synset(path)
+
+    return call
+
+
+@pytest.fixture
+def context(buffers: Path, data_root: Path, tmp_path: Path) -> Context:
+    """What the runner would give to a method."""
+    dataset = load_dataset("digits", data_root)
+    train, held_out = holdout_split(dataset.train, 0.1, CLASSES)
+    return Context(
+        dataset=dataset,
+        train=train,
+        held_out=held_out,
+        preprocess=fit_preprocess(dataset, "meanstd"),
+        ipc=IPC,
+        student=TINY,
+        seed=0,
+        device=torch.device("cpu"),
+        folder=tmp_path / "run",
+        compile="off",
+        console=Console(quiet=True),
+        experts=find_stores(buffers)[0],
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_class(name: str):
+    kind = METHODS.get(name)
+    assert issubclass(kind, Method)
+    assert kind.title
+    assert kind.unit in ("ipc", "all")
+    assert kind.__doc__
+    assert dataclasses.is_dataclass(kind.config_class)
+    assert kind.config_class.__dataclass_params__.frozen
+    for field in dataclasses.fields(kind.config_class):
+        assert field.default is not dataclasses.MISSING, f"{field.name} has no default"
+    json.dumps(dataclasses.asdict(kind.config_class()), allow_nan=False)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_card_and_description(name: str):
+    assert len(DESCRIPTIONS[name]) > 10
+    folder = content_folder()
+    assert folder is not None
+    card = folder / name / "README.md"
+    assert card.is_file(), f"methods/{name} has no card"
+    assert f"--method {name}" in card.read_text(encoding="utf-8")
+    assert f"[{name}]({name}/README.md)" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_no_card_without_a_method():
+    folder = content_folder()
+    assert folder is not None
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == set(METHODS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_product(name: str, make: Callable, tmp_path: Path, data_root: Path):
+    synset = make(name, tmp_path / "run")
+    dataset = load_dataset("digits", data_root)
+    kind = METHODS.get(name)
+    assert synset.method == name
+    assert (synset.dataset, synset.fingerprint) == ("digits", dataset.fingerprint)
+    assert synset.class_names == dataset.spec.class_names
+    assert synset.config == {**dataclasses.asdict(small_config(name)), "holdout": 0.1}
+    assert synset.images.shape[1:] == (1, 8, 8)
+    counts = torch.bincount(synset.hard_labels(), minlength=CLASSES)
+    if kind.unit == "ipc":
+        assert (synset.budget.unit, synset.budget.value) == ("ipc", IPC)
+        assert counts.tolist() == [IPC] * CLASSES
+    else:
+        assert (synset.budget.unit, synset.budget.value) == ("all", len(dataset.train))
+        assert len(synset.images) == len(dataset.train)
+    assert bool(torch.isfinite(synset.images.float()).all())
+    assert ("experts" in synset.parents) == kind.needs.experts
+    files = set(contents(tmp_path / "run"))
+    assert {"config.json", "cost.json", "preview.png", "synset.safetensors"} <= files
+    assert not {file for file in files if file.endswith(".tmp") or "checkpoint" in file}
+    cost = json.loads((tmp_path / "run" / "cost.json").read_text())
+    assert cost["wall_seconds"] > 0
+    assert cost["peak_memory_bytes"] > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_seed_same_product(name: str, make: Callable, tmp_path: Path):
+    for folder, seed in (("one", 0), ("two", 0), ("three", 1)):
+        make(name, tmp_path / folder, seed=seed)
+    one, two, three = ((tmp_path / folder / "synset.safetensors").read_bytes() for folder in ("one", "two", "three"))
+    assert one == two
+    assert one != three
+    assert contents(tmp_path / "one", "cost.json") == contents(tmp_path / "two", "cost.json")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_killed_half_way(name: str, make: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A run that dies in any step and is repeated leaves the bytes of one that did not."""
+    kind = METHODS.get(name)
+    make(name, tmp_path / "whole")
+    step = kind.step
+    left = [3]
+
+    def dying(self: Any, iteration: int) -> dict[str, float]:
+        if iteration == left[0]:
+            left[0] += 2
+            raise KeyboardInterrupt
+        return step(self, iteration)
+
+    monkeypatch.setattr(kind, "step", dying)
+    tries = 0
+    while not (tmp_path / "killed" / "synset.safetensors").exists():
+        tries += 1
+        assert tries < 10
+        try:
+            make(name, tmp_path / "killed")
+        except KeyboardInterrupt:
+            assert not (tmp_path / "killed" / "synset.safetensors").exists()
+    assert tries == (1 if step is Method.step else 3)
+    assert contents(tmp_path / "killed", "cost.json") == contents(tmp_path / "whole", "cost.json")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_round_trip(name: str, context: Context, tmp_path: Path):
+    """What ``state`` gives, written to a file and read back into a fresh object, is all that goes on."""
+
+    def fresh() -> Any:
+        kind = METHODS.get(name)
+        kind.check(small_config(name), context)
+        method = kind(small_config(name), context)
+        method.setup()
+        return method
+
+    whole = fresh()
+    for iteration in range(whole.iterations):
+        assert all(isinstance(value, float) for value in whole.step(iteration).values())
+    half = whole.iterations // 2
+    first = fresh()
+    for iteration in range(half):
+        first.step(iteration)
+    state = first.state()
+    path = tmp_path / "state.safetensors"
+    write_tensors(path, state.tensors, {"kind": "test", "schema": 1, "values": state.values})
+    kept = {key: value.clone() for key, value in state.tensors.items()}
+    second = fresh()
+    with open_tensors(path, "test", 1) as (handle, header):
+        read = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a dict)
+        second.load_state(State(tensors=read, values=header["values"]))
+    for iteration in range(half, whole.iterations):
+        second.step(iteration)
+    for field in dataclasses.fields(whole.distilled()):
+        one, two = getattr(whole.distilled(), field.name), getattr(second.distilled(), field.name)
+        assert (one is None) == (two is None)
+        assert one is None or torch.equal(one, two), field.name
+    # what was handed to load_state is not changed by going on
+    assert all(torch.equal(kept[key], read[key]) for key in kept)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_test_images_are_never_looked_at(name: str, make: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With other test images (same fingerprint) the product is the same."""
+    make(name, tmp_path / "one")
+    import ddbench.data.load as load
+
+    whole = load.load_dataset
+
+    def spoiled(*args: Any, **options: Any) -> Any:
+        dataset = whole(*args, **options)
+        test = dataclasses.replace(dataset.test, images=255 - dataset.test.images, labels=dataset.test.labels.flip(0))
+        return dataclasses.replace(dataset, test=test)
+
+    monkeypatch.setitem(globals(), "load_dataset", spoiled)
+    make(name, tmp_path / "two", validate_every=3)
+    one, two = (tmp_path / folder / "synset.safetensors" for folder in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_random_takes_training_images_that_are_not_held_out(make: Callable, context: Context, tmp_path: Path):
+    synset = make("random", tmp_path / "run", ipc=112)
+    real = {image.numpy().tobytes() for image in context.train.images}
+    held = {image.numpy().tobytes() for image in context.held_out.images} - real
+    chosen = [image.numpy().tobytes() for image in synset.images]
+    assert set(chosen) <= real
+    assert not set(chosen) & held
+    assert len(set(chosen)) > 0.99 * len(chosen), "chosen without replacement (the data hold few equal images)"
+    for image, label in zip(synset.images[::50], synset.labels[::50], strict=True):
+        matches = (context.train.images == image).flatten(1).all(1)
+        assert int(label) in context.train.labels[matches].tolist()
+
+
+def test_smallest_class_is_named(context: Context):
+    counts = torch.bincount(context.train.labels)
+    names = tuple(f"class {label}" for label in range(CLASSES))
+    check_ipc(int(counts.min()), context.train, CLASSES, names)
+    with pytest.raises(UserError, match=f"class 'class {int(counts.argmin())}' has only {int(counts.min())} "):
+        check_ipc(int(counts.min()) + 1, context.train, CLASSES, names)
+
+
+def test_diverging_run_keeps_its_last_good_state(make: Callable, tmp_path: Path):
+    config = dataclasses.replace(small_config("mtt"), lr_images=1e30)
+    with pytest.raises(UserError, match=r"iteration [0-9]: the matching loss is .*likely cause: .*last_good"):
+        make("mtt", tmp_path / "run", config=config)
+    synset = read_synset(tmp_path / "run" / "last_good.safetensors")
+    assert bool(torch.isfinite(synset.images).all())
+    assert not (tmp_path / "run" / "synset.safetensors").exists()

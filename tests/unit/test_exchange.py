@@ -1,0 +1,197 @@
+"""Published formats come in, pictures and arrays go out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, evaluate_tiny, random_tiny
+from PIL import Image
+
+from ddbench.exchange import folder_name
+from ddbench.preview import grid
+from ddbench.synset import Synset, read_synset
+
+
+def images(count: int = 20) -> torch.Tensor:
+    return torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def imported(ddb: Callable, tmp_path: Path) -> Callable[..., Synset]:
+    """``imported(file, *flags)``: the synset that the import verb makes."""
+    count = iter(range(100))
+
+    def call(path: Path, *flags: object) -> Synset:
+        out = tmp_path / f"run-{next(count)}"
+        result = ddb("import", path, "--dataset", "digits", "--out", out, *flags)
+        assert result.code == 0, result.err
+        assert {"synset.safetensors", "preview.png", "config.json"} <= {found.name for found in out.iterdir()}
+        return read_synset(out / "synset.safetensors")
+
+    return call
+
+
+def save(path: Path, content: object) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def test_images_labels_and_lr_of_mtt(imported: Callable, tmp_path: Path):
+    published = images().requires_grad_()
+    best = save(tmp_path / "images_best.pt", published)
+    labels = save(tmp_path / "labels_best.pt", torch.arange(10).repeat_interleave(2))
+    lr = save(tmp_path / "lr_best.pt", torch.tensor(0.0187))
+    flags = ("--labels", labels, "--method", "mtt", "--student", TINY, "--augmentation", "crop")
+    synset = imported(best, *flags, "--lr", lr)
+    assert torch.equal(synset.images, published.detach())
+    assert synset.labels.tolist() == torch.arange(10).repeat_interleave(2).tolist()
+    assert float(synset.learned_lr) == pytest.approx(0.0187)
+    assert (synset.method, synset.student, synset.augmentation) == ("mtt", TINY, "crop")
+    assert (synset.budget.unit, synset.budget.value, synset.space) == ("ipc", 2, "input")
+    assert synset.config == {"imported_from": "images_best.pt"}
+    assert float(imported(best, *flags, "--lr", "0.5").learned_lr) == 0.5
+    assert float(imported(best, "--lr", save(tmp_path / "x.pt", 0.25)).learned_lr) == 0.25
+
+
+def test_labels_that_are_missing_are_class_major(imported: Callable, tmp_path: Path):
+    synset = imported(save(tmp_path / "images_best.pt", images(30).double()))
+    assert synset.labels.tolist() == [label for label in range(10) for _ in range(3)]
+    assert synset.images.dtype == torch.float32
+    assert synset.learned_lr is None
+    assert synset.method == "imported"
+
+
+def test_soft_labels(imported: Callable, tmp_path: Path):
+    soft = torch.randn(20, 10).half()
+    synset = imported(save(tmp_path / "images_best.pt", images()), "--labels", save(tmp_path / "labels_best.pt", soft))
+    assert synset.label_kind == "soft"
+    assert torch.equal(synset.labels, soft.float())
+
+
+def dc_file(path: Path, accuracy: object) -> Path:
+    """DC's, DSA's and DM's ``res_*.pt``: sets of several experiments, and accuracies as numpy scalars."""
+    sets = [[images() + k, torch.arange(10).repeat_interleave(2)] for k in range(3)]
+    return save(path, {"data": sets, "accs_all_exps": {"ConvNet": [accuracy, accuracy]}})
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64, float])
+def test_result_file_of_dc(kind: type, imported: Callable, tmp_path: Path):
+    path = dc_file(tmp_path / "res_DC_x.pt", kind(0.5))
+    for index, shift in ((0, 0), (2, 2), (-1, 2), (-3, 0)):
+        assert torch.equal(imported(path, "--index", index).images, images() + shift)
+
+
+def test_result_file_with_the_numpy_names_of_its_time(imported: Callable, tmp_path: Path):
+    """Files of 2021 name numpy's reconstruction function as ``numpy.core.multiarray.scalar``."""
+    path = dc_file(tmp_path / "res.pt", np.float64(0.5))
+    raw = path.read_bytes()
+    assert b"numpy._core.multiarray" in raw or b"numpy.core.multiarray" in raw
+    import zipfile
+
+    old = tmp_path / "res_old.pt"
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(old, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name).replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert torch.equal(imported(old).images, images())
+
+
+def test_npz(imported: Callable, tmp_path: Path):
+    np.savez(tmp_path / "a.npz", images=images().numpy(), labels=np.arange(20) // 2)
+    assert torch.equal(imported(tmp_path / "a.npz").images, images())
+    raw = (images().abs() * 50).to(torch.uint8)
+    np.savez(tmp_path / "b.npz", images=raw.numpy())
+    synset = imported(tmp_path / "b.npz")
+    assert synset.space == "pixels"
+    assert torch.equal(synset.images, raw)
+
+
+@pytest.mark.parametrize("numbered", [True, False], ids=["as-exported", "class-names"])
+def test_png_folder(numbered: bool, imported: Callable, tmp_path: Path):
+    raw = (images().abs() * 50).to(torch.uint8)
+    for label in range(10):
+        folder = tmp_path / "png" / (folder_name(label, str(label)) if numbered else str(label))
+        folder.mkdir(parents=True)
+        for number in range(2):
+            Image.fromarray(raw[2 * label + number, 0].numpy()).save(folder / f"{number}.png")
+    synset = imported(tmp_path / "png")
+    assert torch.equal(synset.images, raw)
+    assert synset.labels.tolist() == [label for label in range(10) for _ in range(2)]
+
+
+def test_png_export_comes_back_with_the_same_pixels(ddb: Callable, imported: Callable, tmp_path: Path):
+    assert ddb(*random_tiny(tmp_path / "real", "--ipc", 3)).code == 0
+    assert ddb("export", tmp_path / "real", "--format", "png", "--out", tmp_path / "png").out.startswith("30 file(s)")
+    original = read_synset(tmp_path / "real" / "synset.safetensors")
+    back = imported(tmp_path / "png")
+    assert torch.equal(back.images, original.images)
+    assert torch.equal(back.labels, original.labels)
+    # and it scores the same
+    scores = []
+    for run in (tmp_path / "real", tmp_path / "run-0"):
+        assert ddb(*evaluate_tiny(run, "--out", tmp_path / f"{run.name}.json")).code == 0
+        scores.append(json.loads((tmp_path / f"{run.name}.json").read_text())["runs"])
+    assert scores[0] == scores[1]
+
+
+def test_npz_export_holds_everything(ddb: Callable, imported: Callable, mtt_run: Path, tmp_path: Path):
+    assert ddb("export", mtt_run, "--format", "npz", "--out", tmp_path / "out").code == 0
+    original = read_synset(mtt_run / "synset.safetensors")
+    with np.load(tmp_path / "out" / "synset.npz", allow_pickle=False) as arrays:
+        assert set(arrays.files) == {"images", "labels", "pixels", "header", "lr"}
+        assert np.array_equal(arrays["images"], original.images.numpy())
+        assert np.array_equal(arrays["labels"], original.labels.numpy())
+        assert arrays["pixels"].dtype == np.uint8
+        assert float(arrays["lr"]) == float(original.learned_lr)
+        assert json.loads(str(arrays["header"])) == original.header()
+    back = imported(tmp_path / "out" / "synset.npz", "--lr", float(original.learned_lr))
+    assert torch.equal(back.images, original.images)
+    assert float(back.learned_lr) == float(original.learned_lr)
+
+
+def test_grid_export_is_the_preview(ddb: Callable, mtt_run: Path, tmp_path: Path):
+    assert ddb("export", mtt_run, "--format", "grid", "--out", tmp_path / "out").code == 0
+    assert (tmp_path / "out" / "grid.png").read_bytes() == (mtt_run / "preview.png").read_bytes()
+    with Image.open(tmp_path / "out" / "grid.png") as picture:
+        picture.load()
+        assert picture.mode == "RGB"
+
+
+def test_grid_layout():
+    """One row a class, whole factors, two white pixels apart."""
+    shown = torch.stack([torch.full((1, 24, 24), 10 * k, dtype=torch.uint8) for k in range(6)])
+    made = grid(shown, torch.tensor([0, 0, 1, 1, 2, 2]), 3)
+    assert made.shape == (3, 3 * 50 - 2, 2 * 50 - 2)
+    for k in range(6):
+        top, left = 50 * (k // 2), 50 * (k % 2)
+        assert bool((made[:, top : top + 48, left : left + 48] == 10 * k).all())
+    assert bool((made[:, 48:50] == 255).all())
+    assert bool((made[:, :, 48:50] == 255).all())
+
+
+def test_names_of_class_folders():
+    assert folder_name(3, "cat") == "0003_cat"
+    assert folder_name(12, "../../etc/passwd") == "0012_______etc_passwd"
+    assert "/" not in folder_name(0, "a/b")
+    assert folder_name(7, "") == "0007"
+    assert len(folder_name(0, "x" * 300)) <= 60
+
+
+def test_import_killed_half_way_goes_on(ddb: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = save(tmp_path / "images_best.pt", images())
+    argv = ("import", path, "--dataset", "digits", "--out", tmp_path / "run")
+    import ddbench.preview
+
+    def die(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ddbench.preview, "preview_png", die)
+        assert ddb(*argv).code == 130
+    assert not (tmp_path / "run" / "synset.safetensors").exists()
+    assert ddb(*argv).code == 0
+    assert torch.equal(read_synset(tmp_path / "run" / "synset.safetensors").images, images())

@@ -1,0 +1,270 @@
+"""The optimiser and the training loop against PyTorch's and against loops written out by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ddbench.data.augment import apply, draw, parse_strategy
+from ddbench.data.preprocess import Preprocess
+from ddbench.networks.build import build_student
+from ddbench.runtime import seeds
+from ddbench.runtime.errors import UserError
+from ddbench.training.flat import flatten_parameters
+from ddbench.training.loops import (
+    Inputs,
+    OptimizerSettings,
+    accuracy,
+    forward_flops,
+    make_optimizer,
+    predict,
+    train,
+)
+from ddbench.training.losses import cross_entropy, matching_loss
+from ddbench.training.sgd import SGD
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def random_tensor(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+# The optimiser
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("weight_decay", [0.0, 5e-2])
+def test_sgd_is_that_of_torch(momentum: float, weight_decay: float):
+    ours = [random_tensor(*shape, seed=i, dtype=torch.float64) for i, shape in enumerate([(3, 4), (5,), (2, 2, 2)])]
+    theirs = [part.clone() for part in ours]
+    for part in (*ours, *theirs):
+        part.requires_grad_()
+    one = SGD(ours, 0.1, momentum, weight_decay)
+    two = torch.optim.SGD(theirs, lr=0.1, momentum=momentum, weight_decay=weight_decay)
+    for step in range(5):
+        for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            skipped = index == 1 and step == 0  # a parameter without a gradient stays where it is
+            a.grad = None if skipped else random_tensor(*a.shape, seed=100 * step + index, dtype=torch.float64)
+            b.grad = None if skipped else a.grad.clone()
+        if step == 3:
+            for optimizer in (one, two):
+                for group in optimizer.param_groups:
+                    group["lr"] *= 0.1
+        one.step()
+        two.step()
+        for a, b in zip(ours, theirs, strict=True):
+            assert float((a - b).detach().abs().max()) <= 1e-12
+    one.zero_grad()
+    assert all(part.grad is None for part in ours)
+
+
+def test_sgd_leaves_the_gradients():
+    weight = torch.ones(3, requires_grad=True)
+    optimizer = SGD([weight], 0.1, 0.9, 0.5)
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    assert torch.equal(weight.grad, torch.ones(3))
+    weight.grad = torch.zeros(3)
+    optimizer.step()  # the momentum is not the gradient's storage
+    assert torch.equal(weight.grad, torch.zeros(3))
+
+
+def test_sgd_state_round_trip():
+    def steps(optimizer: SGD, weight: torch.Tensor, numbers: range) -> None:
+        for number in numbers:
+            weight.grad = random_tensor(4, seed=number)
+            optimizer.step()
+
+    whole = torch.zeros(4, requires_grad=True)
+    optimizer = SGD([whole], 0.1, 0.9)
+    steps(optimizer, whole, range(2))
+    state = {name: value.clone() for name, value in optimizer.state("m").items()}
+    half = whole.detach().clone().requires_grad_()
+    again = SGD([half], 0.1, 0.9)
+    again.load_state("m", state)
+    steps(optimizer, whole, range(2, 5))
+    steps(again, half, range(2, 5))
+    assert torch.equal(whole, half)
+    assert SGD([whole], 0.1, 0.9).state("m") == {}
+
+
+def test_make_optimizer():
+    parameters = [torch.zeros(2, requires_grad=True)]
+    assert isinstance(make_optimizer(parameters, OptimizerSettings()), SGD)
+    adam = make_optimizer(parameters, OptimizerSettings(name="adam", lr=0.1, options=(("eps", 1e-3),)))
+    assert isinstance(adam, torch.optim.Adam)
+    assert (adam.param_groups[0]["lr"], adam.param_groups[0]["eps"]) == (0.1, 1e-3)
+    nesterov = make_optimizer(parameters, OptimizerSettings(momentum=0.9, options=(("nesterov", 1.0),)))
+    assert isinstance(nesterov, torch.optim.SGD)
+    with pytest.raises(UserError, match=r"unknown optimiser 'adamm' \(did you mean 'adam"):
+        make_optimizer(parameters, OptimizerSettings(name="adamm"))
+    with pytest.raises(UserError, match="adam has no option 'momentum'"):
+        make_optimizer(parameters, OptimizerSettings(name="adam", momentum=0.9))
+
+
+# The loop
+
+
+def plain_loop(
+    net: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    epochs: int,
+    batch: int,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    decay_after: int | None,
+    rebuild: bool,
+    augmentation: str,
+    seed: int,
+) -> None:
+    """What the loop should do, in plain PyTorch: the same order and augmentation, torch's own SGD."""
+
+    def optimizer_of(rate: float) -> torch.optim.SGD:
+        return torch.optim.SGD(net.parameters(), lr=rate, momentum=momentum, weight_decay=weight_decay)
+
+    optimizer = optimizer_of(lr)
+    strategy = parse_strategy(augmentation)
+    net.train()
+    for epoch in range(epochs):
+        if decay_after is not None and epoch == decay_after:
+            if rebuild:
+                optimizer = optimizer_of(lr * 0.1)
+            else:
+                optimizer.param_groups[0]["lr"] = lr * 0.1
+        order = torch.randperm(len(images), generator=seeds.generator(seed, "order", epoch))
+        randomness = seeds.generator(seed, "augment", epoch)
+        for first in range(0, len(images), batch):
+            index = order[first : first + batch]
+            x = images[index]
+            if strategy is not None:
+                x = apply(draw(strategy, len(x), x.shape[-1], randomness), x)
+            optimizer.zero_grad()
+            F.cross_entropy(net(x), labels[index]).backward()
+            optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("decay_after", "rebuild"), [(None, False), (2, False), (2, True)], ids=["constant", "decay", "rebuild"]
+)
+@pytest.mark.parametrize("augmentation", ["none", "color_crop_cutout_flip_scale_rotate"])
+def test_train_is_a_plain_loop(decay_after: int | None, rebuild: bool, augmentation: str):
+    images, labels = random_tensor(23, 1, 8, 8, dtype=torch.float64), torch.arange(23) % 10
+    nets = [build_student("convnet-d1-w4-in", channels=1, size=8, classes=10, seed=3).double() for _ in range(2)]
+    settings = {"epochs": 4, "batch": 10, "decay_after": decay_after, "rebuild": rebuild, "seed": 5}
+    seen = []
+    for epoch in train(
+        nets[0],
+        Inputs(images, labels, None, CPU),
+        optimizer=OptimizerSettings(lr=0.1, momentum=0.9, weight_decay=5e-4),
+        strategy=parse_strategy(augmentation),
+        **settings,
+    ):
+        seen.append(epoch)
+    plain_loop(nets[1], images, labels, lr=0.1, momentum=0.9, weight_decay=5e-4, augmentation=augmentation, **settings)
+    ours, plain = (flatten_parameters(net) for net in nets)
+    assert float((ours - plain).abs().max()) <= 1e-10
+    assert [epoch.number for epoch in seen] == [1, 2, 3, 4]
+
+
+def test_decay_and_rebuild_make_a_difference():
+    results = []
+    images, labels = random_tensor(20, 1, 8, 8), torch.arange(20) % 10
+    for decay_after, rebuild in ((None, False), (1, False), (1, True), (2, True)):
+        net = build_student("mlp-d1-w8", channels=1, size=8, classes=10, seed=0)
+        settings = OptimizerSettings(lr=0.1, momentum=0.9)
+        inputs = Inputs(images, labels, None, CPU)
+        for _ in train(
+            net,
+            inputs,
+            epochs=3,
+            batch=10,
+            optimizer=settings,
+            strategy=None,
+            seed=0,
+            decay_after=decay_after,
+            rebuild=rebuild,
+        ):
+            pass
+        results.append(tuple(flatten_parameters(net).tolist()))
+    assert len(set(results)) == 4
+
+
+def test_loss_and_accuracy_of_an_epoch():
+    """Means over images, not over batches: the last batch is smaller. With learning rate 0 nothing moves."""
+    images, labels = random_tensor(7, 1, 8, 8), torch.arange(7)
+    net = build_student("mlp-d1-w8", channels=1, size=8, classes=10, seed=0)
+    inputs = Inputs(images, labels, None, CPU)
+    (epoch,) = train(net, inputs, epochs=1, batch=4, optimizer=OptimizerSettings(lr=0.0), strategy=None, seed=0)
+    logits = net(images).detach()
+    assert epoch.loss == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-6)
+    assert epoch.accuracy == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
+
+
+def test_soft_labels():
+    logits, soft = random_tensor(6, 10), random_tensor(6, 10, seed=1)
+    expected = F.cross_entropy(logits, soft.softmax(1))
+    assert torch.allclose(cross_entropy(logits, soft), expected, atol=1e-6)
+    hard = torch.arange(6)
+    assert torch.equal(cross_entropy(logits, hard), F.cross_entropy(logits, hard))
+    nearly_hard = F.one_hot(hard, 10).float() * 1000
+    assert torch.allclose(cross_entropy(logits, nearly_hard), F.cross_entropy(logits, hard), atol=1e-5)
+
+
+def test_matching_loss():
+    start, target = torch.tensor([0.0, 0.0]), torch.tensor([3.0, 4.0])
+    assert float(matching_loss(target, target, start)) == 0
+    assert float(matching_loss(start, target, start)) == 1
+    assert float(matching_loss(torch.tensor([3.0, 0.0]), target, start)) == pytest.approx(16 / 25)
+
+
+def test_predict_and_accuracy():
+    images = (random_tensor(300, 1, 8, 8).abs() * 60).clamp(0, 255).to(torch.uint8)  # two batches
+    labels = torch.arange(300) % 10
+    net = build_student("convnet-d1-w4-bn", channels=1, size=8, classes=10, seed=0)
+    preprocess = Preprocess("meanstd", (0.3,), (0.4,))
+    logits = predict(net, Inputs(images, labels, preprocess, CPU))
+    assert not net.training
+    x = (images.float() / 255 - 0.3) / 0.4
+    with torch.no_grad():
+        expected = net.eval()(x)
+    assert logits.shape == (300, 10)
+    assert torch.allclose(logits, expected, atol=1e-5)
+    found = accuracy(logits, labels)
+    assert found == pytest.approx(sum(int(a) == int(b) for a, b in zip(expected.argmax(1), labels, strict=True)) / 300)
+    assert accuracy(torch.eye(10), torch.arange(10)) == 1.0
+    assert accuracy(torch.eye(10), torch.arange(10).roll(1)) == 0.0
+
+
+def test_inputs_kept_or_made_batch_by_batch(monkeypatch: pytest.MonkeyPatch):
+    """Large sets are preprocessed a batch at a time; the numbers are the same."""
+    images = (random_tensor(9, 3, 8, 8).abs() * 60).clamp(0, 255).to(torch.uint8)
+    preprocess = Preprocess("meanstd", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    kept = Inputs(images, torch.zeros(9), preprocess, CPU)
+    monkeypatch.setattr("ddbench.training.loops.MATERIALISE_BYTES", 0)
+    made = Inputs(images, torch.zeros(9), preprocess, CPU)
+    index = torch.tensor([4, 0, 8])
+    assert torch.equal(kept.batch(index), made.batch(index))
+    assert torch.equal(kept.batch(slice(3, 6)), made.batch(slice(3, 6)))
+    assert kept.shape == made.shape == (3, 8, 8)
+    assert (len(kept), len(made)) == (9, 9)
+
+
+def test_forward_flops():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 16, 10))
+    assert forward_flops(net, (3, 4, 4)) == 2 * 8 * 16 * 27 + 2 * 128 * 10
+    assert net.training
+    assert not any(module._forward_hooks for module in net.modules())

@@ -265,6 +265,13 @@ def check_synset(path: Path, synset: Synset) -> None:
                 f"{path}: {len(images)} images for ipc {synset.budget.value} and {synset.classes} classes, "
                 f"expected {wanted}"
             )
+        counts = torch.bincount(synset.hard_labels(), minlength=synset.classes)
+        if synset.label_kind == "hard" and bool((counts != synset.budget.value).any()):
+            label = int((counts != synset.budget.value).nonzero()[0])
+            raise UserError(
+                f"{path}: {int(counts[label])} images of class {synset.class_names[label]!r}, "
+                f"expected ipc {synset.budget.value}"
+            )
     elif synset.budget.unit != "all":
         raise UserError(f"{path}: budget unit {synset.budget.unit!r} is none of ipc, all")
 

@@ -84,10 +84,11 @@ def _one_line(message: str) -> str:
 
 
 def peek(argv: Sequence[str], flag: str) -> str | None:
-    """The value of ``--flag VALUE`` or ``--flag=VALUE`` in ``argv``, read before the full parse."""
+    """The last value of ``--flag VALUE`` or ``--flag=VALUE`` in ``argv``, read before the full parse."""
+    found = None
     for index, token in enumerate(argv):
         if token == flag and index + 1 < len(argv):
-            return argv[index + 1]
-        if token.startswith(f"{flag}="):
-            return token.partition("=")[2]
-    return None
+            found = argv[index + 1]
+        elif token.startswith(f"{flag}="):
+            found = token.partition("=")[2]
+    return found

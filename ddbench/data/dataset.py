@@ -180,3 +180,15 @@ def holdout_split(split: Split, fraction: float, classes: int) -> tuple[Split, S
         return split, Split(split.images[:0], split.labels[:0])
     held = stratified(split.labels, classes, fraction, "holdout")
     return take(split, (~held).nonzero().flatten()), take(split, held.nonzero().flatten())
+
+
+VALIDATION_IMAGES = 2000
+"""Validation looks at no more held-out images than this, evenly spread: it should cost less than training."""
+
+
+def validation_sample(held_out: Split) -> Split:
+    """At most :data:`VALIDATION_IMAGES` images, evenly spaced in the split's order."""
+    count = len(held_out.labels)
+    if count <= VALIDATION_IMAGES:
+        return held_out
+    return take(held_out, torch.arange(VALIDATION_IMAGES) * count // VALIDATION_IMAGES)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ddbench.data.augment import parse_strategy
-from ddbench.data.dataset import Dataset, holdout_split
+from ddbench.data.dataset import Dataset, holdout_split, validation_sample
 from ddbench.data.load import data_root, load_dataset
 from ddbench.data.preprocess import Preprocess, fit_preprocess
 from ddbench.data.specs import resolve_augmentation
@@ -159,6 +159,7 @@ def record_expert(job: RecordJob, index: int) -> None:
     spec = dataset.spec
     preprocess = fit_preprocess(dataset, recipe.preprocess, data_root(job.data))
     split, held_out = holdout_split(dataset.train, recipe.holdout, spec.classes)
+    held_out = validation_sample(held_out)
     inputs = inputs_of(split, preprocess, device)
     seed = seeds.derive(recipe.seed, "expert", index)
     net = build_student(job.student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=seed).to(device)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ddbench.data.dataset import Dataset, holdout_split
+from ddbench.data.dataset import Dataset, holdout_split, validation_sample
 from ddbench.data.load import data_root
 from ddbench.data.preprocess import Preprocess, fit_preprocess
 from ddbench.evaluate.evaluator import Job, train_student
@@ -111,7 +111,7 @@ def distill(
     context = Context(
         dataset=dataset,
         train=train,
-        held_out=held_out,
+        held_out=validation_sample(held_out),
         preprocess=preprocess,
         ipc=settings.ipc,
         student=settings.student,

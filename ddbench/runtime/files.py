@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -58,11 +59,22 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
+        _sweep(path)
     except OSError as error:
         raise _explain(error, path) from error
     finally:
         with contextlib.suppress(OSError):  # the parent is no folder: nothing was written
             temporary.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove temporary files of ``path`` that processes of this machine left when they were killed."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        import psutil  # rarely needed, and ddbench --help should not wait for it
+
+        pid = left.name.removeprefix(f".{path.name}.").partition(".")[0]
+        if pid.isdecimal() and int(pid) != os.getpid() and not psutil.pid_exists(int(pid)):
+            left.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -245,3 +247,18 @@ def test_meter_adds_earlier_tries():
     assert report["cpu_seconds"] >= 50
     assert report["peak_memory_bytes"] > 10**6
     assert (report["device"], report["iterations"], report["cores"]) == ("cpu", 3, os.cpu_count())
+
+
+def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
+    path = tmp_path / "a[1].json"
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = tmp_path / f".{path.name}.{dead.pid}.ab12.tmp"
+    alive = tmp_path / f".{path.name}.{os.getppid()}.ab12.tmp"
+    other = tmp_path / f".b.json.{dead.pid}.ab12.tmp"
+    for file in (left, alive, other):
+        file.write_text("part")
+    files.write_json(path, {})
+    assert not left.exists()
+    assert alive.exists()
+    assert other.exists()

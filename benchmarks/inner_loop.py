@@ -15,9 +15,10 @@ from typing import Any
 
 import common
 
-MODES = ("plain", "unroll", "adjoint", "adjoint compiled", "truncated", "truncated compiled")
+MODES = ("plain", "unroll", "adjoint", "adjoint compiled", "truncated")
 STEPS = (10, 20, 40)
-ROUNDS = 4
+SKIPPED = {("adjoint compiled", 20)}  # compiling takes most of a minute
+ROUNDS = 2
 
 
 def plain_iteration(net: Any, start: Any, target: Any, images: Any, labels: Any, lr: Any, steps: int) -> float:
@@ -49,7 +50,8 @@ def one(mode: str, steps: int) -> dict[str, float]:
         device.prepare(1)
     module = build_student("convnet-d3-w32-in", channels=1, size=28, classes=10, seed=0)
     net = FlatNet(module)
-    images, labels = common.fashion_like(100)
+    g = torch.Generator().manual_seed(0)  # neither time nor memory depends on what the images show
+    images, labels = torch.randn(100, 1, 28, 28, generator=g), torch.arange(100) % 10
     start = flatten_parameters(module)
     target = start + 0.01 * torch.randn(len(start), generator=torch.Generator().manual_seed(0))
     lr = torch.tensor(0.01)
@@ -83,18 +85,18 @@ def main() -> None:
     if args.one:
         print(json.dumps(one(args.one[0], int(args.one[1]))))
         return
-    found = {(mode, steps): common.measure(__file__, mode, steps) for mode in MODES for steps in STEPS}
+    cases = [(mode, steps) for mode in MODES for steps in STEPS if (mode, steps) not in SKIPPED]
+    found = {case: common.measure(__file__, *case) for case in cases}
     lines = [
         "| mode | steps | memory above baseline, MB | CPU s an iteration | memory / plain | time / plain |",
         "|---|---|---|---|---|---|",
     ]
-    for mode in MODES:
-        for steps in STEPS:
-            own, base = found[mode, steps], found["plain", steps]
-            lines.append(
-                f"| {mode} | {steps} | {own['memory'] / 1e6:.0f} | {own['seconds']:.2f} | "
-                f"{own['memory'] / base['memory']:.3f} | {own['seconds'] / base['seconds']:.2f} |"
-            )
+    for mode, steps in cases:
+        own, base = found[mode, steps], found["plain", steps]
+        lines.append(
+            f"| {mode} | {steps} | {own['memory'] / 1e6:.0f} | {own['seconds']:.2f} | "
+            f"{own['memory'] / base['memory']:.3f} | {own['seconds'] / base['seconds']:.2f} |"
+        )
 
     def ratio(a: str, b: str, key: str, steps: tuple[int, int] = (40, 40)) -> str:
         return f"{found[a, steps[0]][key] / found[b, steps[1]][key]:.3f}"

@@ -14,10 +14,10 @@ import time
 import common
 
 WIDTH = 128
-EXPERT_IMAGES = 2000
-SCORE_EPOCHS = 40
-TEST_IMAGES = 2000
-"""Scoring at full length is 1000 epochs and 10,000 test images: 25 epochs to 250 images, here 40 to 2000 (both
+EXPERT_IMAGES = 1024
+SCORE_EPOCHS = 20
+TEST_IMAGES = 1000
+"""Scoring at full length is 1000 epochs and 10,000 test images; here 20 and 1000 (both
 shortened; the share of testing is a little larger than in a real run)."""
 
 

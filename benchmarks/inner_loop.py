@@ -1,6 +1,6 @@
 """Memory and time of one MTT outer iteration by mode and number of student steps (100 images, depth 3, width 32).
 
-``plain`` is an eager loop as public code has it: autograd through all steps, no ddbench code but the network, and the
+``plain`` is an eager loop as public code has it: autograd through all steps, a network of torch's own modules, and the
 default allocator. The others run as ``ddbench distill`` does. One thread; each line is a process of its own.
 """
 
@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 import common
+from plain_loops import plain_network
 
 MODES = ("plain", "unroll", "adjoint", "adjoint compiled", "truncated")
 STEPS = (10, 20, 40)
@@ -49,7 +50,7 @@ def one(mode: str, steps: int) -> dict[str, float]:
     if mode != "plain":
         device.prepare(1)
     module = build_student("convnet-d3-w32-in", channels=1, size=28, classes=10, seed=0)
-    net = FlatNet(module)
+    net = FlatNet(module if mode != "plain" else plain_network(32))
     g = torch.Generator().manual_seed(0)  # neither time nor memory depends on what the images show
     images, labels = torch.randn(100, 1, 28, 28, generator=g), torch.arange(100) % 10
     start = flatten_parameters(module)
@@ -67,7 +68,7 @@ def one(mode: str, steps: int) -> dict[str, float]:
         return float(loop(problem).loss)
 
     if compiled:
-        iteration()
+        iteration()  # the allocator keeps what this took, so memory is not measured for compiled modes
     gc.collect()
     before = common.rss()
     common.reset_peak()
@@ -76,7 +77,8 @@ def one(mode: str, steps: int) -> dict[str, float]:
         begin = time.process_time()
         loss = iteration()
         seconds.append(time.process_time() - begin)
-    return {"memory": common.peak() - before, "seconds": statistics.median(seconds[1:]), "loss": loss}
+    memory = float("nan") if compiled else common.peak() - before
+    return {"memory": memory, "seconds": statistics.median(seconds[1:]), "loss": loss}
 
 
 def main() -> None:
@@ -104,13 +106,11 @@ def main() -> None:
     fast = "adjoint compiled"
     held = [
         ("memory, adjoint / unroll, 40 steps", 0.125, ratio("adjoint", "unroll", "memory")),
-        ("memory, adjoint compiled / unroll, 40 steps", 0.125, ratio(fast, "unroll", "memory")),
         ("time, adjoint / unroll, 40 steps", 1.4, ratio("adjoint", "unroll", "seconds")),
         ("time, adjoint compiled / unroll, 40 steps", 1.4, ratio(fast, "unroll", "seconds")),
         ("memory of adjoint, 40 / 10 steps", 1.15, ratio("adjoint", "adjoint", "memory", (40, 10))),
-        ("memory of adjoint compiled, 40 / 10 steps", 1.15, ratio(fast, fast, "memory", (40, 10))),
         ("time, adjoint compiled / plain, 40 steps", 1.0, ratio(fast, "plain", "seconds")),
-        ("memory, adjoint compiled / plain, 40 steps", 0.125, ratio(fast, "plain", "memory")),
+        ("memory, adjoint / plain, 40 steps", 0.125, ratio("adjoint", "plain", "memory")),
     ]
     lines += ["", "| held | bound | measured |", "|---|---|---|"]
     lines += [f"| {what} | {bound} | {value} |" for what, bound, value in held]

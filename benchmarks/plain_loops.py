@@ -21,19 +21,19 @@ TEST_IMAGES = 1000
 shortened; the share of testing is a little larger than in a real run)."""
 
 
-def plain_network() -> object:
-    """The ConvNet as plain modules."""
+def plain_network(width: int = WIDTH) -> object:
+    """The ConvNet for one-channel 28 px images as plain modules."""
     from torch import nn
 
     layers: list[nn.Module] = []
     for index in range(3):
         layers += [
-            nn.Conv2d(1 if index == 0 else WIDTH, WIDTH, 3, padding=3 if index == 0 else 1),
-            nn.GroupNorm(WIDTH, WIDTH),
+            nn.Conv2d(1 if index == 0 else width, width, 3, padding=3 if index == 0 else 1),
+            nn.GroupNorm(width, width),
             nn.ReLU(),
             nn.AvgPool2d(2),
         ]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(WIDTH * 16, 10))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * 16, 10))
 
 
 def one(side: str, job: str, precision: str) -> dict[str, float]:

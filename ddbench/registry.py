@@ -114,9 +114,12 @@ def load_file(path: Path) -> Any:
         raise UserError(f"{path}: not a Python file (expected NAME.py)")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module  # dataclasses look their annotations up there
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # no __pycache__ beside a user's file
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[module.__name__]
         raise UserError(f"{path}: {type(error).__name__} while loading it: {error}") from error
+    finally:
+        sys.dont_write_bytecode = writes
     return module

@@ -23,7 +23,7 @@ _M_MMAP_MAX = -4
 def keep_freed_memory() -> bool:
     """Tell glibc to keep freed blocks instead of giving them back to the kernel at every training step.
 
-    A third of a CPU training step is otherwise spent on page faults (``benchmarks/plain_loops.md``).
+    A third of a CPU training step is otherwise spent on page faults (``benchmarks/plain_loops.py``).
     Returns whether the allocator took the settings (False where there is no glibc).
     """
     if platform.libc_ver()[0] != "glibc":

@@ -92,7 +92,7 @@ class ImportArgs(Common):
     """Augmentation they were trained with (recorded, not checked)."""
 
 
-EXAMPLES = """  ddbench buffer --dataset digits --experts 20 --epochs 30
+EXAMPLES = """  ddbench buffer --recipe mtt/digits-ipc1
   ddbench buffer --dataset folder:my-images --size 32 --experts 10 --workers 2
   ddbench buffer --recipe mtt/cifar10-ipc10 --download
   ddbench buffer info

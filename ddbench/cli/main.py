@@ -33,9 +33,9 @@ a network trained from scratch comes close to one trained on everything.
 start here:
   ddbench demo                                        # a few minutes: experts, MTT, scores, a page
   ddbench list methods
-  ddbench buffer --dataset digits --experts 10 --epochs 30
+  ddbench buffer --recipe mtt/digits-ipc1
   ddbench distill --method mtt --dataset digits --ipc 1 --out runs/my-synset
-  ddbench evaluate runs/my-synset --students convnet-d3-w32-in,mlp-d3-w128
+  ddbench evaluate runs/my-synset --students convnet-d2-w32-in,mlp-d3-w128
 
 Every verb has --help with examples. Every long verb goes on where it was when it is killed and repeated."""
 

@@ -144,4 +144,4 @@ def choose_compiler(mode: str, flops: float, device: torch.device, say: Callable
 
 
 AUTO_COMPILE_FLOPS = 2e13
-"""About ten minutes of one CPU core: below it, compiling (20 to 40 s) is not repaid."""
+"""Several minutes of one CPU core: below it, compiling (half a minute) is not repaid."""

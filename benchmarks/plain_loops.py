@@ -42,6 +42,7 @@ def one(side: str, job: str, precision: str) -> dict[str, float]:
     import torch.nn.functional as F
 
     from ddbench.data.augment import apply, draw, parse_strategy
+    from ddbench.data.policy import Policy
     from ddbench.networks.build import build_student
     from ddbench.runtime import device
     from ddbench.runtime.seeds import generator
@@ -98,7 +99,7 @@ def one(side: str, job: str, precision: str) -> dict[str, float]:
                 epochs=passes,
                 batch=256,
                 optimizer=settings,
-                strategy=strategy,
+                policy=Policy((strategy,)),
                 seed=0,
                 precision=precision,
                 compiler=compiler,

@@ -46,6 +46,7 @@ def one(folder: str, experts: str) -> dict[str, float]:
     import torch
 
     from ddbench.experts.store import read_store
+    from ddbench.runtime import device
 
     def private() -> int:
         for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
@@ -53,7 +54,7 @@ def one(folder: str, experts: str) -> dict[str, float]:
                 return int(line.split()[1]) * 1024
         raise RuntimeError("no Anonymous line")
 
-    torch.set_num_threads(1)
+    device.prepare(1)  # as every verb does: freed blocks are kept
     store = read_store(Path(folder))
     before, times = private(), []
     g = torch.Generator().manual_seed(0)

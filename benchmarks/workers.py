@@ -21,7 +21,7 @@ def evaluate(run: Path, workers: int) -> float:
     """Wall seconds of scoring a synset with a number of workers."""
     begin = time.perf_counter()
     out = run / f"workers{workers}.json"
-    flags = ["--seeds", SEEDS, "--students", "convnet-d2-w32-in", "--workers", workers, "--threads", 1, "--out", out]
+    flags = ["--seeds", SEEDS, "--students", "convnet-d2-w64-in", "--workers", workers, "--threads", 1, "--out", out]
     command = [sys.executable, "-m", "ddbench", "evaluate", run, *flags, "--quiet"]
     subprocess.run(list(map(str, command)), check=True, capture_output=True)
     return time.perf_counter() - begin
@@ -37,7 +37,7 @@ def main() -> None:
         alone, both = evaluate(run, 1), evaluate(run, 2)
         same = (run / "workers1.json").read_bytes() == (run / "workers2.json").read_bytes()
     lines = [
-        f"{SEEDS} seeds, digits, ipc 10, convnet-d2-w32-in, {EPOCHS} epochs.",
+        f"{SEEDS} seeds, digits, ipc 10, convnet-d2-w64-in, {EPOCHS} epochs.",
         "",
         "| workers | wall s |",
         "|---|---|",

@@ -50,7 +50,10 @@ class Registry:
         if self.group is None:
             return
         for point in entry_points(group=self.group):
-            self.add(point.name, point.value)
+            try:
+                self.add(point.name, point.value)
+            except UserError as error:  # someone else's package must not stop every verb
+                print(f"ddbench: {error}; the second is ignored", file=sys.stderr)
 
     def add(self, name: str, target: str) -> None:
         """Add a lazy entry.

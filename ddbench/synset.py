@@ -7,7 +7,6 @@ contract and where everything came from.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,14 @@ import torch
 from torch import Tensor
 
 from ddbench.data.dataset import Dataset
+from ddbench.data.decode import LARGEST_FACTOR
 from ddbench.data.preprocess import Preprocess
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.tensors import check_tensor, open_tensors, read_finite, write_tensors
 
 KIND = "ddbench-synset"
 SCHEMA = 1
+DECODER = "multi-formation"
 FILE = "synset.safetensors"
 MAX_SIDE = 1024
 MAX_IMAGES = 5_000_000
@@ -53,6 +54,9 @@ class Synset:
         dataset, fingerprint, class_names: the real data it stands for.
         method, config, seed, student: what made it.
         augmentation: strategy that the method distilled with; the evaluator's default.
+        decode_factor: tiles a side that each stored image is decoded to (:func:`ddbench.data.decode.decode`); 1: none.
+        patches: patches a side that each image was stitched of (RDED's factor); 1: none.
+        teacher: reference to the network that labels its views (:meth:`ddbench.experts.teacher.Teacher.reference`).
         versions, parents: libraries, and hashes of what it was made from.
     """
 
@@ -70,6 +74,9 @@ class Synset:
     augmentation: str = "none"
     learned_lr: Tensor | None = None
     stage: Tensor | None = None
+    decode_factor: int = 1
+    patches: int = 1
+    teacher: dict[str, Any] | None = None
     versions: dict[str, str] = field(default_factory=dict)
     parents: dict[str, str] = field(default_factory=dict)
     modality: str = "image"
@@ -89,25 +96,14 @@ class Synset:
         """``hard`` or ``soft``."""
         return "soft" if self.labels.is_floating_point() else "hard"
 
+    @property
+    def decoded_images(self) -> int:
+        """Number of images that a student is trained on."""
+        return len(self.images) * self.decode_factor**2
+
     def hard_labels(self) -> Tensor:
         """Class of each image, int64 ``(N,)``: the largest entry of a soft label."""
         return self.labels.argmax(1) if self.label_kind == "soft" else self.labels
-
-    def storage(self, real_bytes: int) -> dict[str, int]:
-        """Bytes as stored: images, labels (hard: ``ceil(log2 K / 8)`` each), other, total, and the real set's."""
-        images = self.images.numel() * self.images.element_size()
-        if self.label_kind == "soft":
-            labels = self.labels.numel() * self.labels.element_size()
-        else:
-            labels = len(self.labels) * max(1, math.ceil(math.log2(max(2, self.classes)) / 8))
-        other = sum(t.numel() * t.element_size() for t in (self.learned_lr, self.stage) if t is not None)
-        return {
-            "images": images,
-            "labels": labels,
-            "other": other,
-            "total": images + labels + other,
-            "real": real_bytes,
-        }
 
     def header(self) -> dict[str, Any]:
         """The JSON header of the file."""
@@ -119,7 +115,9 @@ class Synset:
             "label_kind": self.label_kind,
             "preprocess": self.preprocess,
             "budget": {"unit": self.budget.unit, "value": self.budget.value},
-            "decoder": None,
+            "decoder": {"kind": DECODER, "factor": self.decode_factor} if self.decode_factor > 1 else None,
+            "patches": self.patches,
+            "teacher": self.teacher,
             "dataset": self.dataset,
             "dataset_fingerprint": self.fingerprint,
             "class_names": list(self.class_names),
@@ -189,7 +187,9 @@ def read_synset(path: Path) -> Synset:
             check_tensor(path, handle, "stage", ("I64",), 1)
             stage = handle.get_tensor("stage")
         unknown = set(names) - {"images", "labels", "lr", "stage"}
-        if unknown or header.get("decoder") is not None:
+        decoder = header.get("decoder")
+        known = isinstance(decoder, dict) and set(decoder) == {"kind", "factor"} and decoder["kind"] == DECODER
+        if unknown or not (decoder is None or known):
             what = ", ".join(sorted(unknown)) or "a decoder"
             raise UserError(f"{path}: holds {what}, which this version does not know: upgrade ddbench")
     budget = _get(path, header, "budget", dict)
@@ -212,6 +212,9 @@ def read_synset(path: Path) -> Synset:
         augmentation=_get(path, header, "augmentation", str),
         learned_lr=lr,
         stage=stage,
+        decode_factor=1 if decoder is None else _get(path, decoder, "factor", int),
+        patches=_get(path, header, "patches", int) if "patches" in header else 1,
+        teacher=_get(path, header, "teacher", dict) if header.get("teacher") is not None else None,
         versions=_get(path, header, "versions", dict),
         parents=_get(path, header, "parents", dict),
         modality=_get(path, header, "modality", str),
@@ -258,6 +261,12 @@ def check_synset(path: Path, synset: Synset) -> None:
             raise UserError(f"{path}: lr is not a finite number (or one a step)")
     if synset.stage is not None and (len(synset.stage) != len(images) or int(synset.stage.min()) < 0):
         raise UserError(f"{path}: the stage column does not fit {len(images)} images")
+    if not 1 <= synset.decode_factor <= min(LARGEST_FACTOR, *images.shape[2:]):
+        raise UserError(f"{path}: decoder factor is {synset.decode_factor}, expected 1 to {LARGEST_FACTOR}")
+    if not 1 <= synset.patches <= min(images.shape[2:]):
+        raise UserError(f"{path}: patches is {synset.patches}, expected 1 to the side of an image")
+    if synset.teacher is not None and not isinstance(synset.teacher.get("sha256"), str):
+        raise UserError(f"{path}: its teacher reference has no sha256")
     if synset.budget.unit == "ipc":
         wanted = synset.budget.value * synset.classes
         if synset.budget.value < 1 or len(images) != wanted:

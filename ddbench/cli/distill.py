@@ -37,6 +37,10 @@ class RunArgs(Common):
     """Names every draw of the run."""
     buffers: Path = Path("expert_trajectories")
     """Root of the trajectory store, or one store folder (methods that need experts)."""
+    teachers: Path = Path("teachers")
+    """Root of the teachers (methods that need one; trained first where there is none that fits)."""
+    teacher_student: str | None = None
+    """Network of the teacher; default: a batch-norm ConvNet that fits the image size."""
     preprocess: str | None = None
     """meanstd or zca; default: the recipe's, else meanstd."""
     holdout: float | None = None
@@ -158,6 +162,8 @@ def _run(name: str, kind: Any, config: Any, args: RunArgs, recipe: Recipe | None
             preprocess=args.preprocess or "meanstd",
             holdout=0.1 if args.holdout is None else args.holdout,
             buffers=args.buffers,
+            teachers=args.teachers,
+            teacher_student=args.teacher_student,
             experts=(recipe.experts.get("experts", 20), recipe.expert_recipe()) if recipe and recipe.experts else None,
             validate_every=args.validate_every or 0,
             validate_epochs=args.validate_epochs,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
 from ddbench.cli.parse import parse
 from ddbench.cli.settings import Common, worker_count
-from ddbench.evaluate.protocols import changed, protocol, result_name
+from ddbench.evaluate.protocols import Protocol, changed, protocol, result_name
 from ddbench.networks.names import check_student, default_student, expand_students
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
+
+if TYPE_CHECKING:
+    from ddbench.synset import Synset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +26,9 @@ class Args(Common):
     run: tyro.conf.Positional[Path]
     """A run folder, or a synset file."""
     protocol: str = "hard-v1"
-    """Protocol (ddbench list protocols)."""
+    """Protocol (ddbench list protocols), or a TOML file with one of your own."""
     students: str | None = None
-    """Comma-separated networks or groups (quick, mtt, all-small); default: the network it was distilled on."""
+    """Comma-separated networks or groups (quick, mtt, all-small, ...); default: the network it was distilled on."""
     seeds: int = 5
     """Number of fresh networks; seeds 0 to n-1, the same for every synset, so that rows can be paired."""
     epochs: int | None = None
@@ -34,12 +37,22 @@ class Args(Common):
     """Other learning rate than the protocol's or the synset's: non-standard."""
     augmentation: str | None = None
     """Other augmentation than the protocol's: non-standard."""
+    lr_source: Literal["protocol", "synset", "search"] | None = None
+    """Where the learning rate comes from, other than the protocol says; search: tried on held-out training images."""
+    teacher: Path | None = None
+    """Teacher file, for protocols with a teacher; default: the synset's own, else the best one in --teachers."""
+    teachers: Path = Path("teachers")
+    """Root of the teachers (ddbench teacher)."""
+    labels: Path | None = None
+    """Stored labels, for protocols that replay them; default: labels.safetensors beside the synset."""
     max_images: int | None = None
     """Test on the first so many images only: non-standard."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 is recorded in the result and never mixed with float32 rows."""
     workers: int = 0
     """Runs at once, each in its own process; 0: one a core."""
+    at_once: int = 1
+    """Seeds trained at once on one device, their weights stacked: pays on a GPU with small networks."""
     size: int | None = None
     """Side in pixels, for image folders and ImageNet; default: the synset's."""
     out: Path | None = None
@@ -48,7 +61,10 @@ class Args(Common):
 
 EXAMPLES = """  ddbench evaluate runs/digits-ipc1-mtt-s0
   ddbench evaluate runs/digits-ipc1-mtt-s0 --students convnet-d3-w32-in,mlp-d3-w128 --seeds 10
-  ddbench evaluate synset.safetensors --protocol dc-legacy --out score.json"""
+  ddbench evaluate synset.safetensors --protocol dc-legacy --out score.json
+  ddbench evaluate runs/digits-ipc1-mtt-s0 --lr-source search
+  ddbench evaluate runs/digits-ipc10-random-s0 --protocol kd-v1        # after: ddbench teacher
+  ddbench evaluate runs/digits-ipc1-mtt-s0 --protocol my-protocol.toml"""
 
 
 def main(argv: list[str]) -> None:
@@ -61,7 +77,12 @@ def run_evaluation(args: Args) -> dict[str, Any]:
     """Evaluate as the flags say and print the table; returns the evaluation."""
     base = protocol(args.protocol)
     settings = {"epochs": args.epochs, "full_epochs": args.epochs, "lr": args.lr, "augmentation": args.augmentation}
-    altered, difference = changed(base, **settings, use_learned_lr=False if args.lr is not None else None)
+    source: dict[str, Any] = {"lr_source": args.lr_source}
+    if args.lr is not None:
+        source = {"lr_source": "protocol", "lr_students": ()}
+    if args.lr is not None and args.lr_source is not None:
+        raise UserError(f"--lr {args.lr:g} --lr-source {args.lr_source}: give one of the two")
+    altered, difference = changed(base, **settings, **source)
     students = expand_students(args.students) if args.students else None
     if args.seeds < 1:
         raise UserError(f"--seeds {args.seeds}: expected at least 1")
@@ -90,6 +111,9 @@ def run_evaluation(args: Args) -> dict[str, Any]:
             precision=args.precision,
             compile=args.compile,
             max_images=args.max_images,
+            teacher=_teacher(args, altered, synset),
+            labels=_labels(args, altered, path),
+            at_once=args.at_once,
         ),
         students=students,
         seeds=range(args.seeds),
@@ -102,6 +126,58 @@ def run_evaluation(args: Args) -> dict[str, Any]:
     return result
 
 
+def _teacher(args: Args, wanted: Protocol, synset: Synset) -> Path | None:
+    """The teacher's file, for a protocol that needs one: the flag's, the synset's own, or the best that fits.
+
+    Raises:
+        UserError: there is none; the message says which command makes one.
+    """
+    if not wanted.needs_teacher:
+        if args.teacher is not None:
+            raise UserError(f"--teacher: protocol {wanted.name} has no teacher; use e.g. --protocol kd-v1")
+        return None
+    if args.teacher is not None:
+        return args.teacher
+
+    from ddbench.experts.teacher import find_teacher
+
+    own = synset.teacher
+    if own is not None:
+        found = find_teacher(args.teachers, sha256=own["sha256"])
+        wanted_one = f"the synset's own teacher ({own.get('student')}, sha256 {own['sha256'][:12]})"
+    else:
+        kind = str(synset.preprocess.get("kind"))
+        found = find_teacher(
+            args.teachers, dataset=synset.dataset, fingerprint=synset.fingerprint, preprocess_kind=kind
+        )
+        wanted_one = f"a teacher of {synset.dataset} with preprocess {kind}"
+    if found is None:
+        raise UserError(
+            f"protocol {wanted.name} needs {wanted_one}, and {args.teachers} holds none: train one with `ddbench "
+            f"teacher --dataset {synset.dataset}`, or give --teacher FILE"
+        )
+    return found.path
+
+
+def _labels(args: Args, wanted: Protocol, synset: Path) -> Path | None:
+    """The file of stored labels, for a protocol that replays them.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if wanted.labels != "stored":
+        if args.labels is not None:
+            raise UserError(f"--labels: protocol {wanted.name} takes no stored labels; use --protocol fkd")
+        return None
+    path = args.labels or synset.parent / "labels.safetensors"
+    if not path.is_file():
+        raise UserError(
+            f"protocol {wanted.name} replays stored labels, and {path} is not there: make them with `ddbench relabel "
+            f"{synset.parent}`"
+        )
+    return path
+
+
 def _marks(difference: dict[str, Any], args: Args) -> dict[str, Any]:
     """What the file name says about a non-standard evaluation."""
     marks = dict(difference)
@@ -109,6 +185,8 @@ def _marks(difference: dict[str, Any], args: Args) -> dict[str, Any]:
         marks["max_images"] = args.max_images
     if args.precision != "float32":
         marks["precision"] = args.precision
+    if args.at_once != 1:
+        marks["at_once"] = args.at_once
     return marks
 
 
@@ -118,9 +196,15 @@ def _print(result: dict[str, Any], out: Path) -> None:
     title = f"{synset['method']} on {synset['dataset']}, {budget}, {result['protocol']['name']}"
     print(title + ("" if standard else f"  NON-STANDARD: {result['protocol']['changed']}"))
     for student, metrics in result["summary"].items():
-        entry = metrics["accuracy"]
+        entry, rate = metrics["accuracy"], result["learning_rates"][student]
         interval = (
             f"  95 % interval {100 * entry['low']:.2f} to {100 * entry['high']:.2f}" if entry["low"] is not None else ""
         )
-        print(f"  {student:<24} {100 * entry['mean']:6.2f} %{interval}  ({entry['n']} seeds)")
+        print(f"  {student:<24} {100 * entry['mean']:6.2f} %{interval}  ({entry['n']} seeds)  lr {rate['rate']:g}")
+    stored = synset["bytes"]
+    parts = ", ".join(
+        f"{name} {stored[name]:,}" for name in ("images", "labels", "augmentation", "teacher", "other") if stored[name]
+    )
+    share = f"1/{stored['real_images'] / synset['images']:.0f} of the images"
+    print(f"  bytes {stored['total']:,} ({parts}): {stored['total'] / stored['real']:.2%} of the real set, {share}")
     print(f"result: {out}")

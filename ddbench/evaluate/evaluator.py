@@ -3,45 +3,48 @@
 from __future__ import annotations
 
 import functools
-import json
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ddbench.data.augment import parse_strategy
-from ddbench.data.dataset import Dataset, Split
+from ddbench.data.dataset import Dataset, Split, holdout_split, validation_sample
 from ddbench.data.load import load_dataset
-from ddbench.data.preprocess import Preprocess
-from ddbench.data.specs import resolve_augmentation
+from ddbench.evaluate.kept import KIND, SCHEMA, Kept, cost_path, partial_log, partial_path, read_kept
+from ddbench.evaluate.labels import read_labels
+from ddbench.evaluate.plan import Plan, Settings, check_plan, rate_of, train_student, train_students
 from ddbench.evaluate.protocols import Protocol
-from ddbench.evaluate.statistics import summarise
-from ddbench.networks.build import build_student
+from ddbench.evaluate.storage import storage
+from ddbench.experts.teacher import read_teacher
 from ddbench.networks.names import check_student
 from ddbench.runtime import device as devices
+from ddbench.runtime import seeds as named_seeds
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import canonical_json, ensure_writable, file_hash, read_json, write_json, write_text
+from ddbench.runtime.files import ensure_writable, file_hash, write_json
 from ddbench.runtime.jobs import run_jobs
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter, peak_memory
-from ddbench.synset import Synset, check_against, read_synset
-from ddbench.training.loops import Inputs, OptimizerSettings, accuracy, forward_flops, inputs_of, predict, train
+from ddbench.synset import check_against, read_synset
 
-KIND = "ddbench-evaluation"
-SCHEMA = 1
-Runs = dict[tuple[str, int], Any]
-"""What is known of a run, by student and seed."""
-
-COSTS = ("wall_seconds", "cpu_seconds", "peak_memory_bytes")
 METRICS = {"accuracy": {"unit": "fraction", "better": "higher", "title": "Test accuracy"}}
+
+SEARCH_SEED = named_seeds.derive(0, "learning-rate search") % 2**31
+"""Network seed of every learning-rate search: none of the seeds that are scored."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What every worker needs to train any student on the synset."""
+    """What every worker needs to train any student on the synset.
+
+    Attributes:
+        synset: the file.
+        data: folder with the datasets.
+        size: side in pixels, for datasets that come in any size.
+        teacher: file of the teacher, for protocols whose labels come from one.
+        labels: file of stored labels, for protocols that replay them.
+        max_images: test on the first so many images only.
+        at_once: seeds trained at once on one device; rounding then depends on it, so it is recorded.
+    """
 
     synset: Path
     data: Path | None
@@ -52,87 +55,97 @@ class Job:
     precision: str
     compile: str
     max_images: int | None
+    teacher: Path | None = None
+    labels: Path | None = None
+    at_once: int = 1
+
+    @property
+    def settings(self) -> Settings:
+        """How its processes compute."""
+        return Settings(device=self.device, threads=self.threads, precision=self.precision, compile=self.compile)
 
 
-def student_lr(synset: Synset, protocol: Protocol) -> float:
-    """The learning rate that a protocol uses for a synset.
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One training: a student's runs with some seeds at once, or (``search``) one learning rate on held-out images."""
 
-    Raises:
-        UserError: the synset's learned rate is not positive.
-    """
-    lr = synset.learned_lr
-    if not protocol.use_learned_lr or lr is None or lr.ndim:
-        return protocol.lr
-    if float(lr) <= 0:
-        raise UserError(
-            f"the synset's learned learning rate is {float(lr):g}, which trains nothing: distil with "
-            f"--lr-parametrisation log or a smaller --lr-lr, or evaluate with --protocol dc-legacy (lr {protocol.lr:g})"
-        )
-    return float(lr)
-
-
-def train_student(
-    synset: Synset, preprocess: Preprocess, test: Split, student: str, seed: int, job: Job, flip: bool
-) -> dict[str, Any]:
-    """One run: a fresh student is trained on the synset and tested once, on the last epoch's weights."""
-    device, protocol = devices.resolve_device(job.device), job.protocol
-    _, channels, size, _ = synset.images.shape
-    net = build_student(student, channels=channels, size=size, classes=synset.classes, seed=seed).to(device)
-    inputs = Inputs(synset.images, synset.labels, preprocess if synset.space == "pixels" else None, device)
-    epochs = protocol.full_epochs if synset.budget.unit == "all" else protocol.epochs
-    flops = forward_flops(net, inputs.shape) * (3 * len(inputs) * epochs + len(test.labels))
-    compiler = devices.choose_compiler(job.compile, flops, device, print)
-    last = None
-    for last in train(  # noqa: B007 (only the last epoch is looked at)
-        net,
-        inputs,
-        epochs=epochs,
-        batch=protocol.batch,
-        optimizer=OptimizerSettings(
-            name=protocol.optimizer,
-            lr=student_lr(synset, protocol),
-            momentum=protocol.momentum,
-            weight_decay=protocol.weight_decay,
-        ),
-        strategy=parse_strategy(resolve_augmentation(protocol.augmentation, flip)),
-        seed=seed,
-        decay_after=epochs // 2 + protocol.decay_after,
-        rebuild=protocol.rebuild,
-        precision=job.precision,
-        compiler=compiler,
-    ):
-        pass
-    logits = predict(net, inputs_of(test, preprocess, device), precision=job.precision, compiler=compiler)
-    if not bool(torch.isfinite(logits).all()):
-        raise UserError(
-            f"{student}, seed {seed}: the student's outputs are not finite after {epochs} epochs at learning rate "
-            f"{student_lr(synset, protocol):g} (last training loss {last.loss if last else float('nan'):g})"
-        )
-    return {"accuracy": accuracy(logits, test.labels)}
+    student: str
+    seeds: tuple[int, ...]
+    sha256: str
+    lr: float | None = None
+    search: bool = False
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(synset: Path, sha256: str, data: Path | None, size: int | None) -> tuple[Synset, Preprocess, Dataset]:
+def _loaded(
+    synset: Path, sha256: str, data: Path | None, size: int | None, teacher: Path | None, labels: Path | None
+) -> tuple[Plan, Dataset]:
+    """Synset, teacher, labels and data of a job, read once a process; the plan's protocol is set by the caller."""
     content = read_synset(synset)
     dataset = load_dataset(content.dataset, data, size=size)
-    return content, check_against(synset, content, dataset), dataset
+    plan = Plan(
+        synset=content,
+        protocol=Protocol(name="none"),
+        preprocess=check_against(synset, content, dataset),
+        flip=dataset.spec.flip,
+        teacher=read_teacher(teacher) if teacher else None,
+        stored=read_labels(labels) if labels else None,
+        synset_sha256=sha256,
+    )
+    return plan, dataset
 
 
-def _test_split(dataset: Dataset, max_images: int | None) -> Split:
-    return Split(dataset.test.images[:max_images], dataset.test.labels[:max_images])
+def load_plan(job: Job, sha256: str) -> tuple[Plan, Dataset]:
+    """The plan of a job, and its dataset.
+
+    Raises:
+        UserError: one of its files is missing or malformed, or they do not belong together.
+    """
+    plan, dataset = _loaded(job.synset, sha256, job.data, job.size, job.teacher, job.labels)
+    return replace(plan, protocol=job.protocol), dataset
 
 
-def run_job(job: Job, payload: tuple[str, int, str]) -> dict[str, Any]:
-    """Train and test one student; run by a worker."""
-    student, seed, sha256 = payload
+def run_task(job: Job, task: Task) -> list[dict[str, Any]]:
+    """One training, and a record of each run in it; run by a worker."""
     devices.prepare(job.threads)
     meter = Meter()
-    synset, preprocess, dataset = _loaded(job.synset, sha256, job.data, job.size)
-    metrics = train_student(
-        synset, preprocess, _test_split(dataset, job.max_images), student, seed, job, dataset.spec.flip
-    )
-    cost = {"wall_seconds": meter.wall, "cpu_seconds": meter.cpu, "peak_memory_bytes": peak_memory()}
-    return {"student": student, "seed": seed, "metrics": metrics, "cost": cost}
+    plan, dataset = load_plan(job, task.sha256)
+    if task.search:
+        found: list[dict[str, Any]] = [
+            {"searched_lr": task.lr, "holdout_accuracy": _try_rate(plan, dataset, task, job.settings)}
+        ]
+    else:
+        test = Split(dataset.test.images[: job.max_images], dataset.test.labels[: job.max_images])
+        scores = train_students(plan, test, task.student, task.seeds, job.settings, task.lr)
+        found = [{"seed": seed, "metrics": metrics} for seed, metrics in zip(task.seeds, scores, strict=True)]
+    cost = {
+        "wall_seconds": meter.wall / len(found),
+        "cpu_seconds": meter.cpu / len(found),
+        "peak_memory_bytes": peak_memory(),
+    }
+    return [{"student": task.student, **record, "cost": cost} for record in found]
+
+
+SEARCH_HOLDOUT = 0.1
+
+
+def _try_rate(plan: Plan, dataset: Dataset, task: Task, settings: Settings) -> float:
+    """Accuracy on held-out *training* images of a student trained on the synset with one learning rate.
+
+    The held-out images are those that the synset's method did not see, where it kept some back. The whole training set
+    (method ``full``) is searched without them.
+    """
+    synset, classes = plan.synset, plan.synset.classes
+    fraction = synset.config.get("holdout")
+    fraction = fraction if isinstance(fraction, float) and 0 < fraction <= 0.9 else SEARCH_HOLDOUT
+    rest, held_out = holdout_split(dataset.train, fraction, classes)
+    if synset.budget.unit == "all":
+        plan = replace(plan, synset=replace(synset, images=rest.images, labels=rest.labels))
+    try:
+        found = train_student(plan, validation_sample(held_out), task.student, task.seeds[0], settings, task.lr)
+    except UserError:  # it diverged: the worst of rates, not the end of the search
+        return 0.0
+    return found["accuracy"]
 
 
 def evaluate(
@@ -154,73 +167,107 @@ def evaluate(
         difference: protocol settings that were altered by flags; not empty: the result is non-standard.
 
     Raises:
-        UserError: the synset, dataset, students and protocol do not fit each other, or ``out`` is another evaluation.
+        UserError: synset, dataset, students, teacher and protocol do not fit each other, or ``out`` is another
+            evaluation.
     """
     devices.resolve_device(job.device)
     sha256 = file_hash(job.synset)
-    synset, _, dataset = _loaded(job.synset, sha256, job.data, job.size)
+    plan, dataset = load_plan(job, sha256)
     for student in students:
         check_student(student, dataset.spec.channels, dataset.spec.size)
-    student_lr(synset, job.protocol)
-    parse_strategy(resolve_augmentation(job.protocol.augmentation, dataset.spec.flip))
+    check_plan(plan, dataset)
+    if job.at_once < 1:
+        raise UserError(f"--at-once {job.at_once}: expected at least 1")
     if job.max_images is not None:
         if job.max_images < 1:
             raise UserError(f"--max-images {job.max_images}: expected at least 1")
         difference = {**difference, "max_images": job.max_images}
-    head = _head(job, synset, sha256, dataset, difference)
-    done, costs = _finished(out, head)
-    partial = out.with_name(f"{out.stem}.partial.jsonl")
-    kept = _read_partial(partial, head)
-    for record in kept:
-        _take(record, done, costs)
+    head = _head(job, plan, sha256, dataset, difference)
+    kept = read_kept(out, head)
     wanted = [(student, seed) for student in students for seed in seeds]
-    todo = [pair for pair in wanted if pair not in done]
-    if not todo and not kept:
+    missing = [pair for pair in wanted if pair not in kept.runs]
+    if not missing and not kept.fresh:
         console.say(f"finished already: all {len(wanted)} runs are in {out}")
-        partial.unlink(missing_ok=True)
-        return {**head, **_tables(done)}
+        partial_path(out).unlink(missing_ok=True)
+        return _result(head, plan, kept)
     ensure_writable(out.parent)
-    if len(todo) < len(wanted):
-        console.say(f"{len(wanted) - len(todo)} of {len(wanted)} runs are there; going on with the others")
-    if todo:
-        try:
-            with (
-                open(partial, "a") as log,
-                console.bar(f"evaluate ({job.protocol.name})", len(wanted), len(wanted) - len(todo)) as bar,
-            ):
-                if log.tell() == 0:
-                    _append(log, {"head": head})
-                payloads = [(student, seed, sha256) for student, seed in todo]
-                for _, record in run_jobs("ddbench.evaluate.evaluator:run_job", job, payloads, workers):
-                    _append(log, record)
-                    _take(record, done, costs)
-                    bar.advance(f"{record['student']} {record['metrics']['accuracy']:.3f}")
-        except OSError as error:
-            raise UserError(f"cannot write {partial}: {error.strerror}; the runs so far are kept") from error
-    result = {**head, **_tables(done)}
-    write_json(out.with_name(f"{out.stem}.cost.json"), _cost_report(list(costs.values()), job))
+    if len(missing) < len(wanted):
+        console.say(f"{len(wanted) - len(missing)} of {len(wanted)} runs are there; going on with the others")
+    if missing:
+        with partial_log(out, head) as append:
+            work = functools.partial(_work, job, append, kept, workers, console)
+            if job.protocol.lr_source == "search":
+                work("learning rates", _search_tasks(job.protocol, missing, kept, sha256))
+            work(f"evaluate ({job.protocol.name})", _run_tasks(job, missing, kept, sha256), len(wanted))
+    result = _result(head, plan, kept)
+    device = devices.describe(devices.resolve_device(job.device))
+    write_json(cost_path(out), kept.cost_report(device, devices.cores()))
     write_json(out, result)
-    partial.unlink(missing_ok=True)
+    partial_path(out).unlink(missing_ok=True)
     return result
 
 
-def _take(record: dict[str, Any], done: Runs, costs: Runs) -> None:
-    """Put one run into the tables."""
-    key = _key(record)
-    done.setdefault(key, record["metrics"])
-    costs[key] = {"student": record["student"], "seed": record["seed"], **record["cost"]}
+def _search_tasks(protocol: Protocol, missing: list[tuple[str, int]], kept: Kept, sha256: str) -> list[Task]:
+    students = dict.fromkeys(student for student, _ in missing)
+    return [
+        Task(student=student, seeds=(SEARCH_SEED,), sha256=sha256, lr=rate, search=True)
+        for student in students
+        for rate in protocol.lr_grid
+        if rate not in kept.searches.get(student, {})
+    ]
 
 
-def _append(log: Any, record: dict[str, Any]) -> None:
-    log.write(canonical_json(record) + "\n")
-    log.flush()
-    os.fsync(log.fileno())
+def _run_tasks(job: Job, missing: list[tuple[str, int]], kept: Kept, sha256: str) -> list[Task]:
+    """The missing runs in blocks of ``at_once`` neighbouring seeds, which are the same in every try."""
+    blocks: dict[tuple[str, int], list[int]] = {}
+    for student, seed in missing:
+        blocks.setdefault((student, seed // job.at_once), []).append(seed)
+    search = job.protocol.lr_source == "search"
+    return [
+        Task(student=student, seeds=tuple(seeds), sha256=sha256, lr=kept.best_rate(student) if search else None)
+        for (student, _), seeds in blocks.items()
+    ]
 
 
-def _head(job: Job, synset: Synset, sha256: str, dataset: Dataset, difference: dict[str, Any]) -> dict[str, Any]:
+def _work(
+    job: Job, append: Any, kept: Kept, workers: int, console: Console, title: str, tasks: list[Task], total: int = 0
+) -> None:
+    """Do the tasks, keeping each as soon as it ends."""
+    todo = sum(len(task.seeds) for task in tasks)
+    with console.bar(title, total or todo, (total or todo) - todo) as bar:
+        for _, records in run_jobs("ddbench.evaluate.evaluator:run_task", job, tasks, workers):
+            for record in records:
+                append(record)
+                kept.take(record)
+                value = record["holdout_accuracy"] if "searched_lr" in record else record["metrics"]["accuracy"]
+                bar.advance(f"{record['student']} {value:.3f}")
+
+
+def _result(head: dict[str, Any], plan: Plan, kept: Kept) -> dict[str, Any]:
+    """The evaluation: head, learning rates, runs, statistics."""
+    rates: dict[str, Any] = {}
+    for student in sorted({student for student, _ in kept.runs}):
+        searched = kept.searches.get(student, {})
+        rates[student] = {
+            "rate": kept.best_rate(student) if searched else rate_of(plan, student),
+            "source": _rate_source(plan, bool(searched)),
+            "searched": {repr(rate): value for rate, value in sorted(searched.items())},
+        }
+    return {**head, "learning_rates": rates, **kept.tables()}
+
+
+def _rate_source(plan: Plan, searched: bool) -> str:
+    if searched:
+        return "search on held-out training images"
+    lr = plan.synset.learned_lr
+    return "synset" if plan.protocol.lr_source == "synset" and lr is not None and lr.ndim == 0 else "protocol"
+
+
+def _head(job: Job, plan: Plan, sha256: str, dataset: Dataset, difference: dict[str, Any]) -> dict[str, Any]:
     """Everything of an evaluation but its runs; two evaluations with equal heads can share runs."""
-    real = dataset.train.images.numel()
-    lr = synset.learned_lr
+    synset, lr = plan.synset, plan.synset.learned_lr
+    teacher, stored = plan.teacher, plan.stored
+    kinds = {"teacher": "teacher", "stored": "teacher", "hard": "hard"}
     return {
         "kind": KIND,
         "schema": SCHEMA,
@@ -234,14 +281,17 @@ def _head(job: Job, synset: Synset, sha256: str, dataset: Dataset, difference: d
             "classes": synset.classes,
             "shape": list(synset.images.shape[1:]),
             "images": len(synset.images),
-            "label_kind": synset.label_kind,
+            "decoded_images": synset.decoded_images,
+            "label_kind": kinds.get(job.protocol.labels, synset.label_kind),
             "student": synset.student,
             "seed": synset.seed,
             "preprocess": synset.preprocess,
             "config": synset.config,
             "learned_lr": float(lr) if lr is not None and lr.ndim == 0 else None,
-            "bytes": synset.storage(real),
+            "bytes": storage(plan, dataset),
         },
+        "teacher": teacher.reference() if job.protocol.labels == "teacher" and teacher else None,
+        "labels": stored.reference() if job.protocol.labels == "stored" and stored else None,
         "protocol": {
             "name": job.protocol.name,
             "hash": job.protocol.hash,
@@ -252,92 +302,6 @@ def _head(job: Job, synset: Synset, sha256: str, dataset: Dataset, difference: d
         "metrics": METRICS,
         "precision": job.precision,
         "threads": job.threads,
+        "at_once": job.at_once,
         "versions": devices.versions(),
-    }
-
-
-def _finished(out: Path, head: dict[str, Any]) -> tuple[Runs, Runs]:
-    """Runs of an earlier, finished evaluation of the same thing, and their costs."""
-    if not out.exists():
-        return {}, {}
-    old = read_json(out, "evaluation")
-    if not isinstance(old, dict) or old.get("kind") != KIND:
-        raise UserError(f"{out}: not an evaluation; choose another --out")
-    _same_head(out, old, head)
-    cost = out.with_name(f"{out.stem}.cost.json")
-    costs = read_json(cost, "cost record") if cost.exists() else {"runs": []}
-    try:
-        done = {_key(run): {name: float(run["metrics"][name]) for name in METRICS} for run in old["runs"]}
-        spent = {_key(run): {**run, **{name: round(run[name], 3) for name in COSTS}} for run in costs["runs"]}
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{out}: its runs (or their costs beside it) are malformed ({error!r}); remove it") from None
-    return done, spent
-
-
-def _key(run: Any) -> tuple[str, int]:
-    return str(run["student"]), int(run["seed"])
-
-
-def _same_head(place: Path, old: dict[str, Any], head: dict[str, Any]) -> None:
-    version = old.get("schema")
-    if isinstance(version, int) and version > SCHEMA:
-        raise UserError(
-            f"{place}: schema {version} was made by a newer ddbench (this one reads up to {SCHEMA}): upgrade, or "
-            "choose another --out"
-        )
-    for name, value in json.loads(canonical_json(head)).items():
-        found = old.get(name)
-        if found != value:
-            part = ""
-            if isinstance(value, dict) and isinstance(found, dict):
-                part = next((name for name in value if found.get(name) != value[name]), "")
-            raise UserError(
-                f"{place} holds runs of another evaluation ({name}{'.' + part if part else ''} differs); "
-                f"remove it or choose another --out"
-            )
-
-
-def _read_partial(partial: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
-    """Runs of a killed evaluation; a torn last line is dropped."""
-    if not partial.exists():
-        return []
-    text = partial.read_text(errors="replace")
-    records, whole = [], ""
-    for number, line in enumerate(text.splitlines()):
-        try:
-            record = json.loads(line)
-            if number:
-                _take(record, {}, {})
-                records.append(record)
-            else:
-                _same_head(partial, record["head"], head)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            break
-        whole += line + "\n"
-    if whole != text:
-        write_text(partial, whole)
-    return records
-
-
-def _tables(done: Runs) -> dict[str, Any]:
-    runs = [{"student": student, "seed": seed, "metrics": metrics} for (student, seed), metrics in sorted(done.items())]
-    summary: dict[str, Any] = {}
-    for student in sorted({run["student"] for run in runs}):
-        own = [run["metrics"] for run in runs if run["student"] == student]
-        summary[student] = {metric: summarise([entry[metric] for entry in own]) for metric in own[0]}
-    return {"runs": runs, "summary": summary}
-
-
-def _cost_report(costs: list[dict[str, Any]], job: Job) -> dict[str, Any]:
-    rounded = [
-        {name: round(value, 3) if isinstance(value, float) else value for name, value in entry.items()}
-        for entry in sorted(costs, key=lambda entry: (entry["student"], entry["seed"]))
-    ]
-    return {
-        "device": devices.describe(devices.resolve_device(job.device)),
-        "cores": devices.cores(),
-        "wall_seconds": round(sum(entry["wall_seconds"] for entry in rounded), 3),
-        "cpu_seconds": round(sum(entry["cpu_seconds"] for entry in rounded), 3),
-        "peak_memory_bytes": max(entry["peak_memory_bytes"] for entry in rounded),
-        "runs": rounded,
     }

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from ddbench.data.augment import parse_strategy
 from ddbench.data.dataset import Dataset, holdout_split, validation_sample
 from ddbench.data.load import data_root, load_dataset
+from ddbench.data.policy import parse_policy
 from ddbench.data.preprocess import Preprocess, fit_preprocess
 from ddbench.data.specs import resolve_augmentation
 from ddbench.experts.recipe import ExpertRecipe
@@ -21,11 +21,21 @@ from ddbench.networks.names import check_student
 from ddbench.runtime import device as devices
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import ensure_writable
+from ddbench.runtime.files import ensure_writable, read_json, write_json
 from ddbench.runtime.jobs import run_jobs
 from ddbench.runtime.progress import Console
+from ddbench.runtime.resources import Meter
 from ddbench.training.flat import flatten_buffers, flatten_parameters
-from ddbench.training.loops import OptimizerSettings, accuracy, forward_flops, inputs_of, make_optimizer, predict, train
+from ddbench.training.loops import (
+    OptimizerSettings,
+    accuracy,
+    drop_after,
+    forward_flops,
+    inputs_of,
+    make_optimizer,
+    predict,
+    train,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +107,7 @@ def record(
     spec = dataset.spec
     check_student(student, spec.channels, spec.size)
     recipe = replace(recipe, augmentation=resolve_augmentation(recipe.augmentation, spec.flip))
-    parse_strategy(recipe.augmentation)
+    parse_policy(recipe.augmentation)
     devices.resolve_device(device)
     net = build_student(student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=0)
     make_optimizer(net.parameters(), _optimizer(recipe))
@@ -126,8 +136,9 @@ def record(
         compile=compile,
     )
     with console.bar(f"experts ({student}, {recipe.epochs} epochs)", experts, done) as bar:
-        for position, _ in run_jobs("ddbench.experts.record:record_expert", job, missing, workers):
+        for position, cost in run_jobs("ddbench.experts.record:record_expert", job, missing, workers):
             index = missing[position]
+            add_cost(store.folder, index, cost)
             store.experts.pop(index, None)  # a file of the same size that was removed since
             store.scan(index)
             store.write_manifest()
@@ -151,9 +162,10 @@ def _dataset(name: str, data: Path | None, size: int | None) -> Dataset:
     return load_dataset(name, data, size=size)
 
 
-def record_expert(job: RecordJob, index: int) -> None:
-    """Train one expert and write its file; run by a worker."""
+def record_expert(job: RecordJob, index: int) -> dict[str, Any]:
+    """Train one expert, write its file and return what it cost; run by a worker."""
     devices.prepare(job.threads)
+    meter = Meter()
     recipe, device = job.recipe, devices.resolve_device(job.device)
     dataset = _dataset(job.dataset, job.data, job.size)
     spec = dataset.spec
@@ -174,9 +186,9 @@ def record_expert(job: RecordJob, index: int) -> None:
         epochs=recipe.epochs,
         batch=recipe.batch,
         optimizer=_optimizer(recipe),
-        strategy=parse_strategy(recipe.augmentation),
+        policy=parse_policy(recipe.augmentation),
         seed=seed,
-        decay_after=recipe.epochs // 2 + 1 if recipe.decay else None,
+        factor=drop_after(recipe.epochs // 2 + 1 if recipe.decay else None),
         rebuild=True,
         precision=recipe.precision,
         compiler=compiler,
@@ -196,3 +208,25 @@ def record_expert(job: RecordJob, index: int) -> None:
     curves["test_accuracy"] = round(accuracy(test, dataset.test.labels), 6)
     store = read_store(job.folder)
     store.write_expert(index, torch.stack(weights), torch.stack(buffers), curves)
+    return meter.report(devices.describe(device))
+
+
+COST = "cost.json"
+
+
+def add_cost(folder: Path, index: int, cost: dict[str, Any]) -> None:
+    """Keep what an expert cost beside the manifest, which holds no times: its bytes are the same on every run."""
+    known = read_json(folder / COST, "cost record") if (folder / COST).exists() else {}
+    write_json(folder / COST, {**known, f"{index:05d}": cost})
+
+
+def recorded_cost(folder: Path) -> dict[str, Any] | None:
+    """What all experts of a store cost together, as far as that is known; None where nothing is."""
+    if not (folder / COST).exists():
+        return None
+    entries = list(read_json(folder / COST, "cost record").values())
+    return {
+        "experts": len(entries),
+        "wall_seconds": round(sum(entry["wall_seconds"] for entry in entries), 3),
+        "cpu_seconds": round(sum(entry["cpu_seconds"] for entry in entries), 3),
+    }

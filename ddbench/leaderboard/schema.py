@@ -202,6 +202,8 @@ def _check_sizes(result: Result, where: str) -> None:
         "synset.preprocess": result["synset"]["preprocess"],
         "protocol.settings": result["protocol"]["settings"],
         "protocol.changed": result["protocol"]["changed"],
+        "teacher": result["teacher"],
+        "labels": result["labels"],
         "cost.distill": result["cost"]["distill"],
         "cost.evaluate": result["cost"]["evaluate"],
     }
@@ -210,8 +212,9 @@ def _check_sizes(result: Result, where: str) -> None:
         if size > MAX_PART_BYTES:
             raise UserError(f"{where}: {name} has {size:,} bytes (at most {MAX_PART_BYTES:,})")
     stored = result["synset"]["bytes"]
-    if stored["total"] != stored["images"] + stored["labels"] + stored["other"]:
-        raise UserError(f"{where}: synset.bytes.total {stored['total']} is not images + labels + other")
+    kinds = ("images", "labels", "augmentation", "teacher", "other")
+    if stored["total"] != sum(stored[name] for name in kinds):
+        raise UserError(f"{where}: synset.bytes.total {stored['total']} is not {' + '.join(kinds)}")
 
 
 def _check_numbers(result: Result, where: str) -> None:

@@ -33,7 +33,20 @@ EVALUATION_SCHEMA = 1
 SYNSET_FILE = "synset.safetensors"
 MAX_SYNSET_BYTES = 2 * 10**6
 """Larger synsets are named by their hash only."""
-COPIED = ("synset", "protocol", "runs", "summary", "metrics", "precision", "threads", "versions")
+COPIED = (
+    "synset",
+    "teacher",
+    "labels",
+    "protocol",
+    "learning_rates",
+    "runs",
+    "summary",
+    "metrics",
+    "precision",
+    "threads",
+    "at_once",
+    "versions",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from torch import Tensor
 from ddbench.data.dataset import Dataset, Split, class_indices
 from ddbench.data.preprocess import Preprocess
 from ddbench.experts.store import TrajectoryStore
+from ddbench.experts.teacher import Teacher
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
@@ -55,6 +56,8 @@ class Context:
         compile: ``auto``, ``on`` or ``off``.
         console: for announcements.
         experts: the trajectory store, for methods that need one.
+        teacher: a network trained on real data, for methods that need one; None while :meth:`Method.check` runs, since
+            it may have to be trained first.
     """
 
     dataset: Dataset
@@ -69,6 +72,7 @@ class Context:
     compile: str
     console: Console
     experts: TrajectoryStore | None = None
+    teacher: Teacher | None = None
 
     @property
     def classes(self) -> int:
@@ -96,12 +100,17 @@ class Context:
 
 @dataclass(frozen=True, kw_only=True)
 class Distilled:
-    """A method's product: images uint8 (pixels) or float32 (network input), labels, and what was learned with them."""
+    """A method's product: images uint8 (pixels) or float32 (network input), labels, and what was learned with them.
+
+    ``decode_factor`` and ``patches`` are those of :class:`ddbench.synset.Synset`.
+    """
 
     images: Tensor
     labels: Tensor
     learned_lr: Tensor | None = None
     stage: Tensor | None = None
+    decode_factor: int = 1
+    patches: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

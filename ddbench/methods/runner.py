@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ddbench.data.dataset import Dataset, holdout_split, validation_sample
 from ddbench.data.load import data_root
 from ddbench.data.preprocess import Preprocess, fit_preprocess
-from ddbench.evaluate.evaluator import Job, train_student
+from ddbench.evaluate.plan import Plan, Settings, train_student
 from ddbench.evaluate.protocols import PROTOCOLS, changed
 from ddbench.experts.recipe import ExpertRecipe, buffer_command
 from ddbench.experts.store import TrajectoryStore, find_stores
+from ddbench.experts.teach import ensure_teacher
+from ddbench.experts.teacher import Teacher, check_teacher, default_teacher, find_teacher
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State, check_ipc
 from ddbench.networks.build import build_student
-from ddbench.networks.names import check_student
+from ddbench.networks.names import check_student, parse_student
 from ddbench.preview import preview_png
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
@@ -36,6 +37,7 @@ from ddbench.runtime.tensors import open_tensors, write_tensors
 from ddbench.runtime.tracking import Tracker, check_tracker, open_trackers
 from ddbench.synset import FILE, Synset, write_synset
 
+CONFIG = "config.json"
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_KIND = "ddbench-checkpoint"
 CHECKPOINT_SECONDS = 30.0
@@ -53,6 +55,8 @@ class RunSettings:
         validate_epochs: epochs of the student that is validated.
         track: tracker.
         checkpoint_every: iterations between two checkpoints; 0: every :data:`CHECKPOINT_SECONDS`.
+        teachers: root of the teachers.
+        teacher_student: architecture of the teacher; ``None``: the default one for the image size.
     """
 
     ipc: int
@@ -69,6 +73,8 @@ class RunSettings:
     device: str
     threads: int
     compile: str
+    teachers: Path = Path("teachers")
+    teacher_student: str | None = None
 
 
 def distill(
@@ -125,6 +131,13 @@ def distill(
     kind.check(config, context)
     resolved = _resolved(name, config, context, settings)
     path = out / FILE
+    if kind.needs.teacher:
+        resolved["teacher"] = _recorded_teacher(out, dataset, settings)
+        _check_folder(out, resolved)
+        if not path.exists():
+            teacher = _teacher(dataset, data, preprocess, settings, out, resolved["teacher"], console)
+            context, resolved["teacher"] = replace(context, teacher=teacher), teacher.reference()
+            meter = Meter()  # the teacher's cost is in its own record
     _claim_folder(out, resolved)
     if path.exists():
         (out / CHECKPOINT).unlink(missing_ok=True)
@@ -191,6 +204,57 @@ def _misfit(store: TrajectoryStore, dataset: Dataset, preprocess: Preprocess, se
     return None
 
 
+def _recorded_teacher(out: Path, dataset: Dataset, settings: RunSettings) -> dict[str, Any] | None:
+    """The teacher that an earlier try of this run had, as the architecture that is asked for now."""
+    if not (out / CONFIG).exists():
+        return None
+    config = read_json(out / CONFIG, "run configuration")
+    recorded = config.get("teacher") if isinstance(config, dict) else None
+    if not isinstance(recorded, dict) or not isinstance(recorded.get("sha256"), str):
+        return None
+    return {**recorded, "student": _teacher_student(dataset, settings)}
+
+
+def _teacher_student(dataset: Dataset, settings: RunSettings) -> str:
+    name = settings.teacher_student
+    return str(parse_student(name)) if name else default_teacher(dataset.spec.size)
+
+
+def _teacher(
+    dataset: Dataset,
+    data: Path | None,
+    preprocess: Preprocess,
+    settings: RunSettings,
+    out: Path,
+    recorded: dict[str, Any] | None,
+    console: Console,
+) -> Teacher:
+    """The teacher of an earlier try of the run, else one that fits, trained first where there is none.
+
+    Raises:
+        UserError: the run's folder could not be made, or the teacher cannot be trained.
+    """
+    ensure_writable(next(place for place in (out, *out.absolute().parents) if place.exists()))
+    if recorded is not None:
+        # A better one that came into the store since would make another synset.
+        found = find_teacher(settings.teachers, sha256=recorded["sha256"])
+        if found is not None:
+            check_teacher(found, dataset, preprocess)
+            return found
+    return ensure_teacher(
+        root=settings.teachers,
+        dataset=dataset,
+        data=data,
+        student=_teacher_student(dataset, settings),
+        preprocess_kind=settings.preprocess,
+        holdout=settings.holdout,
+        device=settings.device,
+        threads=settings.threads,
+        compile=settings.compile,
+        console=console,
+    )
+
+
 def _resolved(name: str, config: Any, context: Context, settings: RunSettings) -> dict[str, Any]:
     """Everything that decides the product's bytes."""
     store = context.experts
@@ -211,6 +275,7 @@ def _resolved(name: str, config: Any, context: Context, settings: RunSettings) -
         "experts": None
         if store is None
         else {"identity": store.identity(), "count": len(store.experts), "recipe": store.recipe.to_json()},
+        "teacher": None if context.teacher is None else context.teacher.reference(),
         "threads": settings.threads,
         "compile": settings.compile,
         "device": str(context.device.type),
@@ -222,9 +287,25 @@ def _claim_folder(out: Path, resolved: dict[str, Any]) -> None:
     """Make the run folder, or make sure that it is this run's.
 
     Raises:
+        UserError: it holds another run, or something else, or cannot be written to.
+    """
+    _check_folder(out, resolved)
+    path = out / CONFIG
+    if path.exists():
+        if not (out / FILE).exists():
+            ensure_writable(out)
+        return
+    ensure_writable(out)
+    write_json(path, resolved)
+
+
+def _check_folder(out: Path, resolved: dict[str, Any]) -> None:
+    """Refuse a run folder that is not this run's; one that is not there will do.
+
+    Raises:
         UserError: it holds another run, or something else.
     """
-    path = out / "config.json"
+    path = out / CONFIG
     if path.exists():
         differing = _differing(read_json(path, "run configuration"), json.loads(canonical_json(resolved)))
         if differing:
@@ -232,13 +313,9 @@ def _claim_folder(out: Path, resolved: dict[str, Any]) -> None:
                 f"{out} holds another run: {', '.join(differing[:4])} differ(s); choose another --out or remove that "
                 "folder"
             )
-        if not (out / FILE).exists():
-            ensure_writable(out)
         return
     if out.exists() and (not out.is_dir() or any(not is_temporary(entry) for entry in out.iterdir())):
         raise UserError(f"{out} exists and is no ddbench run; choose another --out")
-    ensure_writable(out)
-    write_json(path, resolved)
 
 
 def _differing(old: Any, new: dict[str, Any]) -> list[str]:
@@ -342,21 +419,12 @@ def _validate(method: Method[Any], settings: RunSettings, resolved: dict[str, An
     if lr is not None and lr.ndim == 0 and float(lr) <= 0:
         return 0.0
     protocol, _ = changed(PROTOCOLS["hard-v1"], epochs=settings.validate_epochs)
-    job = Job(
-        synset=Path(os.devnull),
-        data=None,
-        size=None,
-        protocol=protocol,
-        device=str(context.device),
-        threads=settings.threads,
-        precision="float32",
-        compile="off",
-        max_images=None,
+    plan = Plan(
+        synset=synset, protocol=protocol, preprocess=context.preprocess, flip=context.dataset.spec.flip
     )
+    how = Settings(device=str(context.device), threads=settings.threads)
     try:
-        score: float = train_student(
-            synset, context.preprocess, context.held_out, context.student, 0, job, context.dataset.spec.flip
-        )["accuracy"]
+        score = train_student(plan, context.held_out, context.student, 0, how)["accuracy"]
         return score
     except UserError:  # a student that diverges on an unfinished synset is a bad score, not the end of the run
         return 0.0
@@ -365,7 +433,10 @@ def _validate(method: Method[Any], settings: RunSettings, resolved: dict[str, An
 def _wrap(product: Distilled, method: Method[Any], resolved: dict[str, Any]) -> Synset:
     """The product with its provenance."""
     context = method.context
-    experts = resolved["experts"]
+    experts, teacher = resolved["experts"], resolved["teacher"]
+    parents: dict[str, str] = {} if experts is None else {"experts": experts["identity"]}
+    if teacher is not None:
+        parents["teacher"] = teacher["sha256"]
     return Synset(
         images=product.images,
         labels=product.labels,
@@ -381,6 +452,8 @@ def _wrap(product: Distilled, method: Method[Any], resolved: dict[str, Any]) -> 
         augmentation=method.augmentation,
         learned_lr=product.learned_lr,
         stage=product.stage,
+        decode_factor=product.decode_factor,
+        patches=product.patches,
         versions=resolved["versions"],
-        parents={} if experts is None else {"experts": experts["identity"]},
+        parents=parents,
     )

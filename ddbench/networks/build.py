@@ -18,7 +18,7 @@ def build_student(name: str, *, channels: int, size: int, classes: int, seed: in
     """A fresh student with PyTorch's default initialisation, in training mode, on the CPU.
 
     It takes ``(N, channels, size, size)`` and gives logits ``(N, classes)``. The same seed gives the same weights; no
-    global generator is touched.
+    global generator is touched. Networks of other libraries have the initialisation that these give them.
 
     Raises:
         UserError: a wrong name, or images that this student cannot take (``check_student``).
@@ -29,6 +29,10 @@ def build_student(name: str, *, channels: int, size: int, classes: int, seed: in
 
 
 def _make(student: StudentName, channels: int, size: int, classes: int) -> Student:
+    if student.library is not None:
+        from ddbench.networks.external import make_external
+
+        return make_external(student, channels, size, classes)
     family, depth, width, norm = student.family, student.depth or 0, student.width or 0, student.norm or "nn"
     if family == "convnet":
         return ConvNet(

@@ -87,5 +87,10 @@ class ConvNet(Student):
             outputs.append(cast(Tensor, stage(self._pool(outputs[-1]) if outputs else x)))
         return outputs
 
+    def blocks_and_features(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """:meth:`blocks` and :meth:`features` of one forward pass."""
+        blocks = self.blocks(x)
+        return blocks, self._pool(blocks[-1]).flatten(1)
+
     def features(self, x: Tensor) -> Tensor:
-        return self._pool(self.blocks(x)[-1]).flatten(1)
+        return self.blocks_and_features(x)[1]

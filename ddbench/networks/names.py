@@ -1,6 +1,8 @@
 """Names of students: the grammar, the listed names, the groups. No torch here, so that the command line starts fast.
 
 A name says the whole architecture: ``convnet-d3-w128-in`` is three blocks of width 128 with instance norm.
+``tv-<name>`` and ``timm-<name>`` are networks of those libraries with fresh weights, for larger images; ``tv-...-mod``
+is a ResNet with a 3x3 stem of stride 1 and no max-pool, as SRe2L and RDED use on small ones.
 """
 
 from __future__ import annotations
@@ -13,6 +15,9 @@ from ddbench.registry import suggest, unknown
 from ddbench.runtime.errors import UserError
 
 SMALLEST_SIZE = 8
+SMALLEST_EXTERNAL, SMALLEST_MODIFIED = 64, 32
+"""Least side of an image in px for torchvision's and timm's networks, and for the ResNets with a small stem."""
+
 MAX_DEPTH = {"convnet": 8, "mlp": 8, "vit": 32}
 MAX_WIDTH = 4096
 
@@ -28,7 +33,7 @@ POOLINGS = ("avg", "max", "none")
 
 _EXAMPLE = (
     "examples: convnet-d3-w128-in (norm in|bn|ln|gn|nn, then -sigmoid|-leaky|-swish and -max|-none if wanted), "
-    "mlp-d3-w128, vit-d6-w512"
+    "mlp-d3-w128, vit-d6-w512; from 64 px tv-<torchvision name>, timm-<timm name>"
 )
 
 STUDENTS = {
@@ -52,7 +57,18 @@ STUDENTS = {
     "resnet18ap-in": "ResNet18 with average pools in place of strides, instance norm",
     "resnet18ap-bn": "ResNet18 with average pools in place of strides, batch norm",
     "vit-d6-w512": "small vision transformer, 6 blocks of width 512, at most 8x8 patches",
+    "tv-resnet18-mod": "torchvision's ResNet18, 3x3 stem of stride 1, no max-pool: from 32 px",
+    "tv-resnet18": "torchvision's ResNet18, as all that follow for 64 px and more",
+    "tv-resnet50": "torchvision's ResNet50",
+    "tv-resnet101": "torchvision's ResNet101",
+    "tv-efficientnet_b0": "torchvision's EfficientNet-B0",
+    "tv-mobilenet_v2": "torchvision's MobileNetV2",
+    "tv-alexnet": "torchvision's AlexNet",
+    "tv-vgg11": "torchvision's VGG11, no norm",
+    "tv-vit_b_16": "torchvision's ViT-B/16, at the size of the images",
+    "tv-swin_v2_t": "torchvision's Swin-V2-T",
 }
+"""The listed names; every other one of the grammar is a student as well (``tv-`` and ``timm-``: of those libraries)."""
 
 GROUPS = {
     "all-small": (
@@ -67,6 +83,28 @@ GROUPS = {
         "lenet",
         "vit-d6-w512",
     ),
+    "all-64": (
+        "convnet-d4-w128-in",
+        "convnet-d4-w128-bn",
+        "alexnet",
+        "vgg11-in",
+        "resnet18-in",
+        "resnet18-bn",
+        "resnet18ap-in",
+        "tv-resnet18-mod",
+        "vit-d6-w512",
+    ),
+    "all-224": (
+        "tv-resnet18",
+        "tv-resnet50",
+        "tv-resnet101",
+        "tv-efficientnet_b0",
+        "tv-mobilenet_v2",
+        "tv-alexnet",
+        "tv-vgg11",
+        "tv-vit_b_16",
+        "tv-swin_v2_t",
+    ),
     "mtt": ("convnet-d3-w128-in", "alexnet", "vgg11-in", "resnet18ap-in", "resnet18-in"),
     "quick": ("convnet-d3-w32-in", "mlp-d3-w128", "lenet"),
 }
@@ -74,7 +112,11 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class StudentName:
-    """The parts of a student's name; ``str()`` gives the canonical name. Parts that a family lacks are None."""
+    """The parts of a student's name; ``str()`` gives the canonical name. Parts that a family lacks are None.
+
+    The family of another library's network is the library and its name there, ``tv-resnet18``; its variant is ``mod``
+    for the small stem.
+    """
 
     family: str
     depth: int | None = None
@@ -82,6 +124,13 @@ class StudentName:
     norm: str | None = None
     activation: str | None = None
     pooling: str | None = None
+    variant: str | None = None
+
+    @property
+    def library(self) -> str | None:
+        """``tv`` (torchvision) or ``timm``; None for the package's own networks."""
+        library, dash, _ = self.family.partition("-")
+        return library if dash else None
 
     def __str__(self) -> str:
         parts = [self.family]
@@ -96,6 +145,8 @@ class StudentName:
             parts.append(str(self.activation))
         if self.pooling not in (None, "avg"):
             parts.append(str(self.pooling))
+        if self.variant is not None:
+            parts.append(self.variant)
         return "-".join(parts)
 
 
@@ -148,6 +199,17 @@ def _normed(name: str, match: re.Match[str]) -> StudentName:
     return StudentName(match["family"], norm=match["norm"])
 
 
+def _external(name: str, match: re.Match[str]) -> StudentName:
+    return StudentName(match["family"], variant=match.groupdict().get("variant"))
+
+
+def _tagged(name: str, match: re.Match[str]) -> StudentName:
+    raise UserError(
+        f"student {_shown(name)}: a tag names trained weights, and students start from fresh ones; "
+        f"leave it out: {match['family']}"
+    )
+
+
 _SIZE = r"-d(?P<depth>0|[1-9][0-9]*)-w(?P<width>0|[1-9][0-9]*)"
 _FORMS: tuple[tuple[re.Pattern[str], Callable[[str, re.Match[str]], StudentName]], ...] = (
     (
@@ -163,6 +225,9 @@ _FORMS: tuple[tuple[re.Pattern[str], Callable[[str, re.Match[str]], StudentName]
     (re.compile(r"(?P<family>alexnet)-(?P<norm>bn)"), _normed),
     (re.compile(r"alexnet"), lambda name, match: StudentName("alexnet", norm="nn")),
     (re.compile(r"lenet"), lambda name, match: StudentName("lenet")),
+    (re.compile(r"(?P<family>tv-[a-z0-9_]{1,60})(?:-(?P<variant>mod))?"), _external),
+    (re.compile(r"(?P<family>timm-[a-z0-9_]{1,60})"), _external),
+    (re.compile(r"(?P<family>timm-[a-z0-9_]{1,60})\.[a-z0-9_.]{1,60}"), _tagged),
 )
 
 
@@ -217,8 +282,11 @@ def counts_as_32(channels: int, size: int) -> bool:
 def check_student(name: str, channels: int, size: int) -> None:
     """Refuse a student that cannot take images of this shape.
 
+    A network of another library is tried out, without computing, which imports that library.
+
     Raises:
-        UserError: a wrong name, fewer than 1 channel, images below 8 px, or a ConvNet whose pools would leave no pixel.
+        UserError: a wrong name, fewer than 1 channel, images that are too small for it, a ConvNet whose pools would
+            leave no pixel, or a network of another library that is not there or does not take the shape.
     """
     student = parse_student(name)
     if channels < 1:
@@ -232,3 +300,19 @@ def check_student(name: str, channels: int, size: int) -> None:
                 f"student {name!r}: {student.depth} poolings leave no pixel of a {size} px image; "
                 f"the most for this size is depth {most}"
             )
+    if student.library is not None:
+        _check_external(student, channels, size)
+
+
+def _check_external(student: StudentName, channels: int, size: int) -> None:
+    least = SMALLEST_EXTERNAL if student.variant is None else SMALLEST_MODIFIED
+    if size < least:
+        other = "one of all-small"
+        if student.family.startswith("tv-resnet") and size >= SMALLEST_MODIFIED:
+            other = f"{student.family}-mod"
+        raise UserError(
+            f"student '{student}': images of {size} px are too small, expected at least {least}; use {other}"
+        )
+    from ddbench.networks.external import last_layer
+
+    last_layer(student, channels, size)

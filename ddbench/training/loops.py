@@ -7,22 +7,23 @@ size see the same batch order under the same seed, and no generator state has to
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddbench.data.augment import Strategy, apply, draw
 from ddbench.data.dataset import Split
+from ddbench.data.policy import Mix, Policy, augment
 from ddbench.data.preprocess import Preprocess
 from ddbench.registry import unknown
 from ddbench.runtime import seeds
 from ddbench.runtime.device import Compiler
 from ddbench.runtime.errors import UserError
-from ddbench.training.losses import cross_entropy
+from ddbench.training.losses import cross_entropy, probability_cross_entropy
 from ddbench.training.sgd import SGD
 
 MATERIALISE_BYTES = 2 * 2**30
@@ -37,11 +38,25 @@ class Inputs:
     Args:
         images: uint8 ``(N, C, H, W)`` with a preprocess, or float inputs with none.
         labels: ``(N,)`` int64, or ``(N, K)`` soft labels.
+        space: the preprocess that float inputs were made with, for augmentation that works on pixels.
+        classes: number of classes K; default: what the labels show.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, preprocess: Preprocess | None, device: torch.device) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        preprocess: Preprocess | None,
+        device: torch.device,
+        *,
+        space: Preprocess | None = None,
+        classes: int | None = None,
+    ) -> None:
         self.labels = labels.to(device)
+        self.hard_labels = self.labels if labels.ndim == 1 else self.labels.argmax(1)
+        self.classes = classes or (int(labels.max()) + 1 if labels.ndim == 1 else labels.shape[1])
         self.device = device
+        self.preprocess = space or preprocess
         self._preprocess = preprocess
         if preprocess is not None and images.numel() * 4 <= MATERIALISE_BYTES:
             images, self._preprocess = preprocess.apply(images), None
@@ -57,6 +72,8 @@ class Inputs:
 
     def batch(self, index: Tensor | slice) -> Tensor:
         """Float inputs ``(n, C, H, W)`` on the device."""
+        if isinstance(index, Tensor):
+            index = index.to(self._images.device)  # images that are too many for the device stay where they are
         if self._preprocess is None:
             return self._images[index]
         return self._preprocess.apply(self._images[index]).to(self.device)
@@ -69,23 +86,33 @@ def inputs_of(split: Split, preprocess: Preprocess, device: torch.device) -> Inp
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """An optimiser of ``torch.optim`` by its lower-case name."""
+    """An optimiser of ``torch.optim`` by its lower-case name.
+
+    Attributes:
+        decay_vectors: False: no weight decay on 1-D parameters (biases, scales and shifts of norms).
+    """
 
     name: str = "sgd"
     lr: float = 0.01
     momentum: float = 0.0
     weight_decay: float = 0.0
+    decay_vectors: bool = True
     options: tuple[tuple[str, float], ...] = ()
 
 
-def make_optimizer(parameters: Any, settings: OptimizerSettings) -> torch.optim.Optimizer | SGD:
+Optimizer = torch.optim.Optimizer | SGD
+
+
+def make_optimizer(parameters: Iterable[Tensor], settings: OptimizerSettings) -> Optimizer:
     """Build the optimiser: our SGD where that is all that is asked for, else torch's.
 
     Raises:
         UserError: no such optimiser in torch, or one that does not take an option.
     """
-    if settings.name == "sgd" and not settings.options:
-        return SGD(parameters, settings.lr, settings.momentum, settings.weight_decay)
+    tensors = list(parameters)
+    split = bool(settings.weight_decay) and not settings.decay_vectors
+    if settings.name == "sgd" and not settings.options and not split:
+        return SGD(tensors, settings.lr, settings.momentum, settings.weight_decay)
     known = {
         name.lower(): kind
         for name, kind in vars(torch.optim).items()
@@ -104,7 +131,38 @@ def make_optimizer(parameters: Any, settings: OptimizerSettings) -> torch.optim.
             raise UserError(f"--optimizer {settings.name} has no option {name!r}; it takes: {', '.join(accepted)}")
     if settings.name in ("sgd", "adam", "adamw"):
         options["fused"] = True  # one kernel a tensor; the same arithmetic
-    return kind(parameters, **options)
+    groups: Any = tensors
+    if split:
+        groups = [
+            {"params": [one for one in tensors if one.ndim > 1]},
+            {"params": [one for one in tensors if one.ndim <= 1], "weight_decay": 0.0},
+        ]
+    return kind(groups, **options)
+
+
+def optimizer_state(stepper: Optimizer, name: str) -> dict[str, Tensor]:
+    """What an optimiser has gathered, as tensors named ``<name>.<...>``, for a checkpoint."""
+    if isinstance(stepper, SGD):
+        return stepper.state(name)
+    return {
+        f"{name}.{index}.{key}": torch.as_tensor(value)
+        for index, entry in stepper.state_dict()["state"].items()
+        for key, value in entry.items()
+        if value is not None
+    }
+
+
+def load_optimizer_state(stepper: Optimizer, name: str, tensors: dict[str, Tensor]) -> None:
+    """Put back what :func:`optimizer_state` gave."""
+    if isinstance(stepper, SGD):
+        stepper.load_state(name, tensors)
+        return
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith(f"{name}."):
+            index, _, entry = key.removeprefix(f"{name}.").partition(".")
+            state.setdefault(int(index), {})[entry] = tensor.clone()
+    stepper.load_state_dict({**stepper.state_dict(), "state": state})
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
@@ -121,6 +179,68 @@ class Epoch:
     accuracy: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One augmented batch.
+
+    Attributes:
+        x: network input ``(n, C, H, W)``.
+        index: int64 ``(n,)`` positions in the inputs.
+        epoch: from 0.
+        mix: what was mixed into each image, or None.
+    """
+
+    x: Tensor
+    index: Tensor
+    epoch: int
+    mix: Mix | None
+
+
+def views(inputs: Inputs, *, batch: int, policy: Policy | None, seed: int, epoch: int) -> Iterator[View]:
+    """The augmented batches of one epoch, in order; the same for the same seed and number of images."""
+    order = torch.randperm(len(inputs), generator=seeds.generator(seed, "order", epoch))
+    randomness = seeds.generator(seed, "augment", epoch)
+    for index in order.split(batch):
+        index = index.to(inputs.device)
+        x, mix = inputs.batch(index), None
+        if policy is not None:
+            x, mix = augment(policy, x, randomness, inputs.preprocess)
+        yield View(x=x, index=index, epoch=epoch, mix=mix)
+
+
+Labels = Callable[[View], Tensor]
+"""Gives the targets of a view."""
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Scalar loss of logits ``(n, K)`` and targets."""
+
+
+def own_labels(inputs: Inputs) -> Labels:
+    """The inputs' labels for :func:`own_loss`; those of mixed images are mixed, as probabilities ``(n, K)``."""
+
+    def labels(view: View) -> Tensor:
+        own = inputs.labels[view.index]
+        if view.mix is None:
+            return own
+        shares = F.one_hot(own, inputs.classes).float() if own.ndim == 1 else own.softmax(1)
+        return view.mix.blend(shares)
+
+    return labels
+
+
+def own_loss(mixed: bool) -> Loss:
+    """Cross-entropy with the targets of :func:`own_labels`."""
+    return probability_cross_entropy if mixed else cross_entropy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resume:
+    """Where a killed training goes on: epochs done, and the optimiser's state (:func:`optimizer_state`)."""
+
+    epochs: int
+    optimizer: dict[str, Tensor]
+
+
 def train(
     net: nn.Module,
     inputs: Inputs,
@@ -128,63 +248,87 @@ def train(
     epochs: int,
     batch: int,
     optimizer: OptimizerSettings,
-    strategy: Strategy | None,
+    policy: Policy | None,
     seed: int,
-    decay_after: int | None = None,
-    decay: float = 0.1,
+    factor: Callable[[int], float] | None = None,
     rebuild: bool = False,
+    labels: Labels | None = None,
+    loss: Loss | None = None,
+    view_seed: int | None = None,
     precision: str = "float32",
     compiler: Compiler | None = None,
+    resume: Resume | None = None,
+    checkpoint: Callable[[int, Optimizer], None] | None = None,
 ) -> Iterator[Epoch]:
     """Train ``net`` in place, yielding after every epoch; nothing runs between the yields that the caller did not ask.
 
     Args:
         batch: at most this many images a step; the last, smaller batch of an epoch is kept.
-        strategy: DSA augmentation, or ``None``.
+        policy: augmentation, or ``None``.
         seed: names the order, the augmentation and the dropout of every epoch.
-        decay_after: after this many epochs the learning rate is multiplied by ``decay`` once.
-        rebuild: build a new optimiser at that point, losing its momentum, as the public DC and MTT code does.
+        factor: learning-rate factor of each epoch (from 0); ``None``: 1 throughout.
+        rebuild: where the factor changes, build a new optimiser, losing its momentum, as public DC and MTT code does.
+        labels, loss: what is learned; default: the inputs' own labels by cross-entropy.
+        view_seed: names order and augmentation in place of ``seed``, where stored labels belong to certain views.
         compiler: ``torch.compile`` or ``None``.
+        resume: go on after so many epochs; ``net`` holds the weights of that time.
+        checkpoint: called after every epoch with the number of epochs done and the optimiser.
     """
     device = inputs.device
-    stepper = make_optimizer(net.parameters(), optimizer)
+    labels = labels or own_labels(inputs)
+    loss = loss or own_loss(policy is not None and policy.mix != "none")
+    first = resume.epochs if resume else 0
+    rate = factor(max(0, first - 1)) if factor else 1.0
+    stepper = make_optimizer(net.parameters(), replace(optimizer, lr=optimizer.lr * rate))
+    if resume:
+        load_optimizer_state(stepper, "optimizer", resume.optimizer)
+        _set_rate(stepper, optimizer.lr * rate)
 
     def objective(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         with autocast(precision, device):
             logits = net(x)
         logits = logits.float() if precision != "float32" else logits
-        return cross_entropy(logits, y), logits.detach()
+        return loss(logits, y), logits.detach()
 
     compiled = compiler(objective) if compiler is not None else objective
     count = len(inputs)
-    size = inputs.shape[-1]
-    hard = inputs.labels if inputs.labels.ndim == 1 else inputs.labels.argmax(1)
-    for epoch in range(epochs):
-        if decay_after is not None and epoch == decay_after:
+    hard = inputs.hard_labels
+    for epoch in range(first, epochs):
+        wanted = factor(epoch) if factor else 1.0
+        if wanted != rate:
+            rate = wanted
             if rebuild:
-                stepper = make_optimizer(net.parameters(), replace(optimizer, lr=optimizer.lr * decay))
-            else:
-                for group in stepper.param_groups:
-                    group["lr"] *= decay
-        order = torch.randperm(count, generator=seeds.generator(seed, "order", epoch))
-        randomness = seeds.generator(seed, "augment", epoch)
+                stepper = make_optimizer(net.parameters(), replace(optimizer, lr=optimizer.lr * rate))
+            _set_rate(stepper, optimizer.lr * rate)
         loss_sum = torch.zeros((), device=device)
         right = torch.zeros((), device=device)
         net.train()
         with seeds.isolated(seed, "dropout", epoch):
-            for index in order.split(batch):
-                index = index.to(device)
-                x = inputs.batch(index)
-                if strategy is not None:
-                    x = apply(draw(strategy, len(x), size, randomness), x)
-                run = compiled if len(index) == min(batch, count) else objective
-                loss, logits = run(x, inputs.labels[index])
+            named = seed if view_seed is None else view_seed
+            for view in views(inputs, batch=batch, policy=policy, seed=named, epoch=epoch):
+                target = labels(view)
+                run = compiled if len(view.x) == min(batch, count) else objective
+                value, logits = run(view.x, target)
                 stepper.zero_grad(set_to_none=True)
-                loss.backward()
+                value.backward()
                 stepper.step()
-                loss_sum += loss.detach() * len(x)
-                right += (logits.argmax(1) == hard[index]).sum()
+                loss_sum += value.detach() * len(view.x)
+                right += (logits.argmax(1) == hard[view.index]).sum()
+        if checkpoint is not None:
+            checkpoint(epoch + 1, stepper)
         yield Epoch(number=epoch + 1, loss=float(loss_sum) / count, accuracy=float(right) / count)
+
+
+def _set_rate(stepper: Optimizer, rate: float) -> None:
+    for group in stepper.param_groups:
+        group["lr"] = rate
+
+
+def drop_after(epochs: int | None, factor: float = 0.1) -> Callable[[int], float] | None:
+    """Learning-rate factor of a single drop after so many epochs; ``None`` for none."""
+    if epochs is None:
+        return None
+    return lambda epoch: factor if epoch >= epochs else 1.0
 
 
 @torch.no_grad()

@@ -17,7 +17,23 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """
     if labels.dtype == torch.int64:
         return F.cross_entropy(logits, labels)
-    return -(labels.softmax(1) * logits.log_softmax(1)).sum(1).mean()
+    return probability_cross_entropy(logits, labels.softmax(1))
+
+
+def probability_cross_entropy(logits: Tensor, probabilities: Tensor) -> Tensor:
+    """Mean of ``-sum_k p_k log softmax(logits)_k``; both ``(N, K)``. Mixed labels are probabilities."""
+    return -(probabilities * logits.log_softmax(1)).sum(1).mean()
+
+
+def soft_target_kl(logits: Tensor, teacher: Tensor, temperature: float, tau_squared: bool = False) -> Tensor:
+    """``KL(softmax(teacher / T) || softmax(logits / T))``, mean over the batch; both ``(N, K)`` logits.
+
+    Args:
+        tau_squared: multiply by T squared (Hinton et al. 2015); SRe2L and RDED do not, and say 20 for T.
+    """
+    ours, theirs = (logits / temperature).log_softmax(1), (teacher / temperature).log_softmax(1)
+    loss = (theirs.exp() * (theirs - ours)).sum(1).mean()  # not F.kl_div, which torch.vmap cannot map
+    return loss * temperature**2 if tau_squared else loss
 
 
 def matching_loss(student: Tensor, target: Tensor, start: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def examples_of(verb: str) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in text.splitlines() if line.strip()]
 
 
-@pytest.mark.parametrize("verb", ["buffer", "distill", "evaluate", "export", "import", "submit", "list"])
+@pytest.mark.parametrize("verb", ["buffer", "teacher", "relabel", "distill", "evaluate", "scores", "export", "import", "submit", "list"])
 def test_examples_are_valid(verb: str, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
     """Every example passes the parser: with an unknown flag put in, that flag is all that is complained about."""
     examples = examples_of(verb)

@@ -70,8 +70,8 @@ def test_buffer(ddb: Callable, data_root: Path, tmp_path: Path):
     assert f"{len(done)} of 6 experts are recorded" in result.err
     assert "going on" in result.err
     assert ddb(*command(whole, 1)).code == 0
-    assert contents(killed, ".tmp") == contents(whole)
-    assert len(contents(whole)) == 7
+    assert contents(killed, ".tmp", "cost.json") == contents(whole, "cost.json")
+    assert len(contents(whole, "cost.json")) == 7
     assert ddb("buffer", "verify", killed).code == 0
 
 
@@ -126,17 +126,17 @@ def test_a_line_torn_by_a_kill_is_dropped(ddb: Callable, tmp_path: Path):
     from ddbench.evaluate import evaluator
 
     count = 0
-    run_job = evaluator.run_job
+    run_task = evaluator.run_task
 
     def stop(job: Any, payload: Any) -> Any:
         nonlocal count
         count += 1
         if count == 3:
             raise KeyboardInterrupt
-        return run_job(job, payload)
+        return run_task(job, payload)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluator, "run_job", stop)
+        patch.setattr(evaluator, "run_task", stop)
         assert ddb(*argv).code == 130
     partial = next((tmp_path / "run" / "evaluations").glob("*.partial.jsonl"))
     lines = partial.read_bytes().splitlines(keepends=True)
@@ -144,6 +144,40 @@ def test_a_line_torn_by_a_kill_is_dropped(ddb: Callable, tmp_path: Path):
     partial.write_bytes(b"".join(lines[:2]) + lines[2][:20])
     result = ddb(*argv)
     assert "1 of 5 runs are there" in result.err
+    assert ddb(*argv, "--out", tmp_path / "whole.json").code == 0
+    made = contents(tmp_path / "run" / "evaluations", "cost.json")
+    assert [*made.values()] == [(tmp_path / "whole.json").read_bytes()]
+
+
+def test_a_killed_search_goes_on(ddb: Callable, tmp_path: Path):
+    """Learning rates that were tried are kept, and the numbers equal an uninterrupted evaluation's."""
+    assert ddb(*random_tiny(tmp_path / "run")).code == 0
+    argv = ["evaluate", tmp_path / "run", "--students", TINY, "--epochs", 3, "--workers", 1, "--seeds", 2, *EAGER]
+    argv += ["--lr-source", "search"]
+    from ddbench.evaluate import evaluator
+
+    run_task, tried = evaluator.run_task, []
+
+    def stop(job: Any, task: Any) -> Any:
+        if len(tried) == 3:
+            raise KeyboardInterrupt
+        tried.append(task.lr)
+        return run_task(job, task)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluator, "run_task", stop)
+        assert ddb(*argv).code == 130
+    assert tried == [0.001, 0.005, 0.01]
+
+    def go_on(job: Any, task: Any) -> Any:
+        tried.append(task.lr)
+        return run_task(job, task)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluator, "run_task", go_on)
+        assert ddb(*argv).code == 0
+    assert tried[3:5] == [0.05, 0.1]
+    assert len(tried) == 7, "five rates and two seeds, none of them twice"
     assert ddb(*argv, "--out", tmp_path / "whole.json").code == 0
     made = contents(tmp_path / "run" / "evaluations", "cost.json")
     assert [*made.values()] == [(tmp_path / "whole.json").read_bytes()]

@@ -16,7 +16,9 @@ from ddbench.data.dataset import holdout_split
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
 from ddbench.experts.store import find_stores
-from ddbench.methods import DESCRIPTIONS, METHODS
+from ddbench.experts.teach import TeacherRecipe, train_teacher
+from ddbench.experts.teacher import Teacher, find_teacher
+from ddbench.methods import DESCRIPTIONS, METHODS, features
 from ddbench.methods.base import Context, Method, State, check_ipc
 from ddbench.methods.recipes import content_folder
 from ddbench.methods.runner import RunSettings, distill
@@ -38,6 +40,7 @@ SMALL: dict[str, dict[str, Any]] = {
 """Settings with which a method ends in a second; a method that is not listed runs with its defaults."""
 
 NAMES = list(METHODS)
+CORESETS = ("herding", "kcenter", "kmeans")
 IPC = 2
 CLASSES = 10
 
@@ -46,8 +49,26 @@ def small_config(name: str) -> Any:
     return METHODS.get(name).config_class(**SMALL.get(name, {}))
 
 
+@pytest.fixture(scope="session")
+def teachers(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
+    """Root of a store with one tiny teacher of digits."""
+    root = tmp_path_factory.mktemp("teachers")
+    train_teacher(
+        root=root,
+        dataset=load_dataset("digits", data_root),
+        data=data_root,
+        student=TINY,
+        recipe=TeacherRecipe(epochs=2),
+        device="cpu",
+        threads=1,
+        compile="off",
+        console=Console(quiet=True),
+    )
+    return root
+
+
 @pytest.fixture
-def make(buffers: Path, data_root: Path, tmp_path: Path) -> Callable[..., Any]:
+def make(buffers: Path, teachers: Path, data_root: Path, tmp_path: Path) -> Callable[..., Any]:
     """``make(name, folder)`` runs a method through the runner; returns the synset."""
 
     def call(name: str, out: Path, seed: int = 0, ipc: int = IPC, config: Any = None, **more: Any) -> Any:
@@ -67,6 +88,8 @@ def make(buffers: Path, data_root: Path, tmp_path: Path) -> Callable[..., Any]:
                 "device": "cpu",
                 "threads": 1,
                 "compile": "off",
+                "teachers": teachers,
+                "teacher_student": TINY,
                 **more,
             }
         )
@@ -86,7 +109,7 @@ def make(buffers: Path, data_root: Path, tmp_path: Path) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def context(buffers: Path, data_root: Path, tmp_path: Path) -> Context:
+def context(buffers: Path, teachers: Path, data_root: Path, tmp_path: Path) -> Context:
     """What the runner would give to a method."""
     dataset = load_dataset("digits", data_root)
     train, held_out = holdout_split(dataset.train, 0.1, CLASSES)
@@ -103,6 +126,7 @@ def context(buffers: Path, data_root: Path, tmp_path: Path) -> Context:
         compile="off",
         console=Console(quiet=True),
         experts=find_stores(buffers)[0],
+        teacher=find_teacher(teachers),
     )
 
 
@@ -156,6 +180,7 @@ def test_product(name: str, make: Callable, tmp_path: Path, data_root: Path):
         assert len(synset.images) == len(dataset.train)
     assert bool(torch.isfinite(synset.images.float()).all())
     assert ("experts" in synset.parents) == kind.needs.experts
+    assert ("teacher" in synset.parents) == kind.needs.teacher
     files = set(contents(tmp_path / "run"))
     assert {"config.json", "cost.json", "preview.png", "synset.safetensors"} <= files
     assert not {file for file in files if file.endswith(".tmp") or "checkpoint" in file}
@@ -256,8 +281,13 @@ def test_test_images_are_never_looked_at(name: str, make: Callable, tmp_path: Pa
     assert one.read_bytes() == two.read_bytes()
 
 
-def test_random_takes_training_images_that_are_not_held_out(make: Callable, context: Context, tmp_path: Path):
-    synset = make("random", tmp_path / "run", ipc=112)
+@pytest.mark.parametrize("name", ["random", *CORESETS])
+def test_real_images_are_training_images_that_are_not_held_out(
+    name: str, make: Callable, context: Context, tmp_path: Path
+):
+    synset = make(name, tmp_path / "run", ipc=112)
+    assert synset.images.dtype == torch.uint8
+    assert torch.equal(synset.labels, torch.arange(CLASSES).repeat_interleave(112))
     real = {image.numpy().tobytes() for image in context.train.images}
     held = {image.numpy().tobytes() for image in context.held_out.images} - real
     chosen = [image.numpy().tobytes() for image in synset.images]
@@ -267,6 +297,103 @@ def test_random_takes_training_images_that_are_not_held_out(make: Callable, cont
     for image, label in zip(synset.images[::50], synset.labels[::50], strict=True):
         matches = (context.train.images == image).flatten(1).all(1)
         assert int(label) in context.train.labels[matches].tolist()
+
+
+def class_features(context: Context, label: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images of a class and the teacher's features of them, all at once, float64."""
+    assert context.teacher is not None
+    net = context.teacher.network("cpu")
+    images = context.train.images[context.train.labels == label]
+    with torch.no_grad():
+        return images, net.features(context.preprocess.apply(images)).double()
+
+
+@pytest.mark.parametrize("batch", [7, 256])
+def test_features_of_every_class(batch: int, context: Context, monkeypatch: pytest.MonkeyPatch):
+    """Class by class and in batches, they are those of the whole class at once; every image has its turn."""
+    monkeypatch.setattr(features, "BATCH", batch)
+    positions = []
+    for label, (index, made) in enumerate(features.teacher_features(context)):
+        assert made.dtype == torch.float32
+        assert not made.requires_grad
+        torch.testing.assert_close(made.double(), class_features(context, label)[1], rtol=1e-5, atol=1e-5)
+        assert set(context.train.labels[index].tolist()) == {label}
+        positions += index.tolist()
+    assert sorted(positions) == list(range(len(context.train)))
+
+
+def test_herding_goes_by_the_teachers_features(make: Callable, context: Context, tmp_path: Path):
+    """Every choice, of all that are left, is the best one for the mean of the chosen."""
+    synset = make("herding", tmp_path / "run", ipc=4)
+    for label in range(CLASSES):
+        images, found = class_features(context, label)
+        chosen: list[int] = []
+        for image in synset.images[4 * label : 4 * label + 4]:
+            position = int((images == image).flatten(1).all(1).nonzero()[0])
+            sums = found + found[chosen].sum(0)
+            errors = (found.mean(0) - sums / (len(chosen) + 1)).norm(dim=1)
+            errors[chosen] = torch.inf
+            assert float(errors[position]) <= float(errors.min()) * (1 + 1e-5)
+            chosen.append(position)
+
+
+def test_kcenter_goes_by_the_teachers_features(make: Callable, context: Context, tmp_path: Path):
+    """Every choice, of all that are left, is the one farthest from the chosen."""
+    synset = make("kcenter", tmp_path / "run", ipc=4)
+    for label in range(CLASSES):
+        images, found = class_features(context, label)
+        chosen: list[int] = []
+        for image in synset.images[4 * label : 4 * label + 4]:
+            position = int((images == image).flatten(1).all(1).nonzero()[0])
+            if chosen:
+                gaps = torch.cdist(found, found[chosen]).min(1).values
+            else:
+                gaps = -(found - found.mean(0)).norm(dim=1)
+            assert float(gaps[position]) >= float(gaps.max()) - 1e-5
+            chosen.append(position)
+
+
+def test_coresets_of_one_image_are_the_same(make: Callable, tmp_path: Path):
+    """The image nearest to the class mean."""
+    made = [make(name, tmp_path / name, ipc=1).images for name in CORESETS]
+    assert torch.equal(made[0], made[1])
+    assert torch.equal(made[0], made[2])
+
+
+@pytest.mark.parametrize("name", CORESETS)
+def test_seeds_of_coresets(name: str, make: Callable, tmp_path: Path):
+    """Only k-means has anything to draw."""
+    one, two = (make(name, tmp_path / str(seed), ipc=5, seed=seed).images for seed in (0, 1))
+    assert torch.equal(one, two) == (name != "kmeans")
+
+
+@pytest.mark.parametrize("name", ["herding", "kcenter"])
+def test_normalised_features_choose_otherwise(name: str, make: Callable, tmp_path: Path):
+    config = METHODS.get(name).config_class(normalise=True)
+    one, two = (make(name, tmp_path / str(k), ipc=5, config=made).images for k, made in enumerate((None, config)))
+    assert not torch.equal(one, two)
+
+
+@pytest.mark.parametrize("name", CORESETS)
+def test_features_that_are_not_finite(name: str, context: Context, monkeypatch: pytest.MonkeyPatch):
+    network = Teacher.network
+
+    def spoiled(self: Teacher, device: Any) -> Any:
+        net = network(self, device)
+        next(net.parameters()).fill_(torch.inf)
+        return net
+
+    monkeypatch.setattr(Teacher, "network", spoiled)
+    with pytest.raises(UserError, match=r"safetensors: its features of class '0' are not finite"):
+        METHODS.get(name)(small_config(name), context).setup()
+
+
+def test_features_that_do_not_fit_into_memory(context: Context, monkeypatch: pytest.MonkeyPatch):
+    import ddbench.data.limits as limits
+
+    monkeypatch.setattr(limits, "available_memory", lambda: 1000)
+    with pytest.raises(UserError, match=r"features of class '0' needs .* 1000 bytes are available; use a teacher"):
+        METHODS.get("herding")(small_config("herding"), context).setup()
 
 
 def test_smallest_class_is_named(context: Context):

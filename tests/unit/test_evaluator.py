@@ -16,12 +16,11 @@ from PIL import Image
 from ddbench.data.augment import apply, draw, parse_strategy
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
-from ddbench.evaluate.evaluator import student_lr
-from ddbench.evaluate.protocols import DESCRIPTIONS, PROTOCOLS, changed, protocol, result_name
+from ddbench.evaluate.plan import Plan, rate_of
+from ddbench.evaluate.protocols import PROTOCOLS
 from ddbench.evaluate.statistics import summarise
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
-from ddbench.runtime.errors import UserError
 from ddbench.synset import read_synset
 
 
@@ -85,8 +84,16 @@ def test_record(ddb: Callable, random_run: Path, tmp_path: Path):
     for student, metrics in data["summary"].items():
         values = [run["metrics"]["accuracy"] for run in data["runs"] if run["student"] == student]
         assert metrics["accuracy"] == summarise(values)
-    assert data["synset"]["bytes"]["images"] == 640
-    assert data["synset"]["bytes"]["real"] == 1297 * 64
+    assert data["synset"]["bytes"] == {
+        "images": 640,
+        "labels": 10,
+        "augmentation": 0,
+        "teacher": 0,
+        "other": 0,
+        "total": 650,
+        "real": 1297 * 64,
+        "real_images": 1297,
+    }
     assert data["protocol"]["name"] == "hard-v1"
     assert data["protocol"]["standard"] is False
     assert data["protocol"]["changed"] == {"epochs": 3, "full_epochs": 3, "max_images": 100}
@@ -117,16 +124,64 @@ def test_default_student_and_place(ddb: Callable, mtt_run: Path):
     assert len([path for path in place.parent.glob("*.json") if "cost" not in path.name]) == 2
 
 
-def test_learned_lr(ddb: Callable, mtt_run: Path, tmp_path: Path):
-    synset = read_synset(mtt_run / "synset.safetensors")
-    assert student_lr(synset, PROTOCOLS["hard-v1"]) == float(synset.learned_lr)
-    assert student_lr(synset, PROTOCOLS["dc-legacy"]) == 0.01
-    altered, difference = changed(PROTOCOLS["hard-v1"], lr=0.3, use_learned_lr=False)
-    assert student_lr(synset, altered) == 0.3
-    assert difference == {"lr": 0.3, "use_learned_lr": False}
+def plan_of(synset: Any, dataset: Any, settings: Any) -> Plan:
+    return Plan(synset=synset, protocol=settings, preprocess=fit_preprocess(dataset, "meanstd"), flip=False)
+
+
+def test_learned_lr(ddb: Callable, mtt_run: Path, data_root: Path, tmp_path: Path):
+    synset, dataset = read_synset(mtt_run / "synset.safetensors"), load_dataset("digits", data_root)
+    assert rate_of(plan_of(synset, dataset, PROTOCOLS["hard-v1"]), TINY) == float(synset.learned_lr)
+    assert rate_of(plan_of(synset, dataset, PROTOCOLS["mtt"]), TINY) == float(synset.learned_lr)
+    assert rate_of(plan_of(synset, dataset, PROTOCOLS["dc-legacy"]), TINY) == 0.01
+    assert rate_of(plan_of(synset, dataset, PROTOCOLS["kd-v1"]), "vgg11-bn") == 0.0005
+    data = score(ddb, mtt_run, tmp_path / "learned.json")
+    assert data["learning_rates"][TINY] == {"rate": float(synset.learned_lr), "source": "synset", "searched": {}}
     data = score(ddb, mtt_run, tmp_path / "score.json", "--lr", 0.3)
     assert data["protocol"]["settings"]["lr"] == 0.3
-    assert data["protocol"]["settings"]["use_learned_lr"] is False
+    assert data["protocol"]["changed"]["lr_source"] == "protocol"
+    assert data["learning_rates"][TINY] == {"rate": 0.3, "source": "protocol", "searched": {}}
+
+
+def test_searched_lr(ddb: Callable, random_run: Path, data_root: Path, tmp_path: Path):
+    """Every rate of the grid is tried on held-out training images; the best of them trains the runs."""
+    out = tmp_path / "score.json"
+    data = score(ddb, random_run, out, "--lr-source", "search", "--students", f"{TINY},mlp-d1-w8")
+    grid = PROTOCOLS["hard-v1"].lr_grid
+    for student in (TINY, "mlp-d1-w8"):
+        entry = data["learning_rates"][student]
+        assert tuple(map(float, entry["searched"])) == grid
+        assert entry["searched"][repr(entry["rate"])] == max(entry["searched"].values())
+        assert entry["source"] == "search on held-out training images"
+    costs = json.loads((tmp_path / "score.cost.json").read_text())["runs"]
+    assert sum("searched_lr" in entry for entry in costs) == 2 * len(grid)
+    # A searched rate gives the numbers of that rate given by hand, and more seeds do not search again.
+    rate = data["learning_rates"][TINY]["rate"]
+    fixed = score(ddb, random_run, tmp_path / "fixed.json", "--lr", rate)
+    assert [r["metrics"] for r in fixed["runs"]] == [r["metrics"] for r in data["runs"] if r["student"] == TINY]
+    before = len(costs)
+    score(ddb, random_run, out, "--lr-source", "search", "--students", f"{TINY},mlp-d1-w8", "--seeds", 3)
+    assert len(json.loads((tmp_path / "score.cost.json").read_text())["runs"]) == before + 2
+
+
+def test_search_never_looks_at_the_test_set(ddb: Callable, random_run: Path, tmp_path: Path, monkeypatch):
+    """The search's accuracies do not move when the test labels are wrong."""
+    from ddbench.data.dataset import Dataset, Split
+    from ddbench.evaluate import evaluator
+
+    first = score(ddb, random_run, tmp_path / "a.json", "--lr-source", "search", "--seeds", 1)
+    real = evaluator.load_dataset
+
+    def wrong(*args: Any, **more: Any) -> Dataset:
+        dataset = real(*args, **more)
+        test = Split(dataset.test.images, dataset.test.labels.flip(0))
+        return Dataset(dataset.spec, dataset.train, test, dataset.fingerprint, dataset.root)
+
+    monkeypatch.setattr(evaluator, "load_dataset", wrong)
+    evaluator._loaded.cache_clear()
+    second = score(ddb, random_run, tmp_path / "b.json", "--lr-source", "search", "--seeds", 1)
+    evaluator._loaded.cache_clear()
+    assert first["learning_rates"] == second["learning_rates"]
+    assert first["runs"] != second["runs"]
 
 
 def test_student_that_diverges_is_told(ddb: Callable, random_run: Path, tmp_path: Path):
@@ -166,38 +221,17 @@ def test_image_folder_from_end_to_end(ddb: Callable, tmp_path: Path, monkeypatch
     assert sorted(path.name for path in (tmp_path / "png").iterdir()) == ["0000_cat", "0001_dog"]
 
 
-# Protocols
-
-
-def test_protocols():
-    assert set(PROTOCOLS) == set(DESCRIPTIONS)
-    for name, value in PROTOCOLS.items():
-        assert value.name == name
-        assert protocol(name) is value
-        assert len(value.hash) == 16
-    assert len({value.hash for value in PROTOCOLS.values()}) == len(PROTOCOLS)
-    with pytest.raises(UserError, match=r"--protocol: unknown protocol 'hard' \(did you mean 'hard-v1'\?\)"):
-        protocol("hard")
-
-
-def test_published_protocols_never_change():
-    """A protocol is never edited: rows of the board rest on it. A changed one gets a new name."""
-    assert {name: value.hash for name, value in PROTOCOLS.items() if name in ("hard-v1", "dc-legacy")} == {
-        "hard-v1": "73a0e4449f8632c6",
-        "dc-legacy": "1fd5c043e21e301f",
-    }
-
-
-def test_changed():
-    base = PROTOCOLS["hard-v1"]
-    assert changed(base, epochs=None, lr=None) == (base, {})
-    assert changed(base, epochs=1000) == (base, {}), "the standard value is no change"
-    altered, difference = changed(base, epochs=5, augmentation="none")
-    assert (altered.epochs, altered.augmentation, difference) == (5, "none", {"epochs": 5, "augmentation": "none"})
-    assert altered.hash != base.hash
-    assert result_name(base, {}) == "hard-v1"
-    assert result_name(base, difference) == "hard-v1-nonstandard-augmentation=none-epochs=5"
-    assert "/" not in result_name(base, {"augmentation": "../x y"})
-    for settings, message in (({"epochs": 0}, "--epochs 0"), ({"lr": 0.0}, "--lr 0"), ({"epoch": 1}, "'epoch'")):
-        with pytest.raises(UserError, match=message):
-            changed(base, **settings)
+def test_several_seeds_at_once(ddb: Callable, random_run: Path, tmp_path: Path):
+    """Their weights are stacked; each ends where it ends alone, up to rounding (an image or two of 100)."""
+    alone = score(ddb, random_run, tmp_path / "alone.json", "--students", f"{TINY},mlp-d1-w8", "--seeds", 3)
+    both = score(
+        ddb, random_run, tmp_path / "both.json", "--students", f"{TINY},mlp-d1-w8", "--seeds", 3, "--at-once", 2
+    )
+    assert both["at_once"] == 2
+    for one, other in zip(alone["runs"], both["runs"], strict=True):
+        assert (one["student"], one["seed"]) == (other["student"], other["seed"])
+        assert one["metrics"]["accuracy"] == pytest.approx(other["metrics"]["accuracy"], abs=0.021)
+    costs = json.loads((tmp_path / "both.cost.json").read_text())["runs"]
+    assert [cost["seed"] for cost in costs] == [0, 1, 2, 0, 1, 2]
+    result = ddb(*evaluate_tiny(random_run, "--at-once", 0))
+    assert (result.code, "--at-once 0" in result.err) == (2, True)

@@ -69,7 +69,7 @@ def make_run(
     content = content if content is not None else f"{method} {dataset} {budget} {seed} {student}".encode()
     protocol = "hard-v1" if not changed else "hard-v1-nonstandard"
     images = 10 * budget[1] if budget[0] == "ipc" else budget[1]
-    stored = {"images": images * 256, "labels": images, "other": 4}
+    stored = {"images": images * 256, "labels": images, "augmentation": 0, "teacher": 0, "other": 4}
     evaluation = {
         "kind": "ddbench-evaluation",
         "schema": 1,
@@ -83,14 +83,17 @@ def make_run(
             "classes": 10,
             "shape": [1, 8, 8],
             "images": images,
+            "decoded_images": images,
             "label_kind": "hard",
             "student": student,
             "seed": seed,
             "preprocess": {"kind": "meanstd", "mean": [0.3], "std": [0.38]},
             "config": {"iterations": 1000, "lr_image": 100.0},
             "learned_lr": 0.02,
-            "bytes": {**stored, "total": sum(stored.values()), "real": 83008},
+            "bytes": {**stored, "total": sum(stored.values()), "real": 83008, "real_images": 1297},
         },
+        "teacher": None,
+        "labels": None,
         "protocol": {
             "name": "hard-v1",
             "hash": "0123456789abcdef" if not changed else "fedcba9876543210",
@@ -98,11 +101,15 @@ def make_run(
             "changed": changed or {},
             "settings": {"epochs": 1000, "lr": 0.01},
         },
+        "learning_rates": {
+            name: {"rate": 0.02, "source": "synset", "searched": {}} for name in accuracies or ACCURACIES
+        },
         "runs": runs,
         "summary": summary_of(runs),
         "metrics": {"accuracy": {"unit": "fraction", "better": "higher", "title": "Test accuracy"}},
         "precision": "float32",
         "threads": 1,
+        "at_once": 1,
         "versions": {"ddbench": "0.1.0", "torch": "2.15.0", "numpy": "2.4.6", "python": "3.11.7"},
     }
     cost = {

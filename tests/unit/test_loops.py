@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ddbench.data.augment import apply, draw, parse_strategy
+from ddbench.data.policy import parse_policy
 from ddbench.data.preprocess import Preprocess
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
@@ -17,6 +18,7 @@ from ddbench.training.loops import (
     Inputs,
     OptimizerSettings,
     accuracy,
+    drop_after,
     forward_flops,
     make_optimizer,
     predict,
@@ -164,17 +166,19 @@ def plain_loop(
 def test_train_is_a_plain_loop(decay_after: int | None, rebuild: bool, augmentation: str):
     images, labels = random_tensor(23, 1, 8, 8, dtype=torch.float64), torch.arange(23) % 10
     nets = [build_student("convnet-d1-w4-in", channels=1, size=8, classes=10, seed=3).double() for _ in range(2)]
-    settings = {"epochs": 4, "batch": 10, "decay_after": decay_after, "rebuild": rebuild, "seed": 5}
+    settings = {"epochs": 4, "batch": 10, "rebuild": rebuild, "seed": 5}
     seen = []
     for epoch in train(
         nets[0],
         Inputs(images, labels, None, CPU),
         optimizer=OptimizerSettings(lr=0.1, momentum=0.9, weight_decay=5e-4),
-        strategy=parse_strategy(augmentation),
+        policy=parse_policy(augmentation),
+        factor=drop_after(decay_after),
         **settings,
     ):
         seen.append(epoch)
-    plain_loop(nets[1], images, labels, lr=0.1, momentum=0.9, weight_decay=5e-4, augmentation=augmentation, **settings)
+    own = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "decay_after": decay_after, "augmentation": augmentation}
+    plain_loop(nets[1], images, labels, **own, **settings)
     ours, plain = (flatten_parameters(net) for net in nets)
     assert float((ours - plain).abs().max()) <= 1e-10
     assert [epoch.number for epoch in seen] == [1, 2, 3, 4]
@@ -193,9 +197,9 @@ def test_decay_and_rebuild_make_a_difference():
             epochs=3,
             batch=10,
             optimizer=settings,
-            strategy=None,
+            policy=None,
             seed=0,
-            decay_after=decay_after,
+            factor=drop_after(decay_after),
             rebuild=rebuild,
         ):
             pass
@@ -208,7 +212,7 @@ def test_loss_and_accuracy_of_an_epoch():
     images, labels = random_tensor(7, 1, 8, 8), torch.arange(7)
     net = build_student("mlp-d1-w8", channels=1, size=8, classes=10, seed=0)
     inputs = Inputs(images, labels, None, CPU)
-    (epoch,) = train(net, inputs, epochs=1, batch=4, optimizer=OptimizerSettings(lr=0.0), strategy=None, seed=0)
+    (epoch,) = train(net, inputs, epochs=1, batch=4, optimizer=OptimizerSettings(lr=0.0), policy=None, seed=0)
     logits = net(images).detach()
     assert epoch.loss == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-6)
     assert epoch.accuracy == pytest.approx(float((logits.argmax(1) == labels).float().mean()))

@@ -37,7 +37,7 @@ def test_snapshots_are_copies():
     net = tiny()
     rows, before = [flatten_parameters(net)], flatten_parameters(net).tolist()
     inputs = Inputs(torch.randn(20, 1, 8, 8), torch.arange(20) % 10, None, torch.device("cpu"))
-    for _ in train(net, inputs, epochs=3, batch=5, optimizer=OptimizerSettings(lr=0.1), strategy=None, seed=0):
+    for _ in train(net, inputs, epochs=3, batch=5, optimizer=OptimizerSettings(lr=0.1), policy=None, seed=0):
         rows.append(flatten_parameters(net))
     assert rows[0].tolist() == before
     assert len({tuple(row.tolist()) for row in rows}) == 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +55,9 @@ VARIANTS = {
     "lr-per-step": {"learned_lr": torch.tensor([0.02, 0.03])},
     "stage": {"stage": torch.tensor([0, 0, 1, 1, 2, 2])},
     "no-student": {"student": None},
+    "patches": {"patches": 2},
+    "decoder": {"decode_factor": 2},
+    "teacher": {"teacher": {"sha256": "a" * 64, "student": "lenet", "test_accuracy": 0.9}},
     "all": {"budget": Budget("all", 6)},
 }
 
@@ -79,33 +81,6 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
-
-
-@pytest.mark.parametrize(("classes", "each"), [(2, 1), (10, 1), (256, 1), (257, 2), (1000, 2), (65536, 2), (65537, 3)])
-def test_storage_of_hard_labels(classes: int, each: int):
-    """``ceil(log2 K / 8)`` bytes a label."""
-    assert each == math.ceil(math.log2(classes) / 8)
-    images = torch.zeros(classes, 1, 2, 2, dtype=torch.uint8)
-    synset = make(
-        images=images,
-        labels=torch.arange(classes),
-        class_names=tuple(map(str, range(classes))),
-        budget=Budget("ipc", 1),
-    )
-    expected = {"images": 4 * classes, "labels": each * classes, "other": 0, "total": (4 + each) * classes, "real": 7}
-    assert synset.storage(7) == expected
-
-
-def test_storage_of_soft_labels_and_the_rest():
-    synset = make(
-        labels=torch.zeros(6, 3), learned_lr=torch.tensor([0.1, 0.2]), stage=torch.zeros(6, dtype=torch.int64)
-    )
-    images, labels, other = 6 * 64 * 4, 6 * 3 * 4, 2 * 4 + 6 * 8
-    expected = {"images": images, "labels": labels, "other": other, "total": images + labels + other, "real": 9}
-    assert synset.storage(9) == expected
-    pixels_set = make(images=torch.zeros(6, 1, 8, 8, dtype=torch.uint8))
-    assert pixels_set.storage(9)["images"] == 6 * 64
-    assert make(learned_lr=torch.tensor(0.1)).storage(9)["other"] == 4
 
 
 def test_hard_labels_of_soft_ones():

@@ -1,0 +1,155 @@
+"""``ddbench teacher``: train a teacher; ``info`` lists those that are there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from ddbench.cli.parse import parse
+from ddbench.cli.settings import Common, options_from_text, worker_count
+from ddbench.registry import suggest
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.progress import Console
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args(Common):
+    """Train a teacher: a network on the real training images that labels views of synsets and gives features.
+
+    Killed at any moment, the same command goes on.
+    """
+
+    dataset: str = "digits"
+    """Dataset name (ddbench list datasets), or folder:PATH for your own images."""
+    size: int | None = None
+    """Side in pixels for image folders and ImageNet."""
+    student: str | None = None
+    """Network; default: a batch-norm ConvNet that fits the image size."""
+    teachers: Path = Path("teachers")
+    """Root of the teachers."""
+    epochs: int = 30
+    """Passes over the training images; the last one's weights are kept."""
+    optimizer: str = "sgd"
+    """Any optimiser of torch.optim, in lower case."""
+    lr: float = 0.05
+    """Learning rate."""
+    momentum: float | None = None
+    """Momentum; default: 0.9 for sgd, none for other optimisers."""
+    weight_decay: float = 5e-4
+    """Weight decay."""
+    options: tuple[str, ...] = ()
+    """Further optimiser options as name=number."""
+    batch: int = 128
+    """Images a step."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate over the epochs: cosine to 0, or constant."""
+    warmup: int = 0
+    """Epochs of linear warm-up from 0.01 of the learning rate."""
+    augmentation: str = "crop+flip"
+    """Parts joined by + (crop+flip, rrc+flip+cutmix, dsa), or none; flip is left out on digits."""
+    preprocess: str = "meanstd"
+    """meanstd or zca."""
+    holdout: float = 0.1
+    """Fraction of the training images that the teacher never sees (for validation while distilling)."""
+    seed: int = 0
+    """Names its initial weights, order and augmentation."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """float32 or bfloat16."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoArgs:
+    """A table of the trained teachers."""
+
+    root: tyro.conf.Positional[Path] = Path("teachers")
+    """Root of the teachers, or one teacher file."""
+
+
+EXAMPLES = """  ddbench teacher --dataset digits
+  ddbench teacher --dataset cifar10 --student convnet-d3-w128-bn --download
+  ddbench teacher --dataset cifar100 --student resnet18-bn --lr 0.1 --epochs 200     # SRe2L's squeeze stage
+  ddbench teacher --dataset folder:my-images --size 32 --epochs 60 --teachers my-teachers
+  ddbench teacher info"""
+
+SUBVERBS = ("info",)
+
+
+def main(argv: list[str]) -> None:
+    """Run the verb."""
+    if argv and not argv[0].startswith("-"):
+        if argv[0] not in SUBVERBS:
+            raise UserError(
+                f"teacher: unknown sub-verb {argv[0]!r}{suggest(argv[0], SUBVERBS)}; one of: {', '.join(SUBVERBS)}"
+            )
+        _info(argv[1:])
+        return
+    _train(parse(Args, argv, "ddbench teacher", str(Args.__doc__), EXAMPLES))
+
+
+def _train(args: Args) -> None:
+    from ddbench.cli.settings import open_dataset
+    from ddbench.experts.teach import TeacherRecipe, summary, train_teacher
+    from ddbench.experts.teacher import default_teacher
+
+    _, threads = worker_count(1, args.threads)
+    momentum = (0.9 if args.optimizer == "sgd" else 0.0) if args.momentum is None else args.momentum
+    recipe = TeacherRecipe(
+        epochs=args.epochs,
+        optimizer=args.optimizer,
+        lr=args.lr,
+        momentum=momentum,
+        weight_decay=args.weight_decay,
+        options=options_from_text(args.options),
+        batch=args.batch,
+        schedule=args.schedule,
+        warmup=args.warmup,
+        augmentation=args.augmentation,
+        preprocess=args.preprocess,
+        holdout=args.holdout,
+        seed=args.seed,
+        precision=args.precision,
+    )
+    recipe.check()
+    dataset = open_dataset(args.dataset, args.size, args)
+    teacher = train_teacher(
+        root=args.teachers,
+        dataset=dataset,
+        data=args.data,
+        student=args.student or default_teacher(dataset.spec.size),
+        recipe=recipe,
+        device=args.device,
+        threads=threads,
+        compile=args.compile,
+        console=Console(args.quiet),
+    )
+    print(f"{teacher.student} on {teacher.dataset}: {summary(teacher)}: {teacher.path}")
+
+
+def _info(argv: list[str]) -> None:
+    args = parse(InfoArgs, argv, "ddbench teacher info", str(InfoArgs.__doc__), EXAMPLES)
+    from ddbench.experts.teacher import read_teacher, teacher_files
+
+    files = [args.root] if args.root.is_file() else teacher_files(args.root)
+    if not files:
+        raise UserError(f"{args.root}: holds no teachers; train one with ddbench teacher --teachers {args.root}")
+    rows = [("dataset", "student", "epochs", "preprocess", "holdout", "held-out", "test", "MB", "file")]
+    for teacher in map(read_teacher, files):
+        rows.append(
+            (
+                teacher.dataset,
+                teacher.student,
+                str(teacher.recipe.get("epochs", "-")),
+                str(teacher.recipe.get("preprocess", teacher.preprocess["kind"])),
+                f"{teacher.holdout:g}",
+                "-" if teacher.accuracy is None else f"{teacher.accuracy:.3f}",
+                f"{teacher.test_accuracy:.3f}",
+                f"{teacher.bytes / 1e6:.2f}",
+                str(teacher.path),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,193 @@
+"""What an evaluation has already: runs, learning-rate searches and costs, of a finished file or a killed one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ddbench.evaluate.statistics import summarise
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import canonical_json, read_json, write_text
+
+KIND = "ddbench-evaluation"
+SCHEMA = 1
+COSTS = ("wall_seconds", "cpu_seconds", "peak_memory_bytes")
+
+
+@dataclass
+class Kept:
+    """Everything that was trained so far.
+
+    Attributes:
+        runs: (student, seed) -> metrics.
+        searches: student -> learning rate -> accuracy on held-out training images.
+        costs: one record a training.
+        fresh: whether a killed evaluation left records that the finished file lacks.
+    """
+
+    runs: dict[tuple[str, int], dict[str, float]] = field(default_factory=dict)
+    searches: dict[str, dict[float, float]] = field(default_factory=dict)
+    costs: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    fresh: bool = False
+
+    def take(self, record: dict[str, Any]) -> None:
+        """Put one record (a run, or one learning rate of a search) into the tables."""
+        student = str(record["student"])
+        cost = {name: record["cost"][name] for name in COSTS}
+        if "searched_lr" in record:
+            rate = float(record["searched_lr"])
+            self.searches.setdefault(student, {})[rate] = float(record["holdout_accuracy"])
+            self.costs[student, f"lr {rate:g}"] = {"student": student, "searched_lr": rate, **cost}
+        else:
+            seed = int(record["seed"])
+            metrics = {name: float(value) for name, value in record["metrics"].items()}
+            if "accuracy" not in metrics:
+                raise KeyError("accuracy")
+            self.runs.setdefault((student, seed), metrics)
+            self.costs[student, f"seed {seed:09d}"] = {"student": student, "seed": seed, **cost}
+
+    def best_rate(self, student: str) -> float:
+        """The searched learning rate with the highest held-out accuracy; of equal ones the smallest."""
+        found = self.searches[student]
+        return min(found, key=lambda rate: (-found[rate], rate))
+
+    def tables(self) -> dict[str, Any]:
+        """Runs in order, and their statistics by student and metric."""
+        runs = [
+            {"student": student, "seed": seed, "metrics": metrics}
+            for (student, seed), metrics in sorted(self.runs.items())
+        ]
+        summary: dict[str, Any] = {}
+        for student in sorted({student for student, _ in self.runs}):
+            own = [metrics for (name, _), metrics in sorted(self.runs.items()) if name == student]
+            summary[student] = {metric: summarise([entry[metric] for entry in own]) for metric in own[0]}
+        return {"runs": runs, "summary": summary}
+
+    def cost_report(self, device: str, cores: int) -> dict[str, Any]:
+        """The cost record that is written beside the evaluation."""
+        entries = [
+            {name: round(value, 3) if isinstance(value, float) else value for name, value in entry.items()}
+            for _, entry in sorted(self.costs.items())
+        ]
+        return {
+            "device": device,
+            "cores": cores,
+            "wall_seconds": round(sum(entry["wall_seconds"] for entry in entries), 3),
+            "cpu_seconds": round(sum(entry["cpu_seconds"] for entry in entries), 3),
+            "peak_memory_bytes": max((entry["peak_memory_bytes"] for entry in entries), default=0),
+            "runs": entries,
+        }
+
+
+def cost_path(out: Path) -> Path:
+    """The cost record of an evaluation."""
+    return out.with_name(f"{out.stem}.cost.json")
+
+
+def partial_path(out: Path) -> Path:
+    """Where an evaluation keeps its runs until it is finished."""
+    return out.with_name(f"{out.stem}.partial.jsonl")
+
+
+def read_kept(out: Path, head: dict[str, Any]) -> Kept:
+    """What ``out`` (finished) and its partial file (killed) hold of the evaluation that ``head`` describes.
+
+    Raises:
+        UserError: they are of another evaluation, or malformed.
+    """
+    kept = Kept()
+    if out.exists():
+        old = read_json(out, "evaluation")
+        if not isinstance(old, dict) or old.get("kind") != KIND:
+            raise UserError(f"{out}: not an evaluation; choose another --out")
+        _same_head(out, old, head)
+        cost = cost_path(out)
+        costs = read_json(cost, "cost record") if cost.exists() else {"runs": []}
+        try:
+            nothing = dict.fromkeys(COSTS, 0)
+            for run in old["runs"]:
+                kept.take({**run, "cost": nothing})
+            for student, entry in old["learning_rates"].items():
+                for rate, value in entry["searched"].items():
+                    kept.take({"student": student, "searched_lr": rate, "holdout_accuracy": value, "cost": nothing})
+            kept.costs = {}
+            for entry in costs["runs"]:
+                key = f"lr {entry['searched_lr']:g}" if "searched_lr" in entry else f"seed {entry['seed']:09d}"
+                kept.costs[entry["student"], key] = {**entry, **{name: round(entry[name], 3) for name in COSTS}}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{out}: its runs (or their costs beside it) are malformed ({error!r}); remove it"
+            ) from None
+    for record in _read_partial(partial_path(out), head):
+        kept.take(record)
+        kept.fresh = True
+    return kept
+
+
+@contextmanager
+def partial_log(out: Path, head: dict[str, Any]) -> Iterator[Any]:
+    """A function that keeps one record on disk at once; the file is there until the evaluation is written.
+
+    Raises:
+        UserError: the disk refuses.
+    """
+    partial = partial_path(out)
+    try:
+        with open(partial, "a", encoding="utf-8") as log:
+
+            def append(record: dict[str, Any]) -> None:
+                log.write(canonical_json(record) + "\n")
+                log.flush()
+                os.fsync(log.fileno())
+
+            if log.tell() == 0:
+                append({"head": head})
+            yield append
+    except OSError as error:
+        raise UserError(f"cannot write {partial}: {error.strerror}; the runs so far are kept") from error
+
+
+def _same_head(place: Path, old: dict[str, Any], head: dict[str, Any]) -> None:
+    version = old.get("schema")
+    if isinstance(version, int) and version > SCHEMA:
+        raise UserError(
+            f"{place}: schema {version} was made by a newer ddbench (this one reads up to {SCHEMA}): upgrade, or "
+            "choose another --out"
+        )
+    for name, value in json.loads(canonical_json(head)).items():
+        found = old.get(name)
+        if found != value:
+            part = ""
+            if isinstance(value, dict) and isinstance(found, dict):
+                part = next((name for name in value if found.get(name) != value[name]), "")
+            raise UserError(
+                f"{place} holds runs of another evaluation ({name}{'.' + part if part else ''} differs); "
+                f"remove it or choose another --out"
+            )
+
+
+def _read_partial(partial: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
+    """Records of a killed evaluation; a torn last line is dropped."""
+    if not partial.exists():
+        return []
+    text = partial.read_text(encoding="utf-8", errors="replace")
+    records, whole = [], ""
+    for number, line in enumerate(text.splitlines()):
+        try:
+            record = json.loads(line)
+            if number:
+                Kept().take(record)
+                records.append(record)
+            else:
+                _same_head(partial, record["head"], head)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            break
+        whole += line + "\n"
+    if whole != text:
+        write_text(partial, whole)
+    return records

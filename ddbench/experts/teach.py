@@ -1,0 +1,414 @@
+"""Training teachers: one network on the real training images, resumable, tested once after its last epoch."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddbench.data.dataset import Dataset, holdout_split, validation_sample
+from ddbench.data.load import data_root
+from ddbench.data.policy import Policy, parse_policy
+from ddbench.data.preprocess import fit_preprocess
+from ddbench.data.specs import PREPROCESS_KINDS, resolve_augmentation
+from ddbench.experts.teacher import (
+    PARTIAL,
+    Teacher,
+    check_teacher,
+    default_teacher,
+    find_teacher,
+    read_teacher,
+    teacher_file,
+    write_teacher,
+)
+from ddbench.networks.build import build_student
+from ddbench.networks.names import check_student, parse_student
+from ddbench.registry import unknown
+from ddbench.runtime import device as devices
+from ddbench.runtime import seeds
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import ensure_writable, text_hash, write_json
+from ddbench.runtime.progress import Console
+from ddbench.runtime.resources import Meter
+from ddbench.runtime.tensors import open_tensors, write_tensors
+from ddbench.training.loops import (
+    Optimizer,
+    OptimizerSettings,
+    Resume,
+    accuracy,
+    forward_flops,
+    inputs_of,
+    make_optimizer,
+    optimizer_state,
+    predict,
+    train,
+)
+
+CHECKPOINT_KIND = "ddbench-teacher-checkpoint"
+CHECKPOINT_SECONDS = 20.0
+"""Least time between two checkpoints; the last epoch always makes one."""
+
+SCHEDULES = ("cosine", "constant")
+WARMUP_START = 0.01
+"""Share of the learning rate at the start of a warm-up (SRe2L's code for Tiny-ImageNet)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherRecipe:
+    """Everything that decides a teacher's weights, with its student and data.
+
+    The defaults are ours, for small images. SRe2L's squeeze stage on CIFAR is lr 0.1, 200 epochs.
+
+    Attributes:
+        epochs: passes over the training images; the weights of the last one are the teacher.
+        optimizer, lr, momentum, weight_decay, options: an optimiser of ``torch.optim``.
+        batch: images a step.
+        schedule: ``cosine`` (to 0 after the last epoch) or ``constant``; one value an epoch.
+        warmup: epochs of linear warm-up from 0.01 of the learning rate, before the schedule.
+        augmentation: a policy (:mod:`ddbench.data.policy`); its flip is left out where images may not be mirrored.
+        preprocess: one of :data:`ddbench.data.specs.PREPROCESS_KINDS`.
+        holdout: fraction of the training images that the teacher never sees.
+        seed: names its initial weights, order and augmentation.
+        precision: ``float32`` or ``bfloat16`` (autocast).
+    """
+
+    epochs: int = 30
+    optimizer: str = "sgd"
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    options: tuple[tuple[str, float], ...] = ()
+    batch: int = 128
+    schedule: str = "cosine"
+    warmup: int = 0
+    augmentation: str = "crop+flip"
+    preprocess: str = "meanstd"
+    holdout: float = 0.1
+    seed: int = 0
+    precision: str = "float32"
+
+    def check(self) -> None:
+        """Refuse settings out of range.
+
+        Raises:
+            UserError: names the flag and the value.
+        """
+        least = (
+            ("epochs", self.epochs, 1),
+            ("batch", self.batch, 2),
+            ("warmup", self.warmup, 0),
+            ("seed", self.seed, 0),
+        )
+        for name, value, low in least:
+            if value < low:
+                raise UserError(f"--{name} {value}: expected at least {low}")
+        if not 0 < self.lr < math.inf:
+            raise UserError(f"--lr {self.lr}: expected a positive number")
+        for name, number in (("momentum", self.momentum), ("weight-decay", self.weight_decay)):
+            if not 0 <= number < math.inf:
+                raise UserError(f"--{name} {number}: expected 0 or a positive number")
+        if not 0 <= self.holdout <= 0.9:
+            raise UserError(f"--holdout {self.holdout}: expected a fraction from 0 to 0.9")
+        if self.warmup >= self.epochs:
+            raise UserError(f"--warmup {self.warmup}: expected fewer than the {self.epochs} epochs")
+        for name, text, known in (
+            ("schedule", self.schedule, SCHEDULES),
+            ("preprocess", self.preprocess, PREPROCESS_KINDS),
+            ("precision", self.precision, ("float32", "bfloat16")),
+        ):
+            if text not in known:
+                raise unknown(name, text, known, f"--{name}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "options": dict(self.options)}
+
+    def key(self, student: str, fingerprint: str) -> str:
+        """Name of the file: a hash of the recipe, the student and the data, 12 hex digits."""
+        return text_hash({"recipe": self.to_json(), "student": student, "fingerprint": fingerprint})[:12]
+
+    def factor(self, epoch: int) -> float:
+        """Learning-rate factor of an epoch, counted from 0."""
+        if epoch < self.warmup:
+            return WARMUP_START + (1 - WARMUP_START) * epoch / self.warmup
+        if self.schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * (epoch - self.warmup) / (self.epochs - self.warmup)))
+
+    def policy(self, flip: bool) -> Policy | None:
+        """The augmentation for a dataset.
+
+        Raises:
+            UserError: it is none that is known.
+        """
+        return parse_policy(resolve_augmentation(self.augmentation, flip), flip=flip)
+
+    def optimizer_settings(self) -> OptimizerSettings:
+        """The optimiser at its full learning rate."""
+        return OptimizerSettings(
+            name=self.optimizer,
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            options=self.options,
+        )
+
+
+def ensure_teacher(
+    *,
+    root: Path,
+    dataset: Dataset,
+    data: Path | None,
+    student: str | None = None,
+    preprocess_kind: str,
+    holdout: float,
+    device: str,
+    threads: int,
+    compile: str,
+    console: Console,
+) -> Teacher:
+    """The teacher of the store that fits (the best on held-out images), else one trained by the default recipe, kept.
+
+    Args:
+        student: its architecture; default: :func:`ddbench.experts.teacher.default_teacher`.
+        holdout: fraction of the training images that it must not have seen.
+
+    Raises:
+        UserError: as :func:`train_teacher`, or a file of the store that cannot be read.
+    """
+    spec = dataset.spec
+    student = str(parse_student(student)) if student else default_teacher(spec.size)
+    check_student(student, spec.channels, spec.size)
+    preprocess = fit_preprocess(dataset, preprocess_kind, data_root(data))
+    found = find_teacher(
+        root,
+        dataset=spec.name,
+        fingerprint=dataset.fingerprint,
+        student=student,
+        preprocess=preprocess,
+        holdout=holdout,
+    )
+    if found is not None:
+        check_teacher(found, dataset, preprocess)
+        console.say(f"teacher: {found.path} ({summary(found)})")
+        return found
+    recipe = TeacherRecipe(preprocess=preprocess_kind, holdout=holdout)
+    console.say(
+        f"no teacher {student} of {spec.name} in {root} (preprocess {preprocess_kind}, holdout {holdout:g}): training "
+        f"one first, {recipe.epochs} epochs; it is kept for the next run"
+    )
+    return train_teacher(
+        root=root,
+        dataset=dataset,
+        data=data,
+        student=student,
+        recipe=recipe,
+        device=device,
+        threads=threads,
+        compile=compile,
+        console=console,
+    )
+
+
+def train_teacher(
+    *,
+    root: Path,
+    dataset: Dataset,
+    data: Path | None,
+    student: str,
+    recipe: TeacherRecipe,
+    device: str,
+    threads: int,
+    compile: str,
+    console: Console,
+) -> Teacher:
+    """Train a teacher on the training images less the held-out ones; a finished one is read, a killed one goes on.
+
+    Nothing is chosen: the last epoch's weights are kept, and tested once.
+
+    Raises:
+        UserError: settings out of range, a student that does not fit the images, a folder that cannot be written to
+            (all before anything is written), a checkpoint that is damaged, or training that diverges.
+    """
+    meter = Meter()
+    recipe.check()
+    spec = dataset.spec
+    student = str(parse_student(student))
+    check_student(student, spec.channels, spec.size)
+    policy = recipe.policy(spec.flip)
+    place = devices.resolve_device(device)
+    split, held_out = holdout_split(dataset.train, recipe.holdout, spec.classes)
+    seed = seeds.derive(recipe.seed, "teacher")
+    net = build_student(student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=seed)
+    _check_optimizer(net, recipe)
+    preprocess = fit_preprocess(dataset, recipe.preprocess, data_root(data))
+    path = teacher_file(root, spec.name, student, recipe.key(student, dataset.fingerprint))
+    partial = path.with_name(f"{path.stem}{PARTIAL}")
+    if path.exists():
+        teacher = _finished(path)
+        check_teacher(teacher, dataset, preprocess)
+        partial.unlink(missing_ok=True)
+        console.say(f"trained already: {path}")
+        return teacher
+    ensure_writable(path.parent)
+    devices.prepare(threads)
+    net = net.to(place)
+    inputs = inputs_of(split, preprocess, place)
+    held_out = validation_sample(held_out)
+    flops = 3 * forward_flops(net, inputs.shape) * len(inputs) * recipe.epochs
+    progress = _Progress(partial, net, recipe, meter)
+    done = progress.load(place)
+    if done:
+        console.say(f"going on after epoch {done} of {recipe.epochs}")
+    with console.bar(f"teacher ({student}, {spec.name}, {recipe.epochs} epochs)", recipe.epochs, done) as bar:
+        for epoch in train(
+            net,
+            inputs,
+            epochs=recipe.epochs,
+            batch=recipe.batch,
+            optimizer=recipe.optimizer_settings(),
+            policy=policy,
+            seed=seed,
+            factor=recipe.factor,
+            precision=recipe.precision,
+            compiler=devices.choose_compiler(compile, flops, place, console.say),
+            resume=Resume(epochs=done, optimizer=progress.optimizer) if done else None,
+            checkpoint=progress.hold,
+        ):
+            if not math.isfinite(epoch.loss) or not _finite(net):
+                partial.unlink(missing_ok=True)
+                raise UserError(
+                    f"teacher {student}: its training diverged, after epoch {epoch.number} loss or weights are not "
+                    f"finite; lower --lr (now {recipe.lr:g})"
+                )
+            progress.curves["loss"].append(round(epoch.loss, 6))
+            progress.curves["train_accuracy"].append(round(epoch.accuracy, 6))
+            note = f"train accuracy {epoch.accuracy:.3f}"
+            if len(held_out):
+                logits = predict(net, inputs_of(held_out, preprocess, place), precision=recipe.precision)
+                progress.curves["holdout_accuracy"].append(round(accuracy(logits, held_out.labels), 6))
+                note = f"held-out accuracy {progress.curves['holdout_accuracy'][-1]:.3f}"
+            progress.save(epoch.number)
+            bar.advance(note)
+    test = predict(net, inputs_of(dataset.test, preprocess, place), precision=recipe.precision)
+    cost = meter.report(devices.describe(place), epochs=recipe.epochs)
+    write_json(path.with_name(f"{path.stem}.cost.json"), cost)
+    write_teacher(
+        path,
+        net,
+        dataset=dataset,
+        preprocess=preprocess,
+        student=student,
+        recipe=recipe.to_json(),
+        curves=progress.curves,
+        test_accuracy=round(accuracy(test, dataset.test.labels), 6),
+        versions=devices.versions(),
+    )
+    partial.unlink(missing_ok=True)
+    return read_teacher(path)
+
+
+def summary(teacher: Teacher) -> str:
+    """How well a teacher does, in a few words."""
+    held_out = "" if teacher.accuracy is None else f"held-out accuracy {teacher.accuracy:.3f}, "
+    return f"{held_out}test accuracy {teacher.test_accuracy:.3f}"
+
+
+def _finished(path: Path) -> Teacher:
+    try:
+        return read_teacher(path)
+    except UserError as error:
+        raise UserError(f"{error}; remove the file, and the same command trains it again") from None
+
+
+def _check_optimizer(net: nn.Module, recipe: TeacherRecipe) -> None:
+    """Refuse an optimiser that cannot train this network.
+
+    Raises:
+        UserError: unknown, with an option that it does not take, or made for other parameters.
+    """
+    try:
+        make_optimizer(net.parameters(), recipe.optimizer_settings())
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--optimizer {recipe.optimizer}: {' '.join(str(error).split()):.200}") from None
+
+
+def _finite(net: nn.Module) -> bool:
+    """Whether all weights and running statistics are finite."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in net.state_dict().values())
+
+
+class _Progress:
+    """The checkpoint of a training: weights, buffers, optimiser, curves and cost after some epoch.
+
+    Args:
+        path: the checkpoint's file.
+        net: the network that is trained in place.
+        meter: counts the cost; earlier tries are added to it.
+    """
+
+    def __init__(self, path: Path, net: nn.Module, recipe: TeacherRecipe, meter: Meter) -> None:
+        self.path, self.net, self.recipe, self.meter = path, net, recipe, meter
+        self.curves: dict[str, list[float]] = {"loss": [], "train_accuracy": [], "holdout_accuracy": []}
+        self.optimizer: dict[str, Tensor] = {}
+        self._stepper: Optimizer | None = None
+        self._saved = time.monotonic()
+
+    def hold(self, epochs: int, stepper: Optimizer) -> None:
+        """Take the optimiser of the epoch that ended; its curves are not known yet."""
+        self._stepper = stepper
+
+    def save(self, epochs: int) -> None:
+        """Write the checkpoint when it is due."""
+        assert self._stepper is not None
+        if epochs < self.recipe.epochs and time.monotonic() - self._saved < CHECKPOINT_SECONDS:
+            return
+        tensors = {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()}
+        header = {
+            "kind": CHECKPOINT_KIND,
+            "schema": 1,
+            "done": epochs,
+            "curves": self.curves,
+            "wall_seconds": self.meter.wall,
+            "cpu_seconds": self.meter.cpu,
+        }
+        write_tensors(self.path, {**tensors, **optimizer_state(self._stepper, "optimizer")}, header)
+        self._saved = time.monotonic()
+
+    def load(self, device: torch.device) -> int:
+        """Take an earlier try over; returns the epochs that it did.
+
+        Raises:
+            UserError: the file is damaged, or not of this network.
+        """
+        if not self.path.exists():
+            return 0
+        with open_tensors(self.path, CHECKPOINT_KIND, 1) as (handle, header):
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
+        try:
+            done = int(header["done"])
+            curves = {name: [float(value) for value in header["curves"][name]] for name in self.curves}
+            if not 0 < done <= self.recipe.epochs or {len(curves["loss"]), len(curves["train_accuracy"])} != {done}:
+                raise ValueError(f"epoch {done} of {self.recipe.epochs}")
+            weights = {name.removeprefix("net."): t for name, t in tensors.items() if name.startswith("net.")}
+            self.net.load_state_dict(weights)
+            wall, cpu = float(header["wall_seconds"]), float(header["cpu_seconds"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{self.path}: not a checkpoint of this teacher ({' '.join(str(error).split()):.160}); remove it to "
+                "start again"
+            ) from None
+        self.curves = curves
+        self.meter.earlier_wall, self.meter.earlier_cpu = wall, cpu
+        # Step counters stay on the CPU, where torch keeps them.
+        self.optimizer = {
+            name: tensor.to(device) if tensor.ndim else tensor
+            for name, tensor in tensors.items()
+            if name.startswith("optimizer.")
+        }
+        return done

@@ -1,0 +1,46 @@
+"""``herding``: real images whose mean feature follows that of their class; a coreset, not a distilled set.
+
+Welling: "Herding dynamical weights to learn", ICML 2009; in the greedy form of iCaRL (Rebuffi et al., CVPR 2017,
+algorithm 4; arXiv 1611.07725) and of DC's baseline (Zhao et al., ICLR 2021; pseudocode in issue 15 of its repository),
+class by class, without replacement.
+
+Deviations, all listed in ``methods/herding/README.md``: the teacher is a file with a hash; float64, ties by position;
+held-out images are not candidates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ddbench.data.coreset import herding, unit_length
+from ddbench.methods.base import Distilled, Method, Needs
+from ddbench.methods.features import choose_images
+
+
+@dataclass(frozen=True, kw_only=True)
+class HerdingConfig:
+    """Settings of herding."""
+
+    normalise: bool = False
+    """Divide each feature vector by its length first, as iCaRL does; DC's pseudocode does not."""
+
+
+class Herding(Method[HerdingConfig]):
+    """Herding in the teacher's features."""
+
+    config_class = HerdingConfig
+    needs = Needs(teacher=True)
+    title = "Herding"
+
+    def setup(self) -> None:
+        """Choose the images; nothing is random."""
+        self._chosen = choose_images(self.context, "herding", self._choose)
+
+    def _choose(self, features: Tensor, label: int) -> Tensor:
+        return herding(unit_length(features) if self.config.normalise else features, self.context.ipc)
+
+    def distilled(self) -> Distilled:
+        """The subset: uint8 pixels, hard labels, in a class the first choice first."""
+        return self._chosen

@@ -1,0 +1,46 @@
+"""``kcenter``: real images such that no other of their class is far from all of them; a coreset.
+
+Sener, Savarese: "Active learning for convolutional neural networks: a core-set approach", ICLR 2018, algorithm 1;
+arXiv 1708.00489; as DC's baseline (Zhao et al., ICLR 2021; pseudocode in issue 21 of its repository),
+class by class, begun at the image nearest to the class mean.
+
+Deviations, all listed in ``methods/kcenter/README.md``: the teacher is a file with a hash; float64, ties by position;
+an image is never chosen twice; held-out images are not candidates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ddbench.data.coreset import k_center, unit_length
+from ddbench.methods.base import Distilled, Method, Needs
+from ddbench.methods.features import choose_images
+
+
+@dataclass(frozen=True, kw_only=True)
+class KCenterConfig:
+    """Settings of k-center."""
+
+    normalise: bool = False
+    """Divide each feature vector by its length first, so that angles count and not lengths."""
+
+
+class KCenter(Method[KCenterConfig]):
+    """Greedy k-center in the teacher's features."""
+
+    config_class = KCenterConfig
+    needs = Needs(teacher=True)
+    title = "k-center"
+
+    def setup(self) -> None:
+        """Choose the images; nothing is random."""
+        self._chosen = choose_images(self.context, "kcenter", self._choose)
+
+    def _choose(self, features: Tensor, label: int) -> Tensor:
+        return k_center(unit_length(features) if self.config.normalise else features, self.context.ipc)
+
+    def distilled(self) -> Distilled:
+        """The subset: uint8 pixels, hard labels, in a class the first choice first."""
+        return self._chosen

@@ -1,0 +1,422 @@
+"""What all methods share that distil by matching expert trajectories (MTT, FTD, TESLA, DATM, AST, PDD).
+
+One outer iteration: draw a segment of an expert's trajectory (expert, start epoch t, one or more target epochs, the
+student's batches and augmentation draws); let a student start from the expert's weights theta*_t and make N steps of
+SGD on the synset with the learned rate beta; the loss is the distance of its weights to the targets, each divided by
+the expert's own move (MTT, equation 2); descend in the images and in beta.
+
+A method of the family is a config and the hooks of :class:`TrajectoryMethod` that it changes. Every draw is named by
+(seed, purpose, iteration) with the *same* purposes for the whole family: two of its methods with one seed start from
+the same images and, with the same settings, follow the same segments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from ddbench.data.augment import Draw, Strategy, draw, parse_strategy
+from ddbench.data.specs import resolve_augmentation
+from ddbench.experts.store import TrajectoryStore
+from ddbench.methods.base import Context, Distilled, Method, Needs, NotFiniteError, State
+from ddbench.runtime import device as devices
+from ddbench.runtime import seeds
+from ddbench.runtime.errors import UserError
+from ddbench.training.flat import FlatNet
+from ddbench.training.inner import InnerLoop, InnerProblem, InnerResult, OuterTerm, match_term
+from ddbench.training.loops import forward_flops
+from ddbench.training.sgd import SGD
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrajectoryConfig:
+    """Settings that the whole family has; symbols as in MTT's section 3 and tables."""
+
+    iterations: int = 5000
+    """Outer iterations."""
+    student_steps: int = 20
+    """N: SGD steps of the student on the synset in one outer iteration."""
+    expert_epochs: int = 2
+    """M: epochs of the expert between start and target."""
+    max_start_epoch: int = 20
+    """T+: start epochs are drawn from 0 to T+ - 1; needs T+ - 1 + M <= epochs of the experts."""
+    min_start_epoch: int = 0
+    """First start epoch that is drawn (0 in MTT)."""
+    batch_syn: int = 0
+    """Synthetic images in one student step; 0: the whole synset."""
+    lr_images: float = 100.0
+    """Learning rate of the images (network-input units)."""
+    lr_lr: float = 1e-5
+    """Learning rate of the student's learning rate beta (of log beta with --lr-parametrisation log)."""
+    lr_student: float = 0.01
+    """beta_0: the student's learning rate at the start."""
+    momentum: float = 0.5
+    """Momentum of both outer optimisers."""
+    lr_parametrisation: Literal["raw", "log"] = "raw"
+    """How beta is learned: raw as in the paper (it can turn negative), or log (always positive)."""
+    init: Literal["real", "noise"] = "real"
+    """First images: random real ones of the class, or standard normal noise."""
+    augmentation: str = "dsa"
+    """DSA families joined by _, dsa for all (no flip on digits), or none; on the student's batches."""
+    expert_order: Literal["uniform", "cycle"] = "uniform"
+    """Which expert an iteration uses: any (as --load_all of the public code), or each once a round."""
+
+
+C = TypeVar("C", bound=TrajectoryConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """What one outer iteration follows; tensors are on the run's device.
+
+    Attributes:
+        expert: index in the store.
+        start_epoch: t.
+        start: theta_0 ``(P,)``.
+        targets: the expert's weights ``(P,)`` by number of epochs after the start, ascending; the last one is
+            theta*_{t+M}.
+        batches: int64 indices into the synset for each of the N student steps; ``None``: the whole synset.
+        draws: one augmentation draw a step, or ``None``.
+    """
+
+    expert: int
+    start_epoch: int
+    start: Tensor
+    targets: dict[int, Tensor]
+    batches: list[Tensor | None]
+    draws: list[Draw] | None
+
+    @property
+    def target(self) -> Tensor:
+        """theta*_{t+M}: the last target."""
+        return self.targets[max(self.targets)]
+
+
+class TrajectoryMethod(Method[C]):
+    """Base of the family; it is MTT with the gradient mode left open.
+
+    A subclass may change: :attr:`inner_mode`; :meth:`first_images`, :meth:`first_labels`; :attr:`store`;
+    :meth:`start_range`, :meth:`target_epochs`, :meth:`draw_segment`; :attr:`inner_momentum`, :meth:`labels`,
+    :meth:`scales`, :meth:`terms`, :meth:`problem`; :meth:`descend`, :meth:`after_step`; :meth:`delivered_images`,
+    :meth:`delivered_labels`; and :meth:`state` with :meth:`load_state` for what it adds.
+
+    Attributes:
+        images: the synset's images, a leaf float32 ``(S, C, H, W)`` in network-input space.
+        hard_labels: int64 ``(S,)``.
+        raw_lr: beta, or its logarithm; a leaf scalar.
+        image_optimizer, lr_optimizer: the outer optimisers of these two.
+        inner: the inner-loop engine.
+    """
+
+    needs = Needs(experts=True)
+    inner_momentum: ClassVar[float] = 0.0
+    """Momentum of the student's SGD."""
+
+    images: Tensor
+    hard_labels: Tensor
+    raw_lr: Tensor
+    image_optimizer: SGD
+    lr_optimizer: SGD
+    inner: InnerLoop
+
+    @classmethod
+    def check(cls, config: C, context: Context) -> None:
+        """T+ - 1 + M <= E, and every number in range."""
+        for name, least in (
+            ("iterations", 1),
+            ("student_steps", 1),
+            ("expert_epochs", 1),
+            ("min_start_epoch", 0),
+            ("batch_syn", 0),
+        ):
+            if getattr(config, name) < least:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected at least {least}")
+        if config.max_start_epoch <= config.min_start_epoch:
+            raise UserError(
+                f"--max-start-epoch {config.max_start_epoch}: expected more than --min-start-epoch "
+                f"{config.min_start_epoch}"
+            )
+        for name in ("lr_images", "lr_lr", "lr_student"):
+            if not 0 <= getattr(config, name) < float("inf"):
+                raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected a number of at least 0")
+        if not config.lr_student:
+            raise UserError("--lr-student 0: a student that does not move cannot match anything")
+        parse_strategy(resolve_augmentation(config.augmentation, context.dataset.spec.flip))
+        store = experts_of(context)
+        epochs, needed = store.recipe.epochs, config.max_start_epoch - 1 + config.expert_epochs
+        if needed > epochs:
+            raise UserError(
+                f"--max-start-epoch {config.max_start_epoch} with --expert-epochs {config.expert_epochs} needs experts "
+                f"of at least {needed} epochs (T+ - 1 + M), those in {store.folder} have {epochs}: lower "
+                f"--max-start-epoch to {epochs + 1 - config.expert_epochs}, or record longer experts with "
+                f"ddbench buffer --epochs {needed}"
+            )
+
+    @property
+    def iterations(self) -> int:
+        """Outer iterations."""
+        return self.config.iterations
+
+    @property
+    def augmentation(self) -> str:
+        """The resolved strategy."""
+        return resolve_augmentation(self.config.augmentation, self.context.dataset.spec.flip)
+
+    @property
+    def inner_mode(self) -> str:
+        """How the outer gradient is computed: one of :data:`ddbench.training.inner.MODES`."""
+        return "adjoint"
+
+    @property
+    def store(self) -> TrajectoryStore:
+        """The experts that are followed."""
+        return experts_of(self.context)
+
+    @property
+    def learned_lr(self) -> Tensor:
+        """beta, detached scalar."""
+        raw = self.raw_lr.detach()
+        return raw.exp() if self.config.lr_parametrisation == "log" else raw
+
+    # Before the first step
+
+    def setup(self) -> None:
+        """First images, learned rate, outer optimisers, student network."""
+        config, context = self.config, self.context
+        self.images = self.first_images().to(context.device).requires_grad_()
+        self.hard_labels = self.first_labels().to(context.device)
+        beta = torch.tensor(config.lr_student, dtype=torch.float32)
+        self.raw_lr = (beta.log() if config.lr_parametrisation == "log" else beta).to(context.device).requires_grad_()
+        self.image_optimizer = SGD([self.images], lr=config.lr_images, momentum=config.momentum)
+        self.lr_optimizer = SGD([self.raw_lr], lr=config.lr_lr, momentum=config.momentum)
+        self._strategy: Strategy | None = parse_strategy(self.augmentation)
+        module = context.network(0).to(context.device)
+        batch = min(config.batch_syn or len(self.images), len(self.images))
+        # an adjoint step costs about 12 forward passes (forward and backward twice, and the backward of both)
+        shape = tuple(self.images.shape[1:])
+        flops = 12 * forward_flops(module, shape) * batch * config.student_steps * config.iterations
+        compiler = devices.choose_compiler(context.compile, flops, context.device, context.console.say)
+        self.inner = InnerLoop(FlatNet(module).to(context.device), self.inner_mode, compiler)
+
+    def first_images(self) -> Tensor:
+        """Images to start from, float32 ``(S, C, H, W)`` in network-input space, class-major."""
+        context, spec = self.context, self.context.dataset.spec
+        if self.config.init == "real":
+            return context.preprocess.apply(context.random_images("mtt-init"))
+        shape = (context.classes * context.ipc, spec.channels, spec.size, spec.size)
+        return torch.randn(shape, generator=seeds.generator(context.seed, "mtt-init"))
+
+    def first_labels(self) -> Tensor:
+        """Classes of the first images, int64 ``(S,)``."""
+        return self.context.hard_labels()
+
+    # One outer iteration
+
+    def step(self, iteration: int) -> dict[str, float]:
+        """One outer iteration; returns the matching loss, beta, the start epoch and the image gradient's norm."""
+        segment = self.draw_segment(iteration)
+        result = self.inner(self.problem(segment))
+        self.guard(segment, result)
+        found = self.descend(segment, result)
+        found |= self.after_step(iteration, segment, result)
+        return {
+            "loss": float(result.loss),
+            "learned_lr": float(self.learned_lr),
+            "start_epoch": float(segment.start_epoch),
+            "grad_norm_images": float(result.images.norm()),
+            **found,
+        }
+
+    def start_range(self, iteration: int) -> tuple[int, int]:
+        """Start epochs of an iteration: drawn from the first to the second, the second excluded."""
+        return self.config.min_start_epoch, self.config.max_start_epoch
+
+    def target_epochs(self) -> tuple[int, ...]:
+        """Epochs after the start whose weights the iteration needs, ascending; the last one is M."""
+        return (self.config.expert_epochs,)
+
+    def draw_segment(self, iteration: int) -> Segment:
+        """The segment of an iteration: depends on the seed and the iteration only.
+
+        Raises:
+            UserError: an expert that does not move between start and target.
+        """
+        context, store = self.context, self.store
+        randomness = seeds.generator(context.seed, "mtt", iteration)
+        expert = self.draw_expert(iteration)
+        low, high = self.start_range(iteration)
+        start_epoch = int(torch.randint(low, high, (), generator=randomness))
+        after = self.target_epochs()
+        start, *ends = (
+            row.to(context.device) for row in store.rows(expert, start_epoch, *(start_epoch + k for k in after))
+        )
+        for epochs, end in zip(after, ends, strict=True):
+            if bool((start == end).all()):
+                raise UserError(
+                    f"{store.folder}: expert {expert} does not move between epochs {start_epoch} and "
+                    f"{start_epoch + epochs}; record it again"
+                )
+        batches = self.draw_batches(randomness)
+        draws = self.draw_augmentation(batches, randomness)
+        return Segment(
+            expert=expert,
+            start_epoch=start_epoch,
+            start=start,
+            targets=dict(zip(after, ends, strict=True)),
+            batches=[None if batch is None else batch.to(context.device) for batch in batches],
+            draws=draws,
+        )
+
+    def draw_expert(self, iteration: int) -> int:
+        """Index of the expert of an iteration."""
+        indices, seed = self.store.indices, self.context.seed
+        if self.config.expert_order == "uniform":
+            generator = seeds.generator(seed, "mtt-expert", iteration)
+            return indices[int(torch.randint(len(indices), (), generator=generator))]
+        generator = seeds.generator(seed, "mtt-round", iteration // len(indices))
+        return indices[int(torch.randperm(len(indices), generator=generator)[iteration % len(indices)])]
+
+    def draw_batches(self, randomness: torch.Generator) -> list[Tensor | None]:
+        """Batches of the student's steps."""
+        return synset_batches(len(self.images), self.config.batch_syn, self.config.student_steps, randomness)
+
+    def draw_augmentation(self, batches: list[Tensor | None], randomness: torch.Generator) -> list[Draw] | None:
+        """Augmentation draws of the student's steps."""
+        if self._strategy is None:
+            return None
+        size = self.images.shape[-1]
+        return [
+            draw(self._strategy, len(self.images) if batch is None else len(batch), size, randomness)
+            for batch in batches
+        ]
+
+    def labels(self, segment: Segment) -> Tensor:
+        """What the student learns: int64 classes ``(S,)``, or logits ``(S, K)``, which then have a gradient too."""
+        return self.hard_labels
+
+    def scales(self, segment: Segment) -> float:
+        """Factor of the student's loss."""
+        return 1.0
+
+    def terms(self, segment: Segment) -> list[OuterTerm]:
+        """The outer loss: here the distance to the last target."""
+        return [match_term(len(segment.batches), segment.target, segment.start)]
+
+    def problem(self, segment: Segment) -> InnerProblem:
+        """What the student does, and how it is judged."""
+        return InnerProblem(
+            start=segment.start,
+            images=self.images.detach(),
+            labels=self.labels(segment),
+            lr=self.learned_lr,
+            batches=segment.batches,
+            draws=segment.draws,
+            terms=self.terms(segment),
+            momentum=self.inner_momentum,
+            scales=self.scales(segment),
+        )
+
+    def guard(self, segment: Segment, result: InnerResult) -> None:
+        """Refuse a step whose loss or gradient is not finite.
+
+        Raises:
+            NotFiniteError: says the likely cause.
+        """
+        loss = float(result.loss)
+        parts = [result.images, result.lr, *([] if result.labels is None else [result.labels])]
+        if all(bool(torch.isfinite(part).all()) for part in parts) and abs(loss) < float("inf"):
+            return
+        config, beta = self.config, float(self.learned_lr)
+        if beta <= 0:
+            cause = f"the learned lr is {beta:g}: use --lr-parametrisation log or a smaller --lr-lr"
+        elif beta > 10 * config.lr_student:
+            cause = f"the learned lr grew from {config.lr_student:g} to {beta:g}: use a smaller --lr-lr"
+        elif segment.start_epoch > config.max_start_epoch // 2:
+            cause = f"a late start epoch ({segment.start_epoch}): lower --max-start-epoch or --lr-images"
+        else:
+            cause = f"--lr-images {config.lr_images:g} is too high for this synset: divide it by 10"
+        raise NotFiniteError(f"the matching loss is {loss:g}; likely cause: {cause}")
+
+    def descend(self, segment: Segment, result: InnerResult) -> dict[str, float]:
+        """Take the outer step; returns further metrics."""
+        log = self.config.lr_parametrisation == "log"
+        self.images.grad = result.images
+        self.raw_lr.grad = result.lr * self.learned_lr if log else result.lr
+        self.image_optimizer.step()
+        self.lr_optimizer.step()
+        return {}
+
+    def after_step(self, iteration: int, segment: Segment, result: InnerResult) -> dict[str, float]:
+        """What follows an outer step; returns further metrics."""
+        return {}
+
+    # The product
+
+    def delivered_images(self) -> Tensor:
+        """Images of the product, in network-input space."""
+        return self.images
+
+    def delivered_labels(self) -> Tensor:
+        """Labels of the product: classes, or logits."""
+        return self.hard_labels
+
+    def distilled(self) -> Distilled:
+        """Images in network-input space, labels, beta."""
+        return Distilled(
+            images=self.delivered_images().detach().cpu().clone(),
+            labels=self.delivered_labels().detach().cpu().clone(),
+            learned_lr=self.learned_lr.cpu(),
+        )
+
+    def state(self) -> State:
+        """Images, raw learning rate, momenta."""
+        return State(
+            tensors={
+                "images": self.images.detach(),
+                "raw_lr": self.raw_lr.detach(),
+                **self.image_optimizer.state("image_momentum"),
+                **self.lr_optimizer.state("lr_momentum"),
+            }
+        )
+
+    def load_state(self, state: State) -> None:
+        """Take over images, learning rate and momenta."""
+        with torch.no_grad():
+            self.images.copy_(state.tensors["images"])
+            self.raw_lr.copy_(state.tensors["raw_lr"])
+        self.image_optimizer.load_state("image_momentum", state.tensors)
+        self.lr_optimizer.load_state("lr_momentum", state.tensors)
+
+
+def synset_batches(images: int, batch: int, steps: int, generator: torch.Generator) -> list[Tensor | None]:
+    """Index batches of one student: chunks of fresh permutations, taken from the end as in the public code.
+
+    Args:
+        batch: images a step; 0 or at least ``images``: the whole set (``None``).
+
+    Returns:
+        ``steps`` entries; the remainder of a permutation, if any, comes first.
+    """
+    if not batch or batch >= images:
+        return [None] * steps
+    chunks: list[Tensor] = []
+    found: list[Tensor | None] = []
+    for _ in range(steps):
+        if not chunks:
+            chunks = list(torch.randperm(images, generator=generator).split(batch))
+        found.append(chunks.pop())
+    return found
+
+
+def experts_of(context: Context) -> TrajectoryStore:
+    """The experts that the runner found.
+
+    Raises:
+        UserError: there are none (a context made by hand).
+    """
+    if context.experts is None:
+        raise UserError("matching trajectories needs experts: record them with ddbench buffer")
+    return context.experts

@@ -1,0 +1,280 @@
+"""``ddbench teacher``: what it prints, what it refuses, and kill -9 at work."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import EAGER, contents, listing
+from safetensors.torch import load_file, save_file
+
+from ddbench.cli import distill
+from ddbench.cli.teacher import Args
+from ddbench.experts.teach import TeacherRecipe
+from ddbench.experts.teacher import read_teacher, teacher_files
+from ddbench.methods.base import Distilled, Method, Needs
+from ddbench.registry import Registry
+
+ROOT = Path(__file__).parents[2]
+STUDENT = "convnet-d1-w4-bn"
+PATIENCE = 120.0
+
+Refused = Callable[..., str]
+
+
+def train_tiny(root: Path, *more: object) -> list[object]:
+    """A command that takes a fraction of a second."""
+    return ["teacher", "--student", STUDENT, "--epochs", 2, "--teachers", root, *EAGER, *more]
+
+
+@pytest.fixture
+def path(ddb: Callable, tmp_path: Path) -> Path:
+    """The file of a trained teacher below ``tmp_path / "teachers"``."""
+    assert ddb(*train_tiny(tmp_path / "teachers")).code == 0
+    return teacher_files(tmp_path / "teachers")[0]
+
+
+def test_train(ddb: Callable, tmp_path: Path):
+    result = ddb(*train_tiny(tmp_path))
+    assert result.code == 0, result.err
+    (path,) = teacher_files(tmp_path)
+    teacher = read_teacher(path)
+    accuracies = f"held-out accuracy {teacher.accuracy:.3f}, test accuracy {teacher.test_accuracy:.3f}"
+    assert result.out == f"{STUDENT} on digits: {accuracies}: {path}\n"
+    assert f"teacher ({STUDENT}, digits, 2 epochs): 2/2" in result.err
+    files = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {path.name, f"{path.stem}.cost.json"}
+    before = listing(tmp_path)
+    again = ddb(*train_tiny(tmp_path))
+    assert (again.code, again.out) == (0, result.out)
+    assert again.err == f"trained already: {path}\n"
+    assert listing(tmp_path) == before
+    assert ddb(*train_tiny(tmp_path, "--quiet")).err == ""
+
+
+def test_default_root_and_student(ddb: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert ddb("teacher", "--epochs", 1, *EAGER).code == 0
+    (path,) = teacher_files(Path("teachers"))
+    assert path.parts[:3] == ("teachers", "digits", "convnet-d2-w32-bn")
+    assert ddb("teacher", "info").out.count("convnet-d2-w32-bn") == 2, "in its column and in the path"
+
+
+def test_flags_are_the_recipe(ddb: Callable, tmp_path: Path):
+    flags = {
+        "epochs": 3,
+        "optimizer": "adam",
+        "lr": 0.002,
+        "weight_decay": 0.01,
+        "options": "eps=1e-06",
+        "batch": 100,
+        "schedule": "constant",
+        "warmup": 1,
+        "augmentation": "crop",
+        "preprocess": "zca",
+        "holdout": 0.2,
+        "seed": 5,
+        "precision": "bfloat16",
+    }
+    argv = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", value)]
+    result = ddb("teacher", "--student", STUDENT, "--teachers", tmp_path, *argv, *EAGER)
+    assert result.code == 0, result.err
+    teacher = read_teacher(teacher_files(tmp_path)[0])
+    assert teacher.recipe == {**flags, "options": {"eps": 1e-6}, "momentum": 0.0}, "no momentum where there is none"
+    assert teacher.preprocess["kind"] == "zca"
+
+
+def test_defaults_are_those_of_the_recipe():
+    args, recipe = Args(), TeacherRecipe()
+    for field in dataclasses.fields(recipe):
+        if field.name != "momentum":  # its default depends on the optimiser
+            assert getattr(args, field.name) == getattr(recipe, field.name), field.name
+
+
+def test_info(ddb: Callable, path: Path, tmp_path: Path):
+    assert ddb(*train_tiny(tmp_path / "teachers", "--holdout", 0)).code == 0
+    result = ddb("teacher", "info", tmp_path / "teachers")
+    head, *rows = result.out.splitlines()
+    assert head.split() == ["dataset", "student", "epochs", "preprocess", "holdout", "held-out", "test", "MB", "file"]
+    assert len(rows) == 2
+    one = ddb("teacher", "info", path).out.splitlines()[1]
+    assert one.split() == [
+        *("digits", STUDENT, "2", "meanstd", "0.1"),
+        *(f"{read_teacher(path).accuracy:.3f}", f"{read_teacher(path).test_accuracy:.3f}", "0.00", str(path)),
+    ]
+    assert [row.split()[5] for row in rows].count("-") == 1, "nothing held out, no accuracy"
+
+
+REFUSALS = {
+    "dataset": (("--dataset", "digit"), "did you mean 'digits'"),
+    "student": (("--student", "convnet-d3-w128"), "did you mean 'convnet-d3-w128-in'"),
+    "too deep": (("--student", "convnet-d4-w8-bn"), "4 poolings leave no pixel"),
+    "optimizer": (("--optimizer", "sdg"), "did you mean 'sgd'"),
+    "optimizer for matrices": (("--optimizer", "muon"), "--optimizer muon: "),
+    "optimizer with a closure": (("--optimizer", "lbfgs"), "--optimizer lbfgs has no option"),
+    "option": (("--options", "eps=x"), "expected name=number"),
+    "augmentation": (("--augmentation", "crop+filp"), "did you mean 'flip'"),
+    "preprocess": (("--preprocess", "zac"), "'zac'"),
+    "epochs": (("--epochs", 0), "--epochs 0"),
+    "batch": (("--batch", -1), "--batch -1"),
+    "holdout": (("--holdout", 1), "--holdout 1"),
+    "schedule": (("--schedule", "step"), "step"),
+    "size": (("--size", 16), "digits has a fixed size"),
+    "device": (("--device", "gpu"), "--device"),
+    "threads": (("--threads", -1), "expected at least 0"),
+    "flag": (("--epoch", 3), "did you mean '--epochs'"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refused(name: str, refused: Refused, tmp_path: Path):
+    flags, *needles = REFUSALS[name]
+    refused(["teacher", "--teachers", tmp_path / "teachers", *flags], *needles)
+
+
+def test_sub_verb_and_empty_root(refused: Refused, tmp_path: Path):
+    refused(["teacher", "inf"], "'inf'", "did you mean 'info'")
+    refused(["teacher", "info", tmp_path / "nowhere"], f"{tmp_path / 'nowhere'}: holds no teachers")
+
+
+def test_unwritable_root(refused: Refused, tmp_path: Path):
+    (tmp_path / "file").touch()
+    refused(train_tiny(tmp_path / "file"), "cannot write", "choose a folder")
+
+
+def test_full_disk(ddb: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from ddbench.runtime import tensors
+
+    def full(*args: object, **more: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tensors, "save_file", full)
+    result = ddb(*train_tiny(tmp_path))
+    assert result.code == 2
+    assert "the disk is full" in result.err.splitlines()[-1]
+    assert contents(tmp_path) == {}
+
+
+def damaged(path: Path, **fields: object) -> None:
+    with open(path, "rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        inner = json.loads(json.loads(handle.read(length))["__metadata__"]["ddbench"])
+    save_file(load_file(path), path, metadata={"ddbench": json.dumps({**inner, **fields})})
+
+
+@pytest.mark.parametrize(
+    ("damage", "needle"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:100]), "not a whole safetensors file"),
+        (lambda path: path.write_text("hello"), "not a whole safetensors file"),
+        (lambda path: save_file({"w": torch.zeros(1)}, path), "ddbench did not write"),
+        (lambda path: damaged(path, schema=7), "made by a newer ddbench"),
+        (lambda path: damaged(path, class_names=[]), "'class_names' holds 0 entries"),
+    ],
+    ids=["truncated", "text", "foreign", "newer", "classes"],
+)
+def test_damaged_files(damage: Callable, needle: str, path: Path, refused: Refused, tmp_path: Path):
+    damage(path)
+    refused(["teacher", "info", tmp_path / "teachers"], str(path), needle)
+    refused(train_tiny(tmp_path / "teachers"), str(path), needle, "remove the file")
+
+
+def test_class_order(path: Path, refused: Refused, tmp_path: Path):
+    """A file whose classes are in another order is not taken for the dataset's teacher."""
+    damaged(path, class_names=list("1023456789"))
+    refused(train_tiny(tmp_path / "teachers"), str(path), "in another order", "its class 0 is '1', here it is '0'")
+
+
+def test_help_without_torch():
+    code = (
+        "import sys\nfrom ddbench.cli.main import run\n"
+        "for argv in (['teacher', '--help'], ['teacher', 'info', '--help'], ['--help']):\n"
+        "    try:\n        run(argv)\n    except SystemExit as stop:\n        assert not stop.code\n"
+        "assert not {'torch', 'numpy', 'safetensors'} & set(sys.modules)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ddbench teacher --dataset cifar10" in done.stdout
+    assert "  teacher " in done.stdout.split("usage: ddbench VERB")[1]
+
+
+def test_killed(ddb: Callable, data_root: Path, tmp_path: Path):
+    """SIGKILL while it trains: the same command goes on, and leaves the bytes of a run that was never killed."""
+
+    def command(place: Path) -> list[object]:
+        return train_tiny(place, "--epochs", 30, "--batch", 64)
+
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    # a checkpoint after every epoch instead of every 20 seconds
+    code = (
+        "import sys\nfrom ddbench.cli.main import run\nfrom ddbench.experts import teach\n"
+        "teach.CHECKPOINT_SECONDS = 0.0\nrun(sys.argv[1:])\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, command(killed))],
+        env={**os.environ, "DDBENCH_DATA": str(data_root), "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    limit = time.monotonic() + PATIENCE
+    try:
+        while not any(killed.rglob("*.partial.safetensors")):
+            assert process.poll() is None, "ended before it could be killed"
+            assert time.monotonic() < limit, "nothing happened"
+            time.sleep(0.002)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not teacher_files(killed)
+    result = ddb(*command(killed))
+    assert result.code == 0, result.err
+    assert "going on after epoch" in result.err
+    assert ddb(*command(whole)).code == 0
+    final = contents(killed, "cost.json", ".tmp")
+    assert len(final) == 1
+    assert final == contents(whole, "cost.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class NoSettings:
+    """Nothing to set."""
+
+
+class Taught(Method[NoSettings]):
+    """Random images of a method that wants a teacher."""
+
+    config_class = NoSettings
+    needs = Needs(teacher=True)
+    title = "taught"
+
+    def distilled(self) -> Distilled:
+        assert self.context.teacher is not None
+        return Distilled(images=self.context.random_images("x"), labels=self.context.hard_labels())
+
+
+def test_distill_takes_the_flags(ddb: Callable, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """``--teachers`` and ``--teacher-student`` reach the runner, which trains the teacher that is not there."""
+    monkeypatch.setattr(distill, "METHODS", Registry("method", None, {"taught": f"{__name__}:Taught"}))
+    argv = [
+        *("distill", "--method", "taught", "--ipc", 1, "--recipe", "none", "--out", tmp_path / "run"),
+        *("--teachers", tmp_path / "teachers", *EAGER),
+    ]
+    refused([*argv, "--teacher-student", "convnt"], "unknown student 'convnt'")
+    result = ddb(*argv, "--teacher-student", STUDENT)
+    assert result.code == 0, result.err
+    assert f"no teacher {STUDENT} of digits in {tmp_path / 'teachers'}" in result.err
+    (path,) = teacher_files(tmp_path / "teachers")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["teacher"]["sha256"] == read_teacher(path).sha256

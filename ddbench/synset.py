@@ -49,8 +49,9 @@ class Synset:
         labels: int64 ``(N,)``, or float32 ``(N, K)`` soft labels as logits.
         preprocess: how pixels become network input, as :meth:`Preprocess.to_json`.
         budget: what the method was allowed.
-        learned_lr: student learning rate that was learned with the images, scalar or one a step; ``None``.
-        stage: int64 ``(N,)`` stage of each image (progressive methods); ``None``.
+        learned_lr: student learning rate that was learned with the images: scalar, one a stage (of a synset of stages)
+            or else one a step; ``None``.
+        stage: int64 ``(N,)`` stage of each image, from 0 (progressive methods); ``None``.
         dataset, fingerprint, class_names: the real data it stands for.
         method, config, seed, student: what made it.
         augmentation: strategy that the method distilled with; the evaluator's default.
@@ -259,8 +260,16 @@ def check_synset(path: Path, synset: Synset) -> None:
         lr = synset.learned_lr
         if lr.ndim > 1 or not lr.is_floating_point() or not bool(torch.isfinite(lr).all()):
             raise UserError(f"{path}: lr is not a finite number (or one a step)")
-    if synset.stage is not None and (len(synset.stage) != len(images) or int(synset.stage.min()) < 0):
-        raise UserError(f"{path}: the stage column does not fit {len(images)} images")
+    if synset.stage is not None:
+        if len(synset.stage) != len(images) or int(synset.stage.min()) < 0:
+            raise UserError(f"{path}: the stage column does not fit {len(images)} images")
+        stages = int(synset.stage.max()) + 1
+        if stages != len(synset.stage.unique()):
+            raise UserError(f"{path}: the stage column counts {stages} stages, some without an image")
+        if synset.learned_lr is not None and synset.learned_lr.shape not in ((), (stages,)):
+            raise UserError(
+                f"{path}: lr has shape {list(synset.learned_lr.shape)}, expected one number, or {stages}: one a stage"
+            )
     if not 1 <= synset.decode_factor <= min(LARGEST_FACTOR, *images.shape[2:]):
         raise UserError(f"{path}: decoder factor is {synset.decode_factor}, expected 1 to {LARGEST_FACTOR}")
     if not 1 <= synset.patches <= min(images.shape[2:]):

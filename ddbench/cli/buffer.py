@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -56,6 +57,20 @@ class Args(Common):
     """Expert k is trained with the seed derived from (seed, k)."""
     precision: str = "float32"
     """float32 or bfloat16."""
+    kind: Literal["sgd", "gsam", "smooth"] = "sgd"
+    """sgd: the optimiser alone; gsam: flat experts (FTD, DATM); smooth: clipped loss and gradient penalty (AST)."""
+    rho: float = 0.01
+    """gsam: radius of the step to sharper weights, relative to each weight."""
+    alpha: float = 0.3
+    """gsam: share of the plain gradient's orthogonal part that is taken back (FTD: 0.3 or 1)."""
+    clip: float = 0.5
+    """smooth: factor of the loss in the first epoch, rising to 1."""
+    clip_epochs: int = 10
+    """smooth: epochs until that factor is 1."""
+    penalty: float = 2.0
+    """smooth: weight of the gradient penalty; 0: none."""
+    drop: float = 0.6
+    """smooth: learning-rate factor of the second half."""
     workers: int = 0
     """Experts trained at once, each in its own process; 0: one a core."""
 
@@ -95,6 +110,7 @@ class ImportArgs(Common):
 EXAMPLES = """  ddbench buffer --recipe mtt/digits-ipc1
   ddbench buffer --dataset folder:my-images --size 32 --experts 10 --workers 2
   ddbench buffer --recipe mtt/cifar10-ipc10 --download
+  ddbench buffer --dataset digits --kind gsam --experts 10 --epochs 16
   ddbench buffer info
   ddbench buffer verify expert_trajectories
   ddbench buffer import replay_buffer_0.pt --dataset cifar10 --student convnet-d3-w128-in --preprocess zca"""
@@ -130,6 +146,12 @@ def _from_recipe(name: str) -> Args:
     own = {item.name for item in fields(Args)}
     values = {key: value for key, value in vars(experts).items() if key in own and key != "options"}
     values["options"] = tuple(f"{key}={value}" for key, value in experts.options)
+    if "kind" not in recipe.experts:
+        from ddbench.methods import METHODS
+        from ddbench.methods.recipes import apply_config
+
+        kind = METHODS.get(method)
+        values["kind"] = kind.expert_kind(apply_config(kind.config_class, recipe.config, f"recipe {recipe.name}"))
     values.update({key: recipe.run[key] for key in ("dataset", "student", "size") if key in recipe.run})
     if "experts" in recipe.experts:
         values["experts"] = recipe.experts["experts"]
@@ -158,6 +180,13 @@ def _record(args: Args) -> None:
         holdout=args.holdout,
         seed=args.seed,
         precision=args.precision,
+        kind=args.kind,
+        rho=args.rho,
+        alpha=args.alpha,
+        clip=args.clip,
+        clip_epochs=args.clip_epochs,
+        penalty=args.penalty,
+        drop=args.drop,
     )
     store = record(
         root=args.buffers,
@@ -203,7 +232,8 @@ def _info(argv: list[str]) -> None:
     stores = find_stores(args.root)
     if not stores:
         raise UserError(f"{args.root}: holds no recorded experts; record some with ddbench buffer")
-    rows = [("dataset", "student", "experts", "epochs", "lr", "preprocess", "holdout", "test accuracy", "MB", "folder")]
+    columns = ("dataset", "student", "experts", "epochs", "kind", "lr", "preprocess", "holdout", "test accuracy", "MB")
+    rows = [(*columns, "folder")]
     for store in stores:
         experts = [store.experts[index] for index in store.indices]
         test = [one.test_accuracy for one in experts if one.test_accuracy is not None]
@@ -213,6 +243,7 @@ def _info(argv: list[str]) -> None:
                 store.header["student"],
                 str(len(experts)),
                 str(store.recipe.epochs),
+                store.recipe.kind,
                 f"{store.recipe.lr:g}",
                 store.recipe.preprocess,
                 f"{store.recipe.holdout:g}",

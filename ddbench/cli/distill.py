@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddbench.cli.parse import parse, peek
-from ddbench.cli.settings import Common, worker_count
+from ddbench.cli.settings import Common, own_threads
 from ddbench.methods import DESCRIPTIONS, METHODS
 from ddbench.methods.recipes import Recipe, apply_config, choose_recipe
 from ddbench.registry import load_file
@@ -135,6 +135,11 @@ def _with_recipe(args: RunArgs, recipe: Recipe | None) -> RunArgs:
     return replace(args, **{key: value for key, value in recipe.run.items() if key in own})
 
 
+def _asked_experts(recipe: Recipe, kind: str) -> tuple[int, Any]:
+    """Number and settings of the experts that a recipe asks for; of the method's kind where it names none."""
+    return recipe.experts.get("experts", 20), replace(recipe.expert_recipe(), kind=recipe.experts.get("kind", kind))
+
+
 def _run(name: str, kind: Any, config: Any, args: RunArgs, recipe: Recipe | None) -> None:
     from ddbench.cli.settings import open_dataset, student_for
     from ddbench.data.specs import dataset_slug
@@ -144,7 +149,7 @@ def _run(name: str, kind: Any, config: Any, args: RunArgs, recipe: Recipe | None
         raise UserError("--ipc is missing: how many images per class?")
     console = Console(args.quiet)
     dataset = open_dataset(args.dataset or "digits", args.size, args)
-    _, threads = worker_count(1, args.threads)
+    threads = own_threads(args.threads, dataset.spec.size)
     if recipe is not None:
         console.say(f"recipe {name}/{recipe.name} ({recipe.source})")
     budget = f"ipc{args.ipc}" if kind.unit == "ipc" else "full"
@@ -164,7 +169,7 @@ def _run(name: str, kind: Any, config: Any, args: RunArgs, recipe: Recipe | None
             buffers=args.buffers,
             teachers=args.teachers,
             teacher_student=args.teacher_student,
-            experts=(recipe.experts.get("experts", 20), recipe.expert_recipe()) if recipe and recipe.experts else None,
+            experts=_asked_experts(recipe, kind.expert_kind(config)) if recipe and recipe.experts else None,
             validate_every=args.validate_every or 0,
             validate_epochs=args.validate_epochs,
             track=args.track,

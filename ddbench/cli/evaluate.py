@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import tyro
 
 from ddbench.cli.parse import parse
 from ddbench.cli.settings import Common, worker_count
+from ddbench.cli.teachers import protocol_teacher
 from ddbench.evaluate.protocols import Protocol, changed, protocol, result_name
 from ddbench.networks.names import check_student, default_student, expand_students
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
-
-if TYPE_CHECKING:
-    from ddbench.synset import Synset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +97,7 @@ def run_evaluation(args: Args) -> dict[str, Any]:
     for student in students:
         check_student(student, channels, size)
     resizable = dataset_spec(synset.dataset, size if synset.dataset.startswith(FOLDER) else None).resizable
+    teacher = protocol_teacher(altered, synset, given=args.teacher, root=args.teachers)
     out = args.out or path.parent / "evaluations" / f"{result_name(base, _marks(difference, args))}.json"
     result = evaluate(
         job=Job(
@@ -111,7 +110,7 @@ def run_evaluation(args: Args) -> dict[str, Any]:
             precision=args.precision,
             compile=args.compile,
             max_images=args.max_images,
-            teacher=_teacher(args, altered, synset),
+            teacher=teacher.path if teacher else None,
             labels=_labels(args, altered, path),
             at_once=args.at_once,
         ),
@@ -124,39 +123,6 @@ def run_evaluation(args: Args) -> dict[str, Any]:
     )
     _print(result, out)
     return result
-
-
-def _teacher(args: Args, wanted: Protocol, synset: Synset) -> Path | None:
-    """The teacher's file, for a protocol that needs one: the flag's, the synset's own, or the best that fits.
-
-    Raises:
-        UserError: there is none; the message says which command makes one.
-    """
-    if not wanted.needs_teacher:
-        if args.teacher is not None:
-            raise UserError(f"--teacher: protocol {wanted.name} has no teacher; use e.g. --protocol kd-v1")
-        return None
-    if args.teacher is not None:
-        return args.teacher
-
-    from ddbench.experts.teacher import find_teacher
-
-    own = synset.teacher
-    if own is not None:
-        found = find_teacher(args.teachers, sha256=own["sha256"])
-        wanted_one = f"the synset's own teacher ({own.get('student')}, sha256 {own['sha256'][:12]})"
-    else:
-        kind = str(synset.preprocess.get("kind"))
-        found = find_teacher(
-            args.teachers, dataset=synset.dataset, fingerprint=synset.fingerprint, preprocess_kind=kind
-        )
-        wanted_one = f"a teacher of {synset.dataset} with preprocess {kind}"
-    if found is None:
-        raise UserError(
-            f"protocol {wanted.name} needs {wanted_one}, and {args.teachers} holds none: train one with `ddbench "
-            f"teacher --dataset {synset.dataset}`, or give --teacher FILE"
-        )
-    return found.path
 
 
 def _labels(args: Args, wanted: Protocol, synset: Path) -> Path | None:

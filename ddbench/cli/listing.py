@@ -43,15 +43,24 @@ def _datasets() -> dict[str, str]:
 
 
 def _students() -> dict[str, str]:
-    from ddbench.networks.names import GROUPS, STUDENTS
+    from ddbench.networks.names import ACTIVATIONS, GROUPS, NORMS, POOLINGS, SMALLEST_EXTERNAL, STUDENTS
 
-    return {**STUDENTS, **{f"{name} (group)": ", ".join(members) for name, members in GROUPS.items()}}
+    endings = "|".join(f"-{name}" for name in (*ACTIVATIONS[1:], *POOLINGS[1:]))
+    forms = {
+        "convnet-dD-wW-NORM": f"other depths and widths; norm {'|'.join(NORMS)}, then {endings} if wanted",
+        "mlp-dD-wW, vit-dD-wW": "other depths and widths",
+        "tv-NAME": f"any other network of torchvision, for {SMALLEST_EXTERNAL} px and more",
+        "timm-NAME": f"any network of timm (pip install ddbench[timm]), for {SMALLEST_EXTERNAL} px and more",
+    }
+    groups = {f"{name} (group)": ", ".join(members) for name, members in GROUPS.items()}
+    return {**STUDENTS, **forms, **groups}
 
 
 def _protocols() -> dict[str, str]:
     from ddbench.evaluate.protocols import DESCRIPTIONS, PROTOCOLS
 
-    return {name: DESCRIPTIONS[name] for name in PROTOCOLS}
+    own = {"FILE.toml": "a protocol of your own: its name, a base, and the settings that differ (docs/protocols.md)"}
+    return {**{name: DESCRIPTIONS[name] for name in PROTOCOLS}, **own}
 
 
 def _recipes() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING
 import tyro
 
 from ddbench.cli.parse import parse
-from ddbench.cli.settings import Common, worker_count
+from ddbench.cli.settings import Common, own_threads
+from ddbench.cli.teachers import choose_teacher, named
 from ddbench.evaluate.protocols import Protocol, protocol
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
@@ -56,8 +56,6 @@ def main(argv: list[str]) -> None:
     wanted = protocol(args.protocol)
     if args.teacher is not None and args.teacher_student is not None:
         raise UserError("--teacher names a file and --teacher-student a network: give one of the two")
-    _, threads = worker_count(1, args.threads)
-
     from ddbench.cli.settings import open_dataset
     from ddbench.evaluate.plan import Plan, Settings, labels_path
     from ddbench.evaluate.relabel import check_relabel, relabel
@@ -68,6 +66,7 @@ def main(argv: list[str]) -> None:
     path = synset_path(args.run)
     synset = read_synset(path)
     dataset = open_dataset(synset.dataset, synset.images.shape[-1], args)
+    threads = own_threads(args.threads, dataset.spec.size)
     sha256 = file_hash(path)
     plan = Plan(
         synset=synset,
@@ -100,70 +99,51 @@ def _teacher(args: Args, plan: Plan, dataset: Dataset, out: Path, threads: int, 
     Raises:
         UserError: the wanted one is not there, was trained on other data or another input, or cannot be trained.
     """
+    from ddbench.data.preprocess import kind_of
     from ddbench.evaluate.relabel import earlier_teacher
     from ddbench.experts.teach import TeacherRecipe, ensure_teacher, summary
-    from ddbench.experts.teacher import check_teacher, find_teacher, read_teacher
+    from ddbench.experts.teacher import check_teacher
     from ddbench.networks.names import check_student, parse_student
 
-    synset, spec = plan.synset, dataset.spec
-    student, own = None, synset.teacher
+    synset, student = plan.synset, None
     if args.teacher_student is not None:
         student = str(parse_student(args.teacher_student))
-        check_student(student, spec.channels, spec.size)
-    fitting = functools.partial(
-        find_teacher, args.teachers, dataset=spec.name, fingerprint=dataset.fingerprint, student=student
+        check_student(student, dataset.spec.channels, dataset.spec.size)
+    found = choose_teacher(
+        args.teachers,
+        synset,
+        given=args.teacher,
+        student=student,
+        earlier=earlier_teacher(out),
+        preprocess=plan.preprocess,
     )
-    found: Teacher | None = None
-    if args.teacher is not None:
-        found = read_teacher(args.teacher)
-    elif own is not None and student is None:
-        found = find_teacher(args.teachers, sha256=own["sha256"])
-        if found is None:
-            raise UserError(
-                f"{args.run}: its own teacher ({own.get('student')}, sha256 {own['sha256'][:12]}) is not in "
-                f"{args.teachers}; give --teacher FILE or --teachers DIR, or --teacher-student for another one"
-            )
-    else:
-        earlier = earlier_teacher(out)
-        found = fitting(sha256=earlier) if earlier else None
-        found = found or fitting(preprocess=plan.preprocess)
     if found is not None:
         check_teacher(found, dataset, plan.preprocess)
         console.say(f"teacher: {found.path} ({summary(found)})")
         return found
+    if synset.teacher is not None and student is None:
+        raise UserError(
+            f"{args.run}: its own teacher ({named(synset.teacher)}) is not in {args.teachers}; give --teacher FILE or "
+            "--teachers DIR, or --teacher-student for another one"
+        )
+    kind = kind_of(plan.preprocess, dataset)
+    if kind is None:
+        raise UserError(
+            f"{args.run}: no teacher in {args.teachers} has its preprocess (mean {list(plan.preprocess.mean)}), and "
+            "none can be trained by name; give --teacher FILE"
+        )
     holdout = synset.config.get("holdout")
     return ensure_teacher(
         root=args.teachers,
         dataset=dataset,
         data=args.data,
         student=student,
-        preprocess_kind=_preprocess_kind(args, plan, dataset),
+        preprocess_kind=kind,
         holdout=holdout if isinstance(holdout, float) and 0 <= holdout <= 0.9 else TeacherRecipe().holdout,
         device=args.device,
         threads=threads,
         compile=args.compile,
         console=console,
-    )
-
-
-def _preprocess_kind(args: Args, plan: Plan, dataset: Dataset) -> str:
-    """The name under which a teacher with the synset's preprocess is trained.
-
-    Raises:
-        UserError: numbers that no name stands for.
-    """
-    from ddbench.data.preprocess import Preprocess
-    from ddbench.data.specs import STATISTICS
-
-    if plan.preprocess.kind == "zca":
-        return "zca"
-    spec = dataset.spec
-    for kind, (mean, std) in {"meanstd": (spec.mean, spec.std), **STATISTICS}.items():
-        if plan.preprocess == Preprocess("meanstd", mean, std):
-            return kind
-    raise UserError(
-        f"{args.run}: no teacher in {args.teachers} has its preprocess (mean {list(plan.preprocess.mean)}), and none "
-        "can be trained by name; give --teacher FILE"
     )
 
 

@@ -25,7 +25,7 @@ class Common:
     device: str = "auto"
     """auto, cpu, cuda or cuda:<i>."""
     threads: int = 0
-    """Threads of each process; 0: the cores shared out over the workers."""
+    """Threads of each process; 0: the cores shared out over the workers (one alone: 1 for images up to 16 px)."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile: auto uses it where the work repays it; off is easier to debug."""
     quiet: bool = False
@@ -42,6 +42,25 @@ def worker_count(workers: int, threads: int) -> tuple[int, int]:
         raise UserError(f"--workers {workers} --threads {threads}: expected at least 0 (0: use every core)")
     workers = workers or max(1, cores() // (threads or 1))
     return workers, threads or max(1, cores() // workers)
+
+
+SMALL_SIDE = 16
+"""Images up to this side, in px, are computed with one thread: several would mostly wait for each other."""
+
+
+def own_threads(threads: int, size: int) -> int:
+    """Threads of a verb that works in one process: as asked, else one for small images and every core for others.
+
+    Args:
+        size: side of the images in px. What a run computes depends on the number of threads in its last bits, so small
+            images give the same bytes on machines of any number of cores.
+
+    Raises:
+        UserError: a negative number.
+    """
+    if threads == 0 and size <= SMALL_SIDE:
+        return 1
+    return worker_count(1, threads)[1]
 
 
 def options_from_text(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:

@@ -9,7 +9,7 @@ from typing import Literal
 import tyro
 
 from ddbench.cli.parse import parse
-from ddbench.cli.settings import Common, options_from_text, worker_count
+from ddbench.cli.settings import Common, options_from_text, own_threads
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
@@ -58,6 +58,12 @@ class Args(Common):
     """Names its initial weights, order and augmentation."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """float32 or bfloat16."""
+    penalty: Literal["none", "curvature", "loss-gap"] = "none"
+    """Flatten the loss around the images, for GUARD: curvature (a step costs about seven) or the simpler loss-gap."""
+    penalty_weight: float | None = None
+    """Weight of the penalty; default: 100 for curvature (at batch 128), 1e-4 for loss-gap."""
+    penalty_step: float = 3.0
+    """Length of the penalty's step along the input gradient, in units of the network input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +77,7 @@ class InfoArgs:
 EXAMPLES = """  ddbench teacher --dataset digits
   ddbench teacher --dataset cifar10 --student convnet-d3-w128-bn --download
   ddbench teacher --dataset cifar100 --student resnet18-bn --lr 0.1 --epochs 200     # SRe2L's squeeze stage
+  ddbench teacher --dataset digits --penalty curvature                               # GUARD's squeeze stage
   ddbench teacher --dataset folder:my-images --size 32 --epochs 60 --teachers my-teachers
   ddbench teacher info"""
 
@@ -94,7 +101,6 @@ def _train(args: Args) -> None:
     from ddbench.experts.teach import TeacherRecipe, summary, train_teacher
     from ddbench.experts.teacher import default_teacher
 
-    _, threads = worker_count(1, args.threads)
     momentum = (0.9 if args.optimizer == "sgd" else 0.0) if args.momentum is None else args.momentum
     recipe = TeacherRecipe(
         epochs=args.epochs,
@@ -111,9 +117,13 @@ def _train(args: Args) -> None:
         holdout=args.holdout,
         seed=args.seed,
         precision=args.precision,
+        penalty=args.penalty,
+        penalty_weight=args.penalty_weight,
+        penalty_step=args.penalty_step,
     )
     recipe.check()
     dataset = open_dataset(args.dataset, args.size, args)
+    threads = own_threads(args.threads, dataset.spec.size)
     teacher = train_teacher(
         root=args.teachers,
         dataset=dataset,
@@ -135,8 +145,11 @@ def _info(argv: list[str]) -> None:
     files = [args.root] if args.root.is_file() else teacher_files(args.root)
     if not files:
         raise UserError(f"{args.root}: holds no teachers; train one with ddbench teacher --teachers {args.root}")
-    rows = [("dataset", "student", "epochs", "preprocess", "holdout", "held-out", "test", "MB", "file")]
-    for teacher in map(read_teacher, files):
+    teachers = [read_teacher(path) for path in files]
+    rows: list[tuple[str, ...]] = [
+        ("dataset", "student", "epochs", "preprocess", "holdout", "held-out", "test", "MB", "file")
+    ]
+    for teacher in teachers:
         rows.append(
             (
                 teacher.dataset,
@@ -150,6 +163,9 @@ def _info(argv: list[str]) -> None:
                 str(teacher.path),
             )
         )
+    if any("penalty" in teacher.recipe for teacher in teachers):
+        notes = ["penalty", *(str(teacher.recipe.get("penalty", "-")) for teacher in teachers)]
+        rows = [(*row[:-1], note, row[-1]) for row, note in zip(rows, notes, strict=True)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -189,6 +189,14 @@ def fit_preprocess(dataset: Dataset, kind: str, cache: Path | None = None) -> Pr
     return Preprocess("meanstd", mean, std)
 
 
+def kind_of(preprocess: Preprocess, dataset: Dataset) -> str | None:
+    """The kind by which :func:`fit_preprocess` makes a transform; None where its numbers have no name."""
+    if preprocess.kind == "zca":
+        return "zca"
+    named = {"meanstd": (dataset.spec.mean, dataset.spec.std), **STATISTICS}
+    return next((kind for kind, numbers in named.items() if numbers == (preprocess.mean, preprocess.std)), None)
+
+
 def _fit_zca(dataset: Dataset, eps: float, cache: Path | None) -> Preprocess:
     factors = zca.fit_cached(dataset, eps, cache or dataset.root)
     return Preprocess("zca", eps=eps, fingerprint=dataset.fingerprint, shape=dataset.spec.shape, factors=factors)

@@ -12,7 +12,7 @@ from ddbench.data.dataset import Dataset, Split, holdout_split, validation_sampl
 from ddbench.data.load import load_dataset
 from ddbench.evaluate.kept import KIND, SCHEMA, Kept, cost_path, partial_log, partial_path, read_kept
 from ddbench.evaluate.labels import read_labels
-from ddbench.evaluate.plan import Plan, Settings, check_plan, rate_of, train_student, train_students
+from ddbench.evaluate.plan import Plan, Settings, check_plan, learned_rate, rate_of, train_student, train_students
 from ddbench.evaluate.protocols import Protocol
 from ddbench.evaluate.storage import storage
 from ddbench.experts.teacher import read_teacher
@@ -259,8 +259,7 @@ def _result(head: dict[str, Any], plan: Plan, kept: Kept) -> dict[str, Any]:
 def _rate_source(plan: Plan, searched: bool) -> str:
     if searched:
         return "search on held-out training images"
-    lr = plan.synset.learned_lr
-    return "synset" if plan.protocol.lr_source == "synset" and lr is not None and lr.ndim == 0 else "protocol"
+    return "protocol" if learned_rate(plan.synset, plan.protocol) is None else "synset"
 
 
 def _head(job: Job, plan: Plan, sha256: str, dataset: Dataset, difference: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ddbench.evaluate.protocols import Protocol
 from ddbench.experts.teacher import Teacher, check_teacher
 from ddbench.networks.build import build_student
 from ddbench.runtime import device as devices
+from ddbench.runtime import seeds as randomness
 from ddbench.runtime.device import Compiler
 from ddbench.runtime.errors import UserError
 from ddbench.synset import Synset
@@ -28,12 +29,15 @@ from ddbench.training.loops import (
     Inputs,
     Labels,
     Loss,
+    Optimizer,
     OptimizerSettings,
+    Resume,
     View,
     accuracy,
     autocast,
     forward_flops,
     inputs_of,
+    optimizer_state,
     own_labels,
     own_loss,
     predict,
@@ -77,6 +81,12 @@ class Plan:
         """Passes over the synset."""
         whole = self.synset.budget.unit == "all"
         return self.protocol.full_epochs if whole else self.protocol.epochs
+
+    @property
+    def stages(self) -> int:
+        """How many trainings follow each other: one a stage of the synset where the protocol is sequential, else 1."""
+        stage = self.synset.stage
+        return 1 if stage is None or not self.protocol.sequential else int(stage.max()) + 1
 
     @property
     def batch(self) -> int:
@@ -153,25 +163,37 @@ def check_plan(plan: Plan, dataset: Dataset) -> None:
     plan.policy  # noqa: B018 (parsed, so that a wrong name is told now)
 
 
+def learned_rates(synset: Synset, protocol: Protocol) -> list[float] | None:
+    """The synset's learned learning rates where the protocol uses them, else None: one, or one a stage.
+
+    Raises:
+        UserError: one is not positive.
+    """
+    lr = synset.learned_lr
+    if protocol.lr_source != "synset" or lr is None or (lr.ndim and synset.stage is None):
+        return None
+    if float(lr.min()) <= 0:
+        raise UserError(
+            f"the synset's learned learning rate is {float(lr.min()):g}, which trains nothing: distil with "
+            f"--lr-parametrisation log or a smaller --lr-lr, or evaluate with --protocol dc-legacy (lr {protocol.lr:g})"
+        )
+    return [float(rate) for rate in lr.reshape(-1)]
+
+
 def learned_rate(synset: Synset, protocol: Protocol) -> float | None:
-    """The synset's learned learning rate where the protocol uses it, else None.
+    """The synset's learned learning rate where the protocol uses it, else None; of several stages that of the last.
 
     Raises:
         UserError: it is not positive.
     """
-    lr = synset.learned_lr
-    if protocol.lr_source != "synset" or lr is None or lr.ndim:
-        return None
-    if float(lr) <= 0:
-        raise UserError(
-            f"the synset's learned learning rate is {float(lr):g}, which trains nothing: distil with "
-            f"--lr-parametrisation log or a smaller --lr-lr, or evaluate with --protocol dc-legacy (lr {protocol.lr:g})"
-        )
-    return float(lr)
+    rates = learned_rates(synset, protocol)
+    return None if rates is None else rates[-1]
 
 
 def rate_of(plan: Plan, student: str) -> float:
-    """The learning rate without a search: the synset's where the protocol says so, else the protocol's."""
+    """The learning rate without a search: the synset's where the protocol says so (of several stages the last one's),
+    else the protocol's.
+    """
     learned = learned_rate(plan.synset, plan.protocol)
     return plan.protocol.rate(student) if learned is None else learned
 
@@ -219,17 +241,89 @@ def trained_students(
     Args:
         tests: images that will be tested afterwards, for deciding whether compiling pays.
     """
-    device, protocol = devices.resolve_device(settings.device), plan.protocol
+    device = devices.resolve_device(settings.device)
     _, channels, size, _ = plan.synset.images.shape
     nets: list[nn.Module] = [
         build_student(student, channels=channels, size=size, classes=plan.synset.classes, seed=seed).to(device)
         for seed in seeds
     ]
-    inputs = plan.inputs(device)
-    flops = forward_flops(nets[0], inputs.shape) * (3 * len(inputs) * plan.epochs + tests)
+    parts = [stage_plan(plan, stage) for stage in range(plan.stages)]
+    inputs = [part.inputs(device) for part in parts]
+    seen = sum(len(own) * part.epochs for own, part in zip(inputs, parts, strict=True))
+    flops = forward_flops(nets[0], inputs[0].shape) * (3 * seen + tests)
     compiler = devices.choose_compiler(settings.compile, flops, device, print)
-    labels, loss = targets(plan, inputs, device, settings.precision)
-    how: dict[str, Any] = {
+    if len(nets) > 1 and len(parts) == 1:
+        from ddbench.training.many import draws_in_training, train_many  # torch.func is slow to import
+
+        if not draws_in_training(nets[0]):
+            how = _how(plan, inputs[0], student, settings, lr, compiler)
+            for _ in train_many(nets, inputs[0], seeds=seeds, **how):
+                pass
+            return nets, compiler
+    for seed, net in zip(seeds, nets, strict=True):
+        gathered: dict[str, Tensor] = {}
+        for stage, (part, own) in enumerate(zip(parts, inputs, strict=True)):
+            named = randomness.derive(seed, "stage", stage) if stage else seed
+            how = _how(part, own, student, settings, lr, compiler)
+            gathered = _train(net, own, named, gathered, how)
+    return nets, compiler
+
+
+def stage_plan(plan: Plan, stage: int) -> Plan:
+    """Training on one stage and those before it, as a plan of its own; the plan itself where there is one only.
+
+    The passes are divided equally; the last stage has those that remain. The learning rate is the stage's own where
+    one a stage was learned.
+
+    Args:
+        stage: from 0.
+    """
+    if plan.stages == 1:
+        return plan
+    synset, protocol = plan.synset, plan.protocol
+    assert synset.stage is not None
+    rate = synset.learned_lr
+    each, rest = divmod(plan.epochs, plan.stages)
+    epochs = max(1, each + (rest if stage == plan.stages - 1 else 0))
+    seen = synset.stage <= stage
+    part = replace(
+        synset,
+        images=synset.images[seen],
+        labels=synset.labels[seen],
+        learned_lr=rate if rate is None or rate.ndim == 0 else rate[stage],
+        stage=None,
+    )
+    return replace(plan, synset=part, protocol=replace(protocol, epochs=epochs, full_epochs=epochs, sequential=False))
+
+
+def train_network(net: nn.Module, plan: Plan, student: str, seed: int, settings: Settings) -> None:
+    """Train a network that is there already, in place, on a synset of one stage; an optimiser of its own is used.
+
+    Args:
+        net: a ``student``, on the device of the settings.
+    """
+    inputs = plan.inputs(devices.resolve_device(settings.device))
+    _train(net, inputs, seed, {}, _how(plan, inputs, student, settings, None, None))
+
+
+def _train(
+    net: nn.Module, inputs: Inputs, seed: int, gathered: dict[str, Tensor], how: dict[str, Any]
+) -> dict[str, Tensor]:
+    """Train in place, with what an optimiser has gathered before; returns what it has gathered then."""
+    last: list[Optimizer] = []
+    resume = Resume(epochs=0, optimizer=gathered) if gathered else None
+    for _ in train(net, inputs, seed=seed, resume=resume, checkpoint=lambda _, stepper: last.append(stepper), **how):
+        del last[:-1]
+    return optimizer_state(last[-1], "optimizer")
+
+
+def _how(
+    plan: Plan, inputs: Inputs, student: str, settings: Settings, lr: float | None, compiler: Compiler | None
+) -> dict[str, Any]:
+    """How :func:`ddbench.training.loops.train` is to train on a plan of one stage."""
+    protocol = plan.protocol
+    labels, loss = targets(plan, inputs, inputs.device, settings.precision)
+    return {
         "epochs": plan.epochs,
         "batch": plan.batch,
         "optimizer": OptimizerSettings(
@@ -248,17 +342,6 @@ def trained_students(
         "precision": settings.precision,
         "compiler": compiler,
     }
-    if len(nets) > 1:
-        from ddbench.training.many import draws_in_training, train_many  # torch.func is slow to import
-
-        if not draws_in_training(nets[0]):
-            for _ in train_many(nets, inputs, seeds=seeds, **how):
-                pass
-            return nets, compiler
-    for seed, net in zip(seeds, nets, strict=True):
-        for _ in train(net, inputs, seed=seed, **how):
-            pass
-    return nets, compiler
 
 
 def targets(plan: Plan, inputs: Inputs, device: torch.device, precision: str) -> tuple[Labels, Loss]:

@@ -60,6 +60,9 @@ class Protocol:
         gt_weight: of the class label in ``mse-gt``.
         teacher_mode: ``eval``, or ``batch`` (the teacher's batch norms use the statistics of the batch).
         test_zoom: test images are enlarged to ``side // 7 * 8`` and their centre is cut out.
+        sequential: a synset of K stages is trained on stage by stage, each time with the stages before it; the
+            ``epochs`` are divided by K, the schedule begins anew with each stage, the optimiser's momentum is kept, and
+            the learning rate is the stage's own where one a stage was learned. A synset without stages is one stage.
     """
 
     name: str
@@ -92,6 +95,7 @@ class Protocol:
     gt_weight: float = 0.025
     teacher_mode: str = "eval"
     test_zoom: bool = False
+    sequential: bool = False
 
     @property
     def hash(self) -> str:
@@ -189,6 +193,8 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
         # One soft label an image, given as logits (DATM, TESLA).
         Protocol(name="soft-v1", labels="soft"),
+        # PDD: the stages of a synset one after the other, as many passes together as hard-v1 makes.
+        Protocol(name="pdd", sequential=True),
         # RDED's recipe with a schedule that ends at 0 and a crop that also acts on small images.
         Protocol(
             name="kd-v1",
@@ -240,6 +246,7 @@ DESCRIPTIONS = {
     "mtt": "as the public MTT code: dc-legacy at the learned lr",
     "idc": "as IDC and DREAM: batch 64, two drops x 0.2, DSA without cutout, CutMix",
     "soft-v1": "one soft label an image (logits), soft cross-entropy, else as hard-v1",
+    "pdd": "as hard-v1, but a synset of stages is learned stage by stage, 1000 epochs in all",
     "kd-v1": "a teacher labels every view: AdamW, 300 epochs, full cosine, T 20, crop, flip, CutMix",
     "rded": "as RDED: teacher labels, half cosine (ends at half the lr), patch shuffle, CutMix",
     "sre2l-cifar": "as SRe2L on CIFAR: teacher labels in batch mode, 400 epochs, T 30, MixUp",
@@ -315,6 +322,8 @@ def changed(base: Protocol, **settings: Any) -> tuple[Protocol, dict[str, Any]]:
             f"labels 'stored' with loss {made.loss!r} and lr_source {made.lr_source!r}: stored labels are learned with "
             "loss 'kl' at a rate that is not searched"
         )
+    if made.labels == "stored" and made.sequential:
+        raise UserError("sequential with labels 'stored': stored labels belong to passes over the whole synset")
     return made, {name: value for name, value in made.settings().items() if value != base.settings()[name]}
 
 

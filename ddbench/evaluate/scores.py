@@ -135,6 +135,22 @@ class Accuracies:
 SCORES = ("hlr", "ior", "a1", "a0", "lrs", "ars")
 """The scores in the order of reading: what was measured first, what is derived from it last."""
 
+TITLES = {
+    "hlr": "HLR  real - synset, hard labels (lower is better)",
+    "ior": "IOR  synset - random, own protocol",
+    "a1": "A1   the same, with augmentation",
+    "a0": "A0   synset - random, without augmentation",
+    "lrs": "LRS  of HLR and IOR, 0 to 100",
+    "ars": "ARS  of A1 and A0, 0 to 100",
+    "real_hard": "all real images, hard labels",
+    "syn_hard": "synset, hard labels",
+    "syn": "synset, own protocol",
+    "random": "random real images, own protocol",
+    "syn_plain": "synset, without augmentation",
+    "random_plain": "random real images, without augmentation",
+}
+"""What scores and accuracies are, in a few words."""
+
 
 def repeat_scores(one: Accuracies, weight: float = WEIGHT) -> dict[str, float]:
     """The accuracies of a repeat and its :data:`SCORES`.

@@ -1,8 +1,8 @@
 """What a synset costs to keep and to use: bytes of images, labels, augmentation and teacher, beside the real set's.
 
 Images count as stored; hard labels ``ceil(log2 K / 8)`` bytes each; soft labels as stored; labels of every view
-``images x epochs x K x 2`` bytes (float16), and 8 bytes for the seed that makes the views again; a teacher that must run
-while the student trains costs its weights.
+``images x epochs x K x 2`` bytes (float16), and 8 bytes for the seed that makes the views again; a teacher that must
+run while the student trains costs its weights.
 """
 
 from __future__ import annotations

@@ -10,6 +10,12 @@ from ddbench.data.specs import PREPROCESS_KINDS
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import text_hash
 
+KINDS = ("sgd", "gsam", "smooth")
+"""How experts can be trained here; a store may also hold ``imported`` ones."""
+
+OWN = {"gsam": ("rho", "alpha"), "smooth": ("clip", "clip_epochs", "penalty", "drop")}
+"""Settings that only one kind has; the records of other kinds do not hold them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertRecipe:
@@ -25,7 +31,14 @@ class ExpertRecipe:
         holdout: fraction of the training images that experts never see, kept for validation.
         seed: expert k is trained with the seed derived from (seed, k).
         precision: ``float32`` or ``bfloat16`` (autocast).
-        kind: ``sgd``: trained here by the optimiser; ``imported``: read from somebody's buffer.
+        kind: ``sgd``: trained by the optimiser alone; ``gsam``: by adaptive GSAM around it (FTD); ``smooth``: with a
+            clipped loss and a gradient penalty (AST); ``imported``: read from somebody's buffer.
+        rho, alpha: of ``gsam``: radius of the ascent step, and share of the gradient's part across the ascent gradient
+            that is taken back. FTD: 0.01; 0.3 for CIFAR-10 at IPC 1 and 10, else 1. Both constant.
+        clip, clip_epochs: of ``smooth``: the loss is multiplied by ``clip`` in the first epoch, rising linearly to 1 in
+            epoch ``clip_epochs`` (from 0).
+        penalty: of ``smooth``: lambda, weight of the gradient penalty; 0: none.
+        drop: of ``smooth``: learning-rate factor of the epochs from E // 2 + 2 (from 0); the momentum is lost there.
     """
 
     epochs: int = 50
@@ -42,10 +55,21 @@ class ExpertRecipe:
     seed: int = 0
     precision: str = "float32"
     kind: str = "sgd"
+    rho: float = 0.01
+    alpha: float = 0.3
+    clip: float = 0.5
+    clip_epochs: int = 10
+    penalty: float = 2.0
+    drop: float = 0.6
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {**asdict(self), "options": dict(self.options)}
+        """Plain JSON values; the settings of other kinds are left out."""
+        values = {**asdict(self), "options": dict(self.options)}
+        for kind, names in OWN.items():
+            if kind != self.kind:
+                for name in names:
+                    del values[name]
+        return values
 
     @staticmethod
     def from_json(data: Any, where: str) -> ExpertRecipe:
@@ -89,9 +113,34 @@ class ExpertRecipe:
         for name, text, known in (
             ("preprocess", self.preprocess, PREPROCESS_KINDS),
             ("precision", self.precision, ("float32", "bfloat16")),
+            ("kind", self.kind, KINDS),
         ):
             if text not in known:
                 raise UserError(f"--{name} {text!r} is none of {', '.join(known)}")
+        self._check_own()
+
+    def _check_own(self) -> None:
+        """Refuse numbers of the kind that are out of range, and numbers that only another kind has."""
+        default = ExpertRecipe()
+        for kind, names in OWN.items():
+            for name in names:
+                if kind != self.kind and getattr(self, name) != getattr(default, name):
+                    flag = f"--{name.replace('_', '-')}"
+                    raise UserError(f"{flag} {getattr(self, name)}: a setting of --kind {kind}, not of {self.kind}")
+        if self.kind == "smooth" and self.decay:
+            raise UserError("--decay: smooth experts lower their learning rate by --drop; leave --decay out")
+        for name, least, most in (
+            ("rho", 0.0, float("inf")),
+            ("alpha", 0.0, float("inf")),
+            ("clip", 0.0, 1.0),
+            ("clip_epochs", 0, float("inf")),
+            ("penalty", 0.0, float("inf")),
+            ("drop", 0.0, 1.0),
+        ):
+            value = getattr(self, name)
+            if not (least <= value <= most and value < float("inf")):
+                limits = f"from {least:g} to {most:g}" if most < float("inf") else f"of at least {least:g}"
+                raise UserError(f"--{name.replace('_', '-')} {value}: expected a number {limits}")
 
     def key(self, student: str, fingerprint: str) -> str:
         """Name of the store folder: a hash of the recipe, the student and the data, 12 hex digits."""
@@ -103,7 +152,7 @@ class ExpertRecipe:
         parts = []
         for field in fields(self):
             value = getattr(self, field.name)
-            if value == getattr(default, field.name) or field.name in ("kind", "epochs"):
+            if value in (getattr(default, field.name), "imported") or field.name == "epochs":
                 continue
             flag = f"--{field.name.replace('_', '-')}"
             if isinstance(value, bool):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ddbench.data.policy import parse_policy
 from ddbench.data.preprocess import Preprocess, fit_preprocess
 from ddbench.data.specs import resolve_augmentation
 from ddbench.experts.recipe import ExpertRecipe
+from ddbench.experts.sharpness import drop_factor, train_expert
 from ddbench.experts.store import MANIFEST, TrajectoryStore, read_store, store_folder
 from ddbench.networks.build import build_student
 from ddbench.networks.names import check_student
@@ -27,6 +29,8 @@ from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
 from ddbench.training.flat import flatten_buffers, flatten_parameters
 from ddbench.training.loops import (
+    Epoch,
+    Inputs,
     OptimizerSettings,
     accuracy,
     drop_after,
@@ -157,6 +161,37 @@ def _optimizer(recipe: ExpertRecipe) -> OptimizerSettings:
     )
 
 
+PASSES = {"sgd": 1, "gsam": 2, "smooth": 3}
+"""About how many forward and backward passes a step of each kind makes."""
+
+
+def _training(
+    net: torch.nn.Module, inputs: Inputs, recipe: ExpertRecipe, seed: int, compiler: devices.Compiler | None
+) -> Iterator[Epoch]:
+    """Train an expert in place as its recipe says."""
+    policy = parse_policy(recipe.augmentation)
+    factor = drop_after(recipe.epochs // 2 + 1 if recipe.decay else None)
+    if recipe.kind == "smooth":
+        factor = functools.partial(drop_factor, epochs=recipe.epochs, drop=recipe.drop)
+    if recipe.kind != "sgd":
+        return train_expert(
+            net, inputs, recipe, _optimizer(recipe), policy, seed=seed, factor=factor, compiler=compiler
+        )
+    return train(
+        net,
+        inputs,
+        epochs=recipe.epochs,
+        batch=recipe.batch,
+        optimizer=_optimizer(recipe),
+        policy=policy,
+        seed=seed,
+        factor=factor,
+        rebuild=True,
+        precision=recipe.precision,
+        compiler=compiler,
+    )
+
+
 @functools.lru_cache(maxsize=1)
 def _dataset(name: str, data: Path | None, size: int | None) -> Dataset:
     return load_dataset(name, data, size=size)
@@ -176,39 +211,57 @@ def record_expert(job: RecordJob, index: int) -> dict[str, Any]:
     seed = seeds.derive(recipe.seed, "expert", index)
     net = build_student(job.student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=seed).to(device)
 
-    flops = 3 * forward_flops(net, inputs.shape) * len(inputs) * recipe.epochs
-    compiler = devices.choose_compiler(job.compile, flops, device, print)
+    compiler = devices.choose_compiler(job.compile, training_flops(net, inputs, recipe), device, print)
+    seen = inputs_of(held_out, preprocess, device) if len(held_out.labels) else None
+    weights, buffers, curves = trajectory(net, inputs, seen, recipe, seed, compiler, f"expert {index}")
+    test = predict(net, inputs_of(dataset.test, preprocess, device))
+    curves["test_accuracy"] = round(accuracy(test, dataset.test.labels), 6)
+    store = read_store(job.folder)
+    store.write_expert(index, weights, buffers, curves)
+    return meter.report(devices.describe(device))
+
+
+def training_flops(net: torch.nn.Module, inputs: Inputs, recipe: ExpertRecipe) -> float:
+    """About how many floating-point operations an expert's training takes."""
+    return 3 * PASSES[recipe.kind] * forward_flops(net, inputs.shape) * len(inputs) * recipe.epochs
+
+
+def trajectory(
+    net: torch.nn.Module,
+    inputs: Inputs,
+    held_out: Inputs | None,
+    recipe: ExpertRecipe,
+    seed: int,
+    compiler: devices.Compiler | None,
+    name: str,
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+    """Train a network in place as a recipe says, and keep what it was before and after each epoch.
+
+    Args:
+        held_out: real images that are judged after each epoch; ``None``: none.
+        name: what is trained, for messages.
+
+    Returns:
+        Weights ``(E+1, P)``, running statistics ``(E+1, B)``, and the curves of a record (without a test accuracy).
+
+    Raises:
+        UserError: its weights stop being finite.
+    """
     weights, buffers = [flatten_parameters(net).cpu()], [flatten_buffers(net).cpu()]
     curves: dict[str, Any] = {"seed": seed, "loss": [], "train_accuracy": [], "holdout_accuracy": []}
-    for epoch in train(
-        net,
-        inputs,
-        epochs=recipe.epochs,
-        batch=recipe.batch,
-        optimizer=_optimizer(recipe),
-        policy=parse_policy(recipe.augmentation),
-        seed=seed,
-        factor=drop_after(recipe.epochs // 2 + 1 if recipe.decay else None),
-        rebuild=True,
-        precision=recipe.precision,
-        compiler=compiler,
-    ):
+    for epoch in _training(net, inputs, recipe, seed, compiler):
         weights.append(flatten_parameters(net).cpu())
         buffers.append(flatten_buffers(net).cpu())
         if not bool(torch.isfinite(weights[-1]).all()):
             raise UserError(
-                f"expert {index}: its weights are not finite after epoch {epoch.number}; lower --lr (now {recipe.lr:g})"
+                f"{name}: its weights are not finite after epoch {epoch.number}; lower --lr (now {recipe.lr:g})"
             )
         curves["loss"].append(round(epoch.loss, 6))
         curves["train_accuracy"].append(round(epoch.accuracy, 6))
-        if len(held_out.labels):
-            logits = predict(net, inputs_of(held_out, preprocess, device))
+        if held_out is not None:
+            logits = predict(net, held_out)
             curves["holdout_accuracy"].append(round(accuracy(logits, held_out.labels), 6))
-    test = predict(net, inputs_of(dataset.test, preprocess, device))
-    curves["test_accuracy"] = round(accuracy(test, dataset.test.labels), 6)
-    store = read_store(job.folder)
-    store.write_expert(index, torch.stack(weights), torch.stack(buffers), curves)
-    return meter.report(devices.describe(device))
+    return torch.stack(weights), torch.stack(buffers), curves
 
 
 COST = "cost.json"

@@ -52,7 +52,8 @@ class TrajectoryStore:
 
     Attributes:
         folder: where the files are.
-        header: dataset, fingerprint, size, student, preprocess (as JSON), parameter names and shapes, versions.
+        header: dataset, fingerprint, size, student, preprocess (as JSON), parameter names and shapes, versions; and,
+            for trajectories that start from networks of another store, ``parent`` (:mod:`ddbench.experts.derived`).
         recipe: how they were trained.
         experts: index -> record, for the finished ones.
     """
@@ -108,6 +109,22 @@ class TrajectoryStore:
                     f"{self.folder / expert_file(index)}: epoch {epoch} holds NaN or infinite weights; record it again"
                 )
         return rows
+
+    def buffers(self, index: int, epoch: int) -> Tensor:
+        """Running statistics of an expert at an epoch, float32 ``(B,)``; B is 0 where none are recorded.
+
+        Raises:
+            UserError: no such expert, or a file that does not hold what it should.
+        """
+        path = self.folder / expert_file(index)
+        with open_tensors(path, EXPERT_KIND, SCHEMA) as (handle, _):
+            if "buffers" not in handle.keys():  # noqa: SIM118 (not a dict)
+                return torch.zeros(0)
+            shape = check_tensor(path, handle, "buffers", ("F32",), 2)
+            if shape[0] != self.recipe.epochs + 1:
+                raise UserError(f"{path}: buffers of {shape[0]} epochs, expected {self.recipe.epochs + 1}")
+            row: Tensor = handle.get_slice("buffers")[epoch].clone()
+            return row
 
     def write_expert(self, index: int, weights: Tensor, buffers: Tensor, curves: dict[str, Any]) -> None:
         """Write one finished expert: ``weights`` ``(E+1, P)``, ``buffers`` ``(E+1, B)`` with B possibly 0."""
@@ -217,7 +234,7 @@ def read_store(folder: Path) -> TrajectoryStore:
         experts = {int(index): _recorded(entry) for index, entry in data["experts"].items()}
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: the table of experts is malformed ({error})") from None
-    header = {name: data[name] for name in (*_HEADER, "size", "dataset_name") if name in data}
+    header = {name: data[name] for name in (*_HEADER, "size", "dataset_name", "parent") if name in data}
     return TrajectoryStore(
         folder=folder, recipe=ExpertRecipe.from_json(data.get("recipe"), str(path)), header=header, experts=experts
     )

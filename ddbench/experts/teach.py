@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,10 +20,12 @@ from ddbench.data.preprocess import fit_preprocess
 from ddbench.data.specs import PREPROCESS_KINDS, resolve_augmentation
 from ddbench.experts.teacher import (
     PARTIAL,
+    PENALTY_FIELDS,
     Teacher,
     check_teacher,
     default_teacher,
     find_teacher,
+    penalty_of,
     read_teacher,
     teacher_file,
     write_teacher,
@@ -36,15 +40,22 @@ from ddbench.runtime.files import ensure_writable, text_hash, write_json
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.tensors import open_tensors, write_tensors
+from ddbench.training.curvature import PENALTIES
 from ddbench.training.loops import (
+    Inputs,
+    Labels,
+    Loss,
     Optimizer,
     OptimizerSettings,
     Resume,
+    View,
     accuracy,
     forward_flops,
     inputs_of,
     make_optimizer,
     optimizer_state,
+    own_labels,
+    own_loss,
     predict,
     train,
 )
@@ -56,6 +67,9 @@ CHECKPOINT_SECONDS = 20.0
 SCHEDULES = ("cosine", "constant")
 WARMUP_START = 0.01
 """Share of the learning rate at the start of a warm-up (SRe2L's code for Tiny-ImageNet)."""
+
+PENALTY_WEIGHTS = {"curvature": 100.0, "loss-gap": 1e-4}
+"""Weights of the penalties in GUARD's public scripts (CIFAR at batch 128, and ImageNet)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +89,10 @@ class TeacherRecipe:
         holdout: fraction of the training images that the teacher never sees.
         seed: names its initial weights, order and augmentation.
         precision: ``float32`` or ``bfloat16`` (autocast).
+        penalty: ``none``; or one of :data:`ddbench.training.curvature.PENALTIES` is added to the loss (GUARD).
+        penalty_weight: its weight; None: :data:`PENALTY_WEIGHTS`. ``curvature`` looks at gradients of a batch mean, so
+            that its weight counts 1/B a sample: at another batch size B than 128, multiply it by B/128.
+        penalty_step: length of its step along the input gradient, in units of the network input.
     """
 
     epochs: int = 30
@@ -91,6 +109,9 @@ class TeacherRecipe:
     holdout: float = 0.1
     seed: int = 0
     precision: str = "float32"
+    penalty: str = "none"
+    penalty_weight: float | None = None
+    penalty_step: float = 3.0
 
     def check(self) -> None:
         """Refuse settings out of range.
@@ -120,13 +141,34 @@ class TeacherRecipe:
             ("schedule", self.schedule, SCHEDULES),
             ("preprocess", self.preprocess, PREPROCESS_KINDS),
             ("precision", self.precision, ("float32", "bfloat16")),
+            ("penalty", self.penalty, ("none", *PENALTIES)),
         ):
             if text not in known:
                 raise unknown(name, text, known, f"--{name}")
+        self._check_penalty()
+
+    def _check_penalty(self) -> None:
+        for name, number in (("penalty-weight", self.weight), ("penalty-step", self.penalty_step)):
+            if not 0 < number < math.inf:
+                raise UserError(f"--{name} {number:g}: expected a positive number")
+        given = self.penalty_weight is not None or self.penalty_step != type(self).penalty_step
+        if given and self.penalty == "none":
+            raise UserError(
+                f"--penalty-weight and --penalty-step belong to a penalty: give --penalty {' or '.join(PENALTIES)}"
+            )
+
+    @property
+    def weight(self) -> float:
+        """Weight of the penalty."""
+        return PENALTY_WEIGHTS.get(self.penalty, 1.0) if self.penalty_weight is None else self.penalty_weight
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {**asdict(self), "options": dict(self.options)}
+        """Plain JSON values; without a penalty, nothing is said about one."""
+        values = {**asdict(self), "options": dict(self.options), "penalty_weight": self.weight}
+        if self.penalty == "none":
+            for name in PENALTY_FIELDS:
+                del values[name]
+        return values
 
     def key(self, student: str, fingerprint: str) -> str:
         """Name of the file: a hash of the recipe, the student and the data, 12 hex digits."""
@@ -171,12 +213,14 @@ def ensure_teacher(
     threads: int,
     compile: str,
     console: Console,
+    penalty: Mapping[str, Any] = MappingProxyType({}),
 ) -> Teacher:
     """The teacher of the store that fits (the best on held-out images), else one trained by the default recipe, kept.
 
     Args:
         student: its architecture; default: :func:`ddbench.experts.teacher.default_teacher`.
         holdout: fraction of the training images that it must not have seen.
+        penalty: fields of :class:`TeacherRecipe` that begin with ``penalty`` and that it must have been trained with.
 
     Raises:
         UserError: as :func:`train_teacher`, or a file of the store that cannot be read.
@@ -184,6 +228,8 @@ def ensure_teacher(
     spec = dataset.spec
     student = str(parse_student(student)) if student else default_teacher(spec.size)
     check_student(student, spec.channels, spec.size)
+    recipe = TeacherRecipe(preprocess=preprocess_kind, holdout=holdout, **penalty)
+    recipe.check()
     preprocess = fit_preprocess(dataset, preprocess_kind, data_root(data))
     found = find_teacher(
         root,
@@ -192,15 +238,16 @@ def ensure_teacher(
         student=student,
         preprocess=preprocess,
         holdout=holdout,
+        penalty=penalty_of(recipe.to_json()),
     )
     if found is not None:
         check_teacher(found, dataset, preprocess)
         console.say(f"teacher: {found.path} ({summary(found)})")
         return found
-    recipe = TeacherRecipe(preprocess=preprocess_kind, holdout=holdout)
+    wanted = "" if recipe.penalty == "none" else f", penalty {recipe.penalty} {recipe.weight:g}"
     console.say(
-        f"no teacher {student} of {spec.name} in {root} (preprocess {preprocess_kind}, holdout {holdout:g}): training "
-        f"one first, {recipe.epochs} epochs; it is kept for the next run"
+        f"no teacher {student} of {spec.name} in {root} (preprocess {preprocess_kind}, holdout {holdout:g}{wanted}): "
+        f"training one first, {recipe.epochs} epochs; it is kept for the next run"
     )
     return train_teacher(
         root=root,
@@ -261,6 +308,9 @@ def train_teacher(
     inputs = inputs_of(split, preprocess, place)
     held_out = validation_sample(held_out)
     flops = 3 * forward_flops(net, inputs.shape) * len(inputs) * recipe.epochs
+    labels, loss = _objective(net, inputs, recipe, mixed=policy is not None and policy.mix != "none")
+    # The compiler cannot differentiate twice.
+    compile = compile if recipe.penalty == "none" else "off"
     progress = _Progress(partial, net, recipe, meter)
     done = progress.load(place)
     if done:
@@ -275,6 +325,8 @@ def train_teacher(
             policy=policy,
             seed=seed,
             factor=recipe.factor,
+            labels=labels,
+            loss=loss,
             precision=recipe.precision,
             compiler=devices.choose_compiler(compile, flops, place, console.say),
             resume=Resume(epochs=done, optimizer=progress.optimizer) if done else None,
@@ -311,6 +363,32 @@ def train_teacher(
     )
     partial.unlink(missing_ok=True)
     return read_teacher(path)
+
+
+def _objective(
+    net: nn.Module, inputs: Inputs, recipe: TeacherRecipe, *, mixed: bool
+) -> tuple[Labels | None, Loss | None]:
+    """What is learned: the images' labels, with the recipe's penalty if it has one (None: the loop's own objective).
+
+    The penalty looks at the view that the loop trains on, with the network in evaluation mode: its norms use the
+    running statistics and leave them alone.
+    """
+    if recipe.penalty == "none":
+        return None, None
+    penalty, plain, own = PENALTIES[recipe.penalty], own_loss(mixed), own_labels(inputs)
+    seen: list[Tensor] = []
+
+    def labels(view: View) -> Tensor:
+        seen[:] = [view.x]
+        return own(view)
+
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        net.eval()
+        flat = penalty(lambda x: plain(net(x), target), seen[0], recipe.penalty_step)
+        net.train()
+        return plain(logits, target) + recipe.weight * flat
+
+    return labels, loss
 
 
 def summary(teacher: Teacher) -> str:

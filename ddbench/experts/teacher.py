@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -31,6 +32,9 @@ KIND = "ddbench-teacher"
 SCHEMA = 1
 PARTIAL = ".partial.safetensors"
 """End of the name of a checkpoint, beside the teachers that are finished."""
+
+PENALTY_FIELDS = ("penalty", "penalty_weight", "penalty_step")
+"""Fields of a recipe that only a penalised teacher has."""
 
 MAX_SIDE = 1024
 MAX_CHANNELS = 16
@@ -200,14 +204,16 @@ def find_teacher(
     preprocess_kind: str | None = None,
     preprocess: Preprocess | None = None,
     holdout: float | None = None,
+    penalty: Mapping[str, Any] = MappingProxyType({}),
 ) -> Teacher | None:
     """The teacher under a root that has all that is given; of several the best on its held-out images.
 
     Args:
-        sha256: of the file.
+        sha256: of the file; what it was penalised with is then not asked.
         preprocess_kind: the recipe's kind, or ``meanstd`` or ``zca``.
         preprocess: the very transform.
         holdout: fraction of the training images that it never saw.
+        penalty: as :func:`penalty_of`; default: trained without one.
 
     Raises:
         UserError: none fits, but a file that might be it cannot be read.
@@ -229,12 +235,18 @@ def find_teacher(
             and preprocess_kind in (None, teacher.recipe.get("preprocess"), teacher.preprocess["kind"])
             and (preprocess is None or _same_preprocess(teacher.preprocess, preprocess))
             and (holdout is None or teacher.holdout == holdout)
+            and (sha256 is not None or penalty_of(teacher.recipe) == dict(penalty))
         ):
             found.append(teacher)
     if not found and damaged:
         raise damaged[0]
     # Among equals the first path, so that every machine chooses alike.
     return min(found, key=lambda one: 1.0 if one.accuracy is None else -one.accuracy, default=None)
+
+
+def penalty_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe (:meth:`ddbench.experts.teach.TeacherRecipe.to_json`) says about a penalty; empty: it has none."""
+    return {name: recipe[name] for name in PENALTY_FIELDS if name in recipe}
 
 
 def check_teacher(teacher: Teacher, dataset: Dataset, preprocess: Preprocess) -> None:

@@ -32,9 +32,14 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class Needs:
-    """What must be there before a method starts; the runner checks, and says which command makes it."""
+    """What must be there before a method starts; the runner checks, and says which command makes it.
+
+    Attributes:
+        expert_kind: kind of the experts (:data:`ddbench.experts.recipe.KINDS`) where no recipe asks for another.
+    """
 
     experts: bool = False
+    expert_kind: str = "sgd"
     teacher: bool = False
     diffusion: bool = False
 
@@ -58,6 +63,7 @@ class Context:
         experts: the trajectory store, for methods that need one.
         teacher: a network trained on real data, for methods that need one; None while :meth:`Method.check` runs, since
             it may have to be trained first.
+        teacher_student: architecture of that network, known from the start; None for methods that need none.
     """
 
     dataset: Dataset
@@ -73,6 +79,7 @@ class Context:
     console: Console
     experts: TrajectoryStore | None = None
     teacher: Teacher | None = None
+    teacher_student: str | None = None
 
     @property
     def classes(self) -> int:
@@ -102,7 +109,7 @@ class Context:
 class Distilled:
     """A method's product: images uint8 (pixels) or float32 (network input), labels, and what was learned with them.
 
-    ``decode_factor`` and ``patches`` are those of :class:`ddbench.synset.Synset`.
+    ``decode_factor``, ``patches`` and ``teacher`` are those of :class:`ddbench.synset.Synset`.
     """
 
     images: Tensor
@@ -111,6 +118,7 @@ class Distilled:
     stage: Tensor | None = None
     decode_factor: int = 1
     patches: int = 1
+    teacher: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +158,16 @@ class Method(Generic[C]):
         Raises:
             UserError: names the setting, its value and what is possible.
         """
+
+    @classmethod
+    def expert_kind(cls, config: C) -> str:
+        """Kind of the experts where no recipe asks for another, for a method whose settings decide it."""
+        return cls.needs.expert_kind
+
+    @classmethod
+    def teacher_penalty(cls, config: C) -> dict[str, Any]:
+        """The ``penalty`` fields of the recipe that its teacher must have been trained by; empty: without a penalty."""
+        return {}
 
     @property
     def iterations(self) -> int:

@@ -25,6 +25,7 @@ RUN_KEYS = {
     "preprocess": str,
     "holdout": float,
     "validate_every": int,
+    "teacher_student": str,
 }
 
 

@@ -13,12 +13,12 @@ from ddbench.data.load import data_root
 from ddbench.data.preprocess import Preprocess, fit_preprocess
 from ddbench.evaluate.plan import Plan, Settings, train_student
 from ddbench.evaluate.protocols import PROTOCOLS, changed
-from ddbench.experts.recipe import ExpertRecipe, buffer_command
-from ddbench.experts.store import TrajectoryStore, find_stores
+from ddbench.experts.recipe import ExpertRecipe
 from ddbench.experts.teach import ensure_teacher
 from ddbench.experts.teacher import Teacher, check_teacher, default_teacher, find_teacher
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State, check_ipc
-from ddbench.networks.build import build_student
+from ddbench.methods.needs import find_experts
+from ddbench.methods.upstream import upstream_cost
 from ddbench.networks.names import check_student, parse_student
 from ddbench.preview import preview_png
 from ddbench.runtime import device as devices
@@ -113,7 +113,19 @@ def distill(
         check_ipc(settings.ipc, train, spec.classes, spec.class_names)
     device = devices.resolve_device(settings.device)
     preprocess = fit_preprocess(dataset, settings.preprocess, data_root(data))
-    store = _experts(dataset, preprocess, settings) if kind.needs.experts else None
+    store = None
+    if kind.needs.experts:
+        store = find_experts(
+            method=name,
+            kind=kind.expert_kind(config),
+            dataset=dataset,
+            preprocess=preprocess,
+            preprocess_kind=settings.preprocess,
+            student=settings.student,
+            holdout=settings.holdout,
+            buffers=settings.buffers,
+            asked=settings.experts,
+        )
     context = Context(
         dataset=dataset,
         train=train,
@@ -127,6 +139,7 @@ def distill(
         compile=settings.compile,
         console=console,
         experts=store,
+        teacher_student=_teacher_student(dataset, settings) if kind.needs.teacher else None,
     )
     kind.check(config, context)
     resolved = _resolved(name, config, context, settings)
@@ -135,7 +148,8 @@ def distill(
         resolved["teacher"] = _recorded_teacher(out, dataset, settings)
         _check_folder(out, resolved)
         if not path.exists():
-            teacher = _teacher(dataset, data, preprocess, settings, out, resolved["teacher"], console)
+            penalty = kind.teacher_penalty(config)
+            teacher = _teacher(dataset, data, preprocess, settings, out, resolved["teacher"], penalty, console)
             context, resolved["teacher"] = replace(context, teacher=teacher), teacher.reference()
             meter = Meter()  # the teacher's cost is in its own record
     _claim_folder(out, resolved)
@@ -155,53 +169,12 @@ def distill(
             tracker.close()
     synset = _wrap(method.distilled(), method, resolved)
     write_bytes(out / "preview.png", preview_png(synset, preprocess))
-    write_json(out / "cost.json", meter.report(devices.describe(device), iterations=method.iterations))
+    upstream = upstream_cost(context.experts, context.teacher)
+    cost = meter.report(devices.describe(device), iterations=method.iterations, upstream=upstream)
+    write_json(out / "cost.json", cost)
     write_synset(path, synset)
     (out / CHECKPOINT).unlink(missing_ok=True)
     return path
-
-
-def _experts(dataset: Dataset, preprocess: Preprocess, settings: RunSettings) -> TrajectoryStore:
-    """The store that fits, or the command that makes it.
-
-    Raises:
-        UserError: none fits; the message says what is there and what to type.
-    """
-    spec, student = dataset.spec, settings.student
-    count, wanted = settings.experts or (20, ExpertRecipe())
-    wanted = ExpertRecipe(**{**vars(wanted), "preprocess": settings.preprocess, "holdout": settings.holdout})
-    size = spec.size if spec.resizable else None
-    command = buffer_command(spec.name, student, wanted, count, str(settings.buffers), size)
-    stores = find_stores(settings.buffers, spec.name, student)
-    reasons = []
-    for store in sorted(stores, key=lambda one: (len(one.experts), one.recipe.epochs), reverse=True):
-        reason = _misfit(store, dataset, preprocess, settings)
-        if reason is None:
-            return store
-        reasons.append(f"{store.folder} {reason}")
-    found = f"; what is there does not fit: {'; '.join(reasons)}" if reasons else ""
-    raise UserError(f"no experts of {student} on {spec.name} in {settings.buffers}{found}; record them with: {command}")
-
-
-def _misfit(store: TrajectoryStore, dataset: Dataset, preprocess: Preprocess, settings: RunSettings) -> str | None:
-    header, recipe = store.header, store.recipe
-    if not store.experts:
-        return "holds no finished expert"
-    if (header["dataset"], header["student"]) != (dataset.spec.name, settings.student):
-        return f"is of {header['student']} on {header['dataset']}"
-    if header["dataset_fingerprint"] != dataset.fingerprint:
-        return f"is of other data (fingerprint {header['dataset_fingerprint'][:12]}, here {dataset.fingerprint[:12]})"
-    if recipe.preprocess != settings.preprocess:
-        return f"has preprocess {recipe.preprocess}, wanted {settings.preprocess}"
-    if recipe.holdout != settings.holdout:
-        return f"was recorded with --holdout {recipe.holdout:g}, wanted {settings.holdout:g}"
-    spec = dataset.spec
-    net = build_student(settings.student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=0)
-    if header["parameters"] != [[name, list(parameter.shape)] for name, parameter in net.named_parameters()]:
-        return f"has other parameters than {settings.student}"
-    if Preprocess.from_json(header["preprocess"], dataset) != preprocess:
-        return "was recorded with other preprocess numbers"
-    return None
 
 
 def _recorded_teacher(out: Path, dataset: Dataset, settings: RunSettings) -> dict[str, Any] | None:
@@ -227,6 +200,7 @@ def _teacher(
     settings: RunSettings,
     out: Path,
     recorded: dict[str, Any] | None,
+    penalty: dict[str, Any],
     console: Console,
 ) -> Teacher:
     """The teacher of an earlier try of the run, else one that fits, trained first where there is none.
@@ -252,6 +226,7 @@ def _teacher(
         threads=settings.threads,
         compile=settings.compile,
         console=console,
+        penalty=penalty,
     )
 
 
@@ -418,14 +393,12 @@ def _validate(method: Method[Any], settings: RunSettings, resolved: dict[str, An
     lr = synset.learned_lr
     if lr is not None and lr.ndim == 0 and float(lr) <= 0:
         return 0.0
-    protocol, _ = changed(PROTOCOLS["hard-v1"], epochs=settings.validate_epochs)
-    plan = Plan(
-        synset=synset, protocol=protocol, preprocess=context.preprocess, flip=context.dataset.spec.flip
-    )
+    base = PROTOCOLS["hard-v1" if synset.stage is None else "pdd"]
+    protocol, _ = changed(base, epochs=settings.validate_epochs)
+    plan = Plan(synset=synset, protocol=protocol, preprocess=context.preprocess, flip=context.dataset.spec.flip)
     how = Settings(device=str(context.device), threads=settings.threads)
     try:
-        score = train_student(plan, context.held_out, context.student, 0, how)["accuracy"]
-        return score
+        return train_student(plan, context.held_out, context.student, 0, how)["accuracy"]
     except UserError:  # a student that diverges on an unfinished synset is a bad score, not the end of the run
         return 0.0
 
@@ -454,6 +427,7 @@ def _wrap(product: Distilled, method: Method[Any], resolved: dict[str, Any]) -> 
         stage=product.stage,
         decode_factor=product.decode_factor,
         patches=product.patches,
+        teacher=product.teacher,
         versions=resolved["versions"],
         parents=parents,
     )

@@ -16,16 +16,17 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddbench.data.augment import Draw, Strategy, draw, parse_strategy
 from ddbench.data.specs import resolve_augmentation
 from ddbench.experts.store import TrajectoryStore
 from ddbench.methods.base import Context, Distilled, Method, Needs, NotFiniteError, State
+from ddbench.methods.sampling import initial_positions
 from ddbench.runtime import device as devices
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
-from ddbench.training.flat import FlatNet
+from ddbench.training.flat import FlatNet, flatten_buffers, load_flat, load_flat_buffers
 from ddbench.training.inner import InnerLoop, InnerProblem, InnerResult, OuterTerm, match_term
 from ddbench.training.loops import forward_flops
 from ddbench.training.sgd import SGD
@@ -57,8 +58,8 @@ class TrajectoryConfig:
     """Momentum of both outer optimisers."""
     lr_parametrisation: Literal["raw", "log"] = "raw"
     """How beta is learned: raw as in the paper (it can turn negative), or log (always positive)."""
-    init: Literal["real", "noise"] = "real"
-    """First images: random real ones of the class, or standard normal noise."""
+    init: Literal["real", "noise", "dream"] = "real"
+    """First images: random real ones of the class, standard normal noise, or real ones chosen by DREAM."""
     augmentation: str = "dsa"
     """DSA families joined by _, dsa for all (no flip on digits), or none; on the student's batches."""
     expert_order: Literal["uniform", "cycle"] = "uniform"
@@ -66,6 +67,9 @@ class TrajectoryConfig:
 
 
 C = TypeVar("C", bound=TrajectoryConfig)
+
+BATCH = 256
+"""Images that an expert judges at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +105,8 @@ class TrajectoryMethod(Method[C]):
     A subclass may change: :attr:`inner_mode`; :meth:`first_images`, :meth:`first_labels`; :attr:`store`;
     :meth:`start_range`, :meth:`target_epochs`, :meth:`draw_segment`; :attr:`inner_momentum`, :meth:`labels`,
     :meth:`scales`, :meth:`terms`, :meth:`problem`; :meth:`descend`, :meth:`after_step`; :meth:`delivered_images`,
-    :meth:`delivered_labels`; and :meth:`state` with :meth:`load_state` for what it adds.
+    :meth:`delivered_labels`; and :meth:`state` with :meth:`load_state` for what it adds. :meth:`expert_network` and
+    :meth:`expert_logits` ask an expert.
 
     Attributes:
         images: the synset's images, a leaf float32 ``(S, C, H, W)`` in network-input space.
@@ -109,6 +114,8 @@ class TrajectoryMethod(Method[C]):
         raw_lr: beta, or its logarithm; a leaf scalar.
         image_optimizer, lr_optimizer: the outer optimisers of these two.
         inner: the inner-loop engine.
+        kept: images and labels of earlier stages (:mod:`ddbench.methods.pdd`), put in before ``setup``: they come
+            before the method's own ones, the student sees them too, and they do not move.
     """
 
     needs = Needs(experts=True)
@@ -121,6 +128,7 @@ class TrajectoryMethod(Method[C]):
     image_optimizer: SGD
     lr_optimizer: SGD
     inner: InnerLoop
+    kept: Distilled | None = None
 
     @classmethod
     def check(cls, config: C, context: Context) -> None:
@@ -186,8 +194,13 @@ class TrajectoryMethod(Method[C]):
     def setup(self) -> None:
         """First images, learned rate, outer optimisers, student network."""
         config, context = self.config, self.context
-        self.images = self.first_images().to(context.device).requires_grad_()
-        self.hard_labels = self.first_labels().to(context.device)
+        images, labels = self.first_images(), self.first_labels()
+        if self.kept is not None:
+            known = self.kept.labels
+            images = torch.cat([self.kept.images, images])
+            labels = torch.cat([known.argmax(1) if known.is_floating_point() else known, labels])
+        self.images = images.to(context.device).requires_grad_()
+        self.hard_labels = labels.to(context.device)
         beta = torch.tensor(config.lr_student, dtype=torch.float32)
         self.raw_lr = (beta.log() if config.lr_parametrisation == "log" else beta).to(context.device).requires_grad_()
         self.image_optimizer = SGD([self.images], lr=config.lr_images, momentum=config.momentum)
@@ -206,6 +219,9 @@ class TrajectoryMethod(Method[C]):
         context, spec = self.context, self.context.dataset.spec
         if self.config.init == "real":
             return context.preprocess.apply(context.random_images("mtt-init"))
+        if self.config.init == "dream":
+            chosen = initial_positions(context, "dream", context.ipc, "mtt-init").flatten()
+            return context.preprocess.apply(context.train.images[chosen])
         shape = (context.classes * context.ipc, spec.channels, spec.size, spec.size)
         return torch.randn(shape, generator=seeds.generator(context.seed, "mtt-init"))
 
@@ -213,12 +229,40 @@ class TrajectoryMethod(Method[C]):
         """Classes of the first images, int64 ``(S,)``."""
         return self.context.hard_labels()
 
+    def expert_network(self, expert: int, epoch: int) -> nn.Module:
+        """An expert as it was at an epoch, in evaluation mode; one of unknown running statistics uses the batch's."""
+        net = self.context.network(0).to(self.context.device)
+        load_flat(net, self.store.rows(expert, epoch)[0])
+        statistics = self.store.buffers(expert, epoch)
+        if len(statistics) != len(flatten_buffers(net)):
+            return FlatNet(net).module
+        load_flat_buffers(net, statistics)
+        return net.eval()
+
+    @torch.no_grad()
+    def expert_logits(self, expert: int, images: Tensor) -> Tensor:
+        """What an expert says at its last epoch; float32 ``(n, K)`` on the CPU.
+
+        Args:
+            images: network input ``(n, C, H, W)``, or int64 ``(n,)``: positions in the training images.
+        """
+        context, net = self.context, self.expert_network(expert, self.store.recipe.epochs)
+        parts = []
+        for part in images.split(BATCH):
+            x = part if part.is_floating_point() else context.preprocess.apply(context.train.images[part])
+            parts.append(net(x.to(context.device)).cpu())
+        return torch.cat(parts)
+
     # One outer iteration
 
     def step(self, iteration: int) -> dict[str, float]:
         """One outer iteration; returns the matching loss, beta, the start epoch and the image gradient's norm."""
         segment = self.draw_segment(iteration)
         result = self.inner(self.problem(segment))
+        if self.kept is not None:
+            result.images[: len(self.kept.images)] = 0
+            if result.labels is not None:
+                result.labels[: len(self.kept.images)] = 0
         self.guard(segment, result)
         found = self.descend(segment, result)
         found |= self.after_step(iteration, segment, result)

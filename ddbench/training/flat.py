@@ -39,6 +39,20 @@ def flatten_buffers(module: nn.Module) -> Tensor:
     return torch.cat(floats).clone() if floats else torch.zeros(0)
 
 
+def load_flat_buffers(module: nn.Module, vector: Tensor) -> None:
+    """Copy what :func:`flatten_buffers` gave back into the module.
+
+    Raises:
+        ValueError: the length is not that of the module's floating-point buffers.
+    """
+    buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+    sizes = [buffer.numel() for buffer in buffers]
+    if vector.shape != (sum(sizes),):
+        raise ValueError(f"a vector of shape {tuple(vector.shape)} for {sum(sizes)} numbers in buffers")
+    for buffer, part in zip(buffers, vector.split(sizes), strict=True):
+        buffer.copy_(part.reshape(buffer.shape))
+
+
 class FlatNet:
     """``net(theta, x)``: logits of a network whose weights are views of ``theta``.
 

@@ -1,12 +1,12 @@
-"""Gradient matching as pure functions: gradients of a batch in a network's parameters, and how far two of them are apart.
+"""Gradient matching as pure functions: gradients in a network's parameters, and how far two of them are apart.
 
 DC and DSA (Zhao et al., ICLR 2021; Zhao and Bilen, ICML 2021) and IDC (Kim et al., ICML 2022) differ in the distance:
 
 ============  ==========================================================================================================
 kind          distance of gradients ``A`` (real) and ``B`` (synthetic), summed over the parameters that it looks at
 ============  ==========================================================================================================
-``rows``      ``sum_i 1 - <A_i, B_i> / (|A_i| |B_i| + 1e-6)`` over rows ``i``, one an output unit; only parameters of two
-              or more dimensions (DC, section 3 and appendix)
+``rows``      ``sum_i 1 - <A_i, B_i> / (|A_i| |B_i| + 1e-6)`` over rows ``i``, one an output unit; only parameters of
+              two or more dimensions (DC, section 3 and appendix)
 ``mse``       ``|A - B|^2`` of all parameters together
 ``cos``       ``1 - <A, B> / (|A| |B| + 1e-6)`` of all parameters as one vector
 ``conv-mse``  ``|A - B|^2`` of the convolutions' kernels, the only parameters of four dimensions (IDC)
@@ -93,4 +93,5 @@ def distance(real: Sequence[Tensor], synthetic: Sequence[Tensor], kind: Distance
 
 def _rows(a: Tensor, b: Tensor) -> Tensor:
     """One minus the cosine of vectors in the last dimension."""
-    return 1 - (a * b).sum(-1) / (torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1) + EPSILON)
+    norms: Tensor = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
+    return 1 - (a * b).sum(-1) / (norms + EPSILON)

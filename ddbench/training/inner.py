@@ -193,7 +193,7 @@ class InnerLoop:
         for step in range(steps):
             with torch.no_grad():
                 x, y = problem.batch(step, images, labels)
-            gradient = forward(thetas[-1], x, y, problem.scale_at(step))
+            gradient = forward(thetas[-1], x, y, self._scale(problem, step))
             if problem.momentum:
                 gradient = problem.momentum * velocities[-1] + gradient if velocities else gradient
                 velocities.append(gradient)
@@ -218,7 +218,7 @@ class InnerLoop:
             x_raw = leaf(x_raw)
             x = x_raw if draw is None else apply(draw, x_raw)
             gradient, (pull_x, pull_y, pull_theta) = reverse(
-                thetas[step], x.detach(), y_raw, problem.scale_at(step), eta
+                thetas[step], x.detach(), y_raw, self._scale(problem, step), eta
             )
             descent = velocities[step] if problem.momentum else gradient
             slope = -(lam @ descent)
@@ -235,6 +235,11 @@ class InnerLoop:
                 lam = lam + pull_theta
             thetas.pop()
         return InnerResult(outer, grad_images, grad_labels, grad_lr, lam, final)
+
+    def _scale(self, problem: InnerProblem, step: int) -> float | Tensor:
+        """Loss factor of a step; compiled, every other number would be compiled for again, a tensor is not."""
+        scale = problem.scale_at(step)
+        return scale if self.compiler is None or scale == 1 else problem.start.new_tensor(scale)
 
     def _steps(self, problem: InnerProblem, exact: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """``forward(theta, x, y, scale) -> g`` and ``reverse(theta, x, y, scale, eta) -> g, vjp of g with eta``."""
@@ -288,12 +293,14 @@ def _functional_steps(
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The same two functions written with ``torch.func``, the form that ``torch.compile`` can take whole."""
 
-    def value(theta: Tensor, x: Tensor, y: Tensor, scale: float) -> Tensor:
+    def value(theta: Tensor, x: Tensor, y: Tensor, scale: float | Tensor) -> Tensor:
         return scale * loss(net(theta, x), y)
 
     gradient = torch.func.grad(value)
 
-    def reverse(theta: Tensor, x: Tensor, y: Tensor, scale: float, eta: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
+    def reverse(
+        theta: Tensor, x: Tensor, y: Tensor, scale: float | Tensor, eta: Tensor
+    ) -> tuple[Tensor, tuple[Any, ...]]:
         if soft:
             g, pull, *_ = torch.func.vjp(lambda t, a, b: gradient(t, a, b, scale), theta, x, y)
             pull_theta, pull_x, pull_y = pull(eta)

@@ -18,7 +18,10 @@ from ddbench.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 
-SUB_VERBS = [("buffer", "verify"), ("buffer", "info"), ("buffer", "import"), ("leaderboard", "build")]
+SUB_VERBS = [
+    *(("buffer", "verify"), ("buffer", "info"), ("buffer", "import")),
+    *(("teacher", "info"), ("leaderboard", "build"), ("leaderboard", "show")),
+]
 
 
 @pytest.mark.parametrize("verb", [(name,) for name in VERBS] + SUB_VERBS, ids=" ".join)
@@ -37,7 +40,9 @@ def examples_of(verb: str) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in text.splitlines() if line.strip()]
 
 
-@pytest.mark.parametrize("verb", ["buffer", "teacher", "relabel", "distill", "evaluate", "scores", "export", "import", "submit", "list"])
+@pytest.mark.parametrize(
+    "verb", ["buffer", "teacher", "relabel", "distill", "evaluate", "scores", "export", "import", "submit", "list"]
+)
 def test_examples_are_valid(verb: str, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
     """Every example passes the parser: with an unknown flag put in, that flag is all that is complained about."""
     examples = examples_of(verb)
@@ -111,8 +116,14 @@ def test_lists(what: str, ddb: Callable):
     for name, description in table.items():
         assert name in text
         assert description in text
-    expected = {"methods": "mtt", "datasets": "digits", "students": "lenet", "protocols": "hard-v1"}
-    assert expected.get(what, "mtt/cifar10-ipc1") in table
+    expected = {
+        "methods": {"mtt", "herding"},
+        "datasets": {"digits", "folder:PATH"},
+        "students": {"lenet", "tv-resnet18", "timm-NAME", "all-small (group)"},
+        "protocols": {"hard-v1", "fkd", "FILE.toml"},
+        "recipes": {"mtt/cifar10-ipc1"},
+    }
+    assert expected[what] <= set(table)
 
 
 BLOCKED = """
@@ -154,6 +165,9 @@ def test_help_lists_and_refusals_without_torch():
         ["evaluate", "runs/x", "--protocol", "hard"],
         ["evaluate", "runs/x", "--seeds", "0"],
         ["evaluate", "runs/x", "--students", "lenett"],
+        ["relabel", "runs/x", "--protocol", "fdk"],
+        ["scores", "runs/x", "--repeats", "1"],
+        ["teacher", "inf"],
     ]
     commands = [[], ["--help"], ["--version"], *helps, *lists, *refusals]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -27,6 +27,7 @@ HASHES = {
     "mtt": "c113ecfa4aa72d19",
     "idc": "f37bd8911af1d56f",
     "soft-v1": "c8975c64af3f988c",
+    "pdd": "2bc0c127c8e1165b",
     "kd-v1": "465f6050586fc47f",
     "rded": "2d73ed90869cf793",
     "sre2l-cifar": "e038e6bdec2151ba",
@@ -150,6 +151,7 @@ def test_changed():
         ({"loss": "mse-gt"}, "compares with a teacher's logits"),
         ({"labels": "stored", "loss": "mse-gt"}, "learned with loss 'kl'"),
         ({"labels": "stored", "loss": "kl", "lr_source": "search"}, "not searched"),
+        ({"labels": "stored", "loss": "kl", "sequential": True}, "sequential with labels 'stored'"),
         ({"epoch": 1}, r"unknown protocol setting 'epoch' \(did you mean 'epochs'\?\)"),
     ],
 )

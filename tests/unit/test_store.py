@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from ddbench.data.load import load_dataset
 from ddbench.experts.importer import import_buffers
-from ddbench.experts.recipe import ExpertRecipe
+from ddbench.experts.recipe import OWN, ExpertRecipe
 from ddbench.experts.store import TrajectoryStore, expert_file, find_stores, read_store
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
@@ -335,8 +335,24 @@ def test_store_folder_depends_on_every_setting():
     other = {"epochs": 51, "optimizer": "adam", "lr": 0.02, "momentum": 0.9, "weight_decay": 0.1, "batch": 128}
     other |= {"options": (("eps", 1e-8),), "decay": True, "augmentation": "none", "preprocess": "zca", "holdout": 0.2}
     other |= {"seed": 1, "precision": "bfloat16", "kind": "imported"}
-    assert set(other) == set(vars(base))
+    own = {
+        "gsam": {"rho": 0.02, "alpha": 1.0},
+        "smooth": {"clip": 0.6, "clip_epochs": 5, "penalty": 0.0, "drop": 0.5},
+    }
+    assert {kind: tuple(values) for kind, values in own.items()} == OWN
+    assert {*other, *(name for values in own.values() for name in values)} == set(vars(base))
     for name, value in other.items():
         keys.add(ExpertRecipe(**{name: value}).key(TINY, "f"))
+    for kind, values in own.items():
+        keys.add(ExpertRecipe(kind=kind).key(TINY, "f"))
+        for name, value in values.items():
+            keys.add(ExpertRecipe(kind=kind, **{name: value}).key(TINY, "f"))
     keys |= {base.key("lenet", "f"), base.key(TINY, "g")}
-    assert len(keys) == len(other) + 3
+    assert len(keys) == len(other) + 3 + 2 + 6
+
+
+def test_store_folders_of_plain_experts_are_those_of_the_first_version():
+    """Settings that came later are no part of the key while they are not in use."""
+    assert ExpertRecipe().key(TINY, "f") == "b2de6d867ee2"
+    assert ExpertRecipe(kind="gsam", clip=0.7) != ExpertRecipe(kind="gsam")
+    assert ExpertRecipe(kind="gsam", clip=0.7).to_json() == ExpertRecipe(kind="gsam").to_json()

@@ -1,0 +1,91 @@
+"""Which teacher a verb takes: the flag's, the synset's own, or the best one that fits. No torch at module level."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ddbench.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from ddbench.data.preprocess import Preprocess
+    from ddbench.evaluate.protocols import Protocol
+    from ddbench.experts.teacher import Teacher
+    from ddbench.synset import Synset
+
+
+def choose_teacher(
+    root: Path,
+    synset: Synset,
+    *,
+    given: Path | None = None,
+    student: str | None = None,
+    earlier: str | None = None,
+    preprocess: Preprocess | None = None,
+) -> Teacher | None:
+    """The teacher of a synset; None where there is none.
+
+    In this order: the file that is given; the synset's own, and then no other; that of an earlier try; of those that
+    were trained on the synset's data the best on its held-out images.
+
+    Args:
+        root: root of the teachers.
+        given: file that a flag names.
+        student: canonical name of the architecture that is asked for; the synset's own is then passed over.
+        earlier: sha256 of the teacher that an earlier try had.
+        preprocess: the very transform of its input; default: any of the synset's kind.
+
+    Raises:
+        UserError: the given file is no teacher, or one that might fit cannot be read.
+    """
+    from ddbench.experts.teacher import find_teacher, read_teacher
+
+    if given is not None:
+        return read_teacher(given)
+    if synset.teacher is not None and student is None:
+        return find_teacher(root, sha256=synset.teacher["sha256"])
+    fitting = functools.partial(
+        find_teacher, root, dataset=synset.dataset, fingerprint=synset.fingerprint, student=student
+    )
+    found = fitting(sha256=earlier) if earlier else None
+    if found is None and preprocess is not None:
+        found = fitting(preprocess=preprocess)
+    elif found is None:
+        found = fitting(preprocess_kind=str(synset.preprocess.get("kind")))
+    return found
+
+
+def protocol_teacher(wanted: Protocol, synset: Synset, *, given: Path | None, root: Path) -> Teacher | None:
+    """The teacher for training on a synset under a protocol; None for a protocol without one.
+
+    Args:
+        given: file that a flag names.
+        root: root of the teachers.
+
+    Raises:
+        UserError: there is none, and the message says which command makes one; one was given that nothing needs; or
+            as :func:`choose_teacher`.
+    """
+    if not wanted.needs_teacher:
+        if given is not None:
+            raise UserError(f"--teacher: protocol {wanted.name} has no teacher; use e.g. --protocol kd-v1")
+        return None
+    found = choose_teacher(root, synset, given=given)
+    if found is None:
+        own = synset.teacher
+        missing = (
+            f"the synset's own teacher ({named(own)})"
+            if own is not None
+            else f"a teacher of {synset.dataset} with preprocess {synset.preprocess.get('kind')}"
+        )
+        raise UserError(
+            f"protocol {wanted.name} needs {missing}, and {root} holds none: train one with `ddbench teacher "
+            f"--dataset {synset.dataset}`, or give --teacher FILE"
+        )
+    return found
+
+
+def named(reference: dict[str, object]) -> str:
+    """A teacher's reference (:meth:`ddbench.experts.teacher.Teacher.reference`) in a message."""
+    return f"{reference.get('student')}, sha256 {str(reference['sha256'])[:12]}"

@@ -1,0 +1,253 @@
+"""The trainings that DD-Ranking's scores need: each an ordinary evaluation that is kept, none done twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ddbench.data.dataset import Dataset
+from ddbench.data.preprocess import Preprocess
+from ddbench.evaluate.evaluator import Job, evaluate, load_plan
+from ddbench.evaluate.kept import cost_path
+from ddbench.evaluate.plan import check_plan
+from ddbench.evaluate.protocols import result_name
+from ddbench.evaluate.scores import RANDOM, REAL, SYNSET, TITLES, Leg
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import file_hash, read_json, text_hash
+from ddbench.runtime.jobs import run_jobs
+from ddbench.runtime.progress import Console
+
+LONGEST = 200
+"""A longer file name is none that ``ddbench evaluate`` could have written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What all trainings share.
+
+    Attributes:
+        size: side in pixels, for datasets that come in any size.
+        teacher: file for the legs whose protocol needs one.
+        versions: libraries that a result depends on.
+    """
+
+    student: str
+    data: Path | None
+    size: int | None
+    device: str
+    threads: int
+    compile: str
+    teacher: Path | None
+    versions: dict[str, str]
+
+    def job(self, leg: Leg, synset: Path) -> Job:
+        """The evaluator's job for a leg and the file of its subject."""
+        return Job(
+            synset=synset,
+            data=self.data,
+            size=self.size,
+            protocol=leg.protocol,
+            device=self.device,
+            threads=self.threads,
+            precision="float32",
+            compile=self.compile,
+            max_images=None,
+            teacher=self.teacher if leg.protocol.needs_teacher else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """One leg, trained.
+
+    Attributes:
+        accuracies: by network seed.
+        rates: learning rate of each subject.
+        sources: where those came from.
+        synsets: sha256 of each subject's file.
+        trained, found: trainings (searched rates included) that this command did, and that were there before.
+        wall_seconds, cpu_seconds: of all of them.
+    """
+
+    accuracies: dict[int, float] = field(default_factory=dict)
+    rates: tuple[float, ...] = ()
+    sources: tuple[str, ...] = ()
+    synsets: tuple[str, ...] = ()
+    trained: int = 0
+    found: int = 0
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+    def __add__(self, other: Scored) -> Scored:
+        """Two subjects of the same leg, such as two random subsets."""
+        return Scored(
+            accuracies={**self.accuracies, **other.accuracies},
+            rates=self.rates + other.rates,
+            sources=self.sources + other.sources,
+            synsets=self.synsets + other.synsets,
+            trained=self.trained + other.trained,
+            found=self.found + other.found,
+            wall_seconds=self.wall_seconds + other.wall_seconds,
+            cpu_seconds=self.cpu_seconds + other.cpu_seconds,
+        )
+
+
+def check_legs(work: Work, plan: dict[str, Leg], synset: Path) -> tuple[Dataset, Preprocess]:
+    """Make sure that synset, data, protocols and teacher fit, before anything is made.
+
+    Returns:
+        The synset's dataset and preprocess.
+
+    Raises:
+        UserError: they do not.
+    """
+    for name in ("syn_hard", "syn_plain", "syn"):
+        one, dataset = load_plan(work.job(plan[name], synset), file_hash(synset))
+        check_plan(one, dataset)
+    return dataset, one.preprocess
+
+
+def train_legs(
+    work: Work,
+    plan: dict[str, Leg],
+    *,
+    synset: Path,
+    real: Path,
+    random: Sequence[Path],
+    workers: int,
+    console: Console,
+) -> dict[str, Scored]:
+    """Train every leg that is not finished, by the names of ``plan``; equal legs are trained once.
+
+    Args:
+        synset: file of the synset that is scored.
+        real: that of all real images.
+        random: those of the random subsets, one a repeat; the repeat is the network seed of every leg.
+
+    Raises:
+        UserError: as :func:`score`.
+    """
+    done: dict[tuple[str, str], Scored] = {}
+    places = {REAL: real, SYNSET: synset}
+    for name, leg in plan.items():
+        if leg.subject != RANDOM and _key(leg) not in done:
+            console.say(f"{TITLES[name]}: {leg.base.name} {leg.difference or ''}".rstrip())
+            done[_key(leg)] = score(work, leg, places[leg.subject], range(len(random)), workers, console)
+    pairs = list({_key(leg): leg for leg in plan.values() if leg.subject == RANDOM}.values())
+    for key, scored in _train_random(work, pairs, random, workers, console):
+        done[key] = done.get(key, Scored()) + scored
+    return {name: done[_key(leg)] for name, leg in plan.items()}
+
+
+def _key(leg: Leg) -> tuple[str, str]:
+    return leg.subject, leg.protocol.hash
+
+
+def _train_random(
+    work: Work, pairs: list[Leg], subsets: Sequence[Path], workers: int, console: Console
+) -> list[tuple[tuple[str, str], Scored]]:
+    """Each random subset with the network seed of its repeat; several subsets at once."""
+    tasks = [RandomTask(leg=leg, subset=path, seed=seed) for seed, path in enumerate(subsets) for leg in pairs]
+    found: dict[int, Scored] = {}
+    missing = []
+    for index, task in enumerate(tasks):
+        if _holds(_place(work, task.leg, task.subset), work.student, (task.seed,)):
+            found[index] = random_task(work, task)
+        else:
+            missing.append(index)
+    with console.bar("random subsets", len(tasks), len(found)) as bar:
+        target = "ddbench.evaluate.legs:random_task"
+        for position, scored in run_jobs(target, work, [tasks[index] for index in missing], workers):
+            found[missing[position]] = scored
+            bar.advance(f"{tasks[missing[position]].leg.base.name} {min(scored.accuracies.values()):.3f}")
+    return [(_key(tasks[index].leg), found[index]) for index in range(len(tasks))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomTask:
+    """One leg of one random subset, with the network seed of its repeat."""
+
+    leg: Leg
+    subset: Path
+    seed: int
+
+
+def random_task(work: Work, task: RandomTask) -> Scored:
+    """Score a random subset; run by a worker."""
+    return score(work, task.leg, task.subset, (task.seed,), 1, Console(quiet=True))
+
+
+def score(work: Work, leg: Leg, synset: Path, seeds: Sequence[int], workers: int, console: Console) -> Scored:
+    """One leg of one subject through the evaluator, which keeps every run and repeats none.
+
+    Raises:
+        UserError: as :func:`ddbench.evaluate.evaluator.evaluate`.
+    """
+
+    def run(out: Path) -> Scored:
+        before = _costs_of(out, work.student, seeds)
+        result = evaluate(
+            job=work.job(leg, synset),
+            students=(work.student,),
+            seeds=seeds,
+            difference=leg.difference,
+            out=out,
+            workers=workers,
+            console=console,
+        )
+        accuracies = {
+            one["seed"]: one["metrics"]["accuracy"] for one in result["runs"] if one["student"] == work.student
+        }
+        rate, costs = result["learning_rates"][work.student], _costs_of(out, work.student, seeds)
+        return Scored(
+            accuracies={seed: accuracies[seed] for seed in seeds},
+            rates=(rate["rate"],),
+            sources=(rate["source"],),
+            synsets=(result["synset"]["sha256"],),
+            trained=len(costs) - len(before),
+            found=len(before),
+            wall_seconds=sum(cost["wall_seconds"] for cost in costs),
+            cpu_seconds=sum(cost["cpu_seconds"] for cost in costs),
+        )
+
+    own = _place(work, leg, synset)
+    earlier = synset.parent / "evaluations" / f"{result_name(leg.base, leg.difference)}.json"
+    if not own.exists() and len(earlier.name) < LONGEST and _holds(earlier, work.student, seeds):
+        try:  # what `ddbench evaluate` trained; it is read only, as no run is missing
+            return run(earlier)
+        except UserError:  # of other threads, libraries or teacher
+            pass
+    return run(own)
+
+
+def _place(work: Work, leg: Leg, synset: Path) -> Path:
+    """The evaluation of a leg: named by all that decides its numbers, so that no other one is ever in its place."""
+    decides = {
+        "synset": file_hash(synset),
+        "protocol": [leg.protocol.name, leg.protocol.hash],
+        "threads": work.threads,
+        "versions": work.versions,
+        "teacher": file_hash(work.teacher) if work.teacher is not None and leg.protocol.needs_teacher else None,
+    }
+    name = f"{leg.base.name}-{work.student}-{text_hash(decides)[:12]}.json"
+    # A folder of its own: `ddbench submit RUN` looks for the evaluations beside it.
+    return synset.parent / "evaluations" / "scores" / name
+
+
+def _holds(out: Path, student: str, seeds: Sequence[int]) -> bool:
+    """Whether a finished evaluation has all runs that are wanted."""
+    if not out.is_file():
+        return False
+    old = read_json(out, "evaluation")
+    runs = old.get("runs") if isinstance(old, dict) else None
+    there = {(run.get("student"), run.get("seed")) for run in runs or () if isinstance(run, dict)}
+    return all((student, seed) in there for seed in seeds)
+
+
+def _costs_of(out: Path, student: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """What the trainings of a student took, those of the searched learning rates included."""
+    path = cost_path(out)
+    entries = read_json(path, "cost record")["runs"] if path.exists() else []
+    return [one for one in entries if one["student"] == student and ("searched_lr" in one or one["seed"] in seeds)]

@@ -1,0 +1,54 @@
+"""CDA: curriculum data augmentation, SRe2L with views that go from the whole image to small crops.
+
+Yin, Shen; TMLR 2024; arXiv 2311.18838; code: the CDA folder of VILA-Lab/SRe2L.
+
+SRe2L's recovery with one change (section 3): the least share of the image that a view shows falls with the iterations
+(:func:`ddbench.methods.recovery.crop_lower_bound`), so that an image gets its outline first and its details later.
+
+Deviations from the public code, all listed in ``methods/cda/README.md``: those of SRe2L; the milestone is 1 by default,
+as in all published runs (the public flag's default 0 is silently SRe2L).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ddbench.methods.base import Context
+from ddbench.methods.recovery import Recovery, RecoveryConfig, check_milestone, crop_lower_bound
+
+
+@dataclass(frozen=True, kw_only=True)
+class CDAConfig(RecoveryConfig):
+    """Settings of CDA; the defaults are those of GUARD's code on CIFAR, the only public ones for small images."""
+
+    crop_scale: float = 0.4
+    """Least share of the image that a view shows at the end of the curriculum."""
+    flip: bool = True
+    """Mirror views at random; left out on digits."""
+    curriculum: Literal["cosine", "linear", "step"] = "cosine"
+    """How the least share falls from 1 to crop-scale."""
+    milestone: float = 1.0
+    """Fraction of a batch's iterations after which it has fallen."""
+
+
+class CDA(Recovery[CDAConfig]):
+    """SRe2L with crops that get smaller."""
+
+    config_class = CDAConfig
+    title = "CDA"
+
+    @classmethod
+    def check(cls, config: CDAConfig, context: Context) -> None:
+        """As for every recovery, and the milestone.
+
+        Raises:
+            UserError: names the flag, its value and what is possible.
+        """
+        check_milestone(config.milestone)
+        super().check(config, context)
+
+    def crop_scale(self, step: int) -> float:
+        """By the curriculum."""
+        config = self.config
+        return crop_lower_bound(config.curriculum, step, config.iterations, config.milestone, config.crop_scale)

@@ -1,0 +1,179 @@
+"""DATM: dataset distillation by difficulty-aligned trajectory matching.
+
+Guo, Wang, Cazenavette, Li, Zhang, You: *Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory
+Matching*, ICLR 2024; arXiv 2310.05773; code: NUS-HPC-AI-Lab/DATM.
+
+Trajectory matching (:mod:`ddbench.methods.trajectory`) with three changes. Which part of the trajectories is matched
+follows the budget: start epochs from a window [T-, U), whose end U can grow from ``--first-end`` to T+ over the first
+``--growth`` iterations. Labels are logits that are learned with the images: soft cross-entropy in the student's steps,
+SGD with momentum on the logits. A step whose matching loss is above ``--skip-above`` is not taken.
+
+First images are real ones that an expert classifies right, first labels the mean logits of the experts that do.
+
+Deviations from the public code, all listed in ``methods/datm/README.md``: those of MTT; an image that no expert
+classifies right gets a label all the same; the gradient is exact in the memory of one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ddbench.data.dataset import class_indices
+from ddbench.methods.base import Context, Needs, State
+from ddbench.methods.trajectory import Segment, TrajectoryConfig, TrajectoryMethod
+from ddbench.runtime import seeds
+from ddbench.runtime.errors import UserError
+from ddbench.training.inner import InnerResult
+from ddbench.training.sgd import SGD
+from ddbench.training.trajectory_losses import first_right, mean_right_logits, window_end
+
+
+@dataclass(frozen=True, kw_only=True)
+class DATMConfig(TrajectoryConfig):
+    """Settings of DATM; names of the public code's configs in brackets."""
+
+    init: Literal["correct", "real", "noise"] = "correct"  # type: ignore[assignment]
+    """First images: real ones that an expert classifies right, random real ones, or standard normal noise."""
+    first_end: int = 0
+    """End of the window of start epochs at the first iteration (current_max_start_epoch); 0: T+ from the beginning."""
+    growth: int = 1000
+    """Iterations in which the window's end grows from --first-end to --max-start-epoch (expansion_end_epoch)."""
+    lr_labels: float = 10.0
+    """Learning rate of the labels' logits (lr_y)."""
+    momentum_labels: float = 0.9
+    """Momentum of the labels' optimiser (Momentum_y)."""
+    label_experts: int = 0
+    """Experts whose last weights give the first labels; 0: all."""
+    skip_above: float = 1.0
+    """An outer step whose matching loss is larger is not taken (threshold)."""
+    inner: Literal["adjoint", "unroll", "truncated", "higher"] = "adjoint"
+    """How the outer gradient is computed: adjoint equals unroll in the memory of one step; truncated is DATM_tesla."""
+
+
+class DATM(TrajectoryMethod[DATMConfig]):
+    """Difficulty-aligned trajectory matching with learned soft labels.
+
+    Attributes:
+        logits: the labels, a leaf float32 ``(S, K)``.
+        label_optimizer: their outer optimiser.
+        skipped: outer steps that were not taken.
+    """
+
+    config_class = DATMConfig
+    needs = Needs(experts=True, expert_kind="gsam")
+    title = "DATM"
+
+    logits: Tensor
+    label_optimizer: SGD
+    skipped: int
+
+    @classmethod
+    def check(cls, config: DATMConfig, context: Context) -> None:
+        """As the family's, and the window's own settings."""
+        super().check(config, context)
+        if config.first_end and not config.min_start_epoch < config.first_end <= config.max_start_epoch:
+            raise UserError(
+                f"--first-end {config.first_end}: expected 0, or more than --min-start-epoch {config.min_start_epoch} "
+                f"and at most --max-start-epoch {config.max_start_epoch}"
+            )
+        for name in ("growth", "skip_above"):
+            if not 0 < getattr(config, name) < float("inf"):
+                raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected a positive number")
+        if not 0 <= config.lr_labels < float("inf"):
+            raise UserError(f"--lr-labels {config.lr_labels}: expected a number of at least 0")
+        if not 0 <= config.momentum_labels < 1:
+            raise UserError(f"--momentum-labels {config.momentum_labels}: expected a number from 0 to below 1")
+        if config.label_experts < 0:
+            raise UserError(f"--label-experts {config.label_experts}: expected at least 0 (0: all)")
+
+    @property
+    def inner_mode(self) -> str:
+        """As the config says."""
+        return self.config.inner
+
+    def setup(self) -> None:
+        """As the family's; then the first labels, which judge the first images."""
+        super().setup()
+        self.skipped = 0
+        self.logits = self.first_logits().to(self.context.device).requires_grad_()
+        self.label_optimizer = SGD([self.logits], lr=self.config.lr_labels, momentum=self.config.momentum_labels)
+
+    def first_images(self) -> Tensor:
+        """Images that the first expert classifies right (the next ones are asked where it finds too few)."""
+        if self.config.init != "correct":
+            return super().first_images()
+        context = self.context
+        chosen = []
+        for label, index in enumerate(class_indices(context.train.labels, context.classes)):
+            order = torch.randperm(len(index), generator=seeds.generator(context.seed, "datm-init", label))
+            index = index[order]
+            chosen.append(index[first_right(self._right(index, label), context.ipc)])
+        return context.preprocess.apply(context.train.images[torch.cat(chosen)])
+
+    def _right(self, index: Tensor, label: int) -> Iterator[Tensor]:
+        """For one expert after the other, which images of a class it classifies right, bool ``(n,)``."""
+        for expert in self.store.indices:
+            yield self.expert_logits(expert, index).argmax(1) == label
+
+    def first_logits(self) -> Tensor:
+        """Mean logits, at their last epoch, of the experts that classify a first image right; ``(S, K)``."""
+        experts = self.store.indices[: self.config.label_experts or None]
+        logits = torch.stack([self.expert_logits(expert, self.images.detach()) for expert in experts])
+        made = mean_right_logits(logits, self.hard_labels.cpu())
+        if self.kept is not None:
+            made[: len(self.kept.labels)] = self.kept.labels
+        return made
+
+    def start_range(self, iteration: int) -> tuple[int, int]:
+        """The window of an iteration."""
+        config = self.config
+        first = config.first_end or config.max_start_epoch
+        return config.min_start_epoch, window_end(iteration, first, config.max_start_epoch, config.growth)
+
+    def labels(self, segment: Segment) -> Tensor:
+        """The logits."""
+        return self.logits.detach()
+
+    def descend(self, segment: Segment, result: InnerResult) -> dict[str, float]:
+        """Images, beta and labels, unless the matching loss is too large."""
+        if float(result.loss) > self.config.skip_above:
+            self.skipped += 1
+            return {"skipped": 1.0}
+        assert result.labels is not None
+        found = super().descend(segment, result)
+        self.logits.grad = result.labels
+        self.label_optimizer.step()
+        return {**found, "skipped": 0.0, "grad_norm_labels": float(result.labels.norm())}
+
+    def after_step(self, iteration: int, segment: Segment, result: InnerResult) -> dict[str, float]:
+        """At the end, say so when most steps were not taken."""
+        if iteration == self.iterations - 1 and self.skipped > self.iterations // 2:
+            self.context.console.say(
+                f"{self.skipped} of {self.iterations} steps had a matching loss above --skip-above "
+                f"{self.config.skip_above:g} and were not taken: the student may be too slow (--lr-student, "
+                "--student-steps) or the window too late (--max-start-epoch)"
+            )
+        return {}
+
+    def delivered_labels(self) -> Tensor:
+        """The logits."""
+        return self.logits
+
+    def state(self) -> State:
+        """As the family's, with the logits, their momentum and the number of skipped steps."""
+        state = super().state()
+        labels = {"logits": self.logits.detach(), **self.label_optimizer.state("label_momentum")}
+        return State(tensors={**state.tensors, **labels}, values={**state.values, "skipped": self.skipped})
+
+    def load_state(self, state: State) -> None:
+        """Take all of it over."""
+        super().load_state(state)
+        with torch.no_grad():
+            self.logits.copy_(state.tensors["logits"])
+        self.label_optimizer.load_state("label_momentum", state.tensors)
+        self.skipped = int(state.values["skipped"])

@@ -1,0 +1,43 @@
+"""DM: dataset condensation with distribution matching.
+
+Zhao, Bilen; WACV 2023; arXiv 2110.04181; code: VICO-UoE/DatasetCondensation.
+
+Each iteration: a network with fresh random weights, never trained; for every class a batch of real images and all
+synthetic ones, under the same draw of DSA; the loss is the squared distance of their mean features, summed over classes
+(section 3, an empirical maximum mean discrepancy with a linear kernel); one step of SGD with momentum on the images.
+In a network with batch norm the images of all classes go through together, one pass for each side.
+
+Deviations from the public code, all listed in ``methods/dm/README.md``: explicit seeds; real images go through without
+gradient, in passes of bounded size; a step whose loss or gradient is not finite is not taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ddbench.methods.distribution import DistributionConfig, DistributionMatching
+from ddbench.networks.base import Student
+from ddbench.training.distribution import mean_match
+
+
+@dataclass(frozen=True, kw_only=True)
+class DMConfig(DistributionConfig):
+    """Settings of DM; the defaults are those of the public code."""
+
+
+class DM(DistributionMatching[DMConfig]):
+    """Distribution matching."""
+
+    config_class = DMConfig
+    title = "DM"
+
+    def measure(self, net: Student, x: Tensor) -> list[Tensor]:
+        """The flattened features, input of the last linear layer."""
+        return [net.features(x)]
+
+    def objective(self, synthetic: Sequence[Tensor], real: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Squared distance of mean features."""
+        return {"loss": mean_match(synthetic[0], real[0])}

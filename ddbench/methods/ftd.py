@@ -1,0 +1,84 @@
+"""FTD: matching the trajectories of flat experts, so that errors add up less from segment to segment.
+
+Du, Jiang, Tan, Zhou, Li: *Minimizing the Accumulated Trajectory Error to Improve Dataset Distillation*; CVPR 2023;
+arXiv 2211.11004; code: AngusDujw/FTD-distillation.
+
+The objective is MTT's. Two things differ: the experts are trained by adaptive GSAM (``ddbench buffer --kind gsam``,
+:mod:`ddbench.experts.sharpness`), and the product is the exponential moving average of the images over the outer steps.
+
+Deviations from the public code, all listed in ``methods/ftd/README.md``: those of MTT; the average is judged on
+networks of its own; experts of different rho and alpha are kept apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ddbench.methods.base import Context, Needs, State
+from ddbench.methods.trajectory import Segment, TrajectoryConfig, TrajectoryMethod
+from ddbench.runtime.errors import UserError
+from ddbench.training.inner import InnerResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class FTDConfig(TrajectoryConfig):
+    """Settings of FTD; the experts' are flags of ``ddbench buffer``."""
+
+    ema: float = 0.999
+    """d: share of the old average that is kept at an outer step; 0: the product is the last images."""
+    inner: Literal["adjoint", "unroll", "truncated", "higher"] = "adjoint"
+    """How the outer gradient is computed: adjoint equals unroll, in the memory of one step."""
+
+
+class FTD(TrajectoryMethod[FTDConfig]):
+    """Matching the trajectories of flat experts; delivers the moving average of the images."""
+
+    config_class = FTDConfig
+    needs = Needs(experts=True, expert_kind="gsam")
+    title = "FTD"
+
+    @classmethod
+    def check(cls, config: FTDConfig, context: Context) -> None:
+        """As MTT, and ``0 <= d < 1``."""
+        super().check(config, context)
+        if not 0 <= config.ema < 1:
+            raise UserError(f"--ema {config.ema}: expected a number from 0 to below 1")
+
+    @property
+    def inner_mode(self) -> str:
+        """As the config says."""
+        return self.config.inner
+
+    def setup(self) -> None:
+        """The average starts at the first images."""
+        super().setup()
+        self.average = self.images.detach().clone()
+
+    def after_step(self, iteration: int, segment: Segment, result: InnerResult) -> dict[str, float]:
+        """The average follows the images."""
+        self.average = moving_average(self.average, self.images.detach(), self.config.ema)
+        return {}
+
+    def delivered_images(self) -> Tensor:
+        """The average."""
+        return self.average
+
+    def state(self) -> State:
+        """With the average."""
+        state = super().state()
+        state.tensors["average"] = self.average
+        return state
+
+    def load_state(self, state: State) -> None:
+        """With the average."""
+        super().load_state(state)
+        self.average = state.tensors["average"].clone()
+
+
+def moving_average(average: Tensor, images: Tensor, decay: float) -> Tensor:
+    """``d average + (1 - d) images``, a new tensor."""
+    return torch.lerp(images, average, decay)

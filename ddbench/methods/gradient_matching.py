@@ -1,0 +1,264 @@
+"""Dataset condensation by gradient matching: what DC and DSA share.
+
+Zhao, Mopuri, Bilen; ICLR 2021; arXiv 2006.05929 (DC). Zhao, Bilen; ICML 2021; arXiv 2102.08259 (DSA). Public code of
+both: VICO-UoE/DatasetCondensation.
+
+An outer iteration starts from a fresh network and does O times: for each class, the gradients that a batch of real
+images gives in the network's parameters are compared with those of the class's synthetic images
+(:func:`ddbench.training.gradient_matching.distance`); one SGD step on all images against the sum over classes; then,
+but not after the last time, the network is trained for I epochs on the synset.
+
+One of the runner's steps is one of these O: step i is number ``i % O`` of outer iteration ``i // O``. Between two steps
+of an outer iteration the network is part of the state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ddbench.data.augment import Strategy, apply, draw
+from ddbench.data.policy import Policy
+from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
+from ddbench.methods.batches import RealBatches
+from ddbench.methods.sampling import SamplerConfig, check_sampler, make_sampler
+from ddbench.registry import unknown
+from ddbench.runtime import seeds
+from ddbench.runtime.errors import UserError
+from ddbench.training.gradient_matching import class_gradients, distance, matched, synthetic_gradients
+from ddbench.training.loops import Inputs, OptimizerSettings, train
+from ddbench.training.sgd import SGD
+
+LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
+"""IPC to (O, I), as in the public code; it has no others."""
+
+NORM_IMAGES = 16
+"""Real images of a class in the batch that gives batch norms their statistics."""
+
+Metric = Literal["rows", "mse", "cos"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientMatchingConfig(SamplerConfig):
+    """Settings that DC and DSA share."""
+
+    iterations: int = 1001
+    """Outer iterations, each with a fresh network."""
+    outer_loops: int = 0
+    """O: image steps in an outer iteration; 0: the published number for the IPC."""
+    inner_epochs: int = 0
+    """I: epochs of the network on the synset between two image steps; 0: the published number for the IPC."""
+    batch_real: int = 256
+    """Real images of a class in an image step; all where the class has fewer."""
+    lr_images: float = 0.1
+    """Learning rate of the images (network-input units); the authors use 0.01 with an MLP."""
+    momentum: float = 0.5
+    """Momentum of the images' SGD."""
+    lr_student: float = 0.01
+    """Learning rate of the network trained on the synset (SGD, no momentum, no weight decay)."""
+    batch_student: int = 256
+    """Synthetic images in a step of that training."""
+    init: Literal["noise", "real"] = "noise"
+    """First images: standard normal noise, or random real ones of the class."""
+    metric: Metric = "rows"
+    """Distance of gradients: rows (DC: one cosine an output unit, no biases), mse, or cos (all parameters together)."""
+
+
+def loops(config: GradientMatchingConfig, ipc: int) -> tuple[int, int]:
+    """O and I: those of the config, or the published ones of this IPC.
+
+    Raises:
+        UserError: none are published for this IPC, and the config leaves one open.
+    """
+    if config.outer_loops and (config.inner_epochs or config.outer_loops == 1):
+        return config.outer_loops, config.inner_epochs
+    if ipc not in LOOPS:
+        near = LOOPS[min(LOOPS, key=lambda known: abs(known - ipc))]
+        raise UserError(
+            f"--ipc {ipc}: the authors give loops for IPC {', '.join(map(str, LOOPS))} only; choose them yourself, for "
+            f"example --outer-loops {near[0]} --inner-epochs {near[1]}"
+        )
+    outer, inner = LOOPS[ipc]
+    return config.outer_loops or outer, config.inner_epochs or inner
+
+
+M = TypeVar("M", bound=GradientMatchingConfig)
+
+
+class GradientMatching(Method[M]):
+    """Base of DC and DSA."""
+
+    @classmethod
+    def check(cls, config: M, context: Context) -> None:
+        """Every number in range, and loops for this IPC."""
+        for name, least in (
+            ("iterations", 1),
+            ("outer_loops", 0),
+            ("inner_epochs", 0),
+            ("batch_real", 1),
+            ("batch_student", 1),
+        ):
+            if getattr(config, name) < least:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected at least {least}")
+        for name in ("lr_images", "lr_student"):
+            if not 0 < getattr(config, name) < float("inf"):
+                raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected a number above 0")
+        if not 0 <= config.momentum < 1:
+            raise UserError(f"--momentum {config.momentum}: expected a number from 0 to below 1")
+        if config.metric not in get_args(Metric):
+            raise unknown("distance of gradients", config.metric, get_args(Metric), "--metric")
+        if config.init not in ("noise", "real"):
+            raise unknown("kind of first images", config.init, ("noise", "real"), "--init")
+        check_sampler(config, config.batch_real)
+        loops(config, context.ipc)
+
+    @property
+    def iterations(self) -> int:
+        """Image steps: outer iterations times O."""
+        return self.config.iterations * loops(self.config, self.context.ipc)[0]
+
+    @property
+    def strategy(self) -> Strategy | None:
+        """What is done to the matched batches, to all their images alike, and to each image of the inner training."""
+        return None
+
+    def setup(self) -> None:
+        """First images, their optimiser, the real images."""
+        config, context = self.config, self.context
+        self._loops, self._epochs = loops(config, context.ipc)
+        if config.init == "real":
+            images = context.preprocess.apply(context.random_images("matching-init"))
+        else:
+            spec = context.dataset.spec
+            shape = (context.classes * context.ipc, spec.channels, spec.size, spec.size)
+            images = torch.randn(shape, generator=seeds.generator(context.seed, "matching-init"))
+        self._images = images.to(context.device)
+        self._labels = context.hard_labels().to(context.device)
+        self._optimizer = SGD([self._images], lr=config.lr_images, momentum=config.momentum)
+        self._real = RealBatches(context)
+        self._sampler = make_sampler(config, context, self._real, config.batch_real)
+        self._network: nn.Module | None = None
+        if context.compile == "on":
+            context.console.say(f"--compile on: {self.title} runs eagerly, compiling it saves nothing")
+
+    def step(self, iteration: int) -> dict[str, float]:
+        """One image step and the training after it; returns the matching loss and the norm of the images' gradient."""
+        outer, loop = divmod(iteration, self._loops)
+        net = self._network
+        if loop == 0 or net is None:
+            net = self._fresh(outer)
+            self._settle_norms(net, outer, loop)
+        with seeds.isolated(self.context.seed, "matching-dropout", outer, loop):
+            loss, gradient = self._match(net, outer, loop)
+        found, norm = float(loss), float(gradient.norm())
+        if not (abs(found) < float("inf") and norm < float("inf")):
+            raise NotFiniteError(f"the matching loss is {found:g}; likely cause: {self._cause(net)}")
+        self._images.grad = gradient
+        self._optimizer.step()
+        self._network = None
+        if loop + 1 < self._loops:
+            self._train(net, outer, loop)
+            self._settle_norms(net, outer, loop + 1)
+            self._network = net
+        return {"loss": found, "grad_norm_images": norm, "outer_iteration": float(outer)}
+
+    def distilled(self) -> Distilled:
+        """Images in network-input space, hard labels."""
+        return Distilled(images=self._images.detach().cpu().clone(), labels=self._labels.cpu())
+
+    def state(self) -> State:
+        """Images, their momentum and, in the middle of an outer iteration, the network."""
+        network = {} if self._network is None else self._network.state_dict()
+        return State(
+            tensors={
+                "images": self._images.detach(),
+                **self._optimizer.state("image_momentum"),
+                **{f"network.{name}": tensor for name, tensor in network.items()},
+                **self._sampler.state(),
+            }
+        )
+
+    def load_state(self, state: State) -> None:
+        """Take over images, momentum and network."""
+        tensors = {name: tensor.to(self.context.device) for name, tensor in state.tensors.items()}
+        self._images.copy_(tensors["images"])
+        self._optimizer.load_state("image_momentum", tensors)
+        self._sampler.load_state(state.tensors)
+        prefix = "network."
+        network = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        self._network = None
+        if network:
+            self._network = self._fresh(0)
+            self._network.load_state_dict(network)
+
+    def _fresh(self, outer: int) -> nn.Module:
+        seed = seeds.derive(self.context.seed, "matching-network", outer)
+        return self.context.network(seed).to(self.context.device)
+
+    @torch.no_grad()
+    def _settle_norms(self, net: nn.Module, outer: int, loop: int) -> None:
+        """Let one forward pass of real images of all classes move the running statistics of batch norms, if any.
+
+        They are used as they are while gradients are matched: a synthetic batch, at IPC 1 one image, has none of use.
+        """
+        if not any(isinstance(module, _BatchNorm) for module in net.modules()):
+            return
+        randomness = seeds.generator(self.context.seed, "matching-norm", outer, loop)
+        batches = [self._real.batch(label, NORM_IMAGES, randomness) for label in range(self.context.classes)]
+        net.train()
+        with seeds.isolated(self.context.seed, "matching-norm-dropout", outer, loop):
+            net(torch.cat(batches))
+
+    def _match(self, net: nn.Module, outer: int, loop: int) -> tuple[Tensor, Tensor]:
+        """The loss, summed over classes, and its gradient in all images.
+
+        Class by class: a class's loss depends on its own images only, and its graph is freed before the next is built.
+        """
+        seed, metric, ipc = self.context.seed, self.config.metric, self.context.ipc
+        strategy = self.strategy
+        net.train()
+        for module in net.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        self._sampler.refresh(net, outer * self._loops + loop)
+        parameters = matched(net.parameters(), metric)
+        losses: list[Tensor] = []
+        gradients: list[Tensor] = []
+        for label in range(self.context.classes):
+            randomness = seeds.generator(seed, "matching", outer, loop, label)
+            x = self._real.batch(label, self.config.batch_real, randomness)
+            own = slice(label * ipc, (label + 1) * ipc)
+            images, labels = self._images[own].clone().requires_grad_(), self._labels[own]
+            shown = images
+            if strategy is not None:
+                change = draw(replace(strategy, siamese=True), ipc, images.shape[-1], randomness)
+                x, shown = apply(change, x), apply(change, images)
+            real = class_gradients(net, x, labels[:1].expand(len(x)), parameters)
+            loss = distance(real, synthetic_gradients(net, shown, labels, parameters), metric)
+            gradients += torch.autograd.grad(loss, images)
+            losses.append(loss.detach())
+        return torch.stack(losses).sum(), torch.cat(gradients)
+
+    def _train(self, net: nn.Module, outer: int, loop: int) -> None:
+        """I epochs on the synset. Batch norms see its batches, as in the public code."""
+        config, context, strategy = self.config, self.context, self.strategy
+        for _ in train(
+            net,
+            Inputs(self._images, self._labels, None, context.device, classes=context.classes),
+            epochs=self._epochs,
+            batch=config.batch_student,
+            optimizer=OptimizerSettings(lr=config.lr_student),
+            policy=None if strategy is None else Policy((strategy,)),
+            seed=seeds.derive(context.seed, "matching-train", outer, loop),
+        ):
+            pass
+
+    def _cause(self, net: nn.Module) -> str:
+        config = self.config
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in net.parameters()):
+            return f"the network diverged on the synset: lower --lr-student {config.lr_student:g}"
+        return f"--lr-images {config.lr_images:g} is too high for this synset: divide it by 10"

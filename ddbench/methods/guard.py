@@ -1,0 +1,89 @@
+"""GUARD: SRe2L's recovery from a teacher whose loss is flat around its training images.
+
+Xue, Li, Liu, Wang, Shen, Wang: "Towards Adversarially Robust Dataset Distillation by Curvature Regularization"; AAAI
+2025; arXiv 2403.10045; code: yumozi/GUARD.
+
+All that is particular is the squeeze stage: the teacher is trained with a penalty on the curvature of its loss
+(:mod:`ddbench.training.curvature`, both published forms). Recovery and relabelling are SRe2L's, optionally with CDA's
+crops; no adversarial example is used anywhere.
+
+Deviations from the public code, all listed in ``methods/guard/README.md``: those of SRe2L; step and weight of the
+penalty are settings of the run, so that a teacher with others is never taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ddbench.experts.teach import PENALTY_WEIGHTS, TeacherRecipe
+from ddbench.experts.teacher import penalty_of
+from ddbench.methods.base import Context
+from ddbench.methods.recovery import Recovery, RecoveryConfig, check_milestone, crop_lower_bound
+from ddbench.runtime.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class GUARDConfig(RecoveryConfig):
+    """Settings of GUARD; the defaults are those of its public code on CIFAR."""
+
+    penalty: Literal["curvature", "loss-gap"] = "curvature"
+    """Form of the teacher's penalty: of the CIFAR script, or the simpler one of the ImageNet script."""
+    penalty_weight: float = 0.0
+    """Its weight; 0: 100 for curvature (at batch 128), 1e-4 for loss-gap."""
+    penalty_step: float = 3.0
+    """Length of its step along the input gradient, in units of the network input."""
+    curriculum: Literal["none", "cosine", "linear", "step"] = "none"
+    """CDA's: how the least share of the image that a view shows falls from 1 to crop-scale."""
+    milestone: float = 1.0
+    """Fraction of a batch's iterations after which it has fallen."""
+
+
+class GUARD(Recovery[GUARDConfig]):
+    """SRe2L from a curvature-regularised teacher."""
+
+    config_class = GUARDConfig
+    title = "GUARD"
+
+    @classmethod
+    def check(cls, config: GUARDConfig, context: Context) -> None:
+        """As for every recovery, and the penalty of the teacher.
+
+        Raises:
+            UserError: names the flag, its value and what is possible.
+        """
+        check_milestone(config.milestone)
+        if not 0 <= config.penalty_weight < float("inf"):
+            raise UserError(
+                f"--penalty-weight {config.penalty_weight:g}: expected a positive number, or 0: the default"
+            )
+        TeacherRecipe(**cls.teacher_penalty(config)).check()
+        super().check(config, context)
+
+    @classmethod
+    def teacher_penalty(cls, config: GUARDConfig) -> dict[str, Any]:
+        """What the teacher is to be trained with."""
+        weight = config.penalty_weight or PENALTY_WEIGHTS[config.penalty]
+        return {"penalty": config.penalty, "penalty_weight": weight, "penalty_step": config.penalty_step}
+
+    def setup(self) -> None:
+        """As for every recovery, if the teacher is the one that is asked for.
+
+        Raises:
+            UserError: it was trained otherwise (a context made by hand).
+        """
+        teacher = self.context.teacher
+        assert teacher is not None
+        wanted, found = self.teacher_penalty(self.config), penalty_of(teacher.recipe)
+        if found != wanted:
+            raise UserError(
+                f"{teacher.path}: was trained with {found or 'no penalty'}, GUARD asks for {wanted}; train one with "
+                f"ddbench teacher --penalty {wanted['penalty']} --penalty-weight {wanted['penalty_weight']:g} "
+                f"--penalty-step {wanted['penalty_step']:g}"
+            )
+        super().setup()
+
+    def crop_scale(self, step: int) -> float:
+        """Constant, or by CDA's curriculum."""
+        config = self.config
+        return crop_lower_bound(config.curriculum, step, config.iterations, config.milestone, config.crop_scale)

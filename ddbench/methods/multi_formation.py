@@ -1,0 +1,373 @@
+"""Gradient matching of multi-formed images: what IDC and DREAM share.
+
+IDC (Kim, Kim, Oh, Yun, Song, Jeong, Ha, Song: "Dataset condensation via efficient synthetic-data parameterization",
+ICML 2022; arXiv 2205.14959; code: snu-mllab/Efficient-Dataset-Condensation). A stored image of H x H pixels carries
+f x f smaller ones, which are enlarged before use (:mod:`ddbench.data.decode`). For a network theta and each class c
+
+    L_c = || grad CE(A(T_c); theta) - grad CE(A(decode(S_c)); theta) ||        (squared, or its l1 norm)
+
+over the kernels of convolutions only, with one draw of the augmentation A for both batches; then one step on the
+images, class by class. Between two sweeps over the classes the network is trained on *real* data. After
+``inner_steps`` sweeps a fresh network is taken.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddbench.data.augment import Draw, Strategy, apply, draw, parse_strategy
+from ddbench.data.decode import LARGEST_FACTOR, decode
+from ddbench.data.policy import Policy, augment
+from ddbench.data.preprocess import Preprocess
+from ddbench.data.specs import resolve_augmentation
+from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
+from ddbench.methods.batches import RealBatches
+from ddbench.methods.sampling import SamplerConfig, check_sampler, initial_positions, make_sampler
+from ddbench.runtime import seeds
+from ddbench.runtime.errors import UserError
+from ddbench.training.flat import flatten_parameters, load_flat
+from ddbench.training.gradient_matching import Distance, class_gradients, distance, matched, synthetic_gradients
+from ddbench.training.loops import View, own_labels, own_loss
+from ddbench.training.sgd import SGD
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiFormationConfig(SamplerConfig):
+    """Settings of IDC and DREAM; the defaults are IDC's for CIFAR-10."""
+
+    iterations: int = 2000
+    """Outer iterations, each with a fresh network."""
+    inner_steps: int = 100
+    """Sweeps over the classes in one outer iteration; the network is trained on real data after each."""
+    factor: int = 2
+    """f: each stored image carries f x f smaller ones; 1 is IDC-I."""
+    metric: Literal["mse", "l1"] = "mse"
+    """Distance of gradients: sum of squared, or of absolute differences."""
+    batch_real: int = 64
+    """Real images of a class in one step."""
+    batch_syn: int = 128
+    """Most decoded images of a class in one step; others are left out at random."""
+    lr_images: float = 0.0
+    """Learning rate of the images (pixels); 0: IDC's rule, 5e-3 (mse) or 1e-4 (l1) times ipc / 10 times (H / H0)^2."""
+    momentum: float = 0.5
+    """Momentum of the images."""
+    init: Literal["random", "mix", "dream"] = "mix"
+    """First images: a real one each (random), f x f reduced real ones each (mix), or such chosen by DREAM (dream)."""
+    augmentation: str = "color_crop_cutout"
+    """Families joined by _, dsa for all, or none: flip, colour and cutout always, of crop, scale and rotate one."""
+    net_images: int = 2000
+    """Real images that the network is trained on after each sweep; 0: it is not trained."""
+    batch_net: int = 64
+    """Real images in one step of the network."""
+    lr_net: float = 0.01
+    """Learning rate of the network."""
+    momentum_net: float = 0.9
+    """Momentum of the network."""
+    weight_decay_net: float = 5e-4
+    """Weight decay of the network."""
+    cutmix: float = 0.5
+    """How often a batch of the network is mixed (CutMix); 0: never."""
+
+
+KINDS: dict[str, Distance] = {"mse": "conv-mse", "l1": "conv-l1"}
+"""Distances by the name of a metric; both look at the kernels of convolutions only."""
+
+Config = TypeVar("Config", bound=MultiFormationConfig)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The network of an outer iteration, in training mode, and its optimiser."""
+
+    net: nn.Module
+    optimizer: SGD
+
+
+class MultiFormation(Method[Config]):
+    """Base of IDC and DREAM. A step is one sweep over the classes and the network's training after it."""
+
+    @classmethod
+    def check(cls, config: Config, context: Context) -> None:
+        """Every number in range, and a network that has convolutions."""
+        for name, least in (
+            ("iterations", 1),
+            ("inner_steps", 1),
+            ("batch_real", 1),
+            ("batch_syn", 1),
+            ("net_images", 0),
+            ("batch_net", 1),
+        ):
+            if getattr(config, name) < least:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected at least {least}")
+        for name in ("lr_images", "lr_net", "weight_decay_net"):
+            if not 0 <= getattr(config, name) < math.inf:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected a number of at least 0")
+        for name in ("momentum", "momentum_net"):
+            if not 0 <= getattr(config, name) < 1:
+                raise UserError(
+                    f"--{name.replace('_', '-')} {getattr(config, name)}: expected at least 0 and less than 1"
+                )
+        if not 0 <= config.cutmix <= 1:
+            raise UserError(f"--cutmix {config.cutmix}: expected a probability, 0 to 1")
+        largest = min(LARGEST_FACTOR, context.dataset.spec.size)
+        if not 1 <= config.factor <= largest:
+            raise UserError(f"--factor {config.factor}: expected 1 to {largest} tiles a side")
+        check_sampler(config, config.batch_real)
+        formation_strategies(config.augmentation, context.dataset.spec.flip, siamese=True)
+        if not matched(context.network(0).parameters(), KINDS[config.metric]):
+            raise UserError(
+                f"--student {context.student}: {cls.title} compares gradients of convolution kernels and this network "
+                "has none; choose a convnet"
+            )
+
+    @property
+    def iterations(self) -> int:
+        """Sweeps over the classes, of all outer iterations."""
+        return self.config.iterations * self.config.inner_steps
+
+    @property
+    def augmentation(self) -> str:
+        """The resolved families."""
+        return resolve_augmentation(self.config.augmentation, self.context.dataset.spec.flip)
+
+    def setup(self) -> None:
+        """First images, their optimiser, real batches, sampler; the network comes with the first step."""
+        config, context = self.config, self.context
+        tiles = 1 if config.init == "random" else config.factor
+        kind = "dream" if config.init == "dream" else "random"
+        positions = initial_positions(context, kind, context.ipc * tiles**2, "formation-init")
+        stored = [form(context.train.images[row].float() / 255, tiles) for row in positions]
+        self._images = torch.cat(stored).to(context.device).requires_grad_()
+        self._labels = context.hard_labels()
+        rate = config.lr_images or image_rate(
+            config.metric, context.ipc, context.dataset.spec.size, base_size(context.dataset.spec.name)
+        )
+        self._image_optimizer = SGD([self._images], lr=rate, momentum=config.momentum)
+        self._batches = RealBatches(context)
+        self._sampler = make_sampler(config, context, self._batches, config.batch_real)
+        flip = context.dataset.spec.flip
+        self._strategies = formation_strategies(config.augmentation, flip, siamese=True)
+        self._policy = network_policy(config.augmentation, flip, config.cutmix)
+        self._trained: Trained | None = None
+
+    def step(self, iteration: int) -> dict[str, float]:
+        """One sweep; returns the mean matching loss of a class, the network's loss and the image gradients' norm."""
+        before = {name: tensor.clone() for name, tensor in self.state().tensors.items()}
+        try:
+            with seeds.isolated(self.context.seed, "formation-dropout", iteration):
+                return self._sweep(*divmod(iteration, self.config.inner_steps))
+        except NotFiniteError:
+            self.load_state(State(tensors=before))
+            raise
+
+    def _sweep(self, outer: int, inner: int) -> dict[str, float]:
+        config, context = self.config, self.context
+        if inner == 0:
+            self._trained = self._network(seeds.derive(context.seed, "formation-network", outer))
+            with torch.no_grad():
+                self._images.clamp_(0, 1)
+        assert self._trained is not None
+        self._sampler.refresh(self._trained.net, inner, network=outer)
+        losses, squares = [], 0.0
+        gradient = torch.zeros_like(self._images)
+        for label in range(context.classes):
+            randomness = seeds.generator(context.seed, "formation", outer, inner, label)
+            rows = slice(label * context.ipc, (label + 1) * context.ipc)
+            stored = self._images.detach()[rows].requires_grad_()
+            loss = self._class_loss(self._trained.net, stored, label, randomness)
+            (own,) = torch.autograd.grad(loss, [stored])
+            value, norm = torch.stack([loss.detach(), own.norm()]).tolist()  # one transfer from the device
+            if not (math.isfinite(value) and math.isfinite(norm)):
+                rate = self._image_optimizer.param_groups[0]["lr"]
+                raise NotFiniteError(
+                    f"the matching loss of class {label} is {value:g}; likely cause: --lr-images {rate:g} is too high, "
+                    f"or --lr-net {config.lr_net:g}"
+                )
+            # The images are one tensor with one momentum, as in the public code: a step of one class also moves the
+            # others, by what is left of their velocity.
+            gradient[rows] = own
+            self._images.grad = gradient
+            self._image_optimizer.step()
+            gradient[rows] = 0
+            losses.append(value)
+            squares += norm**2
+        self._images.grad = None
+        metrics = {"loss": sum(losses) / len(losses), "grad_norm_images": math.sqrt(squares)}
+        if config.net_images:
+            metrics["network_loss"] = self._train(self._trained, outer, inner)
+        return metrics
+
+    def _class_loss(self, net: nn.Module, stored: Tensor, label: int, randomness: torch.Generator) -> Tensor:
+        """L_c of the stored images ``(ipc, C, H, W)`` of a class, with everything drawn."""
+        config, size = self.config, self.context.dataset.spec.size
+        real = self._batches.batch(label, config.batch_real, randomness)
+        count = len(stored) * config.factor**2
+        keep = torch.randperm(count, generator=randomness)[: config.batch_syn] if count > config.batch_syn else None
+        draws = [draw(strategy, 1, size, randomness) for strategy in self._strategies]
+        synthetic = formed_input(stored, config.factor, keep, self.context.preprocess)
+        return formation_loss(net, real, synthetic, label, draws, KINDS[config.metric])
+
+    def _network(self, seed: int) -> Trained:
+        config = self.config
+        net = self.context.network(seed).to(self.context.device).train()
+        return Trained(net, SGD(net.parameters(), config.lr_net, config.momentum_net, config.weight_decay_net))
+
+    def _train(self, trained: Trained, outer: int, inner: int) -> float:
+        """Train on the next ``net_images`` real images, going round the training set; returns the mean loss."""
+        config, context, inputs = self.config, self.context, self._batches.inputs
+        labels, loss = own_labels(inputs), own_loss(self._policy is not None and self._policy.mix != "none")
+        batches = math.ceil(min(config.net_images, len(inputs)) / config.batch_net)
+        rounds = math.ceil(len(inputs) / config.batch_net)
+        total = 0.0
+        for number in range(inner * batches, (inner + 1) * batches):
+            order = torch.randperm(
+                len(inputs), generator=seeds.generator(context.seed, "formation-order", outer, number // rounds)
+            )
+            index = order.split(config.batch_net)[number % rounds].to(inputs.device)
+            x, mix = inputs.batch(index), None
+            if self._policy is not None:
+                randomness = seeds.generator(context.seed, "formation-augment", outer, number)
+                x, mix = augment(self._policy, x, randomness, context.preprocess)
+            value = loss(trained.net(x), labels(View(x=x, index=index, epoch=number // rounds, mix=mix)))
+            trained.optimizer.zero_grad()
+            value.backward()
+            trained.optimizer.step()
+            total += float(value.detach())
+        if not math.isfinite(total) or not bool(torch.isfinite(flatten_parameters(trained.net)).all()):
+            raise NotFiniteError(
+                f"the network's loss on real images is {total / batches:g}; likely cause: --lr-net "
+                f"{config.lr_net:g} is too high"
+            )
+        return total / batches
+
+    def distilled(self) -> Distilled:
+        """Stored images as network input, hard labels, and the factor that the evaluator decodes with."""
+        images = self.context.preprocess.apply(self._images.detach().clamp(0, 1)).cpu()
+        return Distilled(images=images, labels=self._labels, decode_factor=self.config.factor)
+
+    def state(self) -> State:
+        """Images, network, momenta, and the real images in use.
+
+        Running statistics of batch norms are left out: the network is always in training mode and never reads them.
+        """
+        tensors = {"images": self._images.detach(), **self._image_optimizer.state("image_momentum")}
+        if self._trained is not None:
+            tensors["network"] = flatten_parameters(self._trained.net)
+            tensors.update(self._trained.optimizer.state("network_momentum"))
+        return State(tensors={**tensors, **self._sampler.state()})
+
+    def load_state(self, state: State) -> None:
+        """Take over what :meth:`state` gave."""
+        with torch.no_grad():
+            self._images.copy_(state.tensors["images"])
+        self._image_optimizer.load_state("image_momentum", state.tensors)
+        self._sampler.load_state(state.tensors)
+        self._trained = None
+        if "network" in state.tensors:
+            self._trained = self._network(0)
+            load_flat(self._trained.net, state.tensors["network"])
+            self._trained.optimizer.load_state("network_momentum", state.tensors)
+
+
+def form(images: Tensor, factor: int) -> Tensor:
+    """Reduce images and lay ``factor x factor`` of them into one, where :func:`ddbench.data.decode.decode` cuts.
+
+    Each is reduced by averaging to a tile; what goes beyond the right and lower border, where the factor does not
+    divide the side, is lost.
+
+    Args:
+        images: float ``(N factor^2, C, H, W)``.
+
+    Returns:
+        ``(N, C, H, W)``; tile t of image n is image ``t N + n``.
+    """
+    if factor == 1:
+        return images
+    height, width = images.shape[2:]
+    rows, columns = math.ceil(height / factor), math.ceil(width / factor)
+    tiles = F.adaptive_avg_pool2d(images, (rows, columns))
+    n, channels = len(images) // factor**2, images.shape[1]
+    laid = tiles.view(factor, factor, n, channels, rows, columns).permute(2, 3, 0, 4, 1, 5)
+    return laid.reshape(n, channels, factor * rows, factor * columns)[:, :, :height, :width].contiguous()
+
+
+def formed_input(stored: Tensor, factor: int, keep: Tensor | None, preprocess: Preprocess) -> Tensor:
+    """Network input of the images that stored ones carry.
+
+    Args:
+        stored: pixels in [0, 1], ``(n, C, H, W)``; gradients pass through.
+        keep: positions of the decoded images that are used, int64; None: all ``n factor^2``.
+    """
+    decoded = decode(stored, factor)
+    return preprocess.apply(decoded if keep is None else decoded[keep.to(decoded.device)])
+
+
+def formation_loss(
+    net: nn.Module, real: Tensor, synthetic: Tensor, label: int, draws: list[Draw], kind: Distance
+) -> Tensor:
+    """L_c: distance of the gradients of two batches of one class, under the same augmentation; differentiable.
+
+    Args:
+        net: the network theta.
+        real, synthetic: network input ``(n, C, H, W)`` and ``(m, C, H, W)``.
+        label: their class.
+        draws: siamese draws, done in order to both batches.
+        kind: ``conv-mse`` or ``conv-l1``.
+    """
+    both = torch.cat([real, synthetic])
+    for one in draws:
+        both = apply(one, both)
+    real, synthetic = both[: len(real)], both[len(real) :]
+    labels = torch.full((len(both),), label, device=both.device)
+    parameters = matched(net.parameters(), kind)
+    target = class_gradients(net, real.detach(), labels[: len(real)], parameters)
+    own = synthetic_gradients(net, synthetic, labels[len(real) :], parameters)
+    return distance(target, own, kind)
+
+
+def image_rate(metric: str, ipc: int, size: int, base: int) -> float:
+    """IDC's learning rate of the images: 5e-3 (mse) or 1e-4 (l1), times ``ipc / 10``, times ``(size / base)^2``."""
+    return (5e-3 if metric == "mse" else 1e-4) * ipc / 10 * (size / base) ** 2
+
+
+def base_size(dataset: str) -> int:
+    """H0 of IDC's rule: 28 for MNIST, 224 for ImageNet and its subsets, else 32."""
+    if dataset == "mnist":
+        return 28
+    return 224 if dataset.startswith("image") else 32
+
+
+def formation_strategies(text: str, flip: bool, *, siamese: bool, cutout: bool = True) -> list[Strategy]:
+    """What is done to a batch, in IDC's order: flip, colour, one of crop, scale and rotate, cutout.
+
+    Args:
+        text: families joined by ``_``, ``dsa`` for all, or ``none``.
+        flip: False leaves flip out.
+        siamese: one draw for all images, else every image has its own (but the family that is drawn is one).
+        cutout: False leaves cutout out.
+
+    Raises:
+        UserError: an unknown family, or one named twice.
+    """
+    parsed = parse_strategy(resolve_augmentation(text, flip), flip=flip)
+    named = parsed.ops if parsed else ()
+    groups = (("flip",), ("color",), ("crop", "scale", "rotate"), ("cutout",) if cutout else ())
+    found = [tuple(name for name in group if name in named) for group in groups]
+    return [Strategy(ops, align_corners=False, siamese=siamese) for ops in found if ops]
+
+
+def network_policy(text: str, flip: bool, cutmix: float) -> Policy | None:
+    """How the network's own batches are augmented: as the matched ones without cutout, but image by image; CutMix.
+
+    Without CutMix cutout stays, as in the public code.
+    """
+    parts = tuple(formation_strategies(text, flip, siamese=False, cutout=not cutmix))
+    if not parts and not cutmix:
+        return None
+    return Policy(parts, "cutmix" if cutmix else "none", mix_probability=cutmix)

@@ -1,0 +1,288 @@
+"""What trajectory-matching methods compute, against references in float64 that share no code with them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import EAGER, TINY, contents
+from torch import Tensor
+
+from ddbench.data.dataset import holdout_split
+from ddbench.data.load import load_dataset
+from ddbench.data.preprocess import fit_preprocess
+from ddbench.experts.store import find_stores
+from ddbench.methods.base import Context, Distilled, State
+from ddbench.methods.ftd import FTD, FTDConfig, moving_average
+from ddbench.methods.mtt import MTT, MTTConfig
+from ddbench.methods.tesla import TESLA, TESLAConfig
+from ddbench.methods.trajectory import Segment, TrajectoryMethod
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.progress import Console
+from ddbench.synset import read_synset
+from ddbench.training.flat import FlatNet
+from ddbench.training.inner import InnerLoop
+from ddbench.training.sgd import SGD
+
+STEPS = 4
+CLASSES, WIDTH, SIDE = 10, 4, 8
+SMALL: dict[str, Any] = {
+    "iterations": 4, "student_steps": STEPS, "expert_epochs": 2, "max_start_epoch": 3, "lr_images": 10.0,
+    "lr_student": 0.05, "lr_lr": 1e-4,
+}  # fmt: skip
+EXACT = {"rtol": 1e-10, "atol": 1e-12}
+
+
+@pytest.fixture
+def context(tiny_experts: Path, data_root: Path, tmp_path: Path) -> Context:
+    dataset = load_dataset("digits", data_root)
+    train, held_out = holdout_split(dataset.train, 0.1, CLASSES)
+    return Context(
+        dataset=dataset,
+        train=train,
+        held_out=held_out,
+        preprocess=fit_preprocess(dataset, "meanstd"),
+        ipc=2,
+        student=TINY,
+        seed=3,
+        device=torch.device("cpu"),
+        folder=tmp_path / "run",
+        compile="off",
+        console=Console(quiet=True),
+        experts=find_stores(tiny_experts)[0],
+    )
+
+
+def ready(kind: type[TrajectoryMethod[Any]], context: Context, **values: Any) -> Any:
+    config = kind.config_class(**{**SMALL, **values})
+    kind.check(config, context)
+    method = kind(config, context)
+    method.setup()
+    return method
+
+
+def in_double(method: Any) -> Any:
+    """The method with everything that it computes with in float64."""
+    method.images = method.images.detach().double().requires_grad_()
+    method.raw_lr = method.raw_lr.detach().double().requires_grad_()
+    method.image_optimizer = SGD([method.images], method.config.lr_images, method.config.momentum)
+    method.lr_optimizer = SGD([method.raw_lr], method.config.lr_lr, method.config.momentum)
+    method.inner = InnerLoop(FlatNet(method.context.network(0)).to("cpu", torch.float64), method.inner_mode)
+    plain = method.draw_segment
+
+    def double(iteration: int) -> Segment:
+        segment = plain(iteration)
+        targets = {after: target.double() for after, target in segment.targets.items()}
+        return dataclasses.replace(segment, start=segment.start.double(), targets=targets)
+
+    method.draw_segment = double
+    return method
+
+
+def student(theta: Tensor, x: Tensor) -> Tensor:
+    """The tiny ConvNet written out: convolution, instance norm with scale and shift, ReLU, pool, linear layer."""
+    sizes = [WIDTH * 9, WIDTH, WIDTH, WIDTH, CLASSES * WIDTH * 16, CLASSES]
+    kernel, bias, scale, shift, weight, offset = theta.split(sizes)
+    x = F.conv2d(x, kernel.view(WIDTH, 1, 3, 3), bias, padding=1)
+    mean, variance = x.mean((2, 3), keepdim=True), x.var((2, 3), correction=0, keepdim=True)
+    x = (x - mean) / (variance + 1e-5).sqrt() * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
+    x = x.clamp(min=0)
+    x = (x[..., ::2, ::2] + x[..., 1::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, 1::2]) / 4
+    return x.flatten(1) @ weight.view(CLASSES, -1).T + offset
+
+
+def gradient_of_step(theta: Tensor, x: Tensor, shares: Tensor) -> Tensor:
+    """Gradient of the mean cross-entropy with probabilities, by the weights, which stay variables."""
+    logits = student(theta, x)
+    loss = -(shares * (logits - logits.logsumexp(1, keepdim=True))).sum(1).mean()
+    return torch.autograd.grad(loss, theta, create_graph=True)[0]
+
+
+def tesla_by_its_paper(segment: Segment, images: Tensor, shares: Tensor, beta: float) -> tuple[float, Tensor, float]:
+    """Loss, image gradient and gradient of beta by the two passes of the paper: G first, then step by step."""
+    start, target = segment.start, segment.target
+    d = float((start - target).square().sum())
+    theta, total, thetas = start.clone(), torch.zeros_like(start), []
+    for index in segment.batches:
+        x, y = (images, shares) if index is None else (images[index], shares[index])
+        thetas.append(theta.detach().requires_grad_())
+        g = gradient_of_step(thetas[-1], x, y).detach()
+        total += g
+        theta = theta - beta * g
+    end = start - beta * total
+    c = 2 / d * (beta * (target - start) + beta**2 * total)
+    found = torch.zeros_like(images)
+    for leaf, index in zip(thetas, segment.batches, strict=True):
+        x = (images if index is None else images[index]).detach().clone().requires_grad_()
+        y = shares if index is None else shares[index]
+        (part,) = torch.autograd.grad(c @ gradient_of_step(leaf, x, y), x)
+        found[slice(None) if index is None else index] += part
+    return float((end - target).square().sum()) / d, found, float(-2 / d * (end - target) @ total)
+
+
+def mtt_by_autograd(segment: Segment, images: Tensor, shares: Tensor, beta: float) -> tuple[float, Tensor, float]:
+    """The same by autograd through all steps."""
+    x, rate = images.detach().clone().requires_grad_(), torch.tensor(beta, dtype=torch.float64, requires_grad=True)
+    theta = segment.start.clone().requires_grad_()
+    for index in segment.batches:
+        chosen = slice(None) if index is None else index
+        theta = theta - rate * gradient_of_step(theta, x[chosen], shares[chosen])
+    start, target = segment.start, segment.target
+    loss = (theta - target).square().sum() / (start - target).square().sum()
+    by_images, by_rate = torch.autograd.grad(loss, (x, rate))
+    return float(loss.detach()), by_images, float(by_rate)
+
+
+@pytest.mark.parametrize("batch", [0, 7])
+@pytest.mark.parametrize("labels", ["hard", "expert"])
+@pytest.mark.parametrize(("gradient", "reference"), [("truncated", tesla_by_its_paper), ("exact", mtt_by_autograd)])
+def test_tesla(batch: int, labels: str, gradient: str, reference: Callable, context: Context):
+    method = in_double(ready(TESLA, context, gradient=gradient, labels=labels, batch_syn=batch, augmentation="none"))
+    images = method.images.detach().clone()
+    for iteration in (0, 1):
+        segment = method.draw_segment(iteration)
+        assert len(segment.batches) == STEPS
+        assert all(index is None or len(index) <= 7 for index in segment.batches)
+        shares = F.one_hot(torch.arange(CLASSES).repeat_interleave(2), CLASSES).double()
+        if labels == "expert":
+            shares = student(segment.target, images).softmax(1)
+            torch.testing.assert_close(method.labels(segment).softmax(1), shares, **EXACT)
+        result = method.inner(method.problem(segment))
+        loss, by_images, by_rate = reference(segment, images, shares, float(method.learned_lr))
+        assert float(result.loss) == pytest.approx(loss, rel=1e-10)
+        torch.testing.assert_close(result.images, by_images, **EXACT)
+        assert float(result.lr) == pytest.approx(by_rate, rel=1e-10)
+
+
+def test_the_two_gradients_of_tesla_differ(context: Context):
+    """Same loss, other gradients: the test above could not pass with one in place of the other."""
+    results = []
+    for gradient in ("truncated", "exact"):
+        method = in_double(ready(TESLA, context, gradient=gradient, augmentation="none"))
+        results.append(method.inner(method.problem(method.draw_segment(0))))
+    truncated, exact = results
+    assert float(truncated.loss) == float(exact.loss)
+    gap = float((truncated.images - exact.images).norm() / exact.images.norm())
+    assert 1e-3 < gap < 0.5
+
+
+def test_soft_labels_of_the_product(context: Context):
+    """They are what the last segment's target says of the delivered images, and have moved with both."""
+    method = ready(TESLA, context, labels="expert")
+    before = method.distilled()
+    assert before.labels.shape == (20, CLASSES)
+    segment = method.draw_segment(0)
+    wanted = student(segment.target.double(), before.images.double())
+    torch.testing.assert_close(before.labels.double(), wanted, rtol=1e-4, atol=1e-4)
+    for iteration in range(3):
+        method.step(iteration)
+    after = method.distilled()
+    target = method.draw_segment(2).target
+    torch.testing.assert_close(
+        after.labels.double(), student(target.double(), after.images.double()), rtol=1e-4, atol=1e-4
+    )
+    kept = after.labels.clone()
+    method.step(3)
+    assert torch.equal(after.labels, kept), "a product is a copy"
+    assert not torch.equal(method.distilled().labels, kept)
+
+
+def test_tesla_with_soft_labels_goes_on_from_its_state(context: Context):
+    whole, first, second = (ready(TESLA, context, labels="expert") for _ in range(3))
+    for iteration in range(4):
+        whole.step(iteration)
+    for iteration in range(2):
+        first.step(iteration)
+    state = first.state()
+    second.load_state(State(tensors={name: value.clone() for name, value in state.tensors.items()}))
+    assert same(first.distilled(), second.distilled())
+    for iteration in range(2, 4):
+        second.step(iteration)
+    assert same(whole.distilled(), second.distilled())
+
+
+def same(one: Distilled, two: Distilled) -> bool:
+    assert one.learned_lr is not None
+    assert two.learned_lr is not None
+    return (
+        torch.equal(one.images, two.images)
+        and torch.equal(one.labels, two.labels)
+        and torch.equal(one.learned_lr, two.learned_lr)
+    )
+
+
+def test_one_seed_gives_the_family_the_same_segments(context: Context):
+    """MTT, FTD and TESLA start from the same images and follow the same segments: differences are the methods'."""
+    methods = [ready(kind, context, batch_syn=7) for kind in (MTT, FTD, TESLA)]
+    for method in methods[1:]:
+        assert torch.equal(method.images, methods[0].images)
+    for iteration in range(3):
+        first, *others = [method.draw_segment(iteration) for method in methods]
+        for other in others:
+            assert (other.expert, other.start_epoch) == (first.expert, first.start_epoch)
+            assert repr(other.draws) == repr(first.draws)
+            assert torch.equal(other.start, first.start)
+            assert all(torch.equal(a, b) for a, b in zip(other.batches, first.batches, strict=True))
+    # the exact gradient makes TESLA's steps MTT's
+    exact = ready(TESLA, context, batch_syn=7, gradient="exact")
+    for iteration in range(3):
+        assert exact.step(iteration) == methods[0].step(iteration)
+    assert same(exact.distilled(), methods[0].distilled())
+
+
+def test_average_of_ftd(context: Context):
+    """The product is the average by its definition; images and rate move as MTT's do on the same experts."""
+    method, plain = ready(FTD, context, ema=0.75), ready(MTT, context)
+    average = plain.images.detach().double().clone()
+    for iteration in range(4):
+        assert method.step(iteration) == plain.step(iteration)
+        average = 0.75 * average + 0.25 * plain.images.detach().double()
+        torch.testing.assert_close(method.distilled().images.double(), average, rtol=1e-5, atol=1e-5)
+    assert torch.equal(method.images, plain.images)
+    assert method.distilled().learned_lr == plain.distilled().learned_lr
+    assert not torch.equal(method.distilled().images, method.images)
+    none = ready(FTD, context, ema=0.0)
+    for iteration in range(4):
+        none.step(iteration)
+    assert torch.equal(none.distilled().images, none.images)
+
+
+def test_moving_average():
+    one, two = torch.tensor([1.0, 3.0], dtype=torch.float64), torch.tensor([5.0, -1.0], dtype=torch.float64)
+    torch.testing.assert_close(moving_average(one, two, 0.9), torch.tensor([1.4, 2.6], dtype=torch.float64), **EXACT)
+    assert torch.equal(one, torch.tensor([1.0, 3.0], dtype=torch.float64)), "a new tensor"
+
+
+def test_settings_of_ftd(context: Context):
+    for ema in (-0.1, 1.0, float("nan")):
+        with pytest.raises(UserError, match="--ema"):
+            FTD.check(FTDConfig(**{**SMALL, "ema": ema}), context)
+    with pytest.raises(UserError, match="at least 5 epochs"):
+        TESLA.check(TESLAConfig(**{**SMALL, "max_start_epoch": 4}), context)
+    with pytest.raises(UserError, match="--student-steps 0"):
+        MTT.check(MTTConfig(**{**SMALL, "student_steps": 0}), context)
+
+
+def test_tesla_with_soft_labels_from_the_command_line(ddb: Callable, tiny_experts: Path, tmp_path: Path):
+    """Same bytes twice; the synset can be scored."""
+    argv = [
+        *("distill", "--method", "tesla", "--dataset", "digits", "--ipc", 1, "--student", TINY, "--recipe", "none"),
+        *("--iterations", 2, "--student-steps", 2, "--expert-epochs", 1, "--max-start-epoch", 2, "--lr-images", 1),
+        *("--labels", "expert", "--validate-every", 2, "--validate-epochs", 2),
+        *("--buffers", tiny_experts, "--quiet", *EAGER),
+    ]
+    for name in ("one", "two"):
+        result = ddb(*argv, "--out", tmp_path / name)
+        assert result.code == 0, result.err
+    assert contents(tmp_path / "one", "cost.json") == contents(tmp_path / "two", "cost.json")
+    assert read_synset(tmp_path / "one" / "synset.safetensors").labels.shape == (10, CLASSES)
+    scored = ddb(
+        "evaluate", tmp_path / "one", "--protocol", "soft-v1", "--students", TINY, "--seeds", 1, "--epochs", 2,
+        "--workers", 1, "--max-images", 50, "--quiet", *EAGER,
+    )  # fmt: skip
+    assert scored.code == 0, scored.err

@@ -1,0 +1,84 @@
+"""Which teacher a verb takes, and what it says when there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import ddbench.experts.teacher as teachers
+from ddbench.cli.teachers import choose_teacher, protocol_teacher
+from ddbench.evaluate.protocols import PROTOCOLS
+from ddbench.runtime.errors import UserError
+
+ROOT = Path("teachers")
+OWN = {"sha256": "e" * 64, "student": "convnet-d3-w128-bn"}
+DATA = {"dataset": "digits", "fingerprint": "f" * 64}
+
+
+def synset(teacher: dict[str, Any] | None = None) -> Any:
+    """All that is looked at of a synset."""
+    return SimpleNamespace(**DATA, preprocess={"kind": "meanstd"}, teacher=teacher)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the store was asked for; it holds nothing."""
+    questions: list[dict[str, Any]] = []
+
+    def find(root: Path, **wanted: Any) -> Any:
+        assert root == ROOT
+        questions.append({name: value for name, value in wanted.items() if value is not None})
+        return None
+
+    monkeypatch.setattr(teachers, "find_teacher", find)
+    monkeypatch.setattr(teachers, "read_teacher", lambda path: f"read {path}")
+    return questions
+
+
+def test_the_flags_file_comes_first(asked: list[dict[str, Any]]):
+    assert choose_teacher(ROOT, synset(OWN), given=Path("a"), earlier="b") == "read a"
+    assert asked == []
+
+
+def test_the_synsets_own_is_the_only_one_that_will_do(asked: list[dict[str, Any]]):
+    assert choose_teacher(ROOT, synset(OWN), earlier="b") is None
+    assert asked == [{"sha256": OWN["sha256"]}]
+
+
+def test_an_earlier_one_then_the_best(asked: list[dict[str, Any]]):
+    assert choose_teacher(ROOT, synset(), earlier="b") is None
+    assert asked == [{**DATA, "sha256": "b"}, {**DATA, "preprocess_kind": "meanstd"}]
+
+
+def test_another_architecture_than_the_synsets_own(asked: list[dict[str, Any]]):
+    transform: Any = object()
+    choose_teacher(ROOT, synset(OWN), student="mlp-d3-w8", preprocess=transform)
+    assert asked == [{**DATA, "student": "mlp-d3-w8", "preprocess": transform}]
+
+
+def test_the_earlier_one_is_taken(asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(teachers, "find_teacher", lambda root, **wanted: wanted.get("sha256", "the best"))
+    assert choose_teacher(ROOT, synset(), earlier="b") == "b"
+    assert choose_teacher(ROOT, synset()) == "the best"
+
+
+def test_protocol_that_has_none(asked: list[dict[str, Any]]):
+    assert protocol_teacher(PROTOCOLS["hard-v1"], synset(OWN), given=None, root=ROOT) is None
+    with pytest.raises(UserError, match=r"--teacher: protocol hard-v1 has no teacher; use e\.g\. --protocol kd-v1"):
+        protocol_teacher(PROTOCOLS["hard-v1"], synset(), given=Path("a"), root=ROOT)
+    assert asked == []
+
+
+def test_protocol_that_needs_one(asked: list[dict[str, Any]]):
+    assert protocol_teacher(PROTOCOLS["kd-v1"], synset(), given=Path("a"), root=ROOT) == "read a"
+    remedy = "and teachers holds none: train one with `ddbench teacher --dataset digits`, or give --teacher FILE"
+    with pytest.raises(UserError) as none:
+        protocol_teacher(PROTOCOLS["kd-v1"], synset(), given=None, root=ROOT)
+    assert str(none.value) == f"protocol kd-v1 needs a teacher of digits with preprocess meanstd, {remedy}"
+    with pytest.raises(UserError) as own:
+        protocol_teacher(PROTOCOLS["rded"], synset(OWN), given=None, root=ROOT)
+    reference = "convnet-d3-w128-bn, sha256 eeeeeeeeeeee"
+    assert str(own.value) == f"protocol rded needs the synset's own teacher ({reference}), {remedy}"

@@ -20,8 +20,8 @@ RUNS = 5
 STUDENTS = 2
 EPOCHS = 300
 CLASSES = 10
-SCHEDULE = {"iterations": 10, "inner_steps": 20, "factor": 1, "net_images": 128, "lr_images": 0.003}
-AT = (0, 10, 20, 40, 60, 80, 120, 160, 200)
+SCHEDULE = {"iterations": 8, "inner_steps": 20, "factor": 1, "net_images": 128, "lr_images": 0.003}
+AT = (0, 10, 20, 40, 80, 120, 160)
 BATCHES = (8, 32)
 KINDS: dict[str, dict[str, str]] = {
     "IDC": {"sampler": "random", "init": "mix"},

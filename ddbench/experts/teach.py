@@ -164,11 +164,14 @@ class TeacherRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; without a penalty, nothing is said about one."""
-        values = {**asdict(self), "options": dict(self.options), "penalty_weight": self.weight}
-        if self.penalty == "none":
-            for name in PENALTY_FIELDS:
-                del values[name]
-        return values
+        values = {**asdict(self), "options": dict(self.options)}
+        if self.penalty != "none":
+            return {**values, "penalty_weight": self.weight}
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in PENALTY_FIELDS or value != getattr(type(self), name)
+        }
 
     def key(self, student: str, fingerprint: str) -> str:
         """Name of the file: a hash of the recipe, the student and the data, 12 hex digits."""

@@ -167,7 +167,8 @@ def facts(result: Result) -> dict[str, Any]:
             for claim in result["submission"]["claims"]
         ],
         "bytes": ", ".join(
-            f"{part} {synset['bytes'][part]:,}" for part in ("images", "labels", "other", "total", "real")
+            f"{part} {synset['bytes'][part]:,}"
+            for part in ("images", "labels", "augmentation", "teacher", "other", "total", "real")
         ),
         "preprocess": json.dumps(synset["preprocess"], sort_keys=True),
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(result["versions"].items())),

@@ -84,10 +84,11 @@ class RDED(Method[RDEDConfig]):
         counts = torch.bincount(context.train.labels, minlength=context.classes)
         least = int(counts.argmin())
         if int(counts[least]) < wanted:
-            smaller = " or a smaller --factor" if factor > 1 else ""
+            possible = int(counts[least]) // factor**2
+            ways = [f"--ipc {possible} or less"] * (possible > 0) + ["a smaller --factor"] * (factor > 1)
             raise UserError(
                 f"{needed}, but class {context.dataset.spec.class_names[least]!r} has only {int(counts[least])} "
-                f"training images; choose --ipc {int(counts[least]) // factor**2} or less{smaller}"
+                f"training images; choose {' or '.join(ways)}"
             )
 
     @property

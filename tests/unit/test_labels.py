@@ -23,7 +23,7 @@ from torch import nn
 from ddbench.data.preprocess import Preprocess
 from ddbench.evaluate import relabel as making
 from ddbench.evaluate.labels import KIND, StoredLabels, read_labels, view_settings
-from ddbench.evaluate.plan import Plan, Settings, policy_of, teacher_labels, trained_student
+from ddbench.evaluate.plan import Plan, Settings, policy_of, teacher_labels, trained_students
 from ddbench.evaluate.protocols import PROTOCOLS, Protocol
 from ddbench.evaluate.relabel import earlier_teacher, relabel
 from ddbench.runtime.errors import UserError
@@ -261,7 +261,7 @@ def test_student_on_stored_labels_is_the_student_on_live_ones(out: Path):
 
     def weights(labels: Callable[[torch.device], Any], seed: int = SEED, student_seed: int = 0) -> torch.Tensor:
         source: Any = SimpleNamespace(seed=seed, labels=labels)
-        net = trained_student(replace(plan, stored=source), "mlp-d2-w8", student_seed, SETTINGS)
+        (net,), _ = trained_students(replace(plan, stored=source), "mlp-d2-w8", [student_seed], SETTINGS)
         return torch.cat([part.detach().flatten() for part in net.parameters()])
 
     def live(device: torch.device) -> Any:

@@ -39,6 +39,14 @@ CLASSES = 3
 EACH = 12
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def named(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -397,6 +405,7 @@ def test_factor_by_size():
         ({"factor": 13}, 1, ["--factor 13", "12 px", "at most 12"]),
         ({"mipc": 7, "factor": 2}, 2, ["--mipc 7", "--ipc 2", "2x2", "8 images", "--mipc 8"]),
         ({"factor": 2}, 3, ["--ipc 3", "2x2", "12 images", "'kind 1' has only 9", "--ipc 2 or less", "--factor"]),
+        ({"factor": 4}, 1, ["--ipc 1", "4x4", "only 9", "images; choose a smaller --factor"]),
         ({"factor": 1}, 10, ["--ipc 10", "10 images", "'kind 1' has only 9", "--ipc 9 or less"]),
     ],
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import common
 
-SEEDS = 10
+SEEDS = 24
 EPOCHS = 1000
 
 

@@ -22,6 +22,9 @@ from ddbench.methods.base import Context
 from ddbench.methods.recovery import Recovery, RecoveryConfig, check_milestone, crop_lower_bound
 from ddbench.runtime.errors import UserError
 
+LEAST_GAIN = 2.0
+"""A teacher that is less often right than so many times chance is warned of: its penalty left it nothing to learn."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GUARDConfig(RecoveryConfig):
@@ -80,6 +83,11 @@ class GUARD(Recovery[GUARDConfig]):
                 f"{teacher.path}: was trained with {found or 'no penalty'}, GUARD asks for {wanted}; train one with "
                 f"ddbench teacher --penalty {wanted['penalty']} --penalty-weight {wanted['penalty_weight']:g} "
                 f"--penalty-step {wanted['penalty_step']:g}"
+            )
+        if teacher.accuracy is not None and teacher.accuracy < LEAST_GAIN / self.context.classes:
+            self.context.console.say(
+                f"warning: {teacher.path} is right on {teacher.accuracy:.1%} of its held-out images, hardly more than "
+                "by chance: a lower --penalty-weight or --penalty-step lets it learn"
             )
         super().setup()
 

@@ -591,6 +591,6 @@ def test_network_without_convolutions(make_context: Callable[..., Context]):
 
 
 def test_refused_in_one_line(refused: Callable[..., str], tmp_path: Path):
-    command = ["distill", "--method", "dream", "--dataset", "digits", "--ipc", 1, "--out", tmp_path / "run"]
+    command = ["distill", "--method", "dream", "--dataset", "digits", "--ipc", 1, "--quiet", "--out", tmp_path / "run"]
     refused([*command, "--factor", 9], "--factor 9", "1 to 8")
     refused([*command, "--student", "mlp-d3-w128"], "--student mlp-d3-w128", "choose a convnet")

@@ -688,6 +688,17 @@ def test_guard_wants_its_own_teacher(context: Context, teachers: Path):
     assert fresh("guard", context, teachers).context.teacher.recipe["penalty"] == "curvature"
 
 
+def test_guard_warns_of_a_teacher_that_learned_nothing(
+    context: Context, teachers: Path, capsys: pytest.CaptureFixture[str]
+):
+    loud = dataclasses.replace(context, console=Console(quiet=False))
+    for accuracy, warned in ((0.19, True), (0.5, False), (None, False)):
+        found = find_teacher(teachers, penalty=PENALTY)
+        assert found is not None
+        fresh("guard", dataclasses.replace(loud, teacher=dataclasses.replace(found, accuracy=accuracy)))
+        assert ("right on 19.0% of its held-out images" in capsys.readouterr().err) == warned
+
+
 def test_guard_trains_the_teacher_that_it_asks_for(ddb: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Beside a plain one that would do for others; and SRe2L does not take GUARD's."""
     from ddbench.experts import teach

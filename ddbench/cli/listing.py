@@ -17,7 +17,7 @@ class Args:
     """List the names that ddbench knows."""
 
     what: tyro.conf.Positional[str]
-    """methods, datasets, students, protocols or recipes."""
+    """methods, datasets, students, protocols, recipes or plans."""
     json: bool = False
     """Print JSON for other programs."""
 
@@ -72,12 +72,20 @@ def _recipes() -> dict[str, str]:
     }
 
 
+def _plans() -> dict[str, str]:
+    from ddbench.leaderboard.plans import read_plan, shipped_plans
+
+    plans = {name: read_plan(path) for name, path in shipped_plans().items()}
+    return {name: f"{len(plan.cells)} cells; {plan.title}" for name, plan in plans.items()}
+
+
 TABLES: dict[str, Callable[[], dict[str, str]]] = {
     "methods": _methods,
     "datasets": _datasets,
     "students": _students,
     "protocols": _protocols,
     "recipes": _recipes,
+    "plans": _plans,
 }
 
 

@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "relabel": ("ddbench.cli.relabel", "store a teacher's labels of every view of a synset, for replay (fkd)"),
     "scores": ("ddbench.cli.scores", "DD-Ranking's scores of a synset: HLR, IOR, LRS, ARS"),
     "submit": ("ddbench.cli.submit", "turn an evaluated run into a leaderboard row"),
+    "reproduce": ("ddbench.cli.reproduce", "fill the cells of a plan, cheapest first, within a time budget"),
     "leaderboard": ("ddbench.cli.leaderboard", "build or show the board"),
     "import": ("ddbench.cli.import_", "read a synset that other code published"),
     "export": ("ddbench.cli.export", "write a synset as PNG folders, preview grid or npz"),

@@ -93,10 +93,12 @@ def main(argv: list[str]) -> None:
             )
         _info(argv[1:])
         return
-    _train(parse(Args, argv, "ddbench teacher", str(Args.__doc__), EXAMPLES))
+    trained(argv)
 
 
-def _train(args: Args) -> None:
+def trained(argv: list[str]) -> Path:
+    """Train the teacher that the flags describe, if it is not there yet; returns its file."""
+    args = parse(Args, argv, "ddbench teacher", str(Args.__doc__), EXAMPLES)
     from ddbench.cli.settings import open_dataset
     from ddbench.experts.teach import TeacherRecipe, summary, train_teacher
     from ddbench.experts.teacher import default_teacher
@@ -136,6 +138,7 @@ def _train(args: Args) -> None:
         console=Console(args.quiet),
     )
     print(f"{teacher.student} on {teacher.dataset}: {summary(teacher)}: {teacher.path}")
+    return teacher.path
 
 
 def _info(argv: list[str]) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import multiprocessing
 import os
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
@@ -21,19 +22,23 @@ ATTEMPTS = 3
 """A job whose process dies this often is given up."""
 
 
-def run_jobs(target: str, shared: Any, payloads: Sequence[Any], workers: int) -> Iterator[tuple[int, Any]]:
+def run_jobs(
+    target: str, shared: Any, payloads: Sequence[Any], workers: int, deadline: float | None = None
+) -> Iterator[tuple[int, Any]]:
     """Yield ``(index, result)`` of ``function(shared, payloads[index])`` as the jobs end, in any order.
 
     Args:
         target: ``"module:function"``.
         shared: sent once to each worker.
         workers: processes; 1 runs the jobs one after the other in this process.
+        deadline: time on the monotonic clock at which unfinished jobs are stopped, whatever they do; with one, all jobs
+            run in processes of their own.
 
     Raises:
         UserError: a job raised one, or its process died :data:`ATTEMPTS` times.
         RuntimeError: a job raised anything else (with its traceback as text).
     """
-    if workers <= 1 or len(payloads) <= 1:
+    if deadline is None and (workers <= 1 or len(payloads) <= 1):
         function = _resolve(target)
         for index, payload in enumerate(payloads):
             yield index, function(shared, payload)
@@ -43,12 +48,14 @@ def run_jobs(target: str, shared: Any, payloads: Sequence[Any], workers: int) ->
     attempts = [0] * len(payloads)
     crew: list[_Worker] = []
     try:
-        for _ in range(min(workers, len(payloads))):
+        for _ in range(min(max(1, workers), len(payloads))):
             crew.append(_Worker(context, target, shared))
             crew[-1].give(waiting.pop(), payloads)
         busy = list(crew)
         while busy:
-            ready = set(wait([worker.pipe for worker in busy]))
+            ready = set(wait([worker.pipe for worker in busy], _left(deadline)))
+            if not ready:  # the time is up
+                return
             for worker in [one for one in busy if one.pipe in ready]:
                 index = worker.index
                 try:
@@ -80,6 +87,10 @@ def run_jobs(target: str, shared: Any, payloads: Sequence[Any], workers: int) ->
     finally:
         for worker in crew:
             worker.stop()
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 def _resolve(target: str) -> Any:

@@ -29,7 +29,7 @@ import sys
 from ddbench.cli.main import VERBS, run
 board = sys.argv[1]
 commands = [[verb, "--help"] for verb in VERBS]
-commands += [["list", what] for what in ("methods", "datasets", "students", "protocols", "recipes")]
+commands += [["list", what] for what in ("methods", "datasets", "students", "protocols", "recipes", "plans")]
 commands += [["leaderboard", verb, "--leaderboard", board] for verb in ("build", "show")]
 for command in commands:
     try:
@@ -71,15 +71,16 @@ def test_version_is_that_of_the_metadata(installed: Distribution) -> None:
     assert installed.version == ddbench.__version__
 
 
-def test_wheel_holds_the_package_the_cards_and_the_recipes_only(installed: Distribution) -> None:
+def test_wheel_holds_the_package_the_cards_the_recipes_and_the_plans_only(installed: Distribution) -> None:
     names = {path.as_posix() for path in installed.files or () if "__pycache__" not in path.parts}
     package = {name.removeprefix("ddbench/") for name in names if name.startswith("ddbench/")}
     others = {name for name in names if not name.startswith(("ddbench/", f"ddbench-{ddbench.__version__}.dist-info/"))}
     assert {Path(name).name for name in others} <= {"ddbench", "ddbench.exe"}, "only the command lies outside"
 
-    content = {name.removeprefix("_content/methods/") for name in package if name.startswith("_content/")}
-    expected = {path.relative_to(CHECKOUT / "methods") for path in (CHECKOUT / "methods").rglob("*") if path.is_file()}
-    assert content == {path.as_posix() for path in expected if path.name in ("README.md", "recipes.toml")}
+    content = {name.removeprefix("_content/") for name in package if name.startswith("_content/")}
+    expected = [*(CHECKOUT / "methods").rglob("README.md"), *(CHECKOUT / "methods").rglob("recipes.toml")]
+    expected += (CHECKOUT / "plans").glob("*.toml")
+    assert content == {path.relative_to(CHECKOUT).as_posix() for path in expected}
 
     source = {path.relative_to(CHECKOUT / "ddbench") for path in (CHECKOUT / "ddbench").rglob("*") if path.is_file()}
     code = {path.as_posix() for path in source if "__pycache__" not in path.parts}

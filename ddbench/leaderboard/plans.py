@@ -1,0 +1,336 @@
+"""Plans: the cells of a board that one command fills, as TOML. Imports no torch.
+
+Shipped plans are ``plans/<name>.toml`` of the checkout; the wheel carries them as ``ddbench/_content/plans``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ddbench.data.specs import dataset_slug
+from ddbench.evaluate.protocols import protocol
+from ddbench.leaderboard.schema import Result, values
+from ddbench.networks.names import parse_student
+from ddbench.registry import suggest, unknown
+from ddbench.runtime.errors import UserError
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+MAX_BYTES = 2**20
+MAX_CELLS = 10_000
+
+CELL_KEYS: dict[str, tuple[type, ...]] = {
+    "method": (str,),
+    "title": (str,),
+    "dataset": (str,),
+    "size": (int,),
+    "ipc": (int, list),
+    "recipe": (str,),
+    "student": (str,),
+    "run_seeds": (list,),
+    "protocols": (list,),
+    "students": (list,),
+    "seeds": (int,),
+    "distill": (list,),
+    "evaluate": (list,),
+    "teacher": (list,),
+    "minutes": (int, float, list),
+    "published": (list,),
+    "note": (str,),
+}
+SUBMISSION_KEYS = ("author", "licence", "link", "code")
+PLAN_KEYS = ("title", "description", "defaults", "submission", "cells")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What a paper reports for a cell: the target.
+
+    Attributes:
+        student: whose accuracy.
+        value: fraction.
+        source: where it is printed.
+    """
+
+    student: str
+    value: float
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanCell:
+    """One synset under one protocol: one row of the board.
+
+    Attributes:
+        method, title: its name, and how the board calls it.
+        dataset, size, ipc, seed: what is made, with which seed.
+        recipe, student: of ``ddbench distill``; empty: its defaults. ``{ipc}`` in the recipe stands for the IPC.
+        protocol, students, seeds: how it is scored, with ``seeds`` networks of each; the protocol is a name or a
+            TOML file.
+        distill, evaluate: further flags of the two verbs.
+        teacher: flags of ``ddbench teacher`` for protocols with a teacher, where the method needs none of its own.
+        minutes: expected cost, in minutes of one core or GPU; only the order depends on it.
+        published: targets.
+        note: for the row.
+    """
+
+    method: str
+    title: str = ""
+    dataset: str
+    size: int | None = None
+    ipc: int
+    seed: int = 0
+    recipe: str = "auto"
+    student: str = ""
+    protocol: str = "hard-v1"
+    students: tuple[str, ...] = ()
+    seeds: int = 5
+    distill: tuple[str, ...] = ()
+    evaluate: tuple[str, ...] = ()
+    teacher: tuple[str, ...] | None = None
+    minutes: float = 1.0
+    published: tuple[Published, ...] = ()
+    note: str = ""
+
+    @property
+    def budget(self) -> str:
+        """``ipc10``, or ``full`` for all real images."""
+        return "full" if self.method == "full" else f"ipc{self.ipc}"
+
+    @property
+    def run(self) -> str:
+        """Name of its run folder; cells that differ in the protocol alone share it."""
+        return f"{dataset_slug(self.dataset)}-{self.budget}-{self.method}-s{self.seed}"
+
+    @property
+    def name(self) -> str:
+        """``digits-ipc1-mtt-s0/hard-v1``."""
+        return f"{self.run}/{protocol(self.protocol).name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A plan file.
+
+    Attributes:
+        name: of the file.
+        title, description: for people.
+        submission: what every row says (author, licence, link, code).
+        cells: in the order of the file.
+    """
+
+    name: str
+    title: str
+    description: str
+    submission: dict[str, str] = field(default_factory=dict)
+    cells: tuple[PlanCell, ...]
+
+
+def plans_folder() -> Path | None:
+    """The folder of shipped plans: inside the installed package, or of the checkout."""
+    for folder in (_PACKAGE / "_content" / "plans", _PACKAGE.parent / "plans"):
+        if folder.is_dir():
+            return folder
+    return None
+
+
+def shipped_plans() -> dict[str, Path]:
+    """Shipped plans by name."""
+    folder = plans_folder()
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))} if folder else {}
+
+
+def find_plan(wanted: str) -> Plan:
+    """A plan by file or shipped name.
+
+    Raises:
+        UserError: neither, or malformed.
+    """
+    known = shipped_plans()
+    if wanted in known:
+        return read_plan(known[wanted])
+    if not wanted.endswith(".toml"):
+        raise unknown("plan", wanted, known)
+    return read_plan(Path(wanted))
+
+
+def read_plan(path: Path) -> Plan:
+    """Read and check a plan file.
+
+    Raises:
+        UserError: not TOML, too large, an unknown or malformed key, a cell twice, or an unknown protocol or student.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path}: too large for a plan (at most {MAX_BYTES:,} bytes)")
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a plan: {error}") from None
+    for key in table:
+        if key not in PLAN_KEYS:
+            raise UserError(f"{path}: unknown key {key!r}{suggest(key, PLAN_KEYS)}")
+    defaults, entries = table.get("defaults", {}), table.get("cells", [])
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"{path}: no [[cells]]; each names a method, and an ipc unless it is full")
+    cells: list[PlanCell] = []
+    for number, entry in enumerate(entries, 1):
+        where = f"{path}, cell {number}"
+        _check_keys(defaults, f"{path}, [defaults]")
+        _check_keys(entry, where)
+        cells += _expand({**defaults, **entry}, where)
+        if len(cells) > MAX_CELLS:
+            raise UserError(f"{path}: more than {MAX_CELLS:,} cells")
+    names = [cell.name for cell in cells]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path}: the cell {twice} is there twice; seeds or protocols must tell them apart")
+    return Plan(
+        name=path.stem,
+        title=_text(table.get("title", path.stem), f"{path}: title"),
+        description=_text(table.get("description", ""), f"{path}: description"),
+        submission=_submission(table.get("submission", {}), path),
+        cells=tuple(cells),
+    )
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{where} is {value!r}, expected text")
+    return value
+
+
+def _submission(table: Any, path: Path) -> dict[str, str]:
+    if not isinstance(table, dict):
+        raise UserError(f"{path}: submission is no table")
+    for key in table:
+        if key not in SUBMISSION_KEYS:
+            raise UserError(f"{path}: submission: unknown key {key!r}{suggest(key, SUBMISSION_KEYS)}")
+    return {key: _text(value, f"{path}: submission.{key}") for key, value in table.items()}
+
+
+def _check_keys(entry: Any, where: str) -> None:
+    if not isinstance(entry, dict):
+        raise UserError(f"{where}: expected a table")
+    for key, value in entry.items():
+        kinds = CELL_KEYS.get(key)
+        if kinds is None:
+            raise UserError(f"{where}: unknown key {key!r}{suggest(key, CELL_KEYS)}")
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise UserError(f"{where}: {key} is {value!r}, expected {' or '.join(kind.__name__ for kind in kinds)}")
+
+
+def _listed(entry: dict[str, Any], key: str, kind: type, default: list[Any], where: str) -> list[Any]:
+    """A value that may be one or several."""
+    found = entry.get(key, default)
+    found = found if isinstance(found, list) else [found]
+    for value in found:
+        if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
+            raise UserError(f"{where}: {key} has {value!r}, expected {kind.__name__}")
+    return found
+
+
+def _expand(entry: dict[str, Any], where: str) -> list[PlanCell]:
+    """The cells of one entry: every IPC with every seed and protocol."""
+    for key in ("method", "dataset"):
+        if not entry.get(key):
+            raise UserError(f"{where}: {key} is missing")
+    full = entry["method"] == "full"
+    ipcs = _listed(entry, "ipc", int, [0] if full else [], where) if not full else [0]
+    if not ipcs or (not full and min(ipcs) < 1):
+        raise UserError(f"{where}: ipc is {entry.get('ipc')!r}, expected at least 1")
+    run_seeds = _listed(entry, "run_seeds", int, [0], where)
+    minutes = _listed(entry, "minutes", float, [1.0], where)
+    minutes = minutes * len(ipcs) if len(minutes) == 1 else minutes
+    if len(minutes) != len(ipcs) or min(minutes) <= 0:
+        raise UserError(f"{where}: minutes is {entry['minutes']!r}, expected one positive number, or one for each ipc")
+    if min(run_seeds, default=-1) < 0 or entry.get("seeds", 5) < 1:
+        raise UserError(f"{where}: expected run_seeds from 0 on, and seeds of at least 1")
+    students = tuple(str(parse_student(name)) for name in _listed(entry, "students", str, [], where))
+    published = _published(entry.get("published", []), students, where)
+    texts = {
+        key: tuple(_listed(entry, key, str, [], where)) for key in ("distill", "evaluate", "teacher") if key in entry
+    }
+    return [
+        PlanCell(
+            method=entry["method"],
+            title=entry.get("title", ""),
+            dataset=entry["dataset"],
+            size=entry.get("size"),
+            ipc=ipc,
+            seed=seed,
+            recipe=entry.get("recipe", "auto").replace("{ipc}", str(ipc)),
+            student=entry.get("student", ""),
+            protocol=_known_protocol(name),
+            students=students,
+            seeds=entry.get("seeds", 5),
+            distill=texts.get("distill", ()),
+            evaluate=texts.get("evaluate", ()),
+            teacher=texts.get("teacher"),
+            minutes=float(cost),
+            published=tuple(
+                target for budget, own, target in published if budget in (None, ipc) and own in (None, name)
+            ),
+            note=entry.get("note", ""),
+        )
+        for ipc, cost in zip(ipcs, minutes, strict=True)
+        for seed in run_seeds
+        for name in _listed(entry, "protocols", str, ["hard-v1"], where)
+    ]
+
+
+def _known_protocol(name: str) -> str:
+    protocol(name)  # so that a wrong one is told now
+    return name
+
+
+def _published(
+    entries: list[Any], students: Sequence[str], where: str
+) -> list[tuple[int | None, str | None, Published]]:
+    """Targets with the IPC and the protocol that each is for (None: every one)."""
+    found = []
+    for entry in entries:
+        whole = isinstance(entry, dict) and set(entry) <= {"ipc", "protocol", "student", "value", "source"}
+        if not whole or not isinstance(entry.get("source"), str) or not entry["source"]:
+            raise UserError(
+                f"{where}: published needs student, value and source (ipc and protocol if wanted), got {entry!r:.80}"
+            )
+        student, value = entry.get("student"), entry.get("value")
+        ipc, own = entry.get("ipc"), entry.get("protocol")
+        if student not in students:
+            raise UserError(f"{where}: published: {student!r} is none of the cell's students ({', '.join(students)})")
+        if not isinstance(value, float) or not 0 < value < 1:
+            raise UserError(f"{where}: published: value is {value!r}, expected a fraction such as 0.463")
+        if ipc is not None and (not isinstance(ipc, int) or isinstance(ipc, bool)):
+            raise UserError(f"{where}: published: ipc is {ipc!r}, expected a whole number")
+        if own is not None and not isinstance(own, str):
+            raise UserError(f"{where}: published: protocol is {own!r}, expected a name")
+        found.append((ipc, own, Published(student=student, value=value, source=entry["source"])))
+    return found
+
+
+def result_of(cell: PlanCell, results: Sequence[Result]) -> Result | None:
+    """The row of a cell: same method, data, budget, seed and protocol (unaltered), with all its students and seeds.
+
+    Of several the one with the most runs.
+    """
+    wanted = protocol(cell.protocol)
+    measures = {flag[2:] for flag in cell.evaluate if flag in ("--calibration", "--robustness", "--corruptions")}
+    found = []
+    for result in results:
+        synset, used = result["synset"], result["protocol"]
+        budget = synset["budget"]
+        fits = (
+            synset["method"] == cell.method
+            and synset["dataset"] == cell.dataset
+            and (budget["unit"] == "all" if cell.method == "full" else budget == {"unit": "ipc", "value": cell.ipc})
+            and synset["seed"] == cell.seed
+            and (used["name"], used["hash"], used["standard"]) == (wanted.name, wanted.hash, True)
+            and measures <= set(result.get("measured") or {})
+            and all(len(values(result, student, "accuracy")) >= cell.seeds for student in cell.students)
+        )
+        if fits:
+            found.append(result)
+    return max(found, key=lambda result: (len(result["runs"]), result["id"]), default=None)

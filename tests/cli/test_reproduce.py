@@ -1,0 +1,133 @@
+"""``ddbench reproduce``: fills a plan, stops in time, goes on, and ends in the same board."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ddbench.cli.main import run
+from ddbench.leaderboard.schema import load_results
+
+PLAN = """
+title = "small"
+[submission]
+author = "A. Author"
+licence = "MIT"
+[defaults]
+dataset = "digits"
+seeds = 2
+protocols = ["brief.toml"]
+students = ["mlp-d1-w8"]
+[[cells]]
+method = "random"
+ipc = 1
+run_seeds = [0, 1]
+minutes = 2
+[[cells]]
+method = "kmeans"
+ipc = 1
+minutes = 1
+"""
+
+
+def plan_in(folder: Path, text: str = PLAN) -> Path:
+    path = folder / "small.toml"
+    path.write_text(text, encoding="utf-8")
+    (folder / "brief.toml").write_text('name = "brief-v1"\nbase = "hard-v1"\nepochs = 3\n', encoding="utf-8")
+    return path
+
+
+def rows(board: Path) -> list[tuple[str, str]]:
+    return sorted((result["synset"]["method"], result["id"]) for result in load_results(board))
+
+
+def test_fills_what_is_open_and_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan_in(tmp_path)
+    run(["reproduce", "small.toml", "--dry-run"])
+    assert "0 of 3 cells" in capsys.readouterr().out
+    assert not (tmp_path / "reproduce").exists()
+    assert not (tmp_path / "leaderboard").exists()
+    run(["reproduce", "small.toml", "--only", "*kmeans*", "--quiet"])
+    assert [method for method, _ in rows(tmp_path / "leaderboard")] == ["kmeans"]
+    run(["reproduce", "small.toml", "--quiet"])
+    out = capsys.readouterr().out
+    assert "3 of 3 cells" in out
+    found = rows(tmp_path / "leaderboard")
+    assert [method for method, _ in found] == ["kmeans", "random", "random"]
+    assert (tmp_path / "leaderboard" / "index.html").is_file()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "leaderboard" / "results").rglob("*")}
+    run(["reproduce", "small.toml", "--quiet"])
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "leaderboard" / "results").rglob("*")} == before
+
+
+def test_a_failing_cell_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan_in(tmp_path, PLAN + '[[cells]]\nmethod = "herding"\nipc = 100000\nminutes = 0.1\n')
+    with pytest.raises(SystemExit) as stop:
+        run(["reproduce", "small.toml", "--quiet"])
+    assert stop.value.code == 2
+    shown = capsys.readouterr()
+    assert "herding" in shown.err
+    assert shown.err.strip().count("\n") == 0
+    assert len(rows(tmp_path / "leaderboard")) == 3
+    assert "herding-s0/brief-v1" in shown.out
+    assert "failed" in shown.out
+
+
+def test_killed_and_stopped_it_goes_on_to_the_same_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [tmp_path / name for name in ("whole", "killed")]
+    for folder in folders:
+        folder.mkdir()
+        plan_in(folder)
+    monkeypatch.chdir(folders[0])
+    run(["reproduce", "small.toml", "--quiet", "--workers", "2"])
+    command = [sys.executable, "-m", "ddbench", "reproduce", "small.toml", "--quiet", "--budget", "20m"]
+    process = subprocess.Popen(command, cwd=folders[1], start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(folders[1].glob("reproduce/small/runs/*/synset.safetensors")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    monkeypatch.chdir(folders[1])
+    run(["reproduce", "small.toml", "--quiet", "--budget", "1s"])  # spent before the worker has torch
+    run(["reproduce", "small.toml", "--quiet"])
+    boards = [folder / "leaderboard" for folder in folders]
+    assert rows(boards[0]) == rows(boards[1])
+    assert len(rows(boards[0])) == 3
+
+
+@pytest.mark.parametrize("flags", [["--budget", "soon"], ["--only", "*cifar*"], ["--wrokers", "2"]])
+def test_bad_flags_get_one_line_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = plan_in(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        run(["reproduce", "small.toml", *flags])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.strip().count("\n") == 0
+    assert set(tmp_path.iterdir()) == {path, path.with_name("brief.toml")}
+
+
+def test_an_unknown_method_is_told_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan_in(tmp_path, PLAN + '[[cells]]\nmethod = "herdin"\nipc = 1\n')
+    with pytest.raises(SystemExit):
+        run(["reproduce", "small.toml"])
+    assert "herding" in capsys.readouterr().err
+    assert not (tmp_path / "reproduce").exists()

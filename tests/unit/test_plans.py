@@ -1,0 +1,131 @@
+"""Plan files: what they expand to, which rows count as done, and what bad ones get."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ddbench.cli.reproduce import parse_span
+from ddbench.leaderboard.plans import find_plan, read_plan, result_of, shipped_plans
+from ddbench.leaderboard.schema import load_results
+from ddbench.methods import METHODS
+from ddbench.methods.recipes import choose_recipe
+from ddbench.runtime.errors import UserError
+
+BOARD = Path(__file__).parents[2] / "leaderboard"
+HEAD = '[defaults]\ndataset = "digits"\nstudents = ["convnet-d2-w32-in"]\n'
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "plan.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_an_entry_is_one_cell_for_each_ipc_seed_and_protocol(tmp_path: Path) -> None:
+    plan = read_plan(
+        write(
+            tmp_path,
+            HEAD + '[[cells]]\nmethod = "mtt"\nipc = [1, 10]\nrun_seeds = [0, 3]\nprotocols = ["hard-v1", "mtt"]\n'
+            'minutes = [1, 2.5]\nrecipe = "digits-ipc{ipc}"\n'
+            'published = [{ ipc = 10, protocol = "mtt", student = "convnet-d2-w32-in", value = 0.9, source = "S" }]\n',
+        )
+    )
+    names = [cell.name for cell in plan.cells]
+    assert len(names) == 8
+    assert names[0] == "digits-ipc1-mtt-s0/hard-v1"
+    assert names[-1] == "digits-ipc10-mtt-s3/mtt"
+    assert {cell.minutes for cell in plan.cells if cell.ipc == 10} == {2.5}
+    assert {cell.recipe for cell in plan.cells} == {"digits-ipc1", "digits-ipc10"}
+    with_target = [cell.name for cell in plan.cells if cell.published]
+    assert with_target == ["digits-ipc10-mtt-s0/mtt", "digits-ipc10-mtt-s3/mtt"]
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ('[[cells]]\nmethod = "mtt"\n', "ipc is None"),
+        ('[[cells]]\nmethod = "mtt"\nipc = 0\n', "expected at least 1"),
+        ('[[cells]]\nmethod = "mtt"\nipc = 1\nminuets = 3\n', "did you mean"),
+        ('[[cells]]\nmethod = "mtt"\nipc = [1, 10]\nminutes = [1, 2, 3]\n', "one for each ipc"),
+        ('[[cells]]\nmethod = "mtt"\nipc = 1\nprotocols = ["hard-v9"]\n', "hard-v9"),
+        ('[[cells]]\nmethod = "mtt"\nipc = 1\n[[cells]]\nmethod = "mtt"\nipc = 1\n', "there twice"),
+        (
+            '[[cells]]\nmethod = "mtt"\nipc = 1\npublished = [{ student = "alexnet", value = 0.5, source = "S" }]\n',
+            "none",
+        ),
+        (
+            '[[cells]]\nmethod = "mtt"\nipc = 1\n'
+            'published = [{ student = "convnet-d2-w32-in", value = 88.7, source = "S" }]\n',
+            "fraction",
+        ),
+        ('[[cells]]\nmethod = "mtt"\nipc = 1\npublished = [{ value = 0.5 }]\n', "needs student"),
+        ("[cells]\n", "no [[cells]]"),
+        ('[submission]\nlicense = "MIT"\n[[cells]]\nmethod = "mtt"\nipc = 1\n', "did you mean"),
+    ],
+)
+def test_a_bad_plan_gets_one_line(tmp_path: Path, body: str, told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read_plan(write(tmp_path, HEAD + body))
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_plan_is_told_with_those_that_are_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="digits-cpu"):
+        find_plan("digit-cpu")
+    with pytest.raises(UserError, match="not a plan"):
+        find_plan(str(tmp_path / "none.toml"))
+
+
+def test_shipped_plans_name_methods_and_recipes_that_are_there() -> None:
+    assert {"digits-cpu", "mnist-gpu", "fashion-mnist-gpu", "cifar10-gpu"} <= set(shipped_plans())
+    bare = {"random", "full", "herding", "kcenter", "kmeans"}
+    for name in shipped_plans():
+        for cell in find_plan(name).cells:
+            assert cell.method in METHODS, cell.name
+            run = {"dataset": cell.dataset, "ipc": cell.ipc, "student": cell.student or None, "size": cell.size}
+            recipe = choose_recipe(cell.recipe, cell.method, run)
+            assert recipe is not None or cell.method in bare, cell.name
+
+
+def test_every_method_is_in_the_digits_plan() -> None:
+    planned = {cell.method for cell in find_plan("digits-cpu").cells}
+    with_digits = {
+        name
+        for name in METHODS
+        if choose_recipe("auto", name, {"dataset": "digits", "ipc": 10, "student": None, "size": None})
+    }
+    assert with_digits <= planned
+
+
+def test_a_row_counts_for_its_cell_only(tmp_path: Path) -> None:
+    results = load_results(BOARD)
+    one = next(result for result in results if result["synset"]["method"] == "mtt")
+    ipc, students = one["synset"]["budget"]["value"], sorted(one["summary"])
+    seeds = one["summary"][students[0]]["accuracy"]["n"]
+
+    def cell_of(**values: object) -> object:
+        table = {"method": "mtt", "ipc": ipc, "seeds": seeds, "students": students, "dataset": "digits", **values}
+        lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in table.items())
+        return result_of(read_plan(write(tmp_path, f"[[cells]]\n{lines}\n")).cells[0], results)
+
+    assert cell_of() is not None
+    assert cell_of(seeds=seeds + 1) is None
+    assert cell_of(run_seeds=[7]) is None
+    assert cell_of(protocols=["dc-legacy"]) is None
+    assert cell_of(ipc=ipc + 1) is None
+    assert cell_of(students=[*students, "alexnet"]) is None
+    assert cell_of(dataset="mnist") is None
+    measured = set(one.get("measured") or {})
+    assert (cell_of(evaluate=["--calibration"]) is not None) == ("calibration" in measured)
+
+
+def test_spans_of_time() -> None:
+    assert parse_span("30m") == 1800
+    assert parse_span("1h30m5s") == 5405
+    for text in ("", "30", "m", "0m", "1.5h", "-3m"):
+        with pytest.raises(UserError, match="--budget"):
+            parse_span(text)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddbench.data.limits import require_memory
+from ddbench.data.limits import require_disk, require_memory
 from ddbench.data.specs import DatasetSpec
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import canonical_json
+from ddbench.runtime.files import canonical_json, ensure_writable
 from ddbench.runtime.seeds import generator
 
 CHUNK_BYTES = 16 * 2**20
@@ -131,14 +133,33 @@ def class_indices(labels: Tensor, classes: int) -> list[Tensor]:
     return list(torch.split(order, torch.bincount(labels, minlength=classes).tolist()))
 
 
-def take(split: Split, index: Tensor) -> Split:
-    """The images at some positions, copied.
+MAPPED_BYTES = 2**29
+"""Copies of at least this size go to a nameless file where there is a folder for it, not into memory."""
+
+
+def take(split: Split, index: Tensor, folder: Path | None = None) -> Split:
+    """The images at some positions, copied: a large part into a mapped file that is gone when the process is.
+
+    Args:
+        folder: where that file may be; None: memory only.
 
     Raises:
-        UserError: they do not fit into memory (the split may be a memory map).
+        UserError: they do not fit into memory, or on the disk of ``folder`` (the split may be a memory map).
     """
-    require_memory(len(index) * split.images[:1].numel(), "copying a part of the images", "use a smaller --size")
-    return Split(split.images[index], split.labels[index])
+    needed = len(index) * split.images[:1].numel()
+    if folder is None or needed < MAPPED_BYTES:
+        require_memory(needed, "copying a part of the images", "use a smaller --size")
+        return Split(split.images[index], split.labels[index])
+    require_disk(needed, folder, "copying a part of the images", "use a smaller --size, or --holdout 0")
+    ensure_writable(folder)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.truncate(needed)
+        images = torch.frombuffer(mmap.mmap(file.fileno(), needed), dtype=torch.uint8)
+    images = images.reshape(len(index), *split.images.shape[1:])
+    rows = max(1, CHUNK_BYTES // split.images[:1].numel())
+    for start in range(0, len(index), rows):
+        images[start : start + rows] = split.images[index[start : start + rows]]
+    return Split(images, split.labels[index])
 
 
 def stratified(labels: Tensor, classes: int, fraction: float, *purpose: str | int) -> Tensor:
@@ -161,12 +182,13 @@ def stratified(labels: Tensor, classes: int, fraction: float, *purpose: str | in
     return marked
 
 
-def holdout_split(split: Split, fraction: float, classes: int) -> tuple[Split, Split]:
+def holdout_split(split: Split, fraction: float, classes: int, folder: Path | None = None) -> tuple[Split, Split]:
     """Hold a stratified part of a training split out, for choosing settings without the test set.
 
     Args:
         fraction: of the images of each class, 0 to 0.9; 0 holds out nothing (the second split is empty).
         classes: number of classes.
+        folder: where the parts of a set that is too large for memory may be mapped (:func:`take`).
 
     Returns:
         What is left to train on and what is held out, each in the order of ``split``; the same for the same labels.
@@ -179,7 +201,8 @@ def holdout_split(split: Split, fraction: float, classes: int) -> tuple[Split, S
     if fraction == 0:
         return split, Split(split.images[:0], split.labels[:0])
     held = stratified(split.labels, classes, fraction, "holdout")
-    return take(split, (~held).nonzero().flatten()), take(split, held.nonzero().flatten())
+    rest, kept = (~held).nonzero().flatten(), held.nonzero().flatten()
+    return take(split, rest, folder), take(split, kept, folder)
 
 
 VALIDATION_IMAGES = 2000

@@ -292,7 +292,7 @@ def train_teacher(
     check_student(student, spec.channels, spec.size)
     policy = recipe.policy(spec.flip)
     place = devices.resolve_device(device)
-    split, held_out = holdout_split(dataset.train, recipe.holdout, spec.classes)
+    split, held_out = holdout_split(dataset.train, recipe.holdout, spec.classes, dataset.root)
     seed = seeds.derive(recipe.seed, "teacher")
     net = build_student(student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=seed)
     _check_optimizer(net, recipe)

@@ -103,7 +103,7 @@ def distill(
         raise UserError(f"--validate-epochs {settings.validate_epochs}: expected at least 1")
     check_tracker(settings.track)
     check_student(settings.student, spec.channels, spec.size)
-    train, held_out = holdout_split(dataset.train, settings.holdout, spec.classes)
+    train, held_out = holdout_split(dataset.train, settings.holdout, spec.classes, dataset.root)
     if settings.validate_every and not len(held_out.labels):
         raise UserError(
             "--validate-every needs held-out training images: give --holdout 0.1 (experts then need it too), or "

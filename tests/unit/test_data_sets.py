@@ -156,6 +156,20 @@ def test_holdout_checks_memory(digits, monkeypatch):
         holdout_split(digits.train, 0.1, 10)
 
 
+def test_large_parts_are_mapped_and_leave_no_file(digits, tmp_path, monkeypatch):
+    plain = holdout_split(digits.train, 0.1, 10)
+    monkeypatch.setattr("ddbench.data.dataset.MAPPED_BYTES", 1)
+    monkeypatch.setattr("ddbench.data.limits.available_memory", lambda: 0)
+    monkeypatch.setattr("ddbench.data.dataset.CHUNK_BYTES", 1000)
+    mapped = holdout_split(digits.train, 0.1, 10, tmp_path)
+    assert not list(tmp_path.iterdir())
+    for one, other in zip(plain, mapped, strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
+    with pytest.raises(UserError, match="memory"):
+        holdout_split(digits.train, 0.1, 10)
+
+
 def broken(digits):
     spec, train, test = digits.spec, digits.train, digits.test
     some = train.labels != 3

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from ddbench.experts.recipe import ExpertRecipe
+    from ddbench.methods.base import Context
 
 TINY = "convnet-d1-w4-in"
 TINY_EPOCHS = 4
 TINY_EXPERTS = 2
+TINY_DIFFUSION: dict[str, Any] = {"widths": (8, 8), "steps": 4, "batch": 8, "warmup": 1}
 EAGER = ("--compile", "off", "--threads", "1")
 
 
@@ -90,22 +96,57 @@ def refused(ddb: Callable[..., Outcome], tmp_path: Path) -> Callable[..., str]:
     return call
 
 
-@pytest.fixture(scope="session")
-def tiny_experts(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
-    """Root of a store with two tiny experts of digits; copy it before changing it (``buffers``)."""
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch computes with one thread; a module of tests asks for it by ``pytestmark``."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def digits_context(data_root: Path, folder: Path, **changes: Any) -> Context:
+    """What the runner gives to a method, for digits; ``changes`` are fields of it."""
+    import torch
+
+    from ddbench.data.dataset import holdout_split
     from ddbench.data.load import load_dataset
-    from ddbench.data.specs import resolve_augmentation
-    from ddbench.experts.recipe import ExpertRecipe
+    from ddbench.data.preprocess import fit_preprocess
+    from ddbench.methods.base import Context
+    from ddbench.runtime.progress import Console
+
+    dataset = load_dataset("digits", data_root)
+    train, held_out = holdout_split(dataset.train, 0.1, dataset.spec.classes)
+    settings = {
+        "dataset": dataset,
+        "train": train,
+        "held_out": held_out,
+        "preprocess": fit_preprocess(dataset, "meanstd"),
+        "ipc": 2,
+        "student": TINY,
+        "seed": 0,
+        "device": torch.device("cpu"),
+        "folder": folder,
+        "compile": "off",
+        "console": Console(quiet=True),
+    }
+    return Context(**{**settings, **changes})
+
+
+def record_digits(root: Path, data_root: Path, recipe: ExpertRecipe) -> None:
+    """Record tiny experts of digits."""
+    from ddbench.data.load import load_dataset
     from ddbench.experts.record import record
     from ddbench.runtime.progress import Console
 
-    root = tmp_path_factory.mktemp("experts") / "buffers"
     record(
         root=root,
         dataset=load_dataset("digits", data_root),
         data=data_root,
         student=TINY,
-        recipe=ExpertRecipe(epochs=TINY_EPOCHS, augmentation=resolve_augmentation("dsa", False)),
+        recipe=recipe,
         experts=TINY_EXPERTS,
         workers=1,
         threads=1,
@@ -113,6 +154,17 @@ def tiny_experts(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> P
         compile="off",
         console=Console(quiet=True),
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_experts(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
+    """Root of a store with two tiny experts of digits; copy it before changing it (``buffers``)."""
+    from ddbench.data.specs import resolve_augmentation
+    from ddbench.experts.recipe import ExpertRecipe
+
+    root = tmp_path_factory.mktemp("experts") / "buffers"
+    recipe = ExpertRecipe(epochs=TINY_EPOCHS, augmentation=resolve_augmentation("dsa", False))
+    record_digits(root, data_root, recipe)
     return root
 
 
@@ -182,3 +234,24 @@ def random_run(finished_runs: Path, tmp_path: Path) -> Path:
 def mtt_run(finished_runs: Path, tmp_path: Path) -> Path:
     """A copy of the finished run of ``mtt``."""
     return Path(shutil.copytree(finished_runs / "mtt", tmp_path / "mtt"))
+
+
+@pytest.fixture(scope="session")
+def tiny_diffusions(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
+    """Root of a store with a tiny diffusion model of digits, trained for a moment; copy it before changing it."""
+    pytest.importorskip("diffusers")
+    from ddbench.data.load import load_dataset
+    from ddbench.diffusion.recipe import DiffusionRecipe
+    from ddbench.diffusion.train import train_model
+    from ddbench.runtime.progress import Console
+
+    root = tmp_path_factory.mktemp("diffusions")
+    train_model(
+        root=root,
+        dataset=load_dataset("digits", data_root),
+        recipe=DiffusionRecipe(**TINY_DIFFUSION),
+        device="cpu",
+        threads=1,
+        console=Console(quiet=True),
+    )
+    return root

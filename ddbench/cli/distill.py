@@ -41,6 +41,10 @@ class RunArgs(Common):
     """Root of the teachers (methods that need one; trained first where there is none that fits)."""
     teacher_student: str | None = None
     """Network of the teacher; default: a batch-norm ConvNet that fits the image size."""
+    diffusions: Path = Path("diffusions")
+    """Root of the diffusion models (methods that need one; trained first where there is none that fits)."""
+    diffusion_model: str | None = None
+    """Folder of a diffusion model, or a pretrained one's name on the hub (owner/name); default: one of the root."""
     preprocess: str | None = None
     """meanstd or zca; default: the recipe's, else meanstd."""
     holdout: float | None = None
@@ -177,6 +181,9 @@ def _run(name: str, kind: Any, config: Any, args: RunArgs, recipe: Recipe | None
             device=args.device,
             threads=threads,
             compile=args.compile,
+            diffusions=args.diffusions,
+            diffusion_model=args.diffusion_model,
+            download=args.download,
         ),
         out=out,
         console=console,

@@ -1,4 +1,4 @@
-"""``ddbench evaluate``: train students on a synset and test each once."""
+"""``ddbench evaluate``: train students on a synset and test each once; measure calibration and robustness."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import tyro
 from ddbench.cli.parse import parse
 from ddbench.cli.settings import Common, worker_count
 from ddbench.cli.teachers import protocol_teacher
+from ddbench.evaluate.probes import BUDGETS, Choice
 from ddbench.evaluate.protocols import Protocol, changed, protocol, result_name
 from ddbench.networks.names import check_student, default_student, expand_students
+from ddbench.registry import unknown
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
 
@@ -35,6 +37,12 @@ class Args(Common):
     """Other learning rate than the protocol's or the synset's: non-standard."""
     augmentation: str | None = None
     """Other augmentation than the protocol's: non-standard."""
+    label_smoothing: float | None = None
+    """Smoothing of hard labels, such as 0.1: non-standard; not for soft or teacher labels."""
+    mixup: float | None = None
+    """MixUp with this alpha after the protocol's augmentation, such as 1: non-standard."""
+    focal_gamma: float | None = None
+    """Focal loss with this gamma, such as 3: non-standard; not for soft or teacher labels."""
     lr_source: Literal["protocol", "synset", "search"] | None = None
     """Where the learning rate comes from, other than the protocol says; search: tried on held-out training images."""
     teacher: Path | None = None
@@ -43,8 +51,17 @@ class Args(Common):
     """Root of the teachers (ddbench teacher)."""
     labels: Path | None = None
     """Stored labels, for protocols that replay them; default: labels.safetensors beside the synset."""
+    calibration: bool = False
+    """Measure calibration (ECE, NLL, Brier, ...) before and after temperature scaling, on the whole test set."""
+    robustness: str | None = None
+    """Attack the students; alone, or with a budget: quick, full, ddrobustbench, guard, legacy (docs/robustness.md)."""
+    corruptions: bool = False
+    """Test on corrupted images: the types of CIFAR-10-C at five severities."""
+    corruption_reference: Path | None = None
+    """With --corruptions: evaluation of method full, measured with --corruptions, which the mCE is relative to."""
     max_images: int | None = None
-    """Test on the first so many images only: non-standard."""
+    """With --robustness or --corruptions: test images they use at most (the accuracy is that of the whole test set).
+    Without them: test on the first so many images only, which is non-standard."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 is recorded in the result and never mixed with float32 rows."""
     workers: int = 0
@@ -61,20 +78,40 @@ EXAMPLES = """  ddbench evaluate runs/digits-ipc1-mtt-s0
   ddbench evaluate runs/digits-ipc1-mtt-s0 --students convnet-d3-w32-in,mlp-d3-w128 --seeds 10
   ddbench evaluate synset.safetensors --protocol dc-legacy --out score.json
   ddbench evaluate runs/digits-ipc1-mtt-s0 --lr-source search
+  ddbench evaluate runs/digits-ipc1-mtt-s0 --calibration                # extends an evaluation that is there
+  ddbench evaluate runs/digits-ipc1-mtt-s0 --robustness quick --corruptions --max-images 1000
   ddbench evaluate runs/digits-ipc10-random-s0 --protocol kd-v1        # after: ddbench teacher
   ddbench evaluate runs/digits-ipc1-mtt-s0 --protocol my-protocol.toml"""
 
 
 def main(argv: list[str]) -> None:
     """Run the verb."""
-    args = parse(Args, argv, "ddbench evaluate", str(Args.__doc__), EXAMPLES)
+    args = parse(Args, _with_budget(argv), "ddbench evaluate", str(Args.__doc__), EXAMPLES)
     run_evaluation(args)
+
+
+def _with_budget(argv: list[str]) -> list[str]:
+    """``--robustness`` alone means its first budget."""
+    found = []
+    for token, following in zip(argv, [*argv[1:], ""], strict=True):
+        found.append(token)
+        if token == "--robustness" and following not in BUDGETS:
+            found.append(BUDGETS[0])
+    return found
 
 
 def run_evaluation(args: Args) -> dict[str, Any]:
     """Evaluate as the flags say and print the table; returns the evaluation."""
     base = protocol(args.protocol)
-    settings = {"epochs": args.epochs, "full_epochs": args.epochs, "lr": args.lr, "augmentation": args.augmentation}
+    settings = {
+        "epochs": args.epochs,
+        "full_epochs": args.epochs,
+        "lr": args.lr,
+        "label_smoothing": args.label_smoothing,
+        "focal_gamma": args.focal_gamma,
+        "augmentation": _augmentation(args, base),
+        "mix_alpha": args.mixup,
+    }
     source: dict[str, Any] = {"lr_source": args.lr_source}
     if args.lr is not None:
         source = {"lr_source": "protocol", "lr_students": ()}
@@ -85,6 +122,8 @@ def run_evaluation(args: Args) -> dict[str, Any]:
     if args.seeds < 1:
         raise UserError(f"--seeds {args.seeds}: expected at least 1")
     workers, threads = worker_count(args.workers, args.threads)
+    choices = _choices(args)
+    extra = bool(args.robustness or args.corruptions)
 
     from ddbench.data.specs import FOLDER, dataset_spec
     from ddbench.evaluate.evaluator import Job, evaluate
@@ -109,7 +148,7 @@ def run_evaluation(args: Args) -> dict[str, Any]:
             threads=threads,
             precision=args.precision,
             compile=args.compile,
-            max_images=args.max_images,
+            max_images=None if extra else args.max_images,
             teacher=teacher.path if teacher else None,
             labels=_labels(args, altered, path),
             at_once=args.at_once,
@@ -120,9 +159,49 @@ def run_evaluation(args: Args) -> dict[str, Any]:
         out=out,
         workers=workers,
         console=Console(args.quiet),
+        choices=choices,
     )
     _print(result, out)
     return result
+
+
+def _choices(args: Args) -> list[Choice]:
+    """The extra measurements that the flags ask for.
+
+    Raises:
+        UserError: an unknown budget, or a reference for nothing.
+    """
+    if args.robustness is not None and args.robustness not in BUDGETS:
+        raise unknown("budget", args.robustness, BUDGETS, "--robustness")
+    if args.corruption_reference is not None and not args.corruptions:
+        raise UserError(f"--corruption-reference {args.corruption_reference}: give --corruptions with it")
+    return [
+        *([Choice(kind="calibration")] if args.calibration else []),
+        *(
+            [Choice(kind="robustness", budget=args.robustness, max_images=args.max_images)]
+            if args.robustness is not None
+            else []
+        ),
+        *(
+            [Choice(kind="corruptions", max_images=args.max_images, reference=args.corruption_reference)]
+            if args.corruptions
+            else []
+        ),
+    ]
+
+
+def _augmentation(args: Args, base: Protocol) -> str | None:
+    """The augmentation of the flags, MixUp with it.
+
+    Raises:
+        UserError: images are mixed already.
+    """
+    if args.mixup is None:
+        return args.augmentation
+    given = args.augmentation or base.augmentation
+    if {"mixup", "cutmix"} & set(given.lower().split("+")):
+        raise UserError(f"--mixup {args.mixup:g}: the augmentation {given!r} mixes images already; leave it out")
+    return "mixup" if given == "none" else f"{given}+mixup"
 
 
 def _labels(args: Args, wanted: Protocol, synset: Path) -> Path | None:
@@ -147,7 +226,7 @@ def _labels(args: Args, wanted: Protocol, synset: Path) -> Path | None:
 def _marks(difference: dict[str, Any], args: Args) -> dict[str, Any]:
     """What the file name says about a non-standard evaluation."""
     marks = dict(difference)
-    if args.max_images is not None:
+    if args.max_images is not None and not (args.robustness or args.corruptions):
         marks["max_images"] = args.max_images
     if args.precision != "float32":
         marks["precision"] = args.precision
@@ -167,6 +246,7 @@ def _print(result: dict[str, Any], out: Path) -> None:
             f"  95 % interval {100 * entry['low']:.2f} to {100 * entry['high']:.2f}" if entry["low"] is not None else ""
         )
         print(f"  {student:<24} {100 * entry['mean']:6.2f} %{interval}  ({entry['n']} seeds)  lr {rate['rate']:g}")
+        _print_measured(result["metrics"], metrics)
     stored = synset["bytes"]
     parts = ", ".join(
         f"{name} {stored[name]:,}" for name in ("images", "labels", "augmentation", "teacher", "other") if stored[name]
@@ -174,3 +254,17 @@ def _print(result: dict[str, Any], out: Path) -> None:
     share = f"1/{stored['real_images'] / synset['images']:.0f} of the images"
     print(f"  bytes {stored['total']:,} ({parts}): {stored['total'] / stored['real']:.2%} of the real set, {share}")
     print(f"result: {out}")
+
+
+NOT_PRINTED = ("accuracy", "adaptive_ece", "classwise_ece", "nll_scaled", "brier")
+"""What metrics begin with that are in the file only: the accuracy has a line of its own, and calibration has many."""
+
+
+def _print_measured(known: dict[str, Any], metrics: dict[str, Any]) -> None:
+    """One line a metric that was measured beside the accuracy."""
+    for name, metric in known.items():
+        if name.startswith(NOT_PRINTED) or name not in metrics:
+            continue
+        entry = metrics[name]
+        interval = f"  {entry['low']:.4f} to {entry['high']:.4f}" if entry["low"] is not None else ""
+        print(f"    {metric['title']:<52} {entry['mean']:8.4f}{interval}  ({entry['n']} seeds)")

@@ -162,7 +162,7 @@ class Preprocess:
         if kind == "zca":
             record = _fields(data, "kind", "eps", "dataset_fingerprint", "dims", "matrix_sha256", "probe")
             return _zca_from(record, dataset, cache)
-        raise _bad(f"kind {kind!r} is neither 'meanstd' nor 'zca'")
+        raise _bad(f"kind {kind!r:.60} is neither 'meanstd' nor 'zca'")
 
 
 def fit_preprocess(dataset: Dataset, kind: str, cache: Path | None = None) -> Preprocess:
@@ -210,7 +210,7 @@ def _zca_from(record: Mapping[str, Any], dataset: Dataset | None, cache: Path | 
         raise UserError("preprocess: a ZCA can only be made with the dataset at hand; give --dataset and --data")
     spec = dataset.spec
     if record["dims"] != list(spec.shape):
-        raise _bad(f"ZCA of images {record['dims']!r}, {spec.name} has {list(spec.shape)}")
+        raise _bad(f"ZCA of images {record['dims']!r:.60}, {spec.name} has {list(spec.shape)}")
     if record["dataset_fingerprint"] != dataset.fingerprint:
         raise _bad(
             f"ZCA of a dataset with fingerprint {str(record['dataset_fingerprint'])[:12]!r}, but the {spec.name} data "

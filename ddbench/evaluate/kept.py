@@ -1,4 +1,6 @@
-"""What an evaluation has already: runs, learning-rate searches and costs, of a finished file or a killed one."""
+"""What an evaluation has already: runs, learning-rate searches, extra measurements and costs, of a finished file or a
+killed one.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ddbench.evaluate.probes import Finding
 from ddbench.evaluate.statistics import summarise
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, read_json, write_text
@@ -26,23 +29,44 @@ class Kept:
     Attributes:
         runs: (student, seed) -> metrics.
         searches: student -> learning rate -> accuracy on held-out training images.
-        costs: one record a training.
+        costs: one record a training or probe.
         fresh: whether a killed evaluation left records that the finished file lacks.
+        measured: kind of measurement -> its settings.
+        probes: (student, seed, kind) -> probe -> finding, of runs whose probes are not all done.
+        findings: (student, seed, kind) -> details of a run's measurement, all probes together; its metrics are in
+            ``runs``.
+        details: student -> details pooled over seeds, as in the finished file.
+        metrics: name -> how it is to be read, of measurements in the finished file.
     """
 
     runs: dict[tuple[str, int], dict[str, float]] = field(default_factory=dict)
     searches: dict[str, dict[float, float]] = field(default_factory=dict)
     costs: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     fresh: bool = False
+    measured: dict[str, dict[str, Any]] = field(default_factory=dict)
+    probes: dict[tuple[str, int, str], dict[str, Finding]] = field(default_factory=dict)
+    findings: dict[tuple[str, int, str], dict[str, Any]] = field(default_factory=dict)
+    details: dict[str, dict[str, Any]] = field(default_factory=dict)
+    metrics: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def take(self, record: dict[str, Any]) -> None:
-        """Put one record (a run, or one learning rate of a search) into the tables."""
+        """Put one record (a run, a probe of one, a learning rate of a search, settings of a measurement) into the
+        tables.
+        """
+        if "measured" in record:
+            self.measured.setdefault(str(record["measured"]), dict(record["settings"]))
+            return
         student = str(record["student"])
         cost = {name: record["cost"][name] for name in COSTS}
         if "searched_lr" in record:
             rate = float(record["searched_lr"])
             self.searches.setdefault(student, {})[rate] = float(record["holdout_accuracy"])
             self.costs[student, f"lr {rate:g}"] = {"student": student, "searched_lr": rate, **cost}
+        elif "probe" in record:
+            seed, kind, name = int(record["seed"]), str(record["kind"]), str(record["probe"])
+            self.probes.setdefault((student, seed, kind), {})[name] = Finding.from_json(record["finding"])
+            entry = {"student": student, "seed": seed, "kind": kind, "probe": name, **cost}
+            self.costs[student, f"seed {seed:09d} {kind} {name}"] = entry
         else:
             seed = int(record["seed"])
             metrics = {name: float(value) for name, value in record["metrics"].items()}
@@ -65,7 +89,10 @@ class Kept:
         summary: dict[str, Any] = {}
         for student in sorted({student for student, _ in self.runs}):
             own = [metrics for (name, _), metrics in sorted(self.runs.items()) if name == student]
-            summary[student] = {metric: summarise([entry[metric] for entry in own]) for metric in own[0]}
+            names = dict.fromkeys(metric for entry in own for metric in entry)
+            summary[student] = {
+                metric: summarise([entry[metric] for entry in own if metric in entry]) for metric in names
+            }
         return {"runs": runs, "summary": summary}
 
     def cost_report(self, device: str, cores: int) -> dict[str, Any]:
@@ -115,9 +142,16 @@ def read_kept(out: Path, head: dict[str, Any]) -> Kept:
             for student, entry in old["learning_rates"].items():
                 for rate, value in entry["searched"].items():
                     kept.take({"student": student, "searched_lr": rate, "holdout_accuracy": value, "cost": nothing})
+            for kind, settings in old.get("measured", {}).items():
+                kept.measured[str(kind)] = dict(settings)
+            for entry in old.get("findings", []):
+                kept.findings[str(entry["student"]), int(entry["seed"]), str(entry["kind"])] = dict(entry["details"])
+            kept.details = {str(student): dict(parts) for student, parts in old.get("details", {}).items()}
+            kept.metrics = {str(name): dict(entry) for name, entry in old["metrics"].items()}
             kept.costs = {}
             for entry in costs["runs"]:
                 key = f"lr {entry['searched_lr']:g}" if "searched_lr" in entry else f"seed {entry['seed']:09d}"
+                key += f" {entry['kind']} {entry['probe']}" if "probe" in entry else ""
                 kept.costs[entry["student"], key] = {**entry, **{name: round(entry[name], 3) for name in COSTS}}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(

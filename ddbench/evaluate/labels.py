@@ -249,10 +249,14 @@ def _field(path: Path, header: dict[str, Any], name: str, kind: type) -> Any:
     return value
 
 
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 2**53 and math.isfinite(value)
+
+
 def _checked_probe(path: Path, probe: dict[str, Any]) -> dict[str, Any]:
     index, share, means = (probe.get(name) for name in ("index", "share", "means"))
     numbers = [share, *means] if isinstance(means, list) else [None]
     whole = isinstance(index, list) and len(index) == len(numbers) - 1 <= PROBED
-    if not whole or not all(type(one) in (int, float) and math.isfinite(one) for one in (*numbers, *(index or ()))):
+    if not whole or not all(_is_number(one) for one in (*numbers, *(index or ()))):
         raise UserError(f"{path}: header field 'probe' is {str(probe)[:60]}, expected index, share and means")
     return probe

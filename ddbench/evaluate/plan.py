@@ -43,7 +43,7 @@ from ddbench.training.loops import (
     predict,
     train,
 )
-from ddbench.training.losses import cross_entropy, soft_target_kl
+from ddbench.training.losses import cross_entropy, focal, smoothed, soft_target_kl
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +145,9 @@ def check_plan(plan: Plan, dataset: Dataset) -> None:
             f"protocol {protocol.name} needs soft labels, but the synset ({synset.method} on {synset.dataset}) has "
             "hard ones; use --protocol hard-v1, or kd-v1 with a teacher"
         )
+    if (protocol.label_smoothing or protocol.focal_gamma) and protocol.labels == "own" and synset.label_kind == "soft":
+        what = "label smoothing" if protocol.label_smoothing else "focal loss"
+        raise UserError(f"{what} is n/a: the synset ({synset.method} on {synset.dataset}) has soft labels")
     if protocol.labels == "teacher":
         if plan.teacher is None:
             raise UserError(
@@ -220,9 +223,26 @@ def train_students(
 ) -> list[dict[str, float]]:
     """As :func:`train_student` for several seeds; networks without dropout are trained at once, on one device."""
     nets, compiler = trained_students(plan, student, seeds, settings, lr, tests=len(test))
-    inputs = inputs_to_test(plan, test, next(nets[0].parameters()).device)
+    return tested_students(plan, test, student, dict(zip(seeds, nets, strict=True)), settings, lr, compiler)
+
+
+def tested_students(
+    plan: Plan,
+    test: Split,
+    student: str,
+    nets: dict[int, nn.Module],
+    settings: Settings,
+    lr: float | None,
+    compiler: Compiler | None,
+) -> list[dict[str, float]]:
+    """Accuracy of trained networks, by seed.
+
+    Raises:
+        UserError: one diverged.
+    """
+    inputs = inputs_to_test(plan, test, next(next(iter(nets.values())).parameters()).device)
     found = []
-    for seed, net in zip(seeds, nets, strict=True):
+    for seed, net in nets.items():
         logits = predict(net, inputs, precision=settings.precision, compiler=compiler)
         if not bool(torch.isfinite(logits).all()):
             raise UserError(
@@ -351,8 +371,7 @@ def targets(plan: Plan, inputs: Inputs, device: torch.device, precision: str) ->
         assert plan.stored is not None
         return plan.stored.labels(device), _soft_loss(protocol)
     if protocol.labels != "teacher":
-        policy = plan.policy
-        return own_labels(inputs), own_loss(policy is not None and policy.mix != "none")
+        return own_labels(inputs), _class_loss(plan)
     assert plan.teacher is not None
     label = teacher_labels(plan.teacher, protocol, device, precision)
     if protocol.loss == "kl":
@@ -370,6 +389,15 @@ def targets(plan: Plan, inputs: Inputs, device: torch.device, precision: str) ->
         return (logits - target[0]).square().mean() + protocol.gt_weight * truth
 
     return with_classes, squared_error
+
+
+def _class_loss(plan: Plan) -> Loss:
+    """Cross-entropy with the synset's labels, or what a baseline of calibration puts in its place."""
+    protocol, policy = plan.protocol, plan.policy
+    if protocol.focal_gamma:
+        return functools.partial(focal, gamma=protocol.focal_gamma)
+    loss = own_loss(policy is not None and policy.mix != "none")
+    return smoothed(loss, protocol.label_smoothing) if protocol.label_smoothing else loss
 
 
 def _soft_loss(protocol: Protocol) -> Loss:
@@ -394,18 +422,21 @@ def teacher_labels(teacher: Teacher, protocol: Protocol, device: torch.device, p
 
 def inputs_to_test(plan: Plan, test: Split, device: torch.device) -> Inputs:
     """Real images as the protocol tests them."""
-    if not plan.protocol.test_zoom:
-        return inputs_of(test, plan.preprocess, device)
+    return inputs_of(split_to_test(plan, test), plan.preprocess, device)
+
+
+def split_to_test(plan: Plan, test: Split) -> Split:
+    """Real images, uint8, enlarged and cut where the protocol tests them so."""
     size = test.images.shape[-1]
     wide = size // 7 * 8
-    if wide <= size:
-        return inputs_of(test, plan.preprocess, device)
+    if not plan.protocol.test_zoom or wide <= size:
+        return test
     zoomed = torch.nn.functional.interpolate(
         test.images.float(), size=(wide, wide), mode="bilinear", antialias=True, align_corners=False
     )
     first = (wide - size) // 2
     cut = zoomed[:, :, first : first + size, first : first + size].round().clamp(0, 255).to(torch.uint8)
-    return Inputs(cut, test.labels, plan.preprocess, device)
+    return Split(cut, test.labels)
 
 
 def labels_path(synset: Path) -> Path:

@@ -25,6 +25,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
 """The possible values of the settings that are words."""
 
 
+LATER = ("label_smoothing", "focal_gamma")
+"""Settings that came after results were published: left out at 0, so that those results are of the same protocol."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
     """How one student is trained and tested.
@@ -63,6 +67,8 @@ class Protocol:
         sequential: a synset of K stages is trained on stage by stage, each time with the stages before it; the
             ``epochs`` are divided by K, the schedule begins anew with each stage, the optimiser's momentum is kept, and
             the learning rate is the stage's own where one a stage was learned. A synset without stages is one stage.
+        label_smoothing: share of a hard label that is spread over all classes, as in ``torch``'s cross-entropy.
+        focal_gamma: of the focal loss ``mean((1 - p_y)^gamma * -log p_y)``; 0: cross-entropy.
     """
 
     name: str
@@ -96,6 +102,8 @@ class Protocol:
     teacher_mode: str = "eval"
     test_zoom: bool = False
     sequential: bool = False
+    label_smoothing: float = 0.0
+    focal_gamma: float = 0.0
 
     @property
     def hash(self) -> str:
@@ -112,10 +120,10 @@ class Protocol:
         return self.labels == "teacher"
 
     def settings(self) -> dict[str, Any]:
-        """The settings as plain JSON, without the name."""
+        """The settings as plain JSON, without the name; those of :data:`LATER` only where they are set."""
         data = asdict(self)
         del data["name"]
-        return {key: _plain(value) for key, value in data.items()}
+        return {key: _plain(value) for key, value in data.items() if value or key not in LATER}
 
     def rate(self, student: str) -> float:
         """The protocol's learning rate for a student."""
@@ -324,12 +332,29 @@ def changed(base: Protocol, **settings: Any) -> tuple[Protocol, dict[str, Any]]:
         )
     if made.labels == "stored" and made.sequential:
         raise UserError("sequential with labels 'stored': stored labels belong to passes over the whole synset")
-    return made, {name: value for name, value in made.settings().items() if value != base.settings()[name]}
+    if made.label_smoothing or made.focal_gamma:
+        _check_hard_loss(made)
+    return made, {name: _plain(getattr(made, name)) for name in known if getattr(made, name) != getattr(base, name)}
+
+
+def _check_hard_loss(made: Protocol) -> None:
+    """Label smoothing and focal loss are defined for hard labels.
+
+    Raises:
+        UserError: the protocol learns others, or both are asked for, or mixed labels have no single class.
+    """
+    what = "label smoothing" if made.label_smoothing else "focal loss"
+    if made.labels in ("soft", "teacher", "stored"):
+        raise UserError(f"{what} is n/a for protocol {made.name}: it learns {made.labels} labels, not hard ones")
+    if made.label_smoothing and made.focal_gamma:
+        raise UserError("label smoothing and focal loss are two baselines: choose one")
+    if made.focal_gamma and {"mixup", "cutmix"} & set(made.augmentation.lower().split("+")):
+        raise UserError(f"focal loss is n/a with augmentation {made.augmentation!r}: mixed labels have no single class")
 
 
 _POSITIVE = ("lr", "temperature", "drop_factor", "mix_alpha")
 _AT_LEAST_1 = ("epochs", "full_epochs", "batch")
-_FRACTIONS = ("crop_scale", "mix_probability", "momentum")
+_FRACTIONS = ("crop_scale", "mix_probability", "momentum", "label_smoothing")
 
 
 def _checked(name: str, value: Any, default: Any) -> Any:
@@ -341,7 +366,7 @@ def _checked(name: str, value: Any, default: Any) -> Any:
     flag = f"--{name.replace('_', '-')} {str(value)[:80]}"
     if isinstance(default, tuple):
         return _checked_list(name, value, flag)
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
         value = float(value)
     if type(value) is not type(default):
         raise UserError(f"{flag}: expected {type(default).__name__}, e.g. {default!r}")
@@ -362,7 +387,7 @@ def _checked_list(name: str, value: Any, flag: str) -> tuple[Any, ...]:
     items = tuple(value) if isinstance(value, list | tuple) else ()
     if name == "lr_students":
         pairs = tuple(tuple(item) if isinstance(item, list | tuple) else () for item in items)
-        if len(items) != len(value) or not all(
+        if not isinstance(value, list | tuple) or not all(
             len(pair) == 2 and isinstance(pair[0], str) and _number_in(pair[1], 0, 100) for pair in pairs
         ):
             raise UserError(f'{flag}: expected pairs of a network family and a rate, e.g. [["vgg11", 0.0005]]')

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 LEVEL = 0.95
+
+
+def stdev(values: Sequence[float]) -> float:
+    """Standard deviation (ddof 1) of two or more values; that of the standard library is exact and slow."""
+    if min(values) == max(values):
+        return 0.0
+    mean = fmean(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 def _t_quantile(degrees: float) -> float:

@@ -10,11 +10,13 @@ import functools
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ddbench.leaderboard.compiled import compile_schema
+from ddbench.leaderboard.consistency import check_scores, protocol_of, same
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, read_json, text_hash, write_json
 
@@ -26,8 +28,13 @@ MAX_RESULT_BYTES = 2**20
 MAX_PART_BYTES = 2**16
 """Bound on the canonical JSON of each free-form part (config, preprocess, settings, ...)."""
 MAX_DEPTH = 32
-TOLERANCE = 1e-9
 RESULTS = "results"
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff"
+    "\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+"""Control and direction characters, and those that cannot be seen: text that holds one does not say what it shows.
+The joiners U+200C and U+200D, which names in some scripts need, are none of them."""
 
 
 @functools.cache
@@ -40,6 +47,12 @@ def _validator() -> Any:
     from jsonschema import Draft202012Validator
 
     return Draft202012Validator(_schema())
+
+
+@functools.cache
+def _fits() -> Callable[[Any], bool]:
+    """Says quickly whether a result has the shape; the validator says why one has not."""
+    return compile_schema(_schema())
 
 
 def is_url(text: str) -> bool:
@@ -109,7 +122,10 @@ def check_result(result: Any, where: str) -> Result:
     _check_version(result, where)
     _check_shape(result, where)
     _check_sizes(result, where)
+    protocol_of(result["protocol"], where)
     _check_numbers(result, where)
+    if "scores" in result:
+        check_scores(result["scores"], where)
     if result["id"] != result_id(result):
         raise UserError(
             f"{where}: id {result['id']} is not the hash of the content ({result_id(result)}): the file was changed "
@@ -147,13 +163,15 @@ def write_result(path: Path, result: Result) -> None:
 
 
 def load_results(root: Path) -> list[Result]:
-    """Read every ``results/**/*.json`` of a board, sorted by path.
+    """Read every ``results/**/*.json`` of a board but the verifications, sorted by path.
 
     Raises:
         UserError: a file is refused, or is not where its content says it belongs.
     """
     found = []
     for path in sorted((root / RESULTS).rglob("*.json")):
+        if path.name.endswith(".verified.json"):  # see ddbench.leaderboard.verification
+            continue
         result = read_result(path)
         if path.relative_to(root) != result_path(result):
             raise UserError(f"{path}: this result belongs at {root / result_path(result)}; move it there")
@@ -161,21 +179,32 @@ def load_results(root: Path) -> list[Result]:
     return found
 
 
-def _check_tree(value: Any, where: str, depth: int = 0) -> None:
-    """Refuse what canonical JSON cannot carry: infinities (``1e999``), lone surrogates, deep nesting."""
+def check_text(value: Any, where: str) -> None:
+    """Refuse any part of a JSON value that holds unseen or control characters, is not finite or nested too deep.
+
+    Raises:
+        UserError: names the text.
+    """
+    _check_tree(value, where)
+
+
+def _check_tree(value: Any, where: str, place: str = "", depth: int = 0) -> None:
+    """Refuse infinities (``1e999``), deep nesting, and in every text what :data:`_UNSEEN` lists."""
+    at = f"{where}: {place!a}" if place else where
     if depth > MAX_DEPTH:
         raise UserError(f"{where}: nested more than {MAX_DEPTH} deep")
     if isinstance(value, dict):
         for name, part in value.items():
-            _check_tree(name, where, depth)
-            _check_tree(part, where, depth + 1)
+            _check_tree(name, where, place, depth)
+            _check_tree(part, where, f"{place}.{name[:60]}" if place else name[:60], depth + 1)
     elif isinstance(value, list):
         for part in value:
-            _check_tree(part, where, depth + 1)
+            _check_tree(part, where, place, depth + 1)
     elif isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{where}: {value} is not a finite number")
-    elif isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise UserError(f"{where}: {value[:40]!a} is not valid Unicode text")
+        raise UserError(f"{at}: {value} is not a finite number")
+    elif isinstance(value, str) and (odd := _UNSEEN.search(value)):
+        what = "is not valid Unicode text" if "\ud800" <= odd[0] <= "\udfff" else f"holds the character {odd[0]!a}"
+        raise UserError(f"{at}: {value[:40]!a} {what}; only text that can be seen is taken")
 
 
 def _check_version(result: Any, where: str) -> None:
@@ -187,6 +216,8 @@ def _check_version(result: Any, where: str) -> None:
 
 
 def _check_shape(result: Result, where: str) -> None:
+    if _fits()(result):
+        return
     from jsonschema.exceptions import best_match
 
     error = best_match(_validator().iter_errors(result))
@@ -204,6 +235,9 @@ def _check_sizes(result: Result, where: str) -> None:
         "protocol.changed": result["protocol"]["changed"],
         "teacher": result["teacher"],
         "labels": result["labels"],
+        "recipe": result.get("recipe"),
+        "measured": result.get("measured"),
+        **{f"details.{student}": part for student, part in result.get("details", {}).items()},
         "cost.distill": result["cost"]["distill"],
         "cost.evaluate": result["cost"]["evaluate"],
     }
@@ -233,8 +267,11 @@ def _check_numbers(result: Result, where: str) -> None:
         _check_metric(metrics, claim["metric"], claim["value"], f"{where}: claim for {claim['student']}")
         if claim["student"] not in result["summary"]:
             raise UserError(f"{where}: claim for {claim['student']}, which was not evaluated")
+    for student in result.get("details", {}):
+        if student not in result["summary"]:
+            raise UserError(f"{where}: details of {student}, which was not evaluated")
     expected = summary_of(result["runs"])
-    if not _same(result["summary"], expected):
+    if not same(result["summary"], expected):
         raise UserError(f"{where}: the summary does not follow from the runs; run `ddbench submit` again")
 
 
@@ -254,15 +291,3 @@ def summary_of(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for metric, value in run["metrics"].items():
             table.setdefault(run["student"], {}).setdefault(metric, []).append(value)
     return {student: {metric: summarise(numbers) for metric, numbers in own.items()} for student, own in table.items()}
-
-
-def _same(found: Any, expected: Any) -> bool:
-    if isinstance(expected, dict):
-        return (
-            isinstance(found, dict)
-            and found.keys() == expected.keys()
-            and all(_same(found[name], part) for name, part in expected.items())
-        )
-    if expected is None or found is None:
-        return found is expected
-    return math.isclose(found, expected, rel_tol=TOLERANCE, abs_tol=TOLERANCE)

@@ -10,7 +10,7 @@ no generator state has to be kept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ddbench.data.dataset import Dataset, Split, class_indices
 from ddbench.data.preprocess import Preprocess
+from ddbench.diffusion.store import DiffusionModel
 from ddbench.experts.store import TrajectoryStore
 from ddbench.experts.teacher import Teacher
 from ddbench.networks.build import build_student
@@ -28,6 +29,20 @@ from ddbench.runtime.progress import Console
 from ddbench.synset import Budget
 
 C = TypeVar("C")
+
+OMIT_DEFAULT = "omit default"
+"""Metadata of a config field that came after products were published: at its default it is not recorded, so that they
+keep their bytes."""
+
+
+def recorded_config(config: Any) -> dict[str, Any]:
+    """A method's config as it is recorded."""
+    silent = {item.name for item in fields(config) if item.metadata.get(OMIT_DEFAULT) and _is_default(config, item)}
+    return {name: value for name, value in asdict(config).items() if name not in silent}
+
+
+def _is_default(config: Any, item: Field[Any]) -> bool:
+    return bool(getattr(config, item.name) == item.default)
 
 
 @dataclass(frozen=True)
@@ -64,6 +79,8 @@ class Context:
         teacher: a network trained on real data, for methods that need one; None while :meth:`Method.check` runs, since
             it may have to be trained first.
         teacher_student: architecture of that network, known from the start; None for methods that need none.
+        diffusion: a diffusion model, for methods that need one; None while :meth:`Method.check` runs, as the teacher.
+        latents: root of the cached latents, for methods that need a diffusion model.
     """
 
     dataset: Dataset
@@ -80,6 +97,8 @@ class Context:
     experts: TrajectoryStore | None = None
     teacher: Teacher | None = None
     teacher_student: str | None = None
+    diffusion: DiffusionModel | None = None
+    latents: Path | None = None
 
     @property
     def classes(self) -> int:
@@ -186,6 +205,14 @@ class Method(Generic[C]):
 
     def setup(self) -> None:
         """Prepare the first step."""
+
+    def prepare(self) -> dict[str, Any]:
+        """Make what other runs can use as well (cached latents), resumable by itself; called after :meth:`setup`.
+
+        Returns:
+            Cost records by name: told beside the run's own cost, as a teacher's is, and not counted in it.
+        """
+        return {}
 
     def step(self, iteration: int) -> dict[str, float]:
         """Do step ``iteration`` (from 0) and return its metrics.

@@ -23,6 +23,7 @@ from ddbench.data.limits import require_memory
 from ddbench.data.specs import resolve_augmentation
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
 from ddbench.methods.batches import RealBatches
+from ddbench.methods.masking import synthetic_mask
 from ddbench.methods.sampling import SamplerConfig, check_sampler, make_sampler
 from ddbench.networks.base import Student
 from ddbench.runtime import seeds
@@ -44,7 +45,7 @@ class DistributionConfig(SamplerConfig):
 
     iterations: int = 20000
     """Outer iterations, each with a fresh network and one step of the images."""
-    real_batch: int = 256
+    batch_real: int = 256
     """Real images of each class in an iteration, all different (all there are in a smaller class)."""
     lr_images: float = 1.0
     """Learning rate of the images (network-input units)."""
@@ -69,24 +70,24 @@ class DistributionMatching(Method[D]):
         Raises:
             UserError: names the flag, its value and what is possible.
         """
-        for name in ("iterations", "real_batch"):
+        for name in ("iterations", "batch_real"):
             if getattr(config, name) < 1:
                 raise UserError(f"{_flag(name)} {getattr(config, name)}: expected at least 1")
         if not 0 < config.lr_images < math.inf:
             raise UserError(f"--lr-images {config.lr_images}: expected a number above 0")
         if not 0 <= config.momentum < 1:
             raise UserError(f"--momentum {config.momentum}: expected at least 0 and less than 1")
-        check_sampler(config, config.real_batch)
+        check_sampler(config, config.batch_real)
         parse_strategy(resolve_augmentation(config.augmentation, context.dataset.spec.flip))
         net = context.network(0)
         if mixes_images(net) and context.device.type == "cpu":
             counts = [len(index) for index in class_indices(context.train.labels, context.classes)]
-            images = max(sum(min(config.real_batch, count) for count in counts), context.classes * context.ipc)
+            images = max(sum(min(config.batch_real, count) for count in counts), context.classes * context.ipc)
             require_memory(
                 JOINT_COPIES * 4 * images * _largest_output(net, context.dataset.spec.shape),
                 f"--student {context.student}: one pass over {images} images of all classes (batch norm sees them "
                 "together)",
-                "use a smaller --real-batch or --ipc, a narrower student, or one with instance norm",
+                "use a smaller --batch-real or --ipc, a narrower student, or one with instance norm",
             )
 
     @property
@@ -121,7 +122,7 @@ class DistributionMatching(Method[D]):
         # grids as in the code of DC, DSA and DM; MTT's differ
         self._strategy: Strategy | None = parse_strategy(self.augmentation, siamese=True, align_corners=False)
         self._batches = RealBatches(context)
-        self._sampler = make_sampler(config, context, self._batches, config.real_batch)
+        self._sampler = make_sampler(config, context, self._batches, config.batch_real)
         self._limit = max(1, PIXELS_AT_ONCE[context.device.type] // spec.size**2)
 
     def step(self, iteration: int) -> dict[str, float]:
@@ -138,7 +139,8 @@ class DistributionMatching(Method[D]):
         with seeds.isolated(context.seed, "layers", iteration):
             self._sampler.refresh(net, iteration)
             real = real_means(measure, self._real(iteration, draws), limit)
-            matched = match(measure, self.objective, self._images, real, draws, limit)
+            mask = synthetic_mask(self.config, self._images, context.seed, iteration)
+            matched = match(measure, self.objective, self._images, real, draws, limit, mask)
         # one transfer from the device a step
         *terms, norm = torch.stack([*matched.terms.values(), matched.gradient.norm()]).tolist()
         loss = sum(terms)
@@ -154,7 +156,7 @@ class DistributionMatching(Method[D]):
 
     def real_batch(self, label: int, generator: torch.Generator) -> Tensor:
         """The real images that a class is matched with in one iteration, network input ``(n, C, H, W)``."""
-        return self._batches.batch(label, self.config.real_batch, generator)
+        return self._batches.batch(label, self.config.batch_real, generator)
 
     def _network(self, iteration: int) -> Student:
         """The network of an iteration: random weights, training mode."""

@@ -25,6 +25,7 @@ from ddbench.data.augment import Strategy, apply, draw
 from ddbench.data.policy import Policy
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
 from ddbench.methods.batches import RealBatches
+from ddbench.methods.masking import masked
 from ddbench.methods.sampling import SamplerConfig, check_sampler, make_sampler
 from ddbench.registry import unknown
 from ddbench.runtime import seeds
@@ -237,6 +238,7 @@ class GradientMatching(Method[M]):
             if strategy is not None:
                 change = draw(replace(strategy, siamese=True), ipc, images.shape[-1], randomness)
                 x, shown = apply(change, x), apply(change, images)
+            shown = masked(self.config, shown, seed, outer, loop, label)
             real = class_gradients(net, x, labels[:1].expand(len(x)), parameters)
             loss = distance(real, synthetic_gradients(net, shown, labels, parameters), metric)
             gradients += torch.autograd.grad(loss, images)

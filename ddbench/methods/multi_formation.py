@@ -28,6 +28,7 @@ from ddbench.data.preprocess import Preprocess
 from ddbench.data.specs import resolve_augmentation
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
 from ddbench.methods.batches import RealBatches
+from ddbench.methods.masking import synthetic_mask
 from ddbench.methods.sampling import SamplerConfig, check_sampler, initial_positions, make_sampler
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
@@ -57,8 +58,8 @@ class MultiFormationConfig(SamplerConfig):
     """Learning rate of the images (pixels); 0: IDC's rule, 5e-3 (mse) or 1e-4 (l1) times ipc / 10 times (H / H0)^2."""
     momentum: float = 0.5
     """Momentum of the images."""
-    init: Literal["random", "mix", "dream"] = "mix"
-    """First images: a real one each (random), f x f reduced real ones each (mix), or such chosen by DREAM (dream)."""
+    init: Literal["real", "mix", "dream"] = "mix"
+    """First images: a real one each (real), f x f reduced real ones each (mix), or such chosen by DREAM (dream)."""
     augmentation: str = "color_crop_cutout"
     """Families joined by _, dsa for all, or none: flip, colour and cutout always, of crop, scale and rotate one."""
     net_images: int = 2000
@@ -139,7 +140,7 @@ class MultiFormation(Method[Config]):
     def setup(self) -> None:
         """First images, their optimiser, real batches, sampler; the network comes with the first step."""
         config, context = self.config, self.context
-        tiles = 1 if config.init == "random" else config.factor
+        tiles = 1 if config.init == "real" else config.factor
         kind = "dream" if config.init == "dream" else "random"
         positions = initial_positions(context, kind, context.ipc * tiles**2, "formation-init")
         stored = [form(context.train.images[row].float() / 255, tiles) for row in positions]
@@ -182,7 +183,7 @@ class MultiFormation(Method[Config]):
             randomness = seeds.generator(context.seed, "formation", outer, inner, label)
             rows = slice(label * context.ipc, (label + 1) * context.ipc)
             stored = self._images.detach()[rows].requires_grad_()
-            loss = self._class_loss(self._trained.net, stored, label, randomness)
+            loss = self._class_loss(self._trained.net, stored, label, randomness, (outer, inner))
             (own,) = torch.autograd.grad(loss, [stored])
             value, norm = torch.stack([loss.detach(), own.norm()]).tolist()  # one transfer from the device
             if not (math.isfinite(value) and math.isfinite(norm)):
@@ -205,15 +206,18 @@ class MultiFormation(Method[Config]):
             metrics["network_loss"] = self._train(self._trained, outer, inner)
         return metrics
 
-    def _class_loss(self, net: nn.Module, stored: Tensor, label: int, randomness: torch.Generator) -> Tensor:
-        """L_c of the stored images ``(ipc, C, H, W)`` of a class, with everything drawn."""
+    def _class_loss(
+        self, net: nn.Module, stored: Tensor, label: int, randomness: torch.Generator, sweep: tuple[int, int] = (0, 0)
+    ) -> Tensor:
+        """L_c of the stored images ``(ipc, C, H, W)`` of a class, with everything drawn; ``sweep`` names the mask."""
         config, size = self.config, self.context.dataset.spec.size
         real = self._batches.batch(label, config.batch_real, randomness)
         count = len(stored) * config.factor**2
         keep = torch.randperm(count, generator=randomness)[: config.batch_syn] if count > config.batch_syn else None
         draws = [draw(strategy, 1, size, randomness) for strategy in self._strategies]
         synthetic = formed_input(stored, config.factor, keep, self.context.preprocess)
-        return formation_loss(net, real, synthetic, label, draws, KINDS[config.metric])
+        mask = synthetic_mask(config, synthetic, self.context.seed, *sweep, label)
+        return formation_loss(net, real, synthetic, label, draws, KINDS[config.metric], mask)
 
     def _network(self, seed: int) -> Trained:
         config = self.config
@@ -311,7 +315,13 @@ def formed_input(stored: Tensor, factor: int, keep: Tensor | None, preprocess: P
 
 
 def formation_loss(
-    net: nn.Module, real: Tensor, synthetic: Tensor, label: int, draws: list[Draw], kind: Distance
+    net: nn.Module,
+    real: Tensor,
+    synthetic: Tensor,
+    label: int,
+    draws: list[Draw],
+    kind: Distance,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """L_c: distance of the gradients of two batches of one class, under the same augmentation; differentiable.
 
@@ -321,11 +331,13 @@ def formation_loss(
         label: their class.
         draws: siamese draws, done in order to both batches.
         kind: ``conv-mse`` or ``conv-l1``.
+        mask: factor of the augmented synthetic batch; None: 1.
     """
     both = torch.cat([real, synthetic])
     for one in draws:
         both = apply(one, both)
     real, synthetic = both[: len(real)], both[len(real) :]
+    synthetic = synthetic if mask is None else synthetic * mask
     labels = torch.full((len(both),), label, device=both.device)
     parameters = matched(net.parameters(), kind)
     target = class_gradients(net, real.detach(), labels[: len(real)], parameters)

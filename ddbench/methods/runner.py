@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ddbench.data.dataset import Dataset, holdout_split, validation_sample
 from ddbench.data.load import data_root
 from ddbench.data.preprocess import Preprocess, fit_preprocess
+from ddbench.diffusion.library import diffusers
+from ddbench.diffusion.store import DiffusionModel, check_model, find_model, open_model
+from ddbench.diffusion.train import ensure_model
 from ddbench.evaluate.plan import Plan, Settings, train_student
 from ddbench.evaluate.protocols import PROTOCOLS, changed
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.experts.teach import ensure_teacher
 from ddbench.experts.teacher import Teacher, check_teacher, default_teacher, find_teacher
-from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State, check_ipc
+from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State, check_ipc, recorded_config
 from ddbench.methods.needs import find_experts
 from ddbench.methods.upstream import upstream_cost
 from ddbench.networks.names import check_student, parse_student
@@ -57,6 +60,9 @@ class RunSettings:
         checkpoint_every: iterations between two checkpoints; 0: every :data:`CHECKPOINT_SECONDS`.
         teachers: root of the teachers.
         teacher_student: architecture of the teacher; ``None``: the default one for the image size.
+        diffusions: root of the diffusion models, and of the latents that methods cache (``latents/`` in it).
+        diffusion_model: folder or hub name of a model of one's own choice; ``None``: the one of the root that fits.
+        download: fetch that model where it is not on this machine.
     """
 
     ipc: int
@@ -75,6 +81,9 @@ class RunSettings:
     compile: str
     teachers: Path = Path("teachers")
     teacher_student: str | None = None
+    diffusions: Path = Path("diffusions")
+    diffusion_model: str | None = None
+    download: bool = False
 
 
 def distill(
@@ -140,6 +149,7 @@ def distill(
         console=console,
         experts=store,
         teacher_student=_teacher_student(dataset, settings) if kind.needs.teacher else None,
+        latents=settings.diffusions / "latents" if kind.needs.diffusion else None,
     )
     kind.check(config, context)
     resolved = _resolved(name, config, context, settings)
@@ -152,6 +162,14 @@ def distill(
             teacher = _teacher(dataset, data, preprocess, settings, out, resolved["teacher"], penalty, console)
             context, resolved["teacher"] = replace(context, teacher=teacher), teacher.reference()
             meter = Meter()  # the teacher's cost is in its own record
+    if kind.needs.diffusion:
+        diffusers()
+        resolved["diffusion"] = _recorded(out, "diffusion")
+        _check_folder(out, resolved)
+        if not path.exists():
+            model = _diffusion(dataset, settings, resolved["diffusion"], console)
+            context, resolved["diffusion"] = replace(context, diffusion=model), model.reference()
+            meter = Meter()  # its cost is in its own record
     _claim_folder(out, resolved)
     if path.exists():
         (out / CHECKPOINT).unlink(missing_ok=True)
@@ -161,6 +179,9 @@ def distill(
     method = kind(config, context)
     method.setup()
     done = _resume(out, method, meter, console)
+    apart = Meter()
+    prepared = method.prepare()
+    meter.earlier_wall, meter.earlier_cpu = meter.earlier_wall - apart.wall, meter.earlier_cpu - apart.cpu
     trackers = open_trackers(settings.track, out, resolved, done, console) if method.iterations else []
     try:
         _loop(method, done, settings, out, resolved, trackers, meter)
@@ -169,7 +190,7 @@ def distill(
             tracker.close()
     synset = _wrap(method.distilled(), method, resolved)
     write_bytes(out / "preview.png", preview_png(synset, preprocess))
-    upstream = upstream_cost(context.experts, context.teacher)
+    upstream = {**upstream_cost(context.experts, context.teacher, context.diffusion), **prepared}
     cost = meter.report(devices.describe(device), iterations=method.iterations, upstream=upstream)
     write_json(out / "cost.json", cost)
     write_synset(path, synset)
@@ -179,13 +200,41 @@ def distill(
 
 def _recorded_teacher(out: Path, dataset: Dataset, settings: RunSettings) -> dict[str, Any] | None:
     """The teacher that an earlier try of this run had, as the architecture that is asked for now."""
+    recorded = _recorded(out, "teacher")
+    return None if recorded is None else {**recorded, "student": _teacher_student(dataset, settings)}
+
+
+def _recorded(out: Path, name: str) -> dict[str, Any] | None:
+    """What an earlier try of this run said about its teacher or diffusion model."""
     if not (out / CONFIG).exists():
         return None
     config = read_json(out / CONFIG, "run configuration")
-    recorded = config.get("teacher") if isinstance(config, dict) else None
-    if not isinstance(recorded, dict) or not isinstance(recorded.get("sha256"), str):
-        return None
-    return {**recorded, "student": _teacher_student(dataset, settings)}
+    recorded = config.get(name) if isinstance(config, dict) else None
+    return recorded if isinstance(recorded, dict) and isinstance(recorded.get("sha256"), str) else None
+
+
+def _diffusion(
+    dataset: Dataset, settings: RunSettings, recorded: dict[str, Any] | None, console: Console
+) -> DiffusionModel:
+    """The model that is asked for, that of an earlier try, the one of the store that fits, or one trained now.
+
+    Raises:
+        UserError: none that fits, and none can be trained.
+    """
+    if settings.diffusion_model is not None:
+        model = open_model(settings.diffusion_model, download=settings.download)
+    else:
+        found = None if recorded is None else find_model(settings.diffusions, sha256=recorded["sha256"])
+        model = found or ensure_model(
+            root=settings.diffusions,
+            dataset=dataset,
+            holdout=settings.holdout,
+            device=settings.device,
+            threads=settings.threads,
+            console=console,
+        )
+    check_model(model, dataset, settings.holdout)
+    return model
 
 
 def _teacher_student(dataset: Dataset, settings: RunSettings) -> str:
@@ -237,7 +286,7 @@ def _resolved(name: str, config: Any, context: Context, settings: RunSettings) -
         "kind": "ddbench-run",
         "schema": 1,
         "method": name,
-        "config": asdict(config),
+        "config": recorded_config(config),
         "dataset": context.dataset.spec.name,
         "dataset_fingerprint": context.dataset.fingerprint,
         "ipc": context.ipc,
@@ -408,6 +457,8 @@ def _wrap(product: Distilled, method: Method[Any], resolved: dict[str, Any]) -> 
     context = method.context
     experts, teacher = resolved["experts"], resolved["teacher"]
     parents: dict[str, str] = {} if experts is None else {"experts": experts["identity"]}
+    if "diffusion" in resolved:
+        parents["diffusion"] = resolved["diffusion"]["sha256"]
     if teacher is not None:
         parents["teacher"] = teacher["sha256"]
     return Synset(

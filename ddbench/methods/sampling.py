@@ -20,6 +20,7 @@ from ddbench.data.limits import require_memory
 from ddbench.data.representative import representatives
 from ddbench.methods.base import Context, NotFiniteError
 from ddbench.methods.batches import RealBatches
+from ddbench.methods.masking import MaskConfig, check_mask
 from ddbench.networks.base import Student
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
@@ -33,8 +34,8 @@ FEATURE_BYTES = 28
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplerConfig:
-    """Settings of the sampler, for a method's config to inherit."""
+class SamplerConfig(MaskConfig):
+    """Settings of the sampler, for a method's config to inherit; those of the mask with them."""
 
     sampler: Literal["random", "dream"] = "random"
     """Real images of a batch: random ones of the class, or DREAM's representatives, one a cluster of its features."""
@@ -55,6 +56,7 @@ def check_sampler(config: SamplerConfig, clusters: int) -> None:
     Raises:
         UserError: names the setting and its value.
     """
+    check_mask(config)
     if config.sampler_interval < 1:
         raise UserError(f"--sampler-interval {config.sampler_interval}: expected at least 1")
     if config.sampler_images and config.sampler_images < clusters:
@@ -98,6 +100,8 @@ class Representatives(Sampler):
     """
 
     def __init__(self, config: SamplerConfig, context: Context, batches: RealBatches, clusters: int) -> None:
+        import sklearn.cluster  # noqa: F401 (seconds the first time, which are no part of the cost that is told)
+
         self.config, self.context, self.batches, self.clusters = config, context, batches, clusters
         self._chosen: list[Tensor] | None = None
         self._announced = False
@@ -167,13 +171,14 @@ def make_sampler(config: SamplerConfig, context: Context, batches: RealBatches, 
 
 
 @torch.no_grad()
-def embed(net: nn.Module, inputs: Inputs, index: Tensor) -> Tensor:
+def embed(net: nn.Module, inputs: Inputs, index: Tensor, remedy: str = "use a smaller --sampler-images") -> Tensor:
     """Input of the network's last layer, float32 ``(n, D)`` on the CPU, of some images, without augmentation.
 
     The network stays in its mode; batch norms that use the statistics of the batch see batches of nearly equal size.
 
     Args:
         index: positions in ``inputs``, int64 ``(n,)``, at least one.
+        remedy: what to do where memory is short, for people.
 
     Raises:
         UserError: the features do not fit into memory.
@@ -185,9 +190,7 @@ def embed(net: nn.Module, inputs: Inputs, index: Tensor) -> Tensor:
         features = net.features(inputs.batch(piece.to(inputs.device))).float().cpu()
         if not start:
             needed = FEATURE_BYTES * len(index) * features.shape[1]
-            require_memory(
-                needed, f"clustering the features of {len(index):,} images", "use a smaller --sampler-images"
-            )
+            require_memory(needed, f"clustering the features of {len(index):,} images", remedy)
             made = torch.empty(len(index), features.shape[1])
         made[start : start + len(piece)] = features
         start += len(piece)
@@ -198,7 +201,7 @@ def initial_positions(context: Context, kind: str, count: int, *purpose: str | i
     """Real images to begin with: random ones, or representatives under a random network (DREAM).
 
     Args:
-        kind: ``random`` or ``dream``.
+        kind: ``random`` or ``dream``; what the latter takes is told.
         count: images of a class; where it has fewer, they come several times.
         purpose: names the draws.
 
@@ -209,16 +212,21 @@ def initial_positions(context: Context, kind: str, count: int, *purpose: str | i
         UserError: the features do not fit into memory.
     """
     if kind == "dream":
+        import sklearn.cluster  # noqa: F401 (as above)
+
         net = context.network(seeds.derive(context.seed, *purpose, "network")).to(context.device)
         inputs = inputs_of(context.train, context.preprocess, context.device)
-    rows = []
+    rows, begin = [], time.monotonic()
     for label, index in enumerate(class_indices(context.train.labels, context.classes)):
         generator = seeds.generator(context.seed, *purpose, label)
         if kind == "dream":
             with seeds.isolated(context.seed, *purpose, "dropout", label):
-                features = embed(net, inputs, index)
+                features = embed(net, inputs, index, "use another --init")
             index = index[representatives(features, count, seeds.derive(context.seed, *purpose, "clusters", label))]
         repeats = math.ceil(count / len(index))
         order = torch.cat([torch.randperm(len(index), generator=generator) for _ in range(repeats)])
         rows.append(index[order[:count]])
+    if kind == "dream":
+        took = time.monotonic() - begin
+        context.console.say(f"first images: embedding and clustering {len(context.train):,} images took {took:.2g} s")
     return torch.stack(rows)

@@ -22,6 +22,7 @@ from ddbench.data.augment import Draw, Strategy, draw, parse_strategy
 from ddbench.data.specs import resolve_augmentation
 from ddbench.experts.store import TrajectoryStore
 from ddbench.methods.base import Context, Distilled, Method, Needs, NotFiniteError, State
+from ddbench.methods.masking import MaskConfig, check_mask, synthetic_mask
 from ddbench.methods.sampling import initial_positions
 from ddbench.runtime import device as devices
 from ddbench.runtime import seeds
@@ -33,7 +34,7 @@ from ddbench.training.sgd import SGD
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrajectoryConfig:
+class TrajectoryConfig(MaskConfig):
     """Settings that the whole family has; symbols as in MTT's section 3 and tables."""
 
     iterations: int = 5000
@@ -66,6 +67,14 @@ class TrajectoryConfig:
     """Which expert an iteration uses: any (as --load_all of the public code), or each once a round."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class InnerConfig(TrajectoryConfig):
+    """The family's settings, for methods that leave the mode of the inner loop open."""
+
+    inner: Literal["adjoint", "unroll", "truncated", "higher"] = "adjoint"
+    """How the outer gradient is computed: adjoint equals unroll, in the memory of one step; truncated as in TESLA."""
+
+
 C = TypeVar("C", bound=TrajectoryConfig)
 
 BATCH = 256
@@ -84,6 +93,7 @@ class Segment:
             theta*_{t+M}.
         batches: int64 indices into the synset for each of the N student steps; ``None``: the whole synset.
         draws: one augmentation draw a step, or ``None``.
+        masks: one mask of the batch a step (:mod:`ddbench.methods.masking`), or ``None``.
     """
 
     expert: int
@@ -92,6 +102,7 @@ class Segment:
     targets: dict[int, Tensor]
     batches: list[Tensor | None]
     draws: list[Draw] | None
+    masks: list[Tensor] | None = None
 
     @property
     def target(self) -> Tensor:
@@ -133,6 +144,7 @@ class TrajectoryMethod(Method[C]):
     @classmethod
     def check(cls, config: C, context: Context) -> None:
         """T+ - 1 + M <= E, and every number in range."""
+        check_mask(config)
         for name, least in (
             ("iterations", 1),
             ("student_steps", 1),
@@ -176,7 +188,8 @@ class TrajectoryMethod(Method[C]):
     @property
     def inner_mode(self) -> str:
         """How the outer gradient is computed: one of :data:`ddbench.training.inner.MODES`."""
-        return "adjoint"
+        config: TrajectoryConfig = self.config
+        return config.inner if isinstance(config, InnerConfig) else "adjoint"
 
     @property
     def store(self) -> TrajectoryStore:
@@ -312,7 +325,20 @@ class TrajectoryMethod(Method[C]):
             targets=dict(zip(after, ends, strict=True)),
             batches=[None if batch is None else batch.to(context.device) for batch in batches],
             draws=draws,
+            masks=self.draw_masks(iteration, batches),
         )
+
+    def draw_masks(self, iteration: int, batches: list[Tensor | None]) -> list[Tensor] | None:
+        """Masks of the student's steps, drawn by generators of their own."""
+        config, images = self.config, self.images.detach()
+        found = []
+        for step, batch in enumerate(batches):
+            shown = images if batch is None else images[: len(batch)]
+            mask = synthetic_mask(config, shown, self.context.seed, iteration, step)
+            if mask is None:
+                return None
+            found.append(mask)
+        return found
 
     def draw_expert(self, iteration: int) -> int:
         """Index of the expert of an iteration."""
@@ -358,6 +384,7 @@ class TrajectoryMethod(Method[C]):
             lr=self.learned_lr,
             batches=segment.batches,
             draws=segment.draws,
+            masks=segment.masks,
             terms=self.terms(segment),
             momentum=self.inner_momentum,
             scales=self.scales(segment),

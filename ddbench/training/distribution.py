@@ -114,6 +114,7 @@ def match(
     real: Sequence[Tensor],
     draws: Sequence[Draw] | None,
     limit: int | None,
+    mask: Tensor | None = None,
 ) -> Matched:
     """Loss and its gradient in the synthetic images.
 
@@ -122,6 +123,7 @@ def match(
         real: class means of the real images, from :func:`real_means`.
         draws: the siamese augmentation of each class, which its real images had too; None: none.
         limit: classes go through the network together as long as they have no more images than this; None: all.
+        mask: factor of the augmented images, ``(K * ipc, 1, H, W)``; None: 1.
     """
     classes = len(real[0])
     terms: dict[str, Tensor] = {}
@@ -133,6 +135,9 @@ def match(
         parts = leaf.split(len(group[0]))
         if draws is not None:
             parts = tuple(apply(draw, part) for draw, part in zip(draws[first:last], parts, strict=True))
+        if mask is not None:
+            shown = mask.split(len(group[0]))[first:last]
+            parts = tuple(part * own for part, own in zip(parts, shown, strict=True))
         counts = [len(part) for part in parts]
         synthetic = [class_means(rows, counts) for rows in measure(torch.cat(parts))]
         own = objective(synthetic, [means[first:last] for means in real])

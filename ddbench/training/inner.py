@@ -69,6 +69,7 @@ class InnerProblem:
         batches: one int64 index tensor a step (``None``: the whole synset); its length is N.
         terms: the outer loss.
         draws: one augmentation draw a step for the images of that step's batch; ``None``: none.
+        masks: one factor a step for the augmented images of its batch, broadcastable to them; ``None``: none.
         momentum: ``mu``.
         scales: factor of the student's loss, one for all steps or one a step.
         loss: ``(logits, labels) -> scalar``.
@@ -81,6 +82,7 @@ class InnerProblem:
     batches: Sequence[Tensor | None]
     terms: Sequence[OuterTerm]
     draws: Sequence[Draw | None] | None = None
+    masks: Sequence[Tensor] | None = None
     momentum: float = 0.0
     scales: float | Sequence[float] = 1.0
     loss: Loss = cross_entropy
@@ -95,6 +97,8 @@ class InnerProblem:
             raise ValueError(f"lr has shape {tuple(self.lr.shape)}: expected () or ({steps},)")
         if self.draws is not None and len(self.draws) != steps:
             raise ValueError(f"{len(self.draws)} augmentation draws for {steps} steps")
+        if self.masks is not None and len(self.masks) != steps:
+            raise ValueError(f"{len(self.masks)} masks for {steps} steps")
         if not isinstance(self.scales, float | int) and len(self.scales) != steps:
             raise ValueError(f"{len(self.scales)} loss scales for {steps} steps")
 
@@ -115,8 +119,13 @@ class InnerProblem:
         """The augmented images and the labels that the student sees at a step; differentiable in both."""
         index = self.batches[step]
         x, y = (images, labels) if index is None else (images[index], labels[index])
+        return self.view(step, x), y
+
+    def view(self, step: int, x: Tensor) -> Tensor:
+        """A step's batch, augmented and masked; differentiable."""
         draw = None if self.draws is None else self.draws[step]
-        return (x if draw is None else apply(draw, x)), y
+        x = x if draw is None else apply(draw, x)
+        return x if self.masks is None else x * self.masks[step]
 
 
 @dataclass(frozen=True)
@@ -214,9 +223,8 @@ class InnerLoop:
                     outer = outer + value.detach()
             eta = problem.momentum * eta - problem.lr_at(step) * lam
             x_raw, y_raw = _select(problem.batches[step], images, labels)
-            draw = None if problem.draws is None else problem.draws[step]
             x_raw = leaf(x_raw)
-            x = x_raw if draw is None else apply(draw, x_raw)
+            x = problem.view(step, x_raw)
             gradient, (pull_x, pull_y, pull_theta) = reverse(
                 thetas[step], x.detach(), y_raw, self._scale(problem, step), eta
             )
@@ -226,7 +234,7 @@ class InnerLoop:
                 grad_lr[step] = slope
             else:
                 grad_lr += slope
-            if draw is not None:
+            if x is not x_raw:
                 (pull_x,) = torch.autograd.grad((x * pull_x).sum(), x_raw)
             _scatter(grad_images, problem.batches[step], pull_x)
             if grad_labels is not None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Scalar loss of logits ``(N, K)`` and targets."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -23,6 +28,27 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def probability_cross_entropy(logits: Tensor, probabilities: Tensor) -> Tensor:
     """Mean of ``-sum_k p_k log softmax(logits)_k``; both ``(N, K)``. Mixed labels are probabilities."""
     return -(probabilities * logits.log_softmax(1)).sum(1).mean()
+
+
+def smoothed(loss: Loss, share: float) -> Loss:
+    """A cross-entropy of targets of which ``share`` is spread over all classes: ``(1 - share) y + share / K``."""
+
+    def value(logits: Tensor, labels: Tensor) -> Tensor:
+        return (1 - share) * loss(logits, labels) - share * logits.log_softmax(1).mean()
+
+    return value
+
+
+def focal(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
+    """Mean of ``(1 - p_y)^gamma * -log p_y`` with ``p = softmax(logits)`` (Lin et al., ICCV 2017, over classes).
+
+    Args:
+        logits: ``(N, K)``.
+        labels: int64 ``(N,)`` classes.
+        gamma: at least 0; 0 is the cross-entropy.
+    """
+    logs = logits.log_softmax(1).gather(1, labels.unsqueeze(1)).squeeze(1)
+    return -((1 - logs.exp()) ** gamma * logs).mean()
 
 
 def soft_target_kl(logits: Tensor, teacher: Tensor, temperature: float, tau_squared: bool = False) -> Tensor:

@@ -1,0 +1,168 @@
+"""A trained student that is to be measured: the images for it, the network behind pixels, and the file it lies in while
+probes are open.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ddbench.data.dataset import Dataset, Split, class_indices, holdout_split, take
+from ddbench.data.preprocess import Preprocess
+from ddbench.evaluate.plan import Plan, Settings, split_to_test
+from ddbench.evaluate.probes import Trained
+from ddbench.networks.build import build_student
+from ddbench.runtime import device as devices
+from ddbench.runtime import seeds
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import text_hash
+from ddbench.runtime.tensors import open_tensors, write_tensors
+from ddbench.training.loops import inputs_of, predict
+
+HELD_OUT = 500
+"""Real training images that a temperature is fitted on: so many, or one a class."""
+
+WEIGHTS_KIND = "ddbench-student-weights"
+WEIGHTS_SCHEMA = 1
+
+
+def balanced(split: Split, count: int, classes: int) -> Split:
+    """At most ``count`` images, as many of each class as possible, the first of each, in the order of the split."""
+    if count >= len(split):
+        return split
+    rank = torch.empty(len(split), dtype=torch.int64)
+    for index in class_indices(split.labels, classes):
+        rank[index] = torch.arange(len(index))
+    chosen = torch.argsort(rank * classes + split.labels)[:count]
+    return take(split, chosen.sort().values)
+
+
+def held_out_images(plan: Plan, dataset: Dataset) -> tuple[Split, bool]:
+    """Real training images for fitting a temperature: class-balanced, :data:`HELD_OUT` or one a class.
+
+    Where the synset's method kept some images back (``--holdout``) they are of those, and nothing that made the synset
+    saw them. Else they are of the training set, less the images that are in the synset as they are.
+
+    Returns:
+        The images (none for the whole training set as a synset), and whether the method did not see them.
+    """
+    synset, classes = plan.synset, plan.synset.classes
+    fraction = synset.config.get("holdout")
+    unseen = False
+    if isinstance(fraction, float) and 0 < fraction <= 0.9:
+        unseen = True
+        _, source = holdout_split(dataset.train, fraction, classes, dataset.root)
+    elif synset.budget.unit == "all":
+        return Split(dataset.train.images[:0], dataset.train.labels[:0]), False
+    else:
+        source = dataset.train
+    known = set() if unseen else {image.numpy().tobytes() for image in _synset_pixels(plan)}
+    randomness = seeds.generator(0, "calibration images")
+    chosen: list[int] = []
+    for index in class_indices(source.labels, classes):
+        order = index[torch.randperm(len(index), generator=randomness)].tolist()
+        fresh = (place for place in order if not known or source.images[place].numpy().tobytes() not in known)
+        chosen += [place for _, place in zip(range(max(1, HELD_OUT // classes)), fresh, strict=False)]
+    return take(source, torch.tensor(sorted(chosen), dtype=torch.int64)), unseen
+
+
+def _synset_pixels(plan: Plan) -> Tensor:
+    """The stored images as uint8 pixels, the real ones among them exactly."""
+    images = plan.synset.images
+    if images.dtype == torch.uint8:
+        return images
+    return plan.preprocess.invert(images).clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+# Students
+
+
+class PixelModel(nn.Module):
+    """A network with its preprocess before it: pixels in [0, 1] -> logits float32, differentiable in the pixels."""
+
+    def __init__(self, net: nn.Module, preprocess: Preprocess) -> None:
+        super().__init__()
+        self.net = net
+        self.preprocess = preprocess
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits ``(n, K)`` of float pixels ``(n, C, H, W)``."""
+        logits: Tensor = self.net(self.preprocess.apply(pixels))
+        return logits.float()
+
+
+def weights_folder(out: Path) -> Path:
+    """Where an evaluation keeps its students while probes are open."""
+    return out.with_name(f"{out.stem}.weights")
+
+
+def weights_path(folder: Path, student: str, seed: int) -> Path:
+    """The file of one student; the name of an architecture may hold characters that a file name may not."""
+    return folder / f"{text_hash(student)[:16]}-s{seed}.safetensors"
+
+
+def write_weights(folder: Path, net: nn.Module, *, student: str, seed: int, accuracy: float, identity: str) -> None:
+    """Keep a trained student.
+
+    Args:
+        identity: hash of the evaluation's head.
+    """
+    header = {
+        "kind": WEIGHTS_KIND,
+        "schema": WEIGHTS_SCHEMA,
+        "student": student,
+        "seed": seed,
+        "accuracy": accuracy,
+        "evaluation": identity,
+    }
+    tensors = {name: tensor.detach().cpu().clone() for name, tensor in net.state_dict().items()}
+    write_tensors(weights_path(folder, student, seed), tensors, header)
+
+
+def has_weights(folder: Path, student: str, seed: int, accuracy: float, identity: str) -> bool:
+    """Whether a whole file of this student is there."""
+    try:
+        with open_tensors(weights_path(folder, student, seed), WEIGHTS_KIND, WEIGHTS_SCHEMA) as (_, header):
+            wanted = {"student": student, "seed": seed, "accuracy": accuracy, "evaluation": identity}
+            return all(header.get(name) == value for name, value in wanted.items())
+    except UserError:  # absent, torn or foreign: the student is trained again
+        return False
+
+
+def _network(plan: Plan, folder: Path, student: str, seed: int, device: torch.device) -> nn.Module:
+    path = weights_path(folder, student, seed)
+    _, channels, size, _ = plan.synset.images.shape
+    net = build_student(student, channels=channels, size=size, classes=plan.synset.classes, seed=seed)
+    with open_tensors(path, WEIGHTS_KIND, WEIGHTS_SCHEMA) as (handle, _):
+        try:
+            net.load_state_dict({name: handle.get_tensor(name) for name in handle.keys()})  # noqa: SIM118 (not a dict)
+        except RuntimeError:
+            raise UserError(f"{path}: not the weights of {student}; remove that folder") from None
+    return net.to(device).requires_grad_(False).eval()
+
+
+def open_student(
+    plan: Plan, dataset: Dataset, folder: Path, student: str, seed: int, settings: Settings, images: int
+) -> Trained:
+    """A kept student, ready to be measured on so many test images."""
+    device = devices.resolve_device(settings.device)
+    net = _network(plan, folder, student, seed, device)
+
+    def logits(pixels: Tensor) -> Tensor:
+        labels = torch.zeros(len(pixels), dtype=torch.int64)
+        return predict(net, inputs_of(Split(pixels, labels), plan.preprocess, device), precision=settings.precision)
+
+    held_out, unseen = held_out_images(plan, dataset)
+    return Trained(
+        student=student,
+        seed=seed,
+        model=PixelModel(net, plan.preprocess).eval(),
+        logits=logits,
+        test=split_to_test(plan, balanced(dataset.test, images, plan.synset.classes)),
+        held_out=split_to_test(plan, held_out),
+        held_out_unseen=unseen,
+        plan=plan,
+        device=device,
+    )

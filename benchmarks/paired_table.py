@@ -3,8 +3,8 @@
     python benchmarks/paired_table.py --dataset digits --ipc 1 --methods mtt,ftd,tesla --base mtt
 
 A cell of a table is a method under its protocol, with the networks of the same seeds on both sides; random is three
-subsets, so the interval of a difference is over students and subsets. Random images stand under ``--random-protocol``, by
-default the method's own, else under ``--protocol``.
+subsets, so the interval of a difference is over students and subsets. Random images stand under ``--random-protocol``,
+by default the method's own, else under ``--protocol``.
 """
 
 from __future__ import annotations

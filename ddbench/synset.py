@@ -182,7 +182,11 @@ def read_synset(path: Path) -> Synset:
             raise UserError(f"{path}: {labels_shape[0]} labels for {shape[0]} images")
         labels = read_finite(path, handle, "labels")
         names = handle.keys()
-        lr = read_finite(path, handle, "lr") if "lr" in names else None
+        lr = None
+        if "lr" in names:
+            if handle.get_slice("lr").get_dtype() != "F32":
+                raise UserError(f"{path}: lr is {handle.get_slice('lr').get_dtype()}, expected F32")
+            lr = read_finite(path, handle, "lr")
         stage = None
         if "stage" in names:
             check_tensor(path, handle, "stage", ("I64",), 1)
@@ -221,7 +225,7 @@ def read_synset(path: Path) -> Synset:
         modality=_get(path, header, "modality", str),
     )
     if header.get("space") != synset.space:
-        raise UserError(f"{path}: space {header.get('space')!r} does not fit {images.dtype} images")
+        raise UserError(f"{path}: space {header.get('space')!r:.60} does not fit {images.dtype} images")
     check_synset(path, synset)
     return synset
 
@@ -244,7 +248,7 @@ def check_synset(path: Path, synset: Synset) -> None:
     """
     images, labels = synset.images, synset.labels
     if synset.modality != "image":
-        raise UserError(f"{path}: modality {synset.modality!r}: this version scores images only")
+        raise UserError(f"{path}: modality {synset.modality!r:.60}: this version scores images only")
     if images.is_floating_point() and not bool(torch.isfinite(images).all()):
         raise UserError(f"{path}: images hold NaN or infinite values")
     if synset.label_kind == "soft":
@@ -291,7 +295,7 @@ def check_synset(path: Path, synset: Synset) -> None:
                 f"expected ipc {synset.budget.value}"
             )
     elif synset.budget.unit != "all":
-        raise UserError(f"{path}: budget unit {synset.budget.unit!r} is none of ipc, all")
+        raise UserError(f"{path}: budget unit {synset.budget.unit!r:.60} is none of ipc, all")
 
 
 def check_against(path: Path, synset: Synset, dataset: Dataset) -> Preprocess:

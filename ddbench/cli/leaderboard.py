@@ -1,4 +1,4 @@
-"""``ddbench leaderboard build|show``: the pages of the board, or the board in the terminal."""
+"""``ddbench leaderboard build|show|export|verify|check``: a board's pages, tables, exports and checks."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from ddbench.runtime.errors import UserError
 VERBS = {
     "build": "write LEADERBOARD.md and index.html from the results",
     "show": "print the board",
+    "export": "write the board as CSV, Parquet, LaTeX, JSON or SQLite",
+    "verify": "train rows again from their synsets and write measured beside claimed",
+    "check": "look through a board: rows, files beside them, verifications",
 }
 
-HELP = """usage: ddbench leaderboard build|show [--help] ...
+HELP = """usage: ddbench leaderboard build|show|export|verify|check [--help] ...
 
 {verbs}
 
 examples:
   ddbench leaderboard build
   ddbench leaderboard build --check                # for CI: fail when the pages are stale
-  ddbench leaderboard show --leaderboard leaderboard"""
+  ddbench leaderboard show --dataset digits --ipc 10
+  ddbench leaderboard export --format latex --dataset digits --ipc 10"""
 
 
 @dataclass
@@ -40,6 +44,16 @@ class ShowArgs:
 
     leaderboard: Path = Path("leaderboard")
     """Folder of the board; its results are in results/."""
+    dataset: str = ""
+    """Only this dataset."""
+    ipc: int | None = None
+    """Only this many images per class."""
+    labels: str = ""
+    """Only hard, soft or teacher labels."""
+    student: str = ""
+    """Only tables with this student, ranked by it."""
+    verified: bool = False
+    """Only verified rows, and the references."""
 
 
 def main(argv: list[str]) -> None:
@@ -54,6 +68,14 @@ def main(argv: list[str]) -> None:
         _build(argv[1:])
     elif argv[0] == "show":
         _show(argv[1:])
+    elif argv[0] == "export":
+        from ddbench.cli import leaderboard_export
+
+        leaderboard_export.main(argv[1:])
+    elif argv[0] in ("verify", "check"):
+        from ddbench.cli import leaderboard_verify
+
+        (leaderboard_verify.verify if argv[0] == "verify" else leaderboard_verify.check)(argv[1:])
     else:
         raise UserError(f"leaderboard: unknown verb {argv[0]!r}{suggest(argv[0], VERBS)}; one of: {', '.join(VERBS)}")
 
@@ -66,12 +88,14 @@ def _build(argv: list[str]) -> None:
         "Write LEADERBOARD.md and a self-contained index.html from the results of a board.",
         "  ddbench leaderboard build\n  ddbench leaderboard build --check",
     )
+    from ddbench.leaderboard.audit import checked_results
     from ddbench.leaderboard.page import build, check
 
+    results, _ = checked_results(args.leaderboard)
     if args.check:
-        print(f"up to date: {', '.join(map(str, check(args.leaderboard)))}")
+        print(f"up to date: {', '.join(map(str, check(args.leaderboard, results)))}")
     else:
-        print(f"wrote {', '.join(map(str, build(args.leaderboard)))}")
+        print(f"wrote {', '.join(map(str, build(args.leaderboard, results)))}")
 
 
 def _show(argv: list[str]) -> None:
@@ -79,10 +103,14 @@ def _show(argv: list[str]) -> None:
         ShowArgs,
         argv,
         "ddbench leaderboard show",
-        "Print the board as tables.",
-        "  ddbench leaderboard show",
+        "Print the board as tables. Bold: rank 1 of its column; rows that cannot be told apart share a rank.",
+        "  ddbench leaderboard show\n  ddbench leaderboard show --dataset digits --ipc 10 --student mlp-d3-w128",
     )
-    from ddbench.leaderboard.page import tables
+    from ddbench.leaderboard.board import read_board
+    from ddbench.leaderboard.select import Selection, select
     from ddbench.leaderboard.terminal import show
+    from ddbench.leaderboard.view import lay_out
 
-    show(tables(args.leaderboard))
+    cells = read_board(args.leaderboard).cells
+    chosen = select(cells, Selection(args.dataset, args.ipc, args.labels, args.student, args.verified))
+    show([lay_out(cell, args.student) for cell in chosen])

@@ -9,13 +9,17 @@ from collections.abc import Sequence
 
 from ddbench import __version__
 from ddbench.registry import suggest
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import UserError, one_line
 
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("ddbench.cli.demo", "the whole pipeline on an embedded dataset, in minutes on two cores"),
     "list": ("ddbench.cli.listing", "methods, datasets, students, protocols, recipes that are known"),
     "buffer": ("ddbench.cli.buffer", "record experts: networks trained on real data (also: verify, info, import)"),
     "teacher": ("ddbench.cli.teacher", "train a network on real data that labels synsets' views (also: info)"),
+    "diffusion": (
+        "ddbench.cli.diffusion",
+        "train a diffusion model on real data, for d3hr and mgd3 (also: info, sample)",
+    ),
     "distill": ("ddbench.cli.distill", "make a synset with a method"),
     "evaluate": ("ddbench.cli.evaluate", "train students on a synset and test them once"),
     "relabel": ("ddbench.cli.relabel", "store a teacher's labels of every view of a synset, for replay (fkd)"),
@@ -68,7 +72,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except UserError as error:
-        print(f"ddbench: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"ddbench: error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("ddbench: interrupted; the same command goes on where it was", file=sys.stderr)
@@ -77,7 +81,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:  # the disk, a path that is too long, a folder that may not be read
-        print(f"ddbench: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"ddbench: error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "ddbench":

@@ -180,6 +180,7 @@ def do_cell(shared: dict[str, Any], cell: PlanCell) -> str:
 def _do(shared: dict[str, Any], cell: PlanCell, out: Path) -> None:
     from ddbench.cli import teacher
     from ddbench.cli.main import dispatch
+    from ddbench.methods import METHODS
 
     common: list[str] = shared["common"]
     run = out / "runs" / cell.run
@@ -193,10 +194,13 @@ def _do(shared: dict[str, Any], cell: PlanCell, out: Path) -> None:
         with held(out / "locks" / "teachers"):
             flags = [*data, "--teachers", str(out / "teachers"), *cell.teacher, *common]
             given = ["--teacher", str(teacher.trained(flags))]
-    with held(out / "locks" / cell.run):
+    # What a method trains first (teacher, diffusion model) is for others too, so such runs take their turns.
+    needs = METHODS.get(cell.method).needs
+    with held(out / "locks" / ("models" if needs.teacher or needs.diffusion else cell.run)):
         distill = ["distill", "--method", cell.method, *data, "--seed", str(cell.seed), "--out", str(run)]
         distill += [*_pair("--ipc", cell.ipc or None), "--recipe", cell.recipe, *_pair("--student", cell.student)]
         distill += ["--buffers", str(out / "expert_trajectories"), "--teachers", str(out / "teachers")]
+        distill += ["--diffusions", str(out / "diffusions")]
         _say_and([*distill, *cell.distill, *common], dispatch)
     score = ["evaluate", str(run), "--protocol", cell.protocol, "--seeds", str(cell.seeds), "--workers", "1"]
     score += [*_pair("--students", ",".join(cell.students)), *_pair("--size", cell.size)]

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tyro.conf import Positional, UseAppendAction
 
 from ddbench.cli.parse import parse
+from ddbench.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from ddbench.leaderboard.submit import Plan
 
 DESCRIPTION = """Put the evaluation of a run on a board: results/<dataset>/<budget>/<method>/<id>.json with its preview
-and synset beside it. Every single run is kept, and the id is the hash of the content: submitting the same thing twice
-changes nothing. `ddbench leaderboard build` then writes the pages."""
+and synset beside it. Works for a run of `ddbench distill` and for a synset made elsewhere (`ddbench import`). Every
+single run is kept, and the id is the hash of the content: submitting the same thing twice changes nothing. --dry-run
+lists what is there and what is missing. `ddbench leaderboard build` then writes the pages. docs/submitting.md says how
+to bring a row to a board of others."""
 
-EXAMPLES = """  ddbench submit runs/my-synset
+EXAMPLES = """  ddbench submit runs/my-synset --dry-run
   ddbench submit runs/my-synset --name "MTT, 5000 iterations" --author "A. Author" --licence MIT \\
       --claim convnet-d3-w128-in=0.887 --claim-source "table 1 of the paper"
-  ddbench submit runs/my-synset --protocol dc-legacy --dry-run"""
+  ddbench submit runs/my-synset --protocol dc-legacy
+  ddbench submit runs/imported --method kip --synset-url https://example.org/kip.safetensors --all"""
 
 
 @dataclass
@@ -29,8 +37,12 @@ class SubmitArgs:
     """Folder of the board."""
     protocol: str | None = None
     """Which evaluation, when the run has several."""
+    all: bool = False
+    """All standard evaluations of the run: a row each."""
     name: str = ""
     """How the method is called on the board."""
+    method: str = ""
+    """Name of the method of an imported synset, where `ddbench import` was not told: small letters, digits, dashes."""
     author: UseAppendAction[tuple[str, ...]] = ()
     """Who submits; may be repeated."""
     link: UseAppendAction[tuple[str, ...]] = ()
@@ -43,10 +55,22 @@ class SubmitArgs:
     """A few sentences for the row."""
     claim: UseAppendAction[tuple[str, ...]] = ()
     """What the authors report, as STUDENT=FRACTION; stands beside what was measured; may be repeated."""
-    claim_source: str = ""
-    """Where they report it."""
+    claim_source: UseAppendAction[tuple[str, ...]] = ()
+    """Where they report it: once for all claims, or once for each."""
+    synset_url: str = ""
+    """http(s) address of the synset file, when it is too large to lie beside the row (2 MB)."""
+    teacher: Path | None = None
+    """File of the teacher that labelled views; default: looked for under --teachers by its hash."""
+    teachers: Path = Path("teachers")
+    """Root of the teachers (ddbench teacher)."""
+    teacher_url: str = ""
+    """http(s) address of the teacher file, when it is too large to lie beside the row."""
+    labels: Path | None = None
+    """File of the stored labels that were replayed; default: labels.safetensors of the run."""
+    labels_url: str = ""
+    """http(s) address of the stored labels, when they are too large to lie beside the row."""
     dry_run: bool = False
-    """Say what would be written, and write nothing."""
+    """Say what would be written and what is missing, and write nothing."""
 
 
 def main(argv: list[str]) -> None:
@@ -56,9 +80,19 @@ def main(argv: list[str]) -> None:
         UserError: no evaluation, an evaluation of another synset, or a value that the result schema refuses.
     """
     args = parse(SubmitArgs, argv, "ddbench submit", DESCRIPTION, EXAMPLES)
-    from ddbench.leaderboard.submit import Submission, make_result, parse_claim, plan_submission, write_plan
+    from ddbench.leaderboard.packing import Given
+    from ddbench.leaderboard.submit import (
+        Submission,
+        make_result,
+        parse_claim,
+        plan_submission,
+        standard_evaluations,
+    )
 
+    if args.all and args.protocol is not None:
+        raise UserError(f"--all --protocol {args.protocol}: give one of the two")
     submission = Submission(
+        method=args.method,
         method_title=args.name,
         authors=args.author,
         links=args.link,
@@ -67,15 +101,53 @@ def main(argv: list[str]) -> None:
         note=args.note,
         claims=[parse_claim(claim) for claim in args.claim],
         claim_source=args.claim_source,
+        synset_url=args.synset_url,
+        teacher_url=args.teacher_url,
+        labels_url=args.labels_url,
     )
-    plan = plan_submission(args.run, args.leaderboard, make_result(args.run, args.protocol, submission))
-    notes = "".join(f"; {note}" for note in plan.notes)
-    if plan.known:
-        print(f"already there, nothing to do: {plan.path}")
-    elif args.dry_run:
-        print(f"would write {', '.join(map(str, (*plan.attachments, plan.path)))}{notes}")
-    else:
-        print(f"wrote {', '.join(map(str, write_plan(plan)))}{notes}")
+    given = Given(teacher=args.teacher, labels=args.labels, teachers=args.teachers)
+    names = standard_evaluations(args.run) if args.all else [args.protocol]
+    results = [make_result(args.run, name, submission, given) for name in names]
+    plans = [plan_submission(args.run, args.leaderboard, result, given) for result in results]
+    written = [_carry_out(plan, args) for plan in plans]
+    if any(written):
         print(f"next: ddbench leaderboard build --leaderboard {args.leaderboard}")
+
+
+def _carry_out(plan: Plan, args: SubmitArgs) -> bool:
+    """Write one row, or say what would be written; returns whether something was."""
+    from ddbench.leaderboard.submit import write_plan
+
+    added = [str(path) for path in plan.attachments]
+    if args.dry_run:
+        if plan.known:
+            print(f"already there: {plan.path}" + (f"; would add {', '.join(added)}" if added else ""))
+        else:
+            print(f"would write {', '.join([*added, str(plan.path)])}")
+        _print_items(plan)
+    elif plan.known:
+        paths = write_plan(plan)
+        print(f"already there: {plan.path}" + (f"; added {', '.join(added)}" if paths else ", nothing to do"))
+    else:
+        print(f"wrote {', '.join(map(str, write_plan(plan)))}")
     if not plan.known and not plan.result["protocol"]["standard"]:
         print("the row is non-standard: protocol settings were altered")
+    for item in plan.lacks if not args.dry_run else []:
+        print(f"nobody else can train this row again: {item.name} {item.text}")
+    return not args.dry_run and bool(added or not plan.known)
+
+
+def _print_items(plan: Plan) -> None:
+    """What the submission has and what it lacks."""
+    from ddbench.leaderboard.packing import NEEDED, OPTIONAL, WANTED
+
+    heads = {
+        NEEDED: "needed for training the row again",
+        WANTED: "wanted: what every reader looks for",
+        OPTIONAL: "optional",
+    }
+    for group, head in heads.items():
+        print(f"{head}:")
+        for item in plan.items:
+            if item.group == group:
+                print(f"  {'there  ' if item.there else 'missing'}  {item.name:<13} {item.text}")

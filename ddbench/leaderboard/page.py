@@ -1,10 +1,13 @@
-"""The generated files: ``LEADERBOARD.md`` and a self-contained ``index.html``. Same results, same bytes."""
+"""The generated files: ``LEADERBOARD.md`` and a self-contained ``index.html``. Same results, same bytes.
+
+The page carries its data as JSON, and its script draws tables, plots and opened rows from it by DOM calls, never from
+markup: no text of a submitter is parsed as HTML. What fits is decided in :mod:`ddbench.leaderboard.embed`.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -13,86 +16,61 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ddbench.leaderboard import markdown
-from ddbench.leaderboard.images import png_size, published_png
-from ddbench.leaderboard.rows import Row, build_cells
-from ddbench.leaderboard.schema import Result, is_url, load_results, result_path, students, values
-from ddbench.leaderboard.view import (
-    Table,
-    budget_text,
-    bytes_text,
-    commands,
-    lay_out,
-    number_text,
-    seconds_text,
-    statistics_text,
-)
+from ddbench.leaderboard import embed, markdown
+from ddbench.leaderboard.board import Board, read_board
+from ddbench.leaderboard.embed import largest, methods, shortened
+from ddbench.leaderboard.schema import Result, result_path
+from ddbench.leaderboard.view import Table, lay_out, parts
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import write_text
 
 PAGES = ("LEADERBOARD.md", "index.html")
-MAX_INLINE_BYTES = 1_500_000
-"""Bound on all previews inside the page together, as base64 text."""
-SHOWN_WIDTH = 360
+MARKDOWN_BYTES = 400_000
+"""Bound on the table lines of LEADERBOARD.md; a page beyond half a megabyte is not rendered by code hosts."""
+SCRIPTS = ("dom.js", "plots.js", "panel.js", "table.js", "board.js")
 
 
 def tables(root: Path) -> list[Table]:
     """The board of a folder, laid out.
 
     Raises:
-        UserError: no such folder, or a result is refused.
+        UserError: as :func:`read_board`.
     """
-    if not root.is_dir():
-        raise UserError(f"{root}: no such leaderboard folder; `ddbench submit RUN --leaderboard {root}` makes one")
-    return [lay_out(cell) for cell in build_cells(load_results(root))]
+    return [lay_out(cell) for cell in read_board(root).cells]
 
 
-def render(root: Path) -> dict[Path, str]:
+def render(root: Path, results: Sequence[Result] | None = None) -> dict[Path, str]:
     """The text of every generated file of the board at ``root``.
 
+    Args:
+        results: its rows where they were read already.
+
     Raises:
-        UserError: no such folder, or a result or preview is refused.
+        UserError: as :func:`read_board`, or a preview is refused.
     """
-    board = tables(root)
-    rows = {row.first["id"]: row for table in board for row, _ in table.lines}
-    environment = _environment()
-    style, script = _asset("style.css"), _asset("board.js")
-    context = {
-        "tables": board,
-        "previews": _previews(root, board),
-        "datasets": sorted({table.cell.dataset for table in board}),
-        "budgets": _budgets(board),
-        "results": len({result["id"] for row in rows.values() for result in row.results}),
-        "earlier": sum(row.earlier for row in rows.values()),
-        "style": Markup(style),
-        "script": Markup(script),
-        "policy": (
-            f"default-src 'none'; img-src data:; style-src '{_source_hash(style)}'; "
-            f"script-src '{_source_hash(script)}'; base-uri 'none'; form-action 'none'"
-        ),
-    }
-    return {root / page: environment.get_template(f"{page}.j2").render(context) for page in PAGES}
+    board = read_board(root, results)
+    return {root / "LEADERBOARD.md": _markdown(board), root / "index.html": _html(board)}
 
 
-def build(root: Path) -> list[Path]:
+def build(root: Path, results: Sequence[Result] | None = None) -> list[Path]:
     """Write ``LEADERBOARD.md`` and ``index.html``; returns their paths.
 
     Raises:
         UserError: as :func:`render`, or the folder cannot be written to.
     """
-    pages = render(root)
+    pages = render(root, results)
     for path, text in pages.items():
         write_text(path, text)
     return list(pages)
 
 
-def check(root: Path) -> list[Path]:
+def check(root: Path, results: Sequence[Result] | None = None) -> list[Path]:
     """Compare the generated files with a fresh build; returns their paths.
 
     Raises:
         UserError: as :func:`render`, or a file is missing or differs.
     """
-    pages = render(root)
+    pages = render(root, results)
     for path, text in pages.items():
         if not path.is_file() or path.read_bytes() != text.encode():
             state = "differs from a fresh build" if path.is_file() else "is missing"
@@ -117,99 +95,75 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"md": markdown.escape, "mdlink": markdown.link, "budget": budget_text}
-    environment.globals |= {
-        "facts": facts,
-        "alt": alt_text,
-        "is_url": is_url,
-        "result_path": lambda result: result_path(result).as_posix(),
-    }
+    environment.filters |= {"md": markdown.escape, "mdlink": markdown.link}
+    environment.globals |= {"result_path": lambda result: result_path(result).as_posix()}
     return environment
 
 
-def _budgets(board: Sequence[Table]) -> list[str]:
-    found = {(table.cell.budget["unit"], table.cell.budget["value"]): table.cell.budget for table in board}
-    return list(dict.fromkeys(budget_text(budget) for _, budget in sorted(found.items())))
-
-
-def _previews(root: Path, board: Sequence[Table]) -> dict[str, dict[str, Any]]:
-    """Result id -> preview as a ``data:`` address with its size, or a note that it was left out."""
-    found: dict[str, dict[str, Any]] = {}
-    room = MAX_INLINE_BYTES
-    for table in board:
-        for row, _ in table.lines:
-            path = (root / result_path(row.first)).with_suffix(".png")
-            if row.full or row.first["id"] in found or not path.is_file():
-                continue
-            data = published_png(path)
-            address = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-            preview: dict[str, Any] = {"row": row, "address": None, "size": bytes_text(len(data))}
-            if len(address) <= room:
-                room -= len(address)
-                width, height = png_size(data, str(path))
-                factor = max(1, SHOWN_WIDTH // width)
-                preview |= {"address": address, "width": width * factor, "height": height * factor}
-            found[row.first["id"]] = preview
-    return found
-
-
-def facts(result: Result) -> dict[str, Any]:
-    """Everything that an opened row shows of one result, as text."""
-    synset, cost = result["synset"], result["cost"]
+def _counts(board: Board) -> dict[str, Any]:
+    """What the head of both pages says."""
+    rows = {row.first["id"]: row for cell in board.cells for row in cell.rows}
     return {
-        "commands": commands(result),
-        "config": json.dumps(synset["config"], sort_keys=True, indent=1),
-        "settings": json.dumps(result["protocol"]["settings"], sort_keys=True, indent=1),
-        "changed": ", ".join(f"{name} = {json.dumps(v)}" for name, v in sorted(result["protocol"]["changed"].items())),
-        "runs": _runs(result),
-        "claims": [
-            claim | {"text": number_text(claim["value"], result["metrics"][claim["metric"]]["unit"])}
-            for claim in result["submission"]["claims"]
-        ],
-        "bytes": ", ".join(
-            f"{part} {synset['bytes'][part]:,}"
-            for part in ("images", "labels", "augmentation", "teacher", "other", "total", "real")
-        ),
-        "preprocess": json.dumps(synset["preprocess"], sort_keys=True),
-        "versions": ", ".join(f"{name} {version}" for name, version in sorted(result["versions"].items())),
-        "cost": [
-            (stage, _cost_text(cost[key])) for stage, key in (("distillation", "distill"), ("evaluation", "evaluate"))
-        ],
+        "results": len({result["id"] for row in rows.values() for result in row.results}),
+        "tables": len(board.cells),
+        "methods": len({row.method for row in rows.values()}),
+        "datasets": len({cell.dataset for cell in board.cells}),
+        "earlier": sum(len(row.earlier) for row in rows.values()),
+        "verified": sum(row.verified for row in rows.values()),
     }
 
 
-def _runs(result: Result) -> list[dict[str, Any]]:
-    """A line for each student and metric: summary and every single run."""
-    lines = []
-    for student in students(result):
-        for metric, statistics in sorted(result["summary"][student].items()):
-            described = result["metrics"][metric]
-            lines.append(
-                {
-                    "student": student,
-                    "metric": described["title"],
-                    "summary": statistics_text(statistics, described["unit"]),
-                    "values": [
-                        (seed, number_text(value, described["unit"]))
-                        for seed, value in sorted(values(result, student, metric).items())
-                    ],
-                }
-            )
-    return lines
+# LEADERBOARD.md
 
 
-def _cost_text(cost: dict[str, Any] | None) -> str:
-    if cost is None:
-        return "not recorded"
-    parts = [cost["device"], f"{seconds_text(cost['cpu_seconds'])} CPU", f"{seconds_text(cost['wall_seconds'])} wall"]
-    if "cores" in cost:
-        parts.insert(1, f"{cost['cores']} cores")
-    if "peak_memory_bytes" in cost:
-        parts.append(f"peak memory {bytes_text(cost['peak_memory_bytes'])}")
-    return ", ".join(parts)
+def _markdown(board: Board) -> str:
+    shown = [lay_out(cell) for cell in board.cells]
+    sizes = [
+        [sum(len(entry.text) + len(entry.detail) + 4 for entry in line.entries) * 2 for line in table.lines]
+        for table in shown
+    ]
+    most = largest(sizes, [methods(table) for table in shown], MARKDOWN_BYTES)
+    shown = [shortened(table, most) for table in shown]
+    left = sum(len(cell.rows) for cell in board.cells) - sum(line.row is not None for t in shown for line in t.lines)
+    pictures = {
+        result["id"]
+        for table in shown
+        for line in table.lines
+        if line.row is not None and not line.reference
+        for result in line.row.results
+        if (board.root / result_path(result)).with_suffix(".png").is_file()
+    }
+    text = (
+        _environment()
+        .get_template("LEADERBOARD.md.j2")
+        .render(
+            tables=[(table, parts(table)) for table in shown],
+            counts=_counts(board),
+            pictures=pictures,
+            most=most if left else None,
+            left=left,
+        )
+    )
+    return str(text)
 
 
-def alt_text(row: Row) -> str:
-    """Alternative text of a preview."""
-    synset = row.first["synset"]
-    return f"Preview of the synset by {synset['method']} on {synset['dataset']}: {synset['images']} images"
+# index.html
+
+
+def _html(board: Board) -> str:
+    style, script = _asset("style.css"), "\n".join(_asset(name) for name in SCRIPTS)
+    template = _environment().get_template("index.html.j2")
+    context = {
+        "counts": _counts(board),
+        "empty": not board.cells,
+        "style": Markup(style),
+        "script": Markup(script),
+        "policy": (
+            f"default-src 'none'; img-src data:; style-src '{_source_hash(style)}'; "
+            f"script-src '{_source_hash(script)}'; base-uri 'none'; form-action 'none'"
+        ),
+    }
+    data = embed.page_data(board)
+    bare = str(template.render(context, data=Markup(embed.embedded(data))))
+    data["pictures"] = dict(embed.pictures(board, data, embed.MAX_PAGE_BYTES - len(bare.encode())))
+    return str(template.render(context, data=Markup(embed.embedded(data)))) if data["pictures"] else bare

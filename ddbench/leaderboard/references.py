@@ -68,7 +68,7 @@ def make_references(
         console.say(f"the synset's preprocess is of its own; real images get that of {dataset.spec.name} ({kind})")
     cell = cache / f"{dataset_slug(dataset.spec.name)}-{dataset.fingerprint[:12]}"
     ipc = synset.budget.value
-    run = functools.partial(_run, dataset=dataset, data=data, preprocess=kind)
+    run = functools.partial(real_run, dataset=dataset, data=data, preprocess=kind)
     random = []
     for repeat in range(repeats):
         folder = f"random-ipc{ipc}-holdout{holdout:g}-{fitted.key}-s{repeat}"
@@ -81,7 +81,7 @@ def make_references(
     return References(real=real, random=tuple(random))
 
 
-def _run(
+def real_run(
     folder: Path,
     method: str,
     *,
@@ -92,7 +92,7 @@ def _run(
     data: Path | None,
     preprocess: str,
 ) -> Path:
-    """The synset of a run of the cache, made if it is not there.
+    """The synset of a run of ``random`` or ``full`` in a cache, made if it is not there.
 
     Raises:
         UserError: what is there is another run.

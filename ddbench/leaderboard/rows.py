@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ddbench.leaderboard.schema import Result, main_metric, students, values
+from ddbench.leaderboard.measures import MAIN, Measure, measures
+from ddbench.leaderboard.schema import Result, main_metric, students
 from ddbench.leaderboard.submit import same_subject
 from ddbench.runtime.files import canonical_json
 
 Statistics = dict[str, Any]
+RANDOM, FULL = "random", "full"
+REFERENCES = (RANDOM, FULL)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measure of one row.
+
+    Attributes:
+        statistics: mean, std, n, low, high.
+        rank: place among the rows of the table by this measure; rows that cannot be told from the best of their group
+            share its place. None: a reference, no interval, or measured in another way than most rows.
+        best: the best of the column or tied with it; never where nothing else can be compared.
+        odd: measured with other settings than most rows of the table.
+    """
+
+    statistics: Statistics
+    rank: int | None
+    best: bool
+    odd: bool
 
 
 @dataclass(frozen=True)
@@ -20,19 +41,19 @@ class Row:
 
     Attributes:
         results: several only for the method ``random``.
-        summary: student -> statistics of the table's metric.
-        rank: 1 is best; None for all real data and for rows without the student that ranks.
-        best: students in whose column this row is best or tied with the best.
-        cross: mean over the students other than the one that the synset was distilled on, and how many they are.
-        earlier: how many superseded results stand behind it.
+        scores: what was measured.
+        reference: ``random`` and ``full`` are shown below the methods and have no rank; else empty.
+        earlier: superseded results behind it, newest first.
+        verdict: of the verification, None where there is none; of several results the worst.
+        above_random: whether the paired difference to the random row is larger than nothing; None: not known.
     """
 
     results: tuple[Result, ...]
-    summary: dict[str, Statistics]
-    rank: int | None
-    best: frozenset[str]
-    cross: tuple[float, int] | None
-    earlier: int
+    scores: Mapping[Measure, Score]
+    reference: str
+    earlier: tuple[Result, ...]
+    verdict: str | None
+    above_random: bool | None = None
 
     @property
     def first(self) -> Result:
@@ -45,9 +66,9 @@ class Row:
         return str(self.first["synset"]["method"])
 
     @property
-    def full(self) -> bool:
-        """Whether this is the row of all real data."""
-        return bool(self.first["synset"]["budget"]["unit"] == "all")
+    def verified(self) -> bool:
+        """Whether a verification reached the claimed numbers."""
+        return self.verdict is not None and self.verdict != "below"
 
     @property
     def stored(self) -> dict[str, int]:
@@ -71,21 +92,17 @@ class Row:
         """Network seeds of the student that has most, in one result."""
         return max(Counter(run["student"] for run in self.first["runs"]).values())
 
-    @property
-    def standard(self) -> bool:
-        """Whether the protocol was used as it is."""
-        return bool(self.first["protocol"]["standard"])
-
 
 @dataclass(frozen=True)
 class Cell:
     """One table: what may be compared with each other.
 
     Attributes:
-        metric: name of the metric that the table shows and ranks by.
+        metric: name of the metric that the table ranks by.
         described: its unit, direction and title.
         students: columns, the one that ranks first.
-        rows: ranked ones first, all real data last.
+        measures: the columns of measured numbers.
+        rows: methods from best to worst, then the references that were measured: random images, all real data.
     """
 
     dataset: str
@@ -97,11 +114,29 @@ class Cell:
     metric: str
     described: dict[str, str]
     students: tuple[str, ...]
+    measures: tuple[Measure, ...]
     rows: tuple[Row, ...]
 
+    def main(self, student: str) -> Measure:
+        """The accuracy of one student."""
+        return next(one for one in self.measures if one.group == MAIN and one.student == student)
 
-def current(results: Sequence[Result]) -> list[tuple[Result, int]]:
-    """The result that stands for each (synset, protocol), and how many earlier ones it replaces.
+    def rank(self, row: Row, student: str = "") -> int | None:
+        """The place of a row by a student, by default the one that ranks."""
+        score = row.scores.get(self.main(student or self.students[0]))
+        return score.rank if score else None
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A result that stands, and the ones it superseded."""
+
+    result: Result
+    earlier: tuple[Result, ...]
+
+
+def current(results: Sequence[Result]) -> list[_Entry]:
+    """The result that stands for each (synset, protocol), with those it replaces.
 
     It is one that no other supersedes; of several (two boards were merged) the one with most runs.
     """
@@ -111,31 +146,39 @@ def current(results: Sequence[Result]) -> list[tuple[Result, int]]:
     chosen = []
     for group in groups.values():
         replaced = {result["supersedes"] for result in group}
-        latest = [result for result in group if result["id"] not in replaced]
-        chosen.append((max(latest, key=lambda result: (len(result["runs"]), result["id"])), len(group) - 1))
+        group.sort(key=lambda result: (result["id"] not in replaced, len(result["runs"]), result["id"]), reverse=True)
+        chosen.append(_Entry(group[0], tuple(group[1:])))
     return chosen
 
 
-def build_cells(results: Sequence[Result]) -> list[Cell]:
-    """Group results into tables, in the order of dataset, protocol, labels and budget."""
-    real: dict[tuple[Any, ...], list[tuple[Result, int]]] = {}
-    tables: dict[tuple[Any, ...], list[tuple[Result, int]]] = {}
-    for result, earlier in current(results):
-        synset = result["synset"]
-        data = _data_key(result)
+def build_cells(results: Sequence[Result], verdicts: Mapping[str, str] | None = None) -> list[Cell]:
+    """Group results into tables, in the order of dataset, protocol, labels and budget.
+
+    All real data joins every table of its data and protocol. Random images join the tables of their budget: with
+    their own kind of labels, and with hard labels also the soft-label tables that have no random row of their own.
+
+    Args:
+        verdicts: result id -> verdict of its verification.
+    """
+    tables: dict[tuple[Any, ...], list[_Entry]] = {}
+    random: dict[tuple[Any, ...], list[_Entry]] = {}
+    real: dict[tuple[Any, ...], list[_Entry]] = {}
+    for entry in current(results):
+        synset = entry.result["synset"]
+        data = _data_key(entry.result)
+        key = (*data, synset["budget"]["unit"], synset["budget"]["value"], synset["label_kind"])
         if synset["budget"]["unit"] == "all":
-            real.setdefault(data, []).append((result, earlier))
+            real.setdefault(data, []).append(entry)
         else:
-            key = (*data, synset["budget"]["unit"], synset["budget"]["value"], synset["label_kind"])
-            tables.setdefault(key, []).append((result, earlier))
-    covered = {key[:-3] for key in tables}
+            (random if synset["method"] == RANDOM else tables).setdefault(key, []).append(entry)
+    tables = {key: entries + random.get(key, random.get((*key[:-1], "hard"), [])) for key, entries in tables.items()}
+    taken = {entry.result["id"] for entries in tables.values() for entry in entries}
+    tables |= {key: entries for key, entries in random.items() if entries[0].result["id"] not in taken}
     for data, entries in real.items():
-        if data not in covered:
-            tables[(*data, "all", 0, "hard")] = []
-        for key in tables:
-            if key[:-3] == data:
-                tables[key] += entries
-    return [_cell(entries) for _, entries in sorted(tables.items(), key=lambda item: _order(item[0]))]
+        found = [key for key in tables if key[:-3] == data] or [(*data, "all", 0, "hard")]
+        for key in found:
+            tables[key] = tables.get(key, []) + entries
+    return [_cell(key, entries, verdicts or {}) for key, entries in sorted(tables.items(), key=lambda i: _order(i[0]))]
 
 
 def _data_key(result: Result) -> tuple[Any, ...]:
@@ -160,107 +203,168 @@ def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:
     return (*key[:-3], labels, unit, value)
 
 
-def _cell(entries: list[tuple[Result, int]]) -> Cell:
-    head = entries[0][0]
+def _cell(key: tuple[Any, ...], entries: Sequence[_Entry], verdicts: Mapping[str, str]) -> Cell:
+    head = entries[0].result
     metric = main_metric(head)
-    drafts = [_draft(group, metric) for group in _grouped(entries)]
-    ranking = _ranking_student([draft for draft in drafts if not draft.full] or drafts)
-    columns = sorted(
-        {student for draft in drafts for student in draft.summary}, key=lambda name: (name != ranking, name)
-    )
-    sign = -1 if head["metrics"][metric]["better"] == "higher" else 1
-    drafts.sort(key=lambda draft: _rank_key(draft, ranking, sign))
-    best = {student: _best([draft for draft in drafts if not draft.full], student, metric, sign) for student in columns}
-    rows: list[Row] = []
-    for place, draft in enumerate(drafts):
-        rank = None
-        if not draft.full and ranking in draft.summary:
-            tied = place > 0 and draft.summary[ranking]["mean"] == rows[-1].summary[ranking]["mean"]
-            rank = rows[-1].rank if tied else place + 1
-        rows.append(
-            Row(
-                results=draft.results,
-                summary=draft.summary,
-                rank=rank,
-                best=frozenset(student for student in columns if any(draft is one for one in best[student])),
-                cross=_cross(draft, ranking),
-                earlier=draft.earlier,
-            )
-        )
+    results = [entry.result for entry in entries]
+    ranking = _ranking_student(results)
+    names = {student for result in results for student in students(result)}
+    columns = sorted(names, key=lambda name: (name != ranking, name))
+    shown = measures(results, metric, columns)
+    rows = [_row(group, shown, ranking, verdicts) for group in _grouped(entries)]
+    for measure in shown:
+        rows = _ranked(rows, measure, ranking)
+    first = next(one for one in shown if one.group == MAIN)
+    rows.sort(key=lambda row: _place(row, first))
     return Cell(
         dataset=head["synset"]["dataset"],
         fingerprint=head["synset"]["dataset_fingerprint"],
         budget=head["synset"]["budget"],
-        label_kind=head["synset"]["label_kind"],
+        label_kind=key[-1],
         protocol=head["protocol"],
         precision=head["precision"],
         metric=metric,
         described=head["metrics"][metric],
         students=tuple(columns),
-        rows=tuple(rows),
+        measures=shown,
+        rows=tuple(_against_random(rows, first, ranking)),
     )
 
 
-def _grouped(entries: list[tuple[Result, int]]) -> list[list[tuple[Result, int]]]:
+def _reference(result: Result) -> str:
+    if result["synset"]["budget"]["unit"] == "all":
+        return FULL
+    return RANDOM if result["synset"]["method"] == RANDOM else ""
+
+
+def _grouped(entries: Sequence[_Entry]) -> list[list[_Entry]]:
     """Results that make a row together: all of the method ``random``, else one each."""
-    drawn = [entry for entry in entries if entry[0]["synset"]["method"] == "random"]
-    others = [[entry] for entry in entries if entry[0]["synset"]["method"] != "random"]
-    return [*others, sorted(drawn, key=lambda entry: (entry[0]["synset"]["seed"], entry[0]["id"]))] if drawn else others
+    drawn = [entry for entry in entries if _reference(entry.result) == RANDOM]
+    single = [[entry] for entry in entries if _reference(entry.result) != RANDOM]
+    drawn.sort(key=lambda entry: (entry.result["synset"]["seed"], entry.result["id"]))
+    return [*single, drawn] if drawn else single
 
 
-def _draft(group: list[tuple[Result, int]], metric: str) -> Row:
+def _row(group: Sequence[_Entry], shown: Sequence[Measure], ranking: str, verdicts: Mapping[str, str]) -> Row:
     """A row that has no rank yet."""
     from ddbench.evaluate.statistics import summarise_groups
+    from ddbench.leaderboard.verification import VERDICTS
 
-    results = tuple(result for result, _ in group)
-    names = dict.fromkeys(student for result in results for student in students(result))
-    summary = {}
-    for student in names:
-        groups = [list(values(result, student, metric).values()) for result in results]
-        summary[student] = summarise_groups([own for own in groups if own])
-    return Row(results, summary, None, frozenset(), None, sum(earlier for _, earlier in group))
+    results = tuple(entry.result for entry in group)
+    scores = {}
+    for measure in shown:
+        known = results[0]["summary"].get(measure.student, {}).get(measure.metric)  # checked against the runs
+        if known is None or len(results) > 1:
+            groups = [list(own.values()) for own in (measure.values(result, ranking) for result in results) if own]
+            known = summarise_groups(groups) if groups else None
+        if known is not None:
+            scores[measure] = Score(known, None, False, False)
+    judged = [verdicts[result["id"]] for result in results if result["id"] in verdicts]
+    return Row(
+        results=results,
+        scores=scores,
+        reference=_reference(results[0]),
+        earlier=tuple(result for entry in group for result in entry.earlier),
+        verdict=min(judged, key=VERDICTS.index) if len(judged) == len(results) else None,
+    )
 
 
-def _ranking_student(drafts: list[Row]) -> str:
+def _ranking_student(results: Sequence[Result]) -> str:
     """The student that most synsets were distilled on, of those evaluated; else the first one."""
     votes = Counter(
-        str(draft.first["synset"]["student"]) for draft in drafts if draft.first["synset"]["student"] in draft.summary
+        str(result["synset"]["student"])
+        for result in results
+        if not _reference(result) and result["synset"]["student"] in students(result)
     )
-    if votes:
-        return min(votes, key=lambda name: (-votes[name], name))
-    return next((student for draft in drafts for student in draft.summary), "")
+    return min(votes, key=lambda name: (-votes[name], name)) if votes else students(results[0])[0]
 
 
-def _rank_key(draft: Row, ranking: str, sign: int) -> tuple[Any, ...]:
-    known = ranking in draft.summary
-    mean = sign * draft.summary[ranking]["mean"] if known else 0.0
-    return (draft.full, not known, mean, draft.method, draft.first["id"])
+def _place(row: Row, first: Measure) -> tuple[Any, ...]:
+    """Order of the rows: methods with a rank, those without, random images, all real data."""
+    score = row.scores.get(first)
+    mean = first.sign * score.statistics["mean"] if score else 0.0
+    reference = REFERENCES.index(row.reference) + 1 if row.reference else 0
+    rank = score.rank if score else None
+    return (reference, score is None, rank is None, rank or 0, mean, row.method, row.first["id"])
 
 
-def _cross(draft: Row, ranking: str) -> tuple[float, int] | None:
-    own = draft.first["synset"]["student"]
-    own = own if own in draft.summary else ranking
-    means = [statistics["mean"] for student, statistics in draft.summary.items() if student != own]
-    return (sum(means) / len(means), len(means)) if means else None
+def _ranked(rows: Sequence[Row], measure: Measure, ranking: str) -> list[Row]:
+    """Give every row its rank by one measure.
+
+    From best to worst, a row joins the group above it unless it can be told from that group's best row; then it opens
+    the next one, at its own place. Rows with a single seed have no interval and so no rank, and neither have the
+    references and rows that were measured in another way than most.
+    """
+    usual = _usual_settings(rows, measure, ranking)
+    odd = {id(row) for row in rows if measure in row.scores and measure.settings(row.first, ranking) != usual}
+    running = [
+        row
+        for row in rows
+        if not row.reference
+        and id(row) not in odd
+        and measure in row.scores
+        and row.scores[measure].statistics["low"] is not None
+    ]
+    running.sort(key=lambda row: (measure.sign * row.scores[measure].statistics["mean"], row.method, row.first["id"]))
+    ranks: dict[int, int] = {}
+    leader: Row | None = None
+    place = 0
+    for position, row in enumerate(running, start=1):
+        if leader is None or not tied(leader, row, measure, ranking):
+            leader, place = row, position
+        ranks[id(row)] = place
+    ranked = []
+    for row in rows:
+        score = row.scores.get(measure)
+        if score is not None:
+            rank = ranks.get(id(row))
+            score = replace(score, rank=rank, best=rank == 1 and len(running) > 1, odd=id(row) in odd)
+            row = replace(row, scores={**row.scores, measure: score})
+        ranked.append(row)
+    return ranked
 
 
-def _best(drafts: list[Row], student: str, metric: str, sign: int) -> list[Row]:
-    """The best row of a column and those that cannot be told from it; rows without an interval take no part."""
-    known = [draft for draft in drafts if student in draft.summary and draft.summary[student]["low"] is not None]
-    if len(known) < 2:
-        return []
-    top = min(known, key=lambda draft: sign * draft.summary[student]["mean"])
-    return [draft for draft in known if draft is top or _tied(top, draft, student, metric)]
+def _usual_settings(rows: Sequence[Row], measure: Measure, ranking: str) -> str:
+    """The settings that most methods share, or the references where no method has the measure."""
+    having = [row for row in rows if measure in row.scores]
+    methods = [row for row in having if not row.reference]
+    votes = Counter(measure.settings(row.first, ranking) for row in methods or having)
+    return min(votes, key=lambda settings: (-votes[settings], settings)) if votes else ""
 
 
-def _tied(one: Row, other: Row, student: str, metric: str) -> bool:
-    """Whether the paired difference by network seed may be nothing; without common seeds, whether intervals overlap."""
+def tied(one: Row, other: Row, measure: Measure, ranking: str) -> bool:
+    """Whether two rows cannot be told apart: the 95 % interval of their difference, paired by seed, holds nothing.
+
+    Without two common seeds: whether their intervals overlap; a row without an interval cannot be told from any.
+    """
+    return _difference(one, other, measure, ranking) is None
+
+
+def _difference(one: Row, other: Row, measure: Measure, ranking: str) -> float | None:
+    """Mean of ``one - other`` where they can be told apart, else None."""
     from ddbench.evaluate.statistics import paired_difference
 
-    single, group = (one, other) if len(one.results) == 1 else (other, one)
-    ours = values(single.first, student, metric)
-    others = [own for own in (values(result, student, metric) for result in group.results) if own]
-    if len(single.results) == 1 and len(set(ours).intersection(*others)) > 1:
-        return bool(paired_difference(ours, others)["tie"])
-    a, b = one.summary[student], other.summary[student]
-    return bool(a["low"] <= b["high"] and b["low"] <= a["high"])
+    single, group, sign = (one, other, 1) if len(one.results) == 1 else (other, one, -1)
+    ours = measure.values(single.first, ranking)
+    theirs = [own for own in (measure.values(result, ranking) for result in group.results) if own]
+    if len(single.results) == 1 and theirs and len(set(ours).intersection(*theirs)) > 1:
+        found = paired_difference(ours, theirs)
+        return None if found["tie"] else float(sign * found["mean"])
+    a, b = one.scores[measure].statistics, other.scores[measure].statistics
+    if a["low"] is None or b["low"] is None or (a["low"] <= b["high"] and b["low"] <= a["high"]):
+        return None
+    return float(a["mean"] - b["mean"])
+
+
+def _against_random(rows: Sequence[Row], first: Measure, ranking: str) -> list[Row]:
+    """Say of every method whether it is better than random images by the measure that ranks."""
+    random = next((row for row in rows if row.reference == RANDOM and first in row.scores), None)
+    if random is None:
+        return list(rows)
+    said = []
+    for row in rows:
+        if not row.reference and first in row.scores and row.scores[first].statistics["low"] is not None:
+            difference = _difference(row, random, first, ranking)
+            row = replace(row, above_random=difference is not None and first.sign * difference < 0)
+        said.append(row)
+    return said

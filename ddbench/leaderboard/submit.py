@@ -1,19 +1,20 @@
-"""From an evaluated run to a row: the result, its preview and its synset, put into the board's folder."""
+"""From an evaluated run to a row: the result, and what goes beside it, put into the board's folder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddbench.leaderboard.images import MAX_PNG_BYTES, clean_png
+from ddbench.leaderboard.attachments import IMPORTED, LABELS, SYNSET, needed
+from ddbench.leaderboard.consistency import score_summary
+from ddbench.leaderboard.packing import NEEDED, Given, Item, find_part, hash_of, pack
 from ddbench.leaderboard.schema import (
     KIND,
     MAX_RESULT_BYTES,
     SCHEMA,
     Result,
-    budget_name,
     check_result,
     is_url,
     main_metric,
@@ -24,15 +25,14 @@ from ddbench.leaderboard.schema import (
     students,
     write_result,
 )
+from ddbench.leaderboard.verification import SUFFIX
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import canonical_json, file_hash, read_json, write_bytes
+from ddbench.runtime.files import canonical_json, read_json, write_bytes
 
 EVALUATION_KIND = "ddbench-evaluation"
 EVALUATION_SCHEMA = 1
-SYNSET_FILE = "synset.safetensors"
-MAX_SYNSET_BYTES = 2 * 10**6
-"""Larger synsets are named by their hash only."""
+SCORES_KIND = "ddbench-scores"
 COPIED = (
     "synset",
     "teacher",
@@ -47,6 +47,10 @@ COPIED = (
     "at_once",
     "versions",
 )
+COPIED_IF_THERE = ("details", "measured")
+OWN_ACCURACIES = ("real_hard", "syn_hard", "syn", "random", "syn_plain", "random_plain")
+NOT_RECIPE = ("kind", "schema", "config", "versions", "dataset", "dataset_fingerprint", "preprocess", "seed", "student")
+"""Parts of a run's configuration that a row has already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,7 @@ class Submission:
     """What a submitter says about a row; everything else is measured.
 
     Attributes:
+        method: name of the method of an imported synset that has none.
         method_title: how the method is called on the board.
         authors: who submits.
         links: http(s) addresses (paper, project).
@@ -61,9 +66,11 @@ class Submission:
         licence: of the synset.
         note: a few sentences.
         claims: ``(student, value)``: what the authors report, to stand beside what was measured.
-        claim_source: where they report it.
+        claim_source: where they report it: one for all claims, or one each.
+        synset_url, teacher_url, labels_url: where files lie that are too large to lie beside the row.
     """
 
+    method: str = ""
     method_title: str = ""
     authors: Sequence[str] = ()
     links: Sequence[str] = ()
@@ -71,7 +78,25 @@ class Submission:
     licence: str = ""
     note: str = ""
     claims: Sequence[tuple[str, float]] = ()
-    claim_source: str = ""
+    claim_source: str | Sequence[str] = ""
+    synset_url: str = ""
+    teacher_url: str = ""
+    labels_url: str = ""
+
+    def sources(self) -> list[str]:
+        """Where each claim is reported.
+
+        Raises:
+            UserError: neither one source nor one a claim.
+        """
+        given = [self.claim_source] if isinstance(self.claim_source, str) else list(self.claim_source)
+        if len(given) <= 1:
+            return [*given, ""][:1] * len(self.claims)
+        if len(given) != len(self.claims):
+            raise UserError(
+                f"{len(given)} --claim-source for {len(self.claims)} --claim: give one for all, or one each"
+            )
+        return given
 
 
 @dataclass(frozen=True)
@@ -81,16 +106,21 @@ class Plan:
     Attributes:
         result: the row.
         path: its file.
-        known: the board has it already; nothing is to be written.
-        attachments: files beside it.
-        notes: what was left out, in words.
+        known: the board has the row already.
+        attachments: files beside it that are to be written.
+        items: what the submission has and what it lacks.
     """
 
     result: Result
     path: Path
     known: bool
     attachments: dict[Path, bytes]
-    notes: tuple[str, ...]
+    items: tuple[Item, ...]
+
+    @property
+    def lacks(self) -> list[Item]:
+        """What is needed for training the row again, and missing."""
+        return [item for item in self.items if item.group == NEEDED and not item.there]
 
 
 def parse_claim(text: str) -> tuple[str, float]:
@@ -109,60 +139,127 @@ def parse_claim(text: str) -> tuple[str, float]:
     return student, value
 
 
-def make_result(run: Path, protocol: str | None = None, submission: Submission | None = None) -> Result:
+def make_result(
+    run: Path, protocol: str | None = None, submission: Submission | None = None, given: Given | None = None
+) -> Result:
     """The result of an evaluated run.
 
     Args:
-        run: folder of ``ddbench distill``, scored by ``ddbench evaluate``.
+        run: folder of ``ddbench distill`` or ``ddbench import``, scored by ``ddbench evaluate``.
         protocol: name of the evaluation, when there are several.
+        given: where files are that the evaluation used, if not where they usually are.
 
     Raises:
         UserError: no evaluation, several and none named, an evaluation of another synset, or a value that the schema
             refuses.
     """
     submission = submission or Submission()
-    for address in filter(None, (*submission.links, submission.code)):
+    for address in filter(None, (*submission.links, submission.code, *_urls(submission).values())):
         if not is_url(address):
-            raise UserError(f"{address!r} is not an http(s) address; --link and --code take https://... only")
-    path = _evaluation_path(run, protocol)
+            raise UserError(
+                f"{address!r} is not an http(s) address; --link, --code and --...-url take https://... only"
+            )
+    path = evaluation_path(run, protocol)
     evaluation = _read_evaluation(path)
     result: Result = {"kind": KIND, "schema": SCHEMA, "id": "0" * 16, "supersedes": None}
     result |= {name: evaluation[name] for name in COPIED}
+    result |= {name: evaluation[name] for name in COPIED_IF_THERE if name in evaluation}
     result["cost"] = {
         "distill": _read_cost(run / "cost.json"),
         "evaluate": _read_cost(path.with_name(f"{path.stem}.cost.json")),
     }
-    said = asdict(submission)
-    source = said.pop("claim_source")
-    said |= {"authors": list(submission.authors), "links": list(submission.links), "claims": []}
-    result["submission"] = said
+    recipe = _recipe(run)
+    if recipe:
+        result["recipe"] = recipe
+    result["submission"] = said = _said(submission)
     _check(result, str(path))
-    for student, value in submission.claims:
+    if submission.method:
+        result["synset"] = {**result["synset"], "method": _method(result, submission.method)}
+    for (student, value), source in zip(submission.claims, submission.sources(), strict=True):
         known = students(result)
         if student not in known:
             near = suggest(student, known)
             raise UserError(f"--claim {student}: not evaluated{near}; students of {path.name}: {', '.join(known)}")
         said["claims"].append({"student": student, "metric": main_metric(result), "value": value, "source": source})
+    scores = _scores(run / "scores" / path.name, result)
+    if scores:
+        result["scores"] = scores
+    if result["labels"] is not None:
+        labels = find_part(run, LABELS, None, given or Given())
+        if labels is not None:
+            said["labels_sha256"] = hash_of(labels)
     _check(result, str(path))
-    _check_synset(run / SYNSET_FILE, result)
+    find_part(run, SYNSET, needed(result).get(SYNSET, result["synset"]["sha256"]), given or Given())
     return result
 
 
-def plan_submission(run: Path, board: Path, result: Result) -> Plan:
+def _urls(submission: Submission) -> dict[str, str]:
+    found = {name: getattr(submission, name) for name in ("synset_url", "teacher_url", "labels_url")}
+    return {name: url for name, url in found.items() if url}
+
+
+def _said(submission: Submission) -> dict[str, Any]:
+    return {
+        "method_title": submission.method_title,
+        "authors": list(submission.authors),
+        "links": list(submission.links),
+        "code": submission.code,
+        "licence": submission.licence,
+        "note": submission.note,
+        "claims": [],
+        **_urls(submission),
+    }
+
+
+def _method(result: Result, name: str) -> str:
+    own = str(result["synset"]["method"])
+    if own not in (IMPORTED, name):
+        raise UserError(f"--method {name}: the synset was made by {own}; only an imported synset can be named")
+    return name
+
+
+def _recipe(run: Path) -> dict[str, Any] | None:
+    """The run's configuration, without what the row says elsewhere."""
+    path = run / "config.json"
+    config = _read_small(path, "run configuration") if path.is_file() else None
+    if not isinstance(config, dict):
+        return None
+    return {name: value for name, value in config.items() if name not in NOT_RECIPE}
+
+
+def _scores(path: Path, result: Result) -> dict[str, Any] | None:
+    """DD-Ranking's scores of the same synset under the same protocol, where they were measured."""
+    if not path.is_file():
+        return None
+    found = _read_small(path, "scores file")
+    try:
+        if found["kind"] != SCORES_KIND or found["synset"]["sha256"] != result["synset"]["sha256"]:
+            raise UserError(f"{path}: scores of another synset; run `ddbench scores` again, or remove the file")
+        if found["protocol"]["hash"] != result["protocol"]["hash"]:
+            return None
+        names = ("seed", *OWN_ACCURACIES)
+        repeats = [{name: repeat[name] for name in names} for repeat in found["repeats"]]
+        kept = {name: found[name] for name in ("student", "standard", "weight", "random_labels")}
+        return {**kept, "repeats": repeats, "summary": score_summary(repeats, found["weight"])}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not a whole scores file ({error!r:.80}); run `ddbench scores` again") from None
+
+
+def plan_submission(run: Path, board: Path, result: Result, given: Given | None = None) -> Plan:
     """Find the place of a result on the board, and what goes with it. Writes nothing.
 
     A result of the same synset under the same protocol that has no more runs is superseded.
 
     Raises:
-        UserError: the board has more runs of the same thing, one of its files is broken, or the preview is.
+        UserError: the board has more runs of the same thing, one of its files is broken, or a file beside is.
     """
-    folder = board / result_folder(result)
-    earlier = [
-        old for old in map(read_result, sorted(folder.glob("*.json"))) if same_subject(old) == same_subject(result)
-    ]
+    earlier = _earlier(board, result)
     for old in earlier:
         if _content(old) == _content(result):
-            return Plan(old, board / result_path(old), True, {}, ())
+            path = board / result_path(old)
+            package = pack(run, path, old, given or Given())
+            lacking = {place: data for place, data in package.files.items() if not place.exists()}
+            return Plan(old, path, True, lacking, tuple(package.items))
     replaced = {old["supersedes"] for old in earlier}
     latest = max(
         (old for old in earlier if old["id"] not in replaced),
@@ -177,20 +274,37 @@ def plan_submission(run: Path, board: Path, result: Result) -> Plan:
     result = {**result, "supersedes": latest["id"] if latest else None}
     result["id"] = result_id(result)
     path = board / result_path(check_result(result, str(run)))
-    attachments, notes = _attachments(run, path, result)
-    return Plan(result, path, False, attachments, notes)
+    if path.exists():
+        raise UserError(f"{path}: another row has this id; add a --note, which gives this one an id of its own")
+    package = pack(run, path, result, given or Given())
+    return Plan(result, path, False, package.files, tuple(package.items))
+
+
+def _earlier(board: Path, result: Result) -> list[Result]:
+    """Rows of the same subject; whoever submitted them may have called the method otherwise."""
+    synset = result["synset"]
+    cell = board / result_folder(result).parent
+    sha256 = synset["sha256"].encode()
+    found = []
+    for path in sorted(cell.glob("*/*.json")):
+        if path.name.endswith(SUFFIX) or (path.stat().st_size <= MAX_RESULT_BYTES and sha256 not in path.read_bytes()):
+            continue
+        old = read_result(path)
+        if same_subject(old) == same_subject(result):
+            found.append(old)
+    return found
 
 
 def write_plan(plan: Plan) -> list[Path]:
-    """Write a planned submission, the result last, and return the files; a known one writes nothing.
+    """Write a planned submission, the result last, and return the files; of a known one only what was not there.
 
     Raises:
         UserError: the folder cannot be written to.
     """
-    if plan.known:
-        return []
     for path, data in plan.attachments.items():
         write_bytes(path, data)
+    if plan.known:
+        return list(plan.attachments)
     write_result(plan.path, plan.result)
     return [*plan.attachments, plan.path]
 
@@ -217,13 +331,45 @@ def _check(result: Result, where: str) -> None:
     check_result(result, where)
 
 
-def _evaluation_path(run: Path, protocol: str | None) -> Path:
+def evaluations(run: Path) -> list[Path]:
+    """The evaluations of a run, by name.
+
+    Raises:
+        UserError: no such run, or none.
+    """
     if not run.is_dir():
         raise UserError(f"{run}: no such run folder; `ddbench distill ... --out {run}` makes one")
     found = sorted(path for path in (run / "evaluations").glob("*.json") if not path.name.endswith(".cost.json"))
-    names = [path.stem for path in found]
     if not found:
         raise UserError(f"{run}: not evaluated yet: run `ddbench evaluate {run}` first")
+    return found
+
+
+def standard_evaluations(run: Path) -> list[str]:
+    """Names of the evaluations of a run that altered nothing of their protocol.
+
+    Raises:
+        UserError: none, or one is malformed.
+    """
+    names = [path.stem for path in evaluations(run) if _is_standard(_read_evaluation(path))]
+    if not names:
+        raise UserError(f"{run}: no standard evaluation; choose one with --protocol, or run `ddbench evaluate {run}`")
+    return names
+
+
+def _is_standard(evaluation: dict[str, Any]) -> bool:
+    protocol = evaluation["protocol"]
+    return isinstance(protocol, dict) and protocol.get("standard") is True
+
+
+def evaluation_path(run: Path, protocol: str | None) -> Path:
+    """The evaluation that is to be submitted.
+
+    Raises:
+        UserError: none of that name, or several and none named.
+    """
+    found = evaluations(run)
+    names = [path.stem for path in found]
     if protocol is not None:
         if protocol not in names:
             raise UserError(
@@ -232,7 +378,7 @@ def _evaluation_path(run: Path, protocol: str | None) -> Path:
             )
         return found[names.index(protocol)]
     if len(found) > 1:
-        raise UserError(f"{run}: several evaluations; choose one with --protocol: {', '.join(names)}")
+        raise UserError(f"{run}: several evaluations; choose one with --protocol (or --all): {', '.join(names)}")
     return found[0]
 
 
@@ -259,34 +405,3 @@ def _read_small(path: Path, what: str) -> Any:
             f"{path}: {path.stat().st_size:,} bytes is too large for a {what} (at most {MAX_RESULT_BYTES:,})"
         )
     return read_json(path, what)
-
-
-def _check_synset(path: Path, result: Result) -> None:
-    if not path.is_file():
-        raise UserError(f"{path}: no such synset; a run folder holds one")
-    try:
-        found = file_hash(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot read this synset: {error.strerror or error}") from None
-    if found != result["synset"]["sha256"]:
-        raise UserError(f"{path}: the evaluation is of another synset: run `ddbench evaluate {path.parent}` again")
-
-
-def _attachments(run: Path, path: Path, result: Result) -> tuple[dict[Path, bytes], tuple[str, ...]]:
-    """The preview and the synset that go beside a result, and notes on what does not."""
-    if budget_name(result["synset"]["budget"]) == "full":
-        return {}, ("the real images are not copied",)
-    files: dict[Path, bytes] = {}
-    notes = []
-    preview, synset = run / "preview.png", run / SYNSET_FILE
-    if not preview.is_file():
-        notes.append(f"no preview: {preview} is not there")
-    elif preview.stat().st_size > MAX_PNG_BYTES:
-        notes.append(f"preview left out: more than {MAX_PNG_BYTES:,} bytes")
-    else:
-        files[path.with_suffix(".png")] = clean_png(preview.read_bytes(), str(preview))
-    if synset.stat().st_size > MAX_SYNSET_BYTES:
-        notes.append(f"synset left out (more than {MAX_SYNSET_BYTES:,} bytes); the result names its sha256")
-    else:
-        files[path.with_name(f"{path.stem}.{SYNSET_FILE}")] = synset.read_bytes()
-    return files, tuple(notes)

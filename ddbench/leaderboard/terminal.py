@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from ddbench.leaderboard.view import Table
+from ddbench.leaderboard.view import Table, parts
 
 PLAIN_WIDTH = 200
 """Columns when the output is no terminal: wide enough that nothing is cut."""
@@ -27,15 +27,20 @@ def show(tables: Sequence[Table], console: Console | None = None) -> None:
         title = f"{table.title} · {cell.label_kind} labels · {cell.protocol['name']} {cell.protocol['hash']}"
         if not cell.protocol["standard"]:
             title += " · non-standard"
-        grid = Grid(title=_line(title), caption=_line(table.caption), title_justify="left", caption_justify="left")
-        for column in table.columns:
-            grid.add_column(_line(column.title), justify="right" if column.number else "left", vertical="top")
-        for _, entries in table.lines:
-            fields = [f"{entry.text} ({entry.detail})" if entry.detail else entry.text for entry in entries]
-            grid.add_row(
-                *(_line(text, "bold" if entry.best else "") for text, entry in zip(fields, entries, strict=True))
-            )
-        console.print(grid)
+        for place, part in enumerate(parts(table)):
+            console.print(_grid(part, title if place == 0 else f"{table.title}, continued", table.caption))
+
+
+def _grid(table: Table, title: str, caption: str) -> Grid:
+    grid = Grid(title=_line(title), caption=_line(caption), title_justify="left", caption_justify="left")
+    for column in table.columns:
+        grid.add_column(_line(column.title), justify="right" if column.number else "left", vertical="top")
+    for line in table.lines:
+        fields = [f"{entry.text} ({entry.detail})" if entry.detail else entry.text for entry in line.entries]
+        grid.add_row(
+            *(_line(text, "bold" if entry.best else "") for text, entry in zip(fields, line.entries, strict=True))
+        )
+    return grid
 
 
 def _line(text: str, style: str = "") -> Text:

@@ -1,35 +1,64 @@
-"""What the tables say, as text: the same columns and entries for the page, the Markdown and the terminal."""
+"""What the tables say, as text: the same columns and entries for the page, the Markdown, the terminal and LaTeX."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ddbench.leaderboard.rows import Cell, Row, Statistics
+from ddbench.leaderboard.measures import CROSS, MAIN, Measure, others
+from ddbench.leaderboard.recipe import expert_command, run_flags
+from ddbench.leaderboard.rows import FULL, RANDOM, REFERENCES, Cell, Row, Statistics
 from ddbench.leaderboard.schema import Result, students
 
 NONE = "–"
+UNMEASURED = "not measured"
 PROTOCOL_FLAGS = ("epochs", "lr", "augmentation", "max_images")
 """Protocol settings that ``ddbench evaluate`` can alter by a flag of the same name."""
+PLACE, COST, ABOUT = "place", "cost", "about"
+"""Groups of the columns that are no measures."""
+HEAD_GROUPS = (PLACE, MAIN, CROSS, COST, ABOUT)
+"""The groups of the first table, where a board is printed as two; the others follow in the second."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """Head of a column; ``hint`` explains it."""
+    """Head of a column; ``hint`` explains it, ``measure`` is what it shows where it is one."""
 
     title: str
     number: bool
     hint: str
+    group: str
+    measure: Measure | None = None
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One field of a row: its text, what it is sorted by (None: last), whether it is (tied) best, and a second line."""
+    """One field of a row.
+
+    Attributes:
+        text: as printed.
+        key: what it is sorted by; None: last.
+        best: (tied) best of its column.
+        detail: a second line.
+    """
 
     text: str
     key: float | str | None
     best: bool = False
     detail: str = ""
+
+
+EMPTY = Entry(NONE, None)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table; ``row`` is None for a reference that was not measured."""
+
+    row: Row | None
+    reference: str
+    entries: tuple[Entry, ...]
 
 
 @dataclass(frozen=True)
@@ -40,7 +69,21 @@ class Table:
     title: str
     caption: str
     columns: tuple[Column, ...]
-    lines: tuple[tuple[Row, tuple[Entry, ...]], ...]
+    lines: tuple[Line, ...]
+
+    def only(self, groups: Sequence[str]) -> Table | None:
+        """The same table with the columns of some groups; None where nothing but the place is left."""
+        kept = [i for i, column in enumerate(self.columns) if column.group in groups]
+        if all(self.columns[i].group == PLACE for i in kept):
+            return None
+        lines = tuple(Line(line.row, line.reference, tuple(line.entries[i] for i in kept)) for line in self.lines)
+        return Table(self.cell, self.title, self.caption, tuple(self.columns[i] for i in kept), lines)
+
+
+def parts(table: Table) -> list[Table]:
+    """The table as one or two that are narrow enough to print: accuracy and cost, then what else was measured."""
+    rest = [PLACE, *dict.fromkeys(column.group for column in table.columns if column.group not in HEAD_GROUPS)]
+    return [part for part in (table.only(HEAD_GROUPS), table.only(rest)) if part is not None]
 
 
 def budget_text(budget: dict[str, object]) -> str:
@@ -51,16 +94,21 @@ def budget_text(budget: dict[str, object]) -> str:
 
 
 def number_text(value: float, unit: str) -> str:
-    """Fractions in per cent with one decimal, other units with four digits."""
-    return f"{100 * value:.1f}" if unit == "fraction" else f"{value:.4g}"
+    """Fractions in per cent with one decimal, points with one decimal, other units with four digits."""
+    if unit == "fraction":
+        return f"{100 * value:.1f}"
+    return f"{value:.1f}" if unit == "points" else f"{value:.4g}"
+
+
+def half_width(statistics: Statistics) -> float | None:
+    """Half of the 95 % interval; None for a single run."""
+    return None if statistics["low"] is None else float(statistics["high"] - statistics["low"]) / 2
 
 
 def statistics_text(statistics: Statistics, unit: str) -> str:
     """``88.7 ± 0.9``: mean and half of the 95 % interval, or the mean alone for a single run."""
-    mean = number_text(statistics["mean"], unit)
-    if statistics["low"] is None:
-        return mean
-    return f"{mean} ± {number_text((statistics['high'] - statistics['low']) / 2, unit)}"
+    mean, half = number_text(statistics["mean"], unit), half_width(statistics)
+    return mean if half is None else f"{mean} ± {number_text(half, unit)}"
 
 
 def bytes_text(count: float) -> str:
@@ -84,86 +132,107 @@ def ratio_text(ratio: float) -> str:
     return f"{ratio:.1f} ×" if ratio < 99.95 else f"{ratio:,.0f} ×"
 
 
-def lay_out(cell: Cell) -> Table:
-    """Columns and entries of one cell; columns in which no row has anything are left out."""
+def lay_out(cell: Cell, student: str = "", everyone: bool = False) -> Table:
+    """Columns and entries of one cell; columns in which no row has anything are left out.
+
+    Args:
+        student: whose rank, calibration and robustness are shown; by default the student that ranks.
+        everyone: keep calibration and robustness of all students (for the page, which can switch).
+    """
+    student = student if student in cell.students else cell.students[0]
+    shown = [one for one in cell.measures if everyone or one.group in (MAIN, CROSS) or one.student in ("", student)]
+    tail = [one for one in shown if one.group not in (MAIN, CROSS)]
+    columns = [
+        Column("rank", True, "rows that cannot be told apart share a rank", PLACE),
+        Column("method", False, "how the synset was made", PLACE),
+        *(_measured(one) for one in shown if one.group in (MAIN, CROSS)),
+        Column("stored", True, "bytes of images, labels and everything else that training needs", COST),
+        Column("compression", True, "bytes of the real training set over stored bytes", COST),
+        Column("distillation", True, "CPU time of the distillation", COST),
+        *(_measured(one) for one in tail),
+        Column("seeds", True, "independently initialised students", ABOUT),
+        Column("claim", True, "what the authors report", ABOUT),
+        Column("verified", False, "re-trained from the synset by the board: claimed and measured agree", ABOUT),
+        Column("made with", False, "torch version and device of the evaluation", ABOUT),
+    ]
+    lines = [Line(row, row.reference, tuple(_entries(cell, row, columns, student))) for row in cell.rows]
+    wanted = REFERENCES if cell.budget["unit"] != "all" else ()
+    missing = [name for name in wanted if name not in {line.reference for line in lines}]
+    used = [i for i in range(len(columns)) if i < 2 or any(line.entries[i].text != NONE for line in lines)]
+    lines += [Line(None, name, _missing(name, len(columns))) for name in missing]
+    lines.sort(key=lambda line: ("", *REFERENCES).index(line.reference))
     unit = cell.described["unit"]
     percent = " in per cent" if unit == "fraction" else "" if unit == "1" else f" in {unit}"
-    columns = [
-        Column("rank", True, "by the mean of the first student"),
-        Column("method", False, "how the synset was made"),
-    ]
-    columns += [Column(name, True, f"mean and half of its 95 % interval, {name}") for name in cell.students]
-    columns += [
-        Column("cross-arch.", True, "mean over the students that the synset was not distilled on"),
-        Column("stored", True, "bytes of images, labels and everything else that training needs"),
-        Column("compression", True, "bytes of the real training set over stored bytes"),
-        Column("distillation", True, "CPU time of the distillation"),
-        Column("seeds", True, "independently initialised students"),
-        Column("claim", True, "what the authors report"),
-        Column("made with", False, "torch version and device of the evaluation"),
-    ]
-    table = [_entries(cell, row) for row in cell.rows]
-    used = [i for i in range(len(columns)) if i < 2 or any(entries[i].text != NONE for entries in table)]
     better = "" if cell.described["better"] == "higher" else ", lower is better"
-    caption = f"{cell.described['title']}{percent}{better}: mean ± half of the 95 % interval."
-    if cell.students:
-        caption += f" Ranked by {cell.students[0]}."
+    caption = f"{cell.described['title']}{percent}{better}: mean ± half of the 95 % interval. Ranked by {student}."
     return Table(
         cell=cell,
         title=f"{cell.dataset}, {budget_text(cell.budget)}",
         caption=caption,
         columns=tuple(columns[i] for i in used),
-        lines=tuple((row, tuple(entries[i] for i in used)) for row, entries in zip(cell.rows, table, strict=True)),
+        lines=tuple(Line(line.row, line.reference, tuple(line.entries[i] for i in used)) for line in lines),
     )
 
 
-def _entries(cell: Cell, row: Row) -> list[Entry]:
-    unit = cell.described["unit"]
-    empty = Entry(NONE, None)
-    scores = [
-        Entry(statistics_text(found, unit), found["mean"], student in row.best) if found else empty
-        for student, found in ((student, row.summary.get(student)) for student in cell.students)
-    ]
-    cross = empty
-    if row.cross:
-        mean, count = row.cross
-        partial = count < len(cell.students) - 1
-        cross = Entry(number_text(mean, unit), mean, detail=f"{count} of {len(cell.students) - 1}" if partial else "")
-    spent = row.distill_seconds
-    subsets = len(row.results)
-    return [
-        Entry(str(row.rank), row.rank) if row.rank else empty,
-        Entry(row.method, row.method, detail=_method_detail(row)),
-        *scores,
-        cross,
-        Entry(bytes_text(row.stored["total"]), row.stored["total"]),
-        Entry(ratio_text(row.compression), row.compression),
-        empty if spent is None else Entry(seconds_text(spent), spent),
-        Entry(f"{subsets} × {row.seeds}" if subsets > 1 else str(row.seeds), row.seeds * subsets),
-        _claim(cell, row),
-        _made_with(row.first),
-    ]
+def _measured(measure: Measure) -> Column:
+    arrow = ", lower is better" if measure.better == "lower" else ""
+    unit = ", per cent" if measure.unit == "fraction" else ""
+    hint = measure.hint if measure.group == MAIN else f"{measure.hint}{unit}{arrow}"
+    return Column(measure.title, True, hint, measure.group, measure)
 
 
-def _method_detail(row: Row) -> str:
+def _missing(name: str, width: int) -> tuple[Entry, ...]:
+    return (EMPTY, Entry(name, name, detail=UNMEASURED), *[EMPTY] * (width - 2))
+
+
+def _entries(cell: Cell, row: Row, columns: Sequence[Column], student: str) -> list[Entry]:
+    rank, spent, subsets = cell.rank(row, student), row.distill_seconds, len(row.results)
+    made = {
+        "rank": Entry(str(rank), rank) if rank else EMPTY,
+        "method": Entry(row.method, row.method, detail=_method_detail(cell, row)),
+        "stored": Entry(bytes_text(row.stored["total"]), row.stored["total"]),
+        "compression": Entry(ratio_text(row.compression), row.compression),
+        "distillation": EMPTY if spent is None else Entry(seconds_text(spent), spent),
+        "seeds": Entry(f"{subsets} × {row.seeds}" if subsets > 1 else str(row.seeds), row.seeds * subsets),
+        "claim": _claim(cell, row, student),
+        "verified": Entry(row.verdict, row.verdict) if row.verdict else EMPTY,
+        "made with": _made_with(row.first),
+    }
+    return [made[column.title] if column.measure is None else _score(cell, row, column.measure) for column in columns]
+
+
+def _score(cell: Cell, row: Row, measure: Measure) -> Entry:
+    score = row.scores.get(measure)
+    if score is None:
+        return EMPTY
+    detail = ""
+    if score.odd:
+        count = len(others(row.first, cell.students[0]))
+        detail = f"over {count}" if measure.group == CROSS else "other settings"
+    return Entry(statistics_text(score.statistics, measure.unit), score.statistics["mean"], score.best, detail)
+
+
+def _method_detail(cell: Cell, row: Row) -> str:
     title = row.first["submission"]["method_title"]
-    parts = [
+    labels = row.first["synset"]["label_kind"]
+    said = [
         title if title != row.method else "",
         f"{len(row.results)} subsets" if len(row.results) > 1 else "",
-        "all real images, not ranked" if row.full else "",
-        "" if row.standard else "non-standard",
+        f"{labels} labels" if row.reference == RANDOM and labels != cell.label_kind else "",
+        "all real images" if row.reference == FULL else "",
+        "not told from random" if row.above_random is False else "",
     ]
-    return ", ".join(filter(None, parts))
+    return ", ".join(filter(None, said))
 
 
-def _claim(cell: Cell, row: Row) -> Entry:
+def _claim(cell: Cell, row: Row, student: str) -> Entry:
     claims = [claim for claim in row.first["submission"]["claims"] if claim["metric"] == cell.metric]
     if not claims:
-        return Entry(NONE, None)
-    claims.sort(key=lambda claim: claim["student"] != cell.students[0])
+        return EMPTY
+    claims.sort(key=lambda claim: claim["student"] != student)
     unit = cell.described["unit"]
     more = f"and {len(claims) - 1} more" if len(claims) > 1 else ""
-    of = "" if claims[0]["student"] == cell.students[0] else claims[0]["student"]
+    of = "" if claims[0]["student"] == student else claims[0]["student"]
     return Entry(number_text(claims[0]["value"], unit), claims[0]["value"], detail=", ".join(filter(None, (of, more))))
 
 
@@ -175,23 +244,51 @@ def _made_with(result: Result) -> Entry:
 
 
 def commands(result: Result) -> list[str]:
-    """The commands that make this row again; settings other than the defaults are in the config."""
+    """The commands that make this row again; of a synset made elsewhere, the one that trains students on it again."""
     synset, protocol = result["synset"], result["protocol"]
-    distill = ["ddbench", "distill", "--method", synset["method"], "--dataset", synset["dataset"]]
+    again = ["ddbench", "leaderboard", "verify", result["id"]]
+    size = ["--size", str(synset["shape"][-1])] if synset["dataset"].startswith("folder:") else []
+    if not _made_here(result):
+        return [shlex.join(again)]
+    distill = ["ddbench", "distill", "--method", synset["method"], "--dataset", synset["dataset"], *size]
     if synset["budget"]["unit"] != "all":
         distill += [f"--{synset['budget']['unit']}", str(synset["budget"]["value"])]
     if synset["student"]:
         distill += ["--student", synset["student"]]
-    distill += ["--seed", str(synset["seed"]), "--out", "RUN"]
+    if synset["preprocess"].get("kind") not in (None, "meanstd"):
+        distill += ["--preprocess", str(synset["preprocess"]["kind"])]
+    distill += ["--seed", str(synset["seed"]), "--recipe", "none"]
+    for name, value in sorted(synset["config"].items()):
+        distill += _flag(name, value)
+    distill += [*run_flags(result), "--out", "RUN"]
     seeds = max(run["seed"] for run in result["runs"]) + 1
-    evaluate = ["ddbench", "evaluate", "RUN", "--protocol", protocol["name"]]
+    evaluate = ["ddbench", "evaluate", "RUN", "--protocol", protocol["name"], *size]
     evaluate += ["--students", ",".join(students(result)), "--seeds", str(seeds)]
     if result["precision"] != "float32":
         evaluate += ["--precision", result["precision"]]
     for name in PROTOCOL_FLAGS:
         if name in protocol["changed"]:
             evaluate += [f"--{name.replace('_', '-')}", str(protocol["changed"][name])]
-    if synset["dataset"].startswith("folder:"):
-        size = ["--size", str(synset["shape"][-1])]
-        distill, evaluate = distill + size, evaluate + size
-    return [shlex.join(distill), shlex.join(evaluate), "ddbench submit RUN"]
+    evaluate += [
+        f"--{name}" for name in ("calibration", "robustness", "corruptions") if name in result.get("measured", {})
+    ]
+    experts = expert_command(result)
+    return [*([experts] if experts else []), shlex.join(distill), shlex.join(evaluate), shlex.join(again)]
+
+
+def _made_here(result: Result) -> bool:
+    """Whether a method of ddbench made the synset, so that its config is a list of flags."""
+    from ddbench.methods import METHODS
+
+    config = result["synset"]["config"]
+    return result["synset"]["method"] in METHODS and isinstance(config, dict) and "imported_from" not in config
+
+
+def _flag(name: str, value: object) -> list[str]:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    if isinstance(value, list):
+        words = ["=".join(map(str, one)) if isinstance(one, list) else str(one) for one in value]
+        return [f"--{flag}", *words] if words else []
+    return [] if value is None or isinstance(value, dict) else [f"--{flag}", str(value)]

@@ -6,3 +6,16 @@ class UserError(Exception):
 
     The message names the thing at fault, its value, what was expected and what to do.
     """
+
+
+MAX_LINE = 2000
+
+
+def one_line(error: object) -> str:
+    """The text of an error for a terminal: one line of at most 2000 characters, all of which can be seen.
+
+    Messages quote what was found in foreign files; control and direction characters in it are escaped.
+    """
+    text = " ".join(str(error).split())
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return shown if len(shown) <= MAX_LINE else f"{shown[: MAX_LINE - 4]} ..."

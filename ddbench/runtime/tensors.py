@@ -57,7 +57,7 @@ def open_tensors(path: Path, kind: str, schema: int) -> Iterator[tuple[Any, dict
     try:
         handle = safe_open(path, framework="pt")
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path}: not a whole safetensors file ({error}); copy or make it again") from None
+        raise UserError(f"{path}: not a whole safetensors file ({error!s:.200}); copy or make it again") from None
     with handle:
         yield handle, _header(path, handle.metadata(), kind, schema)
 
@@ -76,10 +76,10 @@ def _header(path: Path, metadata: Any, kind: str, schema: int) -> dict[str, Any]
         raise UserError(f"{path}: its header is not JSON; the file is damaged") from None
     if not isinstance(header, dict) or header.get("kind") != kind:
         found = header.get("kind") if isinstance(header, dict) else type(header).__name__
-        raise UserError(f"{path}: a {found} file, expected {kind}")
+        raise UserError(f"{path}: a {found!s:.60} file, expected {kind}")
     version = header.get("schema")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise UserError(f"{path}: schema {version!r} is no version number; the file is damaged")
+        raise UserError(f"{path}: schema {version!r:.60} is no version number; the file is damaged")
     if version > schema:
         raise UserError(
             f"{path}: schema {version} was made by a newer ddbench (this one reads up to {schema}): upgrade"

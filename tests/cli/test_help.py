@@ -20,7 +20,9 @@ ROOT = Path(__file__).parents[2]
 
 SUB_VERBS = [
     *(("buffer", "verify"), ("buffer", "info"), ("buffer", "import")),
+    *(("diffusion", "train"), ("diffusion", "info"), ("diffusion", "sample")),
     *(("teacher", "info"), ("leaderboard", "build"), ("leaderboard", "show")),
+    *(("leaderboard", "verify"), ("leaderboard", "check")),
 ]
 
 

@@ -17,6 +17,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from ddbench.cli import submit as submit_verb
+from ddbench.evaluate.protocols import PROTOCOLS
+from ddbench.evaluate.protocols import changed as altered
 from ddbench.leaderboard.images import clean_png, published_png
 from ddbench.leaderboard.schema import (
     MAX_RESULT_BYTES,
@@ -46,6 +48,51 @@ def png(width: int = 40, height: int = 16, **options: Any) -> bytes:
     return stream.getvalue()
 
 
+def synset_bytes(said: dict[str, Any], **changes: Any) -> bytes:
+    """A synset file of black pixels that says of itself what a result says; ``changes`` alter its header."""
+    header = {
+        "kind": "ddbench-synset",
+        "schema": 1,
+        "space": "pixels",
+        "label_kind": "hard",
+        "class_names": [str(label) for label in range(said["classes"])],
+        "augmentation": "dsa",
+        "versions": {},
+        "parents": {},
+    }
+    names = (
+        "modality",
+        "preprocess",
+        "budget",
+        "dataset",
+        "dataset_fingerprint",
+        "method",
+        "config",
+        "seed",
+        "student",
+    )
+    header |= {name: said[name] for name in names} | changes
+    shape = [said["images"], *said["shape"]]
+    labels = [label * said["classes"] // said["images"] for label in range(said["images"])]
+    tensors = {
+        "labels": ("I64", [said["images"]], struct.pack(f"<{said['images']}q", *labels)),
+        "images": ("U8", shape, bytes(math.prod(shape))),
+    }
+    return safetensors(tensors, header)
+
+
+def safetensors(tensors: dict[str, tuple[str, list[int], bytes]], header: Any) -> bytes:
+    """A safetensors file, written from the format's description."""
+    table: dict[str, Any] = {"__metadata__": {"ddbench": json.dumps(header)}}
+    data = b""
+    for name, (dtype, shape, values) in tensors.items():
+        table[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(values)]}
+        data += values
+    text = json.dumps(table).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data
+
+
 def make_run(
     folder: Path,
     accuracies: dict[str, list[float]] | None = None,
@@ -66,15 +113,16 @@ def make_run(
         for name, values in (accuracies or ACCURACIES).items()
         for number, value in enumerate(values)
     ]
-    content = content if content is not None else f"{method} {dataset} {budget} {seed} {student}".encode()
     protocol = "hard-v1" if not changed else "hard-v1-nonstandard"
+    settings = {name: value for name, value in (changed or {}).items() if name != "max_images"}
+    used, _ = altered(PROTOCOLS["hard-v1"], **settings)
     images = 10 * budget[1] if budget[0] == "ipc" else budget[1]
-    stored = {"images": images * 256, "labels": images, "augmentation": 0, "teacher": 0, "other": 4}
-    evaluation = {
+    stored = {"images": images * 64, "labels": images, "augmentation": 0, "teacher": 0, "other": 4}
+    evaluation: dict[str, Any] = {
         "kind": "ddbench-evaluation",
         "schema": 1,
         "synset": {
-            "sha256": hashlib.sha256(content).hexdigest(),
+            "sha256": "",
             "method": method,
             "dataset": dataset,
             "dataset_fingerprint": hashlib.sha256(dataset.encode()).hexdigest(),
@@ -96,10 +144,10 @@ def make_run(
         "labels": None,
         "protocol": {
             "name": "hard-v1",
-            "hash": "0123456789abcdef" if not changed else "fedcba9876543210",
+            "hash": used.hash,
             "standard": not changed,
             "changed": changed or {},
-            "settings": {"epochs": 1000, "lr": 0.01},
+            "settings": used.settings(),
         },
         "learning_rates": {
             name: {"rate": 0.02, "source": "synset", "searched": {}} for name in accuracies or ACCURACIES
@@ -112,6 +160,8 @@ def make_run(
         "at_once": 1,
         "versions": {"ddbench": "0.1.0", "torch": "2.15.0", "numpy": "2.4.6", "python": "3.11.7"},
     }
+    content = synset_bytes(evaluation["synset"]) if content is None else content
+    evaluation["synset"]["sha256"] = hashlib.sha256(content).hexdigest()
     cost = {
         "device": "cpu: Example 3000",
         "cores": 2,
@@ -234,7 +284,9 @@ def test_large_synset_and_preview_are_left_out(tmp_path: Path, board: Path) -> N
     run = make_run(tmp_path / "run", content=bytes(2_000_001), preview=b"x" * 1_000_001)
     plan = plan_submission(run, board, make_result(run))
     assert not plan.attachments
-    assert len(plan.notes) == 2
+    assert {item.name for item in plan.items if not item.there} >= {"synset", "preview"}
+    assert [item.name for item in plan.lacks] == ["synset"]
+    assert "--synset-url" in plan.lacks[0].text
 
 
 def test_dataset_from_a_folder_gets_a_slug(tmp_path: Path, board: Path) -> None:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_leaderboard import CONVNET, MLP, make_run, submit
 
 from ddbench.cli import leaderboard as verb
-from ddbench.leaderboard import markdown, page
+from ddbench.leaderboard import embed, markdown, page
 from ddbench.leaderboard.page import build, check, tables
-from ddbench.leaderboard.rows import build_cells
+from ddbench.leaderboard.rows import Cell, Row, Score, build_cells
 from ddbench.leaderboard.schema import load_results
 from ddbench.leaderboard.submit import Submission, make_result
-from ddbench.leaderboard.view import Table, bytes_text, commands, ratio_text, seconds_text
+from ddbench.leaderboard.view import Table, bytes_text, commands, parts, ratio_text, seconds_text
 from ddbench.runtime.errors import UserError
 
 
@@ -40,37 +42,108 @@ def board(tmp_path: Path) -> Path:
 
 
 def texts(table: Table) -> list[list[str]]:
-    return [[entry.text for entry in entries] for _, entries in table.lines]
+    return [[entry.text for entry in line.entries] for line in table.lines]
 
 
-def test_one_table_ranked_with_full_last(board: Path) -> None:
+def embedded(text: str) -> dict[str, Any]:
+    """The data of a page."""
+    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    return dict(json.loads(found))
+
+
+def main_score(cell: Cell, row: Row, student: str = CONVNET) -> Score:
+    return row.scores[cell.main(student)]
+
+
+def test_one_table_ranked_with_the_references_last(board: Path) -> None:
     (table,) = tables(board)
     assert table.title == "digits, IPC 1"
     assert [column.title for column in table.columns][:4] == ["rank", "method", CONVNET, MLP]
     lines = texts(table)
-    assert [line[:2] for line in lines] == [["1", "mtt"], ["2", "dm"], ["3", "random"], ["–", "full"]]
+    assert [line[:2] for line in lines] == [["1", "mtt"], ["2", "dm"], ["–", "random"], ["–", "full"]]
     assert lines[0][2] == "89.0 ± 2.5"  # t(2) = 4.303: 4.303 * 0.01 / sqrt(3)
     assert lines[2][table.columns.index(next(c for c in table.columns if c.title == "seeds"))] == "3 × 2"
+
+
+def test_references_that_nobody_measured_are_said_to_be(tmp_path: Path) -> None:
+    submit(make_run(tmp_path / "run"), tmp_path / "board")
+    (table,) = tables(tmp_path / "board")
+    assert [(line.row is None, line.reference, line.entries[1].detail) for line in table.lines] == [
+        (False, "", ""),
+        (True, "random", "not measured"),
+        (True, "full", "not measured"),
+    ]
+
+
+def test_rows_that_cannot_be_told_apart_share_a_rank(tmp_path: Path) -> None:
+    """a, b within noise; c clearly lower but tied with d; e has one seed and no rank."""
+    for method, values in {
+        "a": [0.900, 0.910, 0.905, 0.902],
+        "b": [0.902, 0.906, 0.905, 0.901],
+        "c": [0.800, 0.810, 0.805, 0.802],
+        "d": [0.801, 0.808, 0.806, 0.800],
+        "e": [0.99],
+    }.items():
+        submit(make_run(tmp_path / method, {CONVNET: values}, method=method), tmp_path / "board")
+    (cell,) = build_cells(load_results(tmp_path / "board"))
+    assert [(row.method, cell.rank(row)) for row in cell.rows] == [("a", 1), ("b", 1), ("c", 3), ("d", 3), ("e", None)]
+    assert [main_score(cell, row).best for row in cell.rows] == [True, True, False, False, False]
+
+
+def test_a_noisy_row_does_not_make_everything_below_it_a_tie(tmp_path: Path) -> None:
+    """The noisy row joins the group of the row above it; the next is compared with that group's best, not with it."""
+    for method, values in {
+        "best": [0.900, 0.901, 0.902, 0.900],
+        "noisy": [0.99, 0.70, 0.95, 0.80],
+        "next": [0.800, 0.801, 0.802, 0.800],
+    }.items():
+        submit(make_run(tmp_path / method, {CONVNET: values}, method=method), tmp_path / "board")
+    (cell,) = build_cells(load_results(tmp_path / "board"))
+    assert [(row.method, cell.rank(row)) for row in cell.rows] == [("best", 1), ("noisy", 1), ("next", 3)]
+
+
+def test_a_row_says_when_it_cannot_be_told_from_random_images(tmp_path: Path, board: Path) -> None:
+    submit(make_run(tmp_path / "weak", {CONVNET: [0.63, 0.62, 0.66]}, method="weak"), board)
+    (cell,) = build_cells(load_results(board))
+    assert {row.method: row.above_random for row in cell.rows if not row.reference} == {
+        "mtt": True,
+        "dm": True,
+        "weak": False,
+    }
 
 
 def test_random_subsets_are_one_row_with_their_own_interval(board: Path) -> None:
     (cell,) = build_cells(load_results(board))
     row = next(row for row in cell.rows if row.method == "random")
     assert len(row.results) == 3
-    assert row.summary[CONVNET]["mean"] == pytest.approx(0.63)
-    assert (row.summary[CONVNET]["high"] - row.summary[CONVNET]["low"]) / 2 == pytest.approx(4.302653 * 0.02 / 3**0.5)
+    found = main_score(cell, row).statistics
+    assert found["mean"] == pytest.approx(0.63)
+    assert (found["high"] - found["low"]) / 2 == pytest.approx(4.302653 * 0.02 / 3**0.5)
 
 
 def test_best_is_bold_alone_or_with_all_that_tie(board: Path) -> None:
     (cell,) = build_cells(load_results(board))
-    best = {row.method: row.best for row in cell.rows}
-    assert best == {"mtt": {CONVNET, MLP}, "dm": {MLP}, "random": frozenset(), "full": frozenset()}
+    best = {
+        row.method: {measure.student for measure, score in row.scores.items() if score.best and measure.student}
+        for row in cell.rows
+    }
+    assert best == {"mtt": {CONVNET, MLP}, "dm": {MLP}, "random": set(), "full": set()}
 
 
-def test_cross_architecture_mean_leaves_the_training_student_out(board: Path) -> None:
+def test_cross_architecture_mean_leaves_the_training_student_out(tmp_path: Path, board: Path) -> None:
+    third = "lenet"
+    accuracies = {CONVNET: [0.9, 0.9], MLP: [0.5, 0.52], third: [0.7, 0.74]}
+    submit(make_run(tmp_path / "wide", accuracies, method="wide"), board)
     (cell,) = build_cells(load_results(board))
-    assert [row.cross for row in cell.rows][:2] == [(pytest.approx(0.71), 1), (pytest.approx(0.71), 1)]
-    assert cell.rows[2].cross is None
+    cross = next(measure for measure in cell.measures if measure.group == "cross")
+    rows = {row.method: row for row in cell.rows}
+    assert cross not in rows["random"].scores
+    assert rows["mtt"].scores[cross].statistics["mean"] == pytest.approx(0.71)
+    wide = rows["wide"].scores[cross]
+    assert (wide.statistics["mean"], wide.statistics["n"]) == (pytest.approx(0.615), 2)
+    assert wide.statistics["std"] == pytest.approx(0.03 / 2**0.5), "the mean over students of each seed is one value"
+    assert wide.odd, "a mean over other students is not compared"
+    assert not wide.best
 
 
 def test_non_standard_and_other_budgets_are_other_tables(tmp_path: Path, board: Path) -> None:
@@ -81,7 +154,7 @@ def test_non_standard_and_other_budgets_are_other_tables(tmp_path: Path, board: 
         (cell.dataset, cell.budget["value"], cell.protocol["standard"]) for cell in build_cells(load_results(board))
     ]
     assert found == [("digits", 1, True), ("digits", 10, True), ("digits", 1, False), ("mnist", 1, True)]
-    full = [any(row.full for row in cell.rows) for cell in build_cells(load_results(board))]
+    full = [any(row.reference == "full" for row in cell.rows) for cell in build_cells(load_results(board))]
     assert full == [True, True, False, False]
 
 
@@ -91,22 +164,26 @@ def test_real_data_alone_is_a_table(tmp_path: Path) -> None:
     assert table.title == "digits, all images"
 
 
-def test_only_the_newest_is_shown_and_the_rest_counted(tmp_path: Path) -> None:
+def test_only_the_newest_is_shown_and_the_rest_is_folded(tmp_path: Path) -> None:
     root = tmp_path / "board"
-    for count in (1, 2, 3):
-        submit(make_run(tmp_path / "run", {CONVNET: [0.8, 0.81, 0.82][:count]}), root)
+    paths = [submit(make_run(tmp_path / "run", {CONVNET: [0.8, 0.81, 0.82][:count]}), root) for count in (1, 2, 3)]
     (cell,) = build_cells(load_results(root))
-    assert [(len(row.first["runs"]), row.earlier) for row in cell.rows] == [(3, 2)]
+    (row,) = cell.rows
+    assert len(row.first["runs"]) == 3
+    assert [result["id"] for result in row.earlier] == [paths[1].stem, paths[0].stem]
     build(root)
-    assert "2 earlier results are superseded" in (root / "LEADERBOARD.md").read_text()
-    assert "2 earlier results are superseded" in (root / "index.html").read_text()
+    lines = (root / "LEADERBOARD.md").read_text()
+    assert "2 earlier results are superseded" in lines
+    assert lines.count("- superseded: mtt") == 2
+    data = embedded((root / "index.html").read_text())
+    assert [entry[0] for entry in data["tables"][0]["rows"][0]["d"]["earlier"]] == [paths[1].stem, paths[0].stem]
 
 
-def test_single_seeds_are_never_bold(tmp_path: Path) -> None:
+def test_a_single_seed_has_no_rank(tmp_path: Path) -> None:
     submit(make_run(tmp_path / "one", {CONVNET: [0.9]}), tmp_path / "board")
     (cell,) = build_cells(load_results(tmp_path / "board"))
-    assert cell.rows[0].best == frozenset()
-    assert cell.rows[0].rank == 1
+    assert cell.rank(cell.rows[0]) is None
+    assert not main_score(cell, cell.rows[0]).best
 
 
 HOSTILE = (
@@ -150,13 +227,12 @@ def test_hostile_text_stays_text(tmp_path: Path, board: Path) -> None:
     text = (board / "index.html").read_text()
     reader = Reader()
     reader.feed(text)
-    assert reader.tags.count("script") == 1
-    assert reader.tags.count("img") == 4
+    assert reader.tags.count("script") == 2
+    assert "img" not in reader.tags, "rows are drawn by the script, from text"
     assert not reader.handlers
-    assert html.escape("<script>alert(1)</script>", quote=False) in text
-    for tag, name, address in reader.addresses:
-        known = address.startswith(("data:image/png;base64,", "results/", "https://example.org/"))
-        assert known, (tag, name, address)
+    assert "<script>alert(1)" not in text
+    assert HOSTILE in json.dumps(embedded(text), ensure_ascii=False).replace('\\"', '"').replace("\\n", "\n")
+    assert {address for _, _, address in reader.addresses} == {"#board", "LEADERBOARD.md", "data:,"}
     lines = (board / "LEADERBOARD.md").read_text()
     assert "&#60;script&#62;" in lines
     assert "<script" not in lines
@@ -167,18 +243,18 @@ def test_hostile_text_stays_text(tmp_path: Path, board: Path) -> None:
     for line in lines.splitlines():
         if line.startswith("|"):
             columns = line.count("|")
-            assert columns in {len(table.columns) + 1 for table in tables(board)}
+            assert columns in {len(part.columns) + 1 for table in tables(board) for part in parts(table)}
 
 
 def test_commands_repeat_the_row(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", dataset="folder:a b; rm -rf x", changed={"epochs": 5, "full_epochs": 5})
     distill, evaluate, _ = commands(make_result(run))
     assert distill == (
-        f"ddbench distill --method mtt --dataset 'folder:a b; rm -rf x' --ipc 1 --student {CONVNET} --seed 0 "
-        "--out RUN --size 8"
+        f"ddbench distill --method mtt --dataset 'folder:a b; rm -rf x' --size 8 --ipc 1 --student {CONVNET} --seed 0 "
+        "--recipe none --iterations 1000 --lr-image 100.0 --out RUN"
     )
     assert evaluate == (
-        f"ddbench evaluate RUN --protocol hard-v1 --students {CONVNET},{MLP} --seeds 3 --epochs 5 --size 8"
+        f"ddbench evaluate RUN --protocol hard-v1 --size 8 --students {CONVNET},{MLP} --seeds 3 --epochs 5"
     )
 
 
@@ -189,17 +265,38 @@ def test_every_character_of_a_hostile_cell_is_an_entity() -> None:
     assert html.unescape(escaped) == " ".join(HOSTILE.split())
 
 
+def test_commands_record_the_experts_of_the_recipe(tmp_path: Path) -> None:
+    made = make_result(make_run(tmp_path / "run"))
+    expert = {"epochs": 3, "decay": False, "options": {"dampening": 0.1}, "kind": "sgd"}
+    made["recipe"] = {"experts": {"count": 4, "recipe": expert}, "threads": 2, "compile": "off"}
+    buffer, distill, evaluate, again = commands(made)
+    assert buffer == (
+        f"ddbench buffer --dataset digits --student {CONVNET} --experts 4 --epochs 3 --no-decay --kind sgd "
+        "--options dampening=0.1"
+    )
+    assert distill.endswith("--threads 2 --compile off --out RUN")
+    assert evaluate.startswith("ddbench evaluate RUN")
+    assert again == f"ddbench leaderboard verify {made['id']}"
+    made["recipe"]["experts"]["recipe"]["kind"] = "imported"
+    assert len(commands(made)) == 3
+
+
+def test_synset_made_elsewhere_is_trained_on_again(tmp_path: Path) -> None:
+    made = make_result(make_run(tmp_path / "run", method="someones-own"))
+    assert commands(made) == [f"ddbench leaderboard verify {made['id']}"]
+
+
 def test_page_is_self_contained(board: Path) -> None:
     build(board)
     text = (board / "index.html").read_text()
     assert "Content-Security-Policy" in text
     assert "default-src 'none'" in html.unescape(text)
-    assert not re.search(r"url\(|@import|<link|<iframe|//cdn", text)
+    assert not re.search(r"url\(|@import|<iframe|//cdn|\beval\(|innerHTML|insertAdjacentHTML|document\.write", text)
     reader = Reader()
     reader.feed(text)
-    assert {tag for tag, name, _ in reader.addresses if name == "src"} == {"img"}
+    assert "img" not in reader.tags
     assert not [address for _, _, address in reader.addresses if address.startswith(("http", "//"))]
-    assert text.count("data:image/png;base64,") == 3
+    assert len(embedded(text)["pictures"]) == 3
     assert str(board) not in text
 
 
@@ -211,14 +308,21 @@ def test_policy_names_the_script_and_style_that_are_there(board: Path) -> None:
         assert page._source_hash(content) in html.unescape(text)
 
 
-def test_previews_beyond_the_bound_are_left_out_with_a_note(board: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build(board)
-    size = len(re.findall(r'data:image/png;base64,[^"]*', (board / "index.html").read_text())[0])
-    monkeypatch.setattr(page, "MAX_INLINE_BYTES", size + 10)
+def test_previews_beyond_the_bound_stay_beside_their_results(board: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(board)
     text = (board / "index.html").read_text()
-    assert text.count("data:image/png;base64,") == 1
-    assert text.count("left out") == 2
+    one = len(next(iter(embedded(text)["pictures"].values()))[2])
+    monkeypatch.setattr(embed, "MAX_PAGE_BYTES", len(text.encode()) - one)
+    build(board)
+    text = (board / "index.html").read_text()
+    data = embedded(text)
+    assert 0 < len(data["pictures"]) < 3
+    assert len(text.encode()) <= embed.MAX_PAGE_BYTES
+    found = [result for row in data["tables"][0]["rows"] for result in row["d"]["results"]]
+    assert all(result["picture"].startswith("results/") for result in found if "full" not in result["path"])
+    monkeypatch.setattr(embed, "MAX_PREVIEW_BYTES", 10)
+    build(board)
+    assert embedded((board / "index.html").read_text())["pictures"] == {}
 
 
 def test_builds_are_the_same_bytes(board: Path) -> None:

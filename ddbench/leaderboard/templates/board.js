@@ -1,82 +1,248 @@
 
-"use strict";
-const all = (selector, root = document) => [...root.querySelectorAll(selector)];
-const rows = all("main section .scroll > table > tbody");
-
-function sortBy(table, column, button) {
-  const head = button.parentElement;
-  const number = head.classList.contains("number");
-  const before = head.getAttribute("aria-sort");
-  const first = number && column > 0 ? "descending" : "ascending";
-  const order = before === null ? first : before === "ascending" ? "descending" : "ascending";
-  for (const other of all("thead th", table)) other.removeAttribute("aria-sort");
-  head.setAttribute("aria-sort", order);
-  const key = (body) => body.rows[0].cells[column].dataset.key;
-  const compare = (a, b) => {
-    const full = a.classList.contains("full") - b.classList.contains("full");
-    const x = key(a), y = key(b);
-    if (full) return full;
-    if (x === undefined || y === undefined) return (x === undefined) - (y === undefined);
-    const sign = order === "ascending" ? 1 : -1;
-    return sign * (number ? Number(x) - Number(y) : x.localeCompare(y));
-  };
-  table.append(...[...table.tBodies].sort(compare));
+/* The page: filters, groups of tables, the opened row, keys, theme. */
+function start() {
+  const theme = byId("theme");
+  const dark = () => (document.documentElement.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+  const label = () => { theme.textContent = dark() ? "Light" : "Dark"; theme.setAttribute("aria-label", `Switch to ${dark() ? "light" : "dark"} colours`); };
+  const stored = (value) => { try { return value === undefined ? localStorage.getItem("ddbench-theme") : localStorage.setItem("ddbench-theme", value); } catch { return null; } };
+  if (["dark", "light"].includes(stored())) document.documentElement.dataset.theme = stored();
+  theme.hidden = false;
+  label();
+  theme.addEventListener("click", () => { document.documentElement.dataset.theme = dark() ? "light" : "dark"; stored(document.documentElement.dataset.theme); label(); });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", label);
+  if (byId("data")) showBoard(JSON.parse(byId("data").textContent));
 }
 
-for (const table of all(".scroll > table")) {
-  [...table.tHead.rows[0].cells].forEach((head, column) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.append(...head.childNodes);
-    button.addEventListener("click", () => sortBy(table, column, button));
-    head.append(button);
+function showBoard(board) {
+  const state = { dataset: "", budget: "", labels: "", student: "", q: "", verified: false, hidden: new Set(), narrowed: false };
+  const details = new Map(board.tables.flatMap((table) => table.rows.filter((row) => row.d).map((row) => [row.id, row.d])));
+  const controls = { dataset: byId("dataset"), budget: byId("budget"), labels: byId("labels"), student: byId("student"), q: byId("search") };
+
+  /* Colours: methods by how often they share rank 1, then by name. */
+  const wins = new Map();
+  for (const table of board.tables) for (const row of table.rows) if (row.id && !row.ref) wins.set(row.m, (wins.get(row.m) || 0) + (row.k[0] === 1 ? 1 : 0));
+  [...wins].sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1)).slice(0, COLOURS).forEach(([method], i) => colourOf.set(method, i));
+
+  const option = (select, values) => select.append(...values.map((value) => h("option", {}, value)));
+  option(controls.dataset, unique(board.tables.map((t) => t.dataset)));
+  option(controls.budget, unique([...board.tables].sort((a, b) => (a.value ?? 0) - (b.value ?? 0)).map((t) => t.budget)));
+  option(controls.labels, unique(board.tables.map((t) => t.labels)).sort());
+  option(controls.student, unique(board.tables.flatMap((t) => t.students)).sort());
+
+  /* Groups of tables that differ in their budget only. */
+  const groups = new Map();
+  board.tables.forEach((table, place) => {
+    const key = JSON.stringify([table.dataset, table.fingerprint, table.labels, table.protocol, table.hash, table.changed, table.precision, table.metric]);
+    const group = groups.get(key) || groups.set(key, { views: [], charts: h("div", { class: "charts" }) }).get(key);
+    group.views.push({ table, node: h("div"), id: `t${place}`, sort: null, all: false, order: [] });
   });
-}
+  const views = [...groups.values()].flatMap((group) => group.views);
 
-for (const body of rows) {
-  const button = body.querySelector(".open");
-  const more = body.querySelector(".more");
-  const details = more.querySelector("details");
-  button.hidden = false;
-  more.hidden = true;
-  const show = (open) => {
-    more.hidden = !open;
-    details.open = open;
-    button.setAttribute("aria-expanded", String(open));
-  };
-  button.addEventListener("click", () => show(more.hidden));
-  details.addEventListener("toggle", () => { if (!details.open) show(false); });
-}
-
-const form = document.querySelector(".filters");
-if (form) {
-  const [dataset, budget, search] = ["dataset", "budget", "search"].map((id) => document.getElementById(id));
-  const texts = new Map(rows.map((body) => [body, body.textContent.toLowerCase()]));
-  const apply = () => {
-    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let shown = 0;
-    for (const section of all("main section")) {
-      const fits = (!dataset.value || section.dataset.dataset === dataset.value)
-        && (!budget.value || section.dataset.budget === budget.value);
-      const title = section.querySelector("h2").textContent.toLowerCase();
-      const head = section.querySelector("thead").textContent.toLowerCase();
-      let here = 0;
-      for (const body of all(".scroll > table > tbody", section)) {
-        const text = `${title} ${head} ${texts.get(body)}`;
-        body.hidden = !words.every((word) => text.includes(word));
-        here += !body.hidden;
-      }
-      for (const preview of all("[data-row]", section)) {
-        preview.hidden = document.getElementById(preview.dataset.row).parentElement.hidden;
-      }
-      section.hidden = !fits || here === 0;
-      if (fits) shown += here;
+  const open = (row, table) => showRow(row, table);
+  const root = byId("board");
+  if (views.length > 1) root.append(glance(views));
+  if (board.left) root.append(h("p", { class: "plain" }, `This board is larger than a page of 2 MB can show: of every table here are its best ${board.most} rows and the references; ${board.left} more are in results/, and `, h("code", {}, "ddbench leaderboard show"), " prints all."));
+  for (const group of groups.values()) {
+    const table = group.views[0].table;
+    group.node = h("section", { class: "group" },
+      h("h2", {}, table.dataset),
+      h("p", { class: "under" }, `${table.labels} labels · protocol `, h("b", {}, table.protocol), " ", h("code", {}, table.hash), ` · ${table.precision} · data `, h("code", {}, table.fingerprint),
+        table.standard ? "" : [" · ", h("span", { class: "badge below" }, "non-standard"), ` ${table.changed}`]),
+      group.charts);
+    for (const view of group.views) {
+      view.section = h("section", { class: "table", id: view.id, "aria-label": view.table.title }, h("h3", {}, view.table.budget,
+        h("span", { class: "under" }, `${view.table.metric}${view.table.unit === "fraction" ? ", per cent" : ""}${view.table.better === "lower" ? ", lower is better" : ""}`)), view.node);
+      group.node.append(view.section);
     }
-    document.getElementById("count").textContent = `${shown} of ${rows.length} rows`;
-    document.getElementById("nothing").hidden = shown > 0;
+    root.append(group.node);
+  }
+
+  function drawCharts(group, active) {
+    const student = state.student;
+    const tables = active.map((view) => view.table);
+    const points = pointsOf(tables, student);
+    if (!points.length) return group.charts.replaceChildren();
+    const { unit, metric } = tables[0];
+    const heat = heatFigure(tables, open);
+    group.charts.replaceChildren(...[plotBytes(points, unit, metric, open), plotBudget(points, unit, metric, open), heat].filter(Boolean), legend(points));
+    return null;
+  }
+
+  function heatFigure(tables) {
+    const drawn = tables.map((table) => [table, plotHeat(table, open)]).filter(([, drawing]) => drawing);
+    if (!drawn.length) return null;
+    const hold = h("div", {}, drawn[0][1]);
+    const select = drawn.length > 1 ? h("select", { "aria-label": "Budget of the heat map", change: () => hold.replaceChildren(drawn[select.selectedIndex][1]) }, drawn.map(([table]) => h("option", {}, table.budget))) : null;
+    return figure("Across architectures", hold, select ? [" ", select] : ` · ${drawn[0][0].budget}`);
+  }
+
+  function apply() {
+    const words = state.q.toLowerCase().split(/\s+/).filter(Boolean);
+    state.narrowed = Boolean(words.length || state.verified);
+    const texts = new WeakMap();
+    const textOf = (row, table) => {
+      if (!texts.has(row)) texts.set(row, [row.q, row.m, table.title, table.labels, table.protocol, ...table.students, ...row.e.map((e) => (e ? `${e[0]} ${e[3] || ""}` : ""))].join(" ").toLowerCase());
+      return texts.get(row);
+    };
+    const matches = (row, table) => {
+      if (row.ref && !words.length) return true;
+      if (state.verified && !row.ref && !row.ok) return false;
+      return words.every((word) => textOf(row, table).includes(word));
+    };
+    let count = 0, total = 0;
+    for (const group of groups.values()) {
+      const active = [];
+      for (const view of group.views) {
+        const { table } = view;
+        total += table.rows.filter((row) => !row.ref).length;
+        const fits = (!state.dataset || table.dataset === state.dataset) && (!state.budget || table.budget === state.budget)
+          && (!state.labels || table.labels === state.labels) && (!state.student || table.students.includes(state.student));
+        const found = fits ? drawTable(view, state, matches, open) : 0;
+        const any = fits && (found > 0 || (!state.narrowed && table.rows.length > 0) || (words.length > 0 && view.order.length > 0));
+        view.section.hidden = !any;
+        if (any) active.push(view);
+        count += any ? found : 0;
+      }
+      group.node.hidden = !active.length;
+      if (active.length) drawCharts(group, active);
+    }
+    byId("count").textContent = `${count} of ${total} rows`;
+    byId("nothing").hidden = [...groups.values()].some((group) => !group.node.hidden);
+    remember();
+  }
+
+  /* Filters and the opened row are in the address, so that it can be shared. */
+  let opened = null;
+  function remember() {
+    const said = new URLSearchParams();
+    for (const name of ["dataset", "budget", "labels", "student", "q"]) if (state[name]) said.set(name, state[name]);
+    if (state.verified) said.set("verified", "1");
+    if (opened) said.set("row", opened.row.id);
+    const text = said.toString();
+    try { history.replaceState(null, "", text ? `#${text}` : location.href.split("#")[0]); } catch { /* an address that may not change */ }
+  }
+  function recall() {
+    const said = new URLSearchParams(location.hash.slice(1));
+    for (const [name, control] of Object.entries(controls)) {
+      const value = said.get(name) || "";
+      if (control.tagName !== "SELECT" || [...control.options].some((o) => o.value === value)) control.value = value;
+      state[name] = control.value;
+    }
+    byId("verified").checked = state.verified = said.get("verified") === "1";
+    return said.get("row");
+  }
+
+  const form = byId("filters");
+  const labels = { accuracy: "accuracy", cost: "cost", scores: "DD-Ranking", calibration: "calibration", robustness: "robustness", corruptions: "corruptions", about: "about" };
+  const there = unique(board.tables.flatMap((t) => t.columns.map((c) => c.g))).filter((g) => g in labels && g !== "accuracy");
+  const narrow = matchMedia("(max-width: 40rem)").matches;
+  for (const g of there) {
+    const box = h("input", { type: "checkbox", checked: !narrow, change: () => { state.hidden[box.checked ? "delete" : "add"](g); apply(); } });
+    if (narrow) state.hidden.add(g);
+    byId("columns").append(h("label", {}, box, ` ${labels[g]}`));
+  }
+  const read = () => {
+    for (const [name, control] of Object.entries(controls)) state[name] = control.value;
+    state.verified = byId("verified").checked;
+    for (const view of views) view.sort = null;
+    apply();
   };
-  form.hidden = false;
-  form.addEventListener("input", apply);
+  let waiting = 0;
+  controls.q.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(read, 80); });
+  for (const control of [controls.dataset, controls.budget, controls.labels, controls.student, byId("verified")]) control.addEventListener("change", read);
   form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("reset", (event) => { event.preventDefault(); for (const control of Object.values(controls)) control.value = ""; byId("verified").checked = false; read(); });
+  byId("clear").addEventListener("click", () => { byId("reset").click(); controls.q.focus(); });
+  form.hidden = false;
+
+  /* The opened row. */
+  const panel = byId("panel");
+  let cameFrom = null;
+  function showRow(row, table) {
+    if (!row.id) return;
+    if (!panel.open) cameFrom = document.activeElement;
+    opened = { row, table };
+    const rank = rankOf(row, table, state);
+    const title = row.e[1][0];
+    const step = (by) => h("button", { type: "button", "aria-label": by < 0 ? "Previous row" : "Next row", click: () => move(by) }, by < 0 ? "←" : "→");
+    panel.replaceChildren(
+      h("div", { class: "bar" },
+        h("div", {}, h("p", { class: "under" }, `${table.title} · ${table.labels} labels · ${table.protocol}`),
+          h("h2", { id: "panel-title" }, title, rank ? h("span", { class: "badge rank" }, `rank ${rank}`) : "", row.e[1][3] ? h("small", {}, row.e[1][3]) : "")),
+        h("div", { class: "buttons" }, step(-1), step(1), h("button", { type: "button", class: "close", "aria-label": "Close", click: () => panel.close() }, "✕"))),
+      h("div", { class: "body", tabindex: -1 }, panelContent(row, table, board, details.get(row.id))));
+    if (!panel.open) panel.showModal();
+    panel.querySelector(".body").scrollTop = 0;
+    panel.querySelector(".close").focus();
+    remember();
+  }
+  function move(by) {
+    const view = views.find((v) => v.table === opened.table);
+    const place = view.order.findIndex((row) => row.id === opened.row.id);
+    const next = view.order[place + by];
+    if (next) showRow(next, view.table);
+  }
+  panel.addEventListener("close", () => {
+    const node = opened && views.find((v) => v.table === opened.table).node.querySelector(`tr[data-id="${opened.row.id}"] .open`);
+    opened = null;
+    panel.replaceChildren();
+    remember();
+    const back = node || cameFrom;
+    if (back && back.isConnected) back.focus();
+  });
+  panel.addEventListener("click", (event) => { if (event.target === panel) panel.close(); });
+  panel.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|PRE)$/.test(event.target.tagName)) return;
+    if (event.key === "ArrowLeft" || event.key === "ArrowRight") { event.preventDefault(); move(event.key === "ArrowLeft" ? -1 : 1); }
+  });
+
+  /* Keys of the tables: up and down go through the rows, Home and End to the ends; / goes to the search. */
+  document.addEventListener("keydown", (event) => {
+    if (panel.open || event.ctrlKey || event.metaKey || event.altKey) return;
+    const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
+    if (event.key === "/" && !typing) { event.preventDefault(); controls.q.focus(); controls.q.select(); return; }
+    if (event.key === "Escape" && event.target === controls.q && controls.q.value) { controls.q.value = ""; read(); return; }
+    const buttons = [...root.querySelectorAll("section.table:not([hidden]) .open")].filter((b) => b.offsetParent);
+    const at = buttons.indexOf(event.target);
+    if (event.key === "ArrowDown" && event.target === controls.q && buttons.length) { event.preventDefault(); buttons[0].focus(); return; }
+    if (at < 0) return;
+    const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: buttons.length - 1 }[event.key];
+    if (to !== undefined && buttons[to]) { event.preventDefault(); buttons[to].focus(); buttons[to].scrollIntoView({ block: "nearest" }); }
+  });
+
+  const wanted = recall();
   apply();
+  if (wanted) {
+    const view = views.find((v) => v.table.rows.some((row) => row.id === wanted));
+    if (view) showRow(view.table.rows.find((row) => row.id === wanted), view.table);
+  }
+  addEventListener("hashchange", () => { recall(); apply(); });
 }
+
+/* Every table at a glance: its best rows between random images and all real data. */
+function glance(views) {
+  const cards = views.map((view) => {
+    const { table } = view;
+    const column = table.columns.findIndex((c) => c.g === "accuracy" && c.s === table.students[0]);
+    const best = table.rows.filter((row) => row.k && row.k[0] === 1 && !row.ref);
+    const of = (name) => { const row = table.rows.find((r) => r.ref === name && r.id); return row && row.e[column] ? row.e[column] : null; };
+    if (!best.length || !best[0].e[column]) return null;
+    const top = best[0].e[column], random = of("random"), full = of("full");
+    const values = [top[1], ...[random, full].filter(Boolean).map((e) => e[1])];
+    const low = Math.min(...values), high = Math.max(...values);
+    const x = (v) => 8 + (high > low ? (v - low) / (high - low) : 1) * 184;
+    const track = s("svg", { viewBox: "0 0 200 22", class: "track", "aria-hidden": "true" }, s("line", { class: "rail", x1: 8, x2: 192, y1: 11, y2: 11 }));
+    if (random) track.append(s("line", { class: "gain", x1: x(random[1]), x2: x(top[1]), y1: 11, y2: 11 }), s("circle", { class: "c-ref-fill", cx: x(random[1]), cy: 11, r: 4 }));
+    if (full) track.append(s("line", { class: "stop", x1: x(full[1]), x2: x(full[1]), y1: 4, y2: 18 }));
+    track.append(s("circle", { class: "top", cx: x(top[1]), cy: 11, r: 6 }));
+    const names = unique(best.map((row) => row.m));
+    const who = names.length > 3 ? `${names.slice(0, 3).join(", ")} and ${names.length - 3} more` : names.join(", ");
+    const said = [random && `random ${random[0].split(" ")[0]}`, full && `all data ${full[0].split(" ")[0]}`].filter(Boolean).join(" · ") || "no references measured";
+    const go = () => { view.section.scrollIntoView({ block: "start" }); const first = view.node.querySelector(".open"); if (first) first.focus({ preventScroll: true }); };
+    return h("li", {}, h("button", { type: "button", class: "card", click: go },
+      h("span", { class: "where" }, `${table.dataset} · ${table.budget} · ${table.labels}${table.standard ? "" : " · non-standard"}`), h("span", { class: "who" }, who), h("span", { class: "score" }, top[0].split(" ± ")[0], h("i", {}, top[0].includes(" ± ") ? ` ± ${top[0].split(" ± ")[1]}` : "")), track, h("span", { class: "ends" }, said)));
+  }).filter(Boolean);
+  return h("nav", { "aria-label": "Best of every table" }, h("ul", { class: "glance" }, cards));
+}
+
+start();

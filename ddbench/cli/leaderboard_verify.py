@@ -1,0 +1,187 @@
+"""``ddbench leaderboard verify|check``: train rows of a board again; look through a board without training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from ddbench.cli.parse import parse
+from ddbench.cli.settings import worker_count
+from ddbench.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from ddbench.leaderboard.schema import Result
+
+DESCRIPTION = """Train rows of a board again from the synset that lies beside them, under their protocol, with their
+students and seeds, and write what came out beside the claim: <id>.verified.json, with a verdict. Nothing is downloaded
+and no code of a submission runs. Killed at any moment, the same command goes on. Exit code 1: a row is below its claim.
+
+verdicts: identical (the same seeds gave the same numbers), within (the 95 % interval of an honest row), above, below"""
+
+EXAMPLES = """  ddbench leaderboard verify                                  # all rows that have no verification yet
+  ddbench leaderboard verify 146deae0 --again
+  ddbench leaderboard verify 146deae0 --seeds 10              # networks that the row has not seen
+  ddbench leaderboard verify --max-minutes 30 --workers 0
+  ddbench leaderboard verify 146deae0 --synset Downloads/large.safetensors"""
+
+
+@dataclass
+class VerifyArgs:
+    """Flags of ``leaderboard verify``."""
+
+    ids: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Rows, by id or its first digits; default: all that stand, have their files at hand and no verification."""
+    leaderboard: Path = Path("leaderboard")
+    """Folder of the board."""
+    seeds: int | None = None
+    """Train so many new networks of each student instead of the row's own seeds."""
+    first_seed: int | None = None
+    """First seed of those; default: the one after the row's last."""
+    synset: Path | None = None
+    """Synset file of the one row that is named, when it does not lie beside it; its sha256 must be the row's."""
+    teacher: Path | None = None
+    """Teacher file of the one row that is named, likewise."""
+    labels: Path | None = None
+    """Stored labels of the one row that is named, likewise."""
+    again: bool = False
+    """Also rows that have a verification; it is replaced."""
+    max_minutes: float | None = None
+    """Stop after so many minutes; the same command goes on. Rows are then trained side by side, --workers at once."""
+    allow_folders: bool = False
+    """Let a row of an image folder read the folder of that name on this machine."""
+    work: Path = Path("runs/verify")
+    """Folder for the trainings, so that they can be resumed."""
+    data: Path | None = None
+    """Folder with the datasets; default: $DDBENCH_DATA, else the user's cache folder."""
+    device: str = "auto"
+    """cpu, cuda or cuda:<i>; auto: the kind of device that the row was evaluated on, where this machine has it."""
+    threads: int = 0
+    """Threads of each process; 0: as many as the row says, since the last bits of a result depend on it."""
+    compile: str = "auto"
+    """torch.compile: auto, on or off."""
+    workers: int = 1
+    """Runs at once, each in its own process; 0: one a core."""
+    quiet: bool = False
+    """Print results and errors only."""
+
+
+@dataclass
+class CheckArgs:
+    """Flags of ``leaderboard check``."""
+
+    leaderboard: Path = Path("leaderboard")
+    """Folder of the board; its results are in results/."""
+
+
+def verify(argv: list[str]) -> None:
+    """Run ``ddbench leaderboard verify``; exit code 1 when a row is below its claim.
+
+    Raises:
+        UserError: no such row, a file that is not the row's, or (after all others were done) a row that cannot be
+            trained again.
+    """
+    args = parse(VerifyArgs, argv, "ddbench leaderboard verify", DESCRIPTION, EXAMPLES)
+    files = {"--synset": args.synset, "--teacher": args.teacher, "--labels": args.labels}
+    given = {flag: path for flag, path in files.items() if path is not None}
+    if given and len(args.ids) != 1:
+        raise UserError(f"{next(iter(given))}: name the one row that it belongs to")
+    if args.max_minutes is not None and not args.max_minutes > 0:
+        raise UserError(f"--max-minutes {args.max_minutes:g}: expected more than 0")
+    if args.compile not in ("auto", "on", "off"):
+        raise UserError(f"--compile {args.compile}: expected auto, on or off")
+    from ddbench.leaderboard.attachments import PARTS
+    from ddbench.leaderboard.retrain import Request, choose, make_job, verify_rows, wanted_runs
+    from ddbench.runtime.files import ensure_writable
+
+    request = Request(
+        root=args.leaderboard,
+        work=args.work,
+        files={part: given[part.flag] for part in PARTS if part.flag in given},
+        data=args.data,
+        seeds=args.seeds,
+        first_seed=args.first_seed,
+        device=args.device,
+        threads=args.threads,
+        compile=args.compile,
+        workers=worker_count(args.workers, args.threads or 1)[0],
+        folders=args.allow_folders,
+        quiet=args.quiet,
+    )
+    rows, notes = choose(args.leaderboard, args.ids, again=args.again)
+    for row in rows if args.ids else []:  # a row that is named is refused before any is trained
+        wanted_runs(row, request)
+        make_job(row, request)
+    ensure_writable(args.work)
+    for note in notes:
+        print(note)
+    known = {row["id"]: row for row in rows}
+    refused, verdicts = [], []
+    limit = None if args.max_minutes is None else 60 * args.max_minutes
+    for outcome in verify_rows(request, rows, limit):
+        row = known.pop(outcome.id)
+        if outcome.verification is None:
+            refused.append(outcome.refused)
+            print(f"{outcome.id} not verified: {outcome.refused}")
+        else:
+            verdicts.append(outcome.verification["verdict"])
+            print_verification(row, outcome.verification)
+    if known:
+        print(f"stopped after {args.max_minutes:g} minutes, {len(known)} row(s) not finished; the same command goes on")
+    if verdicts:
+        print(f"next: ddbench leaderboard build --leaderboard {args.leaderboard}")
+    if refused:
+        raise UserError(f"{len(refused)} row(s) cannot be verified; the first: {refused[0]}")
+    if "below" in verdicts:
+        raise SystemExit(1)
+
+
+def print_verification(row: Result, made: dict[str, Any]) -> None:
+    """One row's table: published, claimed and re-trained numbers of each student."""
+    from ddbench.leaderboard.schema import budget_name
+
+    synset, unit = row["synset"], row["metrics"][made["metric"]]["unit"]
+    what = f"{synset['method']} on {synset['dataset']}, {budget_name(synset['budget'])}, {row['protocol']['name']}"
+    print(f"{row['id']}  {what}: {made['verdict']}")
+    claims = {claim["student"]: claim for claim in row["submission"]["claims"] if claim["metric"] == made["metric"]}
+    percent = unit == "fraction"
+    width = max(map(len, made["students"]))
+    print(
+        f"  {'student':<{width}} {'published':>10} {'claimed':>9} {'measured':>9}  {'within':<17} {'runs':>4}  verdict"
+    )
+    for student, entry in made["students"].items():
+        published = _number(claims[student]["value"], percent) if student in claims else "-"
+        bounds = "-"
+        if entry["low"] is not None:
+            bounds = f"{_number(entry['low'], percent)} to {_number(entry['high'], percent)}"
+        print(
+            f"  {student:<{width}} {published:>10} {_number(entry['claimed'], percent):>9} "
+            f"{_number(entry['measured'], percent):>9}  {bounds:<17} {entry['n']:>4}  {entry['verdict']}"
+        )
+    print(f"  on {made['device']}, torch {made['versions'].get('torch', '?')}, {made['threads']} thread(s)")
+
+
+def _number(value: float, percent: bool) -> str:
+    return f"{100 * value:.2f}" if percent else f"{value:.4g}"
+
+
+def check(argv: list[str]) -> None:
+    """Run ``ddbench leaderboard check``.
+
+    Raises:
+        UserError: the first thing that is wrong.
+    """
+    args = parse(
+        CheckArgs,
+        argv,
+        "ddbench leaderboard check",
+        "Look through a board: every row, every file beside one (name, size, hash, header, picture), what supersedes "
+        "what, every verification. Trains nothing, runs nothing of a submission.",
+        "  ddbench leaderboard check",
+    )
+    from ddbench.leaderboard.audit import check_board
+
+    found = check_board(args.leaderboard)
+    print(f"{args.leaderboard}: {found['rows']} rows, {found['files']} files beside them, {found['verified']} verified")

@@ -1,0 +1,37 @@
+"""A board that was read and checked: what pages, terminal and exports are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ddbench.leaderboard.rows import build_cells
+from ddbench.leaderboard.schema import Result, load_results
+from ddbench.leaderboard.verification import load_verifications
+from ddbench.runtime.errors import UserError
+
+
+class Board:
+    """A board that was read: its tables and its verifications."""
+
+    def __init__(self, root: Path, results: Sequence[Result], verifications: dict[str, dict[str, Any]]) -> None:
+        self.root = root
+        self.results = results
+        self.verifications = verifications
+        self.cells = build_cells(results, {name: one["verdict"] for name, one in verifications.items()})
+
+
+def read_board(root: Path, results: Sequence[Result] | None = None) -> Board:
+    """Read and check a board.
+
+    Args:
+        results: its rows where they were read already.
+
+    Raises:
+        UserError: no such folder, or a result or verification is refused.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root}: no such leaderboard folder; `ddbench submit RUN --leaderboard {root}` makes one")
+    results = load_results(root) if results is None else results
+    return Board(root, results, load_verifications(root, results))

@@ -1,0 +1,109 @@
+"""What a row says twice must agree: a protocol with its settings and hash, DD-Ranking's scores with their accuracies.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from dataclasses import fields
+from typing import Any
+
+from ddbench.evaluate.protocols import LATER, PROTOCOLS, Protocol, changed
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import canonical_json
+
+TOLERANCE = 1e-9
+SETTINGS = frozenset(field.name for field in fields(Protocol)) - {"name"}
+
+
+def protocol_of(entry: dict[str, Any], where: str) -> Protocol:
+    """The protocol that a row was evaluated under, from the row alone: its name, settings and hash.
+
+    Args:
+        entry: ``protocol`` of a row.
+
+    Raises:
+        UserError: a setting that no protocol has or whose value is out of range, a hash that is not that of the
+            settings, the name of a protocol whose settings are others, or alterations that are not told.
+    """
+    try:
+        return _protocol_of(canonical_json(entry))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+@functools.lru_cache(maxsize=256)
+def _protocol_of(text: str) -> Protocol:
+    entry = json.loads(text)
+    name, settings, difference = entry["name"], entry["settings"], entry["changed"]
+    try:
+        made, _ = changed(Protocol(name=name), **settings)
+    except UserError as error:
+        raise UserError(f"protocol.settings: {error}") from None
+    found = {**dict.fromkeys(LATER, 0.0), **made.settings()}
+    odd = next((key for key, value in settings.items() if found[key] != value), None)
+    if odd is not None:
+        raise UserError(f"protocol.settings: {odd} {str(settings[odd])[:40]!a} is no value of that setting")
+    if made.hash != entry["hash"]:
+        raise UserError(f"protocol.hash {entry['hash']} is not that of its settings ({made.hash}): evaluate again")
+    if entry["standard"] != (not difference):
+        raise UserError("protocol.standard does not fit protocol.changed: a standard evaluation alters nothing")
+    _check_base(name, found, difference)
+    return made
+
+
+def _check_base(name: str, found: dict[str, Any], difference: dict[str, Any]) -> None:
+    """A known name stands for its own settings, but for those that are told as changed."""
+    told = {key: value for key, value in difference.items() if key in SETTINGS}
+    wrong = next((key for key, value in told.items() if found[key] != value), None)
+    if wrong is None and name in PROTOCOLS:
+        base = {**dict.fromkeys(LATER, 0.0), **PROTOCOLS[name].settings()}
+        wrong = next((key for key, value in found.items() if base[key] != value and key not in told), None)
+    if wrong is not None:
+        raise UserError(
+            f"protocol.settings: {wrong} is {str(found[wrong])[:40]}, which is not {name} with what protocol.changed "
+            "tells: the row is of another protocol"
+        )
+
+
+def check_scores(scores: dict[str, Any], where: str) -> None:
+    """Compute DD-Ranking's scores and their statistics anew from the accuracies.
+
+    Raises:
+        UserError: they are others, or a seed is there twice.
+    """
+    if not same(scores["summary"], score_summary(scores["repeats"], scores["weight"])):
+        raise UserError(f"{where}: scores.summary does not follow from scores.repeats; run `ddbench submit` again")
+    seeds = [repeat["seed"] for repeat in scores["repeats"]]
+    if len(set(seeds)) != len(seeds):
+        raise UserError(f"{where}: scores.repeats has a seed twice")
+
+
+def score_summary(repeats: list[dict[str, Any]], weight: float) -> dict[str, Any]:
+    """Statistics of HLR, IOR, A1, A0, LRS and ARS over repeats, each of a seed and six accuracies (fractions)."""
+    from ddbench.evaluate.scores import SCORES, Accuracies, repeat_scores, summary
+
+    rows = [
+        repeat_scores(Accuracies(**{key: value for key, value in repeat.items() if key != "seed"}), weight)
+        for repeat in repeats
+    ]
+    table = summary(rows)
+    return {name: table[name] for name in SCORES}
+
+
+def same(found: Any, expected: Any) -> bool:
+    """Whether two trees of tables are the same: numbers up to rounding, everything else exactly."""
+    if isinstance(expected, dict):
+        return (
+            isinstance(found, dict)
+            and found.keys() == expected.keys()
+            and all(same(found[name], part) for name, part in expected.items())
+        )
+    if isinstance(expected, float) and isinstance(found, int | float) and not isinstance(found, bool):
+        return math.isclose(found, expected, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    if isinstance(expected, int) and not isinstance(expected, bool):
+        return isinstance(found, int | float) and not isinstance(found, bool) and found == expected
+    return type(found) is type(expected) and bool(found == expected)

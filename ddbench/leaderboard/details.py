@@ -1,0 +1,243 @@
+"""What an opened row of the page shows of its results, as plain data that JSON can carry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ddbench.leaderboard.rows import Cell, Row
+from ddbench.leaderboard.schema import Result, main_metric, result_path, students, values
+from ddbench.leaderboard.view import bytes_text, commands, number_text, seconds_text, statistics_text
+
+DIGITS = 5
+BYTES = ("images", "labels", "augmentation", "teacher", "other", "total", "real")
+
+
+class Pool:
+    """Texts that many rows share, kept once; a row carries their number."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, int] = {}
+
+    def put(self, text: str) -> int:
+        """The number of a text."""
+        return self.texts.setdefault(text, len(self.texts))
+
+    def forget(self, kept: int) -> None:
+        """Drop all texts but the first ``kept``."""
+        self.texts = dict(list(self.texts.items())[:kept])
+
+    def json(self, value: Any) -> int:
+        """The number of a value's indented JSON."""
+        return self.put(json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False))
+
+
+def rounded(value: Any) -> Any:
+    """The value with all its floats to five significant digits."""
+    if isinstance(value, float):
+        short = float(f"{value:.{DIGITS}g}")
+        return int(short) if short.is_integer() and abs(short) < 1e15 else short
+    if isinstance(value, dict):
+        return {name: rounded(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(part) for part in value]
+    return value
+
+
+def row_details(
+    cell: Cell, row: Row, root: Path, verifications: Mapping[str, Mapping[str, Any]], pool: Pool
+) -> dict[str, Any]:
+    """Everything that an opened row shows: its results, and the ones that they superseded.
+
+    Args:
+        root: of the board, to see which files lie beside a result.
+    """
+    return {
+        "results": [result_details(result, root, verifications.get(result["id"]), pool) for result in row.results],
+        "earlier": [_earlier(cell, result) for result in row.earlier],
+    }
+
+
+def result_details(result: Result, root: Path, verification: Mapping[str, Any] | None, pool: Pool) -> dict[str, Any]:
+    """One result: who and what, every single run, pooled curves, recipe, cost, commands, verification."""
+    synset, said = result["synset"], result["submission"]
+    path = result_path(result)
+    beside = path.with_suffix(".synset.safetensors")
+    found = {
+        "id": result["id"],
+        "path": path.as_posix(),
+        "picture": path.with_suffix(".png").as_posix() if (root / path).with_suffix(".png").is_file() else "",
+        "synset": beside.as_posix() if (root / beside).is_file() else said.get("synset_url", ""),
+        "sha256": synset["sha256"],
+        "title": said["method_title"],
+        "authors": said["authors"],
+        "links": said["links"],
+        "code": said["code"],
+        "licence": said["licence"],
+        "note": said["note"],
+        "claims": _claims(result),
+        "facts": _facts(result),
+        "bytes": [[part, synset["bytes"][part]] for part in BYTES if synset["bytes"][part]],
+        "cost": _costs(result["cost"]),
+        "runs": _runs(result, pool),
+        "curves": _curves(result),
+        "measured": [[name, pool.json(settings)] for name, settings in sorted(result.get("measured", {}).items())],
+        "scores": _scores(result, pool),
+        "commands": commands(result),
+        "recipe": pool.json(result.get("recipe") or synset["config"]),
+        "settings": pool.json(result["protocol"]["settings"]),
+        "preprocess": pool.json(synset["preprocess"]),
+        "made": pool.put(_made(result)),
+        "verification": None if verification is None else _verification(result, verification),
+    }
+    return {name: part for name, part in found.items() if part not in ("", None, [], {})}
+
+
+def _curves(result: Result) -> dict[str, Any]:
+    """Student -> what is drawn of it."""
+    wanted = ("reliability", "reliability_scaled", "corruptions", "masking_warnings")
+    curves = {}
+    for student, own in sorted(result.get("details", {}).items()):
+        curves[student] = {name: rounded(own[name]) for name in wanted if own.get(name)}
+        if own.get("robustness"):
+            fields = ("attack", "norm", "eps", "value", "accuracy")
+            curves[student]["robustness"] = [[rounded(point[field]) for field in fields] for point in own["robustness"]]
+    return curves
+
+
+def _facts(result: Result) -> list[list[str]]:
+    synset, protocol = result["synset"], result["protocol"]
+    rate = synset["learned_lr"]
+    decoded = synset["decoded_images"]
+    more = f", decoded to {decoded:,}" if decoded != synset["images"] else ""
+    facts = [
+        ["Synset", f"{synset['images']:,} images of {' × '.join(map(str, synset['shape']))}{more}"],
+        ["Classes", f"{synset['classes']:,}"],
+        ["Distilled on", synset["student"] or ""],
+        ["Synset seed", str(synset["seed"])],
+        ["Learned rate", "" if rate is None else f"{rate:.4g}"],
+        ["Changed", ", ".join(f"{name} = {json.dumps(v)}" for name, v in sorted(protocol["changed"].items()))],
+    ]
+    return [fact for fact in facts if fact[1]]
+
+
+def _made(result: Result) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()))
+    threads = "1 thread" if result["threads"] == 1 else f"{result['threads']} threads"
+    return f"{versions}; {result['precision']}, {threads}"
+
+
+def _claims(result: Result) -> list[list[str]]:
+    """Student, metric, what is claimed, what was measured, source."""
+    rows = []
+    for claim in result["submission"]["claims"]:
+        described = result["metrics"][claim["metric"]]
+        ours = result["summary"][claim["student"]].get(claim["metric"])
+        rows.append(
+            [
+                claim["student"],
+                described["title"],
+                number_text(claim["value"], described["unit"]),
+                statistics_text(ours, described["unit"]) if ours else "",
+                claim["source"],
+            ]
+        )
+    return rows
+
+
+def _runs(result: Result, pool: Pool) -> list[list[Any]]:
+    """A student, then its metrics: title, summary, unit, and ``[seed, value]`` of every run; the main metric first."""
+    main = main_metric(result)
+    table = []
+    for student in students(result):
+        metrics = []
+        for metric in sorted(result["summary"][student], key=lambda name: (name != main, name)):
+            described = result["metrics"][metric]
+            metrics.append(
+                [
+                    pool.put(described["title"]),
+                    statistics_text(result["summary"][student][metric], described["unit"]),
+                    pool.put(described["unit"]),
+                    [[seed, rounded(value)] for seed, value in sorted(values(result, student, metric).items())],
+                ]
+            )
+        table.append([student, metrics])
+    return table
+
+
+def _scores(result: Result, pool: Pool) -> dict[str, Any] | None:
+    if "scores" not in result:
+        return None
+    from ddbench.evaluate.scores import SCORES, TITLES
+
+    scores = result["scores"]
+    lines = []
+    for name in SCORES:
+        unit = "points" if name in ("lrs", "ars") else "fraction"
+        lines.append([pool.put(TITLES[name]), statistics_text(scores["summary"][name], unit)])
+    said = f"{scores['student']}, {len(scores['repeats'])} repeats, weight {scores['weight']:g}"
+    said += f", random images with {scores['random_labels']} labels"
+    return {"how": said + ("" if scores["standard"] else ", non-standard"), "lines": lines}
+
+
+def _costs(cost: Mapping[str, Any]) -> list[list[str]]:
+    stages = (("Distillation", "distill"), ("Evaluation", "evaluate"))
+    return [[stage, cost_text(cost[key])] for stage, key in stages]
+
+
+def cost_text(cost: Mapping[str, Any] | None) -> str:
+    """Device and time of a stage in one line."""
+    if cost is None:
+        return "not recorded"
+    said = [cost["device"], f"{seconds_text(cost['cpu_seconds'])} CPU", f"{seconds_text(cost['wall_seconds'])} wall"]
+    if "cores" in cost:
+        said.insert(1, f"{cost['cores']} cores")
+    if "peak_memory_bytes" in cost:
+        said.append(f"peak memory {bytes_text(cost['peak_memory_bytes'])}")
+    return ", ".join(said)
+
+
+def _earlier(cell: Cell, result: Result) -> list[str]:
+    """Id, file and numbers of a superseded result."""
+    unit = cell.described["unit"]
+    numbers = [
+        f"{student} {statistics_text(own[cell.metric], unit)}"
+        for student, own in sorted(result["summary"].items())
+        if cell.metric in own
+    ]
+    return [result["id"], result_path(result).as_posix(), ", ".join(numbers)]
+
+
+def _verification(result: Result, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Verdict, where it was made, and claimed against measured for each student."""
+    unit = result["metrics"][found.get("metric", main_metric(result))]["unit"]
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(found["versions"].items()))
+    return {
+        "verdict": found["verdict"],
+        "by": f"{found['device']}; {versions}",
+        "students": [
+            [
+                student,
+                number_text(one["claimed"], unit),
+                number_text(one["measured"], unit),
+                _bounds(one, unit),
+                str(one["n"]),
+                one["verdict"],
+            ]
+            for student, one in sorted(found["students"].items())
+        ],
+    }
+
+
+def _bounds(one: Mapping[str, Any], unit: str) -> str:
+    if one["low"] is None or one["high"] is None:
+        return ""
+    return f"{number_text(one['low'], unit)} to {number_text(one['high'], unit)}"
+
+
+def order_of_details(tables: Sequence[Sequence[Any]]) -> list[tuple[int, int]]:
+    """(table, line) of every line, the first line of each table first: who gets room when not everybody can."""
+    places = [(line, table) for table, lines in enumerate(tables) for line in range(len(lines))]
+    return [(table, line) for line, table in sorted(places)]

@@ -1,0 +1,208 @@
+"""What ``index.html`` carries for its script, within 2 MB. The room is spent in this order:
+
+1. rows: every table gets all its rows while they fit into :data:`ROW_BYTES`; else each gets its best K, with the
+   largest K that fits, and the references;
+2. what an opened row shows, into :data:`DATA_BYTES` together with the rows: the best row of every table first, then
+   the second, ..., until one does not fit;
+3. previews of opened rows in the same order, each that fits into what is left.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ddbench.leaderboard.board import Board
+from ddbench.leaderboard.details import Pool, order_of_details, rounded, row_details
+from ddbench.leaderboard.images import png_size, published_png
+from ddbench.leaderboard.measures import MAIN
+from ddbench.leaderboard.schema import result_path
+from ddbench.leaderboard.view import EMPTY, Column, Entry, Line, Table, budget_text, half_width, lay_out
+
+MAX_PAGE_BYTES = 2_000_000
+ROW_BYTES = 1_000_000
+DATA_BYTES = 1_700_000
+MAX_PREVIEW_BYTES = 60_000
+"""A preview whose file is larger stays beside its result, so that it does not take the room of many."""
+
+
+def methods(table: Table) -> int:
+    return sum(not line.reference for line in table.lines)
+
+
+def shortened(table: Table, most: int) -> Table:
+    """The table with its best ``most`` methods, and its references."""
+    lines = tuple(line for i, line in enumerate(table.lines) if line.reference or i < most)
+    return Table(table.cell, table.title, table.caption, table.columns, lines)
+
+
+def largest(sizes: Sequence[Sequence[int]], methods: Sequence[int], room: int) -> int:
+    """The largest K so that the best K methods of every table, with the references, have at most ``room`` bytes.
+
+    At least one a table.
+    """
+    total = sum(sum(own[count:]) for own, count in zip(sizes, methods, strict=True))  # the references
+    longest = max(methods, default=0)
+    for k in range(longest):
+        total += sum(own[k] for own, count in zip(sizes, methods, strict=True) if k < count)
+        if total > room:
+            return max(1, k)
+    return longest
+
+
+def embedded(value: Any) -> str:
+    """JSON that may stand inside a ``script`` element: nothing in it can end the element or open a comment."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    for letter in "<>&\u2028\u2029":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return text
+
+
+def _size(value: Any) -> int:
+    return len(embedded(value).encode()) + 1
+
+
+def page_data(board: Board) -> dict[str, Any]:
+    """What the page's script draws from, without pictures, within its bounds."""
+    laid = [lay_out(cell, everyone=True) for cell in board.cells]
+    lines = [[_line(table, line) for line in table.lines] for table in laid]
+    most = largest([[_size(line) for line in own] for own in lines], [methods(table) for table in laid], ROW_BYTES)
+    short = [shortened(table, most) for table in laid]
+    shown = [_kept(own, table, most) for own, table in zip(lines, laid, strict=True)]
+    pool = Pool()
+    _attach_details(board, short, shown, pool)
+    return {
+        "tables": [_table(table, own) for table, own in zip(short, shown, strict=True)],
+        "texts": list(pool.texts),
+        "most": most,
+        "left": sum(len(every) - len(own) for every, own in zip(lines, shown, strict=True)),
+        "pictures": {},
+    }
+
+
+def _kept(lines: Sequence[Any], table: Table, most: int) -> list[Any]:
+    """The lines that :func:`shortened` keeps."""
+    return [line for i, line in enumerate(lines) if table.lines[i].reference or i < most]
+
+
+def _table(table: Table, lines: Sequence[Any]) -> dict[str, Any]:
+    cell = table.cell
+    return {
+        "title": table.title,
+        "dataset": cell.dataset,
+        "budget": budget_text(cell.budget),
+        "value": cell.budget["value"] if cell.budget["unit"] != "all" else None,
+        "labels": cell.label_kind,
+        "protocol": cell.protocol["name"],
+        "hash": cell.protocol["hash"],
+        "changed": ", ".join(f"{name} = {json.dumps(v)}" for name, v in sorted(cell.protocol["changed"].items())),
+        "standard": cell.protocol["standard"],
+        "precision": cell.precision,
+        "fingerprint": cell.fingerprint[:12],
+        "metric": cell.described["title"],
+        "unit": cell.described["unit"],
+        "better": cell.described["better"],
+        "students": list(cell.students),
+        "columns": [_column(column) for column in table.columns],
+        "rows": list(lines),
+    }
+
+
+def _column(column: Column) -> dict[str, Any]:
+    found: dict[str, Any] = {"t": column.title, "h": column.hint, "g": column.group}
+    if column.number:
+        found["n"] = 1
+    if column.measure is not None and column.measure.student:
+        found["s"] = column.measure.student
+    if column.measure is not None and column.measure.better == "lower":
+        found["low"] = 1
+    return found
+
+
+def _line(table: Table, line: Line) -> dict[str, Any]:
+    """A row of the page: entries, ranks by student, and what search and plots need."""
+    found: dict[str, Any] = {"e": [_entry(line, i, table) for i in range(len(table.columns))]}
+    row, cell = line.row, table.cell
+    if line.reference:
+        found["ref"] = line.reference
+    if row is None:
+        return found
+    said = row.first["submission"]
+    ranks = {student: cell.rank(row, student) for student in cell.students}
+    found |= {
+        "id": row.first["id"],
+        "m": row.method,
+        "k": [ranks[student] or 0 for student in cell.students],
+        "b": row.stored["total"],
+        "q": " ".join([said["method_title"], *said["authors"], said["licence"], row.first["id"]]).strip(),
+        "path": result_path(row.first).as_posix(),
+    }
+    if row.verified:
+        found["ok"] = 1
+    return found
+
+
+def _entry(line: Line, place: int, table: Table) -> Any:
+    """``[text, key, best, detail, half of the interval]`` without the empty end; 0: nothing."""
+    entry, column = line.entries[place], table.columns[place]
+    if entry == EMPTY:
+        return 0
+    half = None
+    if line.row is not None and column.measure is not None and column.measure.group == MAIN:
+        half = half_width(line.row.scores[column.measure].statistics)
+    found = [entry.text, _key(entry), int(entry.best), entry.detail, rounded(half) if half is not None else 0]
+    while len(found) > 2 and not found[-1]:
+        found.pop()
+    return found[:1] if len(found) == 2 and found[1] == found[0] else found
+
+
+def _key(entry: Entry) -> Any:
+    return rounded(float(entry.key)) if isinstance(entry.key, int | float) else entry.key
+
+
+def _attach_details(board: Board, tables: Sequence[Table], lines: Sequence[Sequence[Any]], pool: Pool) -> None:
+    """Put what an opened row shows into the lines, the best of every table first, while there is room.
+
+    A row that stands in several tables (all real data) has them in the first.
+    """
+    room, seen = DATA_BYTES - _size(list(lines)), set()
+    for table, place in order_of_details(lines):
+        row, line = tables[table].lines[place].row, lines[table][place]
+        if row is None or line["id"] in seen:
+            continue
+        known = len(pool.texts)
+        details = row_details(tables[table].cell, row, board.root, board.verifications, pool)
+        size = _size(details) + _size(list(pool.texts)[known:])
+        if size > room:
+            pool.forget(known)
+            return
+        room -= size
+        seen.add(line["id"])
+        line["d"] = details
+
+
+def pictures(board: Board, data: dict[str, Any], room: int) -> Iterator[tuple[str, list[Any]]]:
+    """Result id -> preview as width, height and base64, in the order of the details, while there is room.
+
+    Args:
+        data: of :func:`page_data`.
+        room: bytes.
+
+    Raises:
+        UserError: a preview is refused.
+    """
+    lines = [table["rows"] for table in data["tables"]]
+    for table, place in order_of_details(lines):
+        details = lines[table][place].get("d")
+        result = details["results"][0] if details else {}
+        if "picture" not in result:
+            continue
+        path = board.root / result["picture"]
+        content = published_png(path)
+        picture = [*png_size(content, str(path)), base64.b64encode(content).decode()]
+        size = _size({result["id"]: picture})
+        if len(content) <= MAX_PREVIEW_BYTES and size <= room:
+            room -= size
+            yield result["id"], picture

@@ -1,0 +1,290 @@
+"""The board for other programs: CSV, Parquet, LaTeX, JSON and SQLite.
+
+CSV, Parquet and the table ``numbers`` of SQLite are long: one line for each number of each row of the board. LaTeX is
+the table as one prints it. JSON is the index: every table with its rows and what was measured.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddbench.leaderboard.measures import Measure
+from ddbench.leaderboard.rows import Cell, Row, Score
+from ddbench.leaderboard.schema import Result, result_path
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import write_atomic, write_bytes, write_text
+
+if TYPE_CHECKING:
+    import pandas
+
+Record = dict[str, Any]
+
+KIND = "ddbench-index"
+SCHEMA = 1
+FORMATS = ("csv", "parquet", "latex", "json", "sqlite")
+BINARY = ("parquet", "sqlite")
+"""Formats that are no text for a terminal."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""A cell that begins with one of these is a formula to a spreadsheet program."""
+
+
+def default_path(root: Path, kind: str) -> Path | None:
+    """Where a format goes when no file is named: ``index.sqlite`` beside the pages; None: text, to the terminal."""
+    return root / f"index.{kind}" if kind in BINARY else None
+
+
+def records(cells: Sequence[Cell]) -> Iterator[Record]:
+    """One record for each measured number, in the order of the board."""
+    for cell in cells:
+        table = _table_of(cell)
+        for row in cell.rows:
+            head = table | _row_of(cell, row)
+            for measure, score in row.scores.items():
+                yield head | {"student": measure.student, "metric": _name(measure)} | _number_of(score)
+            for student, metric, statistics in _others(row):
+                yield head | {"student": student, "metric": metric} | _number_of(Score(statistics, None, False, False))
+
+
+def _name(measure: Measure) -> str:
+    return f"cross_{measure.metric}" if measure.group == "cross" else measure.metric
+
+
+def _table_of(cell: Cell) -> Record:
+    return {
+        "dataset": cell.dataset,
+        "fingerprint": cell.fingerprint,
+        "budget_unit": cell.budget["unit"],
+        "budget": cell.budget["value"],
+        "labels": cell.label_kind,
+        "protocol": cell.protocol["name"],
+        "protocol_hash": cell.protocol["hash"],
+        "standard": bool(cell.protocol["standard"]),
+        "changed": json.dumps(cell.protocol["changed"], sort_keys=True, ensure_ascii=False),
+        "precision": cell.precision,
+    }
+
+
+def _row_of(cell: Cell, row: Row) -> Record:
+    said = row.first["submission"]
+    return {
+        "rank": cell.rank(row),
+        "method": row.method,
+        "reference": row.reference,
+        "title": said["method_title"],
+        "authors": "; ".join(said["authors"]),
+        "id": " ".join(result["id"] for result in row.results),
+        "verified": row.verdict or "",
+        "stored_bytes": row.stored["total"],
+        "compression": row.compression,
+        "distill_cpu_seconds": row.distill_seconds,
+    }
+
+
+def _number_of(score: Score) -> Record:
+    numbers = {name: score.statistics[name] for name in ("mean", "std", "n", "low", "high")}
+    return numbers | {"place": score.rank, "best": score.best, "comparable": not score.odd}
+
+
+def _others(row: Row) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Metrics of a row's only result that are no column of the board."""
+    if len(row.results) > 1:
+        return
+    columns = {(measure.student, measure.metric) for measure in row.scores}
+    for student, own in sorted(row.first["summary"].items()):
+        for metric, statistics in sorted(own.items()):
+            if (student, metric) not in columns:
+                yield student, metric, statistics
+
+
+def frame(cells: Sequence[Cell]) -> pandas.DataFrame:
+    """The records as a data frame: text, Int64 for ranks and counts, float64 for numbers.
+
+    Raises:
+        UserError: pandas is not installed.
+    """
+    pandas = load_pandas()
+    table = pandas.DataFrame(list(records(cells)), columns=_COLUMNS)
+    for name in ("rank", "place", "n", "stored_bytes"):
+        table[name] = table[name].astype("Int64")
+    for name in ("mean", "std", "low", "high", "compression", "distill_cpu_seconds"):
+        table[name] = table[name].astype("float64")
+    whole = all(float(value).is_integer() for value in table["budget"])
+    table["budget"] = table["budget"].astype("Int64" if whole else "float64")
+    return table
+
+
+_COLUMNS = (
+    *("dataset", "fingerprint", "budget_unit", "budget", "labels", "protocol", "protocol_hash", "standard", "changed"),
+    *("precision", "rank", "method", "reference", "title", "authors", "id", "verified", "stored_bytes", "compression"),
+    *("distill_cpu_seconds", "student", "metric", "mean", "std", "n", "low", "high", "place", "best", "comparable"),
+)
+
+
+def load_pandas() -> Any:
+    """pandas, imported where a table is made.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import pandas
+    except ImportError:
+        raise UserError("this format needs pandas: pip install pandas (json and sqlite need nothing)") from None
+    return pandas
+
+
+def csv_text(cells: Sequence[Cell]) -> str:
+    """The records as CSV; text that a spreadsheet would take for a formula gets an apostrophe before it.
+
+    Raises:
+        UserError: pandas is not installed.
+    """
+    table = frame(cells)
+    for name in table.columns:
+        if table[name].dtype == object or str(table[name].dtype).startswith("str"):
+            table[name] = table[name].map(harmless)
+    return str(table.to_csv(index=False, lineterminator="\n"))
+
+
+def harmless(text: Any) -> Any:
+    """A text that no spreadsheet program runs: an apostrophe in front where it would be a formula, on one line."""
+    if not isinstance(text, str):
+        return text
+    return f"'{text}" if text.lstrip(" ").startswith(FORMULA) else text
+
+
+def write_parquet(path: Path, cells: Sequence[Cell]) -> None:
+    """Write the records as Parquet.
+
+    Raises:
+        UserError: pandas or pyarrow is not installed, or the folder cannot be written to.
+    """
+    table = frame(cells)
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise UserError("--format parquet needs pyarrow: pip install ddbench[parquet]") from None
+    write_atomic(path, lambda temporary: table.to_parquet(temporary, index=False, engine="pyarrow"))
+
+
+def index(cells: Sequence[Cell]) -> Record:
+    """The board as one JSON value: tables, their rows, and for every row what was measured and where its files are."""
+    return {"kind": KIND, "schema": SCHEMA, "tables": [_indexed(cell) for cell in cells]}
+
+
+def _indexed(cell: Cell) -> Record:
+    rows = []
+    for row in cell.rows:
+        numbers = [
+            {"student": measure.student, "metric": _name(measure)} | _number_of(score)
+            for measure, score in row.scores.items()
+        ]
+        more = {
+            "results": [{"id": result["id"], "path": result_path(result).as_posix()} for result in row.results],
+            "superseded": [{"id": result["id"], "path": result_path(result).as_posix()} for result in row.earlier],
+            "numbers": numbers,
+        }
+        rows.append(_row_of(cell, row) | more)
+    measured = {row.reference for row in cell.rows}
+    missing = [name for name in ("random", "full") if name not in measured]
+    return _table_of(cell) | {"metric": cell.metric, "students": list(cell.students), "rows": rows, "missing": missing}
+
+
+def json_text(cells: Sequence[Cell]) -> str:
+    """:func:`index` as text."""
+    return json.dumps(index(cells), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+TABLES = """
+CREATE TABLE results (id TEXT PRIMARY KEY, path TEXT NOT NULL, dataset TEXT, budget_unit TEXT, budget REAL,
+  labels TEXT, method TEXT, protocol TEXT, protocol_hash TEXT, standard INTEGER, synset_sha256 TEXT, seed INTEGER,
+  superseded_by TEXT, verified TEXT, stored_bytes INTEGER, real_bytes INTEGER);
+CREATE TABLE runs (id TEXT NOT NULL, student TEXT, seed INTEGER, metric TEXT, value REAL);
+CREATE TABLE numbers ({columns});
+CREATE INDEX runs_of ON runs (id, student, metric);
+CREATE INDEX results_of ON results (dataset, budget, method);
+CREATE INDEX numbers_of ON numbers (dataset, budget, metric, student);
+"""
+
+
+def write_sqlite(path: Path, cells: Sequence[Cell]) -> None:
+    """Write the index as an SQLite file: ``results``, ``runs`` (every single one) and ``numbers`` (the records).
+
+    A file that is there is replaced as a whole.
+
+    Raises:
+        UserError: it exists and is no SQLite file, or the folder cannot be written to.
+    """
+    if path.exists():
+        with open(path, "rb") as handle:
+            if handle.read(16) != b"SQLite format 3\0":
+                raise UserError(f"{path}: holds something else than an index; choose another --out")
+    write_atomic(path, lambda temporary: _fill(temporary, cells))
+
+
+def _fill(path: Path, cells: Sequence[Cell]) -> None:
+    connection = sqlite3.connect(path)
+    try:
+        connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")
+        connection.executescript(TABLES.format(columns=", ".join(_COLUMNS)))
+        stand: dict[str, tuple[Result, str | None]] = {}
+        for cell in cells:
+            for row in cell.rows:
+                for result in row.results:
+                    stand[result["id"]] = (result, row.verdict)
+                for result in row.earlier:
+                    stand.setdefault(result["id"], (result, None))
+        replaced = {result["supersedes"]: name for name, (result, _) in stand.items() if result["supersedes"]}
+        connection.executemany(
+            f"INSERT INTO results VALUES ({', '.join('?' * 16)})",
+            (_result_line(result, replaced.get(name), verdict) for name, (result, verdict) in stand.items()),
+        )
+        connection.executemany("INSERT INTO runs VALUES (?, ?, ?, ?, ?)", _run_lines(r for r, _ in stand.values()))
+        connection.executemany(
+            f"INSERT INTO numbers VALUES ({', '.join('?' * len(_COLUMNS))})",
+            (tuple(record[name] for name in _COLUMNS) for record in records(cells)),
+        )
+        connection.commit()
+    finally:
+        connection.close()
+
+
+def _result_line(result: Result, replaced: str | None, verdict: str | None) -> tuple[Any, ...]:
+    synset, protocol = result["synset"], result["protocol"]
+    return (
+        *(result["id"], result_path(result).as_posix(), synset["dataset"], synset["budget"]["unit"]),
+        *(synset["budget"]["value"], synset["label_kind"], synset["method"], protocol["name"], protocol["hash"]),
+        *(protocol["standard"], synset["sha256"], synset["seed"], replaced, verdict),
+        *(synset["bytes"]["total"], synset["bytes"]["real"]),
+    )
+
+
+def _run_lines(results: Iterator[Result]) -> Iterator[tuple[Any, ...]]:
+    for result in results:
+        for run in result["runs"]:
+            for metric, value in run["metrics"].items():
+                yield result["id"], run["student"], run["seed"], metric, value
+
+
+def write_export(path: Path, kind: str, cells: Sequence[Cell], text: str = "") -> None:
+    """Write one format into a file.
+
+    Args:
+        kind: of :data:`FORMATS`.
+        text: what is written for the formats that are text.
+
+    Raises:
+        UserError: as the format's own function, or the folder cannot be written to.
+    """
+    if kind == "parquet":
+        write_parquet(path, cells)
+    elif kind == "sqlite":
+        write_sqlite(path, cells)
+    elif kind == "csv":
+        write_bytes(path, text.encode())
+    else:
+        write_text(path, text)

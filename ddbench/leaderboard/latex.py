@@ -1,0 +1,136 @@
+"""The board as LaTeX: one booktabs table a cell, ready for a paper."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ddbench.leaderboard.export import load_pandas
+from ddbench.leaderboard.measures import CROSS, MAIN
+from ddbench.leaderboard.rows import Cell, Statistics
+from ddbench.leaderboard.view import ABOUT, COST, NONE, PLACE, Column, Line, Table, half_width, lay_out, number_text
+from ddbench.registry import suggest
+from ddbench.runtime.errors import UserError
+
+SPREADS = ("std", "interval")
+DEFAULT = ("method", MAIN, CROSS, "stored")
+GROUPS = (MAIN, CROSS, COST, "scores", "calibration", "robustness", "corruptions", ABOUT)
+SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "_": r"\_",
+    "%": r"\%",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
+    "`": r"\textasciigrave{}",
+    "–": "--",
+    "×": r"$\times$",
+    "±": r"$\pm$",
+    "·": r"$\cdot$",
+}
+
+
+def escape(text: object) -> str:
+    """One line in which no character is a command."""
+    return "".join(SPECIAL.get(letter, letter) for letter in " ".join(str(text).split()))
+
+
+def latex_text(cells: Sequence[Cell], columns: Sequence[str] = (), student: str = "", spread: str = "std") -> str:
+    """All tables, each a ``table`` environment that needs the package booktabs.
+
+    In every column the best mean is bold; what cannot be told from it (95 % paired interval) is bold with an asterisk.
+
+    Args:
+        columns: titles of columns or names of groups of them, in the order of printing; empty: :data:`DEFAULT`.
+        student: whose rank and metrics; empty: the one that ranks.
+        spread: ``std`` over the seeds, or ``interval``: half of the 95 % interval.
+
+    Raises:
+        UserError: an unknown column, or pandas is not installed.
+    """
+    if not cells:
+        return ""
+    tables = [lay_out(cell, student) for cell in cells]
+    known = {column.title for table in tables for column in table.columns}
+    for name in columns:
+        if name not in known and name not in GROUPS:
+            names = sorted(known | set(GROUPS))
+            raise UserError(f"--columns {name}: no such column{suggest(name, names)}; one of: {', '.join(names)}")
+    made = [_table(table, columns or DEFAULT, spread) for table in tables]
+    return "% \\usepackage{booktabs}\n" + "\n".join(made)
+
+
+def _table(table: Table, wanted: Sequence[str], spread: str) -> str:
+    pandas = load_pandas()
+    places = [
+        place
+        for name in wanted
+        for place, column in enumerate(table.columns)
+        if (name in (column.title, column.group) and column.group != PLACE) or name == column.title
+    ]
+    places = list(dict.fromkeys(places))
+    heads = [escape(table.columns[place].title) for place in places]
+    lines = [[_cell(table, line, place, spread) for place in places] for line in table.lines]
+    made = pandas.DataFrame(lines, columns=pandas.Index(heads, dtype=object))
+    sides = "".join("r" if table.columns[place].number else "l" for place in places)
+    how = "standard deviation" if spread == "std" else "half of the 95 \\% interval"
+    cell = table.cell
+    caption = (
+        f"{escape(table.title)}, {escape(cell.label_kind)} labels, protocol {escape(cell.protocol['name'])}"
+        f"{'' if cell.protocol['standard'] else ' (non-standard)'}: {escape(cell.described['title'])}"
+        f"{' in per cent' if cell.described['unit'] == 'fraction' else ''}, mean $\\pm$ {how}. "
+        "Bold: best; $^{\\ast}$: cannot be told from the best (95 \\% paired interval)."
+    )
+    if any("dagger" in text for line in lines for text in line):
+        caption += " $^{\\dagger}$: over other students, or measured with other settings."
+    budget = re.sub(r"[^a-z0-9]+", "-", f"{table.title} {cell.label_kind} {cell.protocol['name']}".lower()).strip("-")
+    text = made.to_latex(index=False, escape=False, column_format=sides, caption=caption, label=f"tab:{budget}")
+    return _with_rule(str(text), table)
+
+
+def _with_rule(text: str, table: Table) -> str:
+    """A rule above the references."""
+    lines = text.splitlines()
+    first = lines.index("\\midrule") + 1 + sum(not line.reference for line in table.lines)
+    if 0 < sum(not line.reference for line in table.lines) < len(table.lines):
+        lines.insert(first, "\\midrule")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(table: Table, line: Line, place: int, spread: str) -> str:
+    column, entry = table.columns[place], line.entries[place]
+    score = line.row.scores.get(column.measure) if line.row is not None and column.measure is not None else None
+    if score is None or column.measure is None:
+        text = entry.text if entry.text != NONE else "–"
+        return escape(f"{text} ({entry.detail})" if entry.detail and column.title == "method" else text)
+    text = _number(score.statistics, column.measure.unit, spread)
+    if not score.best:
+        return f"{text}$^{{\\dagger}}$" if score.odd else text
+    bold = f"\\textbf{{{text}}}"
+    return bold if _is_top(table, column, score.statistics["mean"]) else f"{bold}$^{{\\ast}}$"
+
+
+def _number(statistics: Statistics, unit: str, spread: str) -> str:
+    mean = number_text(statistics["mean"], unit)
+    half = statistics["std"] if spread == "std" else half_width(statistics)
+    return mean if half is None else f"{mean} $\\pm$ {number_text(half, unit)}"
+
+
+def _is_top(table: Table, column: Column, mean: float) -> bool:
+    """Whether a mean is the best of its column."""
+    measure = column.measure
+    if measure is None:
+        return False
+    scores = [line.row.scores.get(measure) for line in table.lines if line.row is not None]
+    return all(measure.sign * mean <= measure.sign * one.statistics["mean"] for one in scores if one and one.best)

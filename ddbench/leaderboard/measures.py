@@ -1,0 +1,143 @@
+"""What the board compares: a number a row has for each seed, its direction, and what must be equal for a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from ddbench.leaderboard.schema import Result, students, values
+from ddbench.runtime.files import canonical_json
+
+HEADLINE = {
+    "calibration": ("ece_scaled", "ece"),
+    "robustness": ("robust_accuracy", "robust_autoattack"),
+    "corruptions": ("corruption_accuracy", "mce"),
+}
+"""Metrics with a column of their own, by group; an opened row shows all others. The group is also the name of the
+settings in a result's ``measured``."""
+
+SHORT = {
+    "ece_scaled": "ECE scaled",
+    "ece": "ECE",
+    "robust_accuracy": "robust",
+    "robust_autoattack": "AutoAttack",
+    "corruption_accuracy": "corrupted",
+    "mce": "mCE",
+}
+
+SCORES = {
+    "hlr": ("HLR", "fraction", "lower", "hard label recovery: all real images less the synset, hard labels"),
+    "ior": ("IOR", "fraction", "higher", "improvement over random images under the row's own protocol"),
+    "lrs": ("LRS", "points", "higher", "label robust score, 0 to 100"),
+    "ars": ("ARS", "points", "higher", "augmentation robust score, 0 to 100"),
+}
+"""DD-Ranking's scores: title, unit, direction, meaning; they join a row as the result's ``scores``."""
+
+MAIN, CROSS, SCORE = "accuracy", "cross", "scores"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One compared number.
+
+    Attributes:
+        group: MAIN, CROSS, SCORE or a key of HEADLINE.
+        student: whose it is; empty where it is not one student's.
+        metric: name in the result.
+        title, unit, hint: as shown; the unit ``fraction`` is printed in per cent.
+        better: ``higher`` or ``lower``.
+    """
+
+    group: str
+    student: str
+    metric: str
+    title: str
+    unit: str
+    better: str
+    hint: str
+
+    @property
+    def sign(self) -> int:
+        """Ascending order of ``sign * value`` is from best to worst."""
+        return -1 if self.better == "higher" else 1
+
+    def values(self, result: Result, ranking: str) -> dict[int, float]:
+        """Seed -> value; empty where the result has none.
+
+        Args:
+            ranking: the student that stands for the training student where that was not evaluated.
+        """
+        if self.group == SCORE:
+            return _scores(result, self.metric)
+        if self.group == CROSS:
+            return _cross(result, self.metric, others(result, ranking))
+        return values(result, self.student, self.metric)
+
+    def settings(self, result: Result, ranking: str) -> str:
+        """What must be equal for two rows' numbers to be compared."""
+        if self.group == SCORE:
+            scores = result.get("scores", {})
+            return canonical_json([scores.get(name) for name in ("student", "standard", "weight", "random_labels")])
+        if self.group == CROSS:
+            return canonical_json(others(result, ranking))
+        if self.group == MAIN:
+            return ""
+        return canonical_json([result["metrics"].get(self.metric), result.get("measured", {}).get(self.group)])
+
+
+def others(result: Result, ranking: str) -> list[str]:
+    """The students of a result that its synset was not distilled on, by name."""
+    known = students(result)
+    own = result["synset"]["student"]
+    own = own if own in known else ranking
+    return sorted(name for name in known if name != own)
+
+
+def _scores(result: Result, name: str) -> dict[int, float]:
+    """Seed -> one score, from the accuracies of each repeat."""
+    from ddbench.evaluate.scores import Accuracies, repeat_scores
+
+    found = {}
+    if "scores" in result:
+        for repeat in result["scores"]["repeats"]:
+            accuracies = Accuracies(**{leg: value for leg, value in repeat.items() if leg != "seed"})
+            found[repeat["seed"]] = repeat_scores(accuracies, result["scores"]["weight"])[name]
+    return found
+
+
+def _cross(result: Result, metric: str, names: Sequence[str]) -> dict[int, float]:
+    tables = [values(result, name, metric) for name in names]
+    if not tables:
+        return {}
+    return {seed: fmean(table[seed] for table in tables) for seed in sorted(set(tables[0]).intersection(*tables[1:]))}
+
+
+def measures(results: Iterable[Result], metric: str, columns: Sequence[str]) -> tuple[Measure, ...]:
+    """Everything that rows of one table are compared by: accuracies first, then what else any of them has.
+
+    Args:
+        metric: the one that the table ranks by.
+        columns: students in the order of the columns.
+    """
+    results = list(results)
+    described = {name: one for result in reversed(results) for name, one in result["metrics"].items()}
+    main = described[metric]
+    found = [
+        Measure(MAIN, name, metric, name, main["unit"], main["better"], f"mean and half of its 95 % interval, {name}")
+        for name in columns
+    ]
+    hint = "mean over the students that the synset was not distilled on"
+    found.append(Measure(CROSS, "", metric, "cross-arch.", main["unit"], main["better"], hint))
+    if any("scores" in result for result in results):
+        found += [Measure(SCORE, "", name, *said) for name, said in SCORES.items()]
+    measured = {(run["student"], name) for result in results for run in result["runs"] for name in run["metrics"]}
+    for group, names in HEADLINE.items():
+        for student in columns:
+            for name in names:
+                if name != metric and (student, name) in measured:
+                    one = described[name]
+                    title = SHORT.get(name, one["title"])
+                    text = f"{one['title']}, {student}"
+                    found.append(Measure(group, student, name, title, one["unit"], one["better"], text))
+    return tuple(found)

@@ -1,0 +1,320 @@
+"""Training a row of the board again from its synset, on this machine; no code of a submission runs.
+
+Everything comes from the row and the files beside it, whose hashes it names: synset, teacher, stored labels, the
+protocol's settings, students, seeds, precision and threads. Training goes through the evaluator, so a verification
+that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddbench.data.specs import FOLDER
+from ddbench.leaderboard.attachments import SYNSET, Part, address, beside, check_part, needed
+from ddbench.leaderboard.consistency import SETTINGS, protocol_of
+from ddbench.leaderboard.schema import RESULTS, Result, load_results, result_path, students
+from ddbench.leaderboard.verification import (
+    Verification,
+    load_verifications,
+    make_verification,
+    write_verification,
+)
+from ddbench.runtime.errors import UserError, one_line
+from ddbench.runtime.files import text_hash
+from ddbench.runtime.jobs import run_jobs
+from ddbench.runtime.progress import Console
+
+if TYPE_CHECKING:
+    from ddbench.evaluate.evaluator import Job
+    from ddbench.evaluate.protocols import Protocol
+
+MAX_EPOCHS = 100_000
+"""No known protocol trains a hundredth of it; a row that asks for more would keep a machine busy for nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """How rows are trained again.
+
+    Attributes:
+        root: folder of the board.
+        work: folder for the trainings themselves, so that they can be resumed.
+        files: parts that do not lie beside the row.
+        seeds: None: the row's own runs; else so many new networks a student.
+        first_seed: of those; None: the one after the row's last.
+        device: ``auto``: the kind of device that the row was evaluated on, where this machine has it.
+        threads: 0: as many as the row says, since the last bits depend on it.
+        folders: whether a row may name a folder of images on this machine as its dataset.
+    """
+
+    root: Path
+    work: Path
+    files: dict[Part, Path] = field(default_factory=dict)
+    data: Path | None = None
+    seeds: int | None = None
+    first_seed: int | None = None
+    device: str = "auto"
+    threads: int = 0
+    compile: str = "auto"
+    workers: int = 1
+    folders: bool = False
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one row: a verification, or why there is none."""
+
+    id: str
+    verification: Verification | None
+    refused: str = ""
+
+
+def choose(root: Path, ids: Sequence[str], *, again: bool = False) -> tuple[list[Result], list[str]]:
+    """The rows that are to be trained again, cheapest first, and why others are not.
+
+    Args:
+        ids: ids, or beginnings of at least 4 digits; none: all that are not superseded, have their files at hand and
+            no verification.
+        again: also those that have a verification.
+
+    Raises:
+        UserError: no such row, several that begin like this, or the board is broken.
+    """
+    if not (root / RESULTS).is_dir():
+        raise UserError(f"{root}: no leaderboard with results; `ddbench submit RUN --leaderboard {root}` makes one")
+    results = load_results(root)
+    done = load_verifications(root, results)
+    chosen, notes = [_one(results, name) for name in dict.fromkeys(ids)], []
+    if not ids:
+        replaced = {result["supersedes"] for result in results}
+        for result in results:
+            missing = [part for part in needed(result) if not beside(root / result_path(result), part).is_file()]
+            if result["id"] in replaced:
+                continue
+            if missing:
+                notes.append(f"{result['id']} left out: its {missing[0].name} does not lie beside it")
+            else:
+                chosen.append(result)
+    found = [result for result in chosen if again or result["id"] not in done]
+    for result in chosen:
+        if result not in found:
+            notes.append(f"{result['id']} is verified already: {done[result['id']]['verdict']} (--again repeats it)")
+    found.sort(key=lambda result: (_seconds(result), result["id"]))
+    return found, notes
+
+
+def _one(results: Sequence[Result], name: str) -> Result:
+    found = [result for result in results if len(name) >= 4 and result["id"].startswith(name)]
+    if len(found) != 1:
+        what = "no row has this id" if not found else f"{len(found)} rows begin like this"
+        raise UserError(f"{name!a:.80}: {what}; expected the id of a row, or the 4 digits or more that it begins with")
+    return found[0]
+
+
+def _seconds(result: Result) -> float:
+    cost = result["cost"]["evaluate"]
+    return float(cost["cpu_seconds"]) if cost else float("inf")
+
+
+def verify_rows(request: Request, rows: Sequence[Result], max_seconds: float | None = None) -> Iterator[Outcome]:
+    """Train rows again, and write and yield each verification as it is done.
+
+    Args:
+        max_seconds: what is unfinished then is stopped, and goes on at the next call. Rows are then trained at once,
+            ``workers`` of them, each in a process of its own.
+    """
+    if max_seconds is None:
+        yield from (verify_row(request, row) for row in rows)
+        return
+    deadline = time.monotonic() + max_seconds
+    job = "ddbench.leaderboard.retrain:verify_row"
+    shared = replace(request, workers=1, quiet=True)
+    for _, outcome in run_jobs(job, shared, rows, request.workers, deadline):
+        yield outcome
+
+
+def verify_row(request: Request, result: Result) -> Outcome:
+    """Train one row again and write its verification."""
+    from ddbench.evaluate.evaluator import evaluate
+    from ddbench.runtime import device as devices
+
+    try:
+        pairs = wanted_runs(result, request)
+        job = make_job(result, request)
+        device = devices.describe(devices.resolve_device(job.device))
+        kind = {"device": device, "versions": devices.versions(), "threads": job.threads, "compile": job.compile}
+        out = request.work / result["id"] / f"{text_hash(kind)[:12]}.json"
+        difference = {key: value for key, value in result["protocol"]["changed"].items() if key in SETTINGS}
+        runs: dict[tuple[str, int], Any] = {}
+        for seeds in dict.fromkeys(map(tuple, pairs.values())):  # students with equal seeds are trained together
+            evaluation = evaluate(
+                job=job,
+                students=[student for student, own in pairs.items() if tuple(own) == seeds],
+                seeds=seeds,
+                difference=difference,
+                out=out,
+                workers=request.workers,
+                console=Console(request.quiet),
+            )
+            runs |= {(run["student"], run["seed"]): run for run in evaluation["runs"]}
+        made = make_verification(
+            result,
+            [runs[student, seed] for student, seeds in pairs.items() for seed in seeds],
+            device=device,
+            threads=job.threads,
+            at_once=job.at_once,
+            versions=devices.versions(),
+        )
+        write_verification(request.root, result, made)
+    except UserError as error:
+        return Outcome(result["id"], None, one_line(error))
+    return Outcome(result["id"], made)
+
+
+def wanted_runs(result: Result, request: Request) -> dict[str, list[int]]:
+    """Student -> seeds that are to be trained.
+
+    Raises:
+        UserError: no seeds, or a first one without a number of them.
+    """
+    own = {
+        student: sorted(run["seed"] for run in result["runs"] if run["student"] == student)
+        for student in students(result)
+    }
+    if request.seeds is None:
+        if request.first_seed is not None:
+            raise UserError(f"--first-seed {request.first_seed}: say with --seeds how many")
+        return own
+    if request.seeds < 1 or (request.first_seed or 0) < 0:
+        raise UserError(f"--seeds {request.seeds}: expected at least 1, and --first-seed at least 0")
+    last = max(seed for seeds in own.values() for seed in seeds)
+    first = last + 1 if request.first_seed is None else request.first_seed
+    return {student: list(range(first, first + request.seeds)) for student in own}
+
+
+def make_job(result: Result, request: Request) -> Job:
+    """What the evaluator needs to train a row again.
+
+    Raises:
+        UserError: a file is not at hand or not the row's, or the row asks for what this machine must not do.
+    """
+    from ddbench.data.specs import dataset_spec
+    from ddbench.evaluate.evaluator import Job
+
+    where = f"row {result['id']}"
+    protocol, synset = _protocol(result, where), result["synset"]
+    own_folder = synset["dataset"].startswith(FOLDER)
+    if own_folder and not request.folders:
+        raise UserError(
+            f"{where} is of {synset['dataset'][:80]}, a folder of its submitter's: --allow-folders reads the folder of "
+            "that name on this machine"
+        )
+    size = synset["shape"][-1]
+    files = {part: locate(result, part, request) for part in needed(result)}
+    path = files.get(SYNSET) or _real_images(result, request)
+    if SYNSET in files:
+        _check_numbers(files[SYNSET], result)
+    paths = {part.name: place for part, place in files.items()}
+    return Job(
+        synset=path,
+        data=request.data,
+        size=size if dataset_spec(synset["dataset"], size if own_folder else None).resizable else None,
+        protocol=protocol,
+        device=_device(result, request),
+        threads=request.threads or result["threads"],
+        precision=result["precision"],
+        compile=request.compile,
+        max_images=_max_images(result, where),
+        teacher=paths.get("teacher"),
+        labels=paths.get("stored labels"),
+        at_once=result["at_once"],
+    )
+
+
+def _protocol(result: Result, where: str) -> Protocol:
+    protocol = protocol_of(result["protocol"], where)
+    unknown = set(result["protocol"]["changed"]) - SETTINGS - {"max_images"}
+    if unknown:
+        raise UserError(f"{where} was measured with an altered {min(unknown)}, which verification does not repeat")
+    longest = max(protocol.epochs, protocol.full_epochs)
+    if longest > MAX_EPOCHS:
+        raise UserError(f"{where} asks for {longest:,} epochs; verification trains at most {MAX_EPOCHS:,}")
+    return protocol
+
+
+def _max_images(result: Result, where: str) -> int | None:
+    count = result["protocol"]["changed"].get("max_images")
+    if count is not None and (type(count) is not int or count < 1):
+        raise UserError(f"{where}: max_images is {str(count)[:40]!a}, expected a number of test images")
+    return count
+
+
+def locate(result: Result, part: Part, request: Request) -> Path:
+    """The file of a part of a row, beside it or given; its hash is compared, nothing is downloaded.
+
+    Raises:
+        UserError: it is not there, or another one.
+    """
+    place = beside(request.root / result_path(result), part)
+    if place.is_symlink():
+        raise UserError(f"{place}: a link; a board has plain files only")
+    given = request.files.get(part)
+    if given is not None:
+        check_part(given, part, result, limit=None)
+        return given
+    if place.is_file():
+        check_part(place, part, result)
+        return place
+    url, sha256 = address(result, part), needed(result)[part]
+    where = f"fetch it from {url}" if url else "ask who submitted it"
+    raise UserError(
+        f"row {result['id']}: its {part.name} does not lie beside it: {where}, then give {part.flag} FILE "
+        f"(sha256 {sha256 or 'not named'})"
+    )
+
+
+def _check_numbers(path: Path, result: Result) -> None:
+    """Read the synset in full, so that a malformed one is refused before anything is made."""
+    from ddbench.synset import read_synset
+
+    synset = read_synset(path)
+    said = result["synset"]
+    if synset.decoded_images != said["decoded_images"]:
+        raise UserError(f"{path}: decodes to {synset.decoded_images} images, row {result['id']} says otherwise")
+
+
+def _device(result: Result, request: Request) -> str:
+    if request.device != "auto":
+        return request.device
+    from ddbench.runtime.device import resolve_device
+
+    cost = result["cost"]["evaluate"]
+    on_cpu = cost is None or not cost["device"].startswith("cuda")
+    return "cpu" if on_cpu else resolve_device("auto").type
+
+
+def _real_images(result: Result, request: Request) -> Path:
+    """The row of all real images needs no file: they are taken from the dataset, as a run in the work folder."""
+    from ddbench.data.load import load_dataset
+    from ddbench.leaderboard.references import HOLDOUT, real_run
+
+    said = result["synset"]
+    if said["method"] != "full":
+        raise UserError(f"row {result['id']} claims all real images, but its method is {said['method']}")
+    size = said["shape"][-1] if said["dataset"].startswith(FOLDER) else None
+    dataset = load_dataset(said["dataset"], request.data, size=size)
+    if dataset.fingerprint != said["dataset_fingerprint"]:
+        raise UserError(f"row {result['id']} is of other {said['dataset']} data than this machine has")
+    config = said["config"] if isinstance(said["config"], dict) else {}
+    kind, holdout = said["preprocess"].get("kind"), config.get("holdout", HOLDOUT)
+    make = functools.partial(real_run, dataset=dataset, data=request.data)
+    key = text_hash([kind, holdout, said["seed"], dataset.fingerprint])[:12]
+    if kind not in ("meanstd", "zca") or not isinstance(holdout, int | float) or not 0 <= holdout <= 0.9:
+        raise UserError(f"row {result['id']}: its preprocess or held-out fraction is none that ddbench makes")
+    return make(request.work / f"full-{key}", "full", ipc=0, seed=said["seed"], holdout=float(holdout), preprocess=kind)

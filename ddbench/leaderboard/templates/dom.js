@@ -1,0 +1,42 @@
+
+"use strict";
+/* Elements are made by DOM calls only: a text of the data is never parsed as markup. */
+const SVG = "http://www.w3.org/2000/svg";
+
+function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (typeof value === "function") node.addEventListener(name, value);
+    else node.setAttribute(name, value === true ? "" : String(value));
+  }
+  for (const child of children.flat(Infinity)) {
+    if (child !== null && child !== undefined && child !== false && child !== "") node.append(child);
+  }
+  return node;
+}
+const h = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
+const s = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
+const byId = (id) => document.getElementById(id);
+const unique = (values) => [...new Set(values)];
+const percent = (value) => (100 * value).toFixed(1);
+const shown = (value, unit) => (unit === "fraction" ? percent(value) : String(Number(value.toPrecision(4))));
+
+/* Long names break after a hyphen. */
+const soft = (name) => name.split("-").flatMap((part, i) => (i ? ["-", h("wbr"), part] : [part]));
+
+/* Only http(s) addresses and relative paths of the board become links; the builder has checked them as well. */
+function link(address, text) {
+  const web = /^https?:\/\//.test(address);
+  if (!web && !/^results\/[a-z0-9/._-]+$/.test(address)) return document.createTextNode(text || address);
+  return h("a", { href: address, rel: web ? "noopener noreferrer nofollow" : null }, text || address);
+}
+
+function bytes(count) {
+  let unit = "B";
+  for (const next of ["kB", "MB", "GB", "TB"]) {
+    if (count < 999.5) break;
+    count /= 1000;
+    unit = next;
+  }
+  return `${unit === "B" || count >= 99.95 ? count.toFixed(0) : count.toFixed(1)} ${unit}`;
+}

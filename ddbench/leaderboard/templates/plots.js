@@ -1,0 +1,217 @@
+
+/* Plots: small SVG, drawn from the rows on the page. */
+const COLOURS = 10;
+const HEAT_ROWS = 12;
+const MARKS = ["circle", "square", "triangle", "diamond", "cross"];
+
+/* Colours go to the methods that are best most often, in that order; the rest is grey. */
+const colourOf = new Map();
+
+function mark(kind, x, y, attributes) {
+  const r = 4;
+  const shapes = {
+    square: [[-r, -r], [r, -r], [r, r], [-r, r]],
+    triangle: [[0, -1.25 * r], [1.15 * r, 0.9 * r], [-1.15 * r, 0.9 * r]],
+    diamond: [[0, -1.3 * r], [1.3 * r, 0], [0, 1.3 * r], [-1.3 * r, 0]],
+    cross: [[-r, -r / 3], [-r / 3, -r / 3], [-r / 3, -r], [r / 3, -r], [r / 3, -r / 3], [r, -r / 3],
+      [r, r / 3], [r / 3, r / 3], [r / 3, r], [-r / 3, r], [-r / 3, r / 3], [-r, r / 3]],
+  };
+  if (kind === "circle") return s("circle", { cx: x, cy: y, r, ...attributes });
+  return s("polygon", { points: shapes[kind].map(([a, b]) => `${x + a},${y + b}`).join(" "), ...attributes });
+}
+
+const looks = (method) => {
+  const i = colourOf.get(method);
+  return i === undefined ? { colour: "c-other", kind: "circle" } : { colour: `c${i}`, kind: MARKS[i % MARKS.length] };
+};
+
+function ticks(low, high, count) {
+  const raw = (high - low) / count || 1;
+  const base = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 2.5, 5, 10].map((f) => f * base).find((f) => f >= raw * 0.999);
+  const found = [];
+  for (let v = Math.ceil(low / step - 1e-9) * step; v <= high + step * 1e-6; v += step) found.push(Number(v.toPrecision(12)));
+  return found;
+}
+
+/* A frame with axes. `x`, `y`: {low, high, log, ticks, text, label}. Returns the drawing and the two scales. */
+function frame(width, height, x, y, label, margin) {
+  const m = { left: 44, right: 14, top: 12, bottom: 36, ...margin };
+  const along = (axis, v) => {
+    const f = axis.log ? Math.log : (u) => u;
+    return (f(v) - f(axis.low)) / (f(axis.high) - f(axis.low) || 1);
+  };
+  const px = (v) => m.left + along(x, v) * (width - m.left - m.right);
+  const py = (v) => height - m.bottom - along(y, v) * (height - m.top - m.bottom);
+  const root = s("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label, class: "plot" });
+  for (const v of y.ticks) {
+    root.append(s("line", { class: "grid", x1: m.left, x2: width - m.right, y1: py(v), y2: py(v) }));
+    root.append(s("text", { class: "tick", x: m.left - 6, y: py(v) + 4, "text-anchor": "end" }, y.text(v)));
+  }
+  for (const v of x.ticks) {
+    root.append(s("line", { class: "notch", x1: px(v), x2: px(v), y1: height - m.bottom, y2: height - m.bottom + 4 }));
+    root.append(s("text", { class: "tick", x: px(v), y: height - m.bottom + 16, "text-anchor": "middle" }, x.text(v)));
+  }
+  root.append(s("line", { class: "axis", x1: m.left, x2: width - m.right, y1: height - m.bottom, y2: height - m.bottom }));
+  root.append(s("text", { class: "label", x: (m.left + width - m.right) / 2, y: height - 4, "text-anchor": "middle" }, x.label));
+  root.append(s("text", { class: "label", x: 12, y: (m.top + height - m.bottom) / 2, "text-anchor": "middle",
+    transform: `rotate(-90 12 ${(m.top + height - m.bottom) / 2})` }, y.label));
+  return { root, px, py, right: width - m.right, left: m.left, bottom: height - m.bottom, top: m.top, low: y.low, high: y.high };
+}
+
+function valueAxis(points, unit, label) {
+  const low = Math.min(...points.map((p) => p.mean - p.half)), high = Math.max(...points.map((p) => p.mean + p.half));
+  const pad = (high - low || 0.1) * 0.06;
+  const bound = unit === "fraction" ? [Math.max(0, low - pad), Math.min(1, high + pad)] : [low - pad, high + pad];
+  const digits = unit === "fraction" && bound[1] - bound[0] < 0.03 ? 1 : 0;
+  const text = unit === "fraction" ? (v) => (100 * v).toFixed(digits) : (v) => String(Number(v.toPrecision(3)));
+  return { low: bound[0], high: bound[1], ticks: ticks(bound[0], bound[1], 5), text, label: unit === "fraction" ? `${label}, %` : label };
+}
+
+const around = (values) => [Math.min(...values), Math.max(...values)];
+
+function byteAxis(values) {
+  const [low, high] = around(values);
+  const from = low / 1.6, to = high * 1.6, found = [];
+  const steps = Math.log10(to / from) > 2.6 ? [1] : Math.log10(to / from) > 1.2 ? [1, 3] : [1, 2, 5];
+  for (let e = Math.floor(Math.log10(from)); e <= Math.log10(to); e += 1) {
+    for (const f of steps) if (f * 10 ** e >= from && f * 10 ** e <= to) found.push(f * 10 ** e);
+  }
+  return { low: from, high: to, log: true, ticks: found, text: bytes, label: "stored bytes (log)" };
+}
+
+/* Points of a group of tables: one a row, {method, mean, half, bytes, value, row, table, ref}. */
+function pointsOf(tables, student) {
+  const found = [];
+  for (const table of tables) {
+    const name = student && table.students.includes(student) ? student : table.students[0];
+    const column = table.columns.findIndex((c) => c.g === "accuracy" && c.s === name);
+    for (const row of table.rows) {
+      const e = row.e[column];
+      if (!row.id || !e) continue;
+      found.push({ method: row.m, mean: e[1], half: e[4] || 0, text: e[0], bytes: row.b, value: table.value, row, table, ref: row.ref || "" });
+    }
+  }
+  return found;
+}
+
+function drawPoint(axes, p, x, open) {
+  const look = looks(p.method);
+  const classes = p.ref ? "point c-ref" : `point ${look.colour}`;
+  const node = s("g", { class: classes, click: () => open(p.row, p.table) });
+  node.append(s("title", {}, `${p.method}, ${p.table.budget}: ${p.text}, ${bytes(p.bytes)}`));
+  if (p.half) {
+    const top = axes.py(Math.min(p.mean + p.half, axes.high)), low = axes.py(Math.max(p.mean - p.half, axes.low));
+    node.append(s("path", { class: "bar", d: `M${x - 3} ${top}h6M${x} ${top}V${low}M${x - 3} ${low}h6` }));
+  }
+  node.append(mark(p.ref ? "circle" : look.kind, x, axes.py(p.mean), { class: "mark" }));
+  return node;
+}
+
+function drawFull(axes, points) {
+  const full = points.find((p) => p.ref === "full");
+  if (!full) return [];
+  const y = axes.py(full.mean);
+  return [
+    s("line", { class: "full", x1: axes.left, x2: axes.right, y1: y, y2: y }),
+    s("text", { class: "tick", x: axes.left + 4, y: y - 4 }, `all real images ${percent(full.mean)}`),
+  ];
+}
+
+function line(axes, points, x, classes) {
+  const d = points.map((p, i) => `${i ? "L" : "M"}${x(p).toFixed(1)} ${axes.py(p.mean).toFixed(1)}`).join("");
+  return s("path", { class: `line ${classes}`, d });
+}
+
+/* Points of one method in the order of their budget; of several rows of a method in a table, the best. */
+function byMethod(points) {
+  const found = new Map();
+  for (const p of points) {
+    if (p.ref === "full") continue;
+    const own = found.get(p.method) || found.set(p.method, new Map()).get(p.method);
+    const before = own.get(p.value);
+    const better = p.table.better === "lower" ? -1 : 1;
+    if (!before || better * (p.mean - before.mean) > 0) own.set(p.value, p);
+  }
+  return [...found].map(([method, own]) => [method, [...own.values()].sort((a, b) => a.value - b.value)]);
+}
+
+const lineClass = (method, points) => (points[0].ref ? "c-ref dashed" : looks(method).colour);
+
+function plotBytes(points, unit, label, open) {
+  const own = points.filter((p) => p.ref !== "full");
+  if (!own.length) return null;
+  const axes = frame(430, 290, byteAxis(own.map((p) => p.bytes)), valueAxis(points, unit, label),
+    `${label} against stored bytes, with 95 % intervals`);
+  axes.root.append(...drawFull(axes, points));
+  for (const [method, mine] of byMethod(points)) {
+    if (mine.length > 1) axes.root.append(line(axes, mine, (p) => axes.px(p.bytes), `thin ${lineClass(method, mine)}`));
+  }
+  const grey = (p) => (p.ref || !colourOf.has(p.method) ? 0 : 1);
+  for (const p of [...own].sort((a, b) => grey(a) - grey(b))) axes.root.append(drawPoint(axes, p, axes.px(p.bytes), open));
+  return figure("Accuracy against stored bytes", axes.root);
+}
+
+function plotBudget(points, unit, label, open) {
+  const own = points.filter((p) => p.ref !== "full" && p.value);
+  const values = unique(own.map((p) => p.value)).sort((a, b) => a - b);
+  if (values.length < 2) return null;
+  const x = { low: values[0] / 1.25, high: values[values.length - 1] * 1.25, log: true, ticks: values, text: String, label: "images per class (log)" };
+  const axes = frame(430, 290, x, valueAxis(points, unit, label), `${label} against images per class, by method`);
+  axes.root.append(...drawFull(axes, points));
+  for (const [method, mine] of byMethod(own)) {
+    axes.root.append(line(axes, mine, (p) => axes.px(p.value), lineClass(method, mine)));
+    for (const p of mine) axes.root.append(drawPoint(axes, p, axes.px(p.value), open));
+  }
+  return figure("Accuracy against images per class", axes.root);
+}
+
+/* Cross-architecture heat map of one table: its best methods and the references by students. */
+function plotHeat(table, open) {
+  const columns = table.columns.flatMap((c, i) => (c.g === "accuracy" ? [{ name: c.s, i }] : []));
+  const known = table.rows.filter((row) => row.id && columns.some((c) => row.e[c.i]));
+  const rows = [...known.filter((row) => !row.ref).slice(0, HEAT_ROWS), ...known.filter((row) => row.ref)];
+  if (columns.length < 2 || !rows.length) return null;
+  const keys = rows.flatMap((row) => columns.flatMap((c) => (row.e[c.i] ? [row.e[c.i][1]] : [])));
+  const [low, high] = around(keys);
+  const left = 92, top = 4, cw = Math.min(110, 330 / columns.length), ch = rows.length > 10 ? 20 : 23, bottom = 60;
+  const root = s("svg", { viewBox: `0 0 ${Math.max(430, left + cw * columns.length + 8)} ${top + ch * rows.length + bottom}`, role: "img", class: "plot heat",
+    "aria-label": `Accuracy of every student, ${table.title}` });
+  rows.forEach((row, r) => {
+    const y = top + r * ch;
+    root.append(s("text", { class: row.ref ? "tick faint" : "tick", x: left - 8, y: y + ch / 2 + 4, "text-anchor": "end" }, cut(row.m, 13)));
+    for (const [place, c] of columns.entries()) {
+      const e = row.e[c.i];
+      const level = e ? (high > low ? (e[1] - low) / (high - low) : 1) : 0;
+      const g = s("g", { class: "cell", click: () => open(row, table) });
+      g.append(s("title", {}, e ? `${row.m}, ${c.name}: ${e[0]}` : `${row.m}, ${c.name}: not evaluated`));
+      g.append(s("rect", { class: e ? "tile" : "tile none", x: left + place * cw + 1, y: y + 1, width: cw - 2, height: ch - 2, rx: 3, "fill-opacity": e ? (0.08 + 0.84 * level).toFixed(3) : null }));
+      g.append(s("text", { class: level > 0.55 ? "tick on" : "tick value", x: left + place * cw + cw / 2, y: y + ch / 2 + 4, "text-anchor": "middle" }, e ? shown(e[1], table.unit) : "–"));
+      root.append(g);
+    }
+  });
+  columns.forEach((c, place) => {
+    const x = left + place * cw + cw / 2, y = top + rows.length * ch + 14;
+    root.append(s("text", { class: "tick", x, y, "text-anchor": "end", transform: `rotate(-24 ${x} ${y})` }, cut(c.name, 22)));
+  });
+  return root;
+}
+
+const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+
+function figure(title, drawing, extra) {
+  return h("figure", { class: "chart" }, h("figcaption", {}, title, extra), drawing);
+}
+
+function legend(points) {
+  const methods = unique(points.filter((p) => !p.ref && colourOf.has(p.method)).map((p) => p.method));
+  methods.sort((a, b) => colourOf.get(a) - colourOf.get(b));
+  const entries = methods.map((method) => {
+    const look = looks(method);
+    return h("li", {}, s("svg", { viewBox: "0 0 14 14", width: 14, height: 14, "aria-hidden": "true", class: look.colour }, mark(look.kind, 7, 7, { class: "mark" })), method);
+  });
+  const more = (name, text) => entries.push(h("li", {}, s("svg", { viewBox: "0 0 14 14", width: 14, height: 14, "aria-hidden": "true", class: name }, mark("circle", 7, 7, { class: "mark" })), text));
+  if (points.some((p) => p.ref === "random")) more("c-ref", "random images");
+  if (points.some((p) => !p.ref && !colourOf.has(p.method))) more("c-other", "other methods");
+  return h("ul", { class: "legend" }, entries);
+}

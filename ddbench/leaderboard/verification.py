@@ -1,0 +1,275 @@
+"""Verifications: what re-training from a row's synset gave, beside what the row claims; one JSON a row.
+
+``<id>.verified.json`` lies beside ``<id>.json``. It keeps every single re-trained run; means, intervals and verdicts
+follow from those and from the row, and are checked on write and on read. How the runs are made is in
+:mod:`ddbench.leaderboard.retrain`. Imports no torch.
+
+A student's verdict:
+
+* ``identical``: the same seeds gave the very same numbers;
+* ``within``: the re-trained mean lies in the 95 % interval of what an honest row's mean leads to expect (for all
+  students of the row together, Bonferroni). With n claimed and m re-trained runs it is ``claimed mean +- t(m - 1) * s *
+  sqrt(1/n + 1/m)``. s is the standard deviation of the *re-trained* runs, so that no row can widen its own interval; of
+  a single re-trained run nothing is known, and the row's own spread is taken;
+* ``above``, ``below``: it lies outside.
+
+A row is ``below`` if a student is, else ``above`` if one is, else ``within``; ``identical`` if all students are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from ddbench.leaderboard.consistency import TOLERANCE, same
+from ddbench.leaderboard.schema import (
+    MAX_RESULT_BYTES,
+    RESULTS,
+    Result,
+    check_text,
+    main_metric,
+    read_result,
+    result_path,
+    students,
+    values,
+)
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import read_json, write_json
+
+Verification = dict[str, Any]
+
+KIND = "ddbench-verification"
+SCHEMA = 1
+SUFFIX = ".verified.json"
+VERDICTS = ("below", "above", "within", "identical")
+"""The verdict of a row is the first of these that one of its students has."""
+LEVEL = 0.95
+FIELDS = {
+    "kind": str,
+    "schema": int,
+    "result": str,
+    "metric": str,
+    "verdict": str,
+    "students": dict,
+    "runs": list,
+    "seeds": int,
+    "device": str,
+    "threads": int,
+    "at_once": int,
+    "versions": dict,
+}
+
+
+def verification_path(root: Path, result: Result) -> Path:
+    """Where the verification of a row lies."""
+    path = root / result_path(result)
+    return path.with_name(path.stem + SUFFIX)
+
+
+def compare(claimed: Mapping[int, float], measured: Mapping[int, float], better: str, tests: int = 1) -> dict[str, Any]:
+    """One student's re-trained runs beside the claimed ones.
+
+    Args:
+        claimed, measured: seed -> value; neither is empty.
+        better: ``higher`` or ``lower``: which side is ``above``.
+        tests: students of the row, for Bonferroni's correction.
+
+    Returns:
+        ``claimed`` and ``measured`` (means), ``low`` and ``high`` (bounds within which the measured mean is ``within``;
+        None where a single run stands against a single one), ``n`` (re-trained runs) and ``verdict``.
+    """
+    ours, theirs = fmean(measured.values()), fmean(claimed.values())
+    half = _half_width(list(claimed.values()), list(measured.values()), tests)
+    table = {
+        "claimed": theirs,
+        "measured": ours,
+        "low": None if half is None else theirs - half,
+        "high": None if half is None else theirs + half,
+        "n": len(measured),
+    }
+    if all(claimed.get(seed) == value for seed, value in measured.items()):
+        verdict = "identical"
+    elif abs(ours - theirs) <= (half or 0.0) + TOLERANCE:
+        verdict = "within"
+    else:
+        verdict = "above" if (ours > theirs) == (better == "higher") else "below"
+    return {**table, "verdict": verdict}
+
+
+def _half_width(claimed: Sequence[float], measured: Sequence[float], tests: int) -> float | None:
+    known = measured if len(measured) > 1 else claimed
+    if len(known) < 2:
+        return None
+    from scipy.special import stdtrit
+
+    quantile = float(stdtrit(len(known) - 1, 1 - (1 - LEVEL) / (2 * tests)))
+    return quantile * stdev(known) * math.sqrt(1 / len(claimed) + 1 / len(measured))
+
+
+def make_verification(
+    result: Result,
+    runs: Sequence[Mapping[str, Any]],
+    *,
+    device: str,
+    threads: int,
+    at_once: int,
+    versions: Mapping[str, str],
+) -> Verification:
+    """The verification of a row.
+
+    Args:
+        runs: re-trained runs, as ``runs`` of a result; every student of the row is among them.
+        device: as :func:`ddbench.runtime.device.describe`.
+    """
+    metric = main_metric(result)
+    own = [
+        {"student": run["student"], "seed": run["seed"], "value": run["metrics"][metric]}
+        for run in sorted(runs, key=lambda run: (run["student"], run["seed"]))
+    ]
+    table = _table(result, own)
+    return {
+        "kind": KIND,
+        "schema": SCHEMA,
+        "result": result["id"],
+        "metric": metric,
+        "verdict": _overall(table),
+        "students": table,
+        "runs": own,
+        "seeds": min(entry["n"] for entry in table.values()),
+        "device": device,
+        "threads": threads,
+        "at_once": at_once,
+        "versions": dict(versions),
+    }
+
+
+def _table(result: Result, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    metric = main_metric(result)
+    names = students(result)
+    better = result["metrics"][metric]["better"]
+    return {
+        student: compare(
+            values(result, student, metric),
+            {run["seed"]: run["value"] for run in runs if run["student"] == student},
+            better,
+            len(names),
+        )
+        for student in names
+    }
+
+
+def _overall(table: Mapping[str, Mapping[str, Any]]) -> str:
+    found = {entry["verdict"] for entry in table.values()}
+    return next(verdict for verdict in VERDICTS if verdict in found)
+
+
+def check_verification(data: Any, result: Result, where: str) -> Verification:
+    """Check a verification against its row and return it.
+
+    Raises:
+        UserError: another kind or a newer schema, of another row, a run named twice or of a student that the row does
+            not have, or numbers that do not follow from the runs and the row.
+    """
+    if not isinstance(data, dict) or data.get("kind") != KIND:
+        raise UserError(f"{where}: not a verification; `ddbench leaderboard verify` writes one")
+    version = data.get("schema")
+    if isinstance(version, int) and version > SCHEMA:
+        raise UserError(f"{where}: schema {version} was made by a newer ddbench (this one reads {SCHEMA}): upgrade")
+    odd = set(data).symmetric_difference(FIELDS)
+    wrong = sorted(odd or {name for name, kind in FIELDS.items() if type(data[name]) is not kind})
+    if wrong:
+        raise UserError(f"{where}: field {wrong[0]!r} is missing, malformed or unknown; verify the row again")
+    check_text(data, where)
+    metric = main_metric(result)
+    if data["result"] != result["id"] or data["metric"] != metric:
+        raise UserError(f"{where}: verifies {data['metric'][:40]} of {data['result'][:40]}, not of {result['id']}")
+    _check_facts(data, where)
+    _check_runs(data["runs"], result, where)
+    table = _table(result, data["runs"])
+    expected = {"verdict": _overall(table), "seeds": min(entry["n"] for entry in table.values())}
+    if any(data[name] != value for name, value in expected.items()) or not same(data["students"], table):
+        raise UserError(f"{where}: its verdict does not follow from its runs and the row; verify the row again")
+    return dict(data)
+
+
+def _check_facts(data: Verification, where: str) -> None:
+    counts = (data["threads"], data["at_once"])
+    versions = data["versions"]
+    if (
+        not 0 < len(data["device"]) <= 200
+        or not all(1 <= count <= 2**20 for count in counts)
+        or len(versions) > 50
+        or not all(isinstance(text, str) and len(name) <= 60 and len(text) <= 200 for name, text in versions.items())
+    ):
+        raise UserError(f"{where}: device, threads, at_once or versions are malformed; verify the row again")
+
+
+def _check_runs(runs: list[Any], result: Result, where: str) -> None:
+    fraction = result["metrics"][main_metric(result)]["unit"] == "fraction"
+    seen: set[tuple[str, int]] = set()
+    names = set(students(result))
+    for run in runs:
+        good = isinstance(run, dict) and run.keys() == {"student", "seed", "value"}
+        good = good and isinstance(run["student"], str) and run["student"] in names
+        good = good and type(run["seed"]) is int and 0 <= run["seed"] < 2**53
+        good = good and type(run["value"]) in (int, float) and math.isfinite(run["value"])
+        if not good or abs(run["value"]) > 1e300 or (fraction and not 0 <= run["value"] <= 1):
+            raise UserError(f"{where}: run {str(run)[:80]!a} is malformed; verify the row again")
+        if (run["student"], run["seed"]) in seen:
+            raise UserError(f"{where}: run of {run['student']} with seed {run['seed']} is there twice")
+        seen.add((run["student"], run["seed"]))
+    missing = names - {student for student, _ in seen}
+    if missing:
+        raise UserError(f"{where}: no run of {min(missing)}, which the row has; verify the row again")
+
+
+def write_verification(root: Path, result: Result, verification: Verification) -> Path:
+    """Check and write a verification beside its row; returns its file.
+
+    Raises:
+        UserError: refused by :func:`check_verification`, or the folder cannot be written to.
+    """
+    path = verification_path(root, result)
+    check_verification(verification, result, str(path))
+    write_json(path, verification)
+    return path
+
+
+def read_verification(path: Path, result: Result) -> Verification:
+    """Read and check the verification of a row.
+
+    Raises:
+        UserError: missing, larger than 1 MiB, not JSON, or refused by :func:`check_verification`.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise UserError(f"{path}: cannot read this verification: {error.strerror or error}") from None
+    if size > MAX_RESULT_BYTES:
+        raise UserError(f"{path}: {size:,} bytes is too large for a verification (at most {MAX_RESULT_BYTES:,})")
+    return check_verification(read_json(path, "verification"), result, str(path))
+
+
+def load_verifications(root: Path, results: Sequence[Result] | None = None) -> dict[str, Verification]:
+    """Result id -> verification, of every ``results/**/*.verified.json`` of a board.
+
+    Args:
+        results: the board's rows where they were read already (``load_results``), so that none is read twice.
+
+    Raises:
+        UserError: a file is refused, or its row is not beside it.
+    """
+    known = {root / result_path(result): result for result in results or ()}
+    found = {}
+    for path in sorted((root / RESULTS).rglob(f"*{SUFFIX}")):
+        row = path.with_name(path.name.removesuffix(SUFFIX) + ".json")
+        result = known.get(row)
+        if result is None:
+            if not row.is_file():
+                raise UserError(f"{path}: verifies a row that is not there ({row.name}); remove it")
+            result = read_result(row)
+        found[result["id"]] = read_verification(path, result)
+    return found

@@ -1,0 +1,326 @@
+"""``ddbench leaderboard verify``: rows that we made are trained again from the board alone; imported ones as well."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import EAGER, TINY, contents, listing, random_tiny
+from PIL import Image
+from test_kill import kill_when, started
+from test_relabel import TEACHER
+
+from ddbench.leaderboard.audit import check_board
+from ddbench.leaderboard.schema import load_results, read_result, result_id
+from ddbench.leaderboard.verification import load_verifications
+
+MLP = "mlp-d1-w8"
+OWN = 'name = "quick-1"\nbase = "hard-v1"\nepochs = 4\nfull_epochs = 1\nlr = 0.02\n'
+Ddb = Callable[..., Any]
+
+
+def done(result: Any, code: int = 0) -> str:
+    assert result.code == code, result.err
+    return str(result.out)
+
+
+def evaluated(run: Path, protocol: object, *more: object) -> list[object]:
+    students = ("--students", f"{TINY},{MLP}", "--seeds", 3)
+    return ["evaluate", run, "--protocol", protocol, *students, "--workers", 1, "--quiet", *EAGER, *more]
+
+
+@pytest.fixture(scope="session")
+def one_row(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
+    """A board with one row of ``random`` under a protocol of its own; copy it before changing it."""
+    from ddbench.cli.main import run
+
+    root = tmp_path_factory.mktemp("one-row")
+    (root / "quick.toml").write_text(OWN)
+    with contextlib.redirect_stdout(io.StringIO()):
+        for command in (
+            random_tiny(root / "run", "--data", data_root),
+            evaluated(root / "run", root / "quick.toml", "--data", data_root),
+            ["submit", root / "run", "--leaderboard", root / "board", "--claim", f"{TINY}=0.5"],
+        ):
+            run([str(part) for part in command])
+    return root / "board"
+
+
+@pytest.fixture
+def board(one_row: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(one_row, tmp_path / "board"))
+
+
+def verify(board: Path, *more: object) -> list[object]:
+    flags = ("--leaderboard", board, "--work", board.parent / "work", "--compile", "off")
+    return ["leaderboard", "verify", *more, *flags]
+
+
+def verdicts(board: Path) -> list[str]:
+    return [verification["verdict"] for verification in load_verifications(board).values()]
+
+
+def test_our_own_row_gives_the_same_bits(ddb: Ddb, board: Path) -> None:
+    """Nothing but the board is there: no run folder, no protocol file."""
+    out = done(ddb(*verify(board)))
+    (result,) = load_results(board)
+    (made,) = load_verifications(board).values()
+    assert made["verdict"] == "identical"
+    claimed = {(run["student"], run["seed"]): run["metrics"]["accuracy"] for run in result["runs"]}
+    assert {(run["student"], run["seed"]): run["value"] for run in made["runs"]} == claimed
+    assert f"{result['id']}  random on digits, ipc1, quick-1: identical" in out
+    (line,) = (line for line in out.splitlines() if TINY in line)
+    assert line.split()[:2] == [TINY, "50.00"]  # published, beside claimed and measured
+    assert line.split()[2] == line.split()[3]
+    again = done(ddb(*verify(board)))
+    assert "verified already: identical" in again
+    before = listing(board)
+    done(ddb(*verify(board, "--again")))
+    assert [content for content, _ in listing(board).values()] == [content for content, _ in before.values()]
+
+
+def test_other_seeds_are_within(ddb: Ddb, board: Path) -> None:
+    done(ddb(*verify(board, "--seeds", 6)))
+    (made,) = load_verifications(board).values()
+    assert {run["seed"] for run in made["runs"]} == {3, 4, 5, 6, 7, 8}
+    assert made["verdict"] == "within"
+    done(ddb(*verify(board, "--again", "--seeds", 2, "--first-seed", 2)))
+    assert {run["seed"] for run in next(iter(load_verifications(board).values()))["runs"]} == {2, 3}
+
+
+def test_a_better_claim_than_the_synset_gives_is_below(ddb: Ddb, board: Path) -> None:
+    """A consistent row with invented numbers passes every check but this one."""
+    from ddbench.leaderboard.schema import summary_of
+
+    (path,) = board.rglob("????????????????.json")
+    result = read_result(path)
+    for run in result["runs"]:
+        run["metrics"]["accuracy"] = 0.95 + 0.01 * run["seed"]
+    result["summary"] = summary_of(result["runs"])
+    result["id"] = result_id(result)
+    for old in path.parent.iterdir():
+        old.rename(old.with_name(old.name.replace(path.stem, result["id"])))
+    path.with_name(f"{result['id']}.json").write_text(json.dumps(result))
+    check_board(board)
+    assert "below" in done(ddb(*verify(board)), 1)
+    assert verdicts(board) == ["below"]
+
+
+def test_killed_and_going_on(ddb: Ddb, board: Path, data_root: Path) -> None:
+    command = verify(board, "--seeds", 20)
+    work = board.parent / "work"
+
+    def under_way() -> bool:
+        return any(path.read_text().count("accuracy") > 2 for path in work.rglob("*.partial.jsonl"))
+
+    kill_when(started(command, data_root), under_way)
+    assert not load_verifications(board)
+    result = ddb(*command)
+    assert "of 40 runs are there; going on" in result.err
+    done(result)
+    killed = contents(board)
+    shutil.rmtree(work)
+    done(ddb(*command, "--again"))
+    assert contents(board) == killed
+
+
+def test_a_budget_of_time_stops_and_goes_on(ddb: Ddb, board: Path) -> None:
+    out = done(ddb(*verify(board, "--max-minutes", 0.001)))
+    assert "1 row(s) not finished; the same command goes on" in out
+    assert not load_verifications(board)
+    done(ddb(*verify(board, "--max-minutes", 5)))
+    assert verdicts(board) == ["identical"]
+
+
+def test_a_synset_that_lies_elsewhere(ddb: Ddb, refused: Callable[..., str], board: Path, tmp_path: Path) -> None:
+    (place,) = board.rglob("*.synset.safetensors")
+    given = tmp_path / "given.safetensors"
+    place.rename(given)
+    (result,) = load_results(board)
+    assert "left out: its synset does not lie beside it" in done(ddb(*verify(board)))
+    refused(verify(board, result["id"]), "--synset FILE", result["synset"]["sha256"])
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(given.read_bytes()[:-1] + b"\0")
+    refused(verify(board, result["id"], "--synset", other), "sha256", "other.safetensors")
+    done(ddb(*verify(board, result["id"][:6], "--synset", given)))
+    assert verdicts(board) == ["identical"]
+
+
+BAD: dict[str, tuple[list[object], str]] = {
+    "nobody": (["0000"], "no row has this id"),
+    "short": (["0"], "no row has this id"),
+    "seeds": (["--seeds", 0], "expected at least 1"),
+    "first seed alone": (["--first-seed", 3], "--seeds"),
+    "minutes": (["--max-minutes", 0], "more than 0"),
+    "compile": (["--compile", "maybe"], "auto, on or off"),
+    "file without row": (["--synset", "x"], "name the one row"),
+    "board": (["--leaderboard", "nowhere"], "no leaderboard"),
+    "path as id": (["../../x"], "no row has this id"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_flags(refused: Callable[..., str], board: Path, name: str) -> None:
+    flags, word = BAD[name]
+    ids = [read_result(next(board.rglob("????????????????.json")))["id"]] if "seed" in name else []
+    refused([*verify(board, *ids), *flags], word)
+
+
+def spoiled(board: Path, change: Callable[[dict[str, Any]], object]) -> str:
+    """Change the row of a board so that its id fits again; returns it."""
+    (path,) = board.rglob("????????????????.json")
+    result = read_result(path)
+    change(result)
+    result["id"] = result_id(result)
+    folder = path.parent
+    for old in list(folder.iterdir()):
+        old.rename(old.with_name(old.name.replace(path.stem, result["id"])))
+    (folder / f"{result['id']}.json").write_text(json.dumps(result))
+    return str(result["id"])
+
+
+def protocol(result: dict[str, Any], **settings: Any) -> None:
+    from ddbench.evaluate.protocols import PROTOCOLS, changed
+
+    made, _ = changed(PROTOCOLS["hard-v1"], **{**result["protocol"]["settings"], **settings})
+    result["protocol"].update(settings=made.settings(), hash=made.hash)
+
+
+def altered(result: dict[str, Any], **told: Any) -> None:
+    result["protocol"].update(standard=False, changed=told)
+
+
+UNFIT: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "endless": (lambda r: protocol(r, epochs=10**9), "at most 100,000"),
+    "altered elsewhere": (lambda r: altered(r, colour="red"), "altered colour"),
+    "images": (lambda r: altered(r, max_images="all"), "max_images"),
+    "student": (
+        lambda r: (
+            [run.update(student="resnet18-nn") for run in r["runs"] if run["student"] == MLP],
+            r["summary"].update({"resnet18-nn": r["summary"].pop(MLP)}),
+        ),
+        "resnet18",
+    ),
+    "labels": (
+        lambda r: r.update(
+            labels={"synset_sha256": "0" * 64, "teacher": {}, "views": {}, "seed": 0, "epochs": 1, "bytes": 0}
+        ),
+        "not named",
+    ),
+    "teacher": (lambda r: r.update(teacher={"sha256": "1" * 64}), "--teacher FILE"),
+    "decoded": (lambda r: r["synset"].update(decoded_images=999), "decodes to 10"),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_rows_that_cannot_be_trained_again(ddb: Ddb, board: Path, name: str) -> None:
+    change, word = UNFIT[name]
+    row = spoiled(board, change)
+    before = contents(board)
+    result = ddb(*verify(board, row))
+    assert result.code == 2, result.out
+    assert word in result.err
+    assert len(result.err.splitlines()) == 1
+    assert contents(board) == before
+
+
+def test_a_row_of_a_folder_reads_no_folder_unasked(ddb: Ddb, board: Path, tmp_path: Path) -> None:
+    def change(result: dict[str, Any]) -> None:
+        result["synset"].update(dataset=f"folder:{tmp_path}", method="full", budget={"unit": "all", "value": 9})
+
+    (path,) = board.rglob("????????????????.json")
+    result = read_result(path)
+    change(result)
+    result["id"] = result_id(result)
+    from ddbench.leaderboard.schema import result_path
+
+    shutil.rmtree(board / "results")
+    new = board / result_path(result)
+    new.parent.mkdir(parents=True)
+    new.write_text(json.dumps(result))
+    found = ddb(*verify(board, result["id"]))
+    assert found.code == 2
+    assert "--allow-folders" in found.err
+
+
+def pixels(kind: str, root: Path) -> tuple[Path, list[object]]:
+    """A synset of ten digits as others publish it: the file or folder, and the flags that ``import`` needs."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    first = [int(np.flatnonzero(digits.target == label)[0]) for label in range(10)]
+    images = (digits.images[first] * 255 / 16).round().astype(np.uint8)
+    if kind == "folder":
+        for label, image in enumerate(images):
+            folder = root / "pictures" / str(label)
+            folder.mkdir(parents=True)
+            Image.fromarray(image).save(folder / "0.png")
+        return root / "pictures", ["--method", "kip"]
+    if kind == "npz":
+        np.savez(root / "x.npz", images=images[:, None], labels=np.arange(10))
+        return root / "x.npz", []
+    normalised = torch.from_numpy(images[:, None]).float().div(255).sub(0.3).div(0.37)
+    torch.save(normalised, root / "images_best.pt")
+    torch.save(torch.arange(10), root / "labels_best.pt")
+    return root / "images_best.pt", ["--labels", root / "labels_best.pt", "--lr", "0.03"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "npz", "pt"])
+def test_a_synset_made_elsewhere(ddb: Ddb, tmp_path: Path, kind: str) -> None:
+    """Import, evaluate, submit under the authors' name for the method, check, verify."""
+    path, flags = pixels(kind, tmp_path)
+    run, board = tmp_path / "run", tmp_path / "board"
+    done(ddb("import", path, "--dataset", "digits", "--out", run, *flags))
+    done(ddb(*evaluated(run, "hard-v1", "--epochs", 3, "--max-images", 100)))
+    named = [] if "--method" in flags else ["--method", "kip"]
+    submit = ["submit", run, "--leaderboard", board, *named, "--name", "KIP", "--author", "A", "--licence", "MIT"]
+    assert "missing" not in done(ddb(*submit, "--dry-run")).partition("optional:")[0]
+    said = done(ddb(*submit))
+    assert "non-standard" in said
+    (result,) = load_results(board)
+    assert result["synset"]["method"] == "kip"
+    assert result["recipe"]["imported_from"] == path.name
+    assert check_board(board) == {"rows": 1, "files": 2, "verified": 0}
+    done(ddb(*verify(board)))
+    assert verdicts(board) == ["identical"]
+
+
+@pytest.mark.parametrize("labels", ["teacher", "stored"])
+def test_rows_with_a_teacher(ddb: Ddb, tmp_path: Path, labels: str) -> None:
+    """The teacher, or the labels that it stored, lie beside the row and are used from there."""
+    run, board, teachers = tmp_path / "run", tmp_path / "board", tmp_path / "teachers"
+    done(ddb(*random_tiny(run)))
+    done(ddb("teacher", "--student", TEACHER, "--epochs", 1, "--teachers", teachers, *EAGER))
+    if labels == "stored":
+        done(ddb("relabel", run, "--teachers", teachers, "--epochs", 3, *EAGER))
+    name = "fkd" if labels == "stored" else "kd-v1"
+    done(ddb(*evaluated(run, name, "--epochs", 3, "--max-images", 100, "--teachers", teachers)))
+    assert "nobody else" not in done(ddb("submit", run, "--leaderboard", board, "--teachers", teachers))
+    (result,) = load_results(board)
+    assert result["synset"]["label_kind"] == "teacher"
+    assert check_board(board)["files"] == 3
+    shutil.rmtree(teachers)
+    shutil.rmtree(run)
+    done(ddb(*verify(board)))
+    assert verdicts(board) == ["identical"]
+
+
+@pytest.mark.slow
+def test_our_own_row_under_hard_v1(ddb: Ddb, tmp_path: Path) -> None:
+    """The protocol of the board in full: the same bits with the same seeds, within the interval with others."""
+    run, board = tmp_path / "run", tmp_path / "board"
+    done(ddb(*random_tiny(run)))
+    done(ddb("evaluate", run, "--students", "mlp-d3-w128", "--seeds", 5, "--quiet", "--workers", 2))
+    done(ddb("submit", run, "--leaderboard", board))
+    done(ddb(*verify(board, "--workers", 2)))
+    assert verdicts(board) == ["identical"]
+    done(ddb(*verify(board, "--again", "--seeds", 5, "--workers", 2)))
+    assert verdicts(board) == ["within"]

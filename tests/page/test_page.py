@@ -1,0 +1,362 @@
+"""The leaderboard page in a real browser, opened from file://: what a visitor does, and what an attacker would like."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_board import STUDENTS, made_result, many_results, put
+
+from ddbench.leaderboard import embed
+from ddbench.leaderboard.page import build
+
+pytestmark = pytest.mark.page
+Visit = Callable[..., Any]
+
+COMMITTED = Path(__file__).resolve().parents[2] / "leaderboard"
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for what the page does a moment later; playwright's own waiting evaluates text, which the policy forbids."""
+    end = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def shown(page: Any, selector: str) -> list[Any]:
+    """The elements that can be seen."""
+    return [one for one in page.query_selector_all(selector) if one.is_visible()]
+
+
+def methods(page: Any, table: str = "#t0") -> list[str]:
+    """Names of a table's rows from above, without the references."""
+    return page.locator(f"{table} tbody tr:not(.ref) .open").all_text_contents()
+
+
+def numbers(page: Any, title: str, table: str = "#t0") -> list[str]:
+    """A column of a table, by the title of its head, without the references."""
+    heads = [text.replace("\n", "") for text in page.locator(f"{table} thead tr:last-child th").all_inner_texts()]
+    place = heads.index(title)
+    return page.locator(f"{table} tbody tr:not(.ref) > :nth-child({place + 1})").all_inner_texts()
+
+
+def head(page: Any, title: str, table: str = "#t0") -> Any:
+    return page.locator(f"{table} thead").get_by_role("button", name=title, exact=True)
+
+
+@pytest.mark.parametrize("which", ["committed", "made"])
+def test_page_draws_its_tables_and_plots(visit: Visit, board: Path, which: str) -> None:
+    if which == "committed" and not COMMITTED.is_dir():
+        pytest.skip("the tests run without the checkout: no committed board")
+    page = visit(COMMITTED if which == "committed" else board)
+    count = page.evaluate("JSON.parse(document.getElementById('data').textContent).tables.length")
+    assert count == page.locator("section.table").count() > 0
+    for section in page.locator("section.table").all():
+        assert section.locator("tbody tr.ref.random, tbody tr.ref.full").count() == 2
+    groups = page.locator("section.group").count()
+    assert page.locator(".charts svg.heat").count() == groups
+    assert page.locator("svg[aria-label*='against stored bytes'] .point").count() > 0
+    assert page.locator("svg[aria-label*='against images per class'] path.line").count() > 0
+
+
+def test_random_and_full_are_always_there(visit: Visit, board: Path) -> None:
+    page = visit(board, "#dataset=digits&labels=soft&budget=IPC+1")
+    (section,) = (one for one in page.locator("section.table").all() if one.is_visible())
+    texts = section.locator("tr.ref").all_inner_texts()
+    assert all("not measured" in text for text in texts)
+    assert [text.split()[1] for text in texts] == ["random", "full"]
+
+
+def test_sorting_by_a_head_and_back_keeps_the_references_below(visit: Visit, board: Path) -> None:
+    page = visit(board)
+    ranked = methods(page)
+    head(page, "method").click()
+    assert methods(page) == sorted(ranked)
+    head(page, "method").click()
+    assert methods(page) == sorted(ranked, reverse=True)
+    assert page.locator("#t0 th[aria-sort='descending']").inner_text().startswith("method")
+    head(page, "ECE").click()
+    values = [float(text.split()[0]) for text in numbers(page, "ECE")]
+    assert values == sorted(values), "lower is better comes from below first"
+    head(page, "rank").click()
+    assert [int(text) for text in numbers(page, "rank")] == sorted(int(text) for text in numbers(page, "rank"))
+    names = page.locator("#t0 tbody th.name").all_inner_texts()
+    assert [name.split()[0] for name in names[-2:]] == ["random", "full"]
+
+
+def test_filters(visit: Visit, board: Path) -> None:
+    page = visit(board)
+    page.select_option("#dataset", "digits")
+    titles = [one.get_attribute("aria-label") for one in shown(page, "section.table")]
+    assert titles == ["digits, IPC 1", "digits, IPC 10", "digits, IPC 50"] * 2
+    page.select_option("#budget", "IPC 10")
+    page.select_option("#labels", "hard")
+    assert len(shown(page, "section.table")) == 1
+    assert page.inner_text("#count") == "8 of 68 rows"
+    page.check("#verified")
+    assert page.inner_text("#count") == "4 of 68 rows"
+    table = f"#{shown(page, 'section.table')[0].get_attribute('id')}"
+    assert set(numbers(page, "verified", table)) == {"identical", "within"}
+    assert "dataset=digits" in page.url
+    assert "verified=1" in page.url
+    page.click("#reset")
+    assert page.inner_text("#count") == "68 of 68 rows"
+
+
+def test_a_student_shows_its_column_and_its_ranks(visit: Visit, board: Path) -> None:
+    page = visit(board)
+    heads = [text.replace("\n", "") for text in page.locator("#t0 thead th").all_inner_texts()]
+    assert [name for name in heads if name in STUDENTS] == ["convnet-d3-w128-in", "mlp-d3-w128", "resnet18-bn"]
+    page.select_option("#student", "mlp-d3-w128")
+    heads = [text.replace("\n", "") for text in page.locator("#t0 thead th").all_inner_texts()]
+    assert [name for name in heads if name in STUDENTS] == ["mlp-d3-w128"]
+    assert "mtt" not in methods(page), "it was not evaluated on this student"
+    values = [float(text.split()[0]) for text in numbers(page, "mlp-d3-w128")]
+    assert values == sorted(values, reverse=True)
+    ranks = [int(text) for text in numbers(page, "rank")]
+    assert ranks == sorted(ranks)
+    assert ranks[0] == 1
+
+
+def test_search_finds_by_method_and_author(visit: Visit, board: Path) -> None:
+    page = visit(board)
+    page.fill("#search", "TESLA recipe")
+    until(lambda: page.inner_text("#count").startswith("6 "))
+    assert {tuple(methods(page, f"#{one.get_attribute('id')}")) for one in shown(page, "section.table")} == {("tesla",)}
+    page.fill("#search", "no such thing")
+    page.wait_for_selector("#nothing")
+    assert page.inner_text("#count") == "0 of 68 rows"
+    page.click("#clear")
+    assert page.inner_text("#count") == "68 of 68 rows"
+
+
+def test_columns_can_be_left_out(visit: Visit, board: Path) -> None:
+    page = visit(board)
+    assert "HLR" in page.locator("#t0 thead").inner_text()
+    page.locator("#columns label", has_text="DD-Ranking").locator("input").uncheck()
+    assert "HLR" not in page.locator("#t0 thead").inner_text()
+
+
+def test_a_row_opens_by_click_with_everything_in_it(visit: Visit, board: Path) -> None:
+    page = visit(board, "#dataset=digits&labels=hard&budget=IPC+10")
+    page.locator("tr.row", has_text="MTT, our recipe").first.locator("td").nth(4).click()
+    panel = page.locator("#panel")
+    assert panel.get_attribute("open") is not None
+    assert page.inner_text("#panel-title").startswith("mtt")
+    titles = panel.locator("h3").all_inner_texts()
+    assert titles == [
+        "Every seed",
+        "Verification",
+        "Published beside ours",
+        "Reliability",
+        "Robustness",
+        "Corruptions",
+        "DD-Ranking scores",
+        "All metrics",
+        "Again",
+        "Recipe and protocol",
+        "About",
+    ]
+    assert panel.locator("svg[aria-label^='Accuracy of every seed'] circle.dot").count() == 10
+    assert panel.locator("svg[aria-label^='Reliability'] rect.bin").count() == 2 * 12
+    assert panel.locator("svg[aria-label^='Accuracy under attack'] path.line").count() == 2 * 3
+    assert panel.locator("table.heat tbody tr").count() == 2 * 5
+    assert panel.locator(".preview img").evaluate("image => image.naturalWidth") == 80
+    text = panel.inner_text()
+    assert "ddbench distill --method mtt --dataset digits --ipc 10" in text
+    assert "identical" in text
+    claim = panel.locator("section", has_text="Published beside ours").locator("tbody tr").inner_text().split("\t")
+    assert claim[2] == "78.0"
+    assert "±" in claim[3]
+    panel.locator("summary", has_text="Recipe: the resolved config").click()
+    assert '"iterations": 1000' in panel.inner_text()
+    assert "row=" in page.url
+    page.locator("#panel .close").click()
+    assert panel.get_attribute("open") is None
+    until(lambda: "row=" not in page.evaluate("location.hash"))
+
+
+def test_superseded_results_are_folded_into_the_row(visit: Visit, board: Path) -> None:
+    page = visit(board, "#dataset=digits&labels=hard&budget=IPC+1")
+    page.locator("tr.row", has_text="MTT, our recipe").first.locator(".open").click()
+    fold = page.locator("#panel details", has_text="1 earlier result")
+    assert fold.get_attribute("open") is None
+    fold.locator("summary").click()
+    assert fold.locator("tbody tr").count() == 1
+
+
+def test_keyboard_alone(visit: Visit, board: Path) -> None:
+    page = visit(board)
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "search"
+    page.keyboard.press("ArrowDown")
+    first = page.evaluate("document.activeElement.textContent")
+    assert first == methods(page)[0]
+    page.keyboard.press("ArrowDown")
+    second = page.evaluate("document.activeElement.textContent")
+    assert second == methods(page)[1]
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#panel[open]")
+    assert page.inner_text("#panel-title").startswith(second)
+    page.keyboard.press("ArrowLeft")
+    assert page.inner_text("#panel-title").startswith(first)
+    page.keyboard.press("Escape")
+    until(lambda: page.evaluate("document.activeElement.textContent") == first)
+    page.keyboard.press("End")
+    assert page.evaluate("document.activeElement === [...document.querySelectorAll('.open')].pop()")
+    page.keyboard.press("Home")
+    assert page.evaluate("document.activeElement.textContent") == first
+
+
+def test_focus_is_visible_and_stays_in_the_opened_row(visit: Visit, board: Path) -> None:
+    page = visit(board)
+    page.keyboard.press("/")
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#panel[open]")
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        inside = "document.activeElement === document.body || Boolean(document.activeElement.closest('#panel'))"
+        assert page.evaluate(inside)
+
+
+def test_a_point_of_a_plot_opens_its_row(visit: Visit, board: Path) -> None:
+    page = visit(board)
+    point = page.locator("svg[aria-label*='against stored bytes'] .point:not(.c-ref)").last
+    title = point.locator("title").text_content()
+    point.dispatch_event("click")  # points may lie on top of each other
+    page.wait_for_selector("#panel[open]")
+    assert title.split(",")[0] == page.locator("#panel-title").evaluate("node => node.firstChild.textContent")
+
+
+def test_points_carry_intervals_and_bytes(visit: Visit, board: Path) -> None:
+    page = visit(board, "#dataset=digits&labels=hard")
+    plot = page.locator("svg[aria-label*='against stored bytes']:visible").first
+    rows = 3 * (8 + 1)
+    assert plot.locator(".point").count() == rows
+    assert plot.locator(".point path.bar").count() == rows
+    titles = plot.locator(".point title").all_text_contents()
+    assert any(title.startswith("mtt, IPC 1: ") and title.endswith("654 B") for title in titles)
+    places = plot.locator(".point").evaluate_all(
+        "nodes => nodes.map(n => [n.querySelector('title').textContent, n.querySelector('.mark').getBBox().y])"
+    )
+    heights = [y for _, y in sorted((float(title.split(": ")[1].split()[0]), y) for title, y in places)]
+    assert all(a >= b - 2 for a, b in itertools.pairwise(heights)), "the higher the accuracy, the higher the point"
+
+
+def test_dark_mode_follows_the_system_and_the_button(visit: Visit, board: Path) -> None:
+    light = visit(board, color_scheme="light")
+    dark = visit(board, color_scheme="dark")
+    colour = "getComputedStyle(document.body).backgroundColor"
+    ours = light.evaluate(colour), dark.evaluate(colour)
+    assert ours[0] == "rgb(255, 255, 255)"
+    assert max(map(int, ours[1].removeprefix("rgb(").rstrip(")").split(", "))) < 40
+    dark.click("#theme")
+    assert dark.evaluate(colour) == ours[0]
+    dark.reload()
+    assert dark.evaluate(colour) == ours[0], "the choice is kept"
+
+
+def test_a_phone_needs_no_sideways_scroll(visit: Visit, board: Path) -> None:
+    page = visit(board, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.evaluate("document.querySelector('#t0 .scroll').clientWidth") <= 360
+    page.locator("#t0 .open").first.click()
+    page.wait_for_selector("#panel[open]")
+    assert page.evaluate("document.querySelector('#panel .body').scrollWidth") <= 360
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    size = page.locator("#panel .close").bounding_box()
+    assert size["x"] + size["width"] <= 360
+
+
+ATTACK = "<img src=x onerror=pwned=1>'\"</script><script>pwned=1</script>{{7*7}}${7*7}"
+
+
+def test_hostile_texts_are_inert(visit: Visit, tmp_path: Path) -> None:
+    said = {
+        "method_title": ATTACK[:120],
+        "authors": [ATTACK],
+        "licence": ATTACK[:80],
+        "note": f"{ATTACK}\n<svg onload=pwned=1><a href=javascript:pwned=1>x</a>",
+        "links": ["https://example.org/a'b(c)?x=%3Cscript%3E&y=</".replace("<", "%3C")],
+        "claims": [
+            {"student": STUDENTS[0], "metric": "accuracy", "value": 0.5, "source": f"javascript:pwned=1//{ATTACK}"}
+        ],
+    }
+    put(tmp_path, made_result("mtt", dataset=f"folder:{ATTACK}", submission=said, accuracy=0.8))
+    put(tmp_path, made_result("dm", dataset=f"folder:{ATTACK}", submission=said, accuracy=0.79))
+    build(tmp_path)
+    page = visit(tmp_path)
+    page.locator(".open").first.click()
+    page.wait_for_selector("#panel[open]")
+    for summary in page.locator("#panel summary").all():
+        summary.click()
+    assert ATTACK[:60] in page.inner_text("#panel")
+    assert page.evaluate("typeof pwned") == "undefined"
+    assert page.locator("img").count() == 1, "the preview, and nothing of a submitter"
+    assert page.locator("script").count() == 2
+    assert page.locator("[onerror], [onload], [onclick], iframe, object, embed").count() == 0
+    for address in page.locator("a").evaluate_all("links => links.map(a => a.getAttribute('href'))"):
+        assert address.startswith(("https://example.org/", "results/", "#", "LEADERBOARD.md")), address
+    page.keyboard.press("Escape")
+    page.fill("#search", ATTACK[:20])
+    page.wait_for_timeout(200)
+    assert page.evaluate("typeof pwned") == "undefined"
+
+
+def test_policy_refuses_evaluation_and_handlers(visit: Visit, said: list[str], board: Path) -> None:
+    page = visit(board)
+    policy = page.locator("meta[http-equiv]").get_attribute("content")
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    page.evaluate("setTimeout('pwned = 1')")
+    page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img id=bad src=\"data:,\" onerror=\"pwned = 1\">')")
+    page.evaluate("document.head.append(Object.assign(document.createElement('script'), { text: 'pwned = 1' }))")
+    page.wait_for_timeout(300)
+    assert page.evaluate("typeof pwned") == "undefined"
+    assert len(said) == 3
+    assert all("Content Security Policy" in text for text in said)
+    said.clear()
+
+
+def test_an_address_names_filters_and_row(visit: Visit, board: Path) -> None:
+    page = visit(board)
+    page.locator("#t1 .open").nth(1).click()
+    page.wait_for_selector("#panel[open]")
+    address = page.url.partition("#")[2]
+    title = page.inner_text("#panel-title")
+    again = visit(board, f"#{address}&dataset=cifar10")
+    again.wait_for_selector("#panel[open]")
+    assert again.inner_text("#panel-title") == title
+    assert again.input_value("#dataset") == "cifar10"
+    broken = visit(board, "#dataset=%3Cnothing%3E&row=%22%5D&student=x")
+    assert broken.inner_text("#count") == "68 of 68 rows"
+
+
+def test_large_board_shows_the_best_and_says_so(visit: Visit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for result in many_results(400):
+        put(tmp_path, result, picture=False)
+    monkeypatch.setattr(embed, "ROW_BYTES", 100_000)
+    monkeypatch.setattr(embed, "DATA_BYTES", 200_000)
+    build(tmp_path)
+    page = visit(tmp_path)
+    note = page.locator("#board > p.plain").inner_text()
+    assert "larger than a page" in note
+    assert page.locator("section.table").count() == 24
+    page.locator("tr.row:not(.ref) .open").nth(2).click()
+    page.wait_for_selector("#panel[open]")
+    last = page.locator("section.table").last.locator("tr.row:not(.ref)").last
+    page.keyboard.press("Escape")
+    last.locator(".open").click()
+    assert "result file" in page.inner_text("#panel .body")
+
+
+def test_empty_board_says_how_to_begin(visit: Visit, tmp_path: Path) -> None:
+    build(tmp_path)
+    assert "ddbench submit" in visit(tmp_path).inner_text("main")

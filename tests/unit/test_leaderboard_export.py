@@ -1,0 +1,259 @@
+"""Exports, filters and the terminal: the same numbers everywhere, and text of submitters that stays text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_board import STUDENTS, made_board, made_result, many_results, put
+
+from ddbench.cli import leaderboard as verb
+from ddbench.leaderboard import embed
+from ddbench.leaderboard.board import read_board
+from ddbench.leaderboard.export import csv_text, frame, harmless, index
+from ddbench.leaderboard.latex import escape, latex_text
+from ddbench.leaderboard.page import build
+from ddbench.leaderboard.rows import Cell
+from ddbench.leaderboard.select import Selection, select
+from ddbench.leaderboard.view import lay_out
+from ddbench.runtime.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_board(tmp_path_factory.mktemp("board"))
+
+
+@pytest.fixture(scope="module")
+def cells(board: Path) -> list[Cell]:
+    return read_board(board).cells
+
+
+def test_selection(cells: list[Cell]) -> None:
+    found = select(cells, Selection(dataset="digits", ipc=10, labels="hard"))
+    assert [(cell.dataset, cell.budget["value"], cell.label_kind) for cell in found] == [("digits", 10, "hard")]
+    (cell,) = select(found, Selection(verified=True))
+    assert [row.verdict for row in cell.rows if not row.reference] == ["within", "identical", "within", "identical"]
+    assert [row.reference for row in cell.rows[-2:]] == ["random", "full"]
+    for wrong, text in (
+        (Selection(dataset="digit"), "did you mean 'digits'"),
+        (Selection(ipc=3), "--ipc 3: not on this board; it has: 1, 10, 50"),
+        (Selection(labels="sof"), "did you mean 'soft'"),
+        (Selection(student="resnet"), "--student resnet"),
+    ):
+        with pytest.raises(UserError, match=text):
+            select(cells, wrong)
+
+
+def test_another_student_ranks(cells: list[Cell]) -> None:
+    cell = select(cells, Selection(dataset="digits", ipc=10, labels="hard"))[0]
+    table = lay_out(cell, STUDENTS[2])
+    ranks = {line.row.method: line.entries[0].text for line in table.lines if line.row is not None}
+    assert ranks["mtt"] == "–"
+    assert ranks["datm"] == "1"
+    assert "Ranked by mlp-d3-w128" in table.caption
+
+
+def test_csv_has_every_number_once(cells: list[Cell], board: Path) -> None:
+    lines = list(csv.DictReader(io.StringIO(csv_text(cells))))
+    keys = [
+        tuple(line[name] for name in ("fingerprint", "budget", "labels", "id", "student", "metric")) for line in lines
+    ]
+    assert len(set(keys)) == len(keys)
+    wanted = next(row for cell in cells for row in cell.rows if row.method == "dm")
+    for student, own in wanted.first["summary"].items():
+        for metric, statistics in own.items():
+            (found,) = (
+                line
+                for line in lines
+                if (line["id"], line["student"], line["metric"]) == (wanted.first["id"], student, metric)
+            )
+            assert float(found["mean"]) == statistics["mean"]
+            assert int(found["n"]) == statistics["n"]
+    assert {line["reference"] for line in lines} == {"", "random", "full"}
+    assert str(board) not in csv_text(cells)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx", "\r=x", "  =1+1"])
+def test_formulas_are_neutralised(text: str) -> None:
+    assert harmless(text) == f"'{text}"
+
+
+def test_csv_of_a_hostile_row(tmp_path: Path) -> None:
+    said = {"method_title": '=HYPERLINK("http://x","y")', "authors": ["@SUM(1)", 'a"b,c\nd']}
+    put(tmp_path, made_result(submission=said))
+    (first, *_) = csv.DictReader(io.StringIO(csv_text(read_board(tmp_path).cells)))
+    assert first["title"] == '\'=HYPERLINK("http://x","y")'
+    assert first["authors"] == "'@SUM(1); a\"b,c\nd"
+    assert not any(str(value).startswith(("=", "@", "+")) for value in first.values())
+
+
+def test_parquet_reads_back_as_it_was(cells: list[Cell], tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    import pandas
+
+    from ddbench.leaderboard.export import write_parquet
+
+    write_parquet(tmp_path / "board.parquet", cells)
+    found = pandas.read_parquet(tmp_path / "board.parquet")
+    pandas.testing.assert_frame_equal(found, frame(cells), check_dtype=False)
+
+
+def test_parquet_without_pyarrow_is_one_line(
+    cells: list[Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ddbench.leaderboard.export import write_parquet
+
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"pip install ddbench\[parquet\]"):
+        write_parquet(tmp_path / "board.parquet", cells)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_index(cells: list[Cell], board: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    verb.main(["export", "--format", "json", "--leaderboard", str(board)])
+    found = json.loads(capsys.readouterr().out)
+    assert found == json.loads(json.dumps(index(cells)))
+    assert found["kind"] == "ddbench-index"
+    for table in found["tables"]:
+        for row in table["rows"]:
+            assert all((board / result["path"]).is_file() for result in row["results"] + row["superseded"])
+    assert sum(len(row["superseded"]) for table in found["tables"] for row in table["rows"]) == 1
+    soft = [table["missing"] for table in found["tables"] if table["labels"] == "soft"]
+    assert soft == [["random", "full"]] * len(soft)
+
+
+def test_sqlite_index(cells: list[Cell], board: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "index.sqlite"
+    verb.main(["export", "--format", "sqlite", "--leaderboard", str(board), "--out", str(out)])
+    assert "wrote" in capsys.readouterr().out
+    first = out.read_bytes()
+    verb.main(["export", "--format", "sqlite", "--leaderboard", str(board), "--out", str(out)])
+    assert out.read_bytes() == first
+    connection = sqlite3.connect(out)
+    try:
+        count = len([path for path in board.rglob("*.json") if not path.name.endswith(".verified.json")])
+        assert connection.execute("SELECT count(*), count(DISTINCT path) FROM results").fetchone() == (count, count)
+        row = cells[0].rows[0].first
+        query = "SELECT seed, value FROM runs WHERE id = ? AND student = ? AND metric = 'accuracy' ORDER BY seed"
+        found = connection.execute(query, (row["id"], STUDENTS[0])).fetchall()
+        assert found == [(r["seed"], r["metrics"]["accuracy"]) for r in row["runs"] if r["student"] == STUDENTS[0]]
+        where = "dataset = 'digits' AND budget = 10 AND labels = 'hard' AND rank = 1"
+        best = f"SELECT DISTINCT method FROM numbers WHERE {where}"
+        assert {name for (name,) in connection.execute(best)} == {"mtt", "datm"}
+    finally:
+        connection.close()
+    other = tmp_path / "notes.txt"
+    other.write_text("mine")
+    with pytest.raises(UserError, match="something else than an index"):
+        verb.main(["export", "--format", "sqlite", "--leaderboard", str(board), "--out", str(other)])
+    assert other.read_text() == "mine"
+
+
+def test_latex_table(cells: list[Cell]) -> None:
+    chosen = select(cells, Selection(dataset="digits", ipc=10, labels="hard"))
+    text = latex_text(chosen)
+    lines = text.splitlines()
+    assert [line for line in lines if "rule" in line] == ["\\toprule", "\\midrule", "\\midrule", "\\bottomrule"]
+    head, *rows = (line.removesuffix(" \\\\").split(" & ") for line in lines if line.endswith("\\\\"))
+    assert head == [
+        "method",
+        *sorted(STUDENTS[1:] + STUDENTS[:1], key=lambda n: (n != STUDENTS[0], n)),
+        "cross-arch.",
+        "stored",
+    ]
+    (cell,) = chosen
+    for row, printed in zip(cell.rows, rows, strict=True):
+        statistics = row.scores[cell.main(STUDENTS[0])].statistics
+        assert f"{100 * statistics['mean']:.1f} $\\pm$ {100 * statistics['std']:.1f}" in printed[1]
+    assert rows[0][1].startswith("\\textbf{")
+    assert not rows[0][1].endswith("$^{\\ast}$"), "the best itself"
+    assert rows[1][1].endswith("}$^{\\ast}$"), "tied with it"
+    assert "textbf" not in rows[2][1]
+    assert rows[-2][0].startswith("random")
+    assert rows[-1][0].startswith("full")
+    assert text.count("{") == text.count("}")
+
+
+def test_latex_columns(cells: list[Cell]) -> None:
+    chosen = select(cells, Selection(dataset="digits", ipc=10, labels="hard"))
+    head = next(
+        line for line in latex_text(chosen, ["rank", "method", "scores", "stored"]).splitlines() if "HLR" in line
+    )
+    assert head == "rank & method & HLR & IOR & LRS & ARS & stored \\\\"
+    interval = latex_text(chosen, spread="interval")
+    assert "half of the 95 \\% interval" in interval
+    with pytest.raises(UserError, match="did you mean 'stored'"):
+        latex_text(chosen, ["sotred"])
+    with pytest.raises(UserError, match="--columns and --spread are for --format latex"):
+        verb.main(["export", "--format", "csv", "--columns", "method"])
+
+
+def test_latex_of_hostile_text() -> None:
+    assert escape("\\input{/etc/x} $x_1^2$ & 5%\n#~") == (
+        r"\textbackslash{}input\{/etc/x\} \$x\_1\textasciicircum{}2\$ \& 5\% \#\textasciitilde{}"
+    )
+    assert escape('[*] <a>|`"') == (r"{[}{*}{]} \textless{}a\textgreater{}\textbar{}\textasciigrave{}\textquotedbl{}")
+
+
+def test_show_filters(board: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    verb.main(["show", "--leaderboard", str(board), "--dataset", "digits", "--ipc", "10", "--labels", "soft"])
+    shown = capsys.readouterr().out
+    assert "digits, IPC 10 · soft labels" in shown
+    assert shown.count("not measured") == 4, "random and full, in both halves"
+    assert "cifar10" not in shown
+    assert "HLR" in shown
+    with pytest.raises(UserError, match="--dataset mnist: not on this board"):
+        verb.main(["show", "--leaderboard", str(board), "--dataset", "mnist"])
+
+
+def test_rows_measured_with_other_settings_are_not_compared(tmp_path: Path) -> None:
+    put(tmp_path, made_result("mtt", accuracy=0.5))
+    put(tmp_path, made_result("dm", accuracy=0.45))
+    weaker: dict[str, Any] = {"calibration": {"bins": 15}, "robustness": {"budget": "other"}, "corruptions": {}}
+    put(tmp_path, made_result("dsa", accuracy=0.95, measured=weaker))
+    (cell,) = read_board(tmp_path).cells
+    robust = next(measure for measure in cell.measures if measure.metric == "robust_accuracy")
+    scores = {row.method: row.scores[robust] for row in cell.rows}
+    assert scores["dsa"].statistics["mean"] > scores["mtt"].statistics["mean"]
+    assert (scores["dsa"].odd, scores["dsa"].rank, scores["dsa"].best) == (True, None, False)
+    assert scores["mtt"].best
+    text = next(entry for line in lay_out(cell).lines for entry in line.entries if entry.detail == "other settings")
+    assert "±" in text.text
+
+
+def test_random_images_with_hard_labels_stand_in_for_soft_tables(tmp_path: Path) -> None:
+    put(tmp_path, made_result("datm", labels="soft", accuracy=0.6))
+    put(tmp_path, made_result("random", labels="hard", protocol="soft-v1", accuracy=0.4))
+    (cell,) = read_board(tmp_path).cells
+    assert [(row.method, row.reference) for row in cell.rows] == [("datm", ""), ("random", "random")]
+    assert lay_out(cell).lines[1].entries[1].detail == "hard labels"
+    assert cell.label_kind == "soft"
+
+
+def test_a_large_board_keeps_within_its_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for result in many_results(150):
+        put(tmp_path, result, picture=False)
+    monkeypatch.setattr(embed, "ROW_BYTES", 30_000)
+    monkeypatch.setattr(embed, "DATA_BYTES", 60_000)
+    board = read_board(tmp_path)
+    data = embed.page_data(board)
+    assert sum(len(embed.embedded(line)) for table in data["tables"] for line in table["rows"]) < 62_000
+    assert data["left"] > 0
+    for table, cell in zip(data["tables"], board.cells, strict=True):
+        kept = [row["id"] for row in table["rows"] if not row.get("ref")]
+        assert len(kept) == min(data["most"], sum(not row.reference for row in cell.rows))
+        assert kept == [row.first["id"] for row in cell.rows if not row.reference][: data["most"]]
+        assert {row.get("ref") for row in table["rows"]} >= {"random", "full"}
+
+
+def test_building_is_deterministic(board: Path) -> None:
+    first = [path.read_bytes() for path in build(board)]
+    assert [path.read_bytes() for path in build(board)] == first
+    assert max(map(len, first)) <= embed.MAX_PAGE_BYTES

@@ -1,0 +1,262 @@
+"""What a submission packs, what it lacks and says so, and that all evaluations of a run can go at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_leaderboard import CONVNET, MLP, break_evaluation, everything, make_run, safetensors
+
+from ddbench.cli import submit as verb
+from ddbench.cli.buffer import Args
+from ddbench.cli.parse import parse
+from ddbench.cli.settings import options_from_text
+from ddbench.evaluate.scores import Accuracies, repeat_scores
+from ddbench.experts.recipe import ExpertRecipe
+from ddbench.leaderboard.audit import check_board
+from ddbench.leaderboard.packing import Given
+from ddbench.leaderboard.recipe import expert_command, run_flags
+from ddbench.leaderboard.schema import load_results, read_result
+from ddbench.leaderboard.submit import Submission, make_result, plan_submission, write_plan
+from ddbench.runtime.errors import UserError
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Path:
+    return tmp_path / "board"
+
+
+def call(run: Path, board: Path, *flags: str) -> None:
+    verb.main([str(run), "--leaderboard", str(board), "--teachers", str(board.parent / "teachers"), *flags])
+
+
+def test_dry_run_lists_what_is_missing_and_how_to_supply_it(
+    tmp_path: Path, board: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run")
+    call(run, board, "--dry-run", "--author", "A. Author")
+    said = capsys.readouterr().out
+    needed, wanted = said.index("needed for training"), said.index("wanted")
+    lines = {line.split()[1]: line for line in said.splitlines() if line.startswith("  ")}
+    assert needed < said.index("synset  ") < wanted
+    assert lines["synset"].split()[0] == lines["authors"].split()[0] == "there"
+    for name, flag in {"licence": "--licence", "claims": "--claim", "code": "--code", "method": "--name"}.items():
+        assert lines[name].split()[0] == "missing"
+        assert flag in lines[name]
+    assert not board.exists()
+
+
+def test_the_run_configuration_goes_into_the_row(tmp_path: Path, board: Path) -> None:
+    run = make_run(tmp_path / "run")
+    assert "recipe" not in make_result(run)
+    experts = {"count": 10, "recipe": {"epochs": 15}}
+    (run / "config.json").write_text(json.dumps({"kind": "ddbench-run", "experts": experts, "seed": 0, "threads": 1}))
+    assert make_result(run)["recipe"] == {"experts": experts, "threads": 1}
+    (run / "config.json").write_text(json.dumps({"x": "y" * 70_000}))
+    with pytest.raises(UserError, match="recipe has"):
+        make_result(run)
+
+
+def test_all_standard_evaluations_at_once(tmp_path: Path, board: Path) -> None:
+    run = make_run(tmp_path / "run")
+    make_run(run, changed={"epochs": 5})
+    text = (run / "evaluations/hard-v1.json").read_text()
+    evaluation = json.loads(text)
+    evaluation["protocol"]["name"] = "mine_2"
+    (run / "evaluations/mine_2.json").write_text(json.dumps(evaluation))
+    call(run, board, "--all")
+    assert sorted(result["protocol"]["name"] for result in load_results(board)) == ["hard-v1", "mine_2"]
+    before = everything(board)
+    call(run, board, "--all")
+    assert everything(board) == before
+    with pytest.raises(UserError, match="give one of the two"):
+        call(run, board, "--all", "--protocol", "hard-v1")
+    for path in (run / "evaluations/hard-v1.json", run / "evaluations/mine_2.json"):
+        path.unlink()
+    with pytest.raises(UserError, match="no standard evaluation"):
+        call(run, board, "--all")
+
+
+def test_one_bad_evaluation_of_several_writes_nothing(tmp_path: Path, board: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "evaluations/zzz.json").write_text((run / "evaluations/hard-v1.json").read_text().replace("0.881", "7"))
+    with pytest.raises(UserError, match="zzz"):
+        call(run, board, "--all")
+    assert not board.exists()
+
+
+def test_an_imported_synset_is_named_at_submission(tmp_path: Path, board: Path) -> None:
+    run = make_run(tmp_path / "run", method="imported")
+    call(run, board, "--method", "kip")
+    (result,) = load_results(board)
+    assert result["synset"]["method"] == "kip"
+    assert check_board(board) == {"rows": 1, "files": 2, "verified": 0}
+    with pytest.raises(UserError, match="made by mtt"):
+        call(make_run(tmp_path / "other"), board, "--method", "kip")
+    with pytest.raises(UserError, match=r"synset\.method"):
+        call(run, board, "--method", "../kip")
+
+
+def test_the_same_synset_under_another_method_name_supersedes(tmp_path: Path, board: Path) -> None:
+    run = make_run(tmp_path / "run", method="imported")
+    call(run, board, "--method", "kip")
+    call(run, board, "--method", "kip-2")
+    first, second = sorted(load_results(board), key=lambda result: result["supersedes"] or "")
+    assert second["supersedes"] == first["id"]
+
+
+def test_a_large_synset_needs_an_address(tmp_path: Path, board: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run", content=bytes(2_000_001))
+    call(run, board)
+    assert "nobody else can train this row again: synset" in capsys.readouterr().out
+    call(run, board, "--synset-url", "https://example.org/x.safetensors", "--note", "with its address")
+    assert "nobody" not in capsys.readouterr().out
+    assert "https://example.org/x.safetensors" in [r["submission"].get("synset_url") for r in load_results(board)]
+    with pytest.raises(UserError, match="http"):
+        call(run, board, "--synset-url", "file:///etc/passwd")
+
+
+def with_teacher(run: Path, size: int = 100) -> bytes:
+    """Make the evaluation of a run one with a teacher; returns the teacher's file."""
+    weights = ("U8", [size], bytes(size))
+    content = safetensors({"w": weights}, {"kind": "ddbench-teacher", "schema": 1})
+    sha256 = hashlib.sha256(content).hexdigest()
+    break_evaluation(run, lambda e: e.update(teacher={"sha256": sha256, "student": CONVNET}))
+    break_evaluation(run, lambda e: e["synset"].update(label_kind="teacher"))
+    return content
+
+
+def test_a_small_teacher_lies_beside_its_row(tmp_path: Path, board: Path) -> None:
+    run = make_run(tmp_path / "run")
+    content = with_teacher(run)
+    place = tmp_path / "teachers/digits/x/1.safetensors"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(content)
+    call(run, board)
+    (result,) = load_results(board)
+    (teacher,) = board.rglob(f"{result['id']}.teacher.safetensors")
+    assert teacher.read_bytes() == content
+    assert check_board(board)["files"] == 3
+
+
+def test_a_teacher_that_comes_later_is_added(tmp_path: Path, board: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run")
+    content = with_teacher(run)
+    call(run, board)
+    assert "train this row again: teacher" in capsys.readouterr().out
+    before = everything(board)
+    (tmp_path / "mine.safetensors").write_bytes(content)
+    call(run, board, "--teacher", str(tmp_path / "mine.safetensors"))
+    assert "already there" in capsys.readouterr().out
+    assert everything(board).items() > before.items()
+    (tmp_path / "mine.safetensors").write_bytes(content + b"x")
+    with pytest.raises(UserError, match="another teacher"):
+        call(run, board, "--teacher", str(tmp_path / "mine.safetensors"))
+    with pytest.raises(UserError, match="no such file"):
+        call(run, board, "--teacher", str(tmp_path / "nowhere"))
+
+
+def test_stored_labels_are_named_by_their_hash(tmp_path: Path, board: Path) -> None:
+    run = make_run(tmp_path / "run")
+    sha256 = json.loads((run / "evaluations/hard-v1.json").read_text())["synset"]["sha256"]
+    reference = {"synset_sha256": sha256, "teacher": {}, "views": {}, "seed": 0, "epochs": 2, "bytes": 400}
+    break_evaluation(run, lambda e: e.update(labels=reference))
+    plan = plan_submission(run, board, make_result(run))
+    assert [item.name for item in plan.lacks] == ["stored labels"]
+    header = {"kind": "ddbench-labels", "schema": 1, "synset_sha256": sha256}
+    content = safetensors({"logits": ("F16", [2, 10, 10], bytes(400))}, header)
+    (run / "labels.safetensors").write_bytes(content)
+    call(run, board)
+    (result,) = load_results(board)
+    assert result["submission"]["labels_sha256"] == hashlib.sha256(content).hexdigest()
+    assert check_board(board)["files"] == 3
+
+
+def scores_file(run: Path, **changes: Any) -> None:
+    said = json.loads((run / "evaluations/hard-v1.json").read_text())
+    accuracies = Accuracies(real_hard=0.9, syn_hard=0.6, syn=0.7, random=0.5, syn_plain=0.6, random_plain=0.5)
+    found = {
+        "kind": "ddbench-scores",
+        "synset": {"sha256": said["synset"]["sha256"]},
+        "protocol": {"hash": said["protocol"]["hash"]},
+        "student": CONVNET,
+        "standard": True,
+        "weight": 0.5,
+        "random_labels": "hard",
+        "repeats": [{"seed": seed, **repeat_scores(accuracies)} for seed in range(2)],
+    }
+    (run / "scores").mkdir(exist_ok=True)
+    (run / "scores/hard-v1.json").write_text(json.dumps(found | changes))
+
+
+def test_scores_go_into_the_row(tmp_path: Path, board: Path) -> None:
+    run = make_run(tmp_path / "run")
+    scores_file(run)
+    plan = plan_submission(run, board, make_result(run))
+    write_plan(plan)
+    scores = read_result(plan.path)["scores"]
+    assert scores["summary"]["ior"]["mean"] == pytest.approx(0.2)
+    assert scores["summary"]["hlr"]["mean"] == pytest.approx(0.3)
+    assert set(scores["repeats"][0]) == {"seed", "real_hard", "syn_hard", "syn", "random", "syn_plain", "random_plain"}
+    scores_file(run, protocol={"hash": "of another"})
+    assert "scores" not in make_result(run)
+    scores_file(run, synset={"sha256": "another"})
+    with pytest.raises(UserError, match="another synset"):
+        make_result(run)
+    scores_file(run, repeats=[{"seed": 0}])
+    with pytest.raises(UserError, match="not a whole scores file"):
+        make_result(run)
+
+
+def test_each_claim_may_have_its_source(tmp_path: Path, board: Path) -> None:
+    run = make_run(tmp_path / "run")
+    claims = ("--claim", f"{CONVNET}=0.9", "--claim", f"{MLP}=0.8", "--claim-source", "table 1")
+    call(run, board, *claims, "--claim-source", "table 2")
+    (result,) = load_results(board)
+    assert [claim["source"] for claim in result["submission"]["claims"]] == ["table 1", "table 2"]
+    both = make_result(run, None, Submission(claims=[(CONVNET, 0.9), (MLP, 0.8)], claim_source="all"))
+    assert [claim["source"] for claim in both["submission"]["claims"]] == ["all", "all"]
+    with pytest.raises(UserError, match="3 --claim-source for 2"):
+        call(run, board, *claims, "--claim-source", "b", "--claim-source", "c")
+
+
+def test_another_row_with_the_same_id_is_kept(tmp_path: Path, board: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "run")
+    path = write_plan(plan_submission(run, board, make_result(run)))[-1]
+    before = everything(board)
+    monkeypatch.setattr("ddbench.leaderboard.submit._earlier", lambda board, result: [])
+    with pytest.raises(UserError, match="another row has this id"):
+        plan_submission(run, board, make_result(run), Given())
+    assert everything(board) == before
+    assert path.is_file()
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        ExpertRecipe(epochs=15, lr=0.02, decay=True, augmentation="color_crop"),
+        ExpertRecipe(kind="gsam", rho=0.02, momentum=0.5, seed=3),
+        ExpertRecipe(kind="smooth", optimizer="adamw", options=(("eps", 1e-7),), holdout=0.0),
+    ],
+    ids=["sgd", "gsam", "smooth"],
+)
+def test_the_command_behind_the_experts_is_in_the_row(tmp_path: Path, recipe: ExpertRecipe) -> None:
+    """Through JSON, the command line and the verb's own flags back to the very recipe."""
+    run = make_run(tmp_path / "run")
+    config = {"experts": {"count": 7, "recipe": recipe.to_json()}, "threads": 1, "compile": "auto", "device": "cpu"}
+    (run / "config.json").write_text(json.dumps(config))
+    result = make_result(run)
+    command = shlex.split(expert_command(result) or "")
+    assert command[:2] == ["ddbench", "buffer"]
+    args = parse(Args, command[2:], "x", "", "")
+    names = [field.name for field in fields(ExpertRecipe) if field.name != "options"]
+    again = ExpertRecipe(**{name: getattr(args, name) for name in names}, options=options_from_text(args.options))
+    assert again == recipe
+    assert (args.dataset, args.student, args.experts) == ("digits", CONVNET, 7)
+    assert run_flags(result) == ["--threads", "1", "--compile", "auto", "--device", "cpu"]
+    assert expert_command(make_result(make_run(tmp_path / "other"))) is None

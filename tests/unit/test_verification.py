@@ -1,0 +1,193 @@
+"""Verdicts against the definition, and verifications that do not follow from their runs."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import pytest
+from scipy.stats import t as student_t
+from test_leaderboard import ACCURACIES, CONVNET, MLP, make_run, submit
+
+from ddbench.leaderboard.schema import load_results, read_result
+from ddbench.leaderboard.verification import (
+    compare,
+    load_verifications,
+    make_verification,
+    verification_path,
+    write_verification,
+)
+from ddbench.runtime.errors import UserError
+
+CLAIMED = {0: 0.881, 1: 0.887, 2: 0.893}
+
+
+def test_the_same_numbers_are_identical() -> None:
+    assert compare(CLAIMED, CLAIMED, "higher")["verdict"] == "identical"
+    assert compare(CLAIMED, {1: 0.887}, "higher")["verdict"] == "identical"
+    assert compare(CLAIMED, {7: 0.887, 8: 0.888}, "higher")["verdict"] == "within"
+
+
+@pytest.mark.parametrize("tests", [1, 3])
+def test_the_interval_is_that_of_the_definition(tests: int) -> None:
+    """From the formula: claimed mean +- t(m - 1) s sqrt(1/n + 1/m), s of the re-trained runs, Bonferroni."""
+    measured = {5: 0.86, 6: 0.89, 7: 0.87, 8: 0.90}
+    found = compare(CLAIMED, measured, "higher", tests)
+    quantile = student_t.ppf(1 - 0.05 / 2 / tests, 3)
+    half = quantile * stdev(measured.values()) * math.sqrt(1 / 3 + 1 / 4)
+    assert found["low"] == pytest.approx(fmean(CLAIMED.values()) - half, rel=1e-9)
+    assert found["high"] == pytest.approx(fmean(CLAIMED.values()) + half, rel=1e-9)
+    assert found["n"] == 4
+    assert found["verdict"] == "within"
+
+
+def test_above_and_below_follow_the_direction_of_the_metric() -> None:
+    low, high = {5: 0.70, 6: 0.702, 7: 0.701}, {5: 0.95, 6: 0.952, 7: 0.951}
+    assert compare(CLAIMED, low, "higher")["verdict"] == "below"
+    assert compare(CLAIMED, high, "higher")["verdict"] == "above"
+    assert compare(CLAIMED, low, "lower")["verdict"] == "above"
+
+
+def test_a_row_cannot_widen_its_own_interval() -> None:
+    """Claimed runs of any spread leave the half width to the re-trained ones."""
+    measured = {5: 0.70, 6: 0.702, 7: 0.701}
+    wild = compare({0: 0.999, 1: 0.6, 2: 1.0}, measured, "higher")
+    calm = compare({0: 0.866, 1: 0.866, 2: 0.867}, measured, "higher")
+    assert wild["high"] - wild["low"] == pytest.approx(calm["high"] - calm["low"])
+    assert wild["verdict"] == calm["verdict"] == "below"
+
+
+def test_single_runs() -> None:
+    one = compare(CLAIMED, {9: 0.885}, "higher")  # nothing is known of one run's spread: the row's own is taken
+    assert one["verdict"] == "within"
+    assert one["high"] - one["low"] == pytest.approx(
+        2 * student_t.ppf(0.975, 2) * stdev(CLAIMED.values()) * math.sqrt(1 / 3 + 1)
+    )
+    alone = compare({0: 0.9}, {1: 0.89}, "higher")
+    assert (alone["low"], alone["high"], alone["verdict"]) == (None, None, "below")
+
+
+def test_honest_rows_are_rarely_below() -> None:
+    """Of rows whose runs come from one distribution, about one in forty is below its claim, as the level says."""
+    import random
+
+    draw = random.Random(0)
+    verdicts = []
+    for _ in range(2000):
+        runs = [draw.gauss(0.8, 0.01) for _ in range(10)]
+        verdicts.append(compare(dict(enumerate(runs[:5])), dict(enumerate(runs[5:], 5)), "higher")["verdict"])
+    assert 0.015 < verdicts.count("below") / 2000 < 0.035
+    assert 0.015 < verdicts.count("above") / 2000 < 0.035
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Path:
+    submit(make_run(tmp_path / "run"), tmp_path / "board")
+    return tmp_path / "board"
+
+
+def retrained(shift: dict[str, float]) -> list[dict[str, Any]]:
+    return [
+        {"student": student, "seed": seed, "metrics": {"accuracy": value + shift.get(student, 0.0), "ece": 0.1}}
+        for student, values in ACCURACIES.items()
+        for seed, value in enumerate(values)
+    ]
+
+
+def verified(board: Path, shift: dict[str, float]) -> dict[str, Any]:
+    (result,) = load_results(board)
+    made = make_verification(
+        result, retrained(shift), device="cpu: Example", threads=1, at_once=1, versions={"torch": "2.15.0"}
+    )
+    write_verification(board, result, made)
+    return made
+
+
+def test_written_beside_the_row_and_read_again(board: Path) -> None:
+    made = verified(board, {})
+    (result,) = load_results(board)  # the verification is no row
+    path = verification_path(board, result)
+    assert path.parent == next(board.rglob(f"{result['id']}.json")).parent
+    assert path.name == f"{result['id']}.verified.json"
+    assert load_verifications(board) == load_verifications(board, [result]) == {result["id"]: made}
+    assert made["verdict"] == "identical"
+    assert made["seeds"] == 3
+    assert made["students"][MLP]["claimed"] == made["students"][MLP]["measured"] == pytest.approx(0.8)
+    before = path.read_bytes()
+    verified(board, {})
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("shift", "verdict"),
+    [({CONVNET: 0.001}, "within"), ({CONVNET: 0.1}, "above"), ({CONVNET: 0.1, MLP: -0.1}, "below")],
+)
+def test_the_row_has_the_worst_verdict_of_its_students(board: Path, shift: dict[str, float], verdict: str) -> None:
+    assert verified(board, shift)["verdict"] == verdict
+
+
+Change = Callable[[dict[str, Any]], object]
+FORGED: dict[str, tuple[Change, str]] = {
+    "better verdict": (lambda v: v.update(verdict="identical"), "does not follow"),
+    "better student": (lambda v: v["students"][CONVNET].update(verdict="identical"), "does not follow"),
+    "better mean": (lambda v: v["students"][CONVNET].update(measured=0.99), "does not follow"),
+    "other claim": (lambda v: v["students"][CONVNET].update(claimed=0.7), "does not follow"),
+    "run changed": (lambda v: v["runs"][0].update(value=0.5), "does not follow"),
+    "more seeds": (lambda v: v.update(seeds=100), "does not follow"),
+    "run twice": (lambda v: v["runs"].append(v["runs"][0]), "twice"),
+    "run of nobody": (lambda v: v["runs"][0].update(student="x"), "malformed"),
+    "run out of range": (lambda v: v["runs"][0].update(value=1.5), "malformed"),
+    "run is text": (lambda v: v["runs"][0].update(value="0.5"), "malformed"),
+    "seed is true": (lambda v: v["runs"][0].update(seed=True), "malformed"),
+    "student left out": (lambda v: v.update(runs=[r for r in v["runs"] if r["student"] == CONVNET]), "no run of"),
+    "other row": (lambda v: v.update(result="0" * 16), "verifies"),
+    "other metric": (lambda v: v.update(metric="ece"), "verifies"),
+    "other kind": (lambda v: v.update(kind="ddbench-result"), "not a verification"),
+    "newer": (lambda v: v.update(schema=2), "newer ddbench"),
+    "missing": (lambda v: v.pop("runs"), "'runs'"),
+    "unknown": (lambda v: v.update(extra=1), "'extra'"),
+    "device": (lambda v: v.update(device="x" * 201), "device"),
+    "threads": (lambda v: v.update(threads=0), "threads"),
+    "versions": (lambda v: v.update(versions={"torch": 2}), "versions"),
+    "direction": (lambda v: v.update(device="cpu \u202e"), "u202e"),
+    "not finite": (lambda v: v["runs"][0].update(value=math.inf), "Infinity"),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_forged_verifications_are_refused(board: Path, name: str) -> None:
+    change, word = FORGED[name]
+    made = copy.deepcopy(verified(board, {CONVNET: 0.001}))
+    (result,) = load_results(board)
+    path = verification_path(board, result)
+    change(made)
+    path.write_text(json.dumps(made))
+    with pytest.raises(UserError) as caught:
+        load_verifications(board)
+    assert word in str(caught.value)
+    assert path.name in str(caught.value)
+
+
+def test_a_verification_without_its_row_is_refused(board: Path) -> None:
+    verified(board, {})
+    (result,) = load_results(board)
+    verification_path(board, result).with_name(f"{result['id']}.json").unlink()
+    with pytest.raises(UserError, match="row that is not there"):
+        load_verifications(board)
+
+
+def test_a_verification_of_earlier_numbers_is_refused(board: Path, tmp_path: Path) -> None:
+    """The row that supersedes another one does not inherit its verification."""
+    made = verified(board, {})
+    (old,) = load_results(board)
+    more = make_run(tmp_path / "run", {name: [*values, 0.8] for name, values in ACCURACIES.items()})
+    new = read_result(submit(more, board))
+    assert set(load_verifications(board)) == {old["id"]}
+    verification_path(board, new).write_text(json.dumps(made))
+    with pytest.raises(UserError, match="verifies"):
+        load_verifications(board)

@@ -98,11 +98,16 @@ def k_means(features: Tensor, count: int, seed: int, *, restarts: int = RESTARTS
     points = _points(features, count)
     if count == len(points):
         return torch.arange(count)
-    if count == 1:
-        centres = points.mean(axis=0, keepdims=True)
-    else:
-        centres = _centres(points, count, seed % 2**32, restarts, batch)
+    centres = k_means_centres(features, count, seed, restarts=restarts, batch=batch).numpy()
     return torch.tensor(_nearest_distinct(points, centres)).sort().values
+
+
+def k_means_centres(features: Tensor, count: int, seed: int, *, restarts: int = RESTARTS, batch: int = 0) -> Tensor:
+    """The centres of k-means, float64 ``(count, D)``; arguments and errors as :func:`k_means`."""
+    points = _points(features, count)
+    if count == 1:
+        return torch.from_numpy(points.mean(axis=0, keepdims=True))
+    return torch.from_numpy(_centres(points, count, seed % 2**32, restarts, batch))
 
 
 def unit_length(features: Tensor) -> Tensor:

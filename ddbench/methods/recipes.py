@@ -26,6 +26,7 @@ RUN_KEYS = {
     "holdout": float,
     "validate_every": int,
     "teacher_student": str,
+    "diffusion_model": str,
 }
 
 

@@ -1,9 +1,11 @@
-"""What a run's experts and teacher cost: recorded beside them when they were trained, repeated in the run's record."""
+"""What a run's experts, teacher and diffusion model cost: recorded beside them, repeated in the run's record."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from ddbench.diffusion.store import COST, DiffusionModel
 from ddbench.experts.record import recorded_cost
 from ddbench.experts.store import TrajectoryStore
 from ddbench.experts.teacher import Teacher
@@ -11,18 +13,25 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import read_json
 
 
-def upstream_cost(store: TrajectoryStore | None, teacher: Teacher | None) -> dict[str, Any]:
+def upstream_cost(
+    store: TrajectoryStore | None, teacher: Teacher | None, diffusion: DiffusionModel | None = None
+) -> dict[str, Any]:
     """Cost of what a run needed; None where it needed none, or nothing that can be read was recorded.
 
-    Experts and teachers serve many runs, so these seconds are told beside the run's own and never added to them.
+    Experts, teachers and diffusion models serve many runs, so these seconds are told beside the run's own and never
+    added to them.
 
     Returns:
-        ``experts``: their number, ``wall_seconds`` and ``cpu_seconds`` of the whole store; ``teacher``: its seconds.
+        ``experts``: their number, ``wall_seconds`` and ``cpu_seconds`` of the whole store; ``teacher``: its seconds;
+        ``diffusion``, for runs with such a model: its ``parameters``, and its seconds where it was trained here.
     """
-    return {
+    found = {
         "experts": None if store is None else _experts(store),
-        "teacher": None if teacher is None else _teacher(teacher),
+        "teacher": None if teacher is None else _seconds(teacher.path.with_name(f"{teacher.path.stem}.cost.json")),
     }
+    if diffusion is not None:
+        found["diffusion"] = {"parameters": diffusion.parameters, **(_seconds(diffusion.folder / COST) or {})}
+    return found
 
 
 def _experts(store: TrajectoryStore) -> dict[str, Any] | None:
@@ -32,8 +41,7 @@ def _experts(store: TrajectoryStore) -> dict[str, Any] | None:
         return None
 
 
-def _teacher(teacher: Teacher) -> dict[str, Any] | None:
-    path = teacher.path.with_name(f"{teacher.path.stem}.cost.json")
+def _seconds(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:

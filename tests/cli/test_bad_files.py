@@ -193,7 +193,7 @@ TENSORS = {
     "other-size": ({"images": torch.zeros(10, 1, 16, 16)}, "[1, 16, 16]", "[1, 8, 8]"),
     "other-channels": ({"images": torch.zeros(10, 3, 8, 8)}, "[3, 8, 8]", "[1, 8, 8]"),
     "lr-nan": ({"lr": torch.tensor(float("nan"))}, "lr holds 1 value(s)"),
-    "lr-integer": ({"lr": torch.tensor(1)}, "lr is not a finite number"),
+    "lr-integer": ({"lr": torch.tensor(1)}, "lr is I64, expected F32"),
     "lr-matrix": ({"lr": torch.ones(2, 2)}, "lr is not a finite number"),
     "lr-zero": ({"lr": torch.tensor(0.0)}, "learning rate is 0,", "--lr-parametrisation log", "dc-legacy"),
     "lr-negative": ({"lr": torch.tensor(-0.5)}, "learning rate is -0.5", "--lr-parametrisation log", "dc-legacy"),

@@ -11,18 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, contents
+from conftest import TINY, contents, digits_context, record_digits
 
-from ddbench.data.dataset import holdout_split
 from ddbench.data.load import load_dataset
-from ddbench.data.preprocess import fit_preprocess
+from ddbench.diffusion.store import find_model
 from ddbench.experts.recipe import KINDS
-from ddbench.experts.record import record
 from ddbench.experts.store import find_stores
 from ddbench.experts.teach import TeacherRecipe, train_teacher
 from ddbench.experts.teacher import Teacher, find_teacher
 from ddbench.methods import DESCRIPTIONS, METHODS, features
-from ddbench.methods.base import Context, Method, State, check_ipc
+from ddbench.methods.base import Context, Method, State, check_ipc, recorded_config
 from ddbench.methods.recipes import content_folder
 from ddbench.methods.runner import RunSettings, distill
 from ddbench.runtime.errors import UserError
@@ -43,25 +41,31 @@ TRAJECTORY = {
 GRADIENTS = {"iterations": 3, "outer_loops": 2, "inner_epochs": 1, "batch_real": 8}
 """Small settings of the methods that match gradients."""
 
+GENERATION = {"steps": 10, "images": 4}
+"""Small settings of the methods that steer a diffusion model."""
+
 FORMATION = {"iterations": 2, "inner_steps": 3, "batch_real": 8, "net_images": 32, "batch_net": 16}
 
 SMALL: dict[str, dict[str, Any]] = {
     "ast": {**TRAJECTORY, "expert_epochs": 2, "student_steps": 4},
     "cda": {"iterations": 3},
     "cudd": {"iterations": 2, "guide_epochs": 2},
-    "datadam": {"iterations": 6, "real_batch": 8},
+    "d3hr": {**GENERATION, "candidates": 5},
+    "datadam": {"iterations": 6, "batch_real": 8},
     "datm": {**TRAJECTORY, "first_end": 1, "growth": 3, "lr_labels": 0.1},
     "dc": GRADIENTS,
-    "dm": {"iterations": 6, "real_batch": 8},
+    "dm": {"iterations": 6, "batch_real": 8},
     "dream": FORMATION,
     "dsa": GRADIENTS,
     "ftd": {**TRAJECTORY, "ema": 0.5},
     "guard": {"iterations": 3},
     "idc": FORMATION,
+    "mgd3": {**GENERATION, "stop": 5},
     "mtt": TRAJECTORY,
     "pdd": {**TRAJECTORY, "iterations": 3, "stages": 2, "stage_epochs": 5},
     "sre2l": {"iterations": 3},
     "tesla": TRAJECTORY,
+    "unguided": {"steps": 10},
 }
 """Settings with which a method ends in a second; a method that is not listed runs with its defaults."""
 
@@ -104,19 +108,7 @@ def all_experts(tmp_path_factory: pytest.TempPathFactory, tiny_experts: Path, da
     root = Path(shutil.copytree(tiny_experts, tmp_path_factory.mktemp("all") / "buffers"))
     (plain,) = find_stores(root)
     for kind in KINDS:
-        record(
-            root=root,
-            dataset=load_dataset("digits", data_root),
-            data=data_root,
-            student=TINY,
-            recipe=dataclasses.replace(plain.recipe, kind=kind),
-            experts=2,
-            workers=1,
-            threads=1,
-            device="cpu",
-            compile="off",
-            console=Console(quiet=True),
-        )
+        record_digits(root, data_root, dataclasses.replace(plain.recipe, kind=kind))
     return root
 
 
@@ -141,7 +133,7 @@ def with_teacher(context: Context, name: str, teachers: Path) -> Context:
 
 
 @pytest.fixture
-def make(buffers: Path, teachers: Path, data_root: Path, tmp_path: Path) -> Callable[..., Any]:
+def make(buffers: Path, teachers: Path, tiny_diffusions: Path, data_root: Path, tmp_path: Path) -> Callable[..., Any]:
     """``make(name, folder)`` runs a method through the runner; returns the synset."""
 
     def call(name: str, out: Path, seed: int = 0, ipc: int = IPC, config: Any = None, **more: Any) -> Any:
@@ -163,6 +155,7 @@ def make(buffers: Path, teachers: Path, data_root: Path, tmp_path: Path) -> Call
                 "compile": "off",
                 "teachers": teachers,
                 "teacher_student": TEACHERS.get(name, TINY),
+                "diffusions": tiny_diffusions,
                 **more,
             }
         )
@@ -182,23 +175,15 @@ def make(buffers: Path, teachers: Path, data_root: Path, tmp_path: Path) -> Call
 
 
 @pytest.fixture
-def context(teachers: Path, data_root: Path, tmp_path: Path) -> Context:
+def context(teachers: Path, tiny_diffusions: Path, data_root: Path, tmp_path: Path) -> Context:
     """What the runner would give to a method."""
-    dataset = load_dataset("digits", data_root)
-    train, held_out = holdout_split(dataset.train, 0.1, CLASSES)
-    return Context(
-        dataset=dataset,
-        train=train,
-        held_out=held_out,
-        preprocess=fit_preprocess(dataset, "meanstd"),
+    return digits_context(
+        data_root,
+        tmp_path / "run",
         ipc=IPC,
-        student=TINY,
-        seed=0,
-        device=torch.device("cpu"),
-        folder=tmp_path / "run",
-        compile="off",
-        console=Console(quiet=True),
         teacher=find_teacher(teachers, student=TINY),
+        diffusion=find_model(tiny_diffusions, dataset="digits"),
+        latents=tmp_path / "latents",
     )
 
 
@@ -241,7 +226,7 @@ def test_product(name: str, make: Callable, tmp_path: Path, data_root: Path):
     assert synset.method == name
     assert (synset.dataset, synset.fingerprint) == ("digits", dataset.fingerprint)
     assert synset.class_names == dataset.spec.class_names
-    assert synset.config == {**dataclasses.asdict(small_config(name)), "holdout": 0.1}
+    assert synset.config == {**recorded_config(small_config(name)), "holdout": 0.1}
     assert synset.images.shape[1:] == (1, 8, 8)
     counts = torch.bincount(synset.hard_labels(), minlength=CLASSES)
     if kind.unit == "ipc":
@@ -253,6 +238,7 @@ def test_product(name: str, make: Callable, tmp_path: Path, data_root: Path):
     assert bool(torch.isfinite(synset.images.float()).all())
     assert ("experts" in synset.parents) == kind.needs.experts
     assert ("teacher" in synset.parents) == kind.needs.teacher
+    assert ("diffusion" in synset.parents) == kind.needs.diffusion
     files = set(contents(tmp_path / "run"))
     assert {"config.json", "cost.json", "preview.png", "synset.safetensors"} <= files
     assert not {file for file in files if file.endswith(".tmp") or "checkpoint" in file}
@@ -310,6 +296,7 @@ def test_state_round_trip(name: str, context: Context, buffers: Path, teachers: 
         kind.check(small_config(name), context)
         method = kind(small_config(name), context)
         method.setup()
+        method.prepare()
         return method
 
     whole = fresh()

@@ -1,0 +1,204 @@
+"""``ddbench diffusion train|info|sample``: small class-conditional diffusion models for the methods that need one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from ddbench.cli.parse import parse
+from ddbench.cli.settings import Common, own_threads
+from ddbench.registry import suggest
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.progress import Console
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainArgs:
+    """Train a class-conditional diffusion model of pixels (8 to 64 px) on the real training images.
+
+    Killed at any moment, the same command goes on and ends in the same bytes.
+    """
+
+    dataset: str = "digits"
+    """Dataset name (ddbench list datasets), or folder:PATH for your own images."""
+    size: int | None = None
+    """Side in pixels for image folders and ImageNet."""
+    diffusions: Path = Path("diffusions")
+    """Root of the diffusion models."""
+    steps: int = 4000
+    """Optimiser steps; the average of the weights after the last one is kept."""
+    batch: int = 32
+    """Images a step."""
+    lr: float = 1e-3
+    """Learning rate of AdamW; falls to 0 by a cosine."""
+    warmup: int = 100
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.0
+    """Weight decay."""
+    widths: tuple[int, ...] = ()
+    """Channels of the UNet's levels, finest first (multiples of 8); default: by the image size."""
+    layers: int = 1
+    """Residual blocks a level."""
+    label_dropout: float = 0.1
+    """Probability that an image is seen without its class, for classifier-free guidance."""
+    ema: float = 0.999
+    """Decay of the average of the weights."""
+    flip: bool = True
+    """Mirror images at random, where they may be mirrored."""
+    holdout: float = 0.1
+    """Fraction of the training images that the model never sees (as in the runs that use it)."""
+    seed: int = 0
+    """Names its initial weights, order, noise and drops."""
+    data: Path | None = None
+    """Folder with the datasets; default: $DDBENCH_DATA, else the user's cache folder."""
+    download: bool = False
+    """Download the dataset when it is not there."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:<i>."""
+    threads: int = 0
+    """Threads; 0: every core (1 for images up to 16 px)."""
+    quiet: bool = False
+    """Print results and errors only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoArgs:
+    """A table of the trained diffusion models, or one line about a model."""
+
+    root: tyro.conf.Positional[Path] = Path("diffusions")
+    """Root of the diffusion models, or the folder of one, pretrained ones included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleArgs:
+    """Draw plain samples of a model as a PNG grid: a row a class, 20 classes at most."""
+
+    model: tyro.conf.Positional[str]
+    """Folder of a model, or a pretrained one's name on the hub (owner/name)."""
+    out: Path = Path("samples.png")
+    """The picture."""
+    count: int = 8
+    """Images a class."""
+    steps: int = 50
+    """DDIM steps; a divisor of the model's timesteps (1000)."""
+    guidance: float = 1.5
+    """Classifier-free guidance; 1: the class alone."""
+    seed: int = 0
+    """Names the noise."""
+    download: bool = False
+    """Fetch a model of the hub that is not on this machine."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:<i>."""
+    threads: int = 0
+    """Threads; 0: every core (1 for images up to 16 px)."""
+
+
+EXAMPLES = """  ddbench diffusion train --dataset digits
+  ddbench diffusion train --dataset mnist --download --steps 8000
+  ddbench diffusion train --dataset folder:my-images --size 32 --widths 64 128 128 --steps 80000 --device cuda
+  ddbench diffusion info
+  ddbench diffusion sample diffusions/digits/KEY --guidance 2 --out digits.png
+  ddbench diffusion sample facebook/DiT-XL-2-256 --download --count 2 --guidance 4"""
+
+SUBVERBS = ("train", "info", "sample")
+
+
+def main(argv: list[str]) -> None:
+    """Run the verb."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"usage: ddbench diffusion {'|'.join(SUBVERBS)} [--help] ...\n\n{__doc__}\n\nexamples:\n{EXAMPLES}")
+        return
+    if argv[0] not in SUBVERBS:
+        raise UserError(
+            f"diffusion: unknown sub-verb {argv[0]!r}{suggest(argv[0], SUBVERBS)}; one of: {', '.join(SUBVERBS)}"
+        )
+    {"train": _train, "info": _info, "sample": _sample}[argv[0]](argv[1:])
+
+
+def _train(argv: list[str]) -> None:
+    args = parse(TrainArgs, argv, "ddbench diffusion train", str(TrainArgs.__doc__), EXAMPLES)
+    from ddbench.cli.settings import open_dataset
+    from ddbench.diffusion.library import diffusers
+    from ddbench.diffusion.recipe import DiffusionRecipe
+    from ddbench.diffusion.train import summary, train_model
+
+    diffusers()
+    recipe = DiffusionRecipe(
+        steps=args.steps,
+        batch=args.batch,
+        lr=args.lr,
+        warmup=args.warmup,
+        weight_decay=args.weight_decay,
+        widths=args.widths,
+        layers=args.layers,
+        label_dropout=args.label_dropout,
+        ema=args.ema,
+        flip=args.flip,
+        holdout=args.holdout,
+        seed=args.seed,
+    )
+    dataset = open_dataset(args.dataset, args.size, Common(data=args.data, download=args.download))
+    model = train_model(
+        root=args.diffusions,
+        dataset=dataset,
+        recipe=recipe,
+        device=args.device,
+        threads=own_threads(args.threads, dataset.spec.size),
+        console=Console(args.quiet),
+    )
+    print(f"diffusion model of {model.dataset}: {summary(model)}: {model.folder}")
+
+
+def _info(argv: list[str]) -> None:
+    args = parse(InfoArgs, argv, "ddbench diffusion info", str(InfoArgs.__doc__), EXAMPLES)
+    from ddbench.diffusion.store import model_folders, read_model
+
+    folders = model_folders(args.root)
+    if not folders and not args.root.is_dir():
+        raise UserError(
+            f"{args.root}: holds no diffusion models; train one with ddbench diffusion train --diffusions {args.root}"
+        )
+    rows: list[tuple[str, ...]] = [
+        ("kind", "dataset", "px", "classes", "M parameters", "steps", "holdout", "last loss", "folder")
+    ]
+    for folder in folders or [args.root]:
+        model = read_model(folder)
+        rows.append(
+            (
+                model.kind,
+                model.dataset or "-",
+                str(model.side),
+                str(model.classes),
+                f"{model.parameters / 1e6:.2f}",
+                str(model.recipe.get("steps", "-")),
+                f"{model.recipe['holdout']:g}" if model.recipe else "-",
+                "-" if model.loss is None else f"{model.loss:.4f}",
+                str(model.folder),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _sample(argv: list[str]) -> None:
+    args = parse(SampleArgs, argv, "ddbench diffusion sample", str(SampleArgs.__doc__), EXAMPLES)
+    if args.count < 1:
+        raise UserError(f"--count {args.count}: expected at least 1")
+    from ddbench.diffusion.ddim import check_grid
+    from ddbench.diffusion.store import open_model
+    from ddbench.diffusion.train import sample_grid
+    from ddbench.runtime.device import prepare, resolve_device
+    from ddbench.runtime.files import ensure_writable, write_bytes
+
+    model = open_model(args.model, download=args.download)
+    ensure_writable(args.out.parent)
+    prepare(own_threads(args.threads, model.side))
+    backend = model.backend(resolve_device(args.device))
+    check_grid(args.steps, None, len(backend.alphas))
+    write_bytes(
+        args.out, sample_grid(backend, seed=args.seed, count=args.count, steps=args.steps, guidance=args.guidance)
+    )
+    print(f"samples: {args.out}")

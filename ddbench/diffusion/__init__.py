@@ -1,0 +1,1 @@
+"""Class-conditional diffusion models: training small ones, reading pretrained ones, DDIM in both directions."""

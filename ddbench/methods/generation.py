@@ -1,0 +1,175 @@
+"""Synsets drawn from a diffusion model: what ``d3hr``, ``mgd3`` and ``unguided`` share. A step is a class.
+
+A method says in :meth:`Generation.draw` with which latents the images of a class begin, and how they get down to clean
+ones; the images that are done are the state. Nothing in sampling is random but these latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from ddbench.diffusion.backends import Backend
+from ddbench.diffusion.ddim import STEPS, Move, check_grid, travel
+from ddbench.diffusion.latents import Inversion, Latents
+from ddbench.diffusion.recipe import TIMESTEPS
+from ddbench.diffusion.store import class_map
+from ddbench.methods.base import Context, Distilled, Method, Needs, State
+from ddbench.runtime import seeds
+from ddbench.runtime.errors import UserError
+
+PUBLISHED_GUIDANCE = 4.0
+"""Classifier-free guidance of all published runs with DiT-XL/2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationConfig:
+    """Settings that methods of this kind have in common."""
+
+    steps: int = STEPS
+    """Points of the grid of times: DDIM steps of a whole way."""
+    guidance: float = 0.0
+    """Classifier-free guidance; 0: as published, 4, for a pretrained model, 1 (the class alone) for one of pixels."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Arithmetic of a pretrained transformer (the published runs have float16)."""
+
+
+G = TypeVar("G", bound=GenerationConfig)
+
+Correction = Callable[[Tensor, Tensor, Move, Tensor], Tensor]
+"""Changes predicted noise: (latents, noise, move, which images of the class these are, int64 ``(n,)``) to noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """How the images of a class are made.
+
+    Attributes:
+        latents: their beginnings, float32 ``(ipc, *latent_shape)``.
+        moves: the way down.
+        correction: of the predicted noise; None: none.
+        clip: clamp predicted images on the way (:func:`ddbench.diffusion.ddim.travel`).
+        metrics: of the step.
+    """
+
+    latents: Tensor
+    moves: Sequence[Move]
+    correction: Correction | None = None
+    clip: bool = False
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Generation(Method[G], Generic[G]):
+    """Base of the methods that draw a synset from a diffusion model."""
+
+    needs = Needs(diffusion=True)
+
+    @classmethod
+    def check(cls, config: G, context: Context) -> None:
+        check_grid(config.steps, None, TIMESTEPS)
+        if not 0 <= config.guidance < 100:
+            raise UserError(f"--guidance {config.guidance:g}: expected 0 (by the model) or a positive number below 100")
+
+    @property
+    def iterations(self) -> int:
+        return self.context.classes
+
+    def setup(self) -> None:
+        """Load the model."""
+        context, config = self.context, self.config
+        assert context.diffusion is not None
+        model = context.diffusion
+        self.guidance = config.guidance or (PUBLISHED_GUIDANCE if model.kind == "latent" else 1.0)
+        self.backend: Backend = model.backend(context.device, getattr(torch, config.precision))
+        self.labels = class_map(model, context.dataset)
+        check_grid(config.steps, None, len(self.backend.alphas))
+        self._images: list[Tensor] = []
+
+    def latents(self, *, start: int | None, released: bool = False, images: int) -> Latents:
+        """The cached latents of the training images (:class:`ddbench.diffusion.latents.Latents`)."""
+        context = self.context
+        assert context.diffusion is not None
+        assert context.latents is not None
+        return Latents(
+            context.latents,
+            backend=self.backend,
+            model=context.diffusion.sha256,
+            labels=self.labels,
+            dataset=context.dataset,
+            train=context.train,
+            inversion=Inversion(
+                steps=self.config.steps,
+                start=start,
+                guidance=1.0 if start is None else self.guidance,
+                released=released,
+                images=images,
+            ),
+            precision=self.config.precision,
+        )
+
+    def noise(self, label: int) -> Tensor:
+        """Pure noise for the images of a class, float32 ``(ipc, *latent_shape)``; image j has the same for any IPC."""
+        return torch.stack(
+            [
+                torch.randn(self.backend.latent_shape, generator=seeds.generator(self.context.seed, "noise", label, j))
+                for j in range(self.context.ipc)
+            ]
+        )
+
+    def draw(self, label: int) -> Draw:
+        """How the images of class ``label`` are made."""
+        raise NotImplementedError
+
+    def step(self, iteration: int) -> dict[str, float]:
+        """Make the images of class ``iteration``.
+
+        Raises:
+            UserError: they are not finite.
+        """
+        drawn = self.draw(iteration)
+        backend, made = self.backend, []
+        for part in torch.arange(len(drawn.latents)).split(backend.batch):
+            classes = self.labels[iteration].to(backend.device).expand(len(part))
+
+            def predict(x: Tensor, move: Move, part: Tensor = part, classes: Tensor = classes) -> Tensor:
+                noise = backend.noise(x, move.time, classes, self.guidance)
+                return noise if drawn.correction is None else drawn.correction(x, noise, move, part)
+
+            begin = drawn.latents[part].to(backend.device)
+            images = backend.decode(travel(begin, drawn.moves, predict, clip=drawn.clip))
+            if not bool(torch.isfinite(images).all()):
+                name = self.context.dataset.spec.class_names[iteration]
+                raise UserError(
+                    f"sampled images of class {name!r} are not finite; lower --guidance (now {self.guidance:g})"
+                )
+            made.append(backend.pixels(images, self.context.dataset.spec.size))
+        self._images.append(torch.cat(made))
+        return drawn.metrics
+
+    def distilled(self) -> Distilled:
+        """The images of the classes that are done, uint8, hard labels, class-major."""
+        return Distilled(
+            images=torch.cat(self._images),
+            labels=torch.arange(len(self._images)).repeat_interleave(self.context.ipc),
+        )
+
+    def state(self) -> State:
+        """The images that are done."""
+        return State(tensors={"images": torch.cat(self._images)} if self._images else {})
+
+    def load_state(self, state: State) -> None:
+        """Take the images over.
+
+        Raises:
+            ValueError: they are not those of whole classes of this run.
+        """
+        if "images" not in state.tensors:
+            return
+        images, ipc = state.tensors["images"].cpu(), self.context.ipc
+        if images.dtype != torch.uint8 or images.shape[1:] != self.context.dataset.spec.shape or len(images) % ipc:
+            raise ValueError(f"images are {images.dtype} {list(images.shape)}")
+        self._images = list(images.split(ipc))

@@ -1,0 +1,268 @@
+"""Training diffusion models: resumable to the same bytes, on the images it may see, with the classes dropped."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY, TINY_DIFFUSION, contents
+
+from ddbench.data.dataset import Dataset, holdout_split, stratified
+from ddbench.data.load import load_dataset
+from ddbench.diffusion import train as module
+from ddbench.diffusion.ddim import inversion_moves, sampling_moves, travel
+from ddbench.diffusion.recipe import DiffusionRecipe, scheduler_config, unet_config
+from ddbench.diffusion.store import read_model
+from ddbench.diffusion.train import _Training, ensure_model, train_model
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.progress import Console
+
+diffusers = pytest.importorskip("diffusers")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def digits(data_root: Path) -> Dataset:
+    return load_dataset("digits", data_root)
+
+
+@pytest.fixture(autouse=True)
+def plain_samples_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SAMPLE_COLUMNS", 1)
+
+
+def trained(root: Path, dataset: Dataset, **more: Any) -> Path:
+    recipe = DiffusionRecipe(**{**TINY_DIFFUSION, **more})
+    console = Console(quiet=True)
+    return train_model(root=root, dataset=dataset, recipe=recipe, device="cpu", threads=1, console=console).folder
+
+
+def test_killed_and_repeated(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A training that dies at every second step leaves the bytes of one that did not."""
+    whole = trained(tmp_path / "whole", digits, steps=6)
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0.0)
+    step = _Training.step
+    deaths: list[int] = []
+
+    def dying(self: Any, number: int) -> float:
+        if number % 2 and number not in deaths:
+            deaths.append(number)
+            raise KeyboardInterrupt
+        return step(self, number)
+
+    monkeypatch.setattr(_Training, "step", dying)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path / "killed", digits, steps=6)
+    killed = trained(tmp_path / "killed", digits, steps=6)
+    assert deaths == [1, 3, 5]
+    assert contents(killed, "cost.json") == contents(whole, "cost.json")
+    assert not list((tmp_path / "killed").rglob("*.partial*"))
+    assert json.loads((killed / "cost.json").read_text())["cpu_seconds"] > 0
+    assert trained(tmp_path / "killed", digits, steps=6) == killed, "a finished one is left as it is"
+
+
+def test_damaged_checkpoint(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "sample_grid", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            trained(tmp_path, digits)
+    (partial,) = tmp_path.rglob("*.partial.safetensors")
+    partial.write_bytes(partial.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"partial\.safetensors: not a whole safetensors file"):
+        trained(tmp_path, digits)
+
+
+def test_held_out_and_test_images_play_no_part(digits: Dataset, tmp_path: Path):
+    held = stratified(digits.train.labels, 10, 0.1, "holdout")
+    images = digits.train.images.clone()
+    images[held] = 255 - images[held]
+    other = dataclasses.replace(
+        digits,
+        train=dataclasses.replace(digits.train, images=images),
+        test=dataclasses.replace(digits.test, images=255 - digits.test.images),
+    )
+    assert contents(trained(tmp_path / "a", digits), "cost.json") == contents(
+        trained(tmp_path / "b", other), "cost.json"
+    )
+    images[~held] = 255 - images[~held]
+    assert contents(trained(tmp_path / "c", other), "cost.json") != contents(tmp_path / "a", "cost.json")
+
+
+def training(digits: Dataset, **more: Any) -> _Training:
+    recipe = DiffusionRecipe(**{**TINY_DIFFUSION, **more})
+    split, _ = holdout_split(digits.train, 0.1, 10)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = diffusers.UNet2DModel(**unet_config(recipe, 1, 8, 10))
+    return _Training(net, split, 10, recipe, flip=False, device=CPU)
+
+
+def test_classes_are_dropped_to_the_null_class(digits: Dataset):
+    made = training(digits, batch=1000, label_dropout=0.3)
+    index = made._pass_order(0)[:1000]
+    x, labels, times, noise = made._draw(0)
+    dropped = labels != made.split.labels[index]
+    assert set(labels[dropped].tolist()) == {10}
+    assert 0.25 < float(dropped.float().mean()) < 0.35
+    torch.testing.assert_close(x, made.split.images[index].float() / 127.5 - 1)
+    assert (int(times.min()) < 50, int(times.max()) > 950) == (True, True)
+    assert abs(float(noise.std()) - 1) < 0.02
+    assert torch.equal(training(digits, batch=1000, label_dropout=0.0)._draw(0)[1], made.split.labels[index])
+
+
+def test_every_image_once_a_pass(digits: Dataset):
+    made = training(digits, batch=100)
+    seen = torch.cat([made._pass_order(0)[i * 100 :][:100] for i in range(len(made.split) // 100)])
+    assert len(set(seen.tolist())) == len(seen)
+    assert not torch.equal(made._pass_order(0), made._pass_order(1))
+
+
+def test_a_step_is_what_is_written_down(digits: Dataset):
+    """Loss, learning rate and average against the equations, for two steps."""
+    made = training(digits, lr=0.01, ema=0.5)
+    start = {name: tensor.clone() for name, tensor in made.net.state_dict().items()}
+    x, labels, times, noise = made._draw(0)
+    a = diffusers.DDPMScheduler(**module._training_schedule()).alphas_cumprod[times].view(-1, 1, 1, 1)
+    predicted = made.net(a.sqrt() * x + (1 - a).sqrt() * noise, times, class_labels=labels).sample
+    assert made.step(0) == pytest.approx(float((predicted - noise).detach().square().mean()), rel=1e-5)
+    assert made.optimizer.param_groups[0]["lr"] == 0.01 * 0.5, "the one step of warm-up"
+    first = {name: tensor.clone() for name, tensor in made.net.state_dict().items()}
+    made.step(1)
+    assert made.optimizer.param_groups[0]["lr"] == 0.01
+    for name, tensor in made.net.state_dict().items():
+        early = start[name] + (first[name] - start[name]) * 0.9
+        torch.testing.assert_close(made.average[name], early + (tensor - early) * (1 - 2 / 11))
+
+
+def test_divergence(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_Training, "step", lambda self, number: math.nan)
+    with pytest.raises(UserError, match=r"diverged, at step 1 .* lower --lr"):
+        trained(tmp_path, digits)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--steps", 0),
+        ("--batch", 0),
+        ("--lr", 0),
+        ("--lr", "nan"),
+        ("--warmup", -1),
+        ("--weight-decay", -1),
+        ("--widths", 12),
+        ("--layers", 0),
+        ("--label-dropout", 1),
+        ("--ema", 1),
+        ("--holdout", 0.95),
+        ("--seed", -1),
+    ],
+)
+def test_refused_settings(flags: tuple[str, object], refused: Callable, tmp_path: Path):
+    argv = ("diffusion", "train", "--dataset", "digits", "--diffusions", tmp_path / "d", "--threads", 1)
+    refused([*argv, *flags], f"{flags[0]} {flags[1]}")
+
+
+def test_images_too_large(tmp_path: Path):
+    with pytest.raises(UserError, match="images of 128 px"):
+        DiffusionRecipe().check(128)
+
+
+def test_without_the_library(refused: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    real = importlib.import_module
+
+    def importing(name: str, *more: Any) -> Any:
+        if name == "diffusers":
+            raise ModuleNotFoundError("No module named 'diffusers'", name="diffusers")
+        return real(name, *more)
+
+    monkeypatch.setattr(importlib, "import_module", importing)
+    remedy = "pip install ddbench[diffusion]"
+    refused(["diffusion", "train", "--diffusions", tmp_path / "d"], remedy)
+    flags = ("--dataset", "digits", "--ipc", 1, "--student", TINY, "--out", tmp_path / "run")
+    refused(["distill", "--method", "d3hr", *flags], remedy)
+
+
+def test_verbs(ddb: Callable, refused: Callable, tmp_path: Path):
+    root = tmp_path / "d"
+    shape = ("--widths", 8, 8, "--steps", 3, "--batch", 8, "--warmup", 1, "--threads", 1)
+    result = ddb("diffusion", "train", "--dataset", "digits", "--diffusions", root, *shape, "--quiet")
+    assert (result.code, result.err) == (0, "")
+    (folder,) = (root / "digits").iterdir()
+    assert str(folder) in result.out
+    assert (folder / "samples.png").read_bytes().startswith(b"\x89PNG")
+    for place in (root, folder):
+        table = ddb("diffusion", "info", place)
+        assert table.code == 0
+        assert all(word in table.out for word in ("digits", "pixel", str(folder)))
+    again = ddb("diffusion", "train", "--dataset", "digits", "--diffusions", root, *shape)
+    assert "trained already" in again.err
+    out = tmp_path / "grid.png"
+    flags = ("--count", 1, "--steps", 5, "--out", out, "--threads", 1)
+    assert ddb("diffusion", "sample", folder, *flags).code == 0
+    first = out.read_bytes()
+    assert ddb("diffusion", "sample", folder, *flags).code == 0
+    assert out.read_bytes() == first
+    refused(["diffusion", "sample", folder, "--out", out, "--steps", 7], "--steps 7")
+    refused(["diffusion", "sample", folder, "--out", out, "--count", 0], "--count 0")
+    refused(["diffusion", "info", tmp_path / "nothing"], "nothing")
+    refused(["diffusion", "paint"], "paint", "train, info, sample")
+
+
+def test_first_stage_of_a_run(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    """Where there is no model one is trained by the default recipe, announced, and found the next time."""
+    monkeypatch.setattr(module, "DiffusionRecipe", lambda holdout: DiffusionRecipe(holdout=holdout, **TINY_DIFFUSION))
+
+    def ensure(holdout: float) -> Path:
+        return ensure_model(
+            root=tmp_path, dataset=digits, holdout=holdout, device="cpu", threads=1, console=Console()
+        ).folder
+
+    first = ensure(0.1)
+    assert "no diffusion model of digits at 8 px" in capsys.readouterr().err
+    assert ensure(0.1) == first
+    assert "no diffusion model" not in capsys.readouterr().err
+    assert ensure(0.2) != first, "it must not have seen what is held out"
+
+
+@pytest.mark.slow
+def test_round_trip_of_a_trained_model(digits: Dataset, tmp_path: Path):
+    """Training images are reconstructed from t 600; the released code's late start, clipping and more guidance cost."""
+    folder = trained(tmp_path, digits, widths=(16, 32), steps=400, batch=32, warmup=50, lr=2e-3)
+    backend = read_model(folder).backend(CPU)
+    labels = digits.train.labels[:32]
+    x = backend.images(digits.train.images[:32])
+
+    def error(steps: int, start: int = 600, resume: int = 600, there: float = 1.0, back: float = 1.0) -> float:
+        def predict(guidance: float) -> Any:
+            return lambda z, move: backend.noise(z, move.time, labels, guidance)
+
+        z = travel(x, inversion_moves(backend.alphas, steps, start), predict(there))
+        return float(
+            (travel(z, sampling_moves(backend.alphas, steps, resume), predict(back)) - x).square().mean().sqrt()
+        )
+
+    fine = error(50)
+    assert fine < 0.1, "measured 0.026 on Fashion-MNIST by a model of 300 steps"
+    assert error(50, resume=620) > 1.1 * fine
+    assert 1.5 < error(25) / fine < 2.7, "first order"
+    assert error(50, start=980, resume=980) > fine
+    assert error(50, there=1.0, back=4.0) > 2 * fine
+
+    scheduler = diffusers.DDIMScheduler(**{**scheduler_config(), "clip_sample": True})
+    inverse = diffusers.DDIMInverseScheduler(**{**scheduler_config(), "clip_sample": True})
+    z = x
+    for one in (inverse, scheduler):
+        one.set_timesteps(50)
+        for time in [int(t) for t in one.timesteps if t <= 600]:
+            z = one.step(backend.noise(z, time, labels), time, z).prev_sample
+    assert float((z - x).square().mean().sqrt()) > 1.2 * fine, "clip_sample off matters"

@@ -54,7 +54,7 @@ def plain_answers(net: Any, x: Any, maps: bool) -> list[Any]:
     return [*found, x]
 
 
-def plain_iterations(case: str, images: Any, labels: Any, width: int, real_batch: int, rounds: int) -> list[float]:
+def plain_iterations(case: str, images: Any, labels: Any, width: int, batch_real: int, rounds: int) -> list[float]:
     """CPU seconds of the rounds, the straightforward way."""
     import torch
 
@@ -72,7 +72,7 @@ def plain_iterations(case: str, images: Any, labels: Any, width: int, real_batch
     def distance(real: Any, own: Any, classes: int) -> Any:
         total = 0
         for position, (a, b) in enumerate(zip(real, own, strict=True)):
-            a = a.detach().reshape(classes, real_batch, -1).mean(1)
+            a = a.detach().reshape(classes, batch_real, -1).mean(1)
             weight = 100.0 if maps and position < 2 else 1.0
             total = total + weight * ((a - b.reshape(classes, IPC, -1).mean(1)) ** 2).sum()
         return total
@@ -85,7 +85,7 @@ def plain_iterations(case: str, images: Any, labels: Any, width: int, real_batch
             parameter.requires_grad = False
         loss, all_real, all_synthetic = torch.tensor(0.0), [], []
         for label in range(CLASSES):
-            chosen = index[label][torch.randperm(len(index[label]), generator=randomness)[:real_batch]]
+            chosen = index[label][torch.randperm(len(index[label]), generator=randomness)[:batch_real]]
             made = draw(strategy, 1, images.shape[-1], randomness)
             real = apply(made, images[chosen])
             own = apply(made, synthetic[label * IPC : (label + 1) * IPC])
@@ -105,7 +105,7 @@ def plain_iterations(case: str, images: Any, labels: Any, width: int, real_batch
     return seconds
 
 
-def our_iterations(case: str, pixels: Any, labels: Any, width: int, real_batch: int, rounds: int) -> list[float]:
+def our_iterations(case: str, pixels: Any, labels: Any, width: int, batch_real: int, rounds: int) -> list[float]:
     """CPU seconds of the rounds as ``ddbench distill`` does them."""
     from pathlib import Path
 
@@ -136,7 +136,7 @@ def our_iterations(case: str, pixels: Any, labels: Any, width: int, real_batch: 
         console=Console(quiet=True),
     )
     kind = METHODS.get(case)
-    method = kind(kind.config_class(real_batch=real_batch), context)
+    method = kind(kind.config_class(batch_real=batch_real), context)
     method.setup()
     seconds = []
     for iteration in range(rounds):
@@ -146,7 +146,7 @@ def our_iterations(case: str, pixels: Any, labels: Any, width: int, real_batch: 
     return seconds
 
 
-def one(side: str, case: str, width: int, real_batch: int, rounds: int) -> dict[str, float]:
+def one(side: str, case: str, width: int, batch_real: int, rounds: int) -> dict[str, float]:
     """Median CPU seconds of an iteration, and the process's peak memory in bytes."""
     import torch
 
@@ -157,9 +157,9 @@ def one(side: str, case: str, width: int, real_batch: int, rounds: int) -> dict[
     labels = torch.arange(count) % CLASSES
     if side == "plain":
         images = (pixels.float() / 255 - 0.2861) / 0.3530
-        seconds = plain_iterations(case, images, labels, width, real_batch, rounds)
+        seconds = plain_iterations(case, images, labels, width, batch_real, rounds)
     else:
-        seconds = our_iterations(case, pixels, labels, width, real_batch, rounds)
+        seconds = our_iterations(case, pixels, labels, width, batch_real, rounds)
     return {"seconds": statistics.median(seconds[1:]), "memory": float(common.peak())}
 
 
@@ -167,7 +167,7 @@ def main() -> None:
     """Measure and print."""
     parser = common.parser(str(__doc__))
     parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--real-batch", type=int, default=0, help="0: as published")
+    parser.add_argument("--batch-real", type=int, default=0, help="0: as published")
     parser.add_argument("--rounds", type=int, default=6)
     args = parser.parse_args()
     if args.one:
@@ -179,12 +179,12 @@ def main() -> None:
         "|---|---|---|---|---|---|---|---|",
     ]
     for case, (norm, published) in CASES.items():
-        real_batch = args.real_batch or published
-        base = common.measure(__file__, "plain", case, args.width, real_batch, args.rounds)
-        own = common.measure(__file__, "ddbench", case, args.width, real_batch, args.rounds)
+        batch_real = args.batch_real or published
+        base = common.measure(__file__, "plain", case, args.width, batch_real, args.rounds)
+        own = common.measure(__file__, "ddbench", case, args.width, batch_real, args.rounds)
         for side, found, bound in (("plain", base, ""), ("ddbench", own, "0.8")):
             lines.append(
-                f"| {case} | convnet-d3-w{args.width}-{norm} | {real_batch} | {side} | {found['seconds']:.3f} "
+                f"| {case} | convnet-d3-w{args.width}-{norm} | {batch_real} | {side} | {found['seconds']:.3f} "
                 f"| {found['seconds'] / base['seconds']:.2f} | {bound} | {found['memory'] / 1e6:.0f} |"
             )
     command = f"python benchmarks/{' '.join(['matching_dm.py', *(a for a in sys.argv[1:] if a != '--write')])}"

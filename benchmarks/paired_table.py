@@ -47,6 +47,29 @@ def difference(ours: dict[int, float], others: list[dict[int, float]]) -> str:
     return f"{text}: tie" if gap["tie"] else text
 
 
+def means(results: list[Any], args: argparse.Namespace, student: str) -> None:
+    """One table of several metrics: means over network seeds with intervals; random over its subsets too."""
+    metrics = args.metrics.split(",")
+    print(f"\nIPC {args.ipc}, {student}\n")
+    print(f"| method | protocol | {' | '.join(metrics)} |\n|{' --- |' * (len(metrics) + 2)}")
+    for method in args.methods.split(","):
+        name, _, protocol = method.partition(":")
+        rows = [row for row in chosen(results, args, name, protocol or args.protocol) if student in row["summary"]]
+        if not rows:
+            continue
+        cells = []
+        for metric in metrics:
+            groups = [list(own.values()) for own in (values(row, student, metric) for row in rows) if own]
+            if not groups:
+                cells.append("")
+                continue
+            entry = summarise_groups(groups) if name == "random" else summarise(groups[0])
+            digits, unit = (1, 100) if "accuracy" in metric or metric.startswith("robust") else (3, 1)
+            low, high, mean = (unit * entry[key] for key in ("low", "high", "mean"))
+            cells.append(f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})")
+        print(f"| {name} | `{rows[0]['protocol']['name']}` | {' | '.join(cells)} |")
+
+
 def main() -> None:
     """Print one table for each student."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -59,11 +82,15 @@ def main() -> None:
     parser.add_argument("--base", default=None, help="a method that the others are also compared with")
     parser.add_argument("--students", default=None)
     parser.add_argument("--metric", default="accuracy")
+    parser.add_argument("--metrics", default=None, help="several, comma-separated: one table of their means instead")
     args = parser.parse_args()
-    results = [result for result, _ in current(load_results(args.board))]
-    rows = {method: chosen(results, args, method, None) for method in args.methods.split(",")}
+    results = [entry.result for entry in current(load_results(args.board))]
+    rows = {method: chosen(results, args, method.partition(":")[0], None) for method in args.methods.split(",")}
     known = [student for found in rows.values() for result in found for student in result["summary"]]
     for student in args.students.split(",") if args.students else dict.fromkeys(known):
+        if args.metrics:
+            means(results, args, student)
+            continue
         print(f"\nIPC {args.ipc}, {student}, {args.metric}\n")
         base = f" | - {args.base}" if args.base else ""
         print(f"| method | protocol | % | - random{base} |\n|{' --- |' * (5 if args.base else 4)}")

@@ -72,7 +72,9 @@ class Args(Common):
     drop: float = 0.6
     """smooth: learning-rate factor of the second half."""
     workers: int = 0
-    """Experts trained at once, each in its own process; 0: one a core."""
+    """Processes that train experts; 0: one a core."""
+    at_once: int = 1
+    """Experts that a process trains at once, weights stacked (kind sgd): pays on a GPU with small networks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,7 @@ class ImportArgs(Common):
 EXAMPLES = """  ddbench buffer --recipe mtt/digits-ipc1
   ddbench buffer --dataset folder:my-images --size 32 --experts 10 --workers 2
   ddbench buffer --recipe mtt/cifar10-ipc10 --download
+  ddbench buffer --recipe mtt/cifar10-ipc10 --device cuda --workers 1 --at-once 10
   ddbench buffer --dataset digits --kind gsam --experts 10 --epochs 16
   ddbench buffer info
   ddbench buffer verify expert_trajectories
@@ -200,6 +203,7 @@ def _record(args: Args) -> None:
         device=args.device,
         compile=args.compile,
         console=console,
+        at_once=args.at_once,
     )
     last = [store.experts[index] for index in store.indices]
     test = [one.test_accuracy for one in last if one.test_accuracy is not None]

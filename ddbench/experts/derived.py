@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from ddbench.experts.recipe import ExpertRecipe
-from ddbench.experts.record import training_flops, trajectory
 from ddbench.experts.store import MANIFEST, TrajectoryStore, read_store
+from ddbench.experts.train import training_flops, trajectories
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable
@@ -106,11 +106,13 @@ def record_derived(
             flops = training_flops(net, inputs, store.recipe) * len(indices)
             compiler = devices.choose_compiler(compile, flops, inputs.device, console.say)
         named = seed(index)
-        weights, buffers, curves = trajectory(
-            net, inputs, held_out, store.recipe, named, compiler, f"{title}, network {index}"
-        )
+        (made,) = trajectories([net], inputs, held_out, store.recipe, [named], compiler)
+        failure = made.failure(f"{title}, network {index}", store.recipe)
+        if failure:
+            raise UserError(failure)
         parent = {"expert": index, **store.header["parent"]}
-        store.write_expert(index, weights, buffers, {**curves, "test_accuracy": None, "parent": parent})
+        curves = {**made.curves, "test_accuracy": None, "parent": parent}
+        store.write_expert(index, made.weights, made.buffers, curves)
         store.scan(index)
         store.write_manifest()
         if time.monotonic() - said >= PLAIN_SECONDS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from ddbench.data.dataset import Dataset, holdout_split, validation_sample
+from ddbench.data.limits import require_memory
 from ddbench.data.load import data_root, load_dataset
 from ddbench.data.policy import parse_policy
 from ddbench.data.preprocess import Preprocess, fit_preprocess
 from ddbench.data.specs import resolve_augmentation
 from ddbench.experts.recipe import ExpertRecipe
-from ddbench.experts.sharpness import drop_factor, train_expert
 from ddbench.experts.store import MANIFEST, TrajectoryStore, read_store, store_folder
+from ddbench.experts.train import optimizer_settings, predict_all, training_flops, trajectories
 from ddbench.networks.build import build_student
 from ddbench.networks.names import check_student
 from ddbench.runtime import device as devices
@@ -25,21 +26,9 @@ from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable, read_json, write_json
 from ddbench.runtime.jobs import run_jobs
-from ddbench.runtime.progress import Console
+from ddbench.runtime.progress import Bar, Console
 from ddbench.runtime.resources import Meter
-from ddbench.training.flat import flatten_buffers, flatten_parameters
-from ddbench.training.loops import (
-    Epoch,
-    Inputs,
-    OptimizerSettings,
-    accuracy,
-    drop_after,
-    forward_flops,
-    inputs_of,
-    make_optimizer,
-    predict,
-    train,
-)
+from ddbench.training.loops import accuracy, inputs_of, make_optimizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +44,34 @@ class RecordJob:
     device: str
     threads: int
     compile: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Experts that are trained at once.
+
+    Attributes:
+        indices: of all of them: what an expert ends as depends, in its last bits, on how many others are beside it.
+        missing: those to be written; the others are recorded already.
+    """
+
+    indices: tuple[int, ...]
+    missing: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockResult:
+    """What a block left.
+
+    Attributes:
+        written: experts whose files are there now.
+        cost: of each of them: its share of what the block cost.
+        failures: why others were not written, one line each.
+    """
+
+    written: list[int]
+    cost: dict[str, Any]
+    failures: list[str]
 
 
 def open_store(
@@ -96,14 +113,20 @@ def record(
     device: str,
     compile: str,
     console: Console,
+    at_once: int = 1,
 ) -> TrajectoryStore:
     """Record experts 0 to ``experts - 1``; those that are there already are kept.
 
     A kill loses at most the experts in work; the same call goes on. The result does not depend on the number of
-    workers (each uses ``threads`` threads).
+    workers (each uses ``threads`` threads); ``at_once`` decides the last bits, so each expert's record says it.
+
+    Args:
+        at_once: experts that a worker trains at once on one device, their weights stacked.
 
     Raises:
-        UserError: settings out of range, a student that does not fit the images, a folder that cannot be written to.
+        UserError: settings out of range, a student that does not fit the images, experts that cannot be trained at
+            once, a folder that cannot be written to; or an expert whose weights stop being finite (those beside it are
+            kept).
     """
     recipe.check()
     if experts < 1:
@@ -114,7 +137,8 @@ def record(
     parse_policy(recipe.augmentation)
     devices.resolve_device(device)
     net = build_student(student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=0)
-    make_optimizer(net.parameters(), _optimizer(recipe))
+    make_optimizer(net.parameters(), optimizer_settings(recipe))
+    _check_at_once(at_once, experts, net, recipe)
     preprocess = fit_preprocess(dataset, recipe.preprocess, data_root(data))
     store = open_store(root, dataset, student, recipe, preprocess)
     known = store.indices
@@ -140,55 +164,65 @@ def record(
         compile=compile,
     )
     with console.bar(f"experts ({student}, {recipe.epochs} epochs)", experts, done) as bar:
-        for position, cost in run_jobs("ddbench.experts.record:record_expert", job, missing, workers):
-            index = missing[position]
-            add_cost(store.folder, index, cost)
-            store.experts.pop(index, None)  # a file of the same size that was removed since
-            store.scan(index)
-            store.write_manifest()
-            entry = store.experts[index]
-            bar.advance(f"train accuracy {entry.train_accuracy[-1]:.3f}")
+        blocks = _blocks(experts, missing, at_once)
+        for _, result in run_jobs("ddbench.experts.record:record_block", job, blocks, workers):
+            _take_in(store, result, bar)
     return store
 
 
-def _optimizer(recipe: ExpertRecipe) -> OptimizerSettings:
-    return OptimizerSettings(
-        name=recipe.optimizer,
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        options=recipe.options,
-    )
+def _take_in(store: TrajectoryStore, result: BlockResult, bar: Bar) -> None:
+    """Enter what a block left into manifest and costs.
+
+    Raises:
+        UserError: an expert of the block diverged; the others are entered.
+    """
+    for index in result.written:
+        add_cost(store.folder, index, result.cost)
+        store.experts.pop(index, None)  # a file of the same size that was removed since
+        store.scan(index)
+        store.write_manifest()
+        bar.advance(f"train accuracy {store.experts[index].train_accuracy[-1]:.3f}")
+    if result.failures:
+        more = f" (and {len(result.failures) - 1} more)" if len(result.failures) > 1 else ""
+        raise UserError(f"{result.failures[0]}{more}")
 
 
-PASSES = {"sgd": 1, "gsam": 2, "smooth": 3}
-"""About how many forward and backward passes a step of each kind makes."""
+def _blocks(experts: int, missing: Sequence[int], at_once: int) -> list[Block]:
+    """The blocks of ``at_once`` neighbouring experts of which some are missing; the same blocks in every try."""
+    blocks = []
+    for first in range(0, experts, at_once):
+        indices = tuple(range(first, min(first + at_once, experts)))
+        wanted = tuple(index for index in indices if index in missing)
+        if wanted:
+            blocks.append(Block(indices=indices, missing=wanted))
+    return blocks
 
 
-def _training(
-    net: torch.nn.Module, inputs: Inputs, recipe: ExpertRecipe, seed: int, compiler: devices.Compiler | None
-) -> Iterator[Epoch]:
-    """Train an expert in place as its recipe says."""
-    policy = parse_policy(recipe.augmentation)
-    factor = drop_after(recipe.epochs // 2 + 1 if recipe.decay else None)
-    if recipe.kind == "smooth":
-        factor = functools.partial(drop_factor, epochs=recipe.epochs, drop=recipe.drop)
+def _check_at_once(at_once: int, experts: int, net: torch.nn.Module, recipe: ExpertRecipe) -> None:
+    """Refuse experts that cannot be trained at once.
+
+    Raises:
+        UserError: names the flag and the reason.
+    """
+    if at_once < 1:
+        raise UserError(f"--at-once {at_once}: expected at least 1")
+    stacked = min(at_once, experts)
+    if stacked == 1:
+        return
+    from ddbench.training.many import ELEMENTWISE, draws_in_training  # torch.func is slow to import
+
+    reason = None
     if recipe.kind != "sgd":
-        return train_expert(
-            net, inputs, recipe, _optimizer(recipe), policy, seed=seed, factor=factor, compiler=compiler
-        )
-    return train(
-        net,
-        inputs,
-        epochs=recipe.epochs,
-        batch=recipe.batch,
-        optimizer=_optimizer(recipe),
-        policy=policy,
-        seed=seed,
-        factor=factor,
-        rebuild=True,
-        precision=recipe.precision,
-        compiler=compiler,
+        reason = f"--kind {recipe.kind} looks at each network's gradient as a whole"
+    elif recipe.optimizer not in ELEMENTWISE:
+        reason = f"--optimizer {recipe.optimizer} is not element by element"
+    elif draws_in_training(net):
+        reason = "this --student draws at random in training (dropout, dropped paths)"
+    if reason:
+        raise UserError(f"--at-once {at_once}: {reason}; leave --at-once out, and use --workers")
+    size = sum(parameter.numel() for parameter in net.parameters())
+    require_memory(
+        4 * stacked * (recipe.epochs + 1) * size, f"keeping every epoch of {stacked} experts", "use a smaller --at-once"
     )
 
 
@@ -197,71 +231,48 @@ def _dataset(name: str, data: Path | None, size: int | None) -> Dataset:
     return load_dataset(name, data, size=size)
 
 
-def record_expert(job: RecordJob, index: int) -> dict[str, Any]:
-    """Train one expert, write its file and return what it cost; run by a worker."""
+def record_block(job: RecordJob, block: Block) -> BlockResult:
+    """Train a block of experts and write the files of those that are missing; run by a worker."""
     devices.prepare(job.threads)
     meter = Meter()
     recipe, device = job.recipe, devices.resolve_device(job.device)
     dataset = _dataset(job.dataset, job.data, job.size)
     spec = dataset.spec
     preprocess = fit_preprocess(dataset, recipe.preprocess, data_root(job.data))
-    split, held_out = holdout_split(dataset.train, recipe.holdout, spec.classes)
+    split, held_out = holdout_split(dataset.train, recipe.holdout, spec.classes, dataset.root)
     held_out = validation_sample(held_out)
     inputs = inputs_of(split, preprocess, device)
-    seed = seeds.derive(recipe.seed, "expert", index)
-    net = build_student(job.student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=seed).to(device)
-
-    compiler = devices.choose_compiler(job.compile, training_flops(net, inputs, recipe), device, print)
+    named = [seeds.derive(recipe.seed, "expert", index) for index in block.indices]
+    build = functools.partial(build_student, job.student, channels=spec.channels, size=spec.size, classes=spec.classes)
+    nets = [build(seed=seed).to(device) for seed in named]
+    flops = len(nets) * training_flops(nets[0], inputs, recipe)
+    compiler = devices.choose_compiler(job.compile, flops, device, print)
     seen = inputs_of(held_out, preprocess, device) if len(held_out.labels) else None
-    weights, buffers, curves = trajectory(net, inputs, seen, recipe, seed, compiler, f"expert {index}")
-    test = predict(net, inputs_of(dataset.test, preprocess, device))
-    curves["test_accuracy"] = round(accuracy(test, dataset.test.labels), 6)
-    store = read_store(job.folder)
-    store.write_expert(index, weights, buffers, curves)
-    return meter.report(devices.describe(device))
+    made = trajectories(nets, inputs, seen, recipe, named, compiler)
+    logits = predict_all(nets, inputs_of(dataset.test, preprocess, device))
+    store, written, failures = read_store(job.folder), [], []
+    for index, one, test in zip(block.indices, made, logits, strict=True):
+        if index not in block.missing:
+            continue
+        failure = one.failure(f"expert {index}", recipe)
+        if failure:
+            failures.append(failure)
+            continue
+        curves = {**one.curves, "test_accuracy": round(accuracy(test, dataset.test.labels), 6)}
+        if len(nets) > 1:
+            curves["at_once"] = len(nets)
+        store.write_expert(index, one.weights, one.buffers, curves)
+        written.append(index)
+    return BlockResult(written=written, cost=_share(meter.report(devices.describe(device)), block), failures=failures)
 
 
-def training_flops(net: torch.nn.Module, inputs: Inputs, recipe: ExpertRecipe) -> float:
-    """About how many floating-point operations an expert's training takes."""
-    return 3 * PASSES[recipe.kind] * forward_flops(net, inputs.shape) * len(inputs) * recipe.epochs
-
-
-def trajectory(
-    net: torch.nn.Module,
-    inputs: Inputs,
-    held_out: Inputs | None,
-    recipe: ExpertRecipe,
-    seed: int,
-    compiler: devices.Compiler | None,
-    name: str,
-) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """Train a network in place as a recipe says, and keep what it was before and after each epoch.
-
-    Args:
-        held_out: real images that are judged after each epoch; ``None``: none.
-        name: what is trained, for messages.
-
-    Returns:
-        Weights ``(E+1, P)``, running statistics ``(E+1, B)``, and the curves of a record (without a test accuracy).
-
-    Raises:
-        UserError: its weights stop being finite.
-    """
-    weights, buffers = [flatten_parameters(net).cpu()], [flatten_buffers(net).cpu()]
-    curves: dict[str, Any] = {"seed": seed, "loss": [], "train_accuracy": [], "holdout_accuracy": []}
-    for epoch in _training(net, inputs, recipe, seed, compiler):
-        weights.append(flatten_parameters(net).cpu())
-        buffers.append(flatten_buffers(net).cpu())
-        if not bool(torch.isfinite(weights[-1]).all()):
-            raise UserError(
-                f"{name}: its weights are not finite after epoch {epoch.number}; lower --lr (now {recipe.lr:g})"
-            )
-        curves["loss"].append(round(epoch.loss, 6))
-        curves["train_accuracy"].append(round(epoch.accuracy, 6))
-        if held_out is not None:
-            logits = predict(net, held_out)
-            curves["holdout_accuracy"].append(round(accuracy(logits, held_out.labels), 6))
-    return torch.stack(weights), torch.stack(buffers), curves
+def _share(cost: dict[str, Any], block: Block) -> dict[str, Any]:
+    """What one of the missing experts of a block cost: their sum is what the block cost."""
+    if len(block.indices) == 1:
+        return cost
+    count = len(block.missing)
+    shares = {name: round(cost[name] / count, 3) for name in ("wall_seconds", "cpu_seconds")}
+    return {**cost, **shares, "at_once": len(block.indices)}
 
 
 COST = "cost.json"

@@ -35,7 +35,10 @@ def expert_file(index: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """One expert's record in the manifest: file hash, bytes, and its curves (one entry an epoch, fractions)."""
+    """One expert's record in the manifest: file hash, bytes, and its curves (one entry an epoch, fractions).
+
+    ``at_once`` experts were trained with stacked weights, which decides the last bits of each; 1 is not written down.
+    """
 
     sha256: str
     bytes: int
@@ -44,6 +47,14 @@ class Recorded:
     train_accuracy: list[float]
     holdout_accuracy: list[float]
     test_accuracy: float | None
+    at_once: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        values = dict(vars(self))
+        if self.at_once == 1:
+            del values["at_once"]
+        return values
 
 
 @dataclass(kw_only=True)
@@ -144,6 +155,8 @@ class TrajectoryStore:
         with open_tensors(path, EXPERT_KIND, SCHEMA) as (handle, header):
             check_tensor(path, handle, "w", ("F32",), 2)
         curves = {name: header.get(name) for name in _CURVES}
+        if "at_once" in header:
+            curves["at_once"] = header["at_once"]
         try:
             self.experts[index] = _recorded({"sha256": file_hash(path), "bytes": path.stat().st_size, **curves})
         except TypeError as error:
@@ -159,7 +172,7 @@ class TrajectoryStore:
                 "schema": SCHEMA,
                 **self.header,
                 "recipe": self.recipe.to_json(),
-                "experts": {f"{index:05d}": vars(self.experts[index]) for index in self.indices},
+                "experts": {f"{index:05d}": self.experts[index].to_json() for index in self.indices},
             },
         )
 
@@ -196,7 +209,8 @@ def _recorded(entry: dict[str, Any]) -> Recorded:
     """
     made = Recorded(**entry)
     curves = [name for name in ("loss", "train_accuracy", "holdout_accuracy") if not _numbers(entry[name])]
-    wrong = [name for name in ("bytes", "seed") if type(entry[name]) is not int] + curves
+    whole = [name for name in ("bytes", "seed", "at_once") if type(getattr(made, name)) is not int]
+    wrong = whole + curves
     if not isinstance(made.sha256, str):
         wrong.append("sha256")
     if made.test_accuracy is not None and not _numbers([made.test_accuracy]):

@@ -22,7 +22,7 @@ from torch import Tensor
 from ddbench.data.coreset import k_means
 from ddbench.data.dataset import class_indices
 from ddbench.methods.base import Context, Needs
-from ddbench.methods.trajectory import Segment, TrajectoryConfig, TrajectoryMethod
+from ddbench.methods.trajectory import InnerConfig, Segment, TrajectoryMethod
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.training.inner import InnerProblem, OuterTerm, match_term
@@ -30,12 +30,12 @@ from ddbench.training.trajectory_losses import balance, intermediate_matches, pe
 
 
 @dataclass(frozen=True, kw_only=True)
-class ASTConfig(TrajectoryConfig):
+class ASTConfig(InnerConfig):
     """Settings of AST; flags of the public code in brackets."""
 
-    init: Literal["representative", "real", "noise"] = "representative"  # type: ignore[assignment]
-    """First images: nearest to the k-means centres of a class's logits (avg), random real ones, or normal noise."""
-    student_momentum: float = 0.9
+    init: Literal["representative", "real", "noise", "dream"] = "representative"  # type: ignore[assignment]
+    """First images: nearest to the k-means centres of a class's logits (avg), random real ones, noise, or DREAM's."""
+    momentum_student: float = 0.9
     """Momentum of the student's SGD (mom)."""
     balance: bool = True
     """Multiply the student's loss by a factor of the start epoch: below 1 early, above 1 late (balance_loss)."""
@@ -43,8 +43,6 @@ class ASTConfig(TrajectoryConfig):
     """Strength of the perturbation of the start's convolutions; 0: none (weight_perturb)."""
     intermediate: Literal["all", "growing", "none"] = "all"
     """Matches after each epoch before the last: weight 1 (agg_middle_loss), i/M (adaptive_middle_loss), or none."""
-    inner: Literal["adjoint", "unroll", "truncated", "higher"] = "adjoint"
-    """How the outer gradient is computed: adjoint equals unroll, in the memory of one step."""
 
 
 class AST(TrajectoryMethod[ASTConfig]):
@@ -58,15 +56,10 @@ class AST(TrajectoryMethod[ASTConfig]):
     def check(cls, config: ASTConfig, context: Context) -> None:
         """As the family's, and the settings of its own."""
         super().check(config, context)
-        if not 0 <= config.student_momentum < 1:
-            raise UserError(f"--student-momentum {config.student_momentum}: expected a number from 0 to below 1")
+        if not 0 <= config.momentum_student < 1:
+            raise UserError(f"--momentum-student {config.momentum_student}: expected a number from 0 to below 1")
         if not 0 <= config.perturb < float("inf"):
             raise UserError(f"--perturb {config.perturb}: expected a number of at least 0 (0: none)")
-
-    @property
-    def inner_mode(self) -> str:
-        """As the config says."""
-        return self.config.inner
 
     def first_images(self) -> Tensor:
         """Of each class, the images nearest to the k-means centres of one expert's logits at its last epoch."""
@@ -107,7 +100,7 @@ class AST(TrajectoryMethod[ASTConfig]):
 
     def problem(self, segment: Segment) -> InnerProblem:
         """As the family's, with the student's momentum."""
-        return replace(super().problem(segment), momentum=self.config.student_momentum)
+        return replace(super().problem(segment), momentum=self.config.momentum_student)
 
     def _matches(self) -> list[tuple[int, int, float]]:
         config = self.config

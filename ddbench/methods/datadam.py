@@ -40,7 +40,7 @@ POWERS = {"code": 1, "paper": 4}
 class DataDAMConfig(DistributionConfig):
     """Settings of DataDAM; the defaults are those of the released script."""
 
-    real_batch: int = 64
+    batch_real: int = 64
     """Real images of each class in an iteration, all different (all there are in a smaller class)."""
     form: Literal["code", "paper"] = "code"
     """Exponent of the attention maps: code is p = 1 (use a -bn student), paper p = 4 (use an -in student)."""

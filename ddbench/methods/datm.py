@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ddbench.data.dataset import class_indices
 from ddbench.methods.base import Context, Needs, State
-from ddbench.methods.trajectory import Segment, TrajectoryConfig, TrajectoryMethod
+from ddbench.methods.trajectory import InnerConfig, Segment, TrajectoryMethod
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.training.inner import InnerResult
@@ -34,11 +34,11 @@ from ddbench.training.trajectory_losses import first_right, mean_right_logits, w
 
 
 @dataclass(frozen=True, kw_only=True)
-class DATMConfig(TrajectoryConfig):
+class DATMConfig(InnerConfig):
     """Settings of DATM; names of the public code's configs in brackets."""
 
-    init: Literal["correct", "real", "noise"] = "correct"  # type: ignore[assignment]
-    """First images: real ones that an expert classifies right, random real ones, or standard normal noise."""
+    init: Literal["correct", "real", "noise", "dream"] = "correct"  # type: ignore[assignment]
+    """First images: real ones that an expert classifies right, random real ones, normal noise, or DREAM's choice."""
     first_end: int = 0
     """End of the window of start epochs at the first iteration (current_max_start_epoch); 0: T+ from the beginning."""
     growth: int = 1000
@@ -51,8 +51,6 @@ class DATMConfig(TrajectoryConfig):
     """Experts whose last weights give the first labels; 0: all."""
     skip_above: float = 1.0
     """An outer step whose matching loss is larger is not taken (threshold)."""
-    inner: Literal["adjoint", "unroll", "truncated", "higher"] = "adjoint"
-    """How the outer gradient is computed: adjoint equals unroll in the memory of one step; truncated is DATM_tesla."""
 
 
 class DATM(TrajectoryMethod[DATMConfig]):
@@ -90,11 +88,6 @@ class DATM(TrajectoryMethod[DATMConfig]):
             raise UserError(f"--momentum-labels {config.momentum_labels}: expected a number from 0 to below 1")
         if config.label_experts < 0:
             raise UserError(f"--label-experts {config.label_experts}: expected at least 0 (0: all)")
-
-    @property
-    def inner_mode(self) -> str:
-        """As the config says."""
-        return self.config.inner
 
     def setup(self) -> None:
         """As the family's; then the first labels, which judge the first images."""

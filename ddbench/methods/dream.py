@@ -28,8 +28,8 @@ class DREAMConfig(MultiFormationConfig):
     """Real images of a batch: random ones of the class, or DREAM's representatives, one a cluster of its features."""
     batch_real: int = 128
     """Real images of a class in one step: the number of clusters."""
-    init: Literal["random", "mix", "dream"] = "dream"
-    """First images: a real one each (random), f x f reduced real ones each (mix), or such chosen by DREAM (dream)."""
+    init: Literal["real", "mix", "dream"] = "dream"
+    """First images: a real one each (real), f x f reduced real ones each (mix), or such chosen by DREAM (dream)."""
 
 
 class DREAM(MultiFormation[DREAMConfig]):

@@ -13,25 +13,22 @@ networks of its own; experts of different rho and alpha are kept apart.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ddbench.methods.base import Context, Needs, State
-from ddbench.methods.trajectory import Segment, TrajectoryConfig, TrajectoryMethod
+from ddbench.methods.trajectory import InnerConfig, Segment, TrajectoryMethod
 from ddbench.runtime.errors import UserError
 from ddbench.training.inner import InnerResult
 
 
 @dataclass(frozen=True, kw_only=True)
-class FTDConfig(TrajectoryConfig):
+class FTDConfig(InnerConfig):
     """Settings of FTD; the experts' are flags of ``ddbench buffer``."""
 
     ema: float = 0.999
     """d: share of the old average that is kept at an outer step; 0: the product is the last images."""
-    inner: Literal["adjoint", "unroll", "truncated", "higher"] = "adjoint"
-    """How the outer gradient is computed: adjoint equals unroll, in the memory of one step."""
 
 
 class FTD(TrajectoryMethod[FTDConfig]):
@@ -47,11 +44,6 @@ class FTD(TrajectoryMethod[FTDConfig]):
         super().check(config, context)
         if not 0 <= config.ema < 1:
             raise UserError(f"--ema {config.ema}: expected a number from 0 to below 1")
-
-    @property
-    def inner_mode(self) -> str:
-        """As the config says."""
-        return self.config.inner
 
     def setup(self) -> None:
         """The average starts at the first images."""

@@ -15,17 +15,13 @@ gradient is not finite is not taken; beta may be learned on a logarithmic scale;
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from ddbench.methods.trajectory import TrajectoryConfig, TrajectoryMethod
+from ddbench.methods.trajectory import InnerConfig, TrajectoryMethod
 
 
 @dataclass(frozen=True, kw_only=True)
-class MTTConfig(TrajectoryConfig):
-    """Settings of MTT."""
-
-    inner: Literal["adjoint", "unroll", "truncated", "higher"] = "adjoint"
-    """How the outer gradient is computed: adjoint equals unroll, in the memory of one step."""
+class MTTConfig(InnerConfig):
+    """Settings of MTT: the family's."""
 
 
 class MTT(TrajectoryMethod[MTTConfig]):
@@ -33,8 +29,3 @@ class MTT(TrajectoryMethod[MTTConfig]):
 
     config_class = MTTConfig
     title = "MTT"
-
-    @property
-    def inner_mode(self) -> str:
-        """As the config says."""
-        return self.config.inner

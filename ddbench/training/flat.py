@@ -7,11 +7,13 @@ trajectory-matching code (``specs``: every parameter flattened row-major, one af
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 
 def flatten_parameters(module: nn.Module) -> Tensor:
@@ -53,12 +55,25 @@ def load_flat_buffers(module: nn.Module, vector: Tensor) -> None:
         buffer.copy_(part.reshape(buffer.shape))
 
 
+_DROPPING = {"StochasticDepth": "p", "DropPath": "drop_prob", "MultiheadAttention": "dropout"}
+"""Other modules than dropout that draw in training, and where they keep the probability; by name, as several libraries
+have them."""
+
+
+def drawing_modules(net: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Modules that draw at random in training, each with its attribute that holds the probability (then above 0)."""
+    for module in net.modules():
+        attribute = "p" if isinstance(module, _DropoutNd) else _DROPPING.get(type(module).__name__)
+        if attribute is not None and getattr(module, attribute, None):
+            yield module, attribute
+
+
 class FlatNet:
     """``net(theta, x)``: logits of a network whose weights are views of ``theta``.
 
     The module is copied and put in training mode. Batch norms use the statistics of the batch and keep none
-    (running statistics are not part of a trajectory); dropout is off, because the reverse sweep of the inner loop
-    must see the very function that the forward sweep saw.
+    (running statistics are not part of a trajectory); dropout and the dropping of paths are off, because the reverse
+    sweep of the inner loop must see the very function that the forward sweep saw.
 
     Args:
         module: any network.
@@ -70,8 +85,8 @@ class FlatNet:
             if isinstance(part, _BatchNorm):
                 part.track_running_stats = False
                 part.running_mean = part.running_var = part.num_batches_tracked = None
-            if isinstance(part, nn.Dropout):
-                part.p = 0.0
+        for part, probability in drawing_modules(self.module):
+            setattr(part, probability, 0.0)
         named = list(self.module.named_parameters())
         self.names = [name for name, _ in named]
         self.shapes = [tuple(parameter.shape) for _, parameter in named]

@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn.modules.dropout import _DropoutNd
 
 from ddbench.data.augment import Draw, Strategy, apply, draw
 from ddbench.data.policy import ALWAYS, Mix, Policy, augment
 from ddbench.runtime import seeds as randomness
 from ddbench.runtime.device import Compiler
+from ddbench.training.flat import drawing_modules
 from ddbench.training.loops import (
     TEST_BATCH,
     Epoch,
@@ -39,17 +39,10 @@ from ddbench.training.loops import (
 ELEMENTWISE = ("sgd", "adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "adagrad", "adadelta", "rprop", "asgd")
 """Optimisers of ``torch.optim`` whose update of a number depends on that number's own gradients only."""
 
-_DROPPING = {"StochasticDepth": "p", "DropPath": "drop_prob", "MultiheadAttention": "dropout"}
-"""Other modules that draw in training, and where they keep the probability; by name, as several libraries have them."""
-
 
 def draws_in_training(net: nn.Module) -> bool:
     """Whether a network has dropout, or drops paths: then it cannot be trained at once with others."""
-    for module in net.modules():
-        attribute = "p" if isinstance(module, _DropoutNd) else _DROPPING.get(type(module).__name__)
-        if attribute is not None and getattr(module, attribute, None):
-            return True
-    return False
+    return next(drawing_modules(net), None) is not None
 
 
 class Stack:
@@ -205,10 +198,12 @@ def train_many(
     view_seed: int | None = None,
     precision: str = "float32",
     compiler: Compiler | None = None,
+    write: bool = False,
 ) -> Iterator[tuple[Epoch, ...]]:
     """Train M networks in place, yielding after every epoch what :func:`~ddbench.training.loops.train` yields for each.
 
-    The networks hold their new weights and statistics when the iterator is exhausted or closed, not between epochs.
+    The networks hold their new weights and statistics when the iterator is exhausted or closed, and between epochs with
+    ``write`` only.
 
     Args:
         nets: M networks of one architecture on the device of the inputs, without dropout.
@@ -216,6 +211,7 @@ def train_many(
         labels: called for every network's view by itself; default: the inputs' own.
         loss: of one network's logits and targets, mapped over the networks: it must not look at numbers, and operations
             that ``vmap`` has no rule for (``F.kl_div``) go network by network, with a warning.
+        write: copy weights and statistics into the networks after every epoch.
 
     The other arguments are those of :func:`~ddbench.training.loops.train`, for all networks.
 
@@ -266,6 +262,8 @@ def train_many(
                         stepper.step()
                     loss_sum += values.detach() * size
                     right += (logits.argmax(2) == inputs.hard_labels[seen.index]).sum(1)
+                if write:
+                    stack.write()
                 pairs = zip(loss_sum.tolist(), right.tolist(), strict=True)
                 yield tuple(Epoch(number=epoch + 1, loss=a / count, accuracy=b / count) for a, b in pairs)
         finally:

@@ -60,7 +60,8 @@ class SGD:
         return {f"{name}.{i}": velocity for i, velocity in enumerate(self.velocities) if velocity is not None}
 
     def load_state(self, name: str, tensors: dict[str, Tensor]) -> None:
-        """Put the velocities of :meth:`state` back."""
+        """Put the velocities of :meth:`state` back, each of its parameter's device and type."""
         self.velocities = [
-            tensors[f"{name}.{i}"].clone() if f"{name}.{i}" in tensors else None for i in range(len(self.parameters))
+            tensors[key].to(parameter, copy=True) if (key := f"{name}.{i}") in tensors else None
+            for i, parameter in enumerate(self.parameters)
         ]

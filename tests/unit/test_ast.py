@@ -53,7 +53,7 @@ def test_balanced_intermediate_matching_against_numpy(inner: str, start_epoch: i
 
 
 def test_without_its_parts_it_is_trajectory_matching(method: Callable):
-    ast = method(balance=False, perturb=0.0, intermediate="none", student_momentum=0.0)
+    ast = method(balance=False, perturb=0.0, intermediate="none", momentum_student=0.0)
     segment = linear(ast)
     assert_equal(ast.inner(ast.problem(segment)), reference(ast, segment, ast.hard_labels))
 
@@ -206,7 +206,7 @@ def test_representative_images(ipc: int, method: Callable):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"student_momentum": 1.0}, "--student-momentum 1.0: expected a number from 0 to below 1"),
+        ({"momentum_student": 1.0}, "--momentum-student 1.0: expected a number from 0 to below 1"),
         ({"perturb": -0.5}, "--perturb -0.5: expected a number of at least 0"),
         ({"perturb": float("inf")}, "--perturb inf"),
         ({"max_start_epoch": 9}, "needs experts of at least 10 epochs"),

@@ -10,15 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import EAGER, TINY, contents
+from conftest import EAGER, TINY, contents, record_digits
 from trajectory_context import assert_differentiates, assert_equal, linear, make_context, reference, started
 
-from ddbench.data.load import load_dataset
 from ddbench.experts.recipe import ExpertRecipe
-from ddbench.experts.record import record
 from ddbench.methods.datm import DATM, DATMConfig
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.progress import Console
 from ddbench.synset import read_synset
 from ddbench.training.inner import InnerResult
 from ddbench.training.trajectory_losses import first_right, mean_right_logits, window_end
@@ -28,19 +25,7 @@ from ddbench.training.trajectory_losses import first_right, mean_right_logits, w
 def able(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
     """Root of a store with experts that know some digits."""
     root = tmp_path_factory.mktemp("able")
-    record(
-        root=root,
-        dataset=load_dataset("digits", data_root),
-        data=data_root,
-        student=TINY,
-        recipe=ExpertRecipe(epochs=4, lr=0.1, batch=16, augmentation="none"),
-        experts=2,
-        workers=1,
-        threads=1,
-        device="cpu",
-        compile="off",
-        console=Console(quiet=True),
-    )
+    record_digits(root, data_root, ExpertRecipe(epochs=4, lr=0.1, batch=16, augmentation="none"))
     return root
 
 

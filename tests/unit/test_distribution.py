@@ -10,12 +10,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import digits_context
 from torch import Tensor
 
 from ddbench.data.augment import Draw, apply, draw, parse_strategy
-from ddbench.data.dataset import holdout_split
-from ddbench.data.load import load_dataset
-from ddbench.data.preprocess import fit_preprocess
 from ddbench.methods.base import Context, NotFiniteError
 from ddbench.methods.datadam import DataDAM, DataDAMConfig
 from ddbench.methods.distribution import DistributionMatching
@@ -42,12 +40,7 @@ COUNTS = (5, 3, 4)
 """Real images of each class in the comparisons with the reference: classes need not be of one size."""
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -296,21 +289,7 @@ def test_networks_that_mix_images(name: str, mixes: bool):
 
 @pytest.fixture
 def context(data_root: Path, tmp_path: Path) -> Context:
-    dataset = load_dataset("digits", data_root)
-    train, held_out = holdout_split(dataset.train, 0.1, 10)
-    return Context(
-        dataset=dataset,
-        train=train,
-        held_out=held_out,
-        preprocess=fit_preprocess(dataset, "meanstd"),
-        ipc=IPC,
-        student="convnet-d2-w4-in",
-        seed=3,
-        device=CPU,
-        folder=tmp_path,
-        compile="off",
-        console=Console(quiet=True),
-    )
+    return digits_context(data_root, tmp_path, ipc=IPC, student="convnet-d2-w4-in", seed=3)
 
 
 def started(kind: type[DistributionMatching[Any]], config: Any, context: Context) -> Any:
@@ -324,9 +303,9 @@ def started(kind: type[DistributionMatching[Any]], config: Any, context: Context
 @pytest.mark.parametrize(
     ("kind", "config", "power"),
     [
-        (DM, DMConfig(real_batch=5, lr_images=2.0, momentum=0.7), None),
-        (DataDAM, DataDAMConfig(real_batch=5, form="paper"), 4),
-        (DataDAM, DataDAMConfig(real_batch=5, augmentation="none"), 1),
+        (DM, DMConfig(batch_real=5, lr_images=2.0, momentum=0.7), None),
+        (DataDAM, DataDAMConfig(batch_real=5, form="paper"), 4),
+        (DataDAM, DataDAMConfig(batch_real=5, augmentation="none"), 1),
     ],
     ids=["dm", "datadam-paper", "datadam-code"],
 )
@@ -365,7 +344,7 @@ def test_steps(kind: Any, config: Any, power: int | None, norm: str, context: Co
 
 def test_real_images_of_a_class(context: Context):
     """Different ones of that class; all of them in a class that has fewer."""
-    method = started(DM, DMConfig(real_batch=20), context)
+    method = started(DM, DMConfig(batch_real=20), context)
     inputs = context.preprocess.apply(context.train.images)
     for label in (0, 7):
         own = {image.numpy().tobytes() for image in inputs[context.train.labels == label]}
@@ -373,7 +352,7 @@ def test_real_images_of_a_class(context: Context):
         assert len(batch) == 20
         assert len(set(batch)) == 20
         assert set(batch) <= own
-    method = started(DM, DMConfig(real_batch=10_000), context)
+    method = started(DM, DMConfig(batch_real=10_000), context)
     assert len(method.real_batch(0, seeds.generator(0, "x"))) == int((context.train.labels == 0).sum())
 
 
@@ -387,9 +366,9 @@ def test_batch_norm_sees_all_classes_at_once(context: Context, monkeypatch: pyte
 
     monkeypatch.setattr(ConvNet, "features", counted)
     monkeypatch.setattr("ddbench.methods.distribution.PIXELS_AT_ONCE", {"cpu": 64 * 32})
-    started(DM, DMConfig(real_batch=16), context).step(0)
+    started(DM, DMConfig(batch_real=16), context).step(0)
     assert seen == [32] * 5 + [20]
-    method = started(DM, DMConfig(real_batch=16), dataclasses.replace(context, student="convnet-d2-w4-bn"))
+    method = started(DM, DMConfig(batch_real=16), dataclasses.replace(context, student="convnet-d2-w4-bn"))
     seen.clear()
     method.step(0)
     assert seen == [160, 20]
@@ -410,7 +389,7 @@ def test_digits_are_not_mirrored(context: Context):
 @pytest.mark.parametrize("kind", [DM, DataDAM])
 def test_not_finite(kind: Any, context: Context, monkeypatch: pytest.MonkeyPatch):
     """A step that is not finite changes nothing."""
-    method = started(kind, kind.config_class(real_batch=4), context)
+    method = started(kind, kind.config_class(batch_real=4), context)
     method.step(0)
     before = {name: tensor.clone() for name, tensor in method.state().tensors.items()}
     objective = kind.objective
@@ -430,7 +409,7 @@ def test_not_finite(kind: Any, context: Context, monkeypatch: pytest.MonkeyPatch
     ("settings", "message"),
     [
         ({"iterations": 0}, "--iterations 0: expected at least 1"),
-        ({"real_batch": 0}, "--real-batch 0: expected at least 1"),
+        ({"batch_real": 0}, "--batch-real 0: expected at least 1"),
         ({"lr_images": 0.0}, r"--lr-images 0.0: expected a number above 0"),
         ({"lr_images": float("inf")}, r"--lr-images inf"),
         ({"momentum": 1.0}, r"--momentum 1.0: expected at least 0 and less than 1"),
@@ -466,14 +445,14 @@ def test_joint_pass_that_does_not_fit_into_memory(context: Context, monkeypatch:
     DM.check(DMConfig(), context)
     images = sum(min(100, int((context.train.labels == label).sum())) for label in range(10))
     needed = 3 * 4 * images * 4 * 8 * 8 / 2**20
-    with pytest.raises(UserError, match=rf"one pass over {images} images .* needs {needed:.1f} MiB .*--real-batch"):
-        DM.check(DMConfig(real_batch=100), dataclasses.replace(context, student="convnet-d2-w4-bn"))
+    with pytest.raises(UserError, match=rf"one pass over {images} images .* needs {needed:.1f} MiB .*--batch-real"):
+        DM.check(DMConfig(batch_real=100), dataclasses.replace(context, student="convnet-d2-w4-bn"))
 
 
 def test_one_block_has_no_maps(context: Context, capsys: pytest.CaptureFixture[str]):
     """Then DataDAM is DM, and says so."""
     context = dataclasses.replace(context, student="convnet-d1-w4-in", console=Console())
-    one = started(DataDAM, DataDAMConfig(real_batch=4), context).step(0)
+    one = started(DataDAM, DataDAMConfig(batch_real=4), context).step(0)
     assert "no attention maps" in "".join(capsys.readouterr())
-    two = started(DM, DMConfig(real_batch=4), context).step(0)
+    two = started(DM, DMConfig(batch_real=4), context).step(0)
     assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -21,12 +20,7 @@ from ddbench.training.flat import FlatNet, flatten_buffers, flatten_parameters
 LISTED = [name for name in STUDENTS if parse_student(name).library is not None]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def images(channels: int, size: int, count: int = 2) -> Tensor:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import digits_context
 from torch import Tensor, nn
 
 from ddbench.data.augment import Draw, draw
-from ddbench.data.dataset import holdout_split
 from ddbench.data.decode import decode
-from ddbench.data.load import load_dataset
-from ddbench.data.preprocess import Preprocess, fit_preprocess
+from ddbench.data.preprocess import Preprocess
 from ddbench.methods import METHODS
 from ddbench.methods.base import Context, NotFiniteError, State
 from ddbench.methods.dream import DREAM, DREAMConfig
@@ -35,42 +35,18 @@ from ddbench.methods.multi_formation import (
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.progress import Console
 
 CLASSES = 10
 KINDS = {"mse": "conv-mse", "l1": "conv-l1"}
 SMALL = {"iterations": 3, "inner_steps": 4, "factor": 2, "batch_real": 8, "net_images": 40, "batch_net": 16}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
 def make_context(data_root: Path, tmp_path: Path) -> Callable[..., Context]:
-    def make(**more: Any) -> Context:
-        dataset = load_dataset("digits", data_root)
-        train, held_out = holdout_split(dataset.train, 0.1, CLASSES)
-        settings = {
-            "dataset": dataset,
-            "train": train,
-            "held_out": held_out,
-            "preprocess": fit_preprocess(dataset, "meanstd"),
-            "ipc": 2,
-            "student": "convnet-d1-w4-in",
-            "seed": 0,
-            "device": torch.device("cpu"),
-            "folder": tmp_path,
-            "compile": "off",
-            "console": Console(quiet=True),
-        }
-        return Context(**{**settings, **more})
-
-    return make
+    return functools.partial(digits_context, data_root, tmp_path)
 
 
 @pytest.fixture
@@ -324,7 +300,7 @@ def test_network_input_of_stored_images():
     assert bool((stored.grad > 0).all())
 
 
-@pytest.mark.parametrize("init", ["random", "mix", "dream"])
+@pytest.mark.parametrize("init", ["real", "mix", "dream"])
 def test_first_images_are_real_ones(init: str, context: Context):
     """Whole ones, or four reduced ones, of the right class."""
     method = method_of(context, init=init)
@@ -334,9 +310,9 @@ def test_first_images_are_real_ones(init: str, context: Context):
     whole = context.train.images.float() / 255
     for label in range(CLASSES):
         real = whole[context.train.labels == label]
-        candidates = real if init == "random" else F.avg_pool2d(real, 2)
+        candidates = real if init == "real" else F.avg_pool2d(real, 2)
         for image in stored[2 * label : 2 * label + 2]:
-            pieces = [image] if init == "random" else [image[:, i : i + 4, j : j + 4] for i in (0, 4) for j in (0, 4)]
+            pieces = [image] if init == "real" else [image[:, i : i + 4, j : j + 4] for i in (0, 4) for j in (0, 4)]
             for piece in pieces:
                 assert float((candidates - piece).abs().flatten(1).amax(1).min()) < 1e-6
     product = method.distilled()

@@ -23,12 +23,7 @@ CLASSES = 5
 MOMENTUM = OptimizerSettings(lr=0.05, momentum=0.9, weight_decay=5e-2)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def random_tensor(*shape: int, seed: int = 0) -> Tensor:

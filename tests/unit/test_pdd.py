@@ -12,23 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import EAGER, TINY, contents
+from conftest import EAGER, TINY, contents, record_digits
 from torch import Tensor
 from trajectory_context import TINY_SETTINGS, linear, make_context, reference, started
 
-from ddbench.data.load import load_dataset
 from ddbench.evaluate.plan import Plan, Settings, stage_plan, trained_students
 from ddbench.evaluate.protocols import PROTOCOLS, changed
 from ddbench.experts import derived
 from ddbench.experts.recipe import ExpertRecipe
-from ddbench.experts.record import record
 from ddbench.experts.store import read_store
 from ddbench.methods.base import Context, Distilled
 from ddbench.methods.mtt import MTT
 from ddbench.methods.pdd import PDD, PDDConfig, base_config, content_hash
 from ddbench.networks.build import build_student
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.progress import Console
 from ddbench.synset import Budget, Synset, check_synset, read_synset
 from ddbench.training.flat import flatten_parameters, load_flat
 from ddbench.training.loops import TEST_BATCH
@@ -114,19 +111,7 @@ def test_student_sees_kept_images_and_they_do_not_move(context: Context):
 @pytest.fixture(scope="module")
 def flat_experts(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
     root = tmp_path_factory.mktemp("flat")
-    record(
-        root=root,
-        dataset=load_dataset("digits", data_root),
-        data=data_root,
-        student=TINY,
-        recipe=ExpertRecipe(epochs=3, lr=0.1, batch=64, kind="gsam"),
-        experts=2,
-        workers=1,
-        threads=1,
-        device="cpu",
-        compile="off",
-        console=Console(quiet=True),
-    )
+    record_digits(root, data_root, ExpertRecipe(epochs=3, lr=0.1, batch=64, kind="gsam"))
     return root
 
 
@@ -239,9 +224,9 @@ def command(buffers: Path, out: Path, *more: object) -> list[object]:
 def test_killed_anywhere(ddb: Callable, buffers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Inside a stage, at its first step, and in the training before it: repeated, the same bytes come out."""
     assert ddb(*command(buffers, tmp_path / "whole")).code == 0
-    kept = {"trajectory": (derived, derived.trajectory), "_derive": (PDD, PDD._derive), "step": (PDD, PDD.step)}
+    kept = {"trajectories": (derived, derived.trajectories), "_derive": (PDD, PDD._derive), "step": (PDD, PDD.step)}
     out = tmp_path / "killed"
-    kills = (("step", 2, 0), ("_derive", 0, 0), ("trajectory", 0, 0), ("trajectory", 1, 1), ("step", 1, 2))
+    kills = (("step", 2, 0), ("_derive", 0, 0), ("trajectories", 0, 0), ("trajectories", 1, 1), ("step", 1, 2))
     for name, calls, recorded in kills:
         place, call = kept[name]
         left = iter(range(calls))

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import digits_context
 from torch import Tensor
 
 from ddbench.data import limits
-from ddbench.data.dataset import holdout_split
-from ddbench.data.load import load_dataset
-from ddbench.data.preprocess import fit_preprocess
 from ddbench.data.representative import representatives
 from ddbench.experts.store import find_stores
 from ddbench.methods import METHODS, sampling
@@ -30,35 +29,12 @@ from ddbench.runtime.progress import Console
 CLASSES = 10
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
 def make_context(data_root: Path, tmp_path: Path) -> Callable[..., Context]:
-    def make(**more: Any) -> Context:
-        dataset = load_dataset("digits", data_root)
-        train, held_out = holdout_split(dataset.train, 0.1, CLASSES)
-        settings = {
-            "dataset": dataset,
-            "train": train,
-            "held_out": held_out,
-            "preprocess": fit_preprocess(dataset, "meanstd"),
-            "ipc": 2,
-            "student": "convnet-d1-w4-in",
-            "seed": 0,
-            "device": torch.device("cpu"),
-            "folder": tmp_path,
-            "compile": "off",
-            "console": Console(quiet=True),
-        }
-        return Context(**{**settings, **more})
-
-    return make
+    return functools.partial(digits_context, data_root, tmp_path)
 
 
 @pytest.fixture
@@ -277,7 +253,11 @@ def test_cost_is_told(make_context: Callable[..., Context], capsys: pytest.Captu
         sampler.refresh(context.network(0), step)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
-    assert "clustering 1,168 images took" in lines[0]
+    assert "representatives: embedding and clustering 1,168 images took" in lines[0]
+    for kind, told in (("random", []), ("dream", ["first images: embedding and clustering 1,168 images took"])):
+        initial_positions(context, kind, 2, "test")
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.partition(" took")[0] + " took" for line in lines] == told
 
 
 def test_features_in_pieces(context: Context, monkeypatch: pytest.MonkeyPatch):
@@ -311,9 +291,9 @@ def test_bad_settings(settings: dict[str, int], message: str):
 
 
 MATCHING = {
-    "datadam": {"real_batch": 8},
+    "datadam": {"batch_real": 8},
     "dc": {"batch_real": 8, "outer_loops": 2, "inner_epochs": 1},
-    "dm": {"real_batch": 8},
+    "dm": {"batch_real": 8},
     "dsa": {"batch_real": 8, "outer_loops": 2, "inner_epochs": 1},
     "idc": {"batch_real": 8, "inner_steps": 2, "net_images": 16},
 }
@@ -357,14 +337,17 @@ def test_methods_refuse_bad_settings_of_the_sampler(name: str, context: Context)
         method_of(name, context, sampler_images=3)
 
 
-def test_first_images_of_trajectory_matching(make_context: Callable[..., Context], buffers: Path):
+@pytest.mark.parametrize("name", ["mtt", "ftd", "tesla", "datm", "ast", "pdd"])
+def test_first_images_of_trajectory_matching(name: str, make_context: Callable[..., Context], buffers: Path):
     """``--init dream`` begins with medoids under a random network."""
     context = make_context(experts=find_stores(buffers)[0])
     settings = {"expert_epochs": 1, "max_start_epoch": 2, "student_steps": 1}
-    made = method_of("mtt", context, init="dream", **settings).distilled().images
+    if name == "pdd":
+        settings["stages"] = 1
+    made = method_of(name, context, init="dream", **settings).distilled().images
     chosen = initial_positions(context, "dream", 2, "mtt-init")
     assert torch.equal(made, context.preprocess.apply(context.train.images[chosen.flatten()]))
-    assert not torch.equal(made, method_of("mtt", context, **settings).distilled().images)
+    assert not torch.equal(made, method_of(name, context, init="real", **settings).distilled().images)
 
 
 # First images

@@ -10,12 +10,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import EAGER, TINY, contents
+from conftest import EAGER, TINY, contents, digits_context
 from torch import Tensor
 
-from ddbench.data.dataset import holdout_split
-from ddbench.data.load import load_dataset
-from ddbench.data.preprocess import fit_preprocess
 from ddbench.experts.store import find_stores
 from ddbench.methods.base import Context, Distilled, State
 from ddbench.methods.ftd import FTD, FTDConfig, moving_average
@@ -23,7 +20,6 @@ from ddbench.methods.mtt import MTT, MTTConfig
 from ddbench.methods.tesla import TESLA, TESLAConfig
 from ddbench.methods.trajectory import Segment, TrajectoryMethod
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.progress import Console
 from ddbench.synset import read_synset
 from ddbench.training.flat import FlatNet
 from ddbench.training.inner import InnerLoop
@@ -40,22 +36,7 @@ EXACT = {"rtol": 1e-10, "atol": 1e-12}
 
 @pytest.fixture
 def context(tiny_experts: Path, data_root: Path, tmp_path: Path) -> Context:
-    dataset = load_dataset("digits", data_root)
-    train, held_out = holdout_split(dataset.train, 0.1, CLASSES)
-    return Context(
-        dataset=dataset,
-        train=train,
-        held_out=held_out,
-        preprocess=fit_preprocess(dataset, "meanstd"),
-        ipc=2,
-        student=TINY,
-        seed=3,
-        device=torch.device("cpu"),
-        folder=tmp_path / "run",
-        compile="off",
-        console=Console(quiet=True),
-        experts=find_stores(tiny_experts)[0],
-    )
+    return digits_context(data_root, tmp_path / "run", seed=3, experts=find_stores(tiny_experts)[0])
 
 
 def ready(kind: type[TrajectoryMethod[Any]], context: Context, **values: Any) -> Any:

@@ -8,17 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from conftest import TINY
+from conftest import digits_context
 from linear_student import Training
 from torch import nn
 
-from ddbench.data.dataset import holdout_split
-from ddbench.data.load import load_dataset
-from ddbench.data.preprocess import fit_preprocess
 from ddbench.experts.store import find_stores
 from ddbench.methods.base import Context
 from ddbench.methods.trajectory import Segment
-from ddbench.runtime.progress import Console
 from ddbench.training.flat import FlatNet
 from ddbench.training.inner import InnerLoop, InnerResult
 
@@ -34,22 +30,8 @@ TINY_SETTINGS: dict[str, Any] = {
 
 def make_context(buffers: Path, data_root: Path, folder: Path, ipc: int = 2, kind: str = "sgd") -> Context:
     """A context with the first store of a kind below ``buffers``; the run's seed is 0."""
-    dataset = load_dataset("digits", data_root)
-    train, held_out = holdout_split(dataset.train, 0.1, 10)
-    return Context(
-        dataset=dataset,
-        train=train,
-        held_out=held_out,
-        preprocess=fit_preprocess(dataset, "meanstd"),
-        ipc=ipc,
-        student=TINY,
-        seed=0,
-        device=torch.device("cpu"),
-        folder=folder,
-        compile="off",
-        console=Console(quiet=True),
-        experts=next(store for store in find_stores(buffers) if store.recipe.kind == kind),
-    )
+    experts = next(store for store in find_stores(buffers) if store.recipe.kind == kind)
+    return digits_context(data_root, folder, ipc=ipc, experts=experts)
 
 
 def started(kind: Any, context: Context, **settings: Any) -> Any:

@@ -1,0 +1,113 @@
+"""Networks as functions of a flat vector, and the state of our SGD."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from ddbench.training.flat import FlatNet, drawing_modules, flatten_parameters
+from ddbench.training.loops import OptimizerSettings, load_optimizer_state, make_optimizer, optimizer_state
+from ddbench.training.sgd import SGD
+
+
+class DropPath(nn.Module):
+    """As other libraries have it, by name and attribute."""
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and self.drop_prob):
+            return x
+        return x * (torch.rand(len(x), 1) >= self.drop_prob)
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 1, dropout=0.9, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, None]
+        result: Tensor = self.attention(x, x, x)[0][:, 0]
+        return result
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Dropout(0.9), nn.AlphaDropout(0.9), StochasticDepth(0.9, "row"), DropPath(0.9), Attention()],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_a_flat_network_draws_nothing(layer: nn.Module):
+    """It gives in training mode what the network gives in evaluation mode; the network itself still draws."""
+    net = nn.Sequential(nn.Linear(4, 6), layer, nn.Linear(6, 3))
+    x = torch.arange(80.0).view(20, 4) / 80
+    flat, theta = FlatNet(net), flatten_parameters(net)
+    before = torch.random.get_rng_state()
+    first = flat(theta, x)
+    assert torch.equal(first, flat(theta, x))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.testing.assert_close(first, net.eval()(x))
+    assert list(drawing_modules(net))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        assert not torch.allclose(net.train()(x), first)
+
+
+def moving(dtype: torch.dtype) -> SGD:
+    """An optimiser that has made one step."""
+    parameter = torch.tensor([1.0, 2.0], dtype=dtype, requires_grad=True)
+    parameter.grad = torch.ones_like(parameter) / 3
+    made = SGD([parameter, torch.zeros(2, dtype=dtype, requires_grad=True)], lr=0.1, momentum=0.9)
+    made.step()
+    return made
+
+
+def test_loaded_velocities_are_where_the_parameters_are():
+    """A checkpoint is read to the CPU in its own type; the parameter says where and what the velocity must be."""
+    state = moving(torch.float32).state("momentum")
+    assert set(state) == {"momentum.0"}
+    other = moving(torch.float64)
+    other.load_state("momentum", state)
+    (velocity, none) = other.velocities
+    assert none is None
+    assert velocity is not None
+    assert velocity.dtype == torch.float64
+    assert velocity.device == other.parameters[0].device
+    assert not velocity.requires_grad
+    torch.testing.assert_close(velocity, torch.full((2,), 1 / 3, dtype=torch.float64), rtol=0, atol=1e-7)
+    state["momentum.0"].zero_()
+    assert velocity.all(), "a copy"
+    other.step()
+    assert other.velocities[0] is velocity
+
+
+def test_loaded_velocities_go_to_another_device():
+    """The meta device stands for a GPU."""
+    parameter = torch.zeros(2, device="meta", requires_grad=True)
+    made = SGD([parameter], lr=0.1, momentum=0.9)
+    made.load_state("momentum", {"momentum.0": torch.ones(2)})
+    assert made.velocities[0] is not None
+    assert made.velocities[0].device == parameter.device
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_training_goes_on_on_a_gpu(name: str):
+    results = []
+    for stop in (False, True):
+        parameter = torch.ones(3, device="cuda", requires_grad=True)
+        settings = OptimizerSettings(name=name, lr=0.1, momentum=0.9 if name == "sgd" else 0.0)
+        stepper = make_optimizer([parameter], settings)
+        for step in range(4):
+            if stop and step == 2:
+                kept = {key: value.cpu() for key, value in optimizer_state(stepper, "optimizer").items()}
+                stepper = make_optimizer([parameter], settings)
+                load_optimizer_state(stepper, "optimizer", kept)
+            parameter.grad = torch.full_like(parameter, 1.0 + step)
+            stepper.step()
+        results.append(parameter.detach().cpu())
+    assert torch.equal(*results)

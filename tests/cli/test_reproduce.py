@@ -91,8 +91,8 @@ def test_killed_and_stopped_it_goes_on_to_the_same_board(tmp_path: Path, monkeyp
         folder.mkdir()
         plan_in(folder)
     monkeypatch.chdir(folders[0])
-    run(["reproduce", "small.toml", "--quiet", "--workers", "2"])
-    command = [sys.executable, "-m", "ddbench", "reproduce", "small.toml", "--quiet", "--budget", "20m"]
+    run(["reproduce", "small.toml", "--quiet", "--workers", "2", "--threads", "1"])
+    command = [sys.executable, "-m", "ddbench", "reproduce", "small.toml", "--quiet", "--threads", "1", "--budget", "20m"]
     process = subprocess.Popen(command, cwd=folders[1], start_new_session=True)
     deadline = time.monotonic() + 120
     while not list(folders[1].glob("reproduce/small/runs/*/synset.safetensors")):
@@ -102,8 +102,8 @@ def test_killed_and_stopped_it_goes_on_to_the_same_board(tmp_path: Path, monkeyp
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     monkeypatch.chdir(folders[1])
-    run(["reproduce", "small.toml", "--quiet", "--budget", "1s"])  # spent before the worker has torch
-    run(["reproduce", "small.toml", "--quiet"])
+    run(["reproduce", "small.toml", "--quiet", "--threads", "1", "--budget", "1s"])  # spent before the worker has torch
+    run(["reproduce", "small.toml", "--quiet", "--threads", "1"])
     boards = [folder / "leaderboard" for folder in folders]
     assert rows(boards[0]) == rows(boards[1])
     assert len(rows(boards[0])) == 3

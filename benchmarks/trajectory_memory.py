@@ -31,7 +31,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "ast": {"inner": "adjoint"},
     "pdd": {"base": "mtt", "stages": 2, "iterations": 2},
 }
-SHARED = {"expert_epochs": 2, "max_start_epoch": 2, "iterations": 1, "lr_images": 1.0, "lr_lr": 0.0}
+SHARED: dict[str, Any] = {
+    "expert_epochs": 2,
+    "max_start_epoch": 2,
+    "iterations": 1,
+    "lr_images": 1.0,
+    "lr_lr": 0.0,
+    "lr_student": 0.001,
+}
 
 
 def make_images(folder: Path, each: int) -> None:

@@ -226,7 +226,7 @@ def _buffer_flags(cell: PlanCell) -> list[str]:
 
 def _submit_flags(shared: dict[str, Any], cell: PlanCell, run: Path) -> list[str]:
     flags = ["submit", str(run), "--protocol", protocol(cell.protocol).name]
-    flags += ["--leaderboard", str(shared["leaderboard"])]
+    flags += ["--leaderboard", str(shared["leaderboard"]), "--teachers", str(shared["out"] / "teachers")]
     flags += [*_pair("--name", cell.title), *_pair("--note", cell.note)]
     for key, value in shared["submission"].items():
         flags += [f"--{key}", value]

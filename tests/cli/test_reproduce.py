@@ -92,7 +92,18 @@ def test_killed_and_stopped_it_goes_on_to_the_same_board(tmp_path: Path, monkeyp
         plan_in(folder)
     monkeypatch.chdir(folders[0])
     run(["reproduce", "small.toml", "--quiet", "--workers", "2", "--threads", "1"])
-    command = [sys.executable, "-m", "ddbench", "reproduce", "small.toml", "--quiet", "--threads", "1", "--budget", "20m"]
+    command = [
+        sys.executable,
+        "-m",
+        "ddbench",
+        "reproduce",
+        "small.toml",
+        "--quiet",
+        "--threads",
+        "1",
+        "--budget",
+        "20m",
+    ]
     process = subprocess.Popen(command, cwd=folders[1], start_new_session=True)
     deadline = time.monotonic() + 120
     while not list(folders[1].glob("reproduce/small/runs/*/synset.safetensors")):

@@ -34,11 +34,11 @@ def context_of(dataset: Any, student: str, folder: Path) -> Any:
     import torch
 
     from ddbench.data.preprocess import fit_preprocess
-    from ddbench.experts.teach import TeacherRecipe
-    from ddbench.experts.teacher import read_teacher, write_teacher
     from ddbench.methods.base import Context
     from ddbench.networks.build import build_student
     from ddbench.runtime.progress import Console
+    from ddbench.teachers.recipe import TeacherRecipe
+    from ddbench.teachers.store import read_teacher, write_teacher
 
     spec = dataset.spec
     preprocess = fit_preprocess(dataset, "meanstd")

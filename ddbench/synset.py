@@ -57,7 +57,7 @@ class Synset:
         augmentation: strategy that the method distilled with; the evaluator's default.
         decode_factor: tiles a side that each stored image is decoded to (:func:`ddbench.data.decode.decode`); 1: none.
         patches: patches a side that each image was stitched of (RDED's factor); 1: none.
-        teacher: reference to the network that labels its views (:meth:`ddbench.experts.teacher.Teacher.reference`).
+        teacher: reference to the network that labels its views (:meth:`ddbench.teachers.store.Teacher.reference`).
         versions, parents: libraries, and hashes of what it was made from.
     """
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ddbench.data.dataset import Dataset
     from ddbench.evaluate.labels import StoredLabels
     from ddbench.evaluate.plan import Plan
-    from ddbench.experts.teacher import Teacher
+    from ddbench.teachers.store import Teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +101,10 @@ def _teacher(args: Args, plan: Plan, dataset: Dataset, out: Path, threads: int, 
     """
     from ddbench.data.preprocess import kind_of
     from ddbench.evaluate.relabel import earlier_teacher
-    from ddbench.experts.teach import TeacherRecipe, ensure_teacher, summary
-    from ddbench.experts.teacher import check_teacher
     from ddbench.networks.names import check_student, parse_student
+    from ddbench.teachers.recipe import TeacherRecipe
+    from ddbench.teachers.store import check_teacher
+    from ddbench.teachers.train import ensure_teacher, summary
 
     synset, student = plan.synset, None
     if args.teacher_student is not None:

@@ -81,10 +81,10 @@ def run_scores(args: Args) -> dict[str, Any]:
     from ddbench.data.specs import FOLDER, dataset_spec
     from ddbench.evaluate.legs import Work, check_legs, train_legs
     from ddbench.evaluate.scores_file import check_out, costs, head, marks, tables
-    from ddbench.experts.teacher import check_teacher, read_teacher
     from ddbench.leaderboard.references import make_references
     from ddbench.runtime import device as devices
     from ddbench.synset import read_synset, synset_path
+    from ddbench.teachers.store import check_teacher, read_teacher
 
     path = synset_path(args.run)
     synset = read_synset(path)

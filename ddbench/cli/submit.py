@@ -81,13 +81,7 @@ def main(argv: list[str]) -> None:
     """
     args = parse(SubmitArgs, argv, "ddbench submit", DESCRIPTION, EXAMPLES)
     from ddbench.leaderboard.packing import Given
-    from ddbench.leaderboard.submit import (
-        Submission,
-        make_result,
-        parse_claim,
-        plan_submission,
-        standard_evaluations,
-    )
+    from ddbench.leaderboard.submit import Submission, make_result, parse_claim, plan_submission, standard_evaluations
 
     if args.all and args.protocol is not None:
         raise UserError(f"--all --protocol {args.protocol}: give one of the two")

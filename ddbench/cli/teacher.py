@@ -100,8 +100,9 @@ def trained(argv: list[str]) -> Path:
     """Train the teacher that the flags describe, if it is not there yet; returns its file."""
     args = parse(Args, argv, "ddbench teacher", str(Args.__doc__), EXAMPLES)
     from ddbench.cli.settings import open_dataset
-    from ddbench.experts.teach import TeacherRecipe, summary, train_teacher
-    from ddbench.experts.teacher import default_teacher
+    from ddbench.teachers.recipe import TeacherRecipe
+    from ddbench.teachers.store import default_teacher
+    from ddbench.teachers.train import summary, train_teacher
 
     momentum = (0.9 if args.optimizer == "sgd" else 0.0) if args.momentum is None else args.momentum
     recipe = TeacherRecipe(
@@ -143,7 +144,7 @@ def trained(argv: list[str]) -> Path:
 
 def _info(argv: list[str]) -> None:
     args = parse(InfoArgs, argv, "ddbench teacher info", str(InfoArgs.__doc__), EXAMPLES)
-    from ddbench.experts.teacher import read_teacher, teacher_files
+    from ddbench.teachers.store import read_teacher, teacher_files
 
     files = [args.root] if args.root.is_file() else teacher_files(args.root)
     if not files:

@@ -11,8 +11,8 @@ from ddbench.runtime.errors import UserError
 if TYPE_CHECKING:
     from ddbench.data.preprocess import Preprocess
     from ddbench.evaluate.protocols import Protocol
-    from ddbench.experts.teacher import Teacher
     from ddbench.synset import Synset
+    from ddbench.teachers.store import Teacher
 
 
 def choose_teacher(
@@ -39,7 +39,7 @@ def choose_teacher(
     Raises:
         UserError: the given file is no teacher, or one that might fit cannot be read.
     """
-    from ddbench.experts.teacher import find_teacher, read_teacher
+    from ddbench.teachers.store import find_teacher, read_teacher
 
     if given is not None:
         return read_teacher(given)
@@ -87,5 +87,5 @@ def protocol_teacher(wanted: Protocol, synset: Synset, *, given: Path | None, ro
 
 
 def named(reference: dict[str, object]) -> str:
-    """A teacher's reference (:meth:`ddbench.experts.teacher.Teacher.reference`) in a message."""
+    """A teacher's reference (:meth:`ddbench.teachers.store.Teacher.reference`) in a message."""
     return f"{reference.get('student')}, sha256 {str(reference['sha256'])[:12]}"

@@ -19,14 +19,7 @@ from torch import Tensor
 
 from ddbench.data.dataset import Dataset
 from ddbench.data.masks import pixel_mask
-from ddbench.evaluate.calibration_metrics import (
-    BINS,
-    Floats,
-    Ints,
-    Temperature,
-    calibration,
-    fit_temperature,
-)
+from ddbench.evaluate.calibration_metrics import BINS, Floats, Ints, Temperature, calibration, fit_temperature
 from ddbench.evaluate.plan import Plan
 from ddbench.evaluate.probes import Choice, Cost, Finding, Metric, Probe, Suite, Trained
 from ddbench.evaluate.reliability import diagram_files

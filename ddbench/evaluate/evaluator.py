@@ -42,7 +42,6 @@ from ddbench.evaluate.probes import Choice, Probe, Suite, Trained
 from ddbench.evaluate.protocols import Protocol
 from ddbench.evaluate.storage import storage
 from ddbench.evaluate.trained import has_weights, open_student, weights_folder, write_weights
-from ddbench.experts.teacher import read_teacher
 from ddbench.networks.names import check_student
 from ddbench.runtime import device as devices
 from ddbench.runtime import seeds as named_seeds
@@ -52,6 +51,7 @@ from ddbench.runtime.jobs import run_jobs
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter, peak_memory
 from ddbench.synset import check_against, read_synset
+from ddbench.teachers.store import read_teacher
 
 METRICS = {"accuracy": {"unit": "fraction", "better": "higher", "title": "Test accuracy"}}
 

@@ -50,7 +50,7 @@ class StoredLabels:
         seed: names order and augmentation of the views.
         epochs, images, classes: E, N, K of the logits ``(E, N, K)``.
         synset_sha256: of the synset file whose views were labelled.
-        teacher: what labelled them (:meth:`ddbench.experts.teacher.Teacher.reference`).
+        teacher: what labelled them (:meth:`ddbench.teachers.store.Teacher.reference`).
         views: the settings that decide the views, and ``teacher_mode`` (:func:`view_settings`).
         precision: of the teacher's arithmetic.
         probe: of the first view of epoch 0 (``index``, ``share``, ``means``).

@@ -18,13 +18,13 @@ from ddbench.data.preprocess import Preprocess
 from ddbench.data.specs import resolve_augmentation
 from ddbench.evaluate.labels import StoredLabels
 from ddbench.evaluate.protocols import Protocol
-from ddbench.experts.teacher import Teacher, check_teacher
 from ddbench.networks.build import build_student
 from ddbench.runtime import device as devices
 from ddbench.runtime import seeds as randomness
 from ddbench.runtime.device import Compiler
 from ddbench.runtime.errors import UserError
 from ddbench.synset import Synset
+from ddbench.teachers.store import Teacher, check_teacher
 from ddbench.training.loops import (
     Inputs,
     Labels,

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from ddbench.evaluate.labels import KIND, SCHEMA, StoredLabels, label_bytes, probe_of, read_labels, view_settings
 from ddbench.evaluate.plan import Plan, Settings, teacher_labels
-from ddbench.experts.teacher import Teacher
 from ddbench.runtime import device as devices
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
@@ -31,6 +30,7 @@ from ddbench.runtime.files import canonical_json, ensure_writable, read_json, wr
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.tensors import KEY, open_tensors
+from ddbench.teachers.store import Teacher
 from ddbench.training.loops import Inputs, Labels, views
 
 PROGRESS_KIND = "ddbench-labels-progress"
@@ -125,7 +125,7 @@ def relabel(
 
     A killed run goes on at the last whole epoch (what another configuration left is begun again), and ends in the same
     bytes; a finished file of at least so many epochs is left as it is. The teacher must have been checked
-    (:func:`ddbench.experts.teacher.check_teacher`).
+    (:func:`ddbench.teachers.store.check_teacher`).
 
     Args:
         plan: the synset and the protocol whose views are labelled.

@@ -17,8 +17,8 @@ from ddbench.runtime.progress import Console
 if TYPE_CHECKING:
     from ddbench.data.dataset import Dataset
     from ddbench.data.preprocess import Preprocess
-    from ddbench.experts.teacher import Teacher
     from ddbench.synset import Synset
+    from ddbench.teachers.store import Teacher
 
 HOLDOUT = 0.1
 """Fraction held out where a synset does not say its own, and for the learning rate of the real images."""

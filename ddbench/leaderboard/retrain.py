@@ -20,12 +20,7 @@ from ddbench.leaderboard.attachments import SYNSET, Part, address, beside, check
 from ddbench.leaderboard.consistency import SETTINGS, protocol_of
 from ddbench.leaderboard.measures import repeated
 from ddbench.leaderboard.schema import RESULTS, Result, load_results, result_path, students
-from ddbench.leaderboard.verification import (
-    Verification,
-    load_verifications,
-    make_verification,
-    write_verification,
-)
+from ddbench.leaderboard.verification import Verification, load_verifications, make_verification, write_verification
 from ddbench.runtime.errors import UserError, one_line
 from ddbench.runtime.files import canonical_json, text_hash
 from ddbench.runtime.jobs import run_jobs

@@ -21,12 +21,12 @@ from ddbench.data.dataset import Dataset, Split, class_indices
 from ddbench.data.preprocess import Preprocess
 from ddbench.diffusion.store import DiffusionModel
 from ddbench.experts.store import TrajectoryStore
-from ddbench.experts.teacher import Teacher
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
 from ddbench.synset import Budget
+from ddbench.teachers.store import Teacher
 
 C = TypeVar("C")
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ddbench.experts.teach import PENALTY_WEIGHTS, TeacherRecipe
-from ddbench.experts.teacher import penalty_of
 from ddbench.methods.base import Context
 from ddbench.methods.recovery import Recovery, RecoveryConfig, check_milestone, crop_lower_bound
 from ddbench.runtime.errors import UserError
+from ddbench.teachers.recipe import PENALTY_WEIGHTS, TeacherRecipe
+from ddbench.teachers.store import penalty_of
 
 LEAST_GAIN = 2.0
 """A teacher that is less often right than so many times chance is warned of: its penalty left it nothing to learn."""

@@ -17,8 +17,6 @@ from ddbench.diffusion.train import ensure_model
 from ddbench.evaluate.plan import Plan, Settings, train_student
 from ddbench.evaluate.protocols import PROTOCOLS, changed
 from ddbench.experts.recipe import ExpertRecipe
-from ddbench.experts.teach import ensure_teacher
-from ddbench.experts.teacher import Teacher, check_teacher, default_teacher, find_teacher
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State, check_ipc, recorded_config
 from ddbench.methods.needs import find_experts
 from ddbench.methods.upstream import upstream_cost
@@ -26,19 +24,14 @@ from ddbench.networks.names import check_student, parse_student
 from ddbench.preview import preview_png
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import (
-    canonical_json,
-    ensure_writable,
-    is_temporary,
-    read_json,
-    write_bytes,
-    write_json,
-)
+from ddbench.runtime.files import canonical_json, ensure_writable, is_temporary, read_json, write_bytes, write_json
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.tensors import open_tensors, write_tensors
 from ddbench.runtime.tracking import Tracker, check_tracker, open_trackers
 from ddbench.synset import FILE, Synset, write_synset
+from ddbench.teachers.store import Teacher, check_teacher, default_teacher, find_teacher
+from ddbench.teachers.train import ensure_teacher
 
 CONFIG = "config.json"
 CHECKPOINT = "checkpoint.safetensors"

@@ -8,9 +8,9 @@ from typing import Any
 from ddbench.diffusion.store import COST, DiffusionModel
 from ddbench.experts.record import recorded_cost
 from ddbench.experts.store import TrajectoryStore
-from ddbench.experts.teacher import Teacher
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import read_json
+from ddbench.teachers.store import Teacher
 
 
 def upstream_cost(

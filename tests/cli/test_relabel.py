@@ -32,8 +32,9 @@ def taught(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
     """A folder with a run of ``random`` and a store with one tiny teacher; copy it before changing it."""
     from ddbench.cli.main import run
     from ddbench.data.load import load_dataset
-    from ddbench.experts.teach import TeacherRecipe, train_teacher
     from ddbench.runtime.progress import Console
+    from ddbench.teachers.recipe import TeacherRecipe
+    from ddbench.teachers.train import train_teacher
 
     root = tmp_path_factory.mktemp("taught")
     with contextlib.redirect_stdout(io.StringIO()):

@@ -362,7 +362,7 @@ def test_soft_labels(ddb: Command, soft_run: Path, teacher: Path, tmp_path: Path
 
     from ddbench.data.load import load_dataset
     from ddbench.data.preprocess import fit_preprocess
-    from ddbench.experts.teacher import read_teacher
+    from ddbench.teachers.store import read_teacher
 
     x = fit_preprocess(load_dataset("digits"), "meanstd").apply(hard.images)
     torch.testing.assert_close(made.labels, read_teacher(teacher).network("cpu")(x), rtol=1e-4, atol=1e-5)

@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 
 from ddbench.cli import distill
 from ddbench.cli.teacher import Args
-from ddbench.experts.teach import TeacherRecipe
-from ddbench.experts.teacher import read_teacher, teacher_files
 from ddbench.methods.base import Distilled, Method, Needs
 from ddbench.registry import Registry
+from ddbench.teachers.recipe import TeacherRecipe
+from ddbench.teachers.store import read_teacher, teacher_files
 
 ROOT = Path(__file__).parents[2]
 STUDENT = "convnet-d1-w4-bn"

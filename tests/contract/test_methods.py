@@ -17,8 +17,6 @@ from ddbench.data.load import load_dataset
 from ddbench.diffusion.store import find_model
 from ddbench.experts.recipe import KINDS
 from ddbench.experts.store import find_stores
-from ddbench.experts.teach import TeacherRecipe, train_teacher
-from ddbench.experts.teacher import Teacher, find_teacher
 from ddbench.methods import DESCRIPTIONS, METHODS, features
 from ddbench.methods.base import Context, Method, State, check_ipc, recorded_config
 from ddbench.methods.recipes import content_folder
@@ -27,6 +25,9 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
 from ddbench.runtime.tensors import open_tensors, write_tensors
 from ddbench.synset import read_synset
+from ddbench.teachers.recipe import TeacherRecipe
+from ddbench.teachers.store import Teacher, find_teacher
+from ddbench.teachers.train import train_teacher
 
 TRAJECTORY = {
     "iterations": 6,

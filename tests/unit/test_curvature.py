@@ -15,11 +15,12 @@ import torch.nn.functional as F
 
 from ddbench.data.dataset import Dataset
 from ddbench.data.load import load_dataset
-from ddbench.experts.teach import PENALTY_WEIGHTS, TeacherRecipe, ensure_teacher, train_teacher
-from ddbench.experts.teacher import Teacher, find_teacher, penalty_of, read_teacher
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import text_hash
 from ddbench.runtime.progress import Console
+from ddbench.teachers.recipe import PENALTY_WEIGHTS, TeacherRecipe
+from ddbench.teachers.store import Teacher, find_teacher, penalty_of, read_teacher
+from ddbench.teachers.train import ensure_teacher, train_teacher
 from ddbench.training.curvature import PENALTIES, ascent_step, curvature_penalty, loss_gap_penalty
 
 STUDENT = "convnet-d1-w4-bn"
@@ -201,7 +202,7 @@ def test_a_penalty_flattens(
 def test_training_with_a_penalty_goes_on(
     train: Callable[..., Teacher], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from ddbench.experts import teach
+    from ddbench.teachers import train as teach
 
     monkeypatch.setattr(teach, "CHECKPOINT_SECONDS", 0.0)
     whole = train(tmp_path / "whole", penalty="curvature", penalty_weight=3.0)

@@ -8,15 +8,7 @@ import math
 import pytest
 import torch
 
-from ddbench.diffusion.ddim import (
-    Move,
-    check_grid,
-    inversion_moves,
-    moved,
-    predicted_image,
-    sampling_moves,
-    travel,
-)
+from ddbench.diffusion.ddim import Move, check_grid, inversion_moves, moved, predicted_image, sampling_moves, travel
 from ddbench.diffusion.recipe import TIMESTEPS, scheduler_config
 from ddbench.runtime.errors import UserError
 

@@ -20,7 +20,6 @@ from test_leaderboard import ACCURACIES, make_run, png, submit
 
 from ddbench.data.preprocess import Preprocess
 from ddbench.evaluate.labels import read_labels
-from ddbench.experts.teacher import read_teacher
 from ddbench.leaderboard.attachments import read_header
 from ddbench.leaderboard.images import clean_png, published_png
 from ddbench.leaderboard.schema import check_result, load_results, read_result, result_id
@@ -29,6 +28,7 @@ from ddbench.networks.build import build_student
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.tensors import write_tensors
 from ddbench.synset import Budget, Synset, read_synset, write_synset
+from ddbench.teachers.store import read_teacher
 
 FUZZ = settings(
     max_examples=80,

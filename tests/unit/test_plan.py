@@ -21,11 +21,11 @@ from ddbench.data.policy import Mix, augment
 from ddbench.data.preprocess import fit_preprocess
 from ddbench.evaluate.plan import Plan, Settings, check_plan, inputs_to_test, targets, train_student, trained_students
 from ddbench.evaluate.protocols import PROTOCOLS, changed
-from ddbench.experts.teacher import read_teacher
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.synset import Budget, Synset
+from ddbench.teachers.store import read_teacher
 from ddbench.training.loops import View
 from ddbench.training.losses import cross_entropy, probability_cross_entropy, soft_target_kl
 

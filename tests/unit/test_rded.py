@@ -21,8 +21,6 @@ from ddbench.data.dataset import Split, make_dataset
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
 from ddbench.data.specs import DatasetSpec
-from ddbench.experts.teach import TeacherRecipe
-from ddbench.experts.teacher import Teacher, read_teacher, teacher_file, write_teacher
 from ddbench.methods import rded
 from ddbench.methods.base import Context, State
 from ddbench.methods.rded import RDED, RDEDConfig
@@ -32,6 +30,8 @@ from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
 from ddbench.synset import read_synset
+from ddbench.teachers.recipe import TeacherRecipe
+from ddbench.teachers.store import Teacher, read_teacher, teacher_file, write_teacher
 from ddbench.training.realism import best_crops, realism
 
 OBSERVER = "convnet-d1-w4-bn"

@@ -17,24 +17,19 @@ from torch import Tensor, nn
 from ddbench.data.dataset import Split, class_indices
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import Preprocess, fit_preprocess
-from ddbench.experts.teach import TeacherRecipe, train_teacher
-from ddbench.experts.teacher import Teacher, find_teacher
 from ddbench.methods import METHODS
 from ddbench.methods.base import Context, NotFiniteError, State
 from ddbench.methods.cudd import CUDD, CUDDConfig, GuideTraining, adversarial_loss, choose, parse_phases
 from ddbench.methods.guard import GUARD, GUARDConfig
-from ddbench.methods.recovery import (
-    Batch,
-    Iterate,
-    adam_step,
-    crop_lower_bound,
-    shared_view,
-)
+from ddbench.methods.recovery import Batch, Iterate, adam_step, crop_lower_bound, shared_view
 from ddbench.methods.sre2l import SRe2L, SRe2LConfig
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
+from ddbench.teachers.recipe import TeacherRecipe
+from ddbench.teachers.store import Teacher, find_teacher
+from ddbench.teachers.train import train_teacher
 from ddbench.training.statistics_matching import (
     Statistics,
     batch_norms,
@@ -701,7 +696,7 @@ def test_guard_warns_of_a_teacher_that_learned_nothing(
 
 def test_guard_trains_the_teacher_that_it_asks_for(ddb: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Beside a plain one that would do for others; and SRe2L does not take GUARD's."""
-    from ddbench.experts import teach
+    from ddbench.teachers import train as teach
 
     default = teach.TeacherRecipe
     monkeypatch.setattr(teach, "TeacherRecipe", lambda **fields: default(**{"epochs": 1, **fields}))

@@ -21,9 +21,16 @@ from safetensors.torch import load_file, save_file
 from ddbench.data.dataset import Dataset, Split, holdout_split, stratified
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import Preprocess, fit_preprocess
-from ddbench.experts import teach
-from ddbench.experts.teach import TeacherRecipe, ensure_teacher, train_teacher
-from ddbench.experts.teacher import (
+from ddbench.methods.base import Distilled, Method, Needs
+from ddbench.methods.runner import RunSettings, distill
+from ddbench.networks.build import build_student
+from ddbench.runtime import seeds
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.progress import Console
+from ddbench.synset import read_synset
+from ddbench.teachers import train as teach
+from ddbench.teachers.recipe import TeacherRecipe
+from ddbench.teachers.store import (
     Teacher,
     check_teacher,
     default_teacher,
@@ -32,13 +39,7 @@ from ddbench.experts.teacher import (
     teacher_file,
     teacher_files,
 )
-from ddbench.methods.base import Distilled, Method, Needs
-from ddbench.methods.runner import RunSettings, distill
-from ddbench.networks.build import build_student
-from ddbench.runtime import seeds
-from ddbench.runtime.errors import UserError
-from ddbench.runtime.progress import Console
-from ddbench.synset import read_synset
+from ddbench.teachers.train import ensure_teacher, train_teacher
 
 STUDENT = "convnet-d1-w4-bn"
 RECIPE = TeacherRecipe(epochs=4, augmentation="crop")

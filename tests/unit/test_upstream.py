@@ -12,8 +12,8 @@ import pytest
 from conftest import EAGER, TINY_EXPERTS, distill_tiny, random_tiny
 
 from ddbench.experts.store import read_store
-from ddbench.experts.teacher import read_teacher
 from ddbench.methods.upstream import upstream_cost
+from ddbench.teachers.store import read_teacher
 
 NORMED = "convnet-d1-w4-bn"
 

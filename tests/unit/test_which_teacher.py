@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-import ddbench.experts.teacher as teachers
+import ddbench.teachers.store as teachers
 from ddbench.cli.teachers import choose_teacher, protocol_teacher
 from ddbench.evaluate.protocols import PROTOCOLS
 from ddbench.runtime.errors import UserError

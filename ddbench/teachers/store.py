@@ -1,7 +1,7 @@
 """Teachers: networks trained on real data that label views of synsets and give features; one file each.
 
 ``ROOT/<dataset>/<student>/<key>.safetensors`` holds every parameter and buffer under its name; the JSON header says
-what it was trained on, how, and how well it does. How teachers are trained is in :mod:`ddbench.experts.teach`.
+what it was trained on, how, and how well it does. How teachers are trained is in :mod:`ddbench.teachers.train`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Teacher:
         dataset, fingerprint, class_names: what it was trained on; logit k is class k.
         shape: ``(C, H, W)`` of its input.
         preprocess: how pixels become its input, as :meth:`Preprocess.to_json`.
-        recipe: how it was trained (:meth:`ddbench.experts.teach.TeacherRecipe.to_json`).
+        recipe: how it was trained (:meth:`ddbench.teachers.recipe.TeacherRecipe.to_json`).
         holdout: fraction of the training images that it never saw.
         accuracy: on the held-out images, a fraction; None when none were held out.
         test_accuracy: on the test images, measured once after the last epoch, a fraction.
@@ -245,7 +245,7 @@ def find_teacher(
 
 
 def penalty_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What a recipe (:meth:`ddbench.experts.teach.TeacherRecipe.to_json`) says about a penalty; empty: it has none."""
+    """What a recipe (as :meth:`TeacherRecipe.to_json` gives it) says about a penalty; empty: it has none."""
     return {name: recipe[name] for name in PENALTY_FIELDS if name in recipe}
 
 

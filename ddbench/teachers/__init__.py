@@ -1,0 +1,1 @@
+"""Networks trained on real data that label synsets' views, guide recovery, and choose crops."""

@@ -30,9 +30,9 @@ def main() -> None:
     import torchattacks
     from robust_student import student, trained
 
-    from ddbench.evaluate.robustness.attacks import Draws, ascend, random_start
-    from ddbench.evaluate.robustness.budgets import Attack
-    from ddbench.evaluate.robustness.probes import ascent
+    from ddbench.measurements.robustness.attack_probes import ascent
+    from ddbench.measurements.robustness.attacks import Draws, ascend, random_start
+    from ddbench.measurements.robustness.budgets import Attack
 
     index = torch.arange(IMAGES)
     library: dict[str, Callable[[Any, float], Any]] = {

@@ -55,7 +55,7 @@ def main() -> None:
     from PIL import Image
 
     from ddbench.data.load import load_dataset
-    from ddbench.evaluate.corruption_types import SEVERITIES, TYPES, corrupt
+    from ddbench.measurements.corruption_types import SEVERITIES, TYPES, corrupt
 
     authors = theirs(options.script)
     whole = load_dataset(options.dataset, options.data, size=32).test.images

@@ -91,8 +91,9 @@ def curve(method: Any, setting: Setting, at: Sequence[int]) -> list[float]:
 
 def score(method: Any, setting: Setting) -> float:
     """Held-out accuracy in % of what a method has made by now."""
-    from ddbench.evaluate.plan import Plan, Settings, train_student
-    from ddbench.evaluate.protocols import PROTOCOLS, changed
+    from ddbench.protocols.plan import Plan
+    from ddbench.protocols.protocol import PROTOCOLS, changed
+    from ddbench.protocols.training import Settings, train_student
     from ddbench.synset import Budget, Synset
 
     context, product = method.context, method.distilled()
@@ -153,7 +154,7 @@ def mean(values: Sequence[float]) -> float:
 
 def difference(ours: Sequence[float], others: Sequence[float]) -> str:
     """Mean paired difference over runs with its 95 % interval."""
-    from ddbench.evaluate.statistics import summarise
+    from ddbench.statistics import summarise
 
     found = summarise([a - b for a, b in zip(ours, others, strict=True)])
     return f"{found['mean']:+.1f} ({found['low']:+.1f} to {found['high']:+.1f})"

@@ -16,9 +16,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from ddbench.evaluate.statistics import paired_difference, summarise, summarise_groups
 from ddbench.leaderboard.rows import current
 from ddbench.leaderboard.schema import load_results, values
+from ddbench.statistics import paired_difference, summarise, summarise_groups
 
 
 def chosen(results: list[Any], args: argparse.Namespace, method: str, protocol: str | None) -> list[Any]:

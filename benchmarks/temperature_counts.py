@@ -26,9 +26,9 @@ def main() -> None:
     parser.add_argument("--board", type=Path, default=Path("leaderboard"))
     options = parser.parse_args()
 
-    from ddbench.evaluate.statistics import paired_difference
     from ddbench.leaderboard.board import read_board
     from ddbench.leaderboard.schema import students, values
+    from ddbench.statistics import paired_difference
 
     counts: Counter[tuple[str, str, str]] = Counter()
     means: dict[tuple[str, str], list[float]] = {}

@@ -12,10 +12,10 @@ from typing import Any
 
 from PIL import Image
 
-from ddbench.evaluate.protocols import PROTOCOLS
 from ddbench.leaderboard.consistency import score_summary
 from ddbench.leaderboard.schema import check_result, main_metric, result_id, result_path, students, summary_of
 from ddbench.leaderboard.verification import make_verification, verification_path
+from ddbench.protocols.protocol import PROTOCOLS
 
 STUDENTS = ("convnet-d3-w128-in", "resnet18-bn", "mlp-d3-w128")
 METHODS = ("mtt", "datm", "dm", "dsa", "dc", "ftd", "tesla", "idc", "dream", "rded", "sre2l", "pdd")

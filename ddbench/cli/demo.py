@@ -143,7 +143,7 @@ def evaluation_file(task: Task) -> Path:
 def evaluate_task(_: None, task: Task) -> str:
     """Score the synset of a task; run by a worker."""
     from ddbench.evaluate.evaluator import Job, evaluate
-    from ddbench.evaluate.protocols import protocol
+    from ddbench.protocols.protocol import protocol
     from ddbench.synset import synset_path
 
     result = evaluate(
@@ -187,7 +187,7 @@ def _scores(task: Task, student: str) -> dict[int, float]:
 
 def _table(tasks: list[Task]) -> None:
     """MTT, random and full side by side, and the paired difference of MTT and random with its interval."""
-    from ddbench.evaluate.statistics import paired_difference, summarise, summarise_groups
+    from ddbench.statistics import paired_difference, summarise, summarise_groups
 
     def of(method: str, ipc: int) -> list[Task]:
         return [task for task in tasks if task.method == method and task.ipc == ipc]

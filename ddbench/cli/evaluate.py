@@ -11,10 +11,10 @@ import tyro
 
 from ddbench.cli.parse import parse
 from ddbench.cli.settings import Common, worker_count
-from ddbench.cli.teachers import protocol_teacher
-from ddbench.evaluate.probes import BUDGETS, NOISE, Choice
-from ddbench.evaluate.protocols import Protocol, changed, protocol, result_name
+from ddbench.measurements.suite import BUDGETS, NOISE, Choice
 from ddbench.networks.names import check_student, default_student, expand_students
+from ddbench.protocols.protocol import Protocol, changed, protocol, result_name
+from ddbench.protocols.teacher import protocol_teacher
 from ddbench.registry import unknown
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console

@@ -57,7 +57,7 @@ def _students() -> dict[str, str]:
 
 
 def _protocols() -> dict[str, str]:
-    from ddbench.evaluate.protocols import DESCRIPTIONS, PROTOCOLS
+    from ddbench.protocols.protocol import DESCRIPTIONS, PROTOCOLS
 
     own = {"FILE.toml": "a protocol of your own: its name, a base, and the settings that differ (docs/protocols.md)"}
     return {**{name: DESCRIPTIONS[name] for name in PROTOCOLS}, **own}

@@ -10,15 +10,15 @@ import tyro
 
 from ddbench.cli.parse import parse
 from ddbench.cli.settings import Common, own_threads
-from ddbench.cli.teachers import choose_teacher, named
-from ddbench.evaluate.protocols import Protocol, protocol
+from ddbench.protocols.protocol import Protocol, protocol
+from ddbench.protocols.teacher import choose_teacher, named
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
 
 if TYPE_CHECKING:
     from ddbench.data.dataset import Dataset
-    from ddbench.evaluate.labels import StoredLabels
-    from ddbench.evaluate.plan import Plan
+    from ddbench.protocols.labels import StoredLabels
+    from ddbench.protocols.plan import Plan
     from ddbench.teachers.store import Teacher
 
 
@@ -57,8 +57,9 @@ def main(argv: list[str]) -> None:
     if args.teacher is not None and args.teacher_student is not None:
         raise UserError("--teacher names a file and --teacher-student a network: give one of the two")
     from ddbench.cli.settings import open_dataset
-    from ddbench.evaluate.plan import Plan, Settings, labels_path
-    from ddbench.evaluate.relabel import check_relabel, relabel
+    from ddbench.protocols.plan import Plan, labels_path
+    from ddbench.protocols.relabel import check_relabel, relabel
+    from ddbench.protocols.training import Settings
     from ddbench.runtime.device import resolve_device
     from ddbench.runtime.files import file_hash
     from ddbench.synset import check_against, read_synset, synset_path
@@ -100,8 +101,8 @@ def _teacher(args: Args, plan: Plan, dataset: Dataset, out: Path, threads: int, 
         UserError: the wanted one is not there, was trained on other data or another input, or cannot be trained.
     """
     from ddbench.data.preprocess import kind_of
-    from ddbench.evaluate.relabel import earlier_teacher
     from ddbench.networks.names import check_student, parse_student
+    from ddbench.protocols.relabel import earlier_teacher
     from ddbench.teachers.recipe import TeacherRecipe
     from ddbench.teachers.store import check_teacher
     from ddbench.teachers.train import ensure_teacher, summary

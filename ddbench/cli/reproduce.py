@@ -15,8 +15,8 @@ import tyro
 
 from ddbench.cli.parse import parse
 from ddbench.cli.settings import Common, worker_count
-from ddbench.evaluate.protocols import protocol
 from ddbench.leaderboard.plans import Plan, PlanCell, find_plan, result_of
+from ddbench.protocols.protocol import protocol
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable

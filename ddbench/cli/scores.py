@@ -14,10 +14,10 @@ import tyro
 
 from ddbench.cli.parse import parse
 from ddbench.cli.settings import Common, worker_count
-from ddbench.cli.teachers import protocol_teacher
-from ddbench.evaluate.protocols import protocol, result_name
-from ddbench.evaluate.scores import SCORES, TITLES, WEIGHT, legs, own_protocol
+from ddbench.evaluate.ddranking.definitions import SCORES, TITLES, WEIGHT, legs, own_protocol
 from ddbench.networks.names import check_student, default_student, parse_student
+from ddbench.protocols.protocol import protocol, result_name
+from ddbench.protocols.teacher import protocol_teacher
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable, file_hash, write_json
 from ddbench.runtime.progress import Console
@@ -79,8 +79,8 @@ def run_scores(args: Args) -> dict[str, Any]:
     workers, threads = worker_count(args.workers, args.threads)
 
     from ddbench.data.specs import FOLDER, dataset_spec
-    from ddbench.evaluate.legs import Work, check_legs, train_legs
-    from ddbench.evaluate.scores_file import check_out, costs, head, marks, tables
+    from ddbench.evaluate.ddranking.file import check_out, costs, head, marks, tables
+    from ddbench.evaluate.ddranking.trainings import Work, check_legs, train_legs
     from ddbench.leaderboard.references import make_references
     from ddbench.runtime import device as devices
     from ddbench.synset import read_synset, synset_path

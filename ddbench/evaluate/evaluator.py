@@ -1,6 +1,6 @@
 """Scoring a synset: students x seeds under one protocol; each run is kept as soon as it ends.
 
-Extra measurements (calibration, robustness, corruptions: :mod:`ddbench.evaluate.probes`) follow the trainings: the
+Extra measurements (calibration, robustness, corruptions: :mod:`ddbench.measurements.suite`) follow the trainings: the
 trained students lie in a folder beside the evaluation while probes are open, and each finding is kept at once.
 """
 
@@ -17,32 +17,15 @@ from typing import Any
 from ddbench.data.dataset import Dataset, Split, holdout_split, validation_sample
 from ddbench.data.load import load_dataset
 from ddbench.evaluate.kept import KIND, SCHEMA, Kept, cost_path, partial_log, partial_path, read_kept
-from ddbench.evaluate.labels import read_labels
-from ddbench.evaluate.measure import (
-    build_suites,
-    check_measured,
-    combine,
-    estimates,
-    measure,
-    open_probes,
-    tell,
-    write_files,
-)
-from ddbench.evaluate.plan import (
-    Plan,
-    Settings,
-    check_plan,
-    learned_rate,
-    rate_of,
-    tested_students,
-    train_student,
-    trained_students,
-)
-from ddbench.evaluate.probes import Choice, Probe, Suite, Trained
-from ddbench.evaluate.protocols import Protocol
+from ddbench.evaluate.probing import build_suites, check_measured, combine, estimates, open_probes, tell, write_files
 from ddbench.evaluate.storage import storage
-from ddbench.evaluate.trained import has_weights, open_student, weights_folder, write_weights
+from ddbench.measurements.suite import Choice, Probe, Suite, Trained
+from ddbench.measurements.trained import has_weights, measure, open_student, weights_folder, write_weights
 from ddbench.networks.names import check_student
+from ddbench.protocols.labels import read_labels
+from ddbench.protocols.plan import Plan, check_plan, learned_rate, rate_of
+from ddbench.protocols.protocol import Protocol
+from ddbench.protocols.training import Settings, tested_students, train_student, trained_students
 from ddbench.runtime import device as devices
 from ddbench.runtime import seeds as named_seeds
 from ddbench.runtime.errors import UserError

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ddbench.evaluate.probes import Finding
-from ddbench.evaluate.statistics import summarise
+from ddbench.measurements.suite import Finding
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, read_json, write_text
+from ddbench.statistics import summarise
 
 KIND = "ddbench-evaluation"
 SCHEMA = 1

@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from ddbench.data.dataset import Dataset
-from ddbench.evaluate.plan import Plan
+from ddbench.protocols.plan import Plan
 from ddbench.synset import Synset
 
 

@@ -11,7 +11,7 @@ import math
 from dataclasses import fields
 from typing import Any
 
-from ddbench.evaluate.protocols import LATER, PROTOCOLS, Protocol, changed
+from ddbench.protocols.protocol import LATER, PROTOCOLS, Protocol, changed
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json
 
@@ -84,7 +84,7 @@ def check_scores(scores: dict[str, Any], where: str) -> None:
 
 def score_summary(repeats: list[dict[str, Any]], weight: float) -> dict[str, Any]:
     """Statistics of HLR, IOR, A1, A0, LRS and ARS over repeats, each of a seed and six accuracies (fractions)."""
-    from ddbench.evaluate.scores import SCORES, Accuracies, repeat_scores, summary
+    from ddbench.evaluate.ddranking.definitions import SCORES, Accuracies, repeat_scores, summary
 
     rows = [
         repeat_scores(Accuracies(**{key: value for key, value in repeat.items() if key != "seed"}), weight)

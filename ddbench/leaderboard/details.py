@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddbench.evaluate.statistics import corruption_errors
 from ddbench.leaderboard.measures import SHORT
 from ddbench.leaderboard.rows import FULL, Cell, Row
 from ddbench.leaderboard.schema import Result, main_metric, result_path, students, values
 from ddbench.leaderboard.view import bytes_text, commands, number_text, seconds_text, statistics_text
+from ddbench.statistics import corruption_errors
 
 DIGITS = 5
 BYTES = ("images", "labels", "augmentation", "teacher", "other", "total", "real")
@@ -196,7 +196,7 @@ def _runs(result: Result, pool: Pool) -> list[list[Any]]:
 def _scores(result: Result, pool: Pool) -> dict[str, Any] | None:
     if "scores" not in result:
         return None
-    from ddbench.evaluate.scores import SCORES, TITLES
+    from ddbench.evaluate.ddranking.definitions import SCORES, TITLES
 
     scores = result["scores"]
     lines = []

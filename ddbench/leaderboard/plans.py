@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ddbench.data.specs import dataset_slug
-from ddbench.evaluate.probes import SUITES
-from ddbench.evaluate.protocols import protocol
 from ddbench.leaderboard.schema import Result, values
+from ddbench.measurements.suite import SUITES
 from ddbench.networks.names import parse_student
+from ddbench.protocols.protocol import protocol
 from ddbench.registry import suggest, unknown
 from ddbench.runtime.errors import UserError
 

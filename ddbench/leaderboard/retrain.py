@@ -28,8 +28,8 @@ from ddbench.runtime.progress import Console
 
 if TYPE_CHECKING:
     from ddbench.evaluate.evaluator import Job
-    from ddbench.evaluate.probes import Choice
-    from ddbench.evaluate.protocols import Protocol
+    from ddbench.measurements.suite import Choice
+    from ddbench.protocols.protocol import Protocol
 
 MAX_EPOCHS = 100_000
 """No known protocol trains a hundredth of it; a row that asks for more would keep a machine busy for nothing."""
@@ -189,8 +189,8 @@ def measurements(result: Result, job: Job) -> list[Choice]:
         UserError: settings that are malformed, or that this ddbench does not have.
     """
     from ddbench.evaluate.evaluator import load_plan
-    from ddbench.evaluate.measure import build_suites
-    from ddbench.evaluate.probes import SUITES, Choice
+    from ddbench.evaluate.probing import build_suites
+    from ddbench.measurements.suite import SUITES, Choice
     from ddbench.runtime.files import file_hash
 
     where, choices = f"row {result['id']}", []

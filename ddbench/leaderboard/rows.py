@@ -247,8 +247,8 @@ def _grouped(entries: Sequence[_Entry]) -> list[list[_Entry]]:
 
 def _row(group: Sequence[_Entry], shown: Sequence[Measure], ranking: str, verdicts: Mapping[str, str]) -> Row:
     """A row that has no rank yet."""
-    from ddbench.evaluate.statistics import summarise_groups
     from ddbench.leaderboard.verification import VERDICTS
+    from ddbench.statistics import summarise_groups
 
     results = tuple(entry.result for entry in group)
     scores = {}
@@ -358,7 +358,7 @@ def tied(one: Row, other: Row, measure: Measure, ranking: str) -> bool:
 
 def _difference(one: Row, other: Row, measure: Measure, ranking: str) -> float | None:
     """Mean of ``one - other`` where they can be told apart, else None."""
-    from ddbench.evaluate.statistics import paired_difference
+    from ddbench.statistics import paired_difference
 
     single, group, sign = (one, other, 1) if len(one.results) == 1 else (other, one, -1)
     ours = measure.values(single.first, ranking)

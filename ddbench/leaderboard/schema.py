@@ -278,7 +278,7 @@ def _check_metric(metrics: dict[str, Any], metric: str, value: float, where: str
 
 def summary_of(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Statistics of runs: student -> metric -> mean, std, n, low, high."""
-    from ddbench.evaluate.statistics import summarise
+    from ddbench.statistics import summarise
 
     table: dict[str, dict[str, list[float]]] = {}
     for run in runs:

@@ -24,10 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddbench.data.dataset import class_indices
-from ddbench.evaluate.plan import Plan, targets
-from ddbench.evaluate.protocols import PROTOCOLS, Protocol, changed
 from ddbench.methods.base import Context, State, check_ipc
 from ddbench.methods.recovery import Batch, Recovery, RecoveryConfig, Stage
+from ddbench.protocols.plan import Plan
+from ddbench.protocols.protocol import PROTOCOLS, Protocol, changed
+from ddbench.protocols.targets import targets
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.synset import Budget, Synset

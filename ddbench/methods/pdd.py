@@ -23,8 +23,6 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.data.specs import resolve_augmentation
-from ddbench.evaluate.plan import Plan, Settings, train_network
-from ddbench.evaluate.protocols import PROTOCOLS
 from ddbench.experts.derived import Link, open_derived, record_derived
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.experts.store import TrajectoryStore
@@ -32,6 +30,9 @@ from ddbench.methods import METHODS
 from ddbench.methods.base import Context, Distilled, Method, Needs, State
 from ddbench.methods.recipes import apply_config
 from ddbench.methods.trajectory import TrajectoryConfig, TrajectoryMethod, experts_of
+from ddbench.protocols.plan import Plan
+from ddbench.protocols.protocol import PROTOCOLS
+from ddbench.protocols.training import Settings, train_network
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.synset import Budget, Synset

@@ -14,14 +14,15 @@ from ddbench.data.preprocess import Preprocess, fit_preprocess
 from ddbench.diffusion.library import diffusers
 from ddbench.diffusion.store import DiffusionModel, check_model, find_model, open_model
 from ddbench.diffusion.train import ensure_model
-from ddbench.evaluate.plan import Plan, Settings, train_student
-from ddbench.evaluate.protocols import PROTOCOLS, changed
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State, check_ipc, recorded_config
 from ddbench.methods.needs import find_experts
 from ddbench.methods.upstream import upstream_cost
 from ddbench.networks.names import check_student, parse_student
 from ddbench.preview import preview_png
+from ddbench.protocols.plan import Plan
+from ddbench.protocols.protocol import PROTOCOLS, changed
+from ddbench.protocols.training import Settings, train_student
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, ensure_writable, is_temporary, read_json, write_bytes, write_json

@@ -152,7 +152,7 @@ def test_kill(ddb: Callable, place: Path, data_root: Path):
     killed, whole = place / "killed.safetensors", place / "whole.safetensors"
     argv = [str(part) for part in relabel_tiny(place, "--epochs", 300, "--out", killed)]
     code = (
-        "import ddbench.evaluate.relabel as relabel; from ddbench.cli.main import run; relabel.SAVE_SECONDS = -1; "
+        "import ddbench.protocols.relabel as relabel; from ddbench.cli.main import run; relabel.SAVE_SECONDS = -1; "
         f"run({argv!r})"
     )
     environment = {**os.environ, "DDBENCH_DATA": str(data_root), "PYTHONPATH": str(ROOT)}

@@ -15,8 +15,8 @@ import torch
 from conftest import EAGER, TINY, Outcome, contents, listing, random_tiny
 
 import ddbench.evaluate.evaluator as evaluator
-from ddbench.evaluate.protocols import PROTOCOLS
-from ddbench.evaluate.scores import Accuracies, repeat_scores, summary
+from ddbench.evaluate.ddranking.definitions import Accuracies, repeat_scores, summary
+from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.synset import read_synset, write_synset
 
 LEGS = tuple(Accuracies.__dataclass_fields__)

@@ -265,7 +265,7 @@ def spoiled(board: Path, change: Callable[[dict[str, Any]], object]) -> str:
 
 
 def protocol(result: dict[str, Any], **settings: Any) -> None:
-    from ddbench.evaluate.protocols import PROTOCOLS, changed
+    from ddbench.protocols.protocol import PROTOCOLS, changed
 
     made, _ = changed(PROTOCOLS["hard-v1"], **{**result["protocol"]["settings"], **settings})
     result["protocol"].update(settings=made.settings(), hash=made.hash)

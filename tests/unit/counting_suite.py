@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from ddbench.evaluate.probes import Choice, Cost, Finding, Metric, Probe, Suite, Trained
+from ddbench.measurements.suite import Choice, Cost, Finding, Metric, Probe, Suite, Trained
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ddbench.data.dataset import Split
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import Preprocess, fit_preprocess
-from ddbench.evaluate.probes import Trained
+from ddbench.measurements.suite import Trained
 from ddbench.networks.build import build_student
 from ddbench.training.sgd import SGD
 

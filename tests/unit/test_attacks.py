@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from ddbench.data.dataset import Split
 from ddbench.data.preprocess import Preprocess
-from ddbench.evaluate.robustness import attacks, external, probes
-from ddbench.evaluate.robustness.attacks import Ascent, ascend, lengths
-from ddbench.evaluate.robustness.budgets import Attack
-from ddbench.evaluate.trained import PixelModel
+from ddbench.measurements.robustness import attack_probes as probes
+from ddbench.measurements.robustness import attacks, external
+from ddbench.measurements.robustness.attacks import Ascent, ascend, lengths
+from ddbench.measurements.robustness.budgets import Attack
+from ddbench.measurements.trained import PixelModel
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
 

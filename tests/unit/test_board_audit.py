@@ -301,7 +301,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_result_of_another_protocol(row: Path, name: str) -> None:
-    from ddbench.evaluate.protocols import PROTOCOLS, changed
+    from ddbench.protocols.protocol import PROTOCOLS, changed
 
     change, word = OTHERS[name]
     result = read_result(row)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddbench.evaluate.calibration_metrics import (
+from ddbench.measurements.calibration_metrics import (
     adaptive_error,
     bin_sums,
     brier,
@@ -21,7 +21,7 @@ from ddbench.evaluate.calibration_metrics import (
     log_softmax,
     nll,
 )
-from ddbench.evaluate.reliability import BAR, OVER, SIDE, TOP, UNDER, diagram_files, pooled_error, shapes, table
+from ddbench.measurements.reliability import BAR, OVER, SIDE, TOP, UNDER, diagram_files, pooled_error, shapes, table
 
 
 def mixed_logits(n: int = 3000, classes: int = 10, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

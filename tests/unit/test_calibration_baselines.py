@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from conftest import EAGER, TINY
 
-from ddbench.evaluate.protocols import PROTOCOLS, Protocol, changed, read_protocol
 from ddbench.leaderboard.consistency import protocol_of
+from ddbench.protocols.protocol import PROTOCOLS, Protocol, changed, read_protocol
 from ddbench.runtime.errors import UserError
 from ddbench.synset import read_synset, write_synset
 from ddbench.training.losses import cross_entropy, focal, probability_cross_entropy, smoothed

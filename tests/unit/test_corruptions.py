@@ -18,12 +18,12 @@ import scipy.ndimage
 import torch
 from robust_student import digits, student, trained
 
-from ddbench.evaluate import corruption_types as types
-from ddbench.evaluate import corruptions
-from ddbench.evaluate.corruptions import CorruptionSuite, corruption_suite
-from ddbench.evaluate.probes import Choice, Finding
-from ddbench.evaluate.statistics import corruption_errors
+from ddbench.measurements import corruption_types as types
+from ddbench.measurements import corruptions
+from ddbench.measurements.corruptions import CorruptionSuite, corruption_suite
+from ddbench.measurements.suite import Choice, Finding
 from ddbench.runtime.errors import UserError
+from ddbench.statistics import corruption_errors
 
 
 def picture(side: int, channels: int, count: int = 2) -> np.ndarray:

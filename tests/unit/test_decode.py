@@ -10,8 +10,8 @@ from torch import Tensor
 from ddbench.data.decode import decode
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
-from ddbench.evaluate.plan import Plan
-from ddbench.evaluate.protocols import PROTOCOLS
+from ddbench.protocols.plan import Plan
+from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.synset import Budget, Synset
 
 

@@ -16,11 +16,11 @@ from PIL import Image
 from ddbench.data.augment import apply, draw, parse_strategy
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
-from ddbench.evaluate.plan import Plan, rate_of
-from ddbench.evaluate.protocols import PROTOCOLS
-from ddbench.evaluate.statistics import summarise
 from ddbench.networks.build import build_student
+from ddbench.protocols.plan import Plan, rate_of
+from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.runtime import seeds
+from ddbench.statistics import summarise
 from ddbench.synset import read_synset
 
 

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from test_leaderboard import ACCURACIES, make_run, png, submit
 
 from ddbench.data.preprocess import Preprocess
-from ddbench.evaluate.labels import read_labels
 from ddbench.leaderboard.attachments import read_header
 from ddbench.leaderboard.images import clean_png, published_png
 from ddbench.leaderboard.schema import check_result, load_results, read_result, result_id
 from ddbench.leaderboard.verification import check_verification, make_verification
 from ddbench.networks.build import build_student
+from ddbench.protocols.labels import read_labels
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.tensors import write_tensors
 from ddbench.synset import Budget, Synset, read_synset, write_synset

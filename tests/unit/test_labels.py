@@ -21,11 +21,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ddbench.data.preprocess import Preprocess
-from ddbench.evaluate import relabel as making
-from ddbench.evaluate.labels import KIND, StoredLabels, read_labels, view_settings
-from ddbench.evaluate.plan import Plan, Settings, policy_of, teacher_labels, trained_students
-from ddbench.evaluate.protocols import PROTOCOLS, Protocol
-from ddbench.evaluate.relabel import earlier_teacher, relabel
+from ddbench.protocols import relabel as making
+from ddbench.protocols.labels import KIND, StoredLabels, read_labels
+from ddbench.protocols.plan import Plan, check_labels, policy_of, view_settings
+from ddbench.protocols.protocol import PROTOCOLS, Protocol
+from ddbench.protocols.relabel import earlier_teacher, relabel
+from ddbench.protocols.targets import teacher_labels
+from ddbench.protocols.training import Settings, trained_students
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
 from ddbench.runtime.seeds import generator, isolated
@@ -289,8 +291,8 @@ def test_an_epoch_is_read_when_it_is_needed(out: Path):
     with pytest.raises(UserError, match=r"labels\.safetensors: the logits of epoch 1 hold NaN"):
         labels(view)
     with pytest.raises(UserError, match="epoch 1 hold NaN"):
-        stored.check(make_plan())
-    stored.check(make_plan(replace(PROTOCOL, epochs=1)))
+        check_labels(stored, make_plan())
+    check_labels(stored, make_plan(replace(PROTOCOL, epochs=1)))
 
 
 def test_views_of_another_version_are_noticed(out: Path, monkeypatch: pytest.MonkeyPatch):
@@ -532,15 +534,15 @@ def test_labels_of_other_views(name: str, out: Path):
     stored = make(out)
     here, there = getattr(PROTOCOL, name), getattr(VIEWS[name], name)
     with pytest.raises(UserError) as caught:
-        stored.check(make_plan(VIEWS[name]))
+        check_labels(stored, make_plan(VIEWS[name]))
     assert f"labels of views with {name} {here}, but protocol fkd has {name} {there}" in str(caught.value)
 
 
 def test_labels_of_something_else(out: Path):
     stored, plan = make(out), make_plan()
-    stored.check(plan)
-    stored.check(make_plan(replace(PROTOCOL, epochs=2)))
-    stored.check(make_plan(replace(PROTOCOL, temperature=4.0)))
+    check_labels(stored, plan)
+    check_labels(stored, make_plan(replace(PROTOCOL, epochs=2)))
+    check_labels(stored, make_plan(replace(PROTOCOL, temperature=4.0)))
     few = replace(plan.synset, images=plan.synset.images[:8], labels=plan.synset.labels[:8])
     for other, message in (
         (make_plan(replace(PROTOCOL, epochs=4)), "labels of 3 epochs, but protocol fkd trains 4; .*--epochs 3"),
@@ -552,7 +554,7 @@ def test_labels_of_something_else(out: Path):
         (make_plan(patches=2), "views with patches 1, but protocol fkd has patches 2"),
     ):
         with pytest.raises(UserError, match=message):
-            stored.check(other)
+            check_labels(stored, other)
 
 
 def spoil(path: Path, place: tuple[int, int, int], value: float) -> None:

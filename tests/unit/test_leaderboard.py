@@ -17,8 +17,6 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from ddbench.cli import submit as submit_verb
-from ddbench.evaluate.protocols import PROTOCOLS
-from ddbench.evaluate.protocols import changed as altered
 from ddbench.leaderboard.images import clean_png, published_png
 from ddbench.leaderboard.schema import (
     MAX_RESULT_BYTES,
@@ -33,6 +31,8 @@ from ddbench.leaderboard.schema import (
     write_result,
 )
 from ddbench.leaderboard.submit import Submission, make_result, parse_claim, plan_submission, write_plan
+from ddbench.protocols.protocol import PROTOCOLS
+from ddbench.protocols.protocol import changed as altered
 from ddbench.runtime.errors import UserError
 
 CONVNET, MLP = "convnet-d3-w32-in", "mlp-d3-w128"

@@ -19,15 +19,17 @@ from PIL import Image
 from ddbench.data.dataset import Split, holdout_split
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
-from ddbench.evaluate import evaluator, trained
-from ddbench.evaluate.calibration import calibration_suite, synset_pixels
-from ddbench.evaluate.calibration_metrics import fit_temperature
+from ddbench.evaluate import evaluator
 from ddbench.evaluate.evaluator import run_probe, run_task
-from ddbench.evaluate.plan import Plan, Settings
-from ddbench.evaluate.probes import SUITES, Choice, Finding
-from ddbench.evaluate.protocols import PROTOCOLS
 from ddbench.leaderboard.schema import check_result, read_result, result_id
+from ddbench.measurements import trained
+from ddbench.measurements.calibration import calibration_suite, synset_pixels
+from ddbench.measurements.calibration_metrics import fit_temperature
+from ddbench.measurements.suite import SUITES, Choice, Finding
 from ddbench.networks.build import build_student
+from ddbench.protocols.plan import Plan
+from ddbench.protocols.protocol import PROTOCOLS
+from ddbench.protocols.training import Settings
 from ddbench.synset import read_synset
 
 
@@ -212,8 +214,8 @@ def test_temperature_of_the_run_is_that_of_its_held_out_images(
     out = tmp_path / "score.json"
     assert ddb(*command(random_run, "--calibration", "--seeds", 1, "--out", out)).code == 0
     plan, dataset = plan_of(random_run, data_root)
-    from ddbench.evaluate.plan import trained_students
-    from ddbench.evaluate.protocols import changed
+    from ddbench.protocols.protocol import changed
+    from ddbench.protocols.training import trained_students
 
     short, _ = changed(PROTOCOLS["hard-v1"], epochs=20, full_epochs=20)
     (net,), _ = trained_students(replace(plan, protocol=short), TINY, [0], Settings(device="cpu", threads=1), tests=500)

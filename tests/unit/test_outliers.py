@@ -15,7 +15,7 @@ import torch
 from robust_student import digits, student, trained
 from sklearn.metrics import roc_auc_score
 
-from ddbench.evaluate.outliers import (
+from ddbench.measurements.outliers import (
     OutlierProbe,
     OutlierSuite,
     auroc,
@@ -24,7 +24,7 @@ from ddbench.evaluate.outliers import (
     noise,
     outlier_suite,
 )
-from ddbench.evaluate.probes import Choice
+from ddbench.measurements.suite import Choice
 from ddbench.runtime.errors import UserError
 
 
@@ -109,7 +109,7 @@ def test_builder():
 def test_another_dataset(data_root: Path, monkeypatch: pytest.MonkeyPatch):
     """Its test images, class-balanced, through the student's own preprocess; the digits stand for another dataset."""
     from ddbench.data.load import load_dataset
-    from ddbench.evaluate import outliers
+    from ddbench.measurements import outliers
 
     asked: list[str] = []
 

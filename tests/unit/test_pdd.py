@@ -16,8 +16,6 @@ from conftest import EAGER, TINY, contents, record_digits
 from torch import Tensor
 from trajectory_context import TINY_SETTINGS, linear, make_context, reference, started
 
-from ddbench.evaluate.plan import Plan, Settings, stage_plan, trained_students
-from ddbench.evaluate.protocols import PROTOCOLS, changed
 from ddbench.experts import derived
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.experts.store import read_store
@@ -25,6 +23,9 @@ from ddbench.methods.base import Context, Distilled
 from ddbench.methods.mtt import MTT
 from ddbench.methods.pdd import PDD, PDDConfig, base_config, content_hash
 from ddbench.networks.build import build_student
+from ddbench.protocols.plan import Plan
+from ddbench.protocols.protocol import PROTOCOLS, changed
+from ddbench.protocols.training import Settings, stage_plan, trained_students
 from ddbench.runtime.errors import UserError
 from ddbench.synset import Budget, Synset, check_synset, read_synset
 from ddbench.training.flat import flatten_parameters, load_flat

@@ -19,9 +19,11 @@ from ddbench.data.dataset import Split
 from ddbench.data.load import load_dataset
 from ddbench.data.policy import Mix, augment
 from ddbench.data.preprocess import fit_preprocess
-from ddbench.evaluate.plan import Plan, Settings, check_plan, inputs_to_test, targets, train_student, trained_students
-from ddbench.evaluate.protocols import PROTOCOLS, changed
 from ddbench.networks.build import build_student
+from ddbench.protocols.plan import Plan, check_plan
+from ddbench.protocols.protocol import PROTOCOLS, changed
+from ddbench.protocols.targets import targets
+from ddbench.protocols.training import Settings, inputs_to_test, train_student, trained_students
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.synset import Budget, Synset

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ddbench.evaluate.protocols import DESCRIPTIONS, PROTOCOLS, Protocol, changed, protocol, read_protocol, result_name
+from ddbench.protocols.protocol import DESCRIPTIONS, PROTOCOLS, Protocol, changed, protocol, read_protocol, result_name
 from ddbench.runtime.errors import UserError
 
 DOCS = Path(__file__).parents[2] / "docs" / "protocols"

@@ -14,10 +14,11 @@ from robust_student import digits, student, trained
 from torch import Tensor, nn
 
 from ddbench.data.dataset import Split
-from ddbench.evaluate.probes import BUDGETS, SUITES, Choice, Finding
-from ddbench.evaluate.robustness import legacy, masking, probes
-from ddbench.evaluate.robustness.budgets import Attack, bounds, budget
-from ddbench.evaluate.robustness.suite import RobustnessSuite, robustness_suite
+from ddbench.measurements.robustness import attack_probes as probes
+from ddbench.measurements.robustness import legacy, masking
+from ddbench.measurements.robustness.attack_suite import RobustnessSuite, robustness_suite
+from ddbench.measurements.robustness.budgets import Attack, bounds, budget
+from ddbench.measurements.suite import BUDGETS, SUITES, Choice, Finding
 from ddbench.runtime.errors import UserError
 
 
@@ -217,12 +218,12 @@ def test_builder():
     assert any("3 classes" in note for note in few.notes)
     with pytest.raises(UserError, match="did you mean 'guard'"):
         robustness_suite(Choice(kind="robustness", budget="gard"), Plan(), digits())  # type: ignore[arg-type]
-    assert SUITES["robustness"] == "ddbench.evaluate.robustness.suite:robustness_suite"
+    assert SUITES["robustness"] == "ddbench.measurements.robustness.attack_suite:robustness_suite"
 
 
 def test_no_library_is_imported_for_quick():
     code = (
-        "import sys, ddbench.evaluate.robustness.suite, ddbench.evaluate.corruptions;"
+        "import sys, ddbench.measurements.robustness.attack_suite, ddbench.measurements.corruptions;"
         "print([name for name in ('foolbox', 'pyautoattack', 'scipy', 'PIL') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

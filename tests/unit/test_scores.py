@@ -10,8 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from ddbench.evaluate.protocols import PROTOCOLS, changed
-from ddbench.evaluate.scores import (
+from ddbench.evaluate.ddranking.definitions import (
     SCORES,
     Accuracies,
     alpha,
@@ -26,8 +25,9 @@ from ddbench.evaluate.scores import (
     scaled,
     summary,
 )
-from ddbench.evaluate.statistics import summarise
+from ddbench.protocols.protocol import PROTOCOLS, changed
 from ddbench.runtime.errors import UserError
+from ddbench.statistics import summarise
 
 # Worked out by hand from 100 (e^x - 1/e) / (e - 1/e).
 REFERENCES = {0.0: 26.8941, -0.10: 22.8454, -0.125: 21.8949, 0.05: 29.0755, 1.0: 100.0, -1.0: 0.0}
@@ -214,5 +214,5 @@ def test_own_protocol():
 
 
 def test_no_torch():
-    code = "import sys; sys.modules['torch'] = None; import ddbench.evaluate.scores, ddbench.cli.scores"
+    code = "import sys; sys.modules['torch'] = None; import ddbench.evaluate.ddranking.definitions, ddbench.cli.scores"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

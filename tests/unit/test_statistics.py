@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ddbench.evaluate.statistics import paired_difference, summarise, summarise_groups
+from ddbench.statistics import paired_difference, summarise, summarise_groups
 
 VALUES = [0.611, 0.598, 0.634, 0.605, 0.622]
 

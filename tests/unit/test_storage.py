@@ -12,9 +12,9 @@ import torch
 
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
-from ddbench.evaluate.plan import Plan
-from ddbench.evaluate.protocols import PROTOCOLS
 from ddbench.evaluate.storage import label_bytes, storage
+from ddbench.protocols.plan import Plan
+from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.synset import Budget, Synset
 
 

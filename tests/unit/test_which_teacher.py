@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import ddbench.teachers.store as teachers
-from ddbench.cli.teachers import choose_teacher, protocol_teacher
-from ddbench.evaluate.protocols import PROTOCOLS
+from ddbench.protocols.protocol import PROTOCOLS
+from ddbench.protocols.teacher import choose_teacher, protocol_teacher
 from ddbench.runtime.errors import UserError
 
 ROOT = Path("teachers")

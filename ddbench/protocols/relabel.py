@@ -21,8 +21,10 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from ddbench.evaluate.labels import KIND, SCHEMA, StoredLabels, label_bytes, probe_of, read_labels, view_settings
-from ddbench.evaluate.plan import Plan, Settings, teacher_labels
+from ddbench.protocols.labels import KIND, SCHEMA, StoredLabels, label_bytes, probe_of, read_labels
+from ddbench.protocols.plan import Plan, view_settings
+from ddbench.protocols.targets import teacher_labels
+from ddbench.protocols.training import Settings
 from ddbench.runtime import device as devices
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError

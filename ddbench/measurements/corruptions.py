@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 
 from ddbench.data.dataset import Dataset
-from ddbench.evaluate.corruption_types import NOISE, SEVERITIES, corrupt, corruption_types
-from ddbench.evaluate.plan import Plan
-from ddbench.evaluate.probes import Choice, Cost, Finding, Metric, Probe, Suite, Trained
-from ddbench.evaluate.statistics import corruption_errors
+from ddbench.measurements.corruption_types import NOISE, SEVERITIES, corrupt, corruption_types
+from ddbench.measurements.suite import Choice, Cost, Finding, Metric, Probe, Suite, Trained
+from ddbench.protocols.plan import Plan
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash
 from ddbench.runtime.tensors import check_tensor, open_tensors, write_tensors
+from ddbench.statistics import corruption_errors
 from ddbench.training.loops import accuracy
 
 VERSIONS = {"glass_blur": 2, "zoom_blur": 2}

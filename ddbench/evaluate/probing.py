@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,12 @@ import torch
 
 from ddbench.data.dataset import Dataset
 from ddbench.evaluate.kept import Kept
-from ddbench.evaluate.plan import Plan, Settings
-from ddbench.evaluate.probes import SUITES, Choice, Cost, Finding, Probe, Suite, Trained
+from ddbench.measurements.suite import SUITES, Choice, Cost, Probe, Suite
 from ddbench.networks.build import build_student
+from ddbench.protocols.plan import Plan
+from ddbench.protocols.training import Settings
 from ddbench.registry import Registry
 from ddbench.runtime import device as devices
-from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, write_bytes
 from ddbench.runtime.progress import Console
@@ -76,30 +75,6 @@ def open_probes(
         for probe in suite.probes
         if probe.name not in kept.probes.get((student, seed, suite.kind), {})
     ]
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """float32 as it is written: no TF32 in convolutions and matrix products of a GPU, put back afterwards."""
-    if not torch.cuda.is_available():
-        yield
-        return
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
-
-
-def measure(trained: Trained, probe: Probe) -> Finding:
-    """One probe on one student; torch's global generators are as before.
-
-    Raises:
-        UserError: as :meth:`Probe.measure`.
-    """
-    with full_precision(), seeds.isolated(trained.seed, "probe", trained.student, probe.name):
-        return probe.measure(trained)
 
 
 # What it will take

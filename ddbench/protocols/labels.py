@@ -7,7 +7,7 @@ view is named by a seed (:func:`ddbench.training.loops.views`), so the logits an
 
 ``labels.safetensors`` holds ``logits`` float16 ``(E, N, K)``: row ``[e, i]`` is for the view of epoch e whose base
 image is i, with whatever was mixed into it. It may be tens of GB and is read by memory map. How it is made is in
-:mod:`ddbench.evaluate.relabel`.
+:mod:`ddbench.protocols.relabel`.
 """
 
 from __future__ import annotations
@@ -16,20 +16,16 @@ import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ddbench.data.specs import resolve_augmentation
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.tensors import check_tensor, open_tensors
 from ddbench.synset import MAX_CLASSES, MAX_IMAGES
 from ddbench.training.loops import Labels, View
-
-if TYPE_CHECKING:
-    from ddbench.evaluate.plan import Plan
 
 KIND = "ddbench-labels"
 SCHEMA = 1
@@ -51,7 +47,7 @@ class StoredLabels:
         epochs, images, classes: E, N, K of the logits ``(E, N, K)``.
         synset_sha256: of the synset file whose views were labelled.
         teacher: what labelled them (:meth:`ddbench.teachers.store.Teacher.reference`).
-        views: the settings that decide the views, and ``teacher_mode`` (:func:`view_settings`).
+        views: the settings that decide the views, and ``teacher_mode`` (:func:`ddbench.protocols.plan.view_settings`).
         precision: of the teacher's arithmetic.
         probe: of the first view of epoch 0 (``index``, ``share``, ``means``).
         start: where the logits begin in the file, in bytes.
@@ -85,39 +81,6 @@ class StoredLabels:
             "precision": self.precision,
             "bytes": self.bytes,
         }
-
-    def check(self, plan: Plan) -> None:
-        """Refuse labels that are not those of a plan's views.
-
-        Raises:
-            UserError: of another synset, of other views, of fewer epochs than the plan trains, or with NaN in one of
-                those (they are read once for that, as every student will).
-        """
-        here = (plan.synset.decoded_images, plan.synset.classes)
-        if (self.images, self.classes) != here:
-            raise UserError(
-                f"{self.path}: labels of {self.images} images and {self.classes} classes, but the synset has {here[0]} "
-                f"and {here[1]}; make its own with ddbench relabel"
-            )
-        if self.synset_sha256 != plan.synset_sha256:
-            raise UserError(
-                f"{self.path}: labels of another synset (sha256 {self.synset_sha256[:12]}, this one has "
-                f"{plan.synset_sha256[:12] or 'none'}); make its own with ddbench relabel"
-            )
-        wanted, name = view_settings(plan), plan.protocol.name
-        for key, value in wanted.items():
-            found = self.views.get(key)
-            if found != value:
-                raise UserError(
-                    f"{self.path}: labels of views with {key} {str(found)[:60]}, but protocol {name} has {key} "
-                    f"{value}; make labels for it with ddbench relabel --protocol"
-                )
-        if self.epochs < plan.epochs:
-            raise UserError(
-                f"{self.path}: labels of {self.epochs} epochs, but protocol {name} trains {plan.epochs}; make more "
-                f"with ddbench relabel --epochs {plan.epochs}, or train with --epochs {self.epochs} (non-standard)"
-            )
-        self.verify(plan.epochs)
 
     def labels(self, device: torch.device) -> Labels:
         """Gives every view its logits, float32 ``(n, K)`` on ``device``.
@@ -180,21 +143,6 @@ class StoredLabels:
 def label_bytes(epochs: int, images: int, classes: int) -> int:
     """Size of float16 logits ``(E, N, K)``."""
     return 2 * epochs * images * classes
-
-
-def view_settings(plan: Plan) -> dict[str, Any]:
-    """Everything but the synset and the seed that decides the views and how a teacher labels them, as JSON."""
-    protocol, synset = plan.protocol, plan.synset
-    return {
-        "batch": min(plan.batch, len(synset.images)),
-        "augmentation": resolve_augmentation(protocol.augmentation, plan.flip),
-        "crop_scale": protocol.crop_scale or 1 / synset.patches,
-        "mix_alpha": protocol.mix_alpha,
-        "mix_probability": protocol.mix_probability,
-        "patches": synset.patches,
-        "flip": plan.flip,
-        "teacher_mode": protocol.teacher_mode,
-    }
 
 
 def probe_of(view: View) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from typing import Any
 
 from ddbench.data.dataset import Dataset
 from ddbench.data.preprocess import Preprocess
+from ddbench.evaluate.ddranking.definitions import RANDOM, REAL, SYNSET, TITLES, Leg
 from ddbench.evaluate.evaluator import Job, evaluate, load_plan
 from ddbench.evaluate.kept import cost_path
-from ddbench.evaluate.plan import check_plan
-from ddbench.evaluate.protocols import result_name
-from ddbench.evaluate.scores import RANDOM, REAL, SYNSET, TITLES, Leg
+from ddbench.protocols.plan import check_plan
+from ddbench.protocols.protocol import result_name
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash, read_json, text_hash
 from ddbench.runtime.jobs import run_jobs
@@ -158,7 +158,7 @@ def _train_random(
         else:
             missing.append(index)
     with console.bar("random subsets", len(tasks), len(found)) as bar:
-        target = "ddbench.evaluate.legs:random_task"
+        target = "ddbench.evaluate.ddranking.trainings:random_task"
         for position, scored in run_jobs(target, work, [tasks[index] for index in missing], workers):
             found[missing[position]] = scored
             bar.advance(f"{tasks[missing[position]].leg.base.name} {min(scored.accuracies.values()):.3f}")

@@ -4,6 +4,8 @@ probes are open.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,9 +13,10 @@ from torch import Tensor, nn
 
 from ddbench.data.dataset import Dataset, Split, class_indices, holdout_split, take
 from ddbench.data.preprocess import Preprocess
-from ddbench.evaluate.plan import Plan, Settings, split_to_test
-from ddbench.evaluate.probes import Trained
+from ddbench.measurements.suite import Finding, Probe, Trained
 from ddbench.networks.build import build_student
+from ddbench.protocols.plan import Plan
+from ddbench.protocols.training import Settings, split_to_test
 from ddbench.runtime import device as devices
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
@@ -167,3 +170,27 @@ def open_student(
         plan=plan,
         device=device,
     )
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """float32 as it is written: no TF32 in convolutions and matrix products of a GPU, put back afterwards."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def measure(trained: Trained, probe: Probe) -> Finding:
+    """One probe on one student; torch's global generators are as before.
+
+    Raises:
+        UserError: as :meth:`Probe.measure`.
+    """
+    with full_precision(), seeds.isolated(trained.seed, "probe", trained.student, probe.name):
+        return probe.measure(trained)

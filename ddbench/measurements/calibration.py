@@ -19,11 +19,11 @@ from torch import Tensor
 
 from ddbench.data.dataset import Dataset
 from ddbench.data.masks import pixel_mask
-from ddbench.evaluate.calibration_metrics import BINS, Floats, Ints, Temperature, calibration, fit_temperature
-from ddbench.evaluate.plan import Plan
-from ddbench.evaluate.probes import Choice, Cost, Finding, Metric, Probe, Suite, Trained
-from ddbench.evaluate.reliability import diagram_files
-from ddbench.evaluate.trained import held_out_images
+from ddbench.measurements.calibration_metrics import BINS, Floats, Ints, Temperature, calibration, fit_temperature
+from ddbench.measurements.reliability import diagram_files
+from ddbench.measurements.suite import Choice, Cost, Finding, Metric, Probe, Suite, Trained
+from ddbench.measurements.trained import held_out_images
+from ddbench.protocols.plan import Plan
 from ddbench.runtime import seeds
 
 MASK_RATIO = 0.4

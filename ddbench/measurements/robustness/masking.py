@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ddbench.evaluate.robustness.budgets import SANITY_EPS, Attack
+from ddbench.measurements.robustness.budgets import SANITY_EPS, Attack
 
 WARNINGS = {
     "pgd-worse-than-fgsm": "PGD leaves more images right than FGSM at the same bound",

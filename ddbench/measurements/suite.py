@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ddbench.data.dataset import Dataset, Split
-    from ddbench.evaluate.plan import Plan
+    from ddbench.protocols.plan import Plan
 
 SUITES: dict[str, str] = {
-    "calibration": "ddbench.evaluate.calibration:calibration_suite",
-    "robustness": "ddbench.evaluate.robustness.suite:robustness_suite",
-    "corruptions": "ddbench.evaluate.corruptions:corruption_suite",
-    "ood": "ddbench.evaluate.outliers:outlier_suite",
+    "calibration": "ddbench.measurements.calibration:calibration_suite",
+    "robustness": "ddbench.measurements.robustness.attack_suite:robustness_suite",
+    "corruptions": "ddbench.measurements.corruptions:corruption_suite",
+    "ood": "ddbench.measurements.outliers:outlier_suite",
 }
 """Kind of measurement -> ``"module:builder"``; the builder is a :data:`Builder`."""
 

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ddbench.evaluate.probes import Cost, Finding, Probe, Trained
-from ddbench.evaluate.robustness import attacks, external
-from ddbench.evaluate.robustness.budgets import NEIGHBOURS, PARTS, Attack
+from ddbench.measurements.robustness import attacks, external
+from ddbench.measurements.robustness.budgets import NEIGHBOURS, PARTS, Attack
+from ddbench.measurements.suite import Cost, Finding, Probe, Trained
 
 LARGE = 96
 """Above this side, in pixels, a quarter of the images go at once: activations must fit into memory."""

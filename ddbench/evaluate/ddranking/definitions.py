@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ddbench.evaluate.protocols import PROTOCOLS, Protocol, changed
-from ddbench.evaluate.statistics import summarise
+from ddbench.protocols.protocol import PROTOCOLS, Protocol, changed
 from ddbench.runtime.errors import UserError
+from ddbench.statistics import summarise
 
 WEIGHT = 0.5
 """DD-Ranking's w of LRS and gamma of ARS."""

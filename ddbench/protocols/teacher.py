@@ -10,7 +10,7 @@ from ddbench.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from ddbench.data.preprocess import Preprocess
-    from ddbench.evaluate.protocols import Protocol
+    from ddbench.protocols.protocol import Protocol
     from ddbench.synset import Synset
     from ddbench.teachers.store import Teacher
 

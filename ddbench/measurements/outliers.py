@@ -22,9 +22,9 @@ from torch import Tensor
 from ddbench.data.dataset import Dataset
 from ddbench.data.load import load_dataset
 from ddbench.data.specs import DATASETS, FOLDER, dataset_spec
-from ddbench.evaluate.plan import Plan
-from ddbench.evaluate.probes import NOISE, Choice, Cost, Finding, Metric, Probe, Suite, Trained
-from ddbench.evaluate.trained import balanced
+from ddbench.measurements.suite import NOISE, Choice, Cost, Finding, Metric, Probe, Suite, Trained
+from ddbench.measurements.trained import balanced
+from ddbench.protocols.plan import Plan
 from ddbench.registry import unknown
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
@@ -42,7 +42,7 @@ class OutlierProbe(Probe):
     """Images of other data against the test images.
 
     Attributes:
-        other: a dataset, or :data:`ddbench.evaluate.probes.NOISE`.
+        other: a dataset, or :data:`ddbench.measurements.suite.NOISE`.
         root: data folder.
         images: how many of the other data, class-balanced; as many as test images where there are so many.
     """

@@ -25,8 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddbench.evaluate.robustness.attacks import lengths
-from ddbench.evaluate.robustness.budgets import PARTS, TARGETED
+from ddbench.measurements.robustness.attacks import lengths
+from ddbench.measurements.robustness.budgets import PARTS, TARGETED
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 

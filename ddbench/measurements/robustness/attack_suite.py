@@ -8,13 +8,13 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 from ddbench.data.dataset import Dataset
-from ddbench.evaluate.plan import Plan
-from ddbench.evaluate.probes import BUDGETS, Choice, Finding, Metric, Probe, Suite
-from ddbench.evaluate.robustness import legacy
-from ddbench.evaluate.robustness.budgets import IMAGES, VERSION, Attack, Budget, budget
-from ddbench.evaluate.robustness.external import installed
-from ddbench.evaluate.robustness.masking import WARNINGS, suspicions
-from ddbench.evaluate.robustness.probes import AttackProbe, CleanProbe
+from ddbench.measurements.robustness import legacy
+from ddbench.measurements.robustness.attack_probes import AttackProbe, CleanProbe
+from ddbench.measurements.robustness.budgets import IMAGES, VERSION, Attack, Budget, budget
+from ddbench.measurements.robustness.external import installed
+from ddbench.measurements.robustness.masking import WARNINGS, suspicions
+from ddbench.measurements.suite import BUDGETS, Choice, Finding, Metric, Probe, Suite
+from ddbench.protocols.plan import Plan
 from ddbench.registry import unknown
 
 TITLES = {

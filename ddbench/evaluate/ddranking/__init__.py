@@ -1,0 +1,1 @@
+"""DD-Ranking's scores: definitions, trainings, result file."""

@@ -1,0 +1,1 @@
+"""How a student learns a synset: protocols as data, plans, targets, training, teachers' labels."""

@@ -1,0 +1,220 @@
+"""How one student is trained on one synset: a protocol, the synset, the dataset and what labels it, put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddbench.data.dataset import Dataset
+from ddbench.data.decode import decode
+from ddbench.data.policy import Policy, parse_policy
+from ddbench.data.preprocess import Preprocess
+from ddbench.data.specs import resolve_augmentation
+from ddbench.protocols.labels import StoredLabels
+from ddbench.protocols.protocol import Protocol
+from ddbench.runtime.errors import UserError
+from ddbench.synset import Synset
+from ddbench.teachers.store import Teacher, check_teacher
+from ddbench.training.loops import Inputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All that a student's training on a synset needs.
+
+    Attributes:
+        synset, protocol, preprocess: what is trained on, how, and how pixels become its network input.
+        flip: whether the dataset's images may be mirrored.
+        teacher: for ``labels`` "teacher".
+        stored: for ``labels`` "stored".
+        synset_sha256: hash of the synset's file, which stored labels name; empty for one that is in no file.
+    """
+
+    synset: Synset
+    protocol: Protocol
+    preprocess: Preprocess
+    flip: bool
+    teacher: Teacher | None = None
+    stored: StoredLabels | None = None
+    synset_sha256: str = ""
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the synset."""
+        whole = self.synset.budget.unit == "all"
+        return self.protocol.full_epochs if whole else self.protocol.epochs
+
+    @property
+    def stages(self) -> int:
+        """How many trainings follow each other: one a stage of the synset where the protocol is sequential, else 1."""
+        stage = self.synset.stage
+        return 1 if stage is None or not self.protocol.sequential else int(stage.max()) + 1
+
+    @property
+    def batch(self) -> int:
+        """Images a step."""
+        return self.protocol.batch_for(self.synset.decoded_images, self.synset.classes)
+
+    @property
+    def policy(self) -> Policy | None:
+        """The augmentation, for this dataset and this synset's patches."""
+        return policy_of(self.protocol, self.synset, self.flip)
+
+    def inputs(self, device: torch.device) -> Inputs:
+        """The synset as network inputs, decoded, with the labels that the protocol takes from it."""
+        synset, images, labels = self.synset, self.synset.images, self.synset.labels
+        if self.protocol.labels in ("hard", "teacher", "stored"):
+            labels = synset.hard_labels()
+        elif synset.label_kind == "soft":
+            labels = labels / self.protocol.temperature
+        raw = synset.space == "pixels"
+        if synset.decode_factor > 1:
+            # In pixel space: ZCA does not commute with cutting and enlarging.
+            tiles = images.float() / 255 if raw else self.preprocess.invert(images)
+            images, raw = self.preprocess.apply(decode(tiles, synset.decode_factor)), False
+            labels = labels.repeat(synset.decode_factor**2, *[1] * (labels.ndim - 1))
+        preprocess, space = (self.preprocess, None) if raw else (None, self.preprocess)
+        return Inputs(images, labels, preprocess, device, space=space, classes=synset.classes)
+
+
+def policy_of(protocol: Protocol, synset: Synset, flip: bool) -> Policy | None:
+    """The augmentation policy of a protocol for a synset.
+
+    Raises:
+        UserError: the protocol's augmentation is none that is known.
+    """
+    factor = synset.patches
+    return parse_policy(
+        resolve_augmentation(protocol.augmentation, flip),
+        flip=flip,
+        crop_scale=protocol.crop_scale or 1 / factor,
+        factor=factor,
+        mix_alpha=protocol.mix_alpha,
+        mix_probability=protocol.mix_probability,
+    )
+
+
+def check_plan(plan: Plan, dataset: Dataset) -> None:
+    """Refuse what cannot work before anything is trained.
+
+    Raises:
+        UserError: soft labels wanted of a hard synset, no teacher, a teacher of other data, a learned rate that trains
+            nothing, an unknown augmentation, or stored labels of another synset or protocol.
+    """
+    synset, protocol = plan.synset, plan.protocol
+    if protocol.labels == "soft" and synset.label_kind != "soft":
+        raise UserError(
+            f"protocol {protocol.name} needs soft labels, but the synset ({synset.method} on {synset.dataset}) has "
+            "hard ones; use --protocol hard-v1, or kd-v1 with a teacher"
+        )
+    if (protocol.label_smoothing or protocol.focal_gamma) and protocol.labels == "own" and synset.label_kind == "soft":
+        what = "label smoothing" if protocol.label_smoothing else "focal loss"
+        raise UserError(f"{what} is n/a: the synset ({synset.method} on {synset.dataset}) has soft labels")
+    if protocol.labels == "teacher":
+        if plan.teacher is None:
+            raise UserError(
+                f"protocol {protocol.name} needs a teacher: train one with ddbench teacher --dataset {synset.dataset}, "
+                "or give --teacher FILE"
+            )
+        check_teacher(plan.teacher, dataset, plan.preprocess)
+    if protocol.labels == "stored":
+        if plan.stored is None:
+            raise UserError(
+                f"protocol {protocol.name} replays stored labels: make them with ddbench relabel, then give --labels "
+                "FILE (default: labels.safetensors beside the synset)"
+            )
+        check_labels(plan.stored, plan)
+    learned_rate(synset, protocol)
+    plan.policy  # noqa: B018 (parsed, so that a wrong name is told now)
+
+
+def learned_rates(synset: Synset, protocol: Protocol) -> list[float] | None:
+    """The synset's learned learning rates where the protocol uses them, else None: one, or one a stage.
+
+    Raises:
+        UserError: one is not positive.
+    """
+    lr = synset.learned_lr
+    if protocol.lr_source != "synset" or lr is None or (lr.ndim and synset.stage is None):
+        return None
+    if float(lr.min()) <= 0:
+        raise UserError(
+            f"the synset's learned learning rate is {float(lr.min()):g}, which trains nothing: distil with "
+            f"--lr-parametrisation log or a smaller --lr-lr, or evaluate with --protocol dc-legacy (lr {protocol.lr:g})"
+        )
+    return [float(rate) for rate in lr.reshape(-1)]
+
+
+def learned_rate(synset: Synset, protocol: Protocol) -> float | None:
+    """The synset's learned learning rate where the protocol uses it, else None; of several stages that of the last.
+
+    Raises:
+        UserError: it is not positive.
+    """
+    rates = learned_rates(synset, protocol)
+    return None if rates is None else rates[-1]
+
+
+def rate_of(plan: Plan, student: str) -> float:
+    """The learning rate without a search: the synset's where the protocol says so (of several stages the last one's),
+    else the protocol's.
+    """
+    learned = learned_rate(plan.synset, plan.protocol)
+    return plan.protocol.rate(student) if learned is None else learned
+
+
+def labels_path(synset: Path) -> Path:
+    """Where relabelled labels of a synset lie by default."""
+    return synset.parent / "labels.safetensors"
+
+
+def view_settings(plan: Plan) -> dict[str, Any]:
+    """Everything but the synset and the seed that decides the views and how a teacher labels them, as JSON."""
+    protocol, synset = plan.protocol, plan.synset
+    return {
+        "batch": min(plan.batch, len(synset.images)),
+        "augmentation": resolve_augmentation(protocol.augmentation, plan.flip),
+        "crop_scale": protocol.crop_scale or 1 / synset.patches,
+        "mix_alpha": protocol.mix_alpha,
+        "mix_probability": protocol.mix_probability,
+        "patches": synset.patches,
+        "flip": plan.flip,
+        "teacher_mode": protocol.teacher_mode,
+    }
+
+
+def check_labels(stored: StoredLabels, plan: Plan) -> None:
+    """Refuse labels that are not those of a plan's views.
+
+    Raises:
+        UserError: of another synset, of other views, of fewer epochs than the plan trains, or with NaN in one of
+            those (they are read once for that, as every student will).
+    """
+    here = (plan.synset.decoded_images, plan.synset.classes)
+    if (stored.images, stored.classes) != here:
+        raise UserError(
+            f"{stored.path}: labels of {stored.images} images and {stored.classes} classes, but the synset has "
+            f"{here[0]} and {here[1]}; make its own with ddbench relabel"
+        )
+    if stored.synset_sha256 != plan.synset_sha256:
+        raise UserError(
+            f"{stored.path}: labels of another synset (sha256 {stored.synset_sha256[:12]}, this one has "
+            f"{plan.synset_sha256[:12] or 'none'}); make its own with ddbench relabel"
+        )
+    wanted, name = view_settings(plan), plan.protocol.name
+    for key, value in wanted.items():
+        found = stored.views.get(key)
+        if found != value:
+            raise UserError(
+                f"{stored.path}: labels of views with {key} {str(found)[:60]}, but protocol {name} has {key} "
+                f"{value}; make labels for it with ddbench relabel --protocol"
+            )
+    if stored.epochs < plan.epochs:
+        raise UserError(
+            f"{stored.path}: labels of {stored.epochs} epochs, but protocol {name} trains {plan.epochs}; make more "
+            f"with ddbench relabel --epochs {plan.epochs}, or train with --epochs {stored.epochs} (non-standard)"
+        )
+    stored.verify(plan.epochs)

@@ -1,0 +1,224 @@
+"""Students trained on a plan, and tested once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddbench.data.dataset import Split
+from ddbench.networks.build import build_student
+from ddbench.protocols.plan import Plan, rate_of
+from ddbench.protocols.targets import targets
+from ddbench.runtime import device as devices
+from ddbench.runtime import seeds as randomness
+from ddbench.runtime.device import Compiler
+from ddbench.runtime.errors import UserError
+from ddbench.training.loops import (
+    Inputs,
+    Optimizer,
+    OptimizerSettings,
+    Resume,
+    accuracy,
+    forward_flops,
+    inputs_of,
+    optimizer_state,
+    predict,
+    train,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a process computes: device by name, threads, precision (``float32`` or ``bfloat16``), compile mode."""
+
+    device: str
+    threads: int
+    precision: str = "float32"
+    compile: str = "off"
+
+
+def train_student(
+    plan: Plan, test: Split, student: str, seed: int, settings: Settings, lr: float | None = None
+) -> dict[str, float]:
+    """One run: a fresh student is trained on the synset and tested once, on the last epoch's weights.
+
+    Args:
+        lr: a learning rate that a search found; default: that of the synset or protocol.
+
+    Returns:
+        ``{"accuracy": fraction}``.
+
+    Raises:
+        UserError: the student diverged.
+    """
+    return train_students(plan, test, student, [seed], settings, lr)[0]
+
+
+def train_students(
+    plan: Plan, test: Split, student: str, seeds: Sequence[int], settings: Settings, lr: float | None = None
+) -> list[dict[str, float]]:
+    """As :func:`train_student` for several seeds; networks without dropout are trained at once, on one device."""
+    nets, compiler = trained_students(plan, student, seeds, settings, lr, tests=len(test))
+    return tested_students(plan, test, student, dict(zip(seeds, nets, strict=True)), settings, lr, compiler)
+
+
+def tested_students(
+    plan: Plan,
+    test: Split,
+    student: str,
+    nets: dict[int, nn.Module],
+    settings: Settings,
+    lr: float | None,
+    compiler: Compiler | None,
+) -> list[dict[str, float]]:
+    """Accuracy of trained networks, by seed.
+
+    Raises:
+        UserError: one diverged.
+    """
+    inputs = inputs_to_test(plan, test, next(next(iter(nets.values())).parameters()).device)
+    found = []
+    for seed, net in nets.items():
+        logits = predict(net, inputs, precision=settings.precision, compiler=compiler)
+        if not bool(torch.isfinite(logits).all()):
+            raise UserError(
+                f"{student}, seed {seed}: the student's outputs are not finite after {plan.epochs} epochs at learning "
+                f"rate {lr or rate_of(plan, student):g}"
+            )
+        found.append({"accuracy": accuracy(logits, test.labels)})
+    return found
+
+
+def trained_students(
+    plan: Plan, student: str, seeds: Sequence[int], settings: Settings, lr: float | None = None, tests: int = 0
+) -> tuple[list[nn.Module], Compiler | None]:
+    """Fresh students, one a seed, trained on the synset to the last epoch; and the compiler that was used.
+
+    Args:
+        tests: images that will be tested afterwards, for deciding whether compiling pays.
+    """
+    device = devices.resolve_device(settings.device)
+    _, channels, size, _ = plan.synset.images.shape
+    nets: list[nn.Module] = [
+        build_student(student, channels=channels, size=size, classes=plan.synset.classes, seed=seed).to(device)
+        for seed in seeds
+    ]
+    parts = [stage_plan(plan, stage) for stage in range(plan.stages)]
+    inputs = [part.inputs(device) for part in parts]
+    seen = sum(len(own) * part.epochs for own, part in zip(inputs, parts, strict=True))
+    flops = forward_flops(nets[0], inputs[0].shape) * (3 * seen + tests)
+    compiler = devices.choose_compiler(settings.compile, flops, device, print)
+    if len(nets) > 1 and len(parts) == 1:
+        from ddbench.training.many import draws_in_training, train_many  # torch.func is slow to import
+
+        if not draws_in_training(nets[0]):
+            how = _how(plan, inputs[0], student, settings, lr, compiler)
+            for _ in train_many(nets, inputs[0], seeds=seeds, **how):
+                pass
+            return nets, compiler
+    for seed, net in zip(seeds, nets, strict=True):
+        gathered: dict[str, Tensor] = {}
+        for stage, (part, own) in enumerate(zip(parts, inputs, strict=True)):
+            named = randomness.derive(seed, "stage", stage) if stage else seed
+            how = _how(part, own, student, settings, lr, compiler)
+            gathered = _train(net, own, named, gathered, how)
+    return nets, compiler
+
+
+def train_network(net: nn.Module, plan: Plan, student: str, seed: int, settings: Settings) -> None:
+    """Train a network that is there already, in place, on a synset of one stage; an optimiser of its own is used.
+
+    Args:
+        net: a ``student``, on the device of the settings.
+    """
+    inputs = plan.inputs(devices.resolve_device(settings.device))
+    _train(net, inputs, seed, {}, _how(plan, inputs, student, settings, None, None))
+
+
+def _train(
+    net: nn.Module, inputs: Inputs, seed: int, gathered: dict[str, Tensor], how: dict[str, Any]
+) -> dict[str, Tensor]:
+    """Train in place, with what an optimiser has gathered before; returns what it has gathered then."""
+    last: list[Optimizer] = []
+    resume = Resume(epochs=0, optimizer=gathered) if gathered else None
+    for _ in train(net, inputs, seed=seed, resume=resume, checkpoint=lambda _, stepper: last.append(stepper), **how):
+        del last[:-1]
+    return optimizer_state(last[-1], "optimizer")
+
+
+def _how(
+    plan: Plan, inputs: Inputs, student: str, settings: Settings, lr: float | None, compiler: Compiler | None
+) -> dict[str, Any]:
+    """How :func:`ddbench.training.loops.train` is to train on a plan of one stage."""
+    protocol = plan.protocol
+    labels, loss = targets(plan, inputs, inputs.device, settings.precision)
+    return {
+        "epochs": plan.epochs,
+        "batch": plan.batch,
+        "optimizer": OptimizerSettings(
+            name=protocol.optimizer,
+            lr=lr or rate_of(plan, student),
+            momentum=protocol.momentum,
+            weight_decay=protocol.weight_decay,
+            decay_vectors=protocol.decay_vectors,
+        ),
+        "policy": plan.policy,
+        "factor": functools.partial(protocol.factor, epochs=plan.epochs),
+        "rebuild": protocol.rebuild,
+        "labels": labels,
+        "loss": loss,
+        "view_seed": plan.stored.seed if protocol.labels == "stored" and plan.stored else None,
+        "precision": settings.precision,
+        "compiler": compiler,
+    }
+
+
+def stage_plan(plan: Plan, stage: int) -> Plan:
+    """Training on one stage and those before it, as a plan of its own; the plan itself where there is one only.
+
+    The passes are divided equally; the last stage has those that remain. The learning rate is the stage's own where
+    one a stage was learned.
+
+    Args:
+        stage: from 0.
+    """
+    if plan.stages == 1:
+        return plan
+    synset, protocol = plan.synset, plan.protocol
+    assert synset.stage is not None
+    rate = synset.learned_lr
+    each, rest = divmod(plan.epochs, plan.stages)
+    epochs = max(1, each + (rest if stage == plan.stages - 1 else 0))
+    seen = synset.stage <= stage
+    part = replace(
+        synset,
+        images=synset.images[seen],
+        labels=synset.labels[seen],
+        learned_lr=rate if rate is None or rate.ndim == 0 else rate[stage],
+        stage=None,
+    )
+    return replace(plan, synset=part, protocol=replace(protocol, epochs=epochs, full_epochs=epochs, sequential=False))
+
+
+def inputs_to_test(plan: Plan, test: Split, device: torch.device) -> Inputs:
+    """Real images as the protocol tests them."""
+    return inputs_of(split_to_test(plan, test), plan.preprocess, device)
+
+
+def split_to_test(plan: Plan, test: Split) -> Split:
+    """Real images, uint8, enlarged and cut where the protocol tests them so."""
+    size = test.images.shape[-1]
+    wide = size // 7 * 8
+    if not plan.protocol.test_zoom or wide <= size:
+        return test
+    zoomed = torch.nn.functional.interpolate(
+        test.images.float(), size=(wide, wide), mode="bilinear", antialias=True, align_corners=False
+    )
+    first = (wide - size) // 2
+    cut = zoomed[:, :, first : first + size, first : first + size].round().clamp(0, 255).to(torch.uint8)
+    return Split(cut, test.labels)

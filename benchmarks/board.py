@@ -21,12 +21,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from made_board import many_results, put
 
 from ddbench.leaderboard.board import read_board
-from ddbench.leaderboard.embed import MAX_PAGE_BYTES
-from ddbench.leaderboard.export import csv_text, write_sqlite
-from ddbench.leaderboard.page import build
+from ddbench.leaderboard.pages.embed import MAX_PAGE_BYTES
+from ddbench.leaderboard.pages.export import csv_text, write_sqlite
+from ddbench.leaderboard.pages.page import build
+from ddbench.leaderboard.pages.terminal import show
+from ddbench.leaderboard.pages.view import lay_out
 from ddbench.leaderboard.select import Selection, select
-from ddbench.leaderboard.terminal import show
-from ddbench.leaderboard.view import lay_out
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -44,7 +44,8 @@ def one(mode: str, steps: int) -> dict[str, float]:
     from ddbench.networks.build import build_student
     from ddbench.runtime import device
     from ddbench.training.flat import FlatNet, flatten_parameters
-    from ddbench.training.inner import InnerLoop, InnerProblem, match_term
+    from ddbench.training.inner import InnerLoop
+    from ddbench.training.problem import InnerProblem, match_term
 
     torch.set_num_threads(1)
     if mode != "plain":

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ddbench.data.dataset import Dataset
-from ddbench.data.decode import LARGEST_FACTOR
+from ddbench.data.formation import LARGEST_FACTOR
 from ddbench.data.preprocess import Preprocess
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.tensors import check_tensor, open_tensors, read_finite, write_tensors
@@ -55,7 +55,8 @@ class Synset:
         dataset, fingerprint, class_names: the real data it stands for.
         method, config, seed, student: what made it.
         augmentation: strategy that the method distilled with; the evaluator's default.
-        decode_factor: tiles a side that each stored image is decoded to (:func:`ddbench.data.decode.decode`); 1: none.
+        decode_factor: tiles a side that each stored image is decoded to (:func:`ddbench.data.formation.decode`);
+            1: none.
         patches: patches a side that each image was stitched of (RDED's factor); 1: none.
         teacher: reference to the network that labels its views (:meth:`ddbench.teachers.store.Teacher.reference`).
         versions, parents: libraries, and hashes of what it was made from.

@@ -70,8 +70,8 @@ def main(argv: list[str]) -> None:
 
 def _experts(out: Path, workers: int, console: Console) -> None:
     from ddbench.data.load import load_dataset
+    from ddbench.distill.recipes import method_recipes
     from ddbench.experts.record import record
-    from ddbench.methods.recipes import method_recipes
 
     recipe = method_recipes("mtt")["digits-ipc1"]
     record(
@@ -101,9 +101,9 @@ def _stage(name: str, tasks: list[Task], workers: int, console: Console) -> None
 def distill_task(_: None, task: Task) -> str:
     """Make the synset of a task; run by a worker."""
     from ddbench.data.load import load_dataset
+    from ddbench.distill.recipes import apply_config, method_recipes
+    from ddbench.distill.runner import RunSettings, distill
     from ddbench.methods import METHODS
-    from ddbench.methods.recipes import apply_config, method_recipes
-    from ddbench.methods.runner import RunSettings, distill
 
     kind = METHODS.get(task.method)
     recipe = method_recipes("mtt")[f"digits-ipc{task.ipc}"] if task.method == "mtt" else None
@@ -169,7 +169,7 @@ def evaluate_task(_: None, task: Task) -> str:
 
 
 def _board(out: Path, tasks: list[Task]) -> list[Path]:
-    from ddbench.leaderboard.page import build
+    from ddbench.leaderboard.pages.page import build
     from ddbench.leaderboard.submit import make_result, plan_submission, write_plan
 
     board = out / "leaderboard"

@@ -12,7 +12,8 @@ import tyro
 from ddbench.cli.parse import parse
 from ddbench.cli.settings import Common, worker_count
 from ddbench.measurements.suite import BUDGETS, NOISE, Choice
-from ddbench.networks.names import check_student, default_student, expand_students
+from ddbench.networks.check import check_student
+from ddbench.networks.names import default_student, expand_students
 from ddbench.protocols.protocol import Protocol, changed, protocol, result_name
 from ddbench.protocols.teacher import protocol_teacher
 from ddbench.registry import unknown

@@ -89,7 +89,7 @@ def _build(argv: list[str]) -> None:
         "  ddbench leaderboard build\n  ddbench leaderboard build --check",
     )
     from ddbench.leaderboard.audit import checked_results
-    from ddbench.leaderboard.page import build, check
+    from ddbench.leaderboard.pages.page import build, check
 
     results, _ = checked_results(args.leaderboard)
     if args.check:
@@ -107,9 +107,9 @@ def _show(argv: list[str]) -> None:
         "  ddbench leaderboard show\n  ddbench leaderboard show --dataset digits --ipc 10 --student mlp-d3-w128",
     )
     from ddbench.leaderboard.board import read_board
+    from ddbench.leaderboard.pages.terminal import show
+    from ddbench.leaderboard.pages.view import lay_out
     from ddbench.leaderboard.select import Selection, select
-    from ddbench.leaderboard.terminal import show
-    from ddbench.leaderboard.view import lay_out
 
     cells = read_board(args.leaderboard).cells
     chosen = select(cells, Selection(args.dataset, args.ipc, args.labels, args.student, args.verified))

@@ -54,8 +54,8 @@ def main(argv: list[str]) -> None:
     """
     args = parse(ExportArgs, argv, "ddbench leaderboard export", DESCRIPTION, EXAMPLES)
     from ddbench.leaderboard.board import read_board
-    from ddbench.leaderboard.export import BINARY, csv_text, default_path, json_text, write_export
-    from ddbench.leaderboard.latex import latex_text
+    from ddbench.leaderboard.pages.export import BINARY, csv_text, default_path, json_text, write_export
+    from ddbench.leaderboard.pages.latex import latex_text
     from ddbench.leaderboard.select import Selection, select
 
     if args.format != "latex" and (args.columns or args.spread != "std"):

@@ -146,7 +146,7 @@ def verify(argv: list[str]) -> None:
 
 def print_verification(row: Result, made: dict[str, Any]) -> None:
     """One row's table: published, claimed and re-trained numbers of each student."""
-    from ddbench.leaderboard.measures import SHORT
+    from ddbench.leaderboard.columns import SHORT
     from ddbench.leaderboard.schema import budget_name
 
     synset, unit = row["synset"], row["metrics"][made["metric"]]["unit"]

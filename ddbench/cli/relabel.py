@@ -101,7 +101,8 @@ def _teacher(args: Args, plan: Plan, dataset: Dataset, out: Path, threads: int, 
         UserError: the wanted one is not there, was trained on other data or another input, or cannot be trained.
     """
     from ddbench.data.preprocess import kind_of
-    from ddbench.networks.names import check_student, parse_student
+    from ddbench.networks.check import check_student
+    from ddbench.networks.names import parse_student
     from ddbench.protocols.relabel import earlier_teacher
     from ddbench.teachers.recipe import TeacherRecipe
     from ddbench.teachers.store import check_teacher

@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
     failed: dict[str, str] = {}
     if open_cells and not args.dry_run:
         failed = _fill(args, plan, open_cells, workers, threads, deadline)
-        from ddbench.leaderboard.page import build
+        from ddbench.leaderboard.pages.page import build
 
         build(args.leaderboard)
     _print(args, plan, cells, failed)
@@ -212,8 +212,8 @@ def _do(shared: dict[str, Any], cell: PlanCell, out: Path) -> None:
 
 def _buffer_flags(cell: PlanCell) -> list[str]:
     """The ``buffer`` command of the cell's recipe, when its method needs experts."""
+    from ddbench.distill.recipes import choose_recipe
     from ddbench.methods import METHODS
-    from ddbench.methods.recipes import choose_recipe
 
     if not METHODS.get(cell.method).needs.experts:
         return []

@@ -15,7 +15,8 @@ import tyro
 from ddbench.cli.parse import parse
 from ddbench.cli.settings import Common, worker_count
 from ddbench.evaluate.ddranking.definitions import SCORES, TITLES, WEIGHT, legs, own_protocol
-from ddbench.networks.names import check_student, default_student, parse_student
+from ddbench.networks.check import check_student
+from ddbench.networks.names import default_student, parse_student
 from ddbench.protocols.protocol import protocol, result_name
 from ddbench.protocols.teacher import protocol_teacher
 from ddbench.runtime.errors import UserError

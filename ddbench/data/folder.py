@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddbench.data.decoded import Listing
+from ddbench.data.cache import Listing
 from ddbench.data.images import EXTENSIONS
 from ddbench.data.specs import DATASETS, FOLDER, DatasetSpec
 from ddbench.registry import suggest

@@ -70,7 +70,7 @@ def load_dataset(
 
         return load_cifar(spec, place, download)
     from ddbench.data import folder
-    from ddbench.data.decoded import load_listing
+    from ddbench.data.cache import load_listing
 
     if name.startswith(FOLDER):
         listing, note = folder.list_folder(spec)

@@ -21,7 +21,7 @@ from ddbench.evaluate.probing import build_suites, check_measured, combine, esti
 from ddbench.evaluate.storage import storage
 from ddbench.measurements.suite import Choice, Probe, Suite, Trained
 from ddbench.measurements.trained import has_weights, measure, open_student, weights_folder, write_weights
-from ddbench.networks.names import check_student
+from ddbench.networks.check import check_student
 from ddbench.protocols.labels import read_labels
 from ddbench.protocols.plan import Plan, check_plan, learned_rate, rate_of
 from ddbench.protocols.protocol import Protocol

@@ -20,7 +20,7 @@ from ddbench.experts.recipe import ExpertRecipe
 from ddbench.experts.store import MANIFEST, TrajectoryStore, read_store, store_folder
 from ddbench.experts.train import optimizer_settings, predict_all, training_flops, trajectories
 from ddbench.networks.build import build_student
-from ddbench.networks.names import check_student
+from ddbench.networks.check import check_student
 from ddbench.runtime import device as devices
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from ddbench.leaderboard.attachments import MAX_BYTES, PARTS, beside, check_part
 from ddbench.leaderboard.images import MAX_PNG_BYTES, published_png
-from ddbench.leaderboard.schema import MAX_RESULT_BYTES, RESULTS, Result, load_results, result_path
-from ddbench.leaderboard.submit import same_subject
+from ddbench.leaderboard.schema import MAX_RESULT_BYTES, RESULTS, Result, load_results, result_path, same_subject
 from ddbench.leaderboard.verification import SUFFIX, load_verifications
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import is_temporary

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from ddbench.data.specs import FOLDER
 from ddbench.leaderboard.attachments import SYNSET, Part, address, beside, check_part, needed
+from ddbench.leaderboard.columns import repeated
 from ddbench.leaderboard.consistency import SETTINGS, protocol_of
-from ddbench.leaderboard.measures import repeated
 from ddbench.leaderboard.schema import RESULTS, Result, load_results, result_path, students
 from ddbench.leaderboard.verification import Verification, load_verifications, make_verification, write_verification
 from ddbench.runtime.errors import UserError, one_line

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ddbench.leaderboard.measures import MAIN, Measure, measures
-from ddbench.leaderboard.schema import Result, main_metric, students
-from ddbench.leaderboard.submit import same_subject
+from ddbench.leaderboard.columns import MAIN, Measure, measures
+from ddbench.leaderboard.schema import Result, main_metric, same_subject, students
 from ddbench.runtime.files import canonical_json
 
 Statistics = dict[str, Any]

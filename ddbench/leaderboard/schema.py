@@ -285,3 +285,15 @@ def summary_of(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for metric, value in run["metrics"].items():
             table.setdefault(run["student"], {}).setdefault(metric, []).append(value)
     return {student: {metric: summarise(numbers) for metric, numbers in own.items()} for student, own in table.items()}
+
+
+def same_subject(result: Result) -> tuple[str, ...]:
+    """Two results with the same subject measure the same thing: synset, protocol, altered settings, precision."""
+    protocol = result["protocol"]
+    return (
+        result["synset"]["sha256"],
+        protocol["name"],
+        protocol["hash"],
+        canonical_json(protocol["changed"]),
+        result["precision"],
+    )

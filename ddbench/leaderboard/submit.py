@@ -23,6 +23,7 @@ from ddbench.leaderboard.schema import (
     result_folder,
     result_id,
     result_path,
+    same_subject,
     students,
     write_result,
 )
@@ -314,18 +315,6 @@ def write_plan(plan: Plan) -> list[Path]:
         return list(plan.attachments)
     write_result(plan.path, plan.result)
     return [*plan.attachments, plan.path]
-
-
-def same_subject(result: Result) -> tuple[str, ...]:
-    """Two results with the same subject measure the same thing: synset, protocol, altered settings, precision."""
-    protocol = result["protocol"]
-    return (
-        result["synset"]["sha256"],
-        protocol["name"],
-        protocol["hash"],
-        canonical_json(protocol["changed"]),
-        result["precision"],
-    )
 
 
 def _content(result: Result) -> dict[str, Any]:

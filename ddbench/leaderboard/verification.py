@@ -25,8 +25,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from ddbench.leaderboard.columns import HEADLINE, repeated
 from ddbench.leaderboard.consistency import TOLERANCE, same
-from ddbench.leaderboard.measures import HEADLINE, repeated
 from ddbench.leaderboard.schema import (
     MAX_RESULT_BYTES,
     RESULTS,
@@ -126,7 +126,7 @@ def make_verification(
 
     Args:
         runs: re-trained runs, as ``runs`` of a result; every student of the row is among them.
-        measured: metrics of the row that were measured again, of :func:`ddbench.leaderboard.measures.repeated`; each
+        measured: metrics of the row that were measured again, of :func:`ddbench.leaderboard.columns.repeated`; each
             run has those that its student has in the row.
         device: as :func:`ddbench.runtime.device.describe`.
     """

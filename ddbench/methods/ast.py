@@ -2,9 +2,9 @@
 
 Shen, Yang, Lam; arXiv 2310.10541; code: shenjiyuan123/AST-Alignment-with-Smooth-Expert.
 
-Trajectory matching (:mod:`ddbench.methods.trajectory`) on smooth experts (``ddbench buffer --kind smooth``), with a
-student that has momentum and four changes: first images are the real ones nearest to the centres of k-means over an
-expert's logits; the student's loss is multiplied by a factor of the start epoch; the convolutions of the start are
+Trajectory matching (:mod:`ddbench.methods.families.trajectory`) on smooth experts (``ddbench buffer --kind smooth``),
+with a student that has momentum and four changes: first images are the real ones nearest to the centres of k-means over
+an expert's logits; the student's loss is multiplied by a factor of the start epoch; the convolutions of the start are
 perturbed; and the student is compared with the expert also after each epoch before the last (intermediate matching).
 
 Deviations from the public code, all listed in ``methods/ast/README.md``: those of MTT; k is the number of images per
@@ -22,10 +22,10 @@ from torch import Tensor
 from ddbench.data.coreset import k_means
 from ddbench.data.dataset import class_indices
 from ddbench.methods.base import Context, Needs
-from ddbench.methods.trajectory import InnerConfig, Segment, TrajectoryMethod
+from ddbench.methods.families.trajectory import InnerConfig, Segment, TrajectoryMethod
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
-from ddbench.training.inner import InnerProblem, OuterTerm, match_term
+from ddbench.training.problem import InnerProblem, OuterTerm, match_term
 from ddbench.training.trajectory_losses import balance, intermediate_matches, perturbed
 
 

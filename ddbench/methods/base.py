@@ -1,6 +1,6 @@
 """What a method is: a config, what it needs, and either one shot or a sequence of steps.
 
-A method is written as a class with four parts that the runner (:mod:`ddbench.methods.runner`) calls:
+A method is written as a class with four parts that the runner (:mod:`ddbench.distill.runner`) calls:
 
 ``setup()`` prepares (initial images, optimisers, checks); ``iterations`` says how many steps there are, 0 for a
 one-shot method; ``step(i)`` does the i-th and returns its metrics; ``distilled()`` gives the product at any time.
@@ -10,7 +10,7 @@ no generator state has to be kept.
 
 from __future__ import annotations
 
-from dataclasses import Field, asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -29,20 +29,6 @@ from ddbench.synset import Budget
 from ddbench.teachers.store import Teacher
 
 C = TypeVar("C")
-
-OMIT_DEFAULT = "omit default"
-"""Metadata of a config field that came after products were published: at its default it is not recorded, so that they
-keep their bytes."""
-
-
-def recorded_config(config: Any) -> dict[str, Any]:
-    """A method's config as it is recorded."""
-    silent = {item.name for item in fields(config) if item.metadata.get(OMIT_DEFAULT) and _is_default(config, item)}
-    return {name: value for name, value in asdict(config).items() if name not in silent}
-
-
-def _is_default(config: Any, item: Field[Any]) -> bool:
-    return bool(getattr(config, item.name) == item.default)
 
 
 @dataclass(frozen=True)

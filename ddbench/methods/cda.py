@@ -3,7 +3,8 @@
 Yin, Shen; TMLR 2024; arXiv 2311.18838; code: the CDA folder of VILA-Lab/SRe2L.
 
 SRe2L's recovery with one change (section 3): the least share of the image that a view shows falls with the iterations
-(:func:`ddbench.methods.recovery.crop_lower_bound`), so that an image gets its outline first and its details later.
+(:func:`ddbench.methods.families.recovery.crop_lower_bound`), so that an image gets its outline first and its details
+later.
 
 Deviations from the public code, all listed in ``methods/cda/README.md``: those of SRe2L; the milestone is 1 by default,
 as in all published runs (the public flag's default 0 is silently SRe2L).
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ddbench.methods.base import Context
-from ddbench.methods.recovery import Recovery, RecoveryConfig, check_milestone, crop_lower_bound
+from ddbench.methods.families.recovery import Recovery, RecoveryConfig, check_milestone, crop_lower_bound
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ddbench.data.dataset import class_indices
 from ddbench.methods.base import Context, State, check_ipc
-from ddbench.methods.recovery import Batch, Recovery, RecoveryConfig, Stage
+from ddbench.methods.families.recovery import Batch, Recovery, RecoveryConfig, Stage
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import PROTOCOLS, Protocol, changed
 from ddbench.protocols.targets import targets

@@ -23,7 +23,7 @@ from ddbench.diffusion.ddim import check_grid, sampling_moves
 from ddbench.diffusion.latents import moments, normality
 from ddbench.diffusion.recipe import TIMESTEPS
 from ddbench.methods.base import Context
-from ddbench.methods.generation import Draw, Generation, GenerationConfig
+from ddbench.methods.families.generation import Draw, Generation, GenerationConfig
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 

@@ -25,7 +25,7 @@ from typing import Literal, cast
 from torch import Tensor
 
 from ddbench.methods.base import Context
-from ddbench.methods.distribution import DistributionConfig, DistributionMatching
+from ddbench.methods.families.distribution import DistributionConfig, DistributionMatching
 from ddbench.networks.base import Student
 from ddbench.networks.convnet import ConvNet
 from ddbench.networks.names import parse_student

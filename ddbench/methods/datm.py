@@ -3,10 +3,10 @@
 Guo, Wang, Cazenavette, Li, Zhang, You: *Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory
 Matching*, ICLR 2024; arXiv 2310.05773; code: NUS-HPC-AI-Lab/DATM.
 
-Trajectory matching (:mod:`ddbench.methods.trajectory`) with three changes. Which part of the trajectories is matched
-follows the budget: start epochs from a window [T-, U), whose end U can grow from ``--first-end`` to T+ over the first
-``--growth`` iterations. Labels are logits that are learned with the images: soft cross-entropy in the student's steps,
-SGD with momentum on the logits. A step whose matching loss is above ``--skip-above`` is not taken.
+Trajectory matching (:mod:`ddbench.methods.families.trajectory`) with three changes. Which part of the trajectories is
+matched follows the budget: start epochs from a window [T-, U), whose end U can grow from ``--first-end`` to T+ over the
+first ``--growth`` iterations. Labels are logits that are learned with the images: soft cross-entropy in the student's
+steps, SGD with momentum on the logits. A step whose matching loss is above ``--skip-above`` is not taken.
 
 First images are real ones that an expert classifies right, first labels the mean logits of the experts that do.
 
@@ -25,10 +25,10 @@ from torch import Tensor
 
 from ddbench.data.dataset import class_indices
 from ddbench.methods.base import Context, Needs, State
-from ddbench.methods.trajectory import InnerConfig, Segment, TrajectoryMethod
+from ddbench.methods.families.trajectory import InnerConfig, Segment, TrajectoryMethod
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
-from ddbench.training.inner import InnerResult
+from ddbench.training.problem import InnerResult
 from ddbench.training.sgd import SGD
 from ddbench.training.trajectory_losses import first_right, mean_right_logits, window_end
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ddbench.methods.distribution import DistributionConfig, DistributionMatching
+from ddbench.methods.families.distribution import DistributionConfig, DistributionMatching
 from ddbench.networks.base import Student
 from ddbench.training.distribution import mean_match
 

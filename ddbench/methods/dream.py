@@ -2,11 +2,11 @@
 
 Liu, Gu, Wang, Zhu, Jiang, You; ICCV 2023; arXiv 2302.14416; code: lyq312318224/DREAM.
 
-IDC (:mod:`ddbench.methods.multi_formation`) whose real batches are not drawn at random: every ten sweeps the images of
-each class are clustered by their features under the network at hand, and the batch is one image a cluster, the nearest
-to its centre (section 3.2; :mod:`ddbench.data.representative`). The first images are chosen alike.
+IDC (:mod:`ddbench.methods.families.multi_formation`) whose real batches are not drawn at random: every ten sweeps the
+images of each class are clustered by their features under the network at hand, and the batch is one image a cluster,
+the nearest to its centre (section 3.2; :mod:`ddbench.data.representative`). The first images are chosen alike.
 
-The sampler is a part that other methods can name (``--sampler dream``, :mod:`ddbench.methods.sampling`).
+The sampler is a part that other methods can name (``--sampler dream``, :mod:`ddbench.methods.parts.sampling`).
 
 Deviations from the public code, all listed in ``methods/dream/README.md``: those of IDC; features are of normalised
 images; the images of a batch are all different.
@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ddbench.methods.multi_formation import MultiFormation, MultiFormationConfig
+from ddbench.methods.families.multi_formation import MultiFormation, MultiFormationConfig
 
 
 @dataclass(frozen=True, kw_only=True)

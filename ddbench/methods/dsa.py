@@ -2,9 +2,9 @@
 
 Zhao, Bilen; ICML 2021; arXiv 2102.08259; code: VICO-UoE/DatasetCondensation.
 
-DC (:mod:`ddbench.methods.gradient_matching`) with one augmentation a class and image step, its family and parameters
-the same for every real and every synthetic image (section 3 of the paper); the network's training on the synset
-augments each image by itself. Deviations from the public code: ``methods/dsa/README.md``.
+DC (:mod:`ddbench.methods.families.gradient_matching`) with one augmentation a class and image step, its family and
+parameters the same for every real and every synthetic image (section 3 of the paper); the network's training on the
+synset augments each image by itself. Deviations from the public code: ``methods/dsa/README.md``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 from ddbench.data.augment import Strategy, parse_strategy
 from ddbench.data.specs import resolve_augmentation
 from ddbench.methods.base import Context
-from ddbench.methods.gradient_matching import GradientMatching, GradientMatchingConfig
+from ddbench.methods.families.gradient_matching import GradientMatching, GradientMatchingConfig
 from ddbench.runtime.errors import UserError
 
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from ddbench.methods.base import Context, Needs, State
-from ddbench.methods.trajectory import InnerConfig, Segment, TrajectoryMethod
+from ddbench.methods.families.trajectory import InnerConfig, Segment, TrajectoryMethod
 from ddbench.runtime.errors import UserError
-from ddbench.training.inner import InnerResult
+from ddbench.training.problem import InnerResult
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ddbench.methods.base import Context
-from ddbench.methods.recovery import Recovery, RecoveryConfig, check_milestone, crop_lower_bound
+from ddbench.methods.families.recovery import Recovery, RecoveryConfig, check_milestone, crop_lower_bound
 from ddbench.runtime.errors import UserError
 from ddbench.teachers.recipe import PENALTY_WEIGHTS, TeacherRecipe
 from ddbench.teachers.store import penalty_of

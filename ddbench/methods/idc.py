@@ -4,7 +4,7 @@ Kim, Kim, Oh, Yun, Song, Jeong, Ha, Song; ICML 2022; arXiv 2205.14959; code: snu
 
 A stored image carries f x f smaller ones (section 4.1, multi-formation); they are matched to real images by the
 gradients of convolution kernels under networks that are trained on real data (section 4.2). Objective and schedule:
-:mod:`ddbench.methods.multi_formation`.
+:mod:`ddbench.methods.families.multi_formation`.
 
 Deviations from the public code, all listed in ``methods/idc/README.md``: explicit seeds; first images are random ones,
 reduced by averaging; the product is clamped to [0, 1]; a step whose loss or gradient is not finite is not taken.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ddbench.methods.multi_formation import MultiFormation, MultiFormationConfig
+from ddbench.methods.families.multi_formation import MultiFormation, MultiFormationConfig
 
 
 @dataclass(frozen=True, kw_only=True)

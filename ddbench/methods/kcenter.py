@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ddbench.data.coreset import k_center, unit_length
 from ddbench.methods.base import Distilled, Method, Needs
-from ddbench.methods.features import choose_images
+from ddbench.methods.parts.features import choose_images
 
 
 @dataclass(frozen=True, kw_only=True)

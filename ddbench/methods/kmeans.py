@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ddbench.data.coreset import k_means
 from ddbench.methods.base import Distilled, Method, Needs
-from ddbench.methods.features import choose_images
+from ddbench.methods.parts.features import choose_images
 from ddbench.runtime import seeds
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from ddbench.data.coreset import k_means_centres
 from ddbench.diffusion.ddim import Move, predicted_image, sampling_moves
 from ddbench.methods.base import Context
-from ddbench.methods.generation import Draw, Generation, GenerationConfig
+from ddbench.methods.families.generation import Draw, Generation, GenerationConfig
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 

@@ -5,7 +5,7 @@ Cazenavette, Wang, Torralba, Efros, Zhu; CVPR 2022; arXiv 2203.11932; code: Geor
 Each outer iteration (algorithm 1 of the paper): draw an expert and a start epoch t < T+; let a student start from the
 expert's weights theta*_t and make N steps of SGD on the synset with the learned rate beta; the loss is the distance of
 its weights to theta*_{t+M}, divided by the expert's own move (equation 2); descend in the images and in beta. That is
-what :mod:`ddbench.methods.trajectory` does, and nothing is changed here.
+what :mod:`ddbench.methods.families.trajectory` does, and nothing is changed here.
 
 Deviations from the public code, all listed in ``methods/mtt/README.md``: explicit seeds; T+ - 1 + M <= E is checked;
 the gradient is computed by the adjoint recursion (the same numbers, the memory of one step); a step whose loss or
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ddbench.methods.trajectory import InnerConfig, TrajectoryMethod
+from ddbench.methods.families.trajectory import InnerConfig, TrajectoryMethod
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,13 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.data.specs import resolve_augmentation
+from ddbench.distill.recipes import apply_config
 from ddbench.experts.derived import Link, open_derived, record_derived
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.experts.store import TrajectoryStore
 from ddbench.methods import METHODS
 from ddbench.methods.base import Context, Distilled, Method, Needs, State
-from ddbench.methods.recipes import apply_config
-from ddbench.methods.trajectory import TrajectoryConfig, TrajectoryMethod, experts_of
+from ddbench.methods.families.trajectory import TrajectoryConfig, TrajectoryMethod, experts_of
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.protocols.training import Settings, train_network

@@ -4,8 +4,8 @@ Yin, Xing, Shen; NeurIPS 2023; arXiv 2306.13092; code: VILA-Lab/SRe2L.
 
 Recover (section 3.2): every image starts as noise and is moved by Adam until a trained teacher is sure of its class and
 the teacher's batch norms see the mean and variance that they saw in training; one image of each class in a batch, so
-that the statistics are those of a batch of different classes. That is what :mod:`ddbench.methods.recovery` does, and
-nothing is changed here. Squeeze is ``ddbench teacher``, relabel is the evaluator's.
+that the statistics are those of a batch of different classes. That is what :mod:`ddbench.methods.families.recovery`
+does, and nothing is changed here. Squeeze is ``ddbench teacher``, relabel is the evaluator's.
 
 Deviations from the public code, all listed in ``methods/sre2l/README.md``: explicit seeds; pixels are stored, not JPEG;
 the teacher is checked for batch norm; labels are made on line in evaluation mode unless a protocol says otherwise.
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ddbench.methods.recovery import Recovery, RecoveryConfig
+from ddbench.methods.families.recovery import Recovery, RecoveryConfig
 
 
 @dataclass(frozen=True, kw_only=True)

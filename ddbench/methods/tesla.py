@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from ddbench.methods.base import State
-from ddbench.methods.trajectory import Segment, TrajectoryConfig, TrajectoryMethod
-from ddbench.training.inner import InnerResult
+from ddbench.methods.families.trajectory import Segment, TrajectoryConfig, TrajectoryMethod
+from ddbench.training.problem import InnerResult
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ddbench.diffusion.ddim import sampling_moves
-from ddbench.methods.generation import Draw, Generation, GenerationConfig
+from ddbench.methods.families.generation import Draw, Generation, GenerationConfig
 
 
 @dataclass(frozen=True, kw_only=True)

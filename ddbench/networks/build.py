@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from ddbench.networks.base import Student
+from ddbench.networks.check import check_student
 from ddbench.networks.convnet import ConvNet
-from ddbench.networks.names import StudentName, check_student, parse_student
+from ddbench.networks.names import StudentName, parse_student
 from ddbench.networks.resnet import ResNet18
 from ddbench.networks.small import MLP, AlexNet, LeNet
 from ddbench.networks.vgg import VGG11

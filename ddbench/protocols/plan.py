@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ddbench.data.dataset import Dataset
-from ddbench.data.decode import decode
+from ddbench.data.formation import decode
 from ddbench.data.policy import Policy, parse_policy
 from ddbench.data.preprocess import Preprocess
 from ddbench.data.specs import resolve_augmentation

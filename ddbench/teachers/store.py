@@ -23,7 +23,8 @@ from ddbench.data.preprocess import Preprocess
 from ddbench.data.specs import dataset_slug
 from ddbench.networks.base import Student
 from ddbench.networks.build import build_student, parameter_count
-from ddbench.networks.names import check_student, default_student, parse_student
+from ddbench.networks.check import check_student
+from ddbench.networks.names import default_student, parse_student
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash
 from ddbench.runtime.tensors import open_tensors, read_finite, write_tensors

@@ -16,7 +16,8 @@ from ddbench.data.dataset import Dataset, holdout_split, validation_sample
 from ddbench.data.load import data_root
 from ddbench.data.preprocess import fit_preprocess
 from ddbench.networks.build import build_student
-from ddbench.networks.names import check_student, parse_student
+from ddbench.networks.check import check_student
+from ddbench.networks.names import parse_student
 from ddbench.runtime import device as devices
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError

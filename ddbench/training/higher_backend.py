@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ddbench.runtime.errors import UserError
 from ddbench.training.flat import FlatNet, load_flat
-from ddbench.training.inner import InnerProblem, InnerResult, leaf
+from ddbench.training.problem import InnerProblem, InnerResult, leaf
 
 
 def solve(net: FlatNet, problem: InnerProblem) -> InnerResult:

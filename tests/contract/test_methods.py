@@ -13,14 +13,16 @@ import pytest
 import torch
 from conftest import TINY, contents, digits_context, record_digits
 
+from ddbench.config import recorded_config
 from ddbench.data.load import load_dataset
 from ddbench.diffusion.store import find_model
+from ddbench.distill.recipes import content_folder
+from ddbench.distill.runner import RunSettings, distill
 from ddbench.experts.recipe import KINDS
 from ddbench.experts.store import find_stores
-from ddbench.methods import DESCRIPTIONS, METHODS, features
-from ddbench.methods.base import Context, Method, State, check_ipc, recorded_config
-from ddbench.methods.recipes import content_folder
-from ddbench.methods.runner import RunSettings, distill
+from ddbench.methods import DESCRIPTIONS, METHODS
+from ddbench.methods.base import Context, Method, State, check_ipc
+from ddbench.methods.parts import features
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
 from ddbench.runtime.tensors import open_tensors, write_tensors

@@ -8,10 +8,11 @@ import pytest
 
 from ddbench.cli.buffer import Args, _from_recipe
 from ddbench.data.specs import DATASETS, PREPROCESS_KINDS
+from ddbench.distill.recipes import all_recipes, apply_config, choose_recipe, content_folder
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.methods import METHODS
-from ddbench.methods.recipes import all_recipes, apply_config, choose_recipe, content_folder
-from ddbench.networks.names import check_student, parse_student
+from ddbench.networks.check import check_student
+from ddbench.networks.names import parse_student
 
 RECIPES = all_recipes()
 

@@ -13,8 +13,9 @@ from ddbench.networks.build import build_student
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.seeds import generator, isolated
 from ddbench.training.flat import FlatNet, flatten_parameters
-from ddbench.training.inner import InnerLoop, InnerProblem, InnerResult, OuterTerm, match_term
+from ddbench.training.inner import InnerLoop
 from ddbench.training.losses import cross_entropy
+from ddbench.training.problem import InnerProblem, InnerResult, OuterTerm, match_term
 
 TOLERANCE = 1e-12  # float64, relative to the largest entry
 

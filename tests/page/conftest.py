@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from made_board import made_board
 
-from ddbench.leaderboard.page import build
+from ddbench.leaderboard.pages.page import build
 
 FLAGS = (
     "--no-sandbox",

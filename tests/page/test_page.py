@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from made_board import STUDENTS, made_result, many_results, put
 
-from ddbench.leaderboard import embed
-from ddbench.leaderboard.page import build
+from ddbench.leaderboard.pages import embed
+from ddbench.leaderboard.pages.page import build
 
 pytestmark = pytest.mark.page
 Visit = Callable[..., Any]

@@ -19,7 +19,8 @@ from ddbench.methods.ast import AST
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.training.flat import FlatNet, flatten_parameters
-from ddbench.training.inner import InnerLoop, InnerProblem, match_term
+from ddbench.training.inner import InnerLoop
+from ddbench.training.problem import InnerProblem, match_term
 from ddbench.training.trajectory_losses import balance, intermediate_matches, perturbed
 
 

@@ -22,7 +22,7 @@ from ddbench.diffusion.latents import Inversion, Latents, moments, normality
 from ddbench.diffusion.store import find_model
 from ddbench.methods.base import Context
 from ddbench.methods.d3hr import D3HR, D3HRConfig, best_group, draw_group, group_scores, skewness
-from ddbench.methods.generation import Generation
+from ddbench.methods.families.generation import Generation
 from ddbench.methods.mgd3 import MGD3, MGD3Config, pulled
 from ddbench.methods.unguided import Unguided, UnguidedConfig
 from ddbench.runtime.errors import UserError

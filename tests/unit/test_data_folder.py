@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddbench.data import decoded
+from ddbench.data import cache as decoded
 from ddbench.data.images import count_channels, read_image, statistics
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess

@@ -17,7 +17,7 @@ from ddbench.experts.recipe import ExpertRecipe
 from ddbench.methods.datm import DATM, DATMConfig
 from ddbench.runtime.errors import UserError
 from ddbench.synset import read_synset
-from ddbench.training.inner import InnerResult
+from ddbench.training.problem import InnerResult
 from ddbench.training.trajectory_losses import first_right, mean_right_logits, window_end
 
 

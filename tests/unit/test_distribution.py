@@ -16,8 +16,8 @@ from torch import Tensor
 from ddbench.data.augment import Draw, apply, draw, parse_strategy
 from ddbench.methods.base import Context, NotFiniteError
 from ddbench.methods.datadam import DataDAM, DataDAMConfig
-from ddbench.methods.distribution import DistributionMatching
 from ddbench.methods.dm import DM, DMConfig
+from ddbench.methods.families.distribution import DistributionMatching
 from ddbench.networks.build import build_student
 from ddbench.networks.convnet import ConvNet
 from ddbench.runtime import seeds
@@ -365,7 +365,7 @@ def test_batch_norm_sees_all_classes_at_once(context: Context, monkeypatch: pyte
         return features(self, x)
 
     monkeypatch.setattr(ConvNet, "features", counted)
-    monkeypatch.setattr("ddbench.methods.distribution.PIXELS_AT_ONCE", {"cpu": 64 * 32})
+    monkeypatch.setattr("ddbench.methods.families.distribution.PIXELS_AT_ONCE", {"cpu": 64 * 32})
     started(DM, DMConfig(batch_real=16), context).step(0)
     assert seen == [32] * 5 + [20]
     method = started(DM, DMConfig(batch_real=16), dataclasses.replace(context, student="convnet-d2-w4-bn"))

@@ -21,7 +21,7 @@ from ddbench.data.preprocess import fit_preprocess
 from ddbench.methods.base import Context, NotFiniteError, State
 from ddbench.methods.dc import DC, DCConfig
 from ddbench.methods.dsa import DSA, DSAConfig
-from ddbench.methods.gradient_matching import LOOPS, loops
+from ddbench.methods.families.gradient_matching import LOOPS, loops
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError

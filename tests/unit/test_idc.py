@@ -17,13 +17,12 @@ from conftest import digits_context
 from torch import Tensor, nn
 
 from ddbench.data.augment import Draw, draw
-from ddbench.data.decode import decode
+from ddbench.data.formation import decode
 from ddbench.data.preprocess import Preprocess
 from ddbench.methods import METHODS
 from ddbench.methods.base import Context, NotFiniteError, State
 from ddbench.methods.dream import DREAM, DREAMConfig
-from ddbench.methods.idc import IDC, IDCConfig
-from ddbench.methods.multi_formation import (
+from ddbench.methods.families.multi_formation import (
     base_size,
     form,
     formation_loss,
@@ -32,6 +31,7 @@ from ddbench.methods.multi_formation import (
     image_rate,
     network_policy,
 )
+from ddbench.methods.idc import IDC, IDCConfig
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError

@@ -14,14 +14,14 @@ import pytest
 from made_board import STUDENTS, made_board, made_result, many_results, put
 
 from ddbench.cli import leaderboard as verb
-from ddbench.leaderboard import embed
 from ddbench.leaderboard.board import read_board
-from ddbench.leaderboard.export import csv_text, frame, harmless, index
-from ddbench.leaderboard.latex import escape, latex_text
-from ddbench.leaderboard.page import build
+from ddbench.leaderboard.pages import embed
+from ddbench.leaderboard.pages.export import csv_text, frame, harmless, index
+from ddbench.leaderboard.pages.latex import escape, latex_text
+from ddbench.leaderboard.pages.page import build
+from ddbench.leaderboard.pages.view import lay_out
 from ddbench.leaderboard.rows import Cell
 from ddbench.leaderboard.select import Selection, select
-from ddbench.leaderboard.view import lay_out
 from ddbench.runtime.errors import UserError
 
 
@@ -98,7 +98,7 @@ def test_parquet_reads_back_as_it_was(cells: list[Cell], tmp_path: Path) -> None
     pytest.importorskip("pyarrow")
     import pandas
 
-    from ddbench.leaderboard.export import write_parquet
+    from ddbench.leaderboard.pages.export import write_parquet
 
     write_parquet(tmp_path / "board.parquet", cells)
     found = pandas.read_parquet(tmp_path / "board.parquet")
@@ -108,7 +108,7 @@ def test_parquet_reads_back_as_it_was(cells: list[Cell], tmp_path: Path) -> None
 def test_parquet_without_pyarrow_is_one_line(
     cells: list[Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ddbench.leaderboard.export import write_parquet
+    from ddbench.leaderboard.pages.export import write_parquet
 
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match=r"pip install ddbench\[parquet\]"):

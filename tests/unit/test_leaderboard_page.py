@@ -16,13 +16,14 @@ from made_board import STUDENTS, made_result, put
 from test_leaderboard import CONVNET, MLP, make_run, submit
 
 from ddbench.cli import leaderboard as verb
-from ddbench.leaderboard import embed, markdown, page
-from ddbench.leaderboard.details import Pool, result_details
-from ddbench.leaderboard.page import build, check, tables
+from ddbench.leaderboard.commands import commands
+from ddbench.leaderboard.pages import embed, markdown, page
+from ddbench.leaderboard.pages.details import Pool, result_details
+from ddbench.leaderboard.pages.page import build, check, tables
+from ddbench.leaderboard.pages.view import Table, bytes_text, parts, ratio_text, seconds_text
 from ddbench.leaderboard.rows import Cell, Row, Score, build_cells
 from ddbench.leaderboard.schema import load_results
 from ddbench.leaderboard.submit import Submission, make_result
-from ddbench.leaderboard.view import Table, bytes_text, commands, parts, ratio_text, seconds_text
 from ddbench.runtime.errors import UserError
 
 

@@ -14,10 +14,12 @@ from conftest import distill_tiny
 from trajectory_context import TINY_SETTINGS, make_context
 
 from ddbench.data.masks import pixel_mask
-from ddbench.methods import METHODS, masking
-from ddbench.methods.masking import MaskConfig, synthetic_mask
+from ddbench.methods import METHODS
+from ddbench.methods.parts import masking
+from ddbench.methods.parts.masking import MaskConfig, synthetic_mask
 from ddbench.training.flat import FlatNet
-from ddbench.training.inner import InnerLoop, InnerProblem, match_term
+from ddbench.training.inner import InnerLoop
+from ddbench.training.problem import InnerProblem, match_term
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "mtt": {**TINY_SETTINGS, "augmentation": "none"},

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from ddbench.cli.reproduce import parse_span
+from ddbench.distill.recipes import choose_recipe
 from ddbench.leaderboard.plans import find_plan, read_plan, result_of, shipped_plans
 from ddbench.leaderboard.schema import load_results
 from ddbench.methods import METHODS
-from ddbench.methods.recipes import choose_recipe
 from ddbench.runtime.errors import UserError
 
 BOARD = Path(__file__).parents[2] / "leaderboard"

@@ -14,9 +14,9 @@ import pytest
 from ddbench.cli.buffer import EXAMPLES, Args
 from ddbench.cli.parse import _one_line, parse, peek
 from ddbench.cli.settings import Common, options_from_text, worker_count
+from ddbench.distill.recipes import apply_config, choose_recipe, method_recipes, read_recipes
 from ddbench.experts.recipe import ExpertRecipe, buffer_command
 from ddbench.methods.mtt import MTTConfig
-from ddbench.methods.recipes import apply_config, choose_recipe, method_recipes, read_recipes
 from ddbench.runtime.device import cores
 from ddbench.runtime.errors import UserError
 

@@ -20,8 +20,8 @@ from ddbench.data.preprocess import Preprocess, fit_preprocess
 from ddbench.methods import METHODS
 from ddbench.methods.base import Context, NotFiniteError, State
 from ddbench.methods.cudd import CUDD, CUDDConfig, GuideTraining, adversarial_loss, choose, parse_phases
+from ddbench.methods.families.recovery import Batch, Iterate, adam_step, crop_lower_bound, shared_view
 from ddbench.methods.guard import GUARD, GUARDConfig
-from ddbench.methods.recovery import Batch, Iterate, adam_step, crop_lower_bound, shared_view
 from ddbench.methods.sre2l import SRe2L, SRe2LConfig
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds

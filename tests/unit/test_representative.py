@@ -18,10 +18,11 @@ from torch import Tensor
 from ddbench.data import limits
 from ddbench.data.representative import representatives
 from ddbench.experts.store import find_stores
-from ddbench.methods import METHODS, sampling
+from ddbench.methods import METHODS
 from ddbench.methods.base import Context, NotFiniteError, State
-from ddbench.methods.batches import RealBatches
-from ddbench.methods.sampling import SamplerConfig, check_sampler, embed, initial_positions, make_sampler
+from ddbench.methods.parts import sampling
+from ddbench.methods.parts.batches import RealBatches
+from ddbench.methods.parts.sampling import SamplerConfig, check_sampler, embed, initial_positions, make_sampler
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console

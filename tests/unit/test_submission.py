@@ -19,8 +19,8 @@ from ddbench.cli.settings import options_from_text
 from ddbench.evaluate.ddranking.definitions import Accuracies, repeat_scores
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.leaderboard.audit import check_board
+from ddbench.leaderboard.commands import expert_command, run_flags
 from ddbench.leaderboard.packing import Given
-from ddbench.leaderboard.recipe import expert_command, run_flags
 from ddbench.leaderboard.schema import load_results, read_result
 from ddbench.leaderboard.submit import Submission, make_result, plan_submission, write_plan
 from ddbench.runtime.errors import UserError

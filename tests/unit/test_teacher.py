@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from ddbench.data.dataset import Dataset, Split, holdout_split, stratified
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import Preprocess, fit_preprocess
+from ddbench.distill.runner import RunSettings, distill
 from ddbench.methods.base import Distilled, Method, Needs
-from ddbench.methods.runner import RunSettings, distill
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ddbench.experts.store import find_stores
 from ddbench.methods.base import Context, Distilled, State
+from ddbench.methods.families.trajectory import Segment, TrajectoryMethod
 from ddbench.methods.ftd import FTD, FTDConfig, moving_average
 from ddbench.methods.mtt import MTT, MTTConfig
 from ddbench.methods.tesla import TESLA, TESLAConfig
-from ddbench.methods.trajectory import Segment, TrajectoryMethod
 from ddbench.runtime.errors import UserError
 from ddbench.synset import read_synset
 from ddbench.training.flat import FlatNet

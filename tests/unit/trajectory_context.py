@@ -14,9 +14,10 @@ from torch import nn
 
 from ddbench.experts.store import find_stores
 from ddbench.methods.base import Context
-from ddbench.methods.trajectory import Segment
+from ddbench.methods.families.trajectory import Segment
 from ddbench.training.flat import FlatNet
-from ddbench.training.inner import InnerLoop, InnerResult
+from ddbench.training.inner import InnerLoop
+from ddbench.training.problem import InnerResult
 
 TINY_SETTINGS: dict[str, Any] = {
     "iterations": 4,

@@ -22,14 +22,15 @@ from ddbench.data.augment import Draw, Strategy, draw, parse_strategy
 from ddbench.data.specs import resolve_augmentation
 from ddbench.experts.store import TrajectoryStore
 from ddbench.methods.base import Context, Distilled, Method, Needs, NotFiniteError, State
-from ddbench.methods.masking import MaskConfig, check_mask, synthetic_mask
-from ddbench.methods.sampling import initial_positions
+from ddbench.methods.parts.masking import MaskConfig, check_mask, synthetic_mask
+from ddbench.methods.parts.sampling import initial_positions
 from ddbench.runtime import device as devices
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.training.flat import FlatNet, flatten_buffers, load_flat, load_flat_buffers
-from ddbench.training.inner import InnerLoop, InnerProblem, InnerResult, OuterTerm, match_term
+from ddbench.training.inner import InnerLoop
 from ddbench.training.loops import forward_flops
+from ddbench.training.problem import InnerProblem, InnerResult, OuterTerm, match_term
 from ddbench.training.sgd import SGD
 
 
@@ -93,7 +94,7 @@ class Segment:
             theta*_{t+M}.
         batches: int64 indices into the synset for each of the N student steps; ``None``: the whole synset.
         draws: one augmentation draw a step, or ``None``.
-        masks: one mask of the batch a step (:mod:`ddbench.methods.masking`), or ``None``.
+        masks: one mask of the batch a step (:mod:`ddbench.methods.parts.masking`), or ``None``.
     """
 
     expert: int

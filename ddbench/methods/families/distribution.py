@@ -22,9 +22,9 @@ from ddbench.data.dataset import class_indices
 from ddbench.data.limits import require_memory
 from ddbench.data.specs import resolve_augmentation
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
-from ddbench.methods.batches import RealBatches
-from ddbench.methods.masking import synthetic_mask
-from ddbench.methods.sampling import SamplerConfig, check_sampler, make_sampler
+from ddbench.methods.parts.batches import RealBatches
+from ddbench.methods.parts.masking import synthetic_mask
+from ddbench.methods.parts.sampling import SamplerConfig, check_sampler, make_sampler
 from ddbench.networks.base import Student
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError

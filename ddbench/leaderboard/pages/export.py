@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddbench.leaderboard.measures import Measure
+from ddbench.leaderboard.columns import Measure
 from ddbench.leaderboard.rows import Cell, Row, Score
 from ddbench.leaderboard.schema import Result, result_path
 from ddbench.runtime.errors import UserError

@@ -5,10 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ddbench.leaderboard.export import load_pandas
-from ddbench.leaderboard.measures import CROSS, MAIN
+from ddbench.leaderboard.columns import CROSS, MAIN
+from ddbench.leaderboard.pages.export import load_pandas
+from ddbench.leaderboard.pages.view import (
+    ABOUT,
+    COST,
+    NONE,
+    PLACE,
+    Column,
+    Line,
+    Table,
+    half_width,
+    lay_out,
+    number_text,
+)
 from ddbench.leaderboard.rows import Cell, Statistics
-from ddbench.leaderboard.view import ABOUT, COST, NONE, PLACE, Column, Line, Table, half_width, lay_out, number_text
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
 

@@ -15,11 +15,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ddbench.leaderboard.board import Board
-from ddbench.leaderboard.details import Pool, order_of_details, rounded, row_details
+from ddbench.leaderboard.columns import MAIN
 from ddbench.leaderboard.images import png_size, published_png
-from ddbench.leaderboard.measures import MAIN
+from ddbench.leaderboard.pages.details import Pool, order_of_details, rounded, row_details
+from ddbench.leaderboard.pages.view import EMPTY, Column, Entry, Line, Table, budget_text, half_width, lay_out
 from ddbench.leaderboard.schema import result_path
-from ddbench.leaderboard.view import EMPTY, Column, Entry, Line, Table, budget_text, half_width, lay_out
 
 MAX_PAGE_BYTES = 2_000_000
 ROW_BYTES = 1_000_000

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from ddbench.leaderboard.view import Table, parts
+from ddbench.leaderboard.pages.view import Table, parts
 
 PLAIN_WIDTH = 200
 """Columns when the output is no terminal: wide enough that nothing is cut."""

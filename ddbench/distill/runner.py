@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ddbench.config import recorded_config
 from ddbench.data.dataset import Dataset, holdout_split, validation_sample
 from ddbench.data.load import data_root
 from ddbench.data.preprocess import Preprocess, fit_preprocess
 from ddbench.diffusion.library import diffusers
 from ddbench.diffusion.store import DiffusionModel, check_model, find_model, open_model
 from ddbench.diffusion.train import ensure_model
+from ddbench.distill.folder import CHECKPOINT, check_folder, checkpoint, claim_folder, recorded, resume
 from ddbench.experts.recipe import ExpertRecipe
-from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State, check_ipc, recorded_config
+from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, check_ipc
 from ddbench.methods.needs import find_experts
 from ddbench.methods.upstream import upstream_cost
-from ddbench.networks.names import check_student, parse_student
+from ddbench.networks.check import check_student
+from ddbench.networks.names import parse_student
 from ddbench.preview import preview_png
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import PROTOCOLS, changed
 from ddbench.protocols.training import Settings, train_student
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import canonical_json, ensure_writable, is_temporary, read_json, write_bytes, write_json
+from ddbench.runtime.files import ensure_writable, write_bytes, write_json
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
-from ddbench.runtime.tensors import open_tensors, write_tensors
 from ddbench.runtime.tracking import Tracker, check_tracker, open_trackers
 from ddbench.synset import FILE, Synset, write_synset
 from ddbench.teachers.store import Teacher, check_teacher, default_teacher, find_teacher
 from ddbench.teachers.train import ensure_teacher
 
-CONFIG = "config.json"
-CHECKPOINT = "checkpoint.safetensors"
-CHECKPOINT_KIND = "ddbench-checkpoint"
 CHECKPOINT_SECONDS = 30.0
 
 
@@ -150,7 +148,7 @@ def distill(
     path = out / FILE
     if kind.needs.teacher:
         resolved["teacher"] = _recorded_teacher(out, dataset, settings)
-        _check_folder(out, resolved)
+        check_folder(out, resolved)
         if not path.exists():
             penalty = kind.teacher_penalty(config)
             teacher = _teacher(dataset, data, preprocess, settings, out, resolved["teacher"], penalty, console)
@@ -158,13 +156,13 @@ def distill(
             meter = Meter()  # the teacher's cost is in its own record
     if kind.needs.diffusion:
         diffusers()
-        resolved["diffusion"] = _recorded(out, "diffusion")
-        _check_folder(out, resolved)
+        resolved["diffusion"] = recorded(out, "diffusion")
+        check_folder(out, resolved)
         if not path.exists():
             model = _diffusion(dataset, settings, resolved["diffusion"], console)
             context, resolved["diffusion"] = replace(context, diffusion=model), model.reference()
             meter = Meter()  # its cost is in its own record
-    _claim_folder(out, resolved)
+    claim_folder(out, resolved)
     if path.exists():
         (out / CHECKPOINT).unlink(missing_ok=True)
         console.say(f"finished already: {path}")
@@ -172,7 +170,7 @@ def distill(
     devices.prepare(settings.threads)
     method = kind(config, context)
     method.setup()
-    done = _resume(out, method, meter, console)
+    done = resume(out, method, meter, console)
     apart = Meter()
     prepared = method.prepare()
     meter.earlier_wall, meter.earlier_cpu = meter.earlier_wall - apart.wall, meter.earlier_cpu - apart.cpu
@@ -194,17 +192,8 @@ def distill(
 
 def _recorded_teacher(out: Path, dataset: Dataset, settings: RunSettings) -> dict[str, Any] | None:
     """The teacher that an earlier try of this run had, as the architecture that is asked for now."""
-    recorded = _recorded(out, "teacher")
-    return None if recorded is None else {**recorded, "student": _teacher_student(dataset, settings)}
-
-
-def _recorded(out: Path, name: str) -> dict[str, Any] | None:
-    """What an earlier try of this run said about its teacher or diffusion model."""
-    if not (out / CONFIG).exists():
-        return None
-    config = read_json(out / CONFIG, "run configuration")
-    recorded = config.get(name) if isinstance(config, dict) else None
-    return recorded if isinstance(recorded, dict) and isinstance(recorded.get("sha256"), str) else None
+    earlier = recorded(out, "teacher")
+    return None if earlier is None else {**earlier, "student": _teacher_student(dataset, settings)}
 
 
 def _diffusion(
@@ -301,90 +290,6 @@ def _resolved(name: str, config: Any, context: Context, settings: RunSettings) -
     }
 
 
-def _claim_folder(out: Path, resolved: dict[str, Any]) -> None:
-    """Make the run folder, or make sure that it is this run's.
-
-    Raises:
-        UserError: it holds another run, or something else, or cannot be written to.
-    """
-    _check_folder(out, resolved)
-    path = out / CONFIG
-    if path.exists():
-        if not (out / FILE).exists():
-            ensure_writable(out)
-        return
-    ensure_writable(out)
-    write_json(path, resolved)
-
-
-def _check_folder(out: Path, resolved: dict[str, Any]) -> None:
-    """Refuse a run folder that is not this run's; one that is not there will do.
-
-    Raises:
-        UserError: it holds another run, or something else.
-    """
-    path = out / CONFIG
-    if path.exists():
-        differing = _differing(read_json(path, "run configuration"), json.loads(canonical_json(resolved)))
-        if differing:
-            raise UserError(
-                f"{out} holds another run: {', '.join(differing[:4])} differ(s); choose another --out or remove that "
-                "folder"
-            )
-        return
-    if out.exists() and (not out.is_dir() or any(not is_temporary(entry) for entry in out.iterdir())):
-        raise UserError(f"{out} exists and is no ddbench run; choose another --out")
-
-
-def _differing(old: Any, new: dict[str, Any]) -> list[str]:
-    """Names of the settings of ``new`` that ``old`` does not have alike, as ``name`` or ``table.name``."""
-    if not isinstance(old, dict):
-        return list(new)
-    names = []
-    for key, value in new.items():
-        found = old.get(key)
-        if isinstance(value, dict) and isinstance(found, dict):
-            names += [f"{key}.{part}" for part in value if found.get(part) != value[part]]
-            names += [f"{key}.{part}" for part in found if part not in value]
-        elif found != value:
-            names.append(key)
-    return sorted(names, key=lambda name: "." in name)
-
-
-def _resume(out: Path, method: Method[Any], meter: Meter, console: Console) -> int:
-    path = out / CHECKPOINT
-    if not path.exists():
-        return 0
-    with open_tensors(path, CHECKPOINT_KIND, 1) as (handle, header):
-        tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
-    device = method.context.device
-    try:
-        done = int(header["done"])
-        if not 0 <= done <= method.iterations:
-            raise ValueError(f"iteration {done} of {method.iterations}")
-        method.load_state(State(tensors={k: v.to(device) for k, v in tensors.items()}, values=header["values"]))
-        meter.earlier_wall, meter.earlier_cpu = float(header["wall_seconds"]), float(header["cpu_seconds"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{path}: not a checkpoint of this run ({' '.join(str(error).split()):.160}); remove it to start again"
-        ) from None
-    console.say(f"going on at iteration {done} of {method.iterations}")
-    return done
-
-
-def _checkpoint(out: Path, method: Method[Any], done: int, meter: Meter) -> None:
-    state = method.state()
-    header = {
-        "kind": CHECKPOINT_KIND,
-        "schema": 1,
-        "done": done,
-        "values": state.values,
-        "wall_seconds": meter.wall,
-        "cpu_seconds": meter.cpu,
-    }
-    write_tensors(out / CHECKPOINT, state.tensors, header)
-
-
 def _loop(
     method: Method[Any],
     done: int,
@@ -405,7 +310,7 @@ def _loop(
             try:
                 metrics = method.step(iteration)
             except NotFiniteError as error:
-                _checkpoint(out, method, iteration, meter)
+                checkpoint(out, method, iteration, meter)
                 write_synset(out / "last_good.safetensors", _wrap(method.distilled(), method, resolved))
                 raise UserError(
                     f"iteration {iteration}: {error}; stopped, the last good state is {out / 'last_good.safetensors'}"
@@ -425,7 +330,7 @@ def _loop(
                 else time.monotonic() - saved >= CHECKPOINT_SECONDS
             )
             if due or last:
-                _checkpoint(out, method, number, meter)
+                checkpoint(out, method, number, meter)
                 saved = time.monotonic()
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ddbench.leaderboard.measures import CROSS, MAIN, Measure, others
-from ddbench.leaderboard.recipe import expert_command, run_flags
+from ddbench.leaderboard.columns import CROSS, MAIN, Measure, others
 from ddbench.leaderboard.rows import FULL, RANDOM, REFERENCES, Cell, Row, Statistics
-from ddbench.leaderboard.schema import Result, students
+from ddbench.leaderboard.schema import Result
 
 NONE = "–"
 UNMEASURED = "not measured"
-PROTOCOL_FLAGS = ("epochs", "lr", "augmentation", "max_images")
-"""Protocol settings that ``ddbench evaluate`` can alter by a flag of the same name."""
 PLACE, COST, ABOUT = "place", "cost", "about"
 """Groups of the columns that are no measures."""
 HEAD_GROUPS = (PLACE, MAIN, CROSS, COST, ABOUT)
@@ -241,67 +237,3 @@ def _made_with(result: Result) -> Entry:
     parts = [result["versions"].get("torch", ""), cost["device"].partition(":")[0] if cost else ""]
     text = " · ".join(filter(None, parts)) or NONE
     return Entry(text, text)
-
-
-def commands(result: Result) -> list[str]:
-    """The commands that make this row again; of a synset made elsewhere, the one that trains students on it again."""
-    synset, protocol = result["synset"], result["protocol"]
-    again = ["ddbench", "leaderboard", "verify", result["id"]]
-    size = ["--size", str(synset["shape"][-1])] if synset["dataset"].startswith("folder:") else []
-    if not _made_here(result):
-        return [shlex.join(again)]
-    distill = ["ddbench", "distill", "--method", synset["method"], "--dataset", synset["dataset"], *size]
-    if synset["budget"]["unit"] != "all":
-        distill += [f"--{synset['budget']['unit']}", str(synset["budget"]["value"])]
-    if synset["student"]:
-        distill += ["--student", synset["student"]]
-    if synset["preprocess"].get("kind") not in (None, "meanstd"):
-        distill += ["--preprocess", str(synset["preprocess"]["kind"])]
-    distill += ["--seed", str(synset["seed"]), "--recipe", "none"]
-    for name, value in sorted(synset["config"].items()):
-        distill += _flag(name, value)
-    distill += [*run_flags(result), "--out", "RUN"]
-    seeds = max(run["seed"] for run in result["runs"]) + 1
-    evaluate = ["ddbench", "evaluate", "RUN", "--protocol", protocol["name"], *size]
-    evaluate += ["--students", ",".join(students(result)), "--seeds", str(seeds)]
-    if result["precision"] != "float32":
-        evaluate += ["--precision", result["precision"]]
-    for name in PROTOCOL_FLAGS:
-        if name in protocol["changed"]:
-            evaluate += [f"--{name.replace('_', '-')}", str(protocol["changed"][name])]
-    experts = expert_command(result)
-    evaluations = [shlex.join([*evaluate, *flags]) for flags in _measurements(result)]
-    if result.get("measured"):
-        again.append("--measured")
-    return [*([experts] if experts else []), shlex.join(distill), *evaluations, shlex.join(again)]
-
-
-def _measurements(result: Result) -> list[list[str]]:
-    """The flags of the extra measurements, for as many commands as there are numbers of test images."""
-    measured = result.get("measured", {})
-    first = ["--calibration"] if "calibration" in measured else []
-    counted: dict[str, list[str]] = {}
-    for kind, setting in (("robustness", "budget"), ("corruptions", ""), ("ood", "other")):
-        if kind in measured:
-            value = [str(measured[kind].get(setting, ""))] if setting else []
-            counted.setdefault(str(measured[kind].get("images", "")), []).extend([f"--{kind}", *filter(None, value)])
-    found = [[*flags, *(["--max-images", count] if count else [])] for count, flags in counted.items()] or [[]]
-    return [[*first, *found[0]], *found[1:]]
-
-
-def _made_here(result: Result) -> bool:
-    """Whether a method of ddbench made the synset, so that its config is a list of flags."""
-    from ddbench.methods import METHODS
-
-    config = result["synset"]["config"]
-    return result["synset"]["method"] in METHODS and isinstance(config, dict) and "imported_from" not in config
-
-
-def _flag(name: str, value: object) -> list[str]:
-    flag = name.replace("_", "-")
-    if isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
-    if isinstance(value, list):
-        words = ["=".join(map(str, one)) if isinstance(one, list) else str(one) for one in value]
-        return [f"--{flag}", *words] if words else []
-    return [] if value is None or isinstance(value, dict) else [f"--{flag}", str(value)]

@@ -2,7 +2,7 @@
 
 IDC (Kim, Kim, Oh, Yun, Song, Jeong, Ha, Song: "Dataset condensation via efficient synthetic-data parameterization",
 ICML 2022; arXiv 2205.14959; code: snu-mllab/Efficient-Dataset-Condensation). A stored image of H x H pixels carries
-f x f smaller ones, which are enlarged before use (:mod:`ddbench.data.decode`). For a network theta and each class c
+f x f smaller ones, which are enlarged before use (:mod:`ddbench.data.formation`). For a network theta and each class c
 
     L_c = || grad CE(A(T_c); theta) - grad CE(A(decode(S_c)); theta) ||        (squared, or its l1 norm)
 
@@ -22,14 +22,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddbench.data.augment import Draw, Strategy, apply, draw, parse_strategy
-from ddbench.data.decode import LARGEST_FACTOR, decode
+from ddbench.data.formation import LARGEST_FACTOR, decode
 from ddbench.data.policy import Policy, augment
 from ddbench.data.preprocess import Preprocess
 from ddbench.data.specs import resolve_augmentation
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
-from ddbench.methods.batches import RealBatches
-from ddbench.methods.masking import synthetic_mask
-from ddbench.methods.sampling import SamplerConfig, check_sampler, initial_positions, make_sampler
+from ddbench.methods.parts.batches import RealBatches
+from ddbench.methods.parts.masking import synthetic_mask
+from ddbench.methods.parts.sampling import SamplerConfig, check_sampler, initial_positions, make_sampler
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.training.flat import flatten_parameters, load_flat
@@ -282,7 +282,7 @@ class MultiFormation(Method[Config]):
 
 
 def form(images: Tensor, factor: int) -> Tensor:
-    """Reduce images and lay ``factor x factor`` of them into one, where :func:`ddbench.data.decode.decode` cuts.
+    """Reduce images and lay ``factor x factor`` of them into one, where :func:`ddbench.data.formation.decode` cuts.
 
     Each is reduced by averaging to a tile; what goes beyond the right and lower border, where the factor does not
     divide the side, is lost.

@@ -24,9 +24,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ddbench.data.augment import Strategy, apply, draw
 from ddbench.data.policy import Policy
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
-from ddbench.methods.batches import RealBatches
-from ddbench.methods.masking import masked
-from ddbench.methods.sampling import SamplerConfig, check_sampler, make_sampler
+from ddbench.methods.parts.batches import RealBatches
+from ddbench.methods.parts.masking import masked
+from ddbench.methods.parts.sampling import SamplerConfig, check_sampler, make_sampler
 from ddbench.registry import unknown
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError

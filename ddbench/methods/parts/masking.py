@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from ddbench.config import OMIT_DEFAULT
 from ddbench.data.masks import pixel_mask
-from ddbench.methods.base import OMIT_DEFAULT
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 

@@ -2,7 +2,8 @@
 
 A method that compares real with synthetic batches lets its config inherit :class:`SamplerConfig`, makes a sampler by
 :func:`make_sampler` and calls :meth:`Sampler.refresh` before the batches of each step; the sampler narrows the choice
-of :class:`ddbench.methods.batches.RealBatches`. :func:`initial_positions` gives first images by the same selection.
+of :class:`ddbench.methods.parts.batches.RealBatches`. :func:`initial_positions` gives first images by the same
+selection.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from ddbench.data.dataset import class_indices
 from ddbench.data.limits import require_memory
 from ddbench.data.representative import representatives
 from ddbench.methods.base import Context, NotFiniteError
-from ddbench.methods.batches import RealBatches
-from ddbench.methods.masking import MaskConfig, check_mask
+from ddbench.methods.parts.batches import RealBatches
+from ddbench.methods.parts.masking import MaskConfig, check_mask
 from ddbench.networks.base import Student
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError

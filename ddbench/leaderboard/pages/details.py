@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddbench.leaderboard.measures import SHORT
+from ddbench.leaderboard.columns import SHORT
+from ddbench.leaderboard.commands import commands
+from ddbench.leaderboard.pages.view import bytes_text, number_text, seconds_text, statistics_text
 from ddbench.leaderboard.rows import FULL, Cell, Row
 from ddbench.leaderboard.schema import Result, main_metric, result_path, students, values
-from ddbench.leaderboard.view import bytes_text, commands, number_text, seconds_text, statistics_text
 from ddbench.statistics import corruption_errors
 
 DIGITS = 5

@@ -1,7 +1,7 @@
 """The generated files: ``LEADERBOARD.md`` and a self-contained ``index.html``. Same results, same bytes.
 
 The page carries its data as JSON, and its script draws tables, plots and opened rows from it by DOM calls, never from
-markup: no text of a submitter is parsed as HTML. What fits is decided in :mod:`ddbench.leaderboard.embed`.
+markup: no text of a submitter is parsed as HTML. What fits is decided in :mod:`ddbench.leaderboard.pages.embed`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ddbench.leaderboard import embed, markdown
 from ddbench.leaderboard.board import Board, read_board
-from ddbench.leaderboard.embed import largest, methods, shortened
+from ddbench.leaderboard.pages import embed, markdown
+from ddbench.leaderboard.pages.embed import largest, methods, shortened
+from ddbench.leaderboard.pages.view import Table, lay_out, parts
 from ddbench.leaderboard.schema import Result, result_path
-from ddbench.leaderboard.view import Table, lay_out, parts
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import write_text
 

@@ -1,0 +1,1 @@
+"""A distillation run: settings, folder, loop, resume, recipes."""

@@ -1,0 +1,1 @@
+"""What shows a board: page, Markdown, terminal, exports."""

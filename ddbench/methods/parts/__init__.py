@@ -1,0 +1,1 @@
+"""What methods share: batches, features, masks, samplers."""

@@ -1,0 +1,52 @@
+"""Whether a student can take images of a shape."""
+
+from __future__ import annotations
+
+from ddbench.networks.names import (
+    SMALLEST_EXTERNAL,
+    SMALLEST_MODIFIED,
+    SMALLEST_SIZE,
+    StudentName,
+    counts_as_32,
+    parse_student,
+)
+from ddbench.runtime.errors import UserError
+
+
+def check_student(name: str, channels: int, size: int) -> None:
+    """Refuse a student that cannot take images of this shape.
+
+    A network of another library is tried out, without computing, which imports that library.
+
+    Raises:
+        UserError: a wrong name, fewer than 1 channel, images that are too small for it, a ConvNet whose pools would
+            leave no pixel, or a network of another library that is not there or does not take the shape.
+    """
+    student = parse_student(name)
+    if channels < 1:
+        raise UserError(f"student {name!r}: images need at least 1 channel, got {channels}")
+    if size < SMALLEST_SIZE:
+        raise UserError(f"student {name!r}: images of {size} px are too small, expected at least {SMALLEST_SIZE}")
+    if student.family == "convnet" and student.pooling != "none" and student.depth is not None:
+        most = (32 if counts_as_32(channels, size) else size).bit_length() - 1
+        if student.depth > most:
+            raise UserError(
+                f"student {name!r}: {student.depth} poolings leave no pixel of a {size} px image; "
+                f"the most for this size is depth {most}"
+            )
+    if student.library is not None:
+        _check_external(student, channels, size)
+
+
+def _check_external(student: StudentName, channels: int, size: int) -> None:
+    least = SMALLEST_EXTERNAL if student.variant is None else SMALLEST_MODIFIED
+    if size < least:
+        other = "one of all-small"
+        if student.family.startswith("tv-resnet") and size >= SMALLEST_MODIFIED:
+            other = f"{student.family}-mod"
+        raise UserError(
+            f"student '{student}': images of {size} px are too small, expected at least {least}; use {other}"
+        )
+    from ddbench.networks.external import last_layer
+
+    last_layer(student, channels, size)

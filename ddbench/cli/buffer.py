@@ -138,7 +138,7 @@ def main(argv: list[str]) -> None:
 
 def _from_recipe(name: str) -> Args:
     """Defaults that a distillation recipe's experts give."""
-    from ddbench.distill.recipes import choose_recipe
+    from ddbench.distillation.recipes import choose_recipe
 
     method, _, wanted = name.partition("/")
     if not wanted:
@@ -150,7 +150,7 @@ def _from_recipe(name: str) -> Args:
     values = {key: value for key, value in vars(experts).items() if key in own and key != "options"}
     values["options"] = tuple(f"{key}={value}" for key, value in experts.options)
     if "kind" not in recipe.experts:
-        from ddbench.distill.recipes import apply_config
+        from ddbench.distillation.recipes import apply_config
         from ddbench.methods import METHODS
 
         kind = METHODS.get(method)

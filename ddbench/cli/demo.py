@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
 
 def _experts(out: Path, workers: int, console: Console) -> None:
     from ddbench.data.load import load_dataset
-    from ddbench.distill.recipes import method_recipes
+    from ddbench.distillation.recipes import method_recipes
     from ddbench.experts.record import record
 
     recipe = method_recipes("mtt")["digits-ipc1"]
@@ -101,8 +101,8 @@ def _stage(name: str, tasks: list[Task], workers: int, console: Console) -> None
 def distill_task(_: None, task: Task) -> str:
     """Make the synset of a task; run by a worker."""
     from ddbench.data.load import load_dataset
-    from ddbench.distill.recipes import apply_config, method_recipes
-    from ddbench.distill.runner import RunSettings, distill
+    from ddbench.distillation.recipes import apply_config, method_recipes
+    from ddbench.distillation.runner import RunSettings, distill
     from ddbench.methods import METHODS
 
     kind = METHODS.get(task.method)
@@ -142,7 +142,7 @@ def evaluation_file(task: Task) -> Path:
 
 def evaluate_task(_: None, task: Task) -> str:
     """Score the synset of a task; run by a worker."""
-    from ddbench.evaluate.evaluator import Job, evaluate
+    from ddbench.evaluation.evaluator import Job, evaluate
     from ddbench.protocols.protocol import protocol
     from ddbench.synset import synset_path
 

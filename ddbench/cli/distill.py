@@ -8,7 +8,7 @@ from typing import Any
 
 from ddbench.cli.parse import parse, peek
 from ddbench.cli.settings import Common, own_threads
-from ddbench.distill.recipes import Recipe, apply_config, choose_recipe
+from ddbench.distillation.recipes import Recipe, apply_config, choose_recipe
 from ddbench.methods import DESCRIPTIONS, METHODS
 from ddbench.registry import load_file
 from ddbench.runtime.errors import UserError
@@ -147,7 +147,7 @@ def _asked_experts(recipe: Recipe, kind: str) -> tuple[int, Any]:
 def _run(name: str, kind: Any, config: Any, args: RunArgs, recipe: Recipe | None) -> None:
     from ddbench.cli.settings import open_dataset, student_for
     from ddbench.data.specs import dataset_slug
-    from ddbench.distill.runner import RunSettings, distill
+    from ddbench.distillation.runner import RunSettings, distill
 
     if args.ipc is None and kind.unit == "ipc":
         raise UserError("--ipc is missing: how many images per class?")

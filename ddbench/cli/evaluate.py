@@ -146,7 +146,7 @@ def run_evaluation(args: Args) -> dict[str, Any]:
     extra = bool(args.robustness or args.corruptions or args.ood)
 
     from ddbench.data.specs import FOLDER, dataset_spec
-    from ddbench.evaluate.evaluator import Job, evaluate
+    from ddbench.evaluation.evaluator import Job, evaluate
     from ddbench.synset import read_synset, synset_path
 
     path = synset_path(args.run)

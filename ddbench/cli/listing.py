@@ -64,7 +64,7 @@ def _protocols() -> dict[str, str]:
 
 
 def _recipes() -> dict[str, str]:
-    from ddbench.distill.recipes import all_recipes
+    from ddbench.distillation.recipes import all_recipes
 
     return {
         f"{recipe.method}/{recipe.name}": f"{recipe.run.get('student', '')}; {recipe.source}"

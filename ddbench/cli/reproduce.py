@@ -212,7 +212,7 @@ def _do(shared: dict[str, Any], cell: PlanCell, out: Path) -> None:
 
 def _buffer_flags(cell: PlanCell) -> list[str]:
     """The ``buffer`` command of the cell's recipe, when its method needs experts."""
-    from ddbench.distill.recipes import choose_recipe
+    from ddbench.distillation.recipes import choose_recipe
     from ddbench.methods import METHODS
 
     if not METHODS.get(cell.method).needs.experts:

@@ -14,7 +14,7 @@ import tyro
 
 from ddbench.cli.parse import parse
 from ddbench.cli.settings import Common, worker_count
-from ddbench.evaluate.ddranking.definitions import SCORES, TITLES, WEIGHT, legs, own_protocol
+from ddbench.evaluation.ddranking.definitions import SCORES, TITLES, WEIGHT, legs, own_protocol
 from ddbench.networks.check import check_student
 from ddbench.networks.names import default_student, parse_student
 from ddbench.protocols.protocol import protocol, result_name
@@ -80,8 +80,8 @@ def run_scores(args: Args) -> dict[str, Any]:
     workers, threads = worker_count(args.workers, args.threads)
 
     from ddbench.data.specs import FOLDER, dataset_spec
-    from ddbench.evaluate.ddranking.file import check_out, costs, head, marks, tables
-    from ddbench.evaluate.ddranking.trainings import Work, check_legs, train_legs
+    from ddbench.evaluation.ddranking.file import check_out, costs, head, marks, tables
+    from ddbench.evaluation.ddranking.trainings import Work, check_legs, train_legs
     from ddbench.leaderboard.references import make_references
     from ddbench.runtime import device as devices
     from ddbench.synset import read_synset, synset_path

@@ -115,7 +115,7 @@ def others(result: Result, ranking: str) -> list[str]:
 
 def _scores(result: Result, name: str) -> dict[int, float]:
     """Seed -> one score, from the accuracies of each repeat."""
-    from ddbench.evaluate.ddranking.definitions import Accuracies, repeat_scores
+    from ddbench.evaluation.ddranking.definitions import Accuracies, repeat_scores
 
     found = {}
     if "scores" in result:

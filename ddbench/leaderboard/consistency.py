@@ -84,7 +84,7 @@ def check_scores(scores: dict[str, Any], where: str) -> None:
 
 def score_summary(repeats: list[dict[str, Any]], weight: float) -> dict[str, Any]:
     """Statistics of HLR, IOR, A1, A0, LRS and ARS over repeats, each of a seed and six accuracies (fractions)."""
-    from ddbench.evaluate.ddranking.definitions import SCORES, Accuracies, repeat_scores, summary
+    from ddbench.evaluation.ddranking.definitions import SCORES, Accuracies, repeat_scores, summary
 
     rows = [
         repeat_scores(Accuracies(**{key: value for key, value in repeat.items() if key != "seed"}), weight)

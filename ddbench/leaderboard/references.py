@@ -97,7 +97,7 @@ def real_run(
     Raises:
         UserError: what is there is another run.
     """
-    from ddbench.distill.runner import RunSettings, distill
+    from ddbench.distillation.runner import RunSettings, distill
     from ddbench.methods import METHODS
     from ddbench.runtime.tensors import open_tensors
     from ddbench.synset import FILE, KIND, SCHEMA

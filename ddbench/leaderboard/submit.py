@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddbench.evaluate.kept import COSTS
+from ddbench.evaluation.kept import COSTS
 from ddbench.leaderboard.attachments import IMPORTED, LABELS, SYNSET, needed
 from ddbench.leaderboard.consistency import score_summary
 from ddbench.leaderboard.packing import NEEDED, Given, Item, find_part, hash_of, pack

@@ -1,6 +1,6 @@
 """What a method is: a config, what it needs, and either one shot or a sequence of steps.
 
-A method is written as a class with four parts that the runner (:mod:`ddbench.distill.runner`) calls:
+A method is written as a class with four parts that the runner (:mod:`ddbench.distillation.runner`) calls:
 
 ``setup()`` prepares (initial images, optimisers, checks); ``iterations`` says how many steps there are, 0 for a
 one-shot method; ``step(i)`` does the i-th and returns its metrics; ``distilled()`` gives the product at any time.

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.data.specs import resolve_augmentation
-from ddbench.distill.recipes import apply_config
+from ddbench.distillation.recipes import apply_config
 from ddbench.experts.derived import Link, open_derived, record_derived
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.experts.store import TrajectoryStore

@@ -152,7 +152,7 @@ def test_a_line_torn_by_a_kill_is_dropped(ddb: Callable, tmp_path: Path):
     """The partial file of an evaluation may end in the middle of a line."""
     assert ddb(*random_tiny(tmp_path / "run")).code == 0
     argv = ["evaluate", tmp_path / "run", "--students", TINY, "--epochs", 3, "--workers", 1, *EAGER]
-    from ddbench.evaluate import evaluator
+    from ddbench.evaluation import evaluator
 
     count = 0
     run_task = evaluator.run_task
@@ -183,7 +183,7 @@ def test_a_killed_search_goes_on(ddb: Callable, tmp_path: Path):
     assert ddb(*random_tiny(tmp_path / "run")).code == 0
     argv = ["evaluate", tmp_path / "run", "--students", TINY, "--epochs", 3, "--workers", 1, "--seeds", 2, *EAGER]
     argv += ["--lr-source", "search"]
-    from ddbench.evaluate import evaluator
+    from ddbench.evaluation import evaluator
 
     run_task, tried = evaluator.run_task, []
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 from conftest import EAGER, TINY, Outcome, contents, listing, random_tiny
 
-import ddbench.evaluate.evaluator as evaluator
-from ddbench.evaluate.ddranking.definitions import Accuracies, repeat_scores, summary
+import ddbench.evaluation.evaluator as evaluator
+from ddbench.evaluation.ddranking.definitions import Accuracies, repeat_scores, summary
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.synset import read_synset, write_synset
 

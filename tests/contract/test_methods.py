@@ -16,8 +16,8 @@ from conftest import TINY, contents, digits_context, record_digits
 from ddbench.config import recorded_config
 from ddbench.data.load import load_dataset
 from ddbench.diffusion.store import find_model
-from ddbench.distill.recipes import content_folder
-from ddbench.distill.runner import RunSettings, distill
+from ddbench.distillation.recipes import content_folder
+from ddbench.distillation.runner import RunSettings, distill
 from ddbench.experts.recipe import KINDS
 from ddbench.experts.store import find_stores
 from ddbench.methods import DESCRIPTIONS, METHODS

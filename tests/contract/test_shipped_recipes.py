@@ -8,7 +8,7 @@ import pytest
 
 from ddbench.cli.buffer import Args, _from_recipe
 from ddbench.data.specs import DATASETS, PREPROCESS_KINDS
-from ddbench.distill.recipes import all_recipes, apply_config, choose_recipe, content_folder
+from ddbench.distillation.recipes import all_recipes, apply_config, choose_recipe, content_folder
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.methods import METHODS
 from ddbench.networks.check import check_student

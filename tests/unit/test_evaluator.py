@@ -166,7 +166,7 @@ def test_searched_lr(ddb: Callable, random_run: Path, data_root: Path, tmp_path:
 def test_search_never_looks_at_the_test_set(ddb: Callable, random_run: Path, tmp_path: Path, monkeypatch):
     """The search's accuracies do not move when the test labels are wrong."""
     from ddbench.data.dataset import Dataset, Split
-    from ddbench.evaluate import evaluator
+    from ddbench.evaluation import evaluator
 
     first = score(ddb, random_run, tmp_path / "a.json", "--lr-source", "search", "--seeds", 1)
     real = evaluator.load_dataset

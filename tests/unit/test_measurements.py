@@ -19,8 +19,8 @@ from PIL import Image
 from ddbench.data.dataset import Split, holdout_split
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
-from ddbench.evaluate import evaluator
-from ddbench.evaluate.evaluator import run_probe, run_task
+from ddbench.evaluation import evaluator
+from ddbench.evaluation.evaluator import run_probe, run_task
 from ddbench.leaderboard.schema import check_result, read_result, result_id
 from ddbench.measurements import trained
 from ddbench.measurements.calibration import calibration_suite, synset_pixels

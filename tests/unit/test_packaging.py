@@ -41,7 +41,7 @@ for command in commands:
 
 RECIPES = """
 import json
-from ddbench.distill.recipes import all_recipes
+from ddbench.distillation.recipes import all_recipes
 print(json.dumps([f"{recipe.method}/{recipe.name}" for recipe in all_recipes()]))
 """
 
@@ -95,7 +95,7 @@ def test_recipes_are_found_from_any_folder(tmp_path: Path) -> None:
 
 
 def test_recipes_come_from_the_wheel(installed: Distribution) -> None:
-    from ddbench.distill.recipes import content_folder
+    from ddbench.distillation.recipes import content_folder
 
     assert content_folder() == PACKAGE / "_content" / "methods"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ddbench.cli.reproduce import parse_span
-from ddbench.distill.recipes import choose_recipe
+from ddbench.distillation.recipes import choose_recipe
 from ddbench.leaderboard.plans import find_plan, read_plan, result_of, shipped_plans
 from ddbench.leaderboard.schema import load_results
 from ddbench.methods import METHODS

@@ -21,7 +21,7 @@ from ddbench.data.dataset import Split, make_dataset
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
 from ddbench.data.specs import DatasetSpec
-from ddbench.distill.runner import RunSettings, distill
+from ddbench.distillation.runner import RunSettings, distill
 from ddbench.methods import rded
 from ddbench.methods.base import Context, State
 from ddbench.methods.rded import RDED, RDEDConfig

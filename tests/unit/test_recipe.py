@@ -14,7 +14,7 @@ import pytest
 from ddbench.cli.buffer import EXAMPLES, Args
 from ddbench.cli.parse import _one_line, parse, peek
 from ddbench.cli.settings import Common, options_from_text, worker_count
-from ddbench.distill.recipes import apply_config, choose_recipe, method_recipes, read_recipes
+from ddbench.distillation.recipes import apply_config, choose_recipe, method_recipes, read_recipes
 from ddbench.experts.recipe import ExpertRecipe, buffer_command
 from ddbench.methods.mtt import MTTConfig
 from ddbench.runtime.device import cores

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from ddbench.evaluate.ddranking.definitions import (
+from ddbench.evaluation.ddranking.definitions import (
     SCORES,
     Accuracies,
     alpha,
@@ -214,5 +214,7 @@ def test_own_protocol():
 
 
 def test_no_torch():
-    code = "import sys; sys.modules['torch'] = None; import ddbench.evaluate.ddranking.definitions, ddbench.cli.scores"
+    code = (
+        "import sys; sys.modules['torch'] = None; import ddbench.evaluation.ddranking.definitions, ddbench.cli.scores"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

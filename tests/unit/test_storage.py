@@ -12,7 +12,7 @@ import torch
 
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
-from ddbench.evaluate.storage import label_bytes, storage
+from ddbench.evaluation.storage import label_bytes, storage
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.synset import Budget, Synset

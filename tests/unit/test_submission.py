@@ -16,7 +16,7 @@ from ddbench.cli import submit as verb
 from ddbench.cli.buffer import Args
 from ddbench.cli.parse import parse
 from ddbench.cli.settings import options_from_text
-from ddbench.evaluate.ddranking.definitions import Accuracies, repeat_scores
+from ddbench.evaluation.ddranking.definitions import Accuracies, repeat_scores
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.leaderboard.audit import check_board
 from ddbench.leaderboard.commands import expert_command, run_flags

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from ddbench.data.dataset import Dataset, Split, holdout_split, stratified
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import Preprocess, fit_preprocess
-from ddbench.distill.runner import RunSettings, distill
+from ddbench.distillation.runner import RunSettings, distill
 from ddbench.methods.base import Distilled, Method, Needs
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds

@@ -197,7 +197,7 @@ def _runs(result: Result, pool: Pool) -> list[list[Any]]:
 def _scores(result: Result, pool: Pool) -> dict[str, Any] | None:
     if "scores" not in result:
         return None
-    from ddbench.evaluate.ddranking.definitions import SCORES, TITLES
+    from ddbench.evaluation.ddranking.definitions import SCORES, TITLES
 
     scores = result["scores"]
     lines = []

@@ -16,9 +16,9 @@ from typing import Any
 
 from ddbench.data.dataset import Dataset, Split, holdout_split, validation_sample
 from ddbench.data.load import load_dataset
-from ddbench.evaluate.kept import KIND, SCHEMA, Kept, cost_path, partial_log, partial_path, read_kept
-from ddbench.evaluate.probing import build_suites, check_measured, combine, estimates, open_probes, tell, write_files
-from ddbench.evaluate.storage import storage
+from ddbench.evaluation.kept import KIND, SCHEMA, Kept, cost_path, partial_log, partial_path, read_kept
+from ddbench.evaluation.probing import build_suites, check_measured, combine, estimates, open_probes, tell, write_files
+from ddbench.evaluation.storage import storage
 from ddbench.measurements.suite import Choice, Probe, Suite, Trained
 from ddbench.measurements.trained import has_weights, measure, open_student, weights_folder, write_weights
 from ddbench.networks.check import check_student
@@ -374,7 +374,7 @@ def _train(work: _Work, title: str, tasks: list[Task], total: int = 0) -> None:
     kept = work.kept
     todo = sum(task.search or (task.student, seed) in work.pairs for task in tasks for seed in task.seeds)
     with work.console.bar(title, total or todo, (total or todo) - todo) as bar:
-        for _, records in run_jobs("ddbench.evaluate.evaluator:run_task", work.job, tasks, work.workers):
+        for _, records in run_jobs("ddbench.evaluation.evaluator:run_task", work.job, tasks, work.workers):
             for record in records:
                 if "searched_lr" not in record and (record["student"], record["seed"]) not in work.pairs:
                     continue  # of a block that is not wanted whole
@@ -409,7 +409,7 @@ def _probe(work: _Work) -> None:
     if not tasks:
         return
     with work.console.bar("measure " + ", ".join(suite.kind for suite in work.suites), len(tasks)) as bar:
-        for _, record in run_jobs("ddbench.evaluate.evaluator:run_probe", work.job, tasks, work.workers):
+        for _, record in run_jobs("ddbench.evaluation.evaluator:run_probe", work.job, tasks, work.workers):
             work.append(record)
             work.kept.take(record)
             bar.advance(f"{record['student']} {record['probe']}")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ddbench.data.dataset import Dataset
-from ddbench.evaluate.kept import Kept
+from ddbench.evaluation.kept import Kept
 from ddbench.measurements.suite import SUITES, Choice, Cost, Probe, Suite
 from ddbench.networks.build import build_student
 from ddbench.protocols.plan import Plan

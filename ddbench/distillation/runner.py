@@ -14,7 +14,7 @@ from ddbench.data.preprocess import Preprocess, fit_preprocess
 from ddbench.diffusion.library import diffusers
 from ddbench.diffusion.store import DiffusionModel, check_model, find_model, open_model
 from ddbench.diffusion.train import ensure_model
-from ddbench.distill.folder import CHECKPOINT, check_folder, checkpoint, claim_folder, recorded, resume
+from ddbench.distillation.folder import CHECKPOINT, check_folder, checkpoint, claim_folder, recorded, resume
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, check_ipc
 from ddbench.methods.needs import find_experts

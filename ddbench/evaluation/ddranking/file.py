@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ddbench.evaluate.ddranking.definitions import SYNSET, WEIGHT, Accuracies, Leg, repeat_scores, summary
-from ddbench.evaluate.ddranking.trainings import Scored, Work
+from ddbench.evaluation.ddranking.definitions import SYNSET, WEIGHT, Accuracies, Leg, repeat_scores, summary
+from ddbench.evaluation.ddranking.trainings import Scored, Work
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import read_json
 from ddbench.synset import Synset

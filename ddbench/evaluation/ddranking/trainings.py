@@ -9,9 +9,9 @@ from typing import Any
 
 from ddbench.data.dataset import Dataset
 from ddbench.data.preprocess import Preprocess
-from ddbench.evaluate.ddranking.definitions import RANDOM, REAL, SYNSET, TITLES, Leg
-from ddbench.evaluate.evaluator import Job, evaluate, load_plan
-from ddbench.evaluate.kept import cost_path
+from ddbench.evaluation.ddranking.definitions import RANDOM, REAL, SYNSET, TITLES, Leg
+from ddbench.evaluation.evaluator import Job, evaluate, load_plan
+from ddbench.evaluation.kept import cost_path
 from ddbench.protocols.plan import check_plan
 from ddbench.protocols.protocol import result_name
 from ddbench.runtime.errors import UserError
@@ -158,7 +158,7 @@ def _train_random(
         else:
             missing.append(index)
     with console.bar("random subsets", len(tasks), len(found)) as bar:
-        target = "ddbench.evaluate.ddranking.trainings:random_task"
+        target = "ddbench.evaluation.ddranking.trainings:random_task"
         for position, scored in run_jobs(target, work, [tasks[index] for index in missing], workers):
             found[missing[position]] = scored
             bar.advance(f"{tasks[missing[position]].leg.base.name} {min(scored.accuracies.values()):.3f}")
@@ -183,7 +183,7 @@ def score(work: Work, leg: Leg, synset: Path, seeds: Sequence[int], workers: int
     """One leg of one subject through the evaluator, which keeps every run and repeats none.
 
     Raises:
-        UserError: as :func:`ddbench.evaluate.evaluator.evaluate`.
+        UserError: as :func:`ddbench.evaluation.evaluator.evaluate`.
     """
 
     def run(out: Path) -> Scored:

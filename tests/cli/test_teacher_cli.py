@@ -219,8 +219,8 @@ def test_killed(ddb: Callable, data_root: Path, tmp_path: Path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     # a checkpoint after every epoch instead of every 20 seconds
     code = (
-        "import sys\nfrom ddbench.cli.main import run\nfrom ddbench.experts import teach\n"
-        "teach.CHECKPOINT_SECONDS = 0.0\nrun(sys.argv[1:])\n"
+        "import sys\nfrom ddbench.cli.main import run\nfrom ddbench.teachers import train\n"
+        "train.CHECKPOINT_SECONDS = 0.0\nrun(sys.argv[1:])\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, *map(str, command(killed))],

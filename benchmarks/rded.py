@@ -35,6 +35,7 @@ def context_of(dataset: Any, student: str, folder: Path) -> Any:
 
     from ddbench.data.preprocess import fit_preprocess
     from ddbench.methods.base import Context
+    from ddbench.methods.needs.teacher import TrainedTeacher
     from ddbench.networks.build import build_student
     from ddbench.runtime.progress import Console
     from ddbench.teachers.recipe import TeacherRecipe
@@ -67,8 +68,7 @@ def context_of(dataset: Any, student: str, folder: Path) -> Any:
         folder=folder,
         compile="off",
         console=Console(quiet=True),
-        teacher=read_teacher(path),
-    )
+    ).give(TrainedTeacher, read_teacher(path))
 
 
 def method_of(context: Any, **config: Any) -> Any:

@@ -97,7 +97,7 @@ def one(name: str, steps: int, root: Path) -> dict[str, float]:
     config = kind.config_class(**{**SHARED, **METHODS[name], "student_steps": steps})
     dataset = load_dataset(f"folder:{root / 'images'}", root / "data", size=SIZE)
     train, held_out = holdout_split(dataset.train, 0.1, CLASSES)
-    wanted = kind.expert_kind(config)
+    (need,) = kind.needs(config)
     with tempfile.TemporaryDirectory(dir=root) as folder:
         context = Context(
             dataset=dataset,
@@ -111,8 +111,7 @@ def one(name: str, steps: int, root: Path) -> dict[str, float]:
             folder=Path(folder),
             compile="off",
             console=Console(quiet=True),
-            experts=next(store for store in find_stores(root / "experts") if store.recipe.kind == wanted),
-        )
+        ).give(need, next(store for store in find_stores(root / "experts") if store.recipe.kind == need.kind))
         kind.check(config, context)
         method = kind(config, context)
         method.setup()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -66,11 +67,16 @@ class Registry:
         self._table[name] = target
 
     def register(self, name: str, value: Any) -> None:
-        """Add an object that is already loaded (a ``--method-file``)."""
+        """Add an object that is already loaded (a ``--method-file``), or its newer version.
+
+        Raises:
+            UserError: the name is taken by another object.
+        """
         self._scan()
-        if name in self._table:
+        target = f"{getattr(value, '__module__', '?')}:{getattr(value, '__qualname__', name)}"
+        if self._table.get(name, target) != target:
             raise UserError(f"{self.kind} {name!r} exists already ({self._table[name]}); rename yours")
-        self._table[name] = f"{getattr(value, '__module__', '?')}:{getattr(value, '__qualname__', name)}"
+        self._table[name] = target
         self._objects[name] = value
 
     def __contains__(self, name: str) -> bool:
@@ -105,7 +111,9 @@ class Registry:
 
 
 def load_file(path: Path) -> Any:
-    """Import a Python file by path under a name of its own (``ddbench_ext_<stem>``).
+    """Import a Python file by path under a name of its own (``ddbench_ext_<stem>``); once while it does not change.
+
+    The module's ``__ddbench_sha256__`` is the hash of the file.
 
     Raises:
         UserError: missing file, or an error while it is executed.
@@ -115,7 +123,12 @@ def load_file(path: Path) -> Any:
     spec = importlib.util.spec_from_file_location(f"ddbench_ext_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path}: not a Python file (expected NAME.py)")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    loaded = sys.modules.get(spec.name)
+    if loaded is not None and (loaded.__file__, loaded.__ddbench_sha256__) == (spec.origin, digest):
+        return loaded
     module = importlib.util.module_from_spec(spec)
+    module.__dict__["__ddbench_sha256__"] = digest
     sys.modules[module.__name__] = module  # dataclasses look their annotations up there
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # no __pycache__ beside a user's file
     try:

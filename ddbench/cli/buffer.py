@@ -138,23 +138,18 @@ def main(argv: list[str]) -> None:
 
 def _from_recipe(name: str) -> Args:
     """Defaults that a distillation recipe's experts give."""
-    from ddbench.distillation.recipes import choose_recipe
+    from ddbench.distillation.start import choose, needed_experts
 
     method, _, wanted = name.partition("/")
     if not wanted:
         raise UserError(f"--recipe {name!r}: expected METHOD/RECIPE, e.g. mtt/cifar10-ipc10")
-    recipe = choose_recipe(wanted, method, {})
+    chosen = choose(method, recipe=wanted)
+    recipe, asked = chosen.recipe, needed_experts(chosen)
     assert recipe is not None
-    experts = recipe.expert_recipe()
+    experts = recipe.expert_recipe() if asked is None else asked[1]
     own = {item.name for item in fields(Args)}
     values = {key: value for key, value in vars(experts).items() if key in own and key != "options"}
     values["options"] = tuple(f"{key}={value}" for key, value in experts.options)
-    if "kind" not in recipe.experts:
-        from ddbench.distillation.recipes import apply_config
-        from ddbench.methods import METHODS
-
-        kind = METHODS.get(method)
-        values["kind"] = kind.expert_kind(apply_config(kind.config_class, recipe.config, f"recipe {recipe.name}"))
     values.update({key: recipe.run[key] for key in ("dataset", "student", "size") if key in recipe.run})
     if "experts" in recipe.experts:
         values["experts"] = recipe.experts["experts"]

@@ -104,6 +104,7 @@ def distill_task(_: None, task: Task) -> str:
     from ddbench.distillation.recipes import apply_config, method_recipes
     from ddbench.distillation.runner import RunSettings, distill
     from ddbench.methods import METHODS
+    from ddbench.methods.needs.flags import ExpertsFlags
 
     kind = METHODS.get(task.method)
     recipe = method_recipes("mtt")[f"digits-ipc{task.ipc}"] if task.method == "mtt" else None
@@ -119,8 +120,6 @@ def distill_task(_: None, task: Task) -> str:
             seed=task.seed,
             preprocess="meanstd",
             holdout=0.1,
-            buffers=task.out / "expert_trajectories",
-            experts=None,
             validate_every=recipe.run["validate_every"] if recipe else 0,
             validate_epochs=300,
             track="jsonl",
@@ -128,6 +127,7 @@ def distill_task(_: None, task: Task) -> str:
             device="cpu",
             threads=1,
             compile="off",
+            flags=(ExpertsFlags(buffers=task.out / "expert_trajectories"),),
         ),
         out=task.run,
         console=Console(quiet=True),

@@ -55,6 +55,24 @@ def parse(
         raise UserError(f"{_one_line(captured.getvalue())}; see {prog} --help") from None
 
 
+def settings_in(default: T, argv: Sequence[str]) -> T:
+    """A dataclass with those of its values that ``argv`` sets, whatever else stands there; read before the full parse.
+
+    Where they are malformed the default comes back: the full parse says why.
+    """
+    known = set(_flags(type(default)))
+    if not known & {token.split("=")[0].replace("_", "-") for token in argv}:
+        return default
+    own = [token for token in argv if token not in ("-h", "--help")]
+    silent = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(silent), contextlib.redirect_stdout(silent):
+            parsed, _ = tyro.cli(type(default), args=own, default=default, return_unknown_args=True)
+    except SystemExit:
+        return default
+    return parsed
+
+
 def _flags(kind: type[Any]) -> Iterator[str]:
     """Flags of a dataclass; fields that are dataclasses themselves give theirs, without a prefix."""
     for item in fields(kind):

@@ -6,10 +6,10 @@ import contextlib
 import fnmatch
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -22,6 +22,9 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable
 from ddbench.runtime.locks import held
 from ddbench.runtime.progress import Console
+
+if TYPE_CHECKING:
+    from ddbench.methods.needs import Need
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,8 +182,8 @@ def do_cell(shared: dict[str, Any], cell: PlanCell) -> str:
 
 def _do(shared: dict[str, Any], cell: PlanCell, out: Path) -> None:
     from ddbench.cli import teacher
+    from ddbench.cli.distill import needed
     from ddbench.cli.main import dispatch
-    from ddbench.methods import METHODS
 
     common: list[str] = shared["common"]
     run = out / "runs" / cell.run
@@ -191,17 +194,16 @@ def _do(shared: dict[str, Any], cell: PlanCell, out: Path) -> None:
     data = ["--dataset", cell.dataset, *_pair("--size", cell.size)]
     given: list[str] = []
     if cell.teacher is not None:
-        with held(out / "locks" / "teachers"):
+        with held(out / "locks" / "teacher"):
             flags = [*data, "--teachers", str(out / "teachers"), *cell.teacher, *common]
             given = ["--teacher", str(teacher.trained(flags))]
-    # What a method trains first (teacher, diffusion model) is for others too, so such runs take their turns.
-    needs = METHODS.get(cell.method).needs
-    with held(out / "locks" / ("models" if needs.teacher or needs.diffusion else cell.run)):
-        distill = ["distill", "--method", cell.method, *data, "--seed", str(cell.seed), "--out", str(run)]
-        distill += [*_pair("--ipc", cell.ipc or None), "--recipe", cell.recipe, *_pair("--student", cell.student)]
-        distill += ["--buffers", str(out / "expert_trajectories"), "--teachers", str(out / "teachers")]
-        distill += ["--diffusions", str(out / "diffusions")]
-        _say_and([*distill, *cell.distill, *common], dispatch)
+    distill = ["distill", "--method", cell.method, *data, "--seed", str(cell.seed), "--out", str(run)]
+    distill += [*_pair("--ipc", cell.ipc or None), "--recipe", cell.recipe, *_pair("--student", cell.student)]
+    distill += cell.distill
+    needs = needed(distill)
+    distill += [word for need in needs for word in _root_flags(need, out)]
+    with _turns(out / "locks", needs, cell.run):
+        _say_and([*distill, *common], dispatch)
     score = ["evaluate", str(run), "--protocol", cell.protocol, "--seeds", str(cell.seeds), "--workers", "1"]
     score += [*_pair("--students", ",".join(cell.students)), *_pair("--size", cell.size)]
     score += [*given, "--teachers", str(out / "teachers"), *cell.evaluate]
@@ -210,18 +212,40 @@ def _do(shared: dict[str, Any], cell: PlanCell, out: Path) -> None:
         _say_and(_submit_flags(shared, cell, run), dispatch)
 
 
+def _root_flags(need: Need[Any], out: Path) -> list[str]:
+    """Where a need keeps things: in the plan's folder, under the name that it has by default."""
+    if need.root is None:
+        return []
+    return [f"--{need.root.replace('_', '-')}", str(out / getattr(need.flags(), need.root).name)]
+
+
+@contextlib.contextmanager
+def _turns(locks: Path, needs: Sequence[Need[Any]], run: str) -> Iterator[None]:
+    """What a run may make first is for others too, so runs with such a need take their turns; others have their own."""
+    keys = sorted(need.key for need in needs if not need.early)
+    with contextlib.ExitStack() as stack:
+        for key in keys or [run]:
+            stack.enter_context(held(locks / key))
+        yield
+
+
 def _buffer_flags(cell: PlanCell) -> list[str]:
     """The ``buffer`` command of the cell's recipe, when its method needs experts."""
-    from ddbench.distillation.recipes import choose_recipe
-    from ddbench.methods import METHODS
+    from ddbench.distillation.start import choose, needed_experts
 
-    if not METHODS.get(cell.method).needs.experts:
+    chosen = choose(
+        cell.method,
+        recipe=cell.recipe,
+        dataset=cell.dataset,
+        ipc=cell.ipc,
+        student=cell.student or None,
+        size=cell.size,
+    )
+    if needed_experts(chosen) is None:
         return []
-    run = {"dataset": cell.dataset, "ipc": cell.ipc, "student": cell.student or None, "size": cell.size}
-    recipe = choose_recipe(cell.recipe, cell.method, run)
-    if recipe is None:
+    if chosen.recipe is None:
         raise UserError(f"{cell.method} has no recipe for {cell.dataset}, ipc {cell.ipc}, that says which experts")
-    return ["buffer", "--recipe", f"{cell.method}/{recipe.name}"]
+    return ["buffer", "--recipe", f"{cell.method}/{chosen.recipe.name}"]
 
 
 def _submit_flags(shared: dict[str, Any], cell: PlanCell, run: Path) -> list[str]:

@@ -59,6 +59,18 @@ SAMPLE_GUIDANCE = 1.5
 """Images a class in the sample grid, and their guidance."""
 
 
+def fitting_model(*, root: Path, dataset: Dataset, holdout: float, console: Console) -> DiffusionModel | None:
+    """The model of the store that fits a dataset, said on the console; None: there is none.
+
+    Raises:
+        UserError: a folder of the store cannot be read.
+    """
+    found = find_model(root, dataset=dataset.spec.name, fingerprint=dataset.fingerprint, holdout=holdout)
+    if found is not None:
+        console.say(f"diffusion model: {found.folder} ({summary(found)})")
+    return found
+
+
 def ensure_model(
     *,
     root: Path,
@@ -77,9 +89,8 @@ def ensure_model(
         UserError: as :func:`train_model`, or a folder of the store that cannot be read.
     """
     spec = dataset.spec
-    found = find_model(root, dataset=spec.name, fingerprint=dataset.fingerprint, holdout=holdout)
+    found = fitting_model(root=root, dataset=dataset, holdout=holdout, console=console)
     if found is not None:
-        console.say(f"diffusion model: {found.folder} ({summary(found)})")
         return found
     recipe = DiffusionRecipe(holdout=holdout)
     recipe.check(spec.size)

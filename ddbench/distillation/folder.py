@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddbench.methods.base import Method, State
+from ddbench.methods.needs import Need
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, ensure_writable, is_temporary, read_json, write_json
 from ddbench.runtime.progress import Console
@@ -23,17 +24,81 @@ CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_KIND = "ddbench-checkpoint"
 
 
-def recorded(out: Path, name: str) -> dict[str, Any] | None:
-    """What an earlier try of this run said about its teacher or diffusion model."""
+CODE = "code.json"
+"""What code made the run (:func:`ddbench.runtime.origin.code_record`); ``also``: other code that went on with it."""
+
+
+def recorded(out: Path, need: Need[Any]) -> dict[str, Any] | None:
+    """What an earlier try of this run said about a need; None: nothing that can be used."""
     if not (out / CONFIG).exists():
         return None
     config = read_json(out / CONFIG, "run configuration")
-    recorded = config.get(name) if isinstance(config, dict) else None
-    return recorded if isinstance(recorded, dict) and isinstance(recorded.get("sha256"), str) else None
+    found = config.get(need.key) if isinstance(config, dict) else None
+    return found if isinstance(found, dict) and isinstance(found.get(need.identity), str) else None
 
 
-def claim_folder(out: Path, resolved: dict[str, Any]) -> None:
-    """Make the run folder, or make sure that it is this run's.
+def check_code(out: Path, code: dict[str, Any], console: Console) -> None:
+    """Refuse to go on with a run by a changed method file; tell where it was begun by another ddbench.
+
+    A run that is finished stays as it is, and this is said.
+
+    Raises:
+        UserError: the method file is not the one that the run was begun with, or the record is damaged.
+    """
+    earlier = _read_code(out) if (out / CONFIG).exists() else None
+    if earlier is None:
+        return
+    finished = (out / FILE).exists()
+    if earlier["method_file"] != code["method_file"]:
+        change = f"{_short(earlier['method_file'])}, now {_short(code['method_file'])}"
+        if not finished:
+            raise UserError(
+                f"{out} was begun by a method file that changed since (sha256 {change}): restore the file, or choose "
+                "another --out"
+            )
+        console.say(f"warning: {out} was made by a method file that changed since (sha256 {change}); it stays as it is")
+    before, now = ({name: one[name] for name in _OURS} for one in (earlier, code))
+    if not finished and before != now:
+        console.say(f"warning: {out} was begun by ddbench {_says(before)}, this is {_says(now)}: both are recorded")
+
+
+def _went_on(out: Path, code: dict[str, Any]) -> None:
+    """Add the code that goes on with a run; one without a record was begun by an older ddbench, nobody knows which."""
+    earlier = _read_code(out)
+    if earlier is None:
+        return
+    now = {name: code[name] for name in _OURS}
+    known = [{name: one[name] for name in _OURS} for one in (earlier, *earlier.get("also", []))]
+    if now not in known:
+        write_json(out / CODE, {**earlier, "also": [*known[1:], now]})
+
+
+_OURS = ("version", "commit", "dirty")
+
+
+def _read_code(out: Path) -> dict[str, Any] | None:
+    path = out / CODE
+    if not path.exists():
+        return None
+    found = read_json(path, "record of the code")
+    also = found.get("also", []) if isinstance(found, dict) else None
+    whole = isinstance(also, list) and all(isinstance(one, dict) and set(_OURS) <= set(one) for one in (found, *also))
+    if not whole:
+        raise UserError(f"{path}: not a record of the code that made the run; remove it or choose another --out")
+    return {"method_file": None, **found}
+
+
+def _short(digest: Any) -> str:
+    return str(digest)[:12] if digest else "none"
+
+
+def _says(code: dict[str, Any]) -> str:
+    commit = f" at {_short(code['commit'])}" if code["commit"] else ""
+    return f"{code['version']}{commit}{' with changes' if code['dirty'] else ''}"
+
+
+def claim_folder(out: Path, resolved: dict[str, Any], code: dict[str, Any]) -> None:
+    """Make the run folder, or make sure that it is this run's; record what code makes it, or goes on with it.
 
     Raises:
         UserError: it holds another run, or something else, or cannot be written to.
@@ -43,8 +108,10 @@ def claim_folder(out: Path, resolved: dict[str, Any]) -> None:
     if path.exists():
         if not (out / FILE).exists():
             ensure_writable(out)
+            _went_on(out, code)
         return
     ensure_writable(out)
+    write_json(out / CODE, code)
     write_json(path, resolved)
 
 
@@ -63,8 +130,13 @@ def check_folder(out: Path, resolved: dict[str, Any]) -> None:
                 "folder"
             )
         return
-    if out.exists() and (not out.is_dir() or any(not is_temporary(entry) for entry in out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(not _left_over(entry) for entry in out.iterdir())):
         raise UserError(f"{out} exists and is no ddbench run; choose another --out")
+
+
+def _left_over(path: Path) -> bool:
+    """Whether a file may be what a run left that was killed before it had a configuration."""
+    return path.name == CODE or is_temporary(path)
 
 
 def _differing(old: Any, new: dict[str, Any]) -> list[str]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from ddbench.experts.recipe import ExpertRecipe
+from ddbench.methods import METHODS
+from ddbench.methods.needs.flags import SHIPPED
 from ddbench.registry import suggest, unknown
 from ddbench.runtime.errors import UserError
 
@@ -25,9 +27,8 @@ RUN_KEYS = {
     "preprocess": str,
     "holdout": float,
     "validate_every": int,
-    "teacher_student": str,
-    "diffusion_model": str,
 }
+"""Settings of the run that a recipe may say; those of needs (:func:`flag_kinds`) come to them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class Recipe:
         name: e.g. ``cifar10-ipc10``.
         method: whose recipe it is.
         source: where the values are from.
-        run: settings of the run (:data:`RUN_KEYS`).
+        run: settings of the run (:data:`RUN_KEYS`) and flags of the method's needs.
         config: settings of the method.
         experts: number and settings of the experts that it wants (keys of :class:`ExpertRecipe` and ``experts``).
         sources: source of single values, where it differs from ``source``.
@@ -102,23 +103,35 @@ def _recipe(name: str, table: Any, method: str, where: str) -> Recipe:
     if not isinstance(table, dict):
         raise UserError(f"{where}: expected a table [{name}]")
     parts = {"source": str, "config": dict, "experts": dict, "sources": dict}
+    kinds = {**RUN_KEYS, **flag_kinds(*SHIPPED)}
+    if method in METHODS and not set(table) <= {*parts, *kinds}:  # asks the class: loads torch
+        kind = METHODS.get(method)
+        needs = kind.needs(apply_config(kind.config_class, table.get("config", {}), where))
+        kinds |= flag_kinds(*(need.flags for need in needs))
     for key, value in table.items():
-        kind = parts.get(key) or RUN_KEYS.get(key)
+        kind = parts.get(key) or kinds.get(key)
         if kind is None:
-            raise UserError(f"{where}: unknown key {key!r}{suggest(key, [*parts, *RUN_KEYS])}")
-        if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
+            raise UserError(f"{where}: unknown key {key!r}{suggest(key, [*parts, *kinds])}")
+        if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool) != (kind is bool):
             raise UserError(f"{where}: {key} is {value!r}, expected {kind.__name__}")
     recipe = Recipe(
         name=name,
         method=method,
         source=table.get("source", ""),
-        run={key: RUN_KEYS[key](table[key]) for key in RUN_KEYS if key in table},
+        run={key: kinds[key](table[key]) for key in kinds if key in table},
         config=table.get("config", {}),
         experts=table.get("experts", {}),
         sources=table.get("sources", {}),
     )
     recipe.expert_recipe()
     return recipe
+
+
+def flag_kinds(*flags: type[Any]) -> dict[str, type[Any]]:
+    """Which flags of needs a recipe may set, with their types: numbers and texts; where things lie is no recipe's."""
+    hints = {name: hint for one in flags for name, hint in get_type_hints(one).items()}
+    kinds = (bool, int, float, str)
+    return {name: kind for name, hint in hints.items() for kind in kinds if hint in (kind, kind | None)}
 
 
 def choose_recipe(wanted: str, method: str, run: dict[str, Any]) -> Recipe | None:

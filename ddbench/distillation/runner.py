@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ddbench.config import recorded_config
-from ddbench.data.dataset import Dataset, holdout_split, validation_sample
+from ddbench.data.dataset import Dataset, Split, holdout_split, validation_sample
 from ddbench.data.load import data_root
-from ddbench.data.preprocess import Preprocess, fit_preprocess
-from ddbench.diffusion.library import diffusers
-from ddbench.diffusion.store import DiffusionModel, check_model, find_model, open_model
-from ddbench.diffusion.train import ensure_model
-from ddbench.distillation.folder import CHECKPOINT, check_folder, checkpoint, claim_folder, recorded, resume
-from ddbench.experts.recipe import ExpertRecipe
+from ddbench.data.preprocess import fit_preprocess
+from ddbench.distillation.folder import (
+    CHECKPOINT,
+    check_code,
+    check_folder,
+    checkpoint,
+    claim_folder,
+    recorded,
+    resume,
+)
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, check_ipc
-from ddbench.methods.needs import find_experts
-from ddbench.methods.upstream import upstream_cost
+from ddbench.methods.needs import TOLD_OF_ALL, Need, Request
 from ddbench.networks.check import check_student
-from ddbench.networks.names import parse_student
 from ddbench.preview import preview_png
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import PROTOCOLS, changed
@@ -28,12 +31,11 @@ from ddbench.protocols.training import Settings, train_student
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable, write_bytes, write_json
+from ddbench.runtime.origin import code_record
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.tracking import Tracker, check_tracker, open_trackers
 from ddbench.synset import FILE, Synset, write_synset
-from ddbench.teachers.store import Teacher, check_teacher, default_teacher, find_teacher
-from ddbench.teachers.train import ensure_teacher
 
 CHECKPOINT_SECONDS = 30.0
 
@@ -44,17 +46,13 @@ class RunSettings:
 
     Attributes:
         ipc, student, seed, preprocess, holdout: what decides the product, with the method's config.
-        buffers: root of the trajectory store.
-        experts: the experts that a recipe asks for (``None``: any that fit), and how many.
         validate_every: iterations between two validations on the held-out images; 0: never.
         validate_epochs: epochs of the student that is validated.
         track: tracker.
         checkpoint_every: iterations between two checkpoints; 0: every :data:`CHECKPOINT_SECONDS`.
-        teachers: root of the teachers.
-        teacher_student: architecture of the teacher; ``None``: the default one for the image size.
-        diffusions: root of the diffusion models, and of the latents that methods cache (``latents/`` in it).
-        diffusion_model: folder or hub name of a model of one's own choice; ``None``: the one of the root that fits.
-        download: fetch that model where it is not on this machine.
+        flags: instances of the flags of the method's needs; what is not in it has its defaults.
+        asked: what a recipe wants of a need beside its flags, by the need's key.
+        download: what a need may fetch from the network.
     """
 
     ipc: int
@@ -62,8 +60,6 @@ class RunSettings:
     seed: int
     preprocess: str
     holdout: float
-    buffers: Path
-    experts: tuple[int, ExpertRecipe] | None
     validate_every: int
     validate_epochs: int
     track: str
@@ -71,10 +67,8 @@ class RunSettings:
     device: str
     threads: int
     compile: str
-    teachers: Path = Path("teachers")
-    teacher_student: str | None = None
-    diffusions: Path = Path("diffusions")
-    diffusion_model: str | None = None
+    flags: tuple[Any, ...] = ()
+    asked: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     download: bool = False
 
 
@@ -94,7 +88,107 @@ def distill(
     Raises:
         UserError: whatever the user can mend, before anything is written where possible.
     """
-    meter = Meter()
+    meter, needs, code = Meter(), kind.needs(config), code_record(kind)
+    context, request = _look(name, kind, needs, dataset, data, settings, out, console)
+    kind.check(config, context)
+    for need in _late(needs):
+        need.check(request)
+    resolved = _resolved(name, config, context, settings) | _references(needs, context.resources, request)
+    check_code(out, code, console)
+    check_folder(out, resolved)
+    path = out / FILE
+    if not path.exists():
+        with meter.paused():  # what is made for all runs has its cost in its own record
+            context = replace(context, resources={**context.resources, **_obtain(_late(needs), request, out)})
+        resolved |= _references(needs, context.resources, request)
+    claim_folder(out, resolved, code)
+    if path.exists():
+        (out / CHECKPOINT).unlink(missing_ok=True)
+        console.say(f"finished already: {path}")
+        return path
+    devices.prepare(settings.threads)
+    method = kind(config, context)
+    method.setup()
+    done = resume(out, method, meter, console)
+    with meter.paused():  # as above
+        prepared = method.prepare()
+    trackers = open_trackers(settings.track, out, resolved, done, console) if method.iterations else []
+    try:
+        _loop(method, done, settings, out, resolved, trackers, meter)
+    finally:
+        for tracker in trackers:
+            tracker.close()
+    synset = _wrap(method.distilled(), method, resolved)
+    write_bytes(out / "preview.png", preview_png(synset, context.preprocess))
+    upstream = dict.fromkeys(TOLD_OF_ALL) | {need.key: need.cost(context.given(need)) for need in needs} | prepared
+    cost = meter.report(devices.describe(context.device), iterations=method.iterations, upstream=upstream)
+    write_json(out / "cost.json", cost)
+    write_synset(path, synset)
+    (out / CHECKPOINT).unlink(missing_ok=True)
+    return path
+
+
+def _look(
+    name: str,
+    kind: type[Method[Any]],
+    needs: Sequence[Need[Any]],
+    dataset: Dataset,
+    data: Path | None,
+    settings: RunSettings,
+    out: Path,
+    console: Console,
+) -> tuple[Context, Request]:
+    """What a method is given before anything is made, and what its needs are asked with.
+
+    Raises:
+        UserError: settings that cannot work, or an early need that is not there.
+    """
+    train, held_out = _split(kind, dataset, settings)
+    device = devices.resolve_device(settings.device)
+    request = Request(
+        method=name,
+        dataset=dataset,
+        data=data,
+        preprocess=fit_preprocess(dataset, settings.preprocess, data_root(data)),
+        preprocess_kind=settings.preprocess,
+        student=settings.student,
+        holdout=settings.holdout,
+        device=settings.device,
+        threads=settings.threads,
+        compile=settings.compile,
+        download=settings.download,
+        console=console,
+        flags=settings.flags,
+        asked=settings.asked,
+        recorded={need.key: found for need in needs if (found := recorded(out, need)) is not None},
+    )
+    early = [need for need in needs if need.early]
+    for need in early:
+        need.check(request)
+    context = Context(
+        dataset=dataset,
+        train=train,
+        held_out=validation_sample(held_out),
+        preprocess=request.preprocess,
+        ipc=settings.ipc,
+        student=settings.student,
+        seed=settings.seed,
+        device=device,
+        folder=out,
+        compile=settings.compile,
+        console=console,
+        resources={need.key: _found(need, request) for need in early},
+        architectures={need.key: known for need in needs if (known := need.architecture(request)) is not None},
+    )
+    return context, request
+
+
+def _split(kind: type[Method[Any]], dataset: Dataset, settings: RunSettings) -> tuple[Split, Split]:
+    """Training images for the method and held-out ones, if the run's settings can work.
+
+    Raises:
+        UserError: names the flag, its value and what is possible.
+    """
     spec = dataset.spec
     if settings.ipc < 1 and kind.unit == "ipc":
         raise UserError(f"--ipc {settings.ipc}: expected at least 1")
@@ -112,159 +206,43 @@ def distill(
         )
     if kind.unit == "ipc":
         check_ipc(settings.ipc, train, spec.classes, spec.class_names)
-    device = devices.resolve_device(settings.device)
-    preprocess = fit_preprocess(dataset, settings.preprocess, data_root(data))
-    store = None
-    if kind.needs.experts:
-        store = find_experts(
-            method=name,
-            kind=kind.expert_kind(config),
-            dataset=dataset,
-            preprocess=preprocess,
-            preprocess_kind=settings.preprocess,
-            student=settings.student,
-            holdout=settings.holdout,
-            buffers=settings.buffers,
-            asked=settings.experts,
-        )
-    context = Context(
-        dataset=dataset,
-        train=train,
-        held_out=validation_sample(held_out),
-        preprocess=preprocess,
-        ipc=settings.ipc,
-        student=settings.student,
-        seed=settings.seed,
-        device=device,
-        folder=out,
-        compile=settings.compile,
-        console=console,
-        experts=store,
-        teacher_student=_teacher_student(dataset, settings) if kind.needs.teacher else None,
-        latents=settings.diffusions / "latents" if kind.needs.diffusion else None,
-    )
-    kind.check(config, context)
-    resolved = _resolved(name, config, context, settings)
-    path = out / FILE
-    if kind.needs.teacher:
-        resolved["teacher"] = _recorded_teacher(out, dataset, settings)
-        check_folder(out, resolved)
-        if not path.exists():
-            penalty = kind.teacher_penalty(config)
-            teacher = _teacher(dataset, data, preprocess, settings, out, resolved["teacher"], penalty, console)
-            context, resolved["teacher"] = replace(context, teacher=teacher), teacher.reference()
-            meter = Meter()  # the teacher's cost is in its own record
-    if kind.needs.diffusion:
-        diffusers()
-        resolved["diffusion"] = recorded(out, "diffusion")
-        check_folder(out, resolved)
-        if not path.exists():
-            model = _diffusion(dataset, settings, resolved["diffusion"], console)
-            context, resolved["diffusion"] = replace(context, diffusion=model), model.reference()
-            meter = Meter()  # its cost is in its own record
-    claim_folder(out, resolved)
-    if path.exists():
-        (out / CHECKPOINT).unlink(missing_ok=True)
-        console.say(f"finished already: {path}")
-        return path
-    devices.prepare(settings.threads)
-    method = kind(config, context)
-    method.setup()
-    done = resume(out, method, meter, console)
-    apart = Meter()
-    prepared = method.prepare()
-    meter.earlier_wall, meter.earlier_cpu = meter.earlier_wall - apart.wall, meter.earlier_cpu - apart.cpu
-    trackers = open_trackers(settings.track, out, resolved, done, console) if method.iterations else []
-    try:
-        _loop(method, done, settings, out, resolved, trackers, meter)
-    finally:
-        for tracker in trackers:
-            tracker.close()
-    synset = _wrap(method.distilled(), method, resolved)
-    write_bytes(out / "preview.png", preview_png(synset, preprocess))
-    upstream = {**upstream_cost(context.experts, context.teacher, context.diffusion), **prepared}
-    cost = meter.report(devices.describe(device), iterations=method.iterations, upstream=upstream)
-    write_json(out / "cost.json", cost)
-    write_synset(path, synset)
-    (out / CHECKPOINT).unlink(missing_ok=True)
-    return path
+    return train, held_out
 
 
-def _recorded_teacher(out: Path, dataset: Dataset, settings: RunSettings) -> dict[str, Any] | None:
-    """The teacher that an earlier try of this run had, as the architecture that is asked for now."""
-    earlier = recorded(out, "teacher")
-    return None if earlier is None else {**earlier, "student": _teacher_student(dataset, settings)}
+def _late(needs: Sequence[Need[Any]]) -> list[Need[Any]]:
+    return [need for need in needs if not need.early]
 
 
-def _diffusion(
-    dataset: Dataset, settings: RunSettings, recorded: dict[str, Any] | None, console: Console
-) -> DiffusionModel:
-    """The model that is asked for, that of an earlier try, the one of the store that fits, or one trained now.
+def _found(need: Need[Any], request: Request) -> Any:
+    found = need.look(request)
+    return need.make(request) if found is None else found
+
+
+def _obtain(needs: Sequence[Need[Any]], request: Request, out: Path) -> dict[str, Any]:
+    """What the needs give, found or made, by their keys.
 
     Raises:
-        UserError: none that fits, and none can be trained.
+        UserError: the run's folder could not be made afterwards, or a need cannot be had.
     """
-    if settings.diffusion_model is not None:
-        model = open_model(settings.diffusion_model, download=settings.download)
-    else:
-        found = None if recorded is None else find_model(settings.diffusions, sha256=recorded["sha256"])
-        model = found or ensure_model(
-            root=settings.diffusions,
-            dataset=dataset,
-            holdout=settings.holdout,
-            device=settings.device,
-            threads=settings.threads,
-            console=console,
-        )
-    check_model(model, dataset, settings.holdout)
-    return model
+    if needs:
+        ensure_writable(next(place for place in (out, *out.absolute().parents) if place.exists()))
+    return {need.key: _found(need, request) for need in needs}
 
 
-def _teacher_student(dataset: Dataset, settings: RunSettings) -> str:
-    name = settings.teacher_student
-    return str(parse_student(name)) if name else default_teacher(dataset.spec.size)
-
-
-def _teacher(
-    dataset: Dataset,
-    data: Path | None,
-    preprocess: Preprocess,
-    settings: RunSettings,
-    out: Path,
-    recorded: dict[str, Any] | None,
-    penalty: dict[str, Any],
-    console: Console,
-) -> Teacher:
-    """The teacher of an earlier try of the run, else one that fits, trained first where there is none.
-
-    Raises:
-        UserError: the run's folder could not be made, or the teacher cannot be trained.
-    """
-    ensure_writable(next(place for place in (out, *out.absolute().parents) if place.exists()))
-    if recorded is not None:
-        # A better one that came into the store since would make another synset.
-        found = find_teacher(settings.teachers, sha256=recorded["sha256"])
-        if found is not None:
-            check_teacher(found, dataset, preprocess)
-            return found
-    return ensure_teacher(
-        root=settings.teachers,
-        dataset=dataset,
-        data=data,
-        student=_teacher_student(dataset, settings),
-        preprocess_kind=settings.preprocess,
-        holdout=settings.holdout,
-        device=settings.device,
-        threads=settings.threads,
-        compile=settings.compile,
-        console=console,
-        penalty=penalty,
-    )
+def _references(needs: Sequence[Need[Any]], resources: Mapping[str, Any], request: Request) -> dict[str, Any]:
+    """What the run's record says of its needs; of those that are not looked up, what an earlier try said."""
+    references: dict[str, Any] = dict.fromkeys(TOLD_OF_ALL)
+    for need in needs:
+        if need.key in resources:
+            references[need.key] = need.refer(resources[need.key])
+        else:
+            earlier = request.recorded.get(need.key)
+            references[need.key] = None if earlier is None else need.recorded(earlier, request)
+    return references
 
 
 def _resolved(name: str, config: Any, context: Context, settings: RunSettings) -> dict[str, Any]:
-    """Everything that decides the product's bytes."""
-    store = context.experts
+    """Everything that decides the product's bytes, but the needs."""
     return {
         "kind": "ddbench-run",
         "schema": 1,
@@ -279,10 +257,6 @@ def _resolved(name: str, config: Any, context: Context, settings: RunSettings) -
         "holdout": settings.holdout,
         "validate_every": settings.validate_every,
         "validate_epochs": settings.validate_epochs,
-        "experts": None
-        if store is None
-        else {"identity": store.identity(), "count": len(store.experts), "recipe": store.recipe.to_json()},
-        "teacher": None if context.teacher is None else context.teacher.reference(),
         "threads": settings.threads,
         "compile": settings.compile,
         "device": str(context.device.type),
@@ -354,15 +328,8 @@ def _validate(method: Method[Any], settings: RunSettings, resolved: dict[str, An
 def _wrap(product: Distilled, method: Method[Any], resolved: dict[str, Any]) -> Synset:
     """The product with its provenance."""
     context = method.context
-    experts, teacher = resolved["experts"], resolved["teacher"]
-    parents: dict[str, str] = {} if experts is None else {"experts": experts["identity"]}
-    if "diffusion" in resolved:
-        parents["diffusion"] = resolved["diffusion"]["sha256"]
-    if teacher is not None:
-        parents["teacher"] = teacher["sha256"]
     return Synset(
-        images=product.images,
-        labels=product.labels,
+        **vars(product),
         preprocess=resolved["preprocess"],
         budget=method.budget,
         dataset=context.dataset.spec.name,
@@ -373,11 +340,6 @@ def _wrap(product: Distilled, method: Method[Any], resolved: dict[str, Any]) -> 
         seed=context.seed,
         student=context.student if method.iterations else None,
         augmentation=method.augmentation,
-        learned_lr=product.learned_lr,
-        stage=product.stage,
-        decode_factor=product.decode_factor,
-        patches=product.patches,
-        teacher=product.teacher,
         versions=resolved["versions"],
-        parents=parents,
+        parents={need.key: resolved[need.key][need.identity] for need in method.needs(method.config)},
     )

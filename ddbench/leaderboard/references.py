@@ -125,8 +125,6 @@ def real_run(
             seed=seed,
             preprocess=preprocess,
             holdout=holdout,
-            buffers=Path("expert_trajectories"),
-            experts=None,
             validate_every=0,
             validate_epochs=1,
             track="jsonl",

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from ddbench.data.coreset import k_means
 from ddbench.data.dataset import class_indices
-from ddbench.methods.base import Context, Needs
+from ddbench.methods.base import Context
 from ddbench.methods.families.trajectory import InnerConfig, Segment, TrajectoryMethod
+from ddbench.methods.needs.experts import Experts
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.training.problem import InnerProblem, OuterTerm, match_term
@@ -49,8 +50,12 @@ class AST(TrajectoryMethod[ASTConfig]):
     """Trajectory matching with smooth experts, representative images, balanced, perturbed and intermediate matching."""
 
     config_class = ASTConfig
-    needs = Needs(experts=True, expert_kind="smooth")
     title = "AST"
+
+    @classmethod
+    def needs(cls, config: ASTConfig) -> tuple[Experts]:
+        """Smooth experts."""
+        return (Experts("smooth"),)
 
     @classmethod
     def check(cls, config: ASTConfig, context: Context) -> None:

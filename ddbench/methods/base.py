@@ -10,7 +10,8 @@ no generator state has to be kept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -19,30 +20,15 @@ from torch import Tensor
 
 from ddbench.data.dataset import Dataset, Split, class_indices
 from ddbench.data.preprocess import Preprocess
-from ddbench.diffusion.store import DiffusionModel
-from ddbench.experts.store import TrajectoryStore
+from ddbench.methods.needs import Need
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
 from ddbench.synset import Budget
-from ddbench.teachers.store import Teacher
 
 C = TypeVar("C")
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What must be there before a method starts; the runner checks, and says which command makes it.
-
-    Attributes:
-        expert_kind: kind of the experts (:data:`ddbench.experts.recipe.KINDS`) where no recipe asks for another.
-    """
-
-    experts: bool = False
-    expert_kind: str = "sgd"
-    teacher: bool = False
-    diffusion: bool = False
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +47,8 @@ class Context:
         folder: the run's folder, for caches of the method's own.
         compile: ``auto``, ``on`` or ``off``.
         console: for announcements.
-        experts: the trajectory store, for methods that need one.
-        teacher: a network trained on real data, for methods that need one; None while :meth:`Method.check` runs, since
-            it may have to be trained first.
-        teacher_student: architecture of that network, known from the start; None for methods that need none.
-        diffusion: a diffusion model, for methods that need one; None while :meth:`Method.check` runs, as the teacher.
-        latents: root of the cached latents, for methods that need a diffusion model.
+        resources: what the method needs, by the needs' keys; taken by :meth:`given`.
+        architectures: names of networks among them, known before they exist; taken by :meth:`architecture`.
     """
 
     dataset: Dataset
@@ -80,11 +62,29 @@ class Context:
     folder: Path
     compile: str
     console: Console
-    experts: TrajectoryStore | None = None
-    teacher: Teacher | None = None
-    teacher_student: str | None = None
-    diffusion: DiffusionModel | None = None
-    latents: Path | None = None
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    architectures: Mapping[str, str] = field(default_factory=dict)
+
+    def given(self, need: type[Need[T]] | Need[T]) -> T:
+        """What the method needs, by the class of the need or the need itself.
+
+        While :meth:`Method.check` runs only ``early`` needs are there, since the others may have to be made first.
+
+        Raises:
+            LookupError: the method does not name it in :meth:`Method.needs`, or it is not there yet.
+        """
+        if need.key not in self.resources:
+            raise LookupError(f"this context has no {need.key}: Method.needs does not name it, or it is not made yet")
+        found: T = self.resources[need.key]
+        return found
+
+    def give(self, need: type[Need[T]] | Need[T], found: T) -> Context:
+        """The same context with another resource."""
+        return replace(self, resources={**self.resources, need.key: found})
+
+    def architecture(self, need: type[Need[T]] | Need[T]) -> str | None:
+        """Name of the network that a need will be given, known before it exists; None in a context made by hand."""
+        return self.architectures.get(need.key)
 
     @property
     def classes(self) -> int:
@@ -147,7 +147,6 @@ class Method(Generic[C]):
     """
 
     config_class: ClassVar[type[Any]]
-    needs: ClassVar[Needs] = Needs()
     title: ClassVar[str] = ""
     unit: ClassVar[str] = "ipc"
     """Budget unit of the product: ``ipc``, or ``all`` for the whole training set."""
@@ -157,22 +156,17 @@ class Method(Generic[C]):
         self.context = context
 
     @classmethod
+    def needs(cls, config: C) -> tuple[Need[Any], ...]:
+        """What must be there before it starts (:mod:`ddbench.methods.needs`)."""
+        return ()
+
+    @classmethod
     def check(cls, config: C, context: Context) -> None:
         """Refuse settings that cannot work, before anything is written.
 
         Raises:
             UserError: names the setting, its value and what is possible.
         """
-
-    @classmethod
-    def expert_kind(cls, config: C) -> str:
-        """Kind of the experts where no recipe asks for another, for a method whose settings decide it."""
-        return cls.needs.expert_kind
-
-    @classmethod
-    def teacher_penalty(cls, config: C) -> dict[str, Any]:
-        """The ``penalty`` fields of the recipe that its teacher must have been trained by; empty: without a penalty."""
-        return {}
 
     @property
     def iterations(self) -> int:
@@ -196,7 +190,7 @@ class Method(Generic[C]):
         """Make what other runs can use as well (cached latents), resumable by itself; called after :meth:`setup`.
 
         Returns:
-            Cost records by name: told beside the run's own cost, as a teacher's is, and not counted in it.
+            Cost records by name: told beside the run's own cost, as those of its needs, and not counted in it.
         """
         return {}
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ddbench.data.dataset import class_indices
 from ddbench.methods.base import Context, State, check_ipc
 from ddbench.methods.families.recovery import Batch, Recovery, RecoveryConfig, Stage
+from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import PROTOCOLS, Protocol, changed
 from ddbench.protocols.targets import targets
@@ -341,7 +342,7 @@ class CUDD(Recovery[CUDDConfig]):
             protocol=protocol,
             preprocess=context.preprocess,
             flip=spec.flip,
-            teacher=context.teacher,
+            teacher=context.given(TrainedTeacher),
         )
         return protocol, plan
 

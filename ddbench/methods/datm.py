@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from ddbench.data.dataset import class_indices
-from ddbench.methods.base import Context, Needs, State
+from ddbench.methods.base import Context, State
 from ddbench.methods.families.trajectory import InnerConfig, Segment, TrajectoryMethod
+from ddbench.methods.needs.experts import Experts
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.training.problem import InnerResult
@@ -63,8 +64,12 @@ class DATM(TrajectoryMethod[DATMConfig]):
     """
 
     config_class = DATMConfig
-    needs = Needs(experts=True, expert_kind="gsam")
     title = "DATM"
+
+    @classmethod
+    def needs(cls, config: DATMConfig) -> tuple[Experts]:
+        """Flat experts."""
+        return (Experts("gsam"),)
 
     logits: Tensor
     label_optimizer: SGD

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddbench.methods.base import Context, Needs, State
+from ddbench.methods.base import Context, State
 from ddbench.methods.families.trajectory import InnerConfig, Segment, TrajectoryMethod
+from ddbench.methods.needs.experts import Experts
 from ddbench.runtime.errors import UserError
 from ddbench.training.problem import InnerResult
 
@@ -35,8 +36,12 @@ class FTD(TrajectoryMethod[FTDConfig]):
     """Matching the trajectories of flat experts; delivers the moving average of the images."""
 
     config_class = FTDConfig
-    needs = Needs(experts=True, expert_kind="gsam")
     title = "FTD"
+
+    @classmethod
+    def needs(cls, config: FTDConfig) -> tuple[Experts]:
+        """Flat experts."""
+        return (Experts("gsam"),)
 
     @classmethod
     def check(cls, config: FTDConfig, context: Context) -> None:

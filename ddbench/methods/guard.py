@@ -14,12 +14,13 @@ penalty are settings of the run, so that a teacher with others is never taken.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from ddbench.methods.base import Context
 from ddbench.methods.families.recovery import Recovery, RecoveryConfig, check_milestone, crop_lower_bound
+from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.runtime.errors import UserError
-from ddbench.teachers.recipe import PENALTY_WEIGHTS, TeacherRecipe
+from ddbench.teachers.recipe import PENALTY_WEIGHTS
 from ddbench.teachers.store import penalty_of
 
 LEAST_GAIN = 2.0
@@ -60,14 +61,13 @@ class GUARD(Recovery[GUARDConfig]):
             raise UserError(
                 f"--penalty-weight {config.penalty_weight:g}: expected a positive number, or 0: the default"
             )
-        TeacherRecipe(**cls.teacher_penalty(config)).check()
         super().check(config, context)
 
     @classmethod
-    def teacher_penalty(cls, config: GUARDConfig) -> dict[str, Any]:
-        """What the teacher is to be trained with."""
+    def needs(cls, config: GUARDConfig) -> tuple[TrainedTeacher]:
+        """A teacher that was trained with the penalty."""
         weight = config.penalty_weight or PENALTY_WEIGHTS[config.penalty]
-        return {"penalty": config.penalty, "penalty_weight": weight, "penalty_step": config.penalty_step}
+        return (TrainedTeacher(config.penalty, weight, config.penalty_step),)
 
     def setup(self) -> None:
         """As for every recovery, if the teacher is the one that is asked for.
@@ -75,9 +75,8 @@ class GUARD(Recovery[GUARDConfig]):
         Raises:
             UserError: it was trained otherwise (a context made by hand).
         """
-        teacher = self.context.teacher
-        assert teacher is not None
-        wanted, found = self.teacher_penalty(self.config), penalty_of(teacher.recipe)
+        teacher = self.context.given(TrainedTeacher)
+        wanted, found = self.needs(self.config)[0].penalised, penalty_of(teacher.recipe)
         if found != wanted:
             raise UserError(
                 f"{teacher.path}: was trained with {found or 'no penalty'}, GUARD asks for {wanted}; train one with "

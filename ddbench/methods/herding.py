@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ddbench.data.coreset import herding, unit_length
-from ddbench.methods.base import Distilled, Method, Needs
+from ddbench.methods.base import Distilled, Method
+from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.methods.parts.features import choose_images
 
 
@@ -31,8 +32,12 @@ class Herding(Method[HerdingConfig]):
     """Herding in the teacher's features."""
 
     config_class = HerdingConfig
-    needs = Needs(teacher=True)
     title = "Herding"
+
+    @classmethod
+    def needs(cls, config: HerdingConfig) -> tuple[TrainedTeacher]:
+        """A teacher."""
+        return (TrainedTeacher(),)
 
     def setup(self) -> None:
         """Choose the images; nothing is random."""

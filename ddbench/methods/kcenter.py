@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ddbench.data.coreset import k_center, unit_length
-from ddbench.methods.base import Distilled, Method, Needs
+from ddbench.methods.base import Distilled, Method
+from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.methods.parts.features import choose_images
 
 
@@ -31,8 +32,12 @@ class KCenter(Method[KCenterConfig]):
     """Greedy k-center in the teacher's features."""
 
     config_class = KCenterConfig
-    needs = Needs(teacher=True)
     title = "k-center"
+
+    @classmethod
+    def needs(cls, config: KCenterConfig) -> tuple[TrainedTeacher]:
+        """A teacher."""
+        return (TrainedTeacher(),)
 
     def setup(self) -> None:
         """Choose the images; nothing is random."""

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ddbench.data.coreset import k_means
-from ddbench.methods.base import Distilled, Method, Needs
+from ddbench.methods.base import Distilled, Method
+from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.methods.parts.features import choose_images
 from ddbench.runtime import seeds
 
@@ -28,8 +29,12 @@ class KMeans(Method[KMeansConfig]):
     """Images nearest to k-means centres in the teacher's features."""
 
     config_class = KMeansConfig
-    needs = Needs(teacher=True)
     title = "k-means"
+
+    @classmethod
+    def needs(cls, config: KMeansConfig) -> tuple[TrainedTeacher]:
+        """A teacher."""
+        return (TrainedTeacher(),)
 
     def setup(self) -> None:
         """Choose the images."""

@@ -28,8 +28,10 @@ from ddbench.experts.derived import Link, open_derived, record_derived
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.experts.store import TrajectoryStore
 from ddbench.methods import METHODS
-from ddbench.methods.base import Context, Distilled, Method, Needs, State
-from ddbench.methods.families.trajectory import TrajectoryConfig, TrajectoryMethod, experts_of
+from ddbench.methods.base import Context, Distilled, Method, State
+from ddbench.methods.families.trajectory import TrajectoryConfig, TrajectoryMethod
+from ddbench.methods.needs import Need
+from ddbench.methods.needs.experts import Experts
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.protocols.training import Settings, train_network
@@ -69,7 +71,6 @@ class PDD(Method[PDDConfig]):
     """
 
     config_class = PDDConfig
-    needs = Needs(experts=True)
     title = "PDD"
 
     stage: int
@@ -90,9 +91,9 @@ class PDD(Method[PDDConfig]):
         base_class(config).check(base_config(config), replace(context, ipc=context.ipc // config.stages))
 
     @classmethod
-    def expert_kind(cls, config: PDDConfig) -> str:
+    def needs(cls, config: PDDConfig) -> tuple[Need[Any], ...]:
         """The base method's."""
-        return base_class(config).needs.expert_kind
+        return base_class(config).needs(base_config(config))
 
     @property
     def iterations(self) -> int:
@@ -107,7 +108,7 @@ class PDD(Method[PDDConfig]):
     def setup(self) -> None:
         """The first stage."""
         self.finished = []
-        self._stores = [experts_of(self.context)]
+        self._stores = [self.context.given(Experts)]
         self._begin()
 
     def step(self, iteration: int) -> dict[str, float]:
@@ -162,8 +163,7 @@ class PDD(Method[PDDConfig]):
             self.context,
             ipc=self.context.ipc // self.config.stages,
             seed=self._seed(stage),
-            experts=self._stores[stage],
-        )
+        ).give(Experts, self._stores[stage])
         self.base = base_class(self.config)(base_config(self.config), context)
         self.base.kept = self._union(stage) if stage else None
         self.base.setup()

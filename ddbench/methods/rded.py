@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ddbench.data.crops import centred, draw_squares, grey_levels, jpeg, resize_squares, stitch
 from ddbench.data.dataset import class_indices
-from ddbench.methods.base import Context, Distilled, Method, Needs, State
+from ddbench.methods.base import Context, Distilled, Method, State
+from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.training.realism import best_crops, realism
@@ -61,8 +62,12 @@ class RDED(Method[RDEDConfig]):
     """RDED; a step is a class."""
 
     config_class = RDEDConfig
-    needs = Needs(teacher=True)
     title = "RDED"
+
+    @classmethod
+    def needs(cls, config: RDEDConfig) -> tuple[TrainedTeacher]:
+        """A teacher."""
+        return (TrainedTeacher(),)
 
     @classmethod
     def check(cls, config: RDEDConfig, context: Context) -> None:
@@ -98,10 +103,9 @@ class RDED(Method[RDEDConfig]):
     def setup(self) -> None:
         """Load the observer."""
         context = self.context
-        assert context.teacher is not None
         self._side = context.dataset.spec.size
         self._factor = resolved_factor(self.config, self._side)
-        self._net = context.teacher.network(context.device)
+        self._net = context.given(TrainedTeacher).network(context.device)
         # What zero is in network input: the mean colour (mean/std), the mean image (ZCA).
         zero = torch.zeros(1, *context.dataset.spec.shape)
         self._canvas = context.preprocess.invert(zero).to(context.device)
@@ -126,11 +130,8 @@ class RDED(Method[RDEDConfig]):
         boxes = draw_squares(len(pool) * config.num_crop, self._side, LEAST_AREA, generator)
         scores = self._scores(pool.repeat_interleave(config.num_crop), boxes, iteration)
         if not bool(torch.isfinite(scores).all()):
-            assert context.teacher is not None
-            name = context.dataset.spec.class_names[iteration]
-            raise UserError(
-                f"{context.teacher.path}: its outputs for crops of class {name!r} are not finite; train another teacher"
-            )
+            name, path = context.dataset.spec.class_names[iteration], context.given(TrainedTeacher).path
+            raise UserError(f"{path}: its outputs for crops of class {name!r} are not finite; train another teacher")
         images, crops = best_crops(scores.view(len(pool), config.num_crop), context.ipc * self._factor**2)
         kept = images * config.num_crop + crops
         self._take(torch.cat([pool[images].unsqueeze(1), boxes[kept]], 1))
@@ -165,12 +166,11 @@ class RDED(Method[RDEDConfig]):
     def distilled(self) -> Distilled:
         """The images of the classes that are done, uint8, hard labels, class-major, and the observer's reference."""
         context = self.context
-        assert context.teacher is not None
         return Distilled(
             images=torch.cat(self._images),
             labels=torch.arange(len(self._images)).repeat_interleave(context.ipc),
             patches=self._factor,
-            teacher=context.teacher.reference(),
+            teacher=context.given(TrainedTeacher).reference(),
         )
 
     def state(self) -> State:

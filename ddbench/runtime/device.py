@@ -39,6 +39,37 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def worker_count(workers: int, threads: int) -> tuple[int, int]:
+    """``(workers, threads of each)``: by default one worker a core.
+
+    Raises:
+        UserError: a negative number.
+    """
+    if workers < 0 or threads < 0:
+        raise UserError(f"--workers {workers} --threads {threads}: expected at least 0 (0: use every core)")
+    workers = workers or max(1, cores() // (threads or 1))
+    return workers, threads or max(1, cores() // workers)
+
+
+SMALL_SIDE = 16
+"""Images up to this side, in px, are computed with one thread: several would mostly wait for each other."""
+
+
+def own_threads(threads: int, size: int) -> int:
+    """Threads of a verb that works in one process: as asked, else one for small images and every core for others.
+
+    Args:
+        size: side of the images in px. What a run computes depends on the number of threads in its last bits, so small
+            images give the same bytes on machines of any number of cores.
+
+    Raises:
+        UserError: a negative number.
+    """
+    if threads == 0 and size <= SMALL_SIDE:
+        return 1
+    return worker_count(1, threads)[1]
+
+
 def prepare(threads: int, *, tune_allocator: bool = True) -> None:
     """Set up the process for computing: allocator and the number of threads of torch.
 

@@ -167,3 +167,14 @@ def ensure_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise _explain(error, folder) from error
+
+
+def recorded_seconds(path: Path) -> dict[str, float] | None:
+    """``wall_seconds`` and ``cpu_seconds`` of a cost record; None where there is none that can be read."""
+    if not path.exists():
+        return None
+    try:
+        cost = read_json(path, "cost record")
+        return {name: round(float(cost[name]), 3) for name in ("wall_seconds", "cpu_seconds")}
+    except (UserError, KeyError, TypeError, ValueError):
+        return None

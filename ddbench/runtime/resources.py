@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -21,14 +22,18 @@ def peak_memory() -> int:
     return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
-@dataclass
 class Meter:
-    """Wall and CPU seconds of this process since it was made, added to those of earlier tries of the same run."""
+    """Wall and CPU seconds of this process since it was made, less its pauses, and those of earlier tries of the run.
 
-    earlier_wall: float = 0.0
-    earlier_cpu: float = 0.0
-    _wall: float = field(default_factory=time.perf_counter)
-    _cpu: float = field(default_factory=time.process_time)
+    Args:
+        earlier_wall, earlier_cpu: seconds of earlier tries.
+    """
+
+    def __init__(self, earlier_wall: float = 0.0, earlier_cpu: float = 0.0) -> None:
+        self.earlier_wall = earlier_wall
+        self.earlier_cpu = earlier_cpu
+        self._wall = time.perf_counter()
+        self._cpu = time.process_time()
 
     @property
     def wall(self) -> float:
@@ -39,6 +44,16 @@ class Meter:
     def cpu(self) -> float:
         """CPU seconds, earlier tries included."""
         return self.earlier_cpu + time.process_time() - self._cpu
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done inside is not counted."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            yield
+        finally:
+            self._wall += time.perf_counter() - wall
+            self._cpu += time.process_time() - cpu
 
     def report(self, device: str, **more: Any) -> dict[str, Any]:
         """The cost record that is written beside a product."""

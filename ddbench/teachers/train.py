@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ddbench.data.dataset import Dataset, holdout_split, validation_sample
 from ddbench.data.load import data_root
-from ddbench.data.preprocess import fit_preprocess
+from ddbench.data.preprocess import Preprocess, fit_preprocess
 from ddbench.networks.build import build_student
 from ddbench.networks.check import check_student
 from ddbench.networks.names import parse_student
@@ -61,6 +61,39 @@ CHECKPOINT_SECONDS = 20.0
 """Least time between two checkpoints; the last epoch always makes one."""
 
 
+def fitting_teacher(
+    *,
+    root: Path,
+    dataset: Dataset,
+    student: str,
+    preprocess: Preprocess,
+    holdout: float,
+    console: Console,
+    penalty: Mapping[str, Any] = MappingProxyType({}),
+) -> Teacher | None:
+    """The teacher of the store that fits (the best on held-out images), said on the console; None: there is none.
+
+    Args:
+        penalty: as :func:`ddbench.teachers.store.penalty_of`.
+
+    Raises:
+        UserError: a file of the store cannot be read.
+    """
+    found = find_teacher(
+        root,
+        dataset=dataset.spec.name,
+        fingerprint=dataset.fingerprint,
+        student=student,
+        preprocess=preprocess,
+        holdout=holdout,
+        penalty=penalty,
+    )
+    if found is not None:
+        check_teacher(found, dataset, preprocess)
+        console.say(f"teacher: {found.path} ({summary(found)})")
+    return found
+
+
 def ensure_teacher(
     *,
     root: Path,
@@ -91,18 +124,16 @@ def ensure_teacher(
     recipe = TeacherRecipe(preprocess=preprocess_kind, holdout=holdout, **penalty)
     recipe.check()
     preprocess = fit_preprocess(dataset, preprocess_kind, data_root(data))
-    found = find_teacher(
-        root,
-        dataset=spec.name,
-        fingerprint=dataset.fingerprint,
+    found = fitting_teacher(
+        root=root,
+        dataset=dataset,
         student=student,
         preprocess=preprocess,
         holdout=holdout,
+        console=console,
         penalty=penalty_of(recipe.to_json()),
     )
     if found is not None:
-        check_teacher(found, dataset, preprocess)
-        console.say(f"teacher: {found.path} ({summary(found)})")
         return found
     wanted = "" if recipe.penalty == "none" else f", penalty {recipe.penalty} {recipe.weight:g}"
     console.say(

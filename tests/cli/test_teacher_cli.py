@@ -18,9 +18,9 @@ import torch
 from conftest import EAGER, contents, listing
 from safetensors.torch import load_file, save_file
 
-from ddbench.cli import distill
 from ddbench.cli.teacher import Args
-from ddbench.methods.base import Distilled, Method, Needs
+from ddbench.methods.base import Distilled, Method
+from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.registry import Registry
 from ddbench.teachers.recipe import TeacherRecipe
 from ddbench.teachers.store import read_teacher, teacher_files
@@ -256,17 +256,20 @@ class Taught(Method[NoSettings]):
     """Random images of a method that wants a teacher."""
 
     config_class = NoSettings
-    needs = Needs(teacher=True)
     title = "taught"
 
+    @classmethod
+    def needs(cls, config: NoSettings) -> tuple[TrainedTeacher]:
+        return (TrainedTeacher(),)
+
     def distilled(self) -> Distilled:
-        assert self.context.teacher is not None
+        assert self.context.given(TrainedTeacher).student == STUDENT
         return Distilled(images=self.context.random_images("x"), labels=self.context.hard_labels())
 
 
 def test_distill_takes_the_flags(ddb: Callable, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """``--teachers`` and ``--teacher-student`` reach the runner, which trains the teacher that is not there."""
-    monkeypatch.setattr(distill, "METHODS", Registry("method", None, {"taught": f"{__name__}:Taught"}))
+    monkeypatch.setattr(start, "METHODS", Registry("method", None, {"taught": f"{__name__}:Taught"}))
     argv = [
         *("distill", "--method", "taught", "--ipc", 1, "--recipe", "none", "--out", tmp_path / "run"),
         *("--teachers", tmp_path / "teachers", *EAGER),

@@ -22,6 +22,10 @@ from ddbench.experts.recipe import KINDS
 from ddbench.experts.store import find_stores
 from ddbench.methods import DESCRIPTIONS, METHODS
 from ddbench.methods.base import Context, Method, State, check_ipc
+from ddbench.methods.needs.diffusion import Diffusion, Generator
+from ddbench.methods.needs.experts import Experts
+from ddbench.methods.needs.flags import DiffusionFlags, ExpertsFlags, TeacherFlags
+from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.methods.parts import features
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
@@ -121,18 +125,22 @@ def buffers(all_experts: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(all_experts, tmp_path / "buffers"))
 
 
-def with_experts(context: Context, kind: type[Method[Any]], buffers: Path) -> Context:
+def with_experts(context: Context, kind: type[Method[Any]], config: Any, buffers: Path) -> Context:
     """The context with experts of the kind that a method asks for."""
-    (store,) = [one for one in find_stores(buffers) if one.recipe.kind == kind.needs.expert_kind]
-    return dataclasses.replace(context, experts=store)
+    kinds = [need.kind for need in kind.needs(config) if isinstance(need, Experts)] or ["sgd"]
+    (store,) = [one for one in find_stores(buffers) if one.recipe.kind == kinds[0]]
+    return context.give(Experts, store)
 
 
 def with_teacher(context: Context, name: str, teachers: Path) -> Context:
     """The context with a teacher that a method can take."""
     student = TEACHERS.get(name, TINY)
-    penalty = METHODS.get(name).teacher_penalty(small_config(name))
+    needs = METHODS.get(name).needs(small_config(name))
+    penalty = next((need.penalised for need in needs if isinstance(need, TrainedTeacher)), {})
     found = find_teacher(teachers, student=student, penalty=penalty)
-    return dataclasses.replace(context, teacher=found, teacher_student=student)
+    assert found is not None
+    context = dataclasses.replace(context, architectures={"teacher": student})
+    return context.give(TrainedTeacher, found)
 
 
 @pytest.fixture
@@ -147,8 +155,6 @@ def make(buffers: Path, teachers: Path, tiny_diffusions: Path, data_root: Path, 
                 "seed": seed,
                 "preprocess": "meanstd",
                 "holdout": 0.1,
-                "buffers": buffers,
-                "experts": None,
                 "validate_every": 0,
                 "validate_epochs": 2,
                 "track": "jsonl",
@@ -156,9 +162,11 @@ def make(buffers: Path, teachers: Path, tiny_diffusions: Path, data_root: Path, 
                 "device": "cpu",
                 "threads": 1,
                 "compile": "off",
-                "teachers": teachers,
-                "teacher_student": TEACHERS.get(name, TINY),
-                "diffusions": tiny_diffusions,
+                "flags": (
+                    ExpertsFlags(buffers=buffers),
+                    TeacherFlags(teachers=teachers, teacher_student=TEACHERS.get(name, TINY)),
+                    DiffusionFlags(diffusions=tiny_diffusions),
+                ),
                 **more,
             }
         )
@@ -180,14 +188,11 @@ def make(buffers: Path, teachers: Path, tiny_diffusions: Path, data_root: Path, 
 @pytest.fixture
 def context(teachers: Path, tiny_diffusions: Path, data_root: Path, tmp_path: Path) -> Context:
     """What the runner would give to a method."""
-    return digits_context(
-        data_root,
-        tmp_path / "run",
-        ipc=IPC,
-        teacher=find_teacher(teachers, student=TINY),
-        diffusion=find_model(tiny_diffusions, dataset="digits"),
-        latents=tmp_path / "latents",
-    )
+    teacher, model = find_teacher(teachers, student=TINY), find_model(tiny_diffusions, dataset="digits")
+    assert teacher is not None
+    assert model is not None
+    context = digits_context(data_root, tmp_path / "run", ipc=IPC).give(TrainedTeacher, teacher)
+    return context.give(Diffusion, Generator(model=model, latents=tmp_path / "latents"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -239,9 +244,7 @@ def test_product(name: str, make: Callable, tmp_path: Path, data_root: Path):
         assert (synset.budget.unit, synset.budget.value) == ("all", len(dataset.train))
         assert len(synset.images) == len(dataset.train)
     assert bool(torch.isfinite(synset.images.float()).all())
-    assert ("experts" in synset.parents) == kind.needs.experts
-    assert ("teacher" in synset.parents) == kind.needs.teacher
-    assert ("diffusion" in synset.parents) == kind.needs.diffusion
+    assert set(synset.parents) == {need.key for need in kind.needs(small_config(name))}
     files = set(contents(tmp_path / "run"))
     assert {"config.json", "cost.json", "preview.png", "synset.safetensors"} <= files
     assert not {file for file in files if file.endswith(".tmp") or "checkpoint" in file}
@@ -293,7 +296,7 @@ def test_killed_half_way(name: str, make: Callable, tmp_path: Path, monkeypatch:
 def test_state_round_trip(name: str, context: Context, buffers: Path, teachers: Path, tmp_path: Path):
     """What ``state`` gives, written to a file and read back into a fresh object, is all that goes on."""
     kind = METHODS.get(name)
-    context = with_teacher(with_experts(context, kind, buffers), name, teachers)
+    context = with_teacher(with_experts(context, kind, small_config(name), buffers), name, teachers)
 
     def fresh() -> Any:
         kind.check(small_config(name), context)
@@ -366,8 +369,7 @@ def test_real_images_are_training_images_that_are_not_held_out(
 
 def class_features(context: Context, label: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Images of a class and the teacher's features of them, all at once, float64."""
-    assert context.teacher is not None
-    net = context.teacher.network("cpu")
+    net = context.given(TrainedTeacher).network("cpu")
     images = context.train.images[context.train.labels == label]
     with torch.no_grad():
         return images, net.features(context.preprocess.apply(images)).double()

@@ -24,6 +24,7 @@ from ddbench.methods.base import Context
 from ddbench.methods.d3hr import D3HR, D3HRConfig, best_group, draw_group, group_scores, skewness
 from ddbench.methods.families.generation import Generation
 from ddbench.methods.mgd3 import MGD3, MGD3Config, pulled
+from ddbench.methods.needs.diffusion import Diffusion, Generator
 from ddbench.methods.unguided import Unguided, UnguidedConfig
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
@@ -125,6 +126,8 @@ def digits(data_root: Path) -> Dataset:
 @pytest.fixture
 def context(tiny_diffusions: Path, digits: Dataset, tmp_path: Path) -> Context:
     train, held_out = holdout_split(digits.train, 0.1, 10)
+    model = find_model(tiny_diffusions, dataset="digits")
+    assert model is not None
     return Context(
         dataset=digits,
         train=train,
@@ -137,9 +140,7 @@ def context(tiny_diffusions: Path, digits: Dataset, tmp_path: Path) -> Context:
         folder=tmp_path / "run",
         compile="off",
         console=Console(quiet=True),
-        diffusion=find_model(tiny_diffusions, dataset="digits"),
-        latents=tmp_path / "latents",
-    )
+    ).give(Diffusion, Generator(model=model, latents=tmp_path / "latents"))
 
 
 def made(kind: type[Generation[Any]], config: Any, context: Context) -> Any:
@@ -228,11 +229,11 @@ def test_few_images_a_class(ipc: int, paper_code: bool, context: Context):
 
 
 def latents_of(context: Context, root: Path, **more: Any) -> Latents:
-    assert context.diffusion is not None
+    model = context.given(Diffusion).model
     return Latents(
         root,
-        backend=context.diffusion.backend(CPU),
-        model=context.diffusion.sha256,
+        backend=model.backend(CPU),
+        model=model.sha256,
         labels=torch.arange(10),
         dataset=context.dataset,
         train=context.train,

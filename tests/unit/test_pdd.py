@@ -21,6 +21,7 @@ from ddbench.experts.recipe import ExpertRecipe
 from ddbench.experts.store import read_store
 from ddbench.methods.base import Context, Distilled
 from ddbench.methods.mtt import MTT
+from ddbench.methods.needs.experts import Experts
 from ddbench.methods.pdd import PDD, PDDConfig, base_config, content_hash
 from ddbench.networks.build import build_student
 from ddbench.protocols.plan import Plan
@@ -119,7 +120,7 @@ def flat_experts(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> P
 @pytest.mark.parametrize("base", ["datm", "ftd"])
 def test_other_base_methods(base: str, flat_experts: Path, data_root: Path, tmp_path: Path):
     """Experts of their kind, their own settings, and (DATM) soft labels, which do not move after their stage."""
-    assert PDD.expert_kind(PDDConfig(base=base)) == "gsam"
+    assert PDD.needs(PDDConfig(base=base)) == (Experts("gsam"),)
     context = make_context(flat_experts, data_root, tmp_path, ipc=2, kind="gsam")
     options = {"datm": "skip_above=100,lr_labels=0.5,init=correct", "ftd": "ema=0.5"}[base]
     pdd = started(PDD, context, **{**SETTINGS, "stages": 2, "base": base, "base_options": options, "iterations": 3})
@@ -162,7 +163,7 @@ def wrap(context: Context, product: Distilled, **more: Any) -> Synset:
 def test_derived_trajectories(context: Context):
     """A store of their own: linked to its parent, from networks that know the stages before, as long as needed."""
     pdd = run(context, stages=2, stage_epochs=30, expert_epochs=2)
-    product, base = pdd.distilled(), context.experts
+    product, base = pdd.distilled(), context.given(Experts)
     folder = context.folder / "trajectories" / "stage_1"
     store = read_store(folder)
     assert (store.indices, store.recipe.epochs) == (base.indices, 3)
@@ -199,7 +200,7 @@ def test_later_stages_go_on_from_the_one_before(context: Context, monkeypatch: p
 
     monkeypatch.setattr(module, "train_network", watched)
     run(context, stages=4)
-    base = context.experts
+    base = context.given(Experts)
     assert [(count, epochs) for _, count, epochs in starts] == [(n, 4) for n in (10, 10, 20, 20, 30, 30)]
     for number, (start, _, _) in enumerate(starts):
         stage, index = divmod(number, 2)

@@ -24,6 +24,8 @@ from ddbench.data.specs import DatasetSpec
 from ddbench.distillation.runner import RunSettings, distill
 from ddbench.methods import rded
 from ddbench.methods.base import Context, State
+from ddbench.methods.needs.flags import TeacherFlags
+from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.methods.rded import RDED, RDEDConfig
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
@@ -96,8 +98,7 @@ def context_for(tmp_path: Path) -> Callable[..., Context]:
             folder=tmp_path,
             compile="off",
             console=Console(quiet=True),
-            teacher=observer(dataset, tmp_path / f"{preprocess}.safetensors", preprocess, change),
-        )
+        ).give(TrainedTeacher, observer(dataset, tmp_path / f"{preprocess}.safetensors", preprocess, change))
 
     return call
 
@@ -273,8 +274,7 @@ def by_loops(config: RDEDConfig, context: Context, label: int) -> tuple[list[lis
     from torchvision.transforms.functional import resized_crop
 
     train, side = context.train, context.dataset.spec.size
-    assert context.teacher is not None
-    net = context.teacher.network("cpu")
+    net = context.given(TrainedTeacher).network("cpu")
     generator = seeds.generator(context.seed, "crops", label)
     own = [k for k in range(len(train)) if int(train.labels[k]) == label]
     pool = sorted(own[k] for k in torch.randperm(len(own), generator=generator).tolist()[: config.mipc])
@@ -405,7 +405,7 @@ def test_factor_by_size():
     ],
 )
 def test_refused(settings: dict[str, int], ipc: int, needles: list[str], context_for: Callable[..., Context]):
-    context = dataclasses.replace(context_for(small_dataset(each=(20, 9, 20)), ipc), teacher=None)
+    context = dataclasses.replace(context_for(small_dataset(each=(20, 9, 20)), ipc), resources={})
     with pytest.raises(UserError) as error:
         RDED.check(RDEDConfig(**settings), context)
     assert "\n" not in str(error.value)
@@ -483,8 +483,6 @@ def test_the_synset_names_its_observer(tmp_path: Path, data_root: Path, ddb: Cal
         seed=0,
         preprocess="meanstd",
         holdout=0.0,
-        buffers=tmp_path,
-        experts=None,
         validate_every=0,
         validate_epochs=1,
         track="jsonl",
@@ -492,8 +490,7 @@ def test_the_synset_names_its_observer(tmp_path: Path, data_root: Path, ddb: Cal
         device="cpu",
         threads=1,
         compile="off",
-        teachers=tmp_path / "teachers",
-        teacher_student=OBSERVER,
+        flags=(TeacherFlags(teachers=tmp_path / "teachers", teacher_student=OBSERVER),),
     )
     made_at = distill(
         "rded",

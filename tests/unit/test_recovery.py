@@ -22,6 +22,7 @@ from ddbench.methods.base import Context, NotFiniteError, State
 from ddbench.methods.cudd import CUDD, CUDDConfig, GuideTraining, adversarial_loss, choose, parse_phases
 from ddbench.methods.families.recovery import Batch, Iterate, adam_step, crop_lower_bound, shared_view
 from ddbench.methods.guard import GUARD, GUARDConfig
+from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.methods.sre2l import SRe2L, SRe2LConfig
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
@@ -350,6 +351,8 @@ def context(teachers: Path, data_root: Path, tmp_path: Path) -> Context:
     dataset = load_dataset("digits", data_root)
     index = torch.cat([part[:20] for part in class_indices(dataset.train.labels, CLASSES)])
     train = Split(dataset.train.images[index], dataset.train.labels[index])
+    teacher = find_teacher(teachers)
+    assert teacher is not None
     return Context(
         dataset=dataset,
         train=train,
@@ -362,16 +365,17 @@ def context(teachers: Path, data_root: Path, tmp_path: Path) -> Context:
         folder=tmp_path,
         compile="off",
         console=Console(quiet=True),
-        teacher=find_teacher(teachers),
-        teacher_student=STUDENT,
-    )
+        architectures={"teacher": STUDENT},
+    ).give(TrainedTeacher, teacher)
 
 
 def fresh(name: str, context: Context, teachers: Path | None = None, **settings: Any) -> Any:
     kind = METHODS.get(name)
     config = kind.config_class(**{**SMALL[name], **settings})
     if teachers is not None:
-        context = dataclasses.replace(context, teacher=find_teacher(teachers, penalty=kind.teacher_penalty(config)))
+        teacher = find_teacher(teachers, penalty=kind.needs(config)[0].penalised)
+        assert teacher is not None
+        context = context.give(TrainedTeacher, teacher)
     kind.check(config, context)
     method = kind(config, context)
     method.setup()
@@ -418,7 +422,7 @@ def test_product(name: str, context: Context, teachers: Path):
     assert images.dtype == torch.uint8
     assert images.shape == (30, 1, 8, 8)
     assert torch.equal(product.labels, context.hard_labels())
-    assert product.teacher == method.context.teacher.reference()
+    assert product.teacher == method.context.given(TrainedTeacher).reference()
     assert len(images.flatten(1).unique(dim=0)) == 30
     assert torch.equal(finished(fresh(name, context, teachers)), images)
     assert not torch.equal(finished(fresh(name, dataclasses.replace(context, seed=1), teachers)), images)
@@ -462,12 +466,11 @@ def plain_loop(teacher: Teacher, preprocess: Preprocess, config: SRe2LConfig, ip
 
 def test_sre2l_is_the_plain_loop(context: Context):
     """One batch an IPC index with an image of each class, the first layer ten times, cosine, clamp, last iterate."""
-    assert context.teacher is not None
     config = SRe2LConfig(iterations=12, jitter=2, bn_weight=0.1)
     method = fresh("sre2l", context, **dataclasses.asdict(config))
     assert method.iterations == 36
     images = finished(method).view(CLASSES, 3, 1, 8, 8).transpose(0, 1)
-    expected = plain_loop(context.teacher, context.preprocess, config, 3, 0)
+    expected = plain_loop(context.given(TrainedTeacher), context.preprocess, config, 3, 0)
     pixels = (context.preprocess.invert(expected.flatten(0, 1)) * 255).view(3, CLASSES, 1, 8, 8)
     assert (images - pixels).abs().max() < 0.6
 
@@ -665,7 +668,7 @@ def test_the_guide_learns_the_teachers_labels(context: Context):
     (stage,) = [stage for stage in method.stages() if isinstance(stage, GuideTraining)]
     protocol, plan = method._guide_plan(stage)
     assert (protocol.labels, protocol.temperature, protocol.loss) == ("teacher", 20.0, "kl")
-    assert plan.teacher == context.teacher
+    assert plan.teacher == context.given(TrainedTeacher)
     assert plan.synset.labels.tolist() == [label for label in range(CLASSES) for _ in range(2)]
     first = method._images.view(CLASSES, 3, 1, 8, 8)[:, :2].flatten(0, 1)
     assert torch.equal(plan.synset.images, first)
@@ -675,12 +678,12 @@ def test_the_guide_learns_the_teachers_labels(context: Context):
 
 
 def test_guard_wants_its_own_teacher(context: Context, teachers: Path):
-    assert GUARD.teacher_penalty(GUARDConfig(penalty_step=0.5)) == PENALTY
-    assert GUARD.teacher_penalty(GUARDConfig(penalty="loss-gap"))["penalty_weight"] == 1e-4
+    assert GUARD.needs(GUARDConfig(penalty_step=0.5))[0].penalised == PENALTY
+    assert GUARD.needs(GUARDConfig(penalty="loss-gap"))[0].penalised["penalty_weight"] == 1e-4
     with pytest.raises(UserError, match=r"was trained with no penalty, GUARD asks for .* --penalty curvature"):
         fresh("guard", context)
-    assert not SRe2L.teacher_penalty(SRe2LConfig())
-    assert fresh("guard", context, teachers).context.teacher.recipe["penalty"] == "curvature"
+    assert not SRe2L.needs(SRe2LConfig())[0].penalised
+    assert fresh("guard", context, teachers).context.given(TrainedTeacher).recipe["penalty"] == "curvature"
 
 
 def test_guard_warns_of_a_teacher_that_learned_nothing(
@@ -690,7 +693,7 @@ def test_guard_warns_of_a_teacher_that_learned_nothing(
     for accuracy, warned in ((0.19, True), (0.5, False), (None, False)):
         found = find_teacher(teachers, penalty=PENALTY)
         assert found is not None
-        fresh("guard", dataclasses.replace(loud, teacher=dataclasses.replace(found, accuracy=accuracy)))
+        fresh("guard", loud.give(TrainedTeacher, dataclasses.replace(found, accuracy=accuracy)))
         assert ("right on 19.0% of its held-out images" in capsys.readouterr().err) == warned
 
 
@@ -767,7 +770,7 @@ def test_a_teacher_without_batch_norm_in_a_context_by_hand(context: Context, dat
         console=Console(quiet=True),
     )
     with pytest.raises(UserError, match="without batch norm"):
-        fresh("sre2l", dataclasses.replace(context, teacher=teacher, teacher_student=None))
+        fresh("sre2l", dataclasses.replace(context, architectures={}).give(TrainedTeacher, teacher))
 
 
 def test_too_many_images_for_memory(context: Context, monkeypatch: pytest.MonkeyPatch):

@@ -20,6 +20,7 @@ from ddbench.data.representative import representatives
 from ddbench.experts.store import find_stores
 from ddbench.methods import METHODS
 from ddbench.methods.base import Context, NotFiniteError, State
+from ddbench.methods.needs.experts import Experts
 from ddbench.methods.parts import sampling
 from ddbench.methods.parts.batches import RealBatches
 from ddbench.methods.parts.sampling import SamplerConfig, check_sampler, embed, initial_positions, make_sampler
@@ -341,7 +342,7 @@ def test_methods_refuse_bad_settings_of_the_sampler(name: str, context: Context)
 @pytest.mark.parametrize("name", ["mtt", "ftd", "tesla", "datm", "ast", "pdd"])
 def test_first_images_of_trajectory_matching(name: str, make_context: Callable[..., Context], buffers: Path):
     """``--init dream`` begins with medoids under a random network."""
-    context = make_context(experts=find_stores(buffers)[0])
+    context = make_context().give(Experts, find_stores(buffers)[0])
     settings = {"expert_epochs": 1, "max_start_epoch": 2, "student_steps": 1}
     if name == "pdd":
         settings["stages"] = 1

@@ -22,7 +22,9 @@ from ddbench.data.dataset import Dataset, Split, holdout_split, stratified
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import Preprocess, fit_preprocess
 from ddbench.distillation.runner import RunSettings, distill
-from ddbench.methods.base import Distilled, Method, Needs
+from ddbench.methods.base import Distilled, Method
+from ddbench.methods.needs.flags import TeacherFlags
+from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
@@ -673,14 +675,17 @@ class Taught(Method[NoSettings]):
     """Takes the real images of each class that the teacher is surest of."""
 
     config_class = NoSettings
-    needs = Needs(teacher=True)
     title = "taught"
     seen: ClassVar[list[Any]] = []
     dying: ClassVar[bool] = False
 
     @classmethod
+    def needs(cls, config: NoSettings) -> tuple[Any, ...]:
+        return (TrainedTeacher(),)
+
+    @classmethod
     def check(cls, config: NoSettings, context: Any) -> None:
-        assert context.teacher is None
+        assert not context.resources
         if context.seed == 99:
             raise UserError("refused by the method")
 
@@ -689,9 +694,8 @@ class Taught(Method[NoSettings]):
         return 2
 
     def setup(self) -> None:
-        assert self.context.teacher is not None
-        self.seen.append(self.context.teacher)
-        self.net = self.context.teacher.network(self.context.device)
+        self.seen.append(self.context.given(TrainedTeacher))
+        self.net = self.context.given(TrainedTeacher).network(self.context.device)
 
     def step(self, iteration: int) -> dict[str, float]:
         if iteration and self.dying:
@@ -718,8 +722,6 @@ def run(digits: Dataset, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
                 "seed": 0,
                 "preprocess": "meanstd",
                 "holdout": 0.1,
-                "buffers": Path("nowhere"),
-                "experts": None,
                 "validate_every": 0,
                 "validate_epochs": 1,
                 "track": "jsonl",
@@ -727,8 +729,7 @@ def run(digits: Dataset, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
                 "device": "cpu",
                 "threads": 1,
                 "compile": "off",
-                "teachers": root,
-                "teacher_student": teacher_student,
+                "flags": (TeacherFlags(teachers=root, teacher_student=teacher_student),),
                 **more,
             }
         )
@@ -767,10 +768,13 @@ def test_method_without_need_gets_none(run: Callable, tmp_path: Path):
     class Plain(Taught):
         """Needs nothing."""
 
-        needs = Needs()
+        @classmethod
+        def needs(cls, config: NoSettings) -> tuple[Any, ...]:
+            return ()
 
         def setup(self) -> None:
-            assert self.context.teacher is None
+            with pytest.raises(LookupError, match="no teacher"):
+                self.context.given(TrainedTeacher)
 
         def distilled(self) -> Distilled:
             return Distilled(images=self.context.random_images("x"), labels=torch.arange(10))

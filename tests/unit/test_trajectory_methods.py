@@ -18,6 +18,7 @@ from ddbench.methods.base import Context, Distilled, State
 from ddbench.methods.families.trajectory import Segment, TrajectoryMethod
 from ddbench.methods.ftd import FTD, FTDConfig, moving_average
 from ddbench.methods.mtt import MTT, MTTConfig
+from ddbench.methods.needs.experts import Experts
 from ddbench.methods.tesla import TESLA, TESLAConfig
 from ddbench.runtime.errors import UserError
 from ddbench.synset import read_synset
@@ -36,7 +37,7 @@ EXACT = {"rtol": 1e-10, "atol": 1e-12}
 
 @pytest.fixture
 def context(tiny_experts: Path, data_root: Path, tmp_path: Path) -> Context:
-    return digits_context(data_root, tmp_path / "run", seed=3, experts=find_stores(tiny_experts)[0])
+    return digits_context(data_root, tmp_path / "run", seed=3).give(Experts, find_stores(tiny_experts)[0])
 
 
 def ready(kind: type[TrajectoryMethod[Any]], context: Context, **values: Any) -> Any:

@@ -12,7 +12,8 @@ import pytest
 from conftest import EAGER, TINY_EXPERTS, distill_tiny, random_tiny
 
 from ddbench.experts.store import read_store
-from ddbench.methods.upstream import upstream_cost
+from ddbench.methods.needs.experts import Experts
+from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.teachers.store import read_teacher
 
 NORMED = "convnet-d1-w4-bn"
@@ -68,5 +69,5 @@ def test_no_record_is_no_error(text: str | None, store_folder: Path, teacher_pat
     if text is not None:
         (store_folder / "cost.json").write_text(text)
         (tmp_path / "copy.cost.json").write_text(text)
-    found = upstream_cost(read_store(store_folder), read_teacher(path))
+    found = {"experts": Experts().cost(read_store(store_folder)), "teacher": TrainedTeacher().cost(read_teacher(path))}
     assert found == {"experts": None, "teacher": None}

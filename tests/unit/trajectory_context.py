@@ -15,6 +15,7 @@ from torch import nn
 from ddbench.experts.store import find_stores
 from ddbench.methods.base import Context
 from ddbench.methods.families.trajectory import Segment
+from ddbench.methods.needs.experts import Experts
 from ddbench.training.flat import FlatNet
 from ddbench.training.inner import InnerLoop
 from ddbench.training.problem import InnerResult
@@ -32,7 +33,7 @@ TINY_SETTINGS: dict[str, Any] = {
 def make_context(buffers: Path, data_root: Path, folder: Path, ipc: int = 2, kind: str = "sgd") -> Context:
     """A context with the first store of a kind below ``buffers``; the run's seed is 0."""
     experts = next(store for store in find_stores(buffers) if store.recipe.kind == kind)
-    return digits_context(data_root, folder, ipc=ipc, experts=experts)
+    return digits_context(data_root, folder, ipc=ipc).give(Experts, experts)
 
 
 def started(kind: Any, context: Context, **settings: Any) -> Any:

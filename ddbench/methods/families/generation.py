@@ -18,7 +18,8 @@ from ddbench.diffusion.ddim import STEPS, Move, check_grid, travel
 from ddbench.diffusion.latents import Inversion, Latents
 from ddbench.diffusion.recipe import TIMESTEPS
 from ddbench.diffusion.store import class_map
-from ddbench.methods.base import Context, Distilled, Method, Needs, State
+from ddbench.methods.base import Context, Distilled, Method, State
+from ddbench.methods.needs.diffusion import Diffusion
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 
@@ -66,7 +67,10 @@ class Draw:
 class Generation(Method[G], Generic[G]):
     """Base of the methods that draw a synset from a diffusion model."""
 
-    needs = Needs(diffusion=True)
+    @classmethod
+    def needs(cls, config: G) -> tuple[Diffusion]:
+        """A diffusion model."""
+        return (Diffusion(),)
 
     @classmethod
     def check(cls, config: G, context: Context) -> None:
@@ -81,8 +85,7 @@ class Generation(Method[G], Generic[G]):
     def setup(self) -> None:
         """Load the model."""
         context, config = self.context, self.config
-        assert context.diffusion is not None
-        model = context.diffusion
+        model = context.given(Diffusion).model
         self.guidance = config.guidance or (PUBLISHED_GUIDANCE if model.kind == "latent" else 1.0)
         self.backend: Backend = model.backend(context.device, getattr(torch, config.precision))
         self.labels = class_map(model, context.dataset)
@@ -91,13 +94,11 @@ class Generation(Method[G], Generic[G]):
 
     def latents(self, *, start: int | None, released: bool = False, images: int) -> Latents:
         """The cached latents of the training images (:class:`ddbench.diffusion.latents.Latents`)."""
-        context = self.context
-        assert context.diffusion is not None
-        assert context.latents is not None
+        context, given = self.context, self.context.given(Diffusion)
         return Latents(
-            context.latents,
+            given.latents,
             backend=self.backend,
-            model=context.diffusion.sha256,
+            model=given.model.sha256,
             labels=self.labels,
             dataset=context.dataset,
             train=context.train,

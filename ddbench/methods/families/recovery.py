@@ -28,7 +28,8 @@ from torch import Tensor
 from ddbench.data.augment import Strategy
 from ddbench.data.limits import require_memory
 from ddbench.data.policy import Policy, augment
-from ddbench.methods.base import Context, Distilled, Method, Needs, NotFiniteError, State
+from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
+from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
@@ -169,8 +170,12 @@ def adam_step(iterate: Iterate, gradient: Tensor, step: int, lr: float) -> Itera
 class Recovery(Method[R], Generic[R]):
     """Base of the methods that recover images from a teacher's weights and batch-norm statistics."""
 
-    needs = Needs(teacher=True)
     _iterate: Iterate | None
+
+    @classmethod
+    def needs(cls, config: R) -> tuple[TrainedTeacher]:
+        """A teacher."""
+        return (TrainedTeacher(),)
 
     @classmethod
     def check(cls, config: R, context: Context) -> None:
@@ -309,10 +314,10 @@ class Recovery(Method[R], Generic[R]):
     def setup(self) -> None:
         """The teacher and what its norms remember; no images yet."""
         context = self.context
-        assert context.teacher is not None
-        self.teacher = context.teacher.network(context.device)
+        teacher = context.given(TrainedTeacher)
+        self.teacher = teacher.network(context.device)
         if not batch_norms(self.teacher):
-            raise _no_batch_norm(context.teacher.student)
+            raise _no_batch_norm(teacher.student)
         self._running = running_statistics(self.teacher)
         shape = (context.classes * context.ipc, *context.dataset.spec.shape)
         self._images = torch.zeros(shape, dtype=torch.uint8)
@@ -333,13 +338,12 @@ class Recovery(Method[R], Generic[R]):
         Before the end, images that are not begun are as they will begin.
         """
         context = self.context
-        assert context.teacher is not None
         images = self._images.clone()
         for position, stage in enumerate(self._stages[self._done :]):
             if isinstance(stage, Batch):
                 at_hand = self._iterate if position == 0 else None
                 images[stage.positions] = self._pixels(at_hand.x if at_hand is not None else self.initial(stage))
-        return Distilled(images=images, labels=context.hard_labels(), teacher=context.teacher.reference())
+        return Distilled(images=images, labels=context.hard_labels(), teacher=context.given(TrainedTeacher).reference())
 
     def state(self) -> State:
         """Finished images as pixels; images and moments of the batch at hand; how many stages are done."""
@@ -385,7 +389,7 @@ def check_teacher_norm(context: Context) -> None:
     Raises:
         UserError: names it.
     """
-    spec, name = context.dataset.spec, context.teacher_student
+    spec, name = context.dataset.spec, context.architecture(TrainedTeacher)
     if name is None:  # a context made by hand: setup looks at the teacher itself
         return
     net = build_student(name, channels=spec.channels, size=spec.size, classes=spec.classes, seed=0)

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from ddbench.data.augment import Draw, Strategy, draw, parse_strategy
 from ddbench.data.specs import resolve_augmentation
 from ddbench.experts.store import TrajectoryStore
-from ddbench.methods.base import Context, Distilled, Method, Needs, NotFiniteError, State
+from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
+from ddbench.methods.needs.experts import Experts
 from ddbench.methods.parts.masking import MaskConfig, check_mask, synthetic_mask
 from ddbench.methods.parts.sampling import initial_positions
 from ddbench.runtime import device as devices
@@ -130,7 +131,6 @@ class TrajectoryMethod(Method[C]):
             before the method's own ones, the student sees them too, and they do not move.
     """
 
-    needs = Needs(experts=True)
     inner_momentum: ClassVar[float] = 0.0
     """Momentum of the student's SGD."""
 
@@ -141,6 +141,11 @@ class TrajectoryMethod(Method[C]):
     lr_optimizer: SGD
     inner: InnerLoop
     kept: Distilled | None = None
+
+    @classmethod
+    def needs(cls, config: C) -> tuple[Experts]:
+        """Experts trained by the optimiser alone."""
+        return (Experts(),)
 
     @classmethod
     def check(cls, config: C, context: Context) -> None:
@@ -166,7 +171,7 @@ class TrajectoryMethod(Method[C]):
         if not config.lr_student:
             raise UserError("--lr-student 0: a student that does not move cannot match anything")
         parse_strategy(resolve_augmentation(config.augmentation, context.dataset.spec.flip))
-        store = experts_of(context)
+        store = context.given(Experts)
         epochs, needed = store.recipe.epochs, config.max_start_epoch - 1 + config.expert_epochs
         if needed > epochs:
             raise UserError(
@@ -195,7 +200,7 @@ class TrajectoryMethod(Method[C]):
     @property
     def store(self) -> TrajectoryStore:
         """The experts that are followed."""
-        return experts_of(self.context)
+        return self.context.given(Experts)
 
     @property
     def learned_lr(self) -> Tensor:
@@ -481,14 +486,3 @@ def synset_batches(images: int, batch: int, steps: int, generator: torch.Generat
             chunks = list(torch.randperm(images, generator=generator).split(batch))
         found.append(chunks.pop())
     return found
-
-
-def experts_of(context: Context) -> TrajectoryStore:
-    """The experts that the runner found.
-
-    Raises:
-        UserError: there are none (a context made by hand).
-    """
-    if context.experts is None:
-        raise UserError("matching trajectories needs experts: record them with ddbench buffer")
-    return context.experts

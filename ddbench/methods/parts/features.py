@@ -10,6 +10,7 @@ from torch import Tensor
 from ddbench.data.dataset import class_indices
 from ddbench.data.limits import require_memory
 from ddbench.methods.base import Context, Distilled
+from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.networks.base import Student
 from ddbench.runtime.errors import UserError
 
@@ -37,8 +38,7 @@ def teacher_features(context: Context) -> Iterator[tuple[Tensor, Tensor]]:
     Raises:
         UserError: the features of a class do not fit into memory, or are not finite, or this teacher has none.
     """
-    teacher = context.teacher
-    assert teacher is not None
+    teacher = context.given(TrainedTeacher)
     net = teacher.network(context.device)
     assert isinstance(net, Student)
     for label, index in enumerate(class_indices(context.train.labels, context.classes)):

@@ -1,0 +1,124 @@
+"""The need for experts: a trajectory store that fits, or the command that records it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ddbench.data.dataset import Dataset
+from ddbench.data.preprocess import Preprocess
+from ddbench.experts.recipe import OWN, ExpertRecipe, buffer_command
+from ddbench.experts.record import recorded_cost
+from ddbench.experts.store import TrajectoryStore, find_stores
+from ddbench.methods.needs import Need, Request
+from ddbench.methods.needs.flags import ExpertsFlags
+from ddbench.networks.build import build_student
+from ddbench.runtime.errors import UserError
+
+EXPERTS = 20
+"""How many experts a message tells to record where no recipe says."""
+
+SAME = ("kind", "lr", "batch", "epochs", "optimizer")
+"""What makes a store the one that a recipe asks for, beside the settings of its kind."""
+
+
+@dataclass(frozen=True)
+class Experts(Need[TrajectoryStore]):
+    """Experts of a kind.
+
+    Attributes:
+        kind: one of :data:`ddbench.experts.recipe.KINDS`, where no recipe asks for another.
+    """
+
+    key = "experts"
+    flags = ExpertsFlags
+    root = "buffers"
+    identity = "identity"
+    early = True
+
+    kind: str = "sgd"
+
+    def asked(self, table: Mapping[str, Any], where: str = "recipe") -> tuple[int, ExpertRecipe]:
+        """Number and settings of the experts that a recipe's table asks for.
+
+        Raises:
+            UserError: unknown settings, or values of another type.
+        """
+        values = {"kind": self.kind, **{name: value for name, value in table.items() if name != "experts"}}
+        return table.get("experts", EXPERTS), ExpertRecipe.from_json(values, where)
+
+    def look(self, run: Request) -> TrajectoryStore:
+        """The store that fits.
+
+        Of several that fit, those whose settings are the ones of the recipe come first, then the one with most
+        experts, then the one with most epochs.
+
+        Raises:
+            UserError: none fits; the message says what is there and what to type.
+        """
+        table, spec, buffers = run.asked.get(self.key), run.dataset.spec, run.flags_of(ExpertsFlags).buffers
+        count, wanted = self.asked(table or {})
+        wanted = replace(wanted, preprocess=run.preprocess_kind, holdout=run.holdout)
+
+        def rank(store: TrajectoryStore) -> tuple[bool, int, int]:
+            return table is not None and _as_asked(store.recipe, wanted), len(store.experts), store.recipe.epochs
+
+        reasons = []
+        for store in sorted(find_stores(buffers, spec.name, run.student), key=rank, reverse=True):
+            reason = _misfit(store, run.method, wanted, run.dataset, run.preprocess, run.student)
+            if reason is None:
+                return store
+            reasons.append(f"{store.folder} {reason}")
+        found = f"; what is there does not fit: {'; '.join(reasons)}" if reasons else ""
+        size = spec.size if spec.resizable else None
+        command = buffer_command(spec.name, run.student, wanted, count, str(buffers), size)
+        raise UserError(f"no experts of {run.student} on {spec.name} in {buffers}{found}; record them with: {command}")
+
+    def refer(self, found: TrajectoryStore) -> dict[str, Any]:
+        """Identity, number and recipe of the experts."""
+        return {"identity": found.identity(), "count": len(found.experts), "recipe": found.recipe.to_json()}
+
+    def cost(self, found: TrajectoryStore) -> dict[str, Any] | None:
+        """Their number, ``wall_seconds`` and ``cpu_seconds`` of the whole store."""
+        try:
+            return recorded_cost(found.folder)
+        except (UserError, KeyError, TypeError, AttributeError):  # a damaged record must not end a run that is done
+            return None
+
+
+def _as_asked(recipe: ExpertRecipe, wanted: ExpertRecipe) -> bool:
+    names = (*SAME, *OWN.get(wanted.kind, ()))
+    return all(getattr(recipe, name) == getattr(wanted, name) for name in names)
+
+
+def _misfit(
+    store: TrajectoryStore,
+    method: str,
+    wanted: ExpertRecipe,
+    dataset: Dataset,
+    preprocess: Preprocess,
+    student: str,
+) -> str | None:
+    """Why a store cannot be used, or ``None``. Of imported experts nobody knows the kind: they fit any."""
+    header, recipe, spec = store.header, store.recipe, dataset.spec
+    if not store.experts:
+        return "holds no finished expert"
+    if (header["dataset"], header["student"]) != (spec.name, student):
+        return f"is of {header['student']} on {header['dataset']}"
+    if "parent" in header:
+        return "holds trajectories that a run derived from its own synset"
+    if header["dataset_fingerprint"] != dataset.fingerprint:
+        return f"is of other data (fingerprint {header['dataset_fingerprint'][:12]}, here {dataset.fingerprint[:12]})"
+    if recipe.kind not in (wanted.kind, "imported"):
+        return f"holds {recipe.kind} experts, {method} asks for {wanted.kind}"
+    if recipe.preprocess != wanted.preprocess:
+        return f"has preprocess {recipe.preprocess}, wanted {wanted.preprocess}"
+    if recipe.holdout != wanted.holdout:
+        return f"was recorded with --holdout {recipe.holdout:g}, wanted {wanted.holdout:g}"
+    net = build_student(student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=0)
+    if header["parameters"] != [[name, list(parameter.shape)] for name, parameter in net.named_parameters()]:
+        return f"has other parameters than {student}"
+    if Preprocess.from_json(header["preprocess"], dataset) != preprocess:
+        return "was recorded with other preprocess numbers"
+    return None

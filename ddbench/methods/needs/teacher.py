@@ -1,0 +1,93 @@
+"""The need for a teacher: a network trained on the real data, trained first where there is none that fits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ddbench.methods.needs import Need, Request
+from ddbench.methods.needs.flags import TeacherFlags
+from ddbench.networks.check import check_student
+from ddbench.networks.names import parse_student
+from ddbench.runtime.files import recorded_seconds
+from ddbench.teachers.recipe import TeacherRecipe
+from ddbench.teachers.store import Teacher, check_teacher, default_teacher, find_teacher, penalty_of
+from ddbench.teachers.train import ensure_teacher, fitting_teacher
+
+
+@dataclass(frozen=True)
+class TrainedTeacher(Need[Teacher]):
+    """A teacher by ddbench's default recipe, with a penalty where one is asked for.
+
+    Attributes:
+        penalty, penalty_weight, penalty_step: as in :class:`ddbench.teachers.recipe.TeacherRecipe`.
+    """
+
+    key = "teacher"
+    flags = TeacherFlags
+    root = "teachers"
+
+    penalty: str = "none"
+    penalty_weight: float | None = None
+    penalty_step: float = TeacherRecipe.penalty_step
+
+    @property
+    def penalised(self) -> dict[str, Any]:
+        """The ``penalty`` fields of its recipe as it records them; empty: without a penalty."""
+        return penalty_of(TeacherRecipe(**vars(self)).to_json())
+
+    def check(self, run: Request) -> None:
+        """Refuse a penalty out of range, and a network that cannot be one for these images."""
+        TeacherRecipe(**vars(self)).check()
+        student = self.architecture(run)
+        spec = run.dataset.spec
+        check_student(student, spec.channels, spec.size)
+
+    def architecture(self, run: Request) -> str:
+        """Name of the network."""
+        name = run.flags_of(TeacherFlags).teacher_student
+        return str(parse_student(name)) if name else default_teacher(run.dataset.spec.size)
+
+    def look(self, run: Request) -> Teacher | None:
+        """That of an earlier try: a better one that came into the store since would make another synset."""
+        earlier = run.recorded.get(self.key)
+        found = None
+        if earlier is not None:
+            found = find_teacher(run.flags_of(TeacherFlags).teachers, sha256=earlier["sha256"])
+        if found is not None:
+            check_teacher(found, run.dataset, run.preprocess)
+            return found
+        return fitting_teacher(**self._wanted(run), preprocess=run.preprocess, console=run.console)
+
+    def make(self, run: Request) -> Teacher:
+        """Train one, by the default recipe."""
+        return ensure_teacher(
+            **self._wanted(run),
+            data=run.data,
+            preprocess_kind=run.preprocess_kind,
+            device=run.device,
+            threads=run.threads,
+            compile=run.compile,
+            console=run.console,
+        )
+
+    def _wanted(self, run: Request) -> dict[str, Any]:
+        return {
+            "root": run.flags_of(TeacherFlags).teachers,
+            "dataset": run.dataset,
+            "student": self.architecture(run),
+            "holdout": run.holdout,
+            "penalty": self.penalised,
+        }
+
+    def refer(self, found: Teacher) -> dict[str, Any]:
+        """Its hash, architecture, data and accuracy."""
+        return found.reference()
+
+    def recorded(self, reference: dict[str, Any], run: Request) -> dict[str, Any]:
+        """As the architecture that is asked for now."""
+        return {**reference, "student": self.architecture(run)}
+
+    def cost(self, found: Teacher) -> dict[str, Any] | None:
+        """Its ``wall_seconds`` and ``cpu_seconds``."""
+        return recorded_seconds(found.path.with_name(f"{found.path.stem}.cost.json"))

@@ -54,7 +54,7 @@ class RunArgs(Common):
 
 EXAMPLES = """  ddbench distill --method mtt --dataset digits --ipc 1
   ddbench distill --method random --dataset cifar10 --ipc 10 --seed 3 --out runs/random-3
-  ddbench distill --method mtt --recipe cifar10-ipc10 --buffers expert_trajectories
+  ddbench distill --method mtt --recipe cifar10-ipc10
   ddbench distill --method mtt --dataset folder:my-images --size 32 --ipc 10 --iterations 500
   ddbench distill --method mtt --help                   # with MTT's own flags, and those of the experts it needs"""
 

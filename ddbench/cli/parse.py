@@ -60,7 +60,8 @@ def settings_in(default: T, argv: Sequence[str]) -> T:
 
     Where they are malformed the default comes back: the full parse says why.
     """
-    known = set(_flags(type(default)))
+    flags = set(_flags(type(default)))
+    known = flags | {f"--no-{flag[2:]}" for flag in flags}
     if not known & {token.split("=")[0].replace("_", "-") for token in argv}:
         return default
     own = [token for token in argv if token not in ("-h", "--help")]

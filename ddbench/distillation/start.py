@@ -259,7 +259,7 @@ def _settings(chosen: Chosen, settings: Mapping[str, Any]) -> tuple[Any, tuple[A
     apply_config(kind, plain, where)
     config = replace(chosen.config, **{**own, **{n: _like(getattr(chosen.config, n), v) for n, v in plain.items()}})
     flags = chosen.flags(config)
-    known = [*own, *(item.name for item in fields(kind)), *(item.name for one in flags for item in fields(one))]
+    known = [*(item.name for item in fields(kind)), *(item.name for one in flags for item in fields(one))]
     for name in settings:
         if name not in known:
             raise UserError(f"{where}: unknown setting {name!r}{suggest(name, known)}; known: {', '.join(known)}")

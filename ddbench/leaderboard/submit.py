@@ -51,6 +51,7 @@ COPIED = (
 )
 COPIED_IF_THERE = ("details", "measured")
 OWN_ACCURACIES = ("real_hard", "syn_hard", "syn", "random", "syn_plain", "random_plain")
+CODE = "code.json"
 NOT_RECIPE = ("kind", "schema", "config", "versions", "dataset", "dataset_fingerprint", "preprocess", "seed", "student")
 """Parts of a run's configuration that a row has already."""
 
@@ -173,6 +174,8 @@ def make_result(
     recipe = _recipe(run)
     if recipe:
         result["recipe"] = recipe
+    if (run / CODE).is_file():
+        result["code"] = read_json(run / CODE, "record of the code", MAX_RESULT_BYTES)
     result["submission"] = said = _said(submission)
     _check(result, str(path))
     if submission.method:
@@ -318,7 +321,8 @@ def write_plan(plan: Plan) -> list[Path]:
 
 
 def _content(result: Result) -> dict[str, Any]:
-    return {name: value for name, value in result.items() if name not in ("id", "cost", "supersedes")}
+    """What makes it another row: neither what it cost, nor which version of the code gave these very numbers."""
+    return {name: value for name, value in result.items() if name not in ("id", "cost", "code", "supersedes")}
 
 
 def _check(result: Result, where: str) -> None:

@@ -19,6 +19,7 @@ from conftest import EAGER, contents, listing
 from safetensors.torch import load_file, save_file
 
 from ddbench.cli.teacher import Args
+from ddbench.distillation import start
 from ddbench.methods.base import Distilled, Method
 from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.registry import Registry

@@ -153,7 +153,19 @@ def _facts(result: Result) -> list[list[str]]:
 def _made(result: Result) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()))
     threads = "1 thread" if result["threads"] == 1 else f"{result['threads']} threads"
-    return f"{versions}; {result['precision']}, {threads}"
+    return f"{versions}; {result['precision']}, {threads}{_code(result.get('code'))}"
+
+
+def _code(code: Mapping[str, Any] | None) -> str:
+    """What code distilled it, in words; nothing for rows that do not say it."""
+    if code is None:
+        return ""
+    tries = []
+    for one in (code, *code.get("also", [])):
+        commit = f" at {one['commit'][:12]}" if one["commit"] else ""
+        tries.append(f"ddbench {one['version']}{commit}{' with changes' if one['dirty'] else ''}")
+    file = f", method file {code['method_file'][:12]}" if code["method_file"] else ""
+    return f"; distilled by {', then '.join(tries)}{file}"
 
 
 def _claims(result: Result) -> list[list[str]]:

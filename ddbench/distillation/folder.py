@@ -16,16 +16,14 @@ from ddbench.runtime.tensors import open_tensors, write_tensors
 from ddbench.synset import FILE
 
 CONFIG = "config.json"
-
-
 CHECKPOINT = "checkpoint.safetensors"
-
-
 CHECKPOINT_KIND = "ddbench-checkpoint"
 
+CODE = "code"
+"""Field of the configuration: what code made the run (:func:`ddbench.runtime.origin.code_record`); its ``also``: other
+code that went on with it. A run of which only this differs is the same run."""
 
-CODE = "code.json"
-"""What code made the run (:func:`ddbench.runtime.origin.code_record`); ``also``: other code that went on with it."""
+_OURS = ("version", "commit", "dirty")
 
 
 def recorded(out: Path, need: Need[Any]) -> dict[str, Any] | None:
@@ -45,7 +43,7 @@ def check_code(out: Path, code: dict[str, Any], console: Console) -> None:
     Raises:
         UserError: the method file is not the one that the run was begun with, or the record is damaged.
     """
-    earlier = _read_code(out) if (out / CONFIG).exists() else None
+    earlier = _code_of(out)
     if earlier is None:
         return
     finished = (out / FILE).exists()
@@ -64,27 +62,27 @@ def check_code(out: Path, code: dict[str, Any], console: Console) -> None:
 
 def _went_on(out: Path, code: dict[str, Any]) -> None:
     """Add the code that goes on with a run; one without a record was begun by an older ddbench, nobody knows which."""
-    earlier = _read_code(out)
+    earlier = _code_of(out)
     if earlier is None:
         return
     now = {name: code[name] for name in _OURS}
     known = [{name: one[name] for name in _OURS} for one in (earlier, *earlier.get("also", []))]
     if now not in known:
-        write_json(out / CODE, {**earlier, "also": [*known[1:], now]})
+        config = read_json(out / CONFIG, "run configuration")
+        write_json(out / CONFIG, {**config, CODE: {**earlier, "also": [*known[1:], now]}})
 
 
-_OURS = ("version", "commit", "dirty")
-
-
-def _read_code(out: Path) -> dict[str, Any] | None:
-    path = out / CODE
-    if not path.exists():
+def _code_of(out: Path) -> dict[str, Any] | None:
+    """What a run says about its code; None: there is no run, or it says nothing."""
+    path = out / CONFIG
+    config = read_json(path, "run configuration") if path.exists() else None
+    found = config.get(CODE) if isinstance(config, dict) else None
+    if found is None:
         return None
-    found = read_json(path, "record of the code")
     also = found.get("also", []) if isinstance(found, dict) else None
     whole = isinstance(also, list) and all(isinstance(one, dict) and set(_OURS) <= set(one) for one in (found, *also))
     if not whole:
-        raise UserError(f"{path}: not a record of the code that made the run; remove it or choose another --out")
+        raise UserError(f"{path}: {CODE} is no record of the code that made the run; choose another --out")
     return {"method_file": None, **found}
 
 
@@ -111,8 +109,7 @@ def claim_folder(out: Path, resolved: dict[str, Any], code: dict[str, Any]) -> N
             _went_on(out, code)
         return
     ensure_writable(out)
-    write_json(out / CODE, code)
-    write_json(path, resolved)
+    write_json(path, {**resolved, CODE: code})
 
 
 def check_folder(out: Path, resolved: dict[str, Any]) -> None:
@@ -130,13 +127,8 @@ def check_folder(out: Path, resolved: dict[str, Any]) -> None:
                 "folder"
             )
         return
-    if out.exists() and (not out.is_dir() or any(not _left_over(entry) for entry in out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(not is_temporary(entry) for entry in out.iterdir())):
         raise UserError(f"{out} exists and is no ddbench run; choose another --out")
-
-
-def _left_over(path: Path) -> bool:
-    """Whether a file may be what a run left that was killed before it had a configuration."""
-    return path.name == CODE or is_temporary(path)
 
 
 def _differing(old: Any, new: dict[str, Any]) -> list[str]:

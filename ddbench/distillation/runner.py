@@ -94,8 +94,8 @@ def distill(
     for need in _late(needs):
         need.check(request)
     resolved = _resolved(name, config, context, settings) | _references(needs, context.resources, request)
-    check_code(out, code, console)
     check_folder(out, resolved)
+    check_code(out, code, console)
     path = out / FILE
     if not path.exists():
         with meter.paused():  # what is made for all runs has its cost in its own record

@@ -51,8 +51,19 @@ COPIED = (
 )
 COPIED_IF_THERE = ("details", "measured")
 OWN_ACCURACIES = ("real_hard", "syn_hard", "syn", "random", "syn_plain", "random_plain")
-CODE = "code.json"
-NOT_RECIPE = ("kind", "schema", "config", "versions", "dataset", "dataset_fingerprint", "preprocess", "seed", "student")
+CODE = "code"
+NOT_RECIPE = (
+    CODE,
+    "kind",
+    "schema",
+    "config",
+    "versions",
+    "dataset",
+    "dataset_fingerprint",
+    "preprocess",
+    "seed",
+    "student",
+)
 """Parts of a run's configuration that a row has already."""
 
 
@@ -171,11 +182,12 @@ def make_result(
         "distill": _read_cost(run / "cost.json"),
         "evaluate": _read_cost(path.with_name(f"{path.stem}.cost.json")),
     }
-    recipe = _recipe(run)
+    config = _config(run)
+    recipe = {name: value for name, value in config.items() if name not in NOT_RECIPE}
     if recipe:
         result["recipe"] = recipe
-    if (run / CODE).is_file():
-        result["code"] = read_json(run / CODE, "record of the code", MAX_RESULT_BYTES)
+    if config.get(CODE) is not None:
+        result[CODE] = config[CODE]
     result["submission"] = said = _said(submission)
     _check(result, str(path))
     if submission.method:
@@ -223,13 +235,11 @@ def _method(result: Result, name: str) -> str:
     return name
 
 
-def _recipe(run: Path) -> dict[str, Any] | None:
-    """The run's configuration, without what the row says elsewhere."""
+def _config(run: Path) -> dict[str, Any]:
+    """The run's configuration; empty where there is none."""
     path = run / "config.json"
     config = read_json(path, "run configuration", MAX_RESULT_BYTES) if path.is_file() else None
-    if not isinstance(config, dict):
-        return None
-    return {name: value for name, value in config.items() if name not in NOT_RECIPE}
+    return config if isinstance(config, dict) else {}
 
 
 def _scores(path: Path, result: Result) -> dict[str, Any] | None:

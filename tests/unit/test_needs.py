@@ -10,11 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import EAGER, TINY, contents, distill_tiny, random_tiny
+from conftest import EAGER, TINY, contents, distill_tiny, evaluate_tiny, random_tiny
 
 import ddbench.runtime.resources as resources
 from ddbench.cli.distill import needed
-from ddbench.distillation import folder, runner, start
+from ddbench.distillation import runner, start
+from ddbench.leaderboard.pages.details import _made
+from ddbench.leaderboard.schema import check_result, result_id
 from ddbench.methods import METHODS
 from ddbench.methods.base import Distilled, Method
 from ddbench.methods.needs import Need, Request
@@ -424,10 +426,10 @@ def interrupted(command: list[object], ddb: Callable, monkeypatch: pytest.Monkey
 def test_a_run_records_its_code(ddb: Callable, tmp_path: Path):
     for name in ("one", "two"):
         assert ddb(*random_tiny(tmp_path / name)).code == 0
-    code = record(tmp_path / "one", "code.json")
+    code = record(tmp_path / "one")["code"]
     assert set(code) == {"version", "commit", "dirty", "method_file"}
     assert code["method_file"] is None
-    assert code == record(tmp_path / "two", "code.json")
+    assert code == record(tmp_path / "two")["code"]
 
 
 def test_changed_method_file_is_not_gone_on_with(
@@ -435,14 +437,14 @@ def test_changed_method_file_is_not_gone_on_with(
 ):
     command = own()
     interrupted(command, ddb, monkeypatch)
-    code = record(tmp_path / "run", "code.json")
+    code = record(tmp_path / "run")["code"]
     assert len(code["method_file"]) == 64
     (tmp_path / "nearest.py").write_text(OWN + "\n# edited\n")
     said = refused(command, "was begun by a method file that changed since", "restore the file", "another --out")
     assert code["method_file"][:12] in said
     (tmp_path / "nearest.py").write_text(OWN)
     assert ddb(*command).code == 0
-    assert record(tmp_path / "run", "code.json") == code
+    assert record(tmp_path / "run")["code"] == code
     (tmp_path / "nearest.py").write_text(OWN + "\n# edited\n")
     before = contents(tmp_path / "run")
     result = ddb(*command)
@@ -457,7 +459,7 @@ def test_another_version_is_told_and_recorded(
 ):
     command = own()
     interrupted(command, ddb, monkeypatch)
-    begun = record(tmp_path / "run", "code.json")
+    begun = record(tmp_path / "run")["code"]
     newer = {**begun, "commit": "f" * 40, "dirty": True}
     monkeypatch.setattr(runner, "code_record", lambda kind: newer)
     result = ddb(*command)
@@ -465,29 +467,50 @@ def test_another_version_is_told_and_recorded(
     assert f"warning: {tmp_path / 'run'} was begun by ddbench {begun['version']}" in result.err
     assert f"this is {begun['version']} at ffffffffffff with changes: both are recorded" in result.err
     also = [{name: newer[name] for name in ("version", "commit", "dirty")}]
-    assert record(tmp_path / "run", "code.json") == {**begun, "also": also}
+    assert record(tmp_path / "run")["code"] == {**begun, "also": also}
 
 
 def test_run_of_an_older_ddbench_goes_on(own: Callable, ddb: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """It has no record of its code, and gets none: nobody knows what began it."""
     command = own()
     interrupted(command, ddb, monkeypatch)
-    (tmp_path / "run" / "code.json").unlink()
+    config = record(tmp_path / "run")
+    del config["code"]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     assert ddb(*command).code == 0
-    assert not (tmp_path / "run" / "code.json").exists()
+    assert record(tmp_path / "run") == config
 
 
-def test_killed_before_the_configuration(ddb: Callable, tmp_path: Path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / folder.CODE).write_text("{}")
+@pytest.mark.parametrize("code", [[], {}, {"version": "1", "commit": None, "dirty": None, "also": [3]}])
+def test_damaged_record(code: Any, ddb: Callable, refused: Callable, tmp_path: Path):
     assert ddb(*random_tiny(tmp_path / "run")).code == 0
+    config = {**record(tmp_path / "run"), "code": code}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    refused(random_tiny(tmp_path / "run"), "config.json: code is no record of the code")
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"version": "1", "commit": null, "dirty": null, "also": [3]}'])
-def test_damaged_record(text: str, ddb: Callable, refused: Callable, tmp_path: Path):
-    assert ddb(*random_tiny(tmp_path / "run")).code == 0
-    (tmp_path / "run" / "code.json").write_text(text)
-    refused(random_tiny(tmp_path / "run"), "code.json: not a record of the code")
+def test_the_row_says_it(own: Callable, ddb: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A row of the board has it, and a run of the same numbers by other code is no other row."""
+    assert ddb(*own()).code == 0
+    assert ddb(*evaluate_tiny(tmp_path / "run")).code == 0
+    submit = ("submit", tmp_path / "run", "--leaderboard", tmp_path / "board")
+    assert ddb(*submit).code == 0
+    (path,) = (path for path in (tmp_path / "board").rglob("*.json") if "ddbench-result" in path.read_text())
+    row, config = json.loads(path.read_text()), record(tmp_path / "run")
+    assert row["code"] == config["code"]
+    assert "code" not in row["recipe"]
+    assert f"method file {row['code']['method_file'][:12]}" in _made(row)
+    code = {**config["code"], "commit": "f" * 40}
+    (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "code": code}))
+    before = contents(tmp_path / "board")
+    assert ddb(*submit).code == 0
+    assert contents(tmp_path / "board") == before
+    for wrong in ({**code, "commit": "main"}, {**code, "more": 1}, {**code, "also": [{"version": "1"}]}):
+        with pytest.raises(UserError, match="code"):
+            check_result({**row, "code": wrong}, "row")
+    silent = {name: value for name, value in row.items() if name != "code"}
+    check_result({**silent, "id": result_id(silent)}, "row")
+    assert "distilled by" not in _made(silent)
 
 
 def test_commit_is_that_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

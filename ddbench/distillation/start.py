@@ -160,30 +160,17 @@ def distill(
 ) -> Path:
     """Make a synset with a method, as ``ddbench distill``; a killed run goes on, a finished one is left as it is.
 
-    What is None is the recipe's, else the default.
-
     Args:
-        method: its name (``ddbench list methods``).
-        dataset: its name, or ``folder:PATH``; default ``digits``.
-        ipc: images per class; not for a method of the whole training set.
-        size: side in pixels for image folders and ImageNet.
-        student: network that is matched; default: a ConvNet that fits the image size.
-        recipe: ``auto``, ``none``, a name, or ``FILE.toml[:NAME]``.
+        method, method_file: its name (``ddbench list methods``), and a Python file that defines it if none of these.
+        dataset, size: name, or ``folder:PATH``, and side in pixels where it can be chosen; default ``digits``.
+        ipc, student: images per class, and the network that is matched; default: a ConvNet that fits the images.
+        recipe: ``auto``, ``none``, a name, or ``FILE.toml[:NAME]``; what is None elsewhere is the recipe's, if any.
         out: run folder; default: :func:`default_out`.
-        seed: names every draw of the run.
-        preprocess: ``meanstd`` (default) or ``zca``.
-        holdout: fraction of the training images held out for validation; default 0.1.
-        validate_every: iterations between validations on the held-out images; 0 (default): never.
-        validate_epochs: epochs of the student that is validated.
-        track: ``jsonl``, ``wandb`` or ``tensorboard``.
-        checkpoint_every: iterations between checkpoints; 0: every 30 seconds.
-        method_file: a Python file that defines the method.
-        data: folder with the datasets; default: $DDBENCH_DATA, else the user's cache folder.
-        download: fetch what is not on this machine.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<i>``.
-        threads: 0: 1 for images up to 16 px, else one a core.
-        compile: ``auto``, ``on`` or ``off``.
-        quiet: say nothing.
+        preprocess, holdout: ``meanstd`` (default) or ``zca``; fraction held out of the training images (default 0.1).
+        validate_every, validate_epochs, track, checkpoint_every, seed, compile: as in
+            :class:`ddbench.distillation.runner.RunSettings`; validate_every is 0 by default.
+        data, download: folder with the datasets, default $DDBENCH_DATA or the user's cache; fetch what is not here.
+        device, threads: ``auto``, ``cpu``, ``cuda[:<i>]``; 0: 1 thread for images up to 16 px, else one a core.
         settings: the method's own settings by name, and flags of what it needs (``buffers``, ...).
 
     Returns:
@@ -192,54 +179,66 @@ def distill(
     Raises:
         UserError: whatever the user can mend, before anything is written where possible.
     """
+    file = None if method_file is None else Path(method_file)
+    chosen = choose(method, method_file=file, recipe=recipe, dataset=dataset, ipc=ipc, student=student, size=size)
+    given: dict[str, Any] = {"dataset": dataset, "ipc": ipc, "size": size, "student": student, "preprocess": preprocess}
+    given |= {"holdout": holdout, "validate_every": validate_every}
+    how: dict[str, Any] = {"seed": seed, "validate_epochs": validate_epochs, "track": track, "device": device}
+    how |= {"checkpoint_every": checkpoint_every, "threads": threads, "compile": compile, "download": download}
+    said = {**_DEFAULTS, **chosen.run, **{key: value for key, value in given.items() if value is not None}}
+    out, data = (None if one is None else Path(one) for one in (out, data))
+    return _start(chosen, settings, said, how, out, data, quiet)
+
+
+_DEFAULTS = {"dataset": "digits", "preprocess": "meanstd", "holdout": 0.1, "validate_every": 0}
+
+
+def _start(
+    chosen: Chosen,
+    settings: Mapping[str, Any],
+    said: Mapping[str, Any],
+    how: Mapping[str, Any],
+    out: Path | None,
+    data: Path | None,
+    quiet: bool,
+) -> Path:
+    """Open the dataset and run.
+
+    Args:
+        settings: the method's own and those of its needs, as far as they are not the recipe's.
+        said: values of :data:`ddbench.distillation.recipes.RUN_KEYS`.
+        how: the other fields of the run's settings.
+    """
     from ddbench.data.load import load_dataset
     from ddbench.distillation import runner
 
-    file = None if method_file is None else Path(method_file)
-    chosen = choose(method, method_file=file, recipe=recipe, dataset=dataset, ipc=ipc, student=student, size=size)
     config, flags = _settings(chosen, settings)
-    given = {
-        "dataset": dataset,
-        "ipc": ipc,
-        "size": size,
-        "student": student,
-        "preprocess": preprocess,
-        "holdout": holdout,
-        "validate_every": validate_every,
-    }
-    said = {**chosen.run, **{key: value for key, value in given.items() if value is not None}}
-    ipc = said.get("ipc")
+    ipc, student, recipe = said.get("ipc"), said.get("student"), chosen.recipe
     if ipc is None and chosen.kind.unit == "ipc":
         raise UserError("--ipc is missing: how many images per class?")
-    console, root = Console(quiet), None if data is None else Path(data)
-    real = load_dataset(said.get("dataset", "digits"), root, size=said.get("size"), download=download)
-    name, side = said.get("student"), real.spec.size
-    if chosen.recipe is not None:
-        console.say(f"recipe {method}/{chosen.recipe.name} ({chosen.recipe.source})")
+    console = Console(quiet)
+    dataset = load_dataset(said["dataset"], data, size=said.get("size"), download=how["download"])
+    side = dataset.spec.size
+    if recipe is not None:
+        console.say(f"recipe {chosen.name}/{recipe.name} ({recipe.source})")
+    run = runner.RunSettings(
+        **{**how, "threads": own_threads(how["threads"], side)},
+        ipc=ipc or 0,
+        student=str(parse_student(student)) if student else default_student(side),
+        preprocess=said["preprocess"],
+        holdout=said["holdout"],
+        validate_every=said["validate_every"],
+        flags=flags,
+        asked={"experts": recipe.experts} if recipe and recipe.experts else {},
+    )
     return runner.distill(
-        method,
+        chosen.name,
         chosen.kind,
         config,
-        dataset=real,
-        data=root,
-        settings=runner.RunSettings(
-            ipc=ipc or 0,
-            student=str(parse_student(name)) if name else default_student(side),
-            seed=seed,
-            preprocess=said.get("preprocess", "meanstd"),
-            holdout=said.get("holdout", 0.1),
-            validate_every=said.get("validate_every", 0),
-            validate_epochs=validate_epochs,
-            track=track,
-            checkpoint_every=checkpoint_every,
-            device=device,
-            threads=own_threads(threads, side),
-            compile=compile,
-            flags=flags,
-            asked={"experts": chosen.recipe.experts} if chosen.recipe and chosen.recipe.experts else {},
-            download=download,
-        ),
-        out=Path(out) if out is not None else default_out(method, chosen.kind.unit, real.spec.name, ipc, seed),
+        dataset=dataset,
+        data=data,
+        settings=run,
+        out=out or default_out(chosen.name, chosen.kind.unit, dataset.spec.name, ipc, how["seed"]),
         console=console,
     )
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from ddbench.cli.parse import parse, peek
 from ddbench.cli.settings import Common, own_threads
-from ddbench.distillation.recipes import Recipe, apply_config, choose_recipe
+from ddbench.config import apply_config, check_config_class
+from ddbench.distillation.recipes import Recipe, choose_recipe
 from ddbench.methods import DESCRIPTIONS, METHODS
 from ddbench.registry import load_file
 from ddbench.runtime.errors import UserError
@@ -126,6 +127,7 @@ def _register(name: str, path: Path) -> None:
     ]
     for kind in kinds:
         if name in (getattr(kind, "name", None), kind.__name__.lower()):
+            check_config_class(getattr(kind, "config_class", None), f"--method-file {path}", defaults=True)
             METHODS.register(name, kind)
             return
     listed = ", ".join(kind.__name__.lower() for kind in kinds) or "none"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -61,22 +60,6 @@ def own_threads(threads: int, size: int) -> int:
     if threads == 0 and size <= SMALL_SIDE:
         return 1
     return worker_count(1, threads)[1]
-
-
-def options_from_text(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
-    """``("eps=1e-8",)`` as ``(("eps", 1e-8),)``.
-
-    Raises:
-        UserError: not name=number.
-    """
-    found = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        try:
-            found[name] = float(value)
-        except ValueError:
-            raise UserError(f"--options {text!r}: expected name=number, e.g. eps=1e-8") from None
-    return tuple(sorted(found.items()))
 
 
 def open_dataset(name: str, size: int | None, common: Common) -> Dataset:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ddbench.config import recorded_config
+from ddbench.config import check_config, recorded_config
 from ddbench.data.dataset import Dataset, holdout_split, validation_sample
 from ddbench.data.load import data_root
 from ddbench.data.preprocess import Preprocess, fit_preprocess
@@ -143,6 +143,7 @@ def distill(
         teacher_student=_teacher_student(dataset, settings) if kind.needs.teacher else None,
         latents=settings.diffusions / "latents" if kind.needs.diffusion else None,
     )
+    check_config(config)
     kind.check(config, context)
     resolved = _resolved(name, config, context, settings)
     path = out / FILE

@@ -45,7 +45,7 @@ def find_experts(
     Raises:
         UserError: none fits; the message says what is there and what to type.
     """
-    count, wanted = asked or (EXPERTS, ExpertRecipe(kind=kind))
+    count, wanted = asked or (EXPERTS, ExpertRecipe.from_json({"kind": kind}, f"method {method}"))
     wanted = replace(wanted, preprocess=preprocess_kind, holdout=holdout)
     spec = dataset.spec
 

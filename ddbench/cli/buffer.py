@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import tyro
 
 from ddbench.cli.parse import parse
-from ddbench.cli.settings import Common, options_from_text, worker_count
+from ddbench.cli.settings import Common, worker_count
+from ddbench.experts.recipe import ExpertRecipe
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
@@ -27,54 +28,16 @@ class Args(Common):
     """Network; default: a ConvNet that fits the image size."""
     experts: int = 20
     """How many experts the store should hold in the end."""
-    epochs: int = 50
-    """Epochs of each expert; MTT needs T+ - 1 + M of them."""
     recipe: str | None = None
     """METHOD/RECIPE: record what that recipe asks for (e.g. mtt/cifar10-ipc10); other flags override it."""
     buffers: Path = Path("expert_trajectories")
     """Root of the trajectory store."""
-    optimizer: str = "sgd"
-    """Any optimiser of torch.optim, in lower case."""
-    lr: float = 0.01
-    """Learning rate."""
-    momentum: float = 0.0
-    """Momentum, for optimisers that have one."""
-    weight_decay: float = 0.0
-    """Weight decay."""
-    options: tuple[str, ...] = ()
-    """Further optimiser options as name=number."""
-    batch: int = 256
-    """Images a step."""
-    decay: bool = False
-    """Multiply the learning rate by 0.1 after half of the epochs."""
-    augmentation: str = "dsa"
-    """DSA families joined by _, dsa for all (no flip on digits), or none."""
-    preprocess: str = "meanstd"
-    """meanstd or zca."""
-    holdout: float = 0.1
-    """Fraction of the training images that experts never see (for validation while distilling)."""
-    seed: int = 0
-    """Expert k is trained with the seed derived from (seed, k)."""
-    precision: str = "float32"
-    """float32 or bfloat16."""
-    kind: Literal["sgd", "gsam", "smooth"] = "sgd"
-    """sgd: the optimiser alone; gsam: flat experts (FTD, DATM); smooth: clipped loss and gradient penalty (AST)."""
-    rho: float = 0.01
-    """gsam: radius of the step to sharper weights, relative to each weight."""
-    alpha: float = 0.3
-    """gsam: share of the plain gradient's orthogonal part that is taken back (FTD: 0.3 or 1)."""
-    clip: float = 0.5
-    """smooth: factor of the loss in the first epoch, rising to 1."""
-    clip_epochs: int = 10
-    """smooth: epochs until that factor is 1."""
-    penalty: float = 2.0
-    """smooth: weight of the gradient penalty; 0: none."""
-    drop: float = 0.6
-    """smooth: learning-rate factor of the second half."""
     workers: int = 0
     """Processes that train experts; 0: one a core."""
     at_once: int = 1
     """Experts that a process trains at once, weights stacked (kind sgd): pays on a GPU with small networks."""
+    settings: ExpertRecipe = field(default_factory=ExpertRecipe)
+    """What decides the experts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,10 +109,7 @@ def _from_recipe(name: str) -> Args:
     chosen = choose(method, recipe=wanted)
     recipe, asked = chosen.recipe, needed_experts(chosen)
     assert recipe is not None
-    experts = recipe.expert_recipe() if asked is None else asked[1]
-    own = {item.name for item in fields(Args)}
-    values = {key: value for key, value in vars(experts).items() if key in own and key != "options"}
-    values["options"] = tuple(f"{key}={value}" for key, value in experts.options)
+    values: dict[str, Any] = {"settings": recipe.expert_recipe() if asked is None else asked[1]}
     values.update({key: recipe.run[key] for key in ("dataset", "student", "size") if key in recipe.run})
     if "experts" in recipe.experts:
         values["experts"] = recipe.experts["experts"]
@@ -158,40 +118,17 @@ def _from_recipe(name: str) -> Args:
 
 def _record(args: Args) -> None:
     from ddbench.cli.settings import open_dataset, student_for
-    from ddbench.experts.recipe import ExpertRecipe
     from ddbench.experts.record import record
 
     console = Console(args.quiet)
     workers, threads = worker_count(args.workers, args.threads)
     dataset = open_dataset(args.dataset, args.size, args)
-    recipe = ExpertRecipe(
-        epochs=args.epochs,
-        optimizer=args.optimizer,
-        lr=args.lr,
-        momentum=args.momentum,
-        weight_decay=args.weight_decay,
-        options=options_from_text(args.options),
-        batch=args.batch,
-        decay=args.decay,
-        augmentation=args.augmentation,
-        preprocess=args.preprocess,
-        holdout=args.holdout,
-        seed=args.seed,
-        precision=args.precision,
-        kind=args.kind,
-        rho=args.rho,
-        alpha=args.alpha,
-        clip=args.clip,
-        clip_epochs=args.clip_epochs,
-        penalty=args.penalty,
-        drop=args.drop,
-    )
     store = record(
         root=args.buffers,
         dataset=dataset,
         data=args.data,
         student=student_for(args.student, dataset),
-        recipe=recipe,
+        recipe=args.settings,
         experts=args.experts,
         workers=workers,
         threads=threads,
@@ -203,7 +140,7 @@ def _record(args: Args) -> None:
     last = [store.experts[index] for index in store.indices]
     test = [one.test_accuracy for one in last if one.test_accuracy is not None]
     mean = f", mean test accuracy {sum(test) / len(test):.3f}" if test else ""
-    print(f"{len(last)} experts of {recipe.epochs} epochs{mean}: {store.folder}")
+    print(f"{len(last)} experts of {args.settings.epochs} epochs{mean}: {store.folder}")
 
 
 def _verify(argv: list[str]) -> None:

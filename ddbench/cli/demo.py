@@ -100,8 +100,9 @@ def _stage(name: str, tasks: list[Task], workers: int, console: Console) -> None
 
 def distill_task(_: None, task: Task) -> str:
     """Make the synset of a task; run by a worker."""
+    from ddbench.config import apply_config
     from ddbench.data.load import load_dataset
-    from ddbench.distillation.recipes import apply_config, method_recipes
+    from ddbench.distillation.recipes import method_recipes
     from ddbench.distillation.runner import RunSettings, distill
     from ddbench.methods import METHODS
     from ddbench.methods.needs.flags import ExpertsFlags

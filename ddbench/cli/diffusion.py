@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
 
 from ddbench.cli.parse import parse
 from ddbench.cli.settings import Common, own_threads
+from ddbench.diffusion.recipe import DiffusionRecipe
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
@@ -27,30 +28,6 @@ class TrainArgs:
     """Side in pixels for image folders and ImageNet."""
     diffusions: Path = Path("diffusions")
     """Root of the diffusion models."""
-    steps: int = 4000
-    """Optimiser steps; the average of the weights after the last one is kept."""
-    batch: int = 32
-    """Images a step."""
-    lr: float = 1e-3
-    """Learning rate of AdamW; falls to 0 by a cosine."""
-    warmup: int = 100
-    """Steps of linear warm-up."""
-    weight_decay: float = 0.0
-    """Weight decay."""
-    widths: tuple[int, ...] = ()
-    """Channels of the UNet's levels, finest first (multiples of 8); default: by the image size."""
-    layers: int = 1
-    """Residual blocks a level."""
-    label_dropout: float = 0.1
-    """Probability that an image is seen without its class, for classifier-free guidance."""
-    ema: float = 0.999
-    """Decay of the average of the weights."""
-    flip: bool = True
-    """Mirror images at random, where they may be mirrored."""
-    holdout: float = 0.1
-    """Fraction of the training images that the model never sees (as in the runs that use it)."""
-    seed: int = 0
-    """Names its initial weights, order, noise and drops."""
     data: Path | None = None
     """Folder with the datasets; default: $DDBENCH_DATA, else the user's cache folder."""
     download: bool = False
@@ -61,6 +38,8 @@ class TrainArgs:
     """Threads; 0: every core (1 for images up to 16 px)."""
     quiet: bool = False
     """Print results and errors only."""
+    settings: DiffusionRecipe = field(default_factory=DiffusionRecipe)
+    """What decides the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,29 +100,14 @@ def _train(argv: list[str]) -> None:
     args = parse(TrainArgs, argv, "ddbench diffusion train", str(TrainArgs.__doc__), EXAMPLES)
     from ddbench.cli.settings import open_dataset
     from ddbench.diffusion.library import diffusers
-    from ddbench.diffusion.recipe import DiffusionRecipe
     from ddbench.diffusion.train import summary, train_model
 
     diffusers()
-    recipe = DiffusionRecipe(
-        steps=args.steps,
-        batch=args.batch,
-        lr=args.lr,
-        warmup=args.warmup,
-        weight_decay=args.weight_decay,
-        widths=args.widths,
-        layers=args.layers,
-        label_dropout=args.label_dropout,
-        ema=args.ema,
-        flip=args.flip,
-        holdout=args.holdout,
-        seed=args.seed,
-    )
     dataset = open_dataset(args.dataset, args.size, Common(data=args.data, download=args.download))
     model = train_model(
         root=args.diffusions,
         dataset=dataset,
-        recipe=recipe,
+        recipe=args.settings,
         device=args.device,
         threads=own_threads(args.threads, dataset.spec.size),
         console=Console(args.quiet),

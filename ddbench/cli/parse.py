@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
@@ -43,7 +43,7 @@ def parse(
     options: dict[str, Any] = {} if default is None else {"default": default}
     captured = io.StringIO()
     try:
-        with contextlib.redirect_stderr(captured):
+        with contextlib.redirect_stderr(captured), _NUMBERS_BY_NAME:
             parsed: T = tyro.cli(
                 kind, args=list(argv), prog=prog, description=text, config=(tyro.conf.OmitArgPrefixes,), **options
             )
@@ -74,11 +74,31 @@ def settings_in(default: T, argv: Sequence[str]) -> T:
     return parsed
 
 
+NumbersByName = tuple[tuple[str, float], ...]
+"""Type of a setting that is typed as ``name=number``, any number of times."""
+
+_NUMBERS_BY_NAME = tyro.constructors.ConstructorRegistry()
+
+
+@_NUMBERS_BY_NAME.primitive_rule
+def _numbers_by_name(info: Any) -> Any:
+    if info.type != NumbersByName:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[NAME=NUMBER [NAME=NUMBER ...]]",
+        instance_from_str=options_from_text,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [f"{name}={number}" for name, number in value],
+    )
+
+
 def _flags(kind: type[Any]) -> Iterator[str]:
     """Flags of a dataclass; fields that are dataclasses themselves give theirs, without a prefix."""
+    types = get_type_hints(kind)
     for item in fields(kind):
-        nested = item.type if isinstance(item.type, type) and is_dataclass(item.type) else None
-        if nested is not None:
+        nested = types[item.name]
+        if isinstance(nested, type) and is_dataclass(nested):
             yield from _flags(nested)
         else:
             yield f"--{item.name.replace('_', '-')}"
@@ -100,6 +120,22 @@ def _one_line(message: str) -> str:
     if not filled:
         return "wrong arguments"
     return filled[1] if "╭" not in message and len(filled) > 1 else filled[0]
+
+
+def options_from_text(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """``("eps=1e-8",)`` as ``(("eps", 1e-8),)``.
+
+    Raises:
+        UserError: not name=number.
+    """
+    found = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise UserError(f"--options {text!r}: expected name=number, e.g. eps=1e-8") from None
+    return tuple(sorted(found.items()))
 
 
 def peek(argv: Sequence[str], flag: str) -> str | None:

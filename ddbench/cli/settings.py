@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ddbench.runtime.device import own_threads as own_threads
 from ddbench.runtime.device import worker_count as worker_count
-from ddbench.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from ddbench.data.dataset import Dataset
@@ -31,22 +29,6 @@ class Common:
     """torch.compile: auto uses it where the work repays it; off is easier to debug."""
     quiet: bool = False
     """Print results and errors only."""
-
-
-def options_from_text(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
-    """``("eps=1e-8",)`` as ``(("eps", 1e-8),)``.
-
-    Raises:
-        UserError: not name=number.
-    """
-    found = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        try:
-            found[name] = float(value)
-        except ValueError:
-            raise UserError(f"--options {text!r}: expected name=number, e.g. eps=1e-8") from None
-    return tuple(sorted(found.items()))
 
 
 def open_dataset(name: str, size: int | None, common: Common) -> Dataset:

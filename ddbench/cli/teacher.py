@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
-from ddbench.cli.parse import parse
-from ddbench.cli.settings import Common, options_from_text, own_threads
+from ddbench.cli.parse import parse, peek
+from ddbench.cli.settings import Common, own_threads
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
+from ddbench.teachers.recipe import TeacherRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,40 +30,8 @@ class Args(Common):
     """Network; default: a batch-norm ConvNet that fits the image size."""
     teachers: Path = Path("teachers")
     """Root of the teachers."""
-    epochs: int = 30
-    """Passes over the training images; the last one's weights are kept."""
-    optimizer: str = "sgd"
-    """Any optimiser of torch.optim, in lower case."""
-    lr: float = 0.05
-    """Learning rate."""
-    momentum: float | None = None
-    """Momentum; default: 0.9 for sgd, none for other optimisers."""
-    weight_decay: float = 5e-4
-    """Weight decay."""
-    options: tuple[str, ...] = ()
-    """Further optimiser options as name=number."""
-    batch: int = 128
-    """Images a step."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate over the epochs: cosine to 0, or constant."""
-    warmup: int = 0
-    """Epochs of linear warm-up from 0.01 of the learning rate."""
-    augmentation: str = "crop+flip"
-    """Parts joined by + (crop+flip, rrc+flip+cutmix, dsa), or none; flip is left out on digits."""
-    preprocess: str = "meanstd"
-    """meanstd or zca."""
-    holdout: float = 0.1
-    """Fraction of the training images that the teacher never sees (for validation while distilling)."""
-    seed: int = 0
-    """Names its initial weights, order and augmentation."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """float32 or bfloat16."""
-    penalty: Literal["none", "curvature", "loss-gap"] = "none"
-    """Flatten the loss around the images, for GUARD: curvature (a step costs about seven) or the simpler loss-gap."""
-    penalty_weight: float | None = None
-    """Weight of the penalty; default: 100 for curvature (at batch 128), 1e-4 for loss-gap."""
-    penalty_step: float = 3.0
-    """Length of the penalty's step along the input gradient, in units of the network input."""
+    settings: TeacherRecipe = field(default_factory=TeacherRecipe)
+    """What decides the teacher."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,30 +68,12 @@ def trained(argv: list[str]) -> Path:
     """Train the teacher that the flags describe, if it is not there yet; returns its file."""
     args = parse(Args, argv, "ddbench teacher", str(Args.__doc__), EXAMPLES)
     from ddbench.cli.settings import open_dataset
-    from ddbench.teachers.recipe import TeacherRecipe
     from ddbench.teachers.store import default_teacher
     from ddbench.teachers.train import summary, train_teacher
 
-    momentum = (0.9 if args.optimizer == "sgd" else 0.0) if args.momentum is None else args.momentum
-    recipe = TeacherRecipe(
-        epochs=args.epochs,
-        optimizer=args.optimizer,
-        lr=args.lr,
-        momentum=momentum,
-        weight_decay=args.weight_decay,
-        options=options_from_text(args.options),
-        batch=args.batch,
-        schedule=args.schedule,
-        warmup=args.warmup,
-        augmentation=args.augmentation,
-        preprocess=args.preprocess,
-        holdout=args.holdout,
-        seed=args.seed,
-        precision=args.precision,
-        penalty=args.penalty,
-        penalty_weight=args.penalty_weight,
-        penalty_step=args.penalty_step,
-    )
+    recipe = args.settings
+    if recipe.optimizer != "sgd" and peek(argv, "--momentum") is None:
+        recipe = replace(recipe, momentum=0.0)
     recipe.check()
     dataset = open_dataset(args.dataset, args.size, args)
     threads = own_threads(args.threads, dataset.spec.size)

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ddbench.config import check_config, setting
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import text_hash
 
@@ -38,37 +39,33 @@ def usable_levels(side: int, levels: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionRecipe:
-    """Everything that decides a model's weights, with its data. The defaults are ours, for small images and a CPU.
+    """Everything that decides a model's weights, with its data. The defaults are ours, for small images and a CPU."""
 
-    Attributes:
-        steps: optimiser steps.
-        batch: images a step.
-        lr: largest learning rate of AdamW: a linear warm-up, then a cosine to 0.
-        warmup: steps of the warm-up.
-        weight_decay: of AdamW.
-        widths: channels of the levels, finest first; empty: :func:`default_widths`. Levels that would halve an odd
-            side are left out.
-        layers: residual blocks a level.
-        label_dropout: probability that an image is seen without its class (classifier-free guidance; Ho and Salimans,
-            2022); its class is then the null class K.
-        ema: decay of the average of the weights that is kept.
-        flip: mirror images at random, where they may be mirrored.
-        holdout: fraction of the training images that the model never sees.
-        seed: names its initial weights, order, noise and drops.
-    """
-
-    steps: int = 4000
-    batch: int = 32
-    lr: float = 1e-3
-    warmup: int = 100
-    weight_decay: float = 0.0
-    widths: tuple[int, ...] = ()
-    layers: int = 1
-    label_dropout: float = 0.1
-    ema: float = 0.999
+    steps: int = setting(4000, at_least=1)
+    """Optimiser steps; the average of the weights after the last one is kept."""
+    batch: int = setting(32, at_least=1)
+    """Images a step."""
+    lr: float = setting(1e-3, above=0, expected="a positive number")
+    """Learning rate of AdamW; falls to 0 by a cosine."""
+    warmup: int = setting(100, at_least=0)
+    """Steps of linear warm-up."""
+    weight_decay: float = setting(0.0, at_least=0)
+    """Weight decay."""
+    widths: tuple[int, ...] = setting((), at_least=GROUPS, expected=f"multiples of {GROUPS}")
+    """Channels of the UNet's levels, finest first (multiples of 8); default: by the image size. Levels that would halve
+    an odd side are left out."""
+    layers: int = setting(1, at_least=1)
+    """Residual blocks a level."""
+    label_dropout: float = setting(0.1, at_least=0, below=1, expected="a fraction from 0 to below 1")
+    """Probability that an image is seen without its class, for classifier-free guidance."""
+    ema: float = setting(0.999, at_least=0, below=1, expected="a fraction from 0 to below 1")
+    """Decay of the average of the weights."""
     flip: bool = True
-    holdout: float = 0.1
-    seed: int = 0
+    """Mirror images at random, where they may be mirrored."""
+    holdout: float = setting(0.1, at_least=0, at_most=0.9, expected="a fraction from 0 to 0.9")
+    """Fraction of the training images that the model never sees (as in the runs that use it)."""
+    seed: int = setting(0, at_least=0)
+    """Names its initial weights, order, noise and drops."""
 
     def check(self, side: int) -> None:
         """Refuse settings out of range, and images of a side that is not modelled in pixel space.
@@ -81,25 +78,8 @@ class DiffusionRecipe:
                 f"images of {side} px: a diffusion model of pixels is made for {SIDES[0]} to {SIDES[1]} px; use "
                 "another --size, or a pretrained model"
             )
-        for name, value, least in (
-            ("steps", self.steps, 1),
-            ("batch", self.batch, 1),
-            ("warmup", self.warmup, 0),
-            ("layers", self.layers, 1),
-            ("seed", self.seed, 0),
-        ):
-            if value < least:
-                raise UserError(f"--{name} {value}: expected at least {least}")
-        if not 0 < self.lr < math.inf:
-            raise UserError(f"--lr {self.lr}: expected a positive number")
-        if not 0 <= self.weight_decay < math.inf:
-            raise UserError(f"--weight-decay {self.weight_decay}: expected 0 or a positive number")
-        for name, fraction in (("label-dropout", self.label_dropout), ("ema", self.ema)):
-            if not 0 <= fraction < 1:
-                raise UserError(f"--{name} {fraction:g}: expected a fraction from 0 to below 1")
-        if not 0 <= self.holdout <= 0.9:
-            raise UserError(f"--holdout {self.holdout:g}: expected a fraction from 0 to 0.9")
-        if any(width < GROUPS or width % GROUPS for width in self.widths):
+        check_config(self)
+        if any(width % GROUPS for width in self.widths):
             raise UserError(f"--widths {' '.join(map(str, self.widths))}: expected multiples of {GROUPS}")
 
     def resolved_widths(self, side: int) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddbench.config import apply_config
 from ddbench.data.dataset import Dataset
 from ddbench.data.specs import dataset_slug
 from ddbench.diffusion.backends import Backend, LatentDiT, PixelUNet
@@ -295,7 +296,9 @@ def _read_own(folder: Path) -> DiffusionModel:
             raise ValueError("class_names")
         if not all(isinstance(header[name], str) for name in ("dataset", "dataset_fingerprint")):
             raise ValueError("dataset")
-        recipe = DiffusionRecipe(**{**header["recipe"], "widths": tuple(header["recipe"]["widths"])})
+        recipe: DiffusionRecipe = apply_config(DiffusionRecipe, header["recipe"], "recipe")
+        if recipe.to_json() != header["recipe"]:
+            raise ValueError(f"recipe {header['recipe']!r:.60}")
         recipe.check(shape[1])
         sizes = (*recipe.widths, *recipe.resolved_widths(shape[1]))
         if any(type(w) is not int or w > MAX_WIDTH for w in sizes) or len(sizes) > 2 * MAX_LEVELS:

@@ -6,10 +6,11 @@ The files are ``methods/<name>/recipes.toml`` of the checkout; the wheel carries
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from ddbench.config import apply_config
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.methods import METHODS
 from ddbench.methods.needs.flags import SHIPPED
@@ -166,23 +167,3 @@ def choose_recipe(wanted: str, method: str, run: dict[str, Any]) -> Recipe | Non
     if wanted not in recipes:
         raise unknown(f"recipe of {method}", wanted, [*recipes, "auto", "none"], "--recipe")
     return recipes[wanted]
-
-
-def apply_config(config_class: type[Any], values: dict[str, Any], where: str) -> Any:
-    """A config with a recipe's values.
-
-    Raises:
-        UserError: an unknown key (with a suggestion), or a value of another type.
-    """
-    known = {item.name: item.default for item in fields(config_class)}
-    clean = {}
-    for name, value in values.items():
-        if name not in known:
-            raise UserError(f"{where}: unknown setting {name!r}{suggest(name, known)}")
-        default = known[name]
-        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if type(value) is not type(default):
-            raise UserError(f"{where}: {name} is {value!r}, expected {type(default).__name__}")
-        clean[name] = value
-    return config_class(**clean)

@@ -8,19 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ddbench.config import recorded_config
+from ddbench.config import check_config, recorded_config
 from ddbench.data.dataset import Dataset, Split, holdout_split, validation_sample
 from ddbench.data.load import data_root
 from ddbench.data.preprocess import fit_preprocess
-from ddbench.distillation.folder import (
-    CHECKPOINT,
-    check_code,
-    check_folder,
-    checkpoint,
-    claim_folder,
-    recorded,
-    resume,
-)
+from ddbench.distillation.folder import CHECKPOINT, check_code, check_folder, checkpoint, claim_folder, recorded, resume
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, check_ipc
 from ddbench.methods.needs import TOLD_OF_ALL, Need, Request
 from ddbench.networks.check import check_student
@@ -88,6 +80,7 @@ def distill(
     Raises:
         UserError: whatever the user can mend, before anything is written where possible.
     """
+    check_config(config)
     meter, needs, code = Meter(), kind.needs(config), code_record(kind)
     context, request = _look(name, kind, needs, dataset, data, settings, out, console)
     kind.check(config, context)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ddbench.config import apply_config, check_config_class
 from ddbench.data.specs import dataset_slug
-from ddbench.distillation.recipes import RUN_KEYS, Recipe, apply_config, choose_recipe
+from ddbench.distillation.recipes import RUN_KEYS, Recipe, choose_recipe
 from ddbench.methods import METHODS
 from ddbench.networks.names import default_student, parse_student
 from ddbench.registry import load_file, suggest
@@ -101,6 +102,7 @@ def register(name: str, path: Path) -> None:
     ]
     for kind in kinds:
         if name in (getattr(kind, "name", None), kind.__name__.lower()):
+            check_config_class(getattr(kind, "config_class", None), f"--method-file {path}", defaults=True)
             METHODS.register(name, kind)
             return
     listed = ", ".join(kind.__name__.lower() for kind in kinds) or "none"
@@ -252,11 +254,7 @@ def _settings(chosen: Chosen, settings: Mapping[str, Any]) -> tuple[Any, tuple[A
     where = f"distill {chosen.name}"
     kind = chosen.kind.config_class
     own = _own(kind, settings)
-    plain = {
-        name: value for name, value in own.items() if type(getattr(chosen.config, name)) in (int, float, bool, str)
-    }
-    apply_config(kind, plain, where)
-    config = replace(chosen.config, **{**own, **{n: _like(getattr(chosen.config, n), v) for n, v in plain.items()}})
+    config = apply_config(kind, own, where, base=chosen.config)
     flags = chosen.flags(config)
     known = [*(item.name for item in fields(kind)), *(item.name for one in flags for item in fields(one))]
     for name in settings:
@@ -267,11 +265,6 @@ def _settings(chosen: Chosen, settings: Mapping[str, Any]) -> tuple[Any, tuple[A
 
 def _own(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     return {item.name: values[item.name] for item in fields(kind) if item.name in values}
-
-
-def _like(default: Any, value: Any) -> Any:
-    """A whole number for a setting with a fraction is one: 10 is recorded as 10.0."""
-    return float(value) if isinstance(default, float) else value
 
 
 def _paths(flags: Any, values: dict[str, Any]) -> dict[str, Any]:

@@ -7,17 +7,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ddbench.config import check_config
 from ddbench.data.dataset import Dataset
 from ddbench.data.load import data_root
 from ddbench.data.preprocess import fit_preprocess
 from ddbench.data.specs import resolve_augmentation
-from ddbench.experts.recipe import ExpertRecipe
+from ddbench.experts.recipe import IMPORTED, ExpertRecipe
 from ddbench.experts.record import open_store
 from ddbench.experts.store import TrajectoryStore
 from ddbench.networks.names import parse_student
@@ -67,8 +69,9 @@ def import_buffers(
         augmentation=resolve_augmentation(augmentation, spec.flip),
         preprocess=preprocess,
         holdout=0.0,
-        kind="imported",
     )
+    check_config(recipe)
+    recipe = replace(recipe, kind=IMPORTED)
     store = open_store(root, dataset, student, recipe, fit_preprocess(dataset, preprocess, data_root(data)))
     known = {_same(store, index) for index in store.indices}
     first = max(store.indices, default=-1) + 1

@@ -3,144 +3,133 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args
 
+from ddbench.config import apply_config, check_config, setting
 from ddbench.data.specs import PREPROCESS_KINDS
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import text_hash
 
-KINDS = ("sgd", "gsam", "smooth")
+Kind = Literal["sgd", "gsam", "smooth"]
+
+IMPORTED: Any = "imported"
+"""Kind of experts that were read from somebody's buffer: stores hold them, nothing here trains them."""
+
+KINDS: tuple[str, ...] = get_args(Kind)
 """How experts can be trained here; a store may also hold ``imported`` ones."""
 
-OWN = {"gsam": ("rho", "alpha"), "smooth": ("clip", "clip_epochs", "penalty", "drop")}
+
+@dataclass(frozen=True, kw_only=True)
+class Sgd:
+    """Settings of every expert; ``sgd`` ones have no others."""
+
+    epochs: int = setting(50, at_least=1)
+    """Epochs of each expert; MTT needs T+ - 1 + M of them. The store keeps one snapshot more."""
+    optimizer: str = "sgd"
+    """Any optimiser of torch.optim, in lower case."""
+    lr: float = setting(0.01, above=0, expected="a positive number")
+    """Learning rate."""
+    momentum: float = setting(0.0, at_least=0)
+    """Momentum, for optimisers that have one."""
+    weight_decay: float = setting(0.0, at_least=0)
+    """Weight decay."""
+    options: tuple[tuple[str, float], ...] = ()
+    """Further optimiser options as name=number."""
+    batch: int = setting(256, at_least=1)
+    """Images a step."""
+    decay: bool = False
+    """Multiply the learning rate by 0.1 after half of the epochs."""
+    augmentation: str = "dsa"
+    """DSA families joined by _, dsa for all (no flip on digits), or none."""
+    preprocess: str = setting("meanstd", choices=PREPROCESS_KINDS)
+    """meanstd or zca."""
+    holdout: float = setting(0.1, at_least=0, at_most=0.9, expected="a fraction from 0 to 0.9")
+    """Fraction of the training images that experts never see (for validation while distilling)."""
+    seed: int = setting(0, at_least=0)
+    """Expert k is trained with the seed derived from (seed, k)."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """float32 or bfloat16."""
+    kind: Kind = "sgd"
+    """sgd: the optimiser alone; gsam: flat experts (FTD, DATM); smooth: clipped loss and gradient penalty (AST)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gsam:
+    """Settings that only ``gsam`` experts have (FTD): adaptive GSAM around the optimiser; both are constant."""
+
+    rho: float = setting(0.01, at_least=0)
+    """gsam: radius of the step to sharper weights, relative to each weight."""
+    alpha: float = setting(0.3, at_least=0)
+    """gsam: share of the plain gradient's orthogonal part that is taken back (FTD: 0.3 or 1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smooth:
+    """Settings that only ``smooth`` experts have (AST): a clipped loss and a gradient penalty."""
+
+    clip: float = setting(0.5, at_least=0, at_most=1)
+    """smooth: factor of the loss in the first epoch, rising to 1."""
+    clip_epochs: int = setting(10, at_least=0)
+    """smooth: epochs until that factor is 1."""
+    penalty: float = setting(2.0, at_least=0)
+    """smooth: weight of the gradient penalty; 0: none."""
+    drop: float = setting(0.6, at_least=0, at_most=1)
+    """smooth: learning-rate factor of the second half, from epoch E // 2 + 2 on; the momentum is lost there."""
+
+
+OWN = {kind: tuple(item.name for item in fields(own)) for kind, own in (("gsam", Gsam), ("smooth", Smooth))}
 """Settings that only one kind has; the records of other kinds do not hold them."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExpertRecipe:
+class ExpertRecipe(Smooth, Gsam, Sgd):
     """Settings of an expert; two experts with equal recipes differ by their index (seed) only.
 
-    Attributes:
-        epochs: E; the store keeps E+1 snapshots.
-        optimizer, lr, momentum, weight_decay, options: an optimiser of ``torch.optim``; MTT uses plain SGD at 0.01.
-        batch: images a step.
-        decay: multiply the learning rate by 0.1 after epoch E // 2 + 1 (MTT's ``--decay``; off in its paper).
-        augmentation: DSA families joined by ``_``, or ``none``; ``dsa`` means all six, without ``flip`` for digits.
-        preprocess: one of :data:`ddbench.data.specs.PREPROCESS_KINDS` (``meanstd``, ``zca``, ...).
-        holdout: fraction of the training images that experts never see, kept for validation.
-        seed: expert k is trained with the seed derived from (seed, k).
-        precision: ``float32`` or ``bfloat16`` (autocast).
-        kind: ``sgd``: trained by the optimiser alone; ``gsam``: by adaptive GSAM around it (FTD); ``smooth``: with a
-            clipped loss and a gradient penalty (AST); ``imported``: read from somebody's buffer.
-        rho, alpha: of ``gsam``: radius of the ascent step, and share of the gradient's part across the ascent gradient
-            that is taken back. FTD: 0.01; 0.3 for CIFAR-10 at IPC 1 and 10, else 1. Both constant.
-        clip, clip_epochs: of ``smooth``: the loss is multiplied by ``clip`` in the first epoch, rising linearly to 1 in
-            epoch ``clip_epochs`` (from 0).
-        penalty: of ``smooth``: lambda, weight of the gradient penalty; 0: none.
-        drop: of ``smooth``: learning-rate factor of the epochs from E // 2 + 2 (from 0); the momentum is lost there.
+    Those of a kind that is not the recipe's are at their defaults.
     """
-
-    epochs: int = 50
-    optimizer: str = "sgd"
-    lr: float = 0.01
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    options: tuple[tuple[str, float], ...] = ()
-    batch: int = 256
-    decay: bool = False
-    augmentation: str = "dsa"
-    preprocess: str = "meanstd"
-    holdout: float = 0.1
-    seed: int = 0
-    precision: str = "float32"
-    kind: str = "sgd"
-    rho: float = 0.01
-    alpha: float = 0.3
-    clip: float = 0.5
-    clip_epochs: int = 10
-    penalty: float = 2.0
-    drop: float = 0.6
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; the settings of other kinds are left out."""
+        others = {name for kind, names in OWN.items() if kind != self.kind for name in names}
         values = {**asdict(self), "options": dict(self.options)}
-        for kind, names in OWN.items():
-            if kind != self.kind:
-                for name in names:
-                    del values[name]
-        return values
+        return {name: value for name, value in values.items() if name not in others}
 
     @staticmethod
     def from_json(data: Any, where: str) -> ExpertRecipe:
-        """Read a recipe back.
+        """Read a recipe back, also that of ``imported`` experts.
 
         Raises:
-            UserError: unknown or missing settings, or values of another type.
+            UserError: unknown settings, or values of another type or out of range.
         """
         if not isinstance(data, dict):
             raise UserError(f"{where}: the recipe is not a table")
-        known = {field.name: field for field in fields(ExpertRecipe)}
-        values = {}
-        for name, value in data.items():
-            if name not in known:
-                raise UserError(f"{where}: unknown expert setting {name!r} (made by a newer ddbench?)")
-            default = known[name].default
-            if name == "options":
-                if not isinstance(value, dict) or not all(isinstance(v, int | float) for v in value.values()):
-                    raise UserError(f"{where}: expert setting 'options' is not a table of numbers")
-                value = tuple(sorted(value.items()))
-            elif isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-                value = float(value)
-            elif type(value) is not type(default):
-                raise UserError(f"{where}: expert setting {name!r} is {value!r}, expected {type(default).__name__}")
-            values[name] = value
-        return ExpertRecipe(**values)
+        values = dict(data)
+        imported = values.get("kind") == IMPORTED
+        if imported:
+            del values["kind"]
+        if "options" in values:
+            if not isinstance(values["options"], dict):
+                raise UserError(f"{where}: expert setting 'options' is not a table of numbers")
+            values["options"] = sorted(values["options"].items())
+        recipe: ExpertRecipe = apply_config(ExpertRecipe, values, where, noun="expert setting")
+        return replace(recipe, kind=IMPORTED) if imported else recipe
 
     def check(self) -> None:
-        """Refuse settings out of range.
+        """Refuse settings out of range, and numbers that only another kind has.
 
         Raises:
             UserError: names the flag and the value.
         """
-        for name, value, least in (("epochs", self.epochs, 1), ("batch", self.batch, 1), ("seed", self.seed, 0)):
-            if value < least:
-                raise UserError(f"--{name} {value}: expected at least {least}")
-        if not 0 < self.lr < float("inf"):
-            raise UserError(f"--lr {self.lr}: expected a positive number")
-        if not 0 <= self.holdout <= 0.9:
-            raise UserError(f"--holdout {self.holdout}: expected a fraction from 0 to 0.9")
-        for name, text, known in (
-            ("preprocess", self.preprocess, PREPROCESS_KINDS),
-            ("precision", self.precision, ("float32", "bfloat16")),
-            ("kind", self.kind, KINDS),
-        ):
-            if text not in known:
-                raise UserError(f"--{name} {text!r} is none of {', '.join(known)}")
-        self._check_own()
-
-    def _check_own(self) -> None:
-        """Refuse numbers of the kind that are out of range, and numbers that only another kind has."""
-        default = ExpertRecipe()
-        for kind, names in OWN.items():
-            for name in names:
-                if kind != self.kind and getattr(self, name) != getattr(default, name):
-                    flag = f"--{name.replace('_', '-')}"
-                    raise UserError(f"{flag} {getattr(self, name)}: a setting of --kind {kind}, not of {self.kind}")
+        check_config(self)
+        for item in fields(self):
+            owner = next((kind for kind, names in OWN.items() if item.name in names), self.kind)
+            value = getattr(self, item.name)
+            if owner != self.kind and value != item.default:
+                flag = f"--{item.name.replace('_', '-')}"
+                raise UserError(f"{flag} {value}: a setting of --kind {owner}, not of {self.kind}")
         if self.kind == "smooth" and self.decay:
             raise UserError("--decay: smooth experts lower their learning rate by --drop; leave --decay out")
-        for name, least, most in (
-            ("rho", 0.0, float("inf")),
-            ("alpha", 0.0, float("inf")),
-            ("clip", 0.0, 1.0),
-            ("clip_epochs", 0, float("inf")),
-            ("penalty", 0.0, float("inf")),
-            ("drop", 0.0, 1.0),
-        ):
-            value = getattr(self, name)
-            if not (least <= value <= most and value < float("inf")):
-                limits = f"from {least:g} to {most:g}" if most < float("inf") else f"of at least {least:g}"
-                raise UserError(f"--{name.replace('_', '-')} {value}: expected a number {limits}")
 
     def key(self, student: str, fingerprint: str) -> str:
         """Name of the store folder: a hash of the recipe, the student and the data, 12 hex digits."""

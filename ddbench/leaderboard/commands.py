@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import fields
 
+from ddbench.experts.recipe import ExpertRecipe
 from ddbench.leaderboard.schema import Result, students
 
 PROTOCOL_FLAGS = ("epochs", "lr", "augmentation", "max_images")
 """Protocol settings that ``ddbench evaluate`` can alter by a flag of the same name."""
 
-EXPERT_FLAGS = (
-    *(
-        "epochs",
-        "optimizer",
-        "lr",
-        "momentum",
-        "weight_decay",
-        "batch",
-        "decay",
-        "augmentation",
-        "preprocess",
-        "holdout",
-    ),
-    *("seed", "precision", "kind", "rho", "alpha", "clip", "clip_epochs", "penalty", "drop"),
-)
-"""Settings of an expert's recipe that ``ddbench buffer`` has a flag of the same name for."""
+EXPERT_FLAGS = tuple(item.name for item in fields(ExpertRecipe) if item.name != "options")
+"""Settings of an expert's recipe that are one value each; ``ddbench buffer`` has a flag of the same name for all."""
 
 
 def expert_command(result: Result) -> str | None:

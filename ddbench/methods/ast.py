@@ -19,13 +19,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ddbench.config import setting
 from ddbench.data.coreset import k_means
 from ddbench.data.dataset import class_indices
 from ddbench.methods.base import Context
 from ddbench.methods.families.trajectory import InnerConfig, Segment, TrajectoryMethod
 from ddbench.methods.needs.experts import Experts
 from ddbench.runtime import seeds
-from ddbench.runtime.errors import UserError
 from ddbench.training.problem import InnerProblem, OuterTerm, match_term
 from ddbench.training.trajectory_losses import balance, intermediate_matches, perturbed
 
@@ -36,11 +36,11 @@ class ASTConfig(InnerConfig):
 
     init: Literal["representative", "real", "noise", "dream"] = "representative"  # type: ignore[assignment]
     """First images: nearest to the k-means centres of a class's logits (avg), random real ones, noise, or DREAM's."""
-    momentum_student: float = 0.9
+    momentum_student: float = setting(0.9, at_least=0, below=1)
     """Momentum of the student's SGD (mom)."""
     balance: bool = True
     """Multiply the student's loss by a factor of the start epoch: below 1 early, above 1 late (balance_loss)."""
-    perturb: float = 1.0
+    perturb: float = setting(1.0, at_least=0)
     """Strength of the perturbation of the start's convolutions; 0: none (weight_perturb)."""
     intermediate: Literal["all", "growing", "none"] = "all"
     """Matches after each epoch before the last: weight 1 (agg_middle_loss), i/M (adaptive_middle_loss), or none."""
@@ -61,10 +61,6 @@ class AST(TrajectoryMethod[ASTConfig]):
     def check(cls, config: ASTConfig, context: Context) -> None:
         """As the family's, and the settings of its own."""
         super().check(config, context)
-        if not 0 <= config.momentum_student < 1:
-            raise UserError(f"--momentum-student {config.momentum_student}: expected a number from 0 to below 1")
-        if not 0 <= config.perturb < float("inf"):
-            raise UserError(f"--perturb {config.perturb}: expected a number of at least 0 (0: none)")
 
     def first_images(self) -> Tensor:
         """Of each class, the images nearest to the k-means centres of one expert's logits at its last epoch."""

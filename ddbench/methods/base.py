@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from ddbench.config import check_config
 from ddbench.data.dataset import Dataset, Split, class_indices
 from ddbench.data.preprocess import Preprocess
 from ddbench.methods.needs import Need
@@ -164,9 +165,13 @@ class Method(Generic[C]):
     def check(cls, config: C, context: Context) -> None:
         """Refuse settings that cannot work, before anything is written.
 
+        Ranges stand in the config (:func:`ddbench.config.setting`); a method adds what depends on the data, the
+        network, or several settings together.
+
         Raises:
             UserError: names the setting, its value and what is possible.
         """
+        check_config(config)
 
     @property
     def iterations(self) -> int:

@@ -15,21 +15,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ddbench.methods.base import Context
-from ddbench.methods.families.recovery import Recovery, RecoveryConfig, check_milestone, crop_lower_bound
+from ddbench.config import setting
+from ddbench.methods.families.recovery import MILESTONE, SHARE, Recovery, RecoveryConfig, crop_lower_bound
 
 
 @dataclass(frozen=True, kw_only=True)
 class CDAConfig(RecoveryConfig):
     """Settings of CDA; the defaults are those of GUARD's code on CIFAR, the only public ones for small images."""
 
-    crop_scale: float = 0.4
+    crop_scale: float = setting(0.4, above=0, at_most=1, expected=SHARE)
     """Least share of the image that a view shows at the end of the curriculum."""
     flip: bool = True
     """Mirror views at random; left out on digits."""
     curriculum: Literal["cosine", "linear", "step"] = "cosine"
     """How the least share falls from 1 to crop-scale."""
-    milestone: float = 1.0
+    milestone: float = setting(1.0, at_least=0, at_most=1, expected=MILESTONE)
     """Fraction of a batch's iterations after which it has fallen."""
 
 
@@ -38,16 +38,6 @@ class CDA(Recovery[CDAConfig]):
 
     config_class = CDAConfig
     title = "CDA"
-
-    @classmethod
-    def check(cls, config: CDAConfig, context: Context) -> None:
-        """As for every recovery, and the milestone.
-
-        Raises:
-            UserError: names the flag, its value and what is possible.
-        """
-        check_milestone(config.milestone)
-        super().check(config, context)
 
     def crop_scale(self, step: int) -> float:
         """By the curriculum."""

@@ -23,9 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddbench.config import setting
 from ddbench.data.dataset import class_indices
 from ddbench.methods.base import Context, State, check_ipc
-from ddbench.methods.families.recovery import Batch, Recovery, RecoveryConfig, Stage
+from ddbench.methods.families.recovery import SHARE, Batch, Recovery, RecoveryConfig, Stage
 from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import PROTOCOLS, Protocol, changed
@@ -49,27 +50,27 @@ SURE = 1e-12
 class CUDDConfig(RecoveryConfig):
     """Settings of CUDD; those of its public code are for ImageNet-1K, these are for small images."""
 
-    crop_scale: float = 0.4
+    crop_scale: float = setting(0.4, above=0, at_most=1, expected=SHARE)
     """Least share of the image that a view shows (RandomResizedCrop); 1: no crop."""
     flip: bool = True
     """Mirror views at random; left out on digits."""
     phases: str = "auto"
     """IPC that is reached by the end of each phase, joined by commas (10,20,50); auto: half, then all."""
-    anchor_weight: float = 1.0
+    anchor_weight: float = setting(1.0, at_least=0)
     """Weight of the squared distance between a view and the same view of the real image that it began as."""
-    adversarial_weight: float = 1.0
+    adversarial_weight: float = setting(1.0, at_least=0)
     """Weight of the term that makes the guide wrong, from the second phase on."""
     init_space: Literal["normalised", "unit"] = "normalised"
     """Where images start: as network input, or as pixels in [0, 1] taken for it (the public code's slip)."""
-    guide_epochs: int = 150
+    guide_epochs: int = setting(150, at_least=1)
     """Passes over all images so far that train the guide (--student) after each phase but the last."""
-    guide_lr: float = 1e-3
+    guide_lr: float = setting(1e-3, above=0)
     """Its learning rate in the first training."""
-    guide_lr_again: float = 5e-4
+    guide_lr_again: float = setting(5e-4, above=0)
     """Its learning rate in later trainings, which go on from the earlier weights."""
-    guide_batch: int = 128
+    guide_batch: int = setting(128, at_least=2)
     """Images a step of its training."""
-    guide_crop_scale: float = 0.08
+    guide_crop_scale: float = setting(0.08, above=0, at_most=1, expected="a share above 0 and up to 1")
     """Least share of the image in its views."""
 
 
@@ -149,24 +150,13 @@ class CUDD(Recovery[CUDDConfig]):
 
     @classmethod
     def check(cls, config: CUDDConfig, context: Context) -> None:
-        """As for every recovery; phases, the guide's settings, enough real images.
+        """As for every recovery; phases, enough real images.
 
         Raises:
             UserError: names the flag, its value and what is possible.
         """
         parse_phases(config.phases, context.ipc)
         check_ipc(context.ipc, context.train, context.classes, context.dataset.spec.class_names)
-        for name in ("anchor_weight", "adversarial_weight"):
-            if not 0 <= getattr(config, name) < math.inf:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected 0 or a positive number")
-        if not 0 < config.guide_crop_scale <= 1:
-            raise UserError(f"--guide-crop-scale {config.guide_crop_scale}: expected a share above 0 and up to 1")
-        for name in ("guide_lr", "guide_lr_again"):
-            if not 0 < getattr(config, name) < math.inf:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected a positive number")
-        for name, least in (("guide_epochs", 1), ("guide_batch", 2)):
-            if getattr(config, name) < least:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected at least {least}")
         super().check(config, context)
 
     def stages(self) -> list[Stage]:

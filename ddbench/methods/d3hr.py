@@ -19,13 +19,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ddbench.config import setting
 from ddbench.diffusion.ddim import check_grid, sampling_moves
 from ddbench.diffusion.latents import moments, normality
 from ddbench.diffusion.recipe import TIMESTEPS
 from ddbench.methods.base import Context
 from ddbench.methods.families.generation import Draw, Generation, GenerationConfig
 from ddbench.runtime import seeds
-from ddbench.runtime.errors import UserError
 
 LEAST_STD = 1e-4
 """Standard deviations are not taken as less: a border pixel that is always black has nearly none."""
@@ -40,18 +40,18 @@ SkewKind = Literal["auto", "per_coordinate", "per_image"]
 class D3HRConfig(GenerationConfig):
     """Settings of D3HR."""
 
-    start: int = 600
+    start: int = setting(600, at_least=0)
     """Time t* of the level to which images are inverted and from which groups are sampled."""
-    candidates: int = 10_000
+    candidates: int = setting(10_000, at_least=1, expected="at least 1 group")
     """Groups that are drawn for each class, of which the best is kept."""
-    images: int = 0
+    images: int = setting(0, also=(0,), at_least=2, expected="0 (all) or at least 2: one image has no spread")
     """Real images of each class that are inverted, evenly spread over it; 0: all."""
     skew: SkewKind = "auto"
     """Skewness over the group, per_coordinate, or of the coordinates of each image, per_image, as the released code has
     it; auto: by paper_code."""
-    std_weight: float = 1.0
+    std_weight: float = setting(1.0, at_least=0, below=1e6, expected="0 or a positive number")
     """Weight of the standard deviations beside the means."""
-    skew_weight: float = -1.0
+    skew_weight: float = setting(-1.0, also=(-1,), at_least=0, below=1e6, expected="0 or a positive number")
     """Weight of the skewness; -1: 0.5 as in the paper, 0.1 with paper_code."""
     paper_code: bool = False
     """As the released code: sampling begins one step above the level of the statistics and ends at time 1, inversion
@@ -145,13 +145,6 @@ class D3HR(Generation[D3HRConfig]):
     def check(cls, config: D3HRConfig, context: Context) -> None:
         super().check(config, context)
         check_grid(config.steps, config.start, TIMESTEPS)
-        if config.candidates < 1:
-            raise UserError(f"--candidates {config.candidates}: expected at least 1 group")
-        if config.images < 0 or config.images == 1:
-            raise UserError(f"--images {config.images}: expected 0 (all) or at least 2: one image has no spread")
-        for name, weight in (("std-weight", config.std_weight), ("skew-weight", config.skew_weight)):
-            if not (0 <= weight < 1e6 or (name == "skew-weight" and weight == -1)):
-                raise UserError(f"--{name} {weight:g}: expected 0 or a positive number")
 
     def setup(self) -> None:
         """Load the model, resolve what the settings leave open."""

@@ -17,13 +17,13 @@ delivered; a step whose loss or gradient is not finite is not taken; nothing is 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
 from torch import Tensor
 
+from ddbench.config import setting
 from ddbench.methods.base import Context
 from ddbench.methods.families.distribution import DistributionConfig, DistributionMatching
 from ddbench.networks.base import Student
@@ -40,13 +40,13 @@ POWERS = {"code": 1, "paper": 4}
 class DataDAMConfig(DistributionConfig):
     """Settings of DataDAM; the defaults are those of the released script."""
 
-    batch_real: int = 64
+    batch_real: int = setting(64, at_least=1)
     """Real images of each class in an iteration, all different (all there are in a smaller class)."""
     form: Literal["code", "paper"] = "code"
     """Exponent of the attention maps: code is p = 1 (use a -bn student), paper p = 4 (use an -in student)."""
-    feature_weight: float = 0.01
+    feature_weight: float = setting(0.01, at_least=0)
     """lambda: weight of L_MMD; 0.01 for low and 0.02 for high resolution."""
-    factor: float = 100.0
+    factor: float = setting(100.0, above=0)
     """Both losses are multiplied by it; 100 in the released script, not in the paper."""
 
 
@@ -58,16 +58,12 @@ class DataDAM(DistributionMatching[DataDAMConfig]):
 
     @classmethod
     def check(cls, config: DataDAMConfig, context: Context) -> None:
-        """As :class:`DistributionMatching`; besides, a ConvNet, and weights in range."""
+        """As :class:`DistributionMatching`; besides, a ConvNet."""
         if parse_student(context.student).family != "convnet":
             raise UserError(
                 f"--student {context.student}: datadam matches the maps of every block, which only ConvNets name here; "
                 "use a convnet-..., for example convnet-d3-w128-bn"
             )
-        if not 0 <= config.feature_weight < math.inf:
-            raise UserError(f"--feature-weight {config.feature_weight}: expected a number of at least 0")
-        if not 0 < config.factor < math.inf:
-            raise UserError(f"--factor {config.factor}: expected a number above 0")
         super().check(config, context)
 
     def setup(self) -> None:

@@ -23,6 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ddbench.config import setting
 from ddbench.data.dataset import class_indices
 from ddbench.methods.base import Context, State
 from ddbench.methods.families.trajectory import InnerConfig, Segment, TrajectoryMethod
@@ -40,17 +41,17 @@ class DATMConfig(InnerConfig):
 
     init: Literal["correct", "real", "noise", "dream"] = "correct"  # type: ignore[assignment]
     """First images: real ones that an expert classifies right, random real ones, normal noise, or DREAM's choice."""
-    first_end: int = 0
+    first_end: int = setting(0, at_least=0)
     """End of the window of start epochs at the first iteration (current_max_start_epoch); 0: T+ from the beginning."""
-    growth: int = 1000
+    growth: int = setting(1000, at_least=1, expected="a positive number")
     """Iterations in which the window's end grows from --first-end to --max-start-epoch (expansion_end_epoch)."""
-    lr_labels: float = 10.0
+    lr_labels: float = setting(10.0, at_least=0)
     """Learning rate of the labels' logits (lr_y)."""
-    momentum_labels: float = 0.9
+    momentum_labels: float = setting(0.9, at_least=0, below=1)
     """Momentum of the labels' optimiser (Momentum_y)."""
-    label_experts: int = 0
+    label_experts: int = setting(0, at_least=0, expected="at least 0 (0: all)")
     """Experts whose last weights give the first labels; 0: all."""
-    skip_above: float = 1.0
+    skip_above: float = setting(1.0, above=0, expected="a positive number")
     """An outer step whose matching loss is larger is not taken (threshold)."""
 
 
@@ -77,22 +78,13 @@ class DATM(TrajectoryMethod[DATMConfig]):
 
     @classmethod
     def check(cls, config: DATMConfig, context: Context) -> None:
-        """As the family's, and the window's own settings."""
+        """As the family's, and the end of the window."""
         super().check(config, context)
         if config.first_end and not config.min_start_epoch < config.first_end <= config.max_start_epoch:
             raise UserError(
                 f"--first-end {config.first_end}: expected 0, or more than --min-start-epoch {config.min_start_epoch} "
                 f"and at most --max-start-epoch {config.max_start_epoch}"
             )
-        for name in ("growth", "skip_above"):
-            if not 0 < getattr(config, name) < float("inf"):
-                raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected a positive number")
-        if not 0 <= config.lr_labels < float("inf"):
-            raise UserError(f"--lr-labels {config.lr_labels}: expected a number of at least 0")
-        if not 0 <= config.momentum_labels < 1:
-            raise UserError(f"--momentum-labels {config.momentum_labels}: expected a number from 0 to below 1")
-        if config.label_experts < 0:
-            raise UserError(f"--label-experts {config.label_experts}: expected at least 0 (0: all)")
 
     def setup(self) -> None:
         """As the family's; then the first labels, which judge the first images."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ddbench.config import setting
 from ddbench.methods.families.multi_formation import MultiFormation, MultiFormationConfig
 
 
@@ -26,7 +27,7 @@ class DREAMConfig(MultiFormationConfig):
 
     sampler: Literal["random", "dream"] = "dream"
     """Real images of a batch: random ones of the class, or DREAM's representatives, one a cluster of its features."""
-    batch_real: int = 128
+    batch_real: int = setting(128, at_least=1)
     """Real images of a class in one step: the number of clusters."""
     init: Literal["real", "mix", "dream"] = "dream"
     """First images: a real one each (real), f x f reduced real ones each (mix), or such chosen by DREAM (dream)."""

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddbench.methods.base import Context, State
+from ddbench.config import setting
+from ddbench.methods.base import State
 from ddbench.methods.families.trajectory import InnerConfig, Segment, TrajectoryMethod
 from ddbench.methods.needs.experts import Experts
-from ddbench.runtime.errors import UserError
 from ddbench.training.problem import InnerResult
 
 
@@ -28,7 +28,7 @@ from ddbench.training.problem import InnerResult
 class FTDConfig(InnerConfig):
     """Settings of FTD; the experts' are flags of ``ddbench buffer``."""
 
-    ema: float = 0.999
+    ema: float = setting(0.999, at_least=0, below=1)
     """d: share of the old average that is kept at an outer step; 0: the product is the last images."""
 
 
@@ -42,13 +42,6 @@ class FTD(TrajectoryMethod[FTDConfig]):
     def needs(cls, config: FTDConfig) -> tuple[Experts]:
         """Flat experts."""
         return (Experts("gsam"),)
-
-    @classmethod
-    def check(cls, config: FTDConfig, context: Context) -> None:
-        """As MTT, and ``0 <= d < 1``."""
-        super().check(config, context)
-        if not 0 <= config.ema < 1:
-            raise UserError(f"--ema {config.ema}: expected a number from 0 to below 1")
 
     def setup(self) -> None:
         """The average starts at the first images."""

@@ -16,8 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ddbench.methods.base import Context
-from ddbench.methods.families.recovery import Recovery, RecoveryConfig, check_milestone, crop_lower_bound
+from ddbench.config import setting
+from ddbench.methods.families.recovery import MILESTONE, Recovery, RecoveryConfig, crop_lower_bound
 from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.runtime.errors import UserError
 from ddbench.teachers.recipe import PENALTY_WEIGHTS
@@ -33,13 +33,13 @@ class GUARDConfig(RecoveryConfig):
 
     penalty: Literal["curvature", "loss-gap"] = "curvature"
     """Form of the teacher's penalty: of the CIFAR script, or the simpler one of the ImageNet script."""
-    penalty_weight: float = 0.0
+    penalty_weight: float = setting(0.0, at_least=0, expected="a positive number, or 0: the default")
     """Its weight; 0: 100 for curvature (at batch 128), 1e-4 for loss-gap."""
-    penalty_step: float = 3.0
+    penalty_step: float = setting(3.0, above=0, expected="a positive number")
     """Length of its step along the input gradient, in units of the network input."""
     curriculum: Literal["none", "cosine", "linear", "step"] = "none"
     """CDA's: how the least share of the image that a view shows falls from 1 to crop-scale."""
-    milestone: float = 1.0
+    milestone: float = setting(1.0, at_least=0, at_most=1, expected=MILESTONE)
     """Fraction of a batch's iterations after which it has fallen."""
 
 
@@ -48,20 +48,6 @@ class GUARD(Recovery[GUARDConfig]):
 
     config_class = GUARDConfig
     title = "GUARD"
-
-    @classmethod
-    def check(cls, config: GUARDConfig, context: Context) -> None:
-        """As for every recovery, and the penalty of the teacher.
-
-        Raises:
-            UserError: names the flag, its value and what is possible.
-        """
-        check_milestone(config.milestone)
-        if not 0 <= config.penalty_weight < float("inf"):
-            raise UserError(
-                f"--penalty-weight {config.penalty_weight:g}: expected a positive number, or 0: the default"
-            )
-        super().check(config, context)
 
     @classmethod
     def needs(cls, config: GUARDConfig) -> tuple[TrainedTeacher]:

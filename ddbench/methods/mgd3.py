@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddbench.config import setting
 from ddbench.data.coreset import k_means_centres
 from ddbench.diffusion.ddim import Move, predicted_image, sampling_moves
 from ddbench.methods.base import Context
@@ -32,11 +33,11 @@ from ddbench.runtime.errors import UserError
 class MGD3Config(GenerationConfig):
     """Settings of MGD3."""
 
-    mode_guidance: float = 0.1
+    mode_guidance: float = setting(0.1, at_least=0, below=100, expected="0 or a positive number below 100")
     """Strength lambda of the pull towards a mode."""
-    stop: int = 25
+    stop: int = setting(25, at_least=0)
     """Steps at the end that are plain; 0: every step is pulled."""
-    images: int = 0
+    images: int = setting(0, at_least=0)
     """Real images of each class that are clustered, evenly spread over it; 0: all."""
 
 
@@ -54,11 +55,9 @@ class MGD3(Generation[MGD3Config]):
     @classmethod
     def check(cls, config: MGD3Config, context: Context) -> None:
         super().check(config, context)
-        if not 0 <= config.mode_guidance < 100:
-            raise UserError(f"--mode-guidance {config.mode_guidance:g}: expected 0 or a positive number below 100")
-        if not 0 <= config.stop <= config.steps:
+        if config.stop > config.steps:
             raise UserError(f"--stop {config.stop}: expected 0 to the {config.steps} steps")
-        if config.images < 0 or 0 < config.images < context.ipc:
+        if 0 < config.images < context.ipc:
             raise UserError(
                 f"--images {config.images}: expected 0 (all) or at least --ipc {context.ipc}: every mode needs an image"
             )

@@ -17,15 +17,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ddbench.config import apply_config, setting
 from ddbench.data.specs import resolve_augmentation
-from ddbench.distillation.recipes import apply_config
 from ddbench.experts.derived import Link, open_derived, record_derived
-from ddbench.experts.recipe import ExpertRecipe
+from ddbench.experts.recipe import KINDS, ExpertRecipe
 from ddbench.experts.store import TrajectoryStore
 from ddbench.methods import METHODS
 from ddbench.methods.base import Context, Distilled, Method, State
@@ -49,15 +49,15 @@ FOLDER = "trajectories"
 class PDDConfig(TrajectoryConfig):
     """Settings of PDD; those of the trajectory-matching family are the base method's, in every stage."""
 
-    iterations: int = 5000
+    iterations: int = setting(5000, at_least=1)
     """Outer iterations of each stage."""
-    stages: int = 5
+    stages: int = setting(5, at_least=1)
     """K: stages; the images per class must divide by it."""
     base: str = "mtt"
     """The method of the stages: a trajectory-matching one (mtt, ftd, tesla, datm, ast)."""
     base_options: str = ""
     """Further settings of the base method, as name=value joined by commas, e.g. skip_above=1.1,init=real."""
-    stage_epochs: int = 0
+    stage_epochs: int = setting(0, at_least=0, expected="at least 0 (0: as protocol pdd)")
     """Passes over the stages before that lead to a derived trajectory; 0: as many as protocol pdd makes in a stage."""
 
 
@@ -86,8 +86,7 @@ class PDD(Method[PDDConfig]):
                 f"--stages {config.stages} with --ipc {context.ipc}: every stage makes the same number of images of a "
                 f"class; choose --stages {' or '.join(map(str, possible))}"
             )
-        if config.stage_epochs < 0:
-            raise UserError(f"--stage-epochs {config.stage_epochs}: expected at least 0 (0: as protocol pdd)")
+        super().check(config, context)
         base_class(config).check(base_config(config), replace(context, ipc=context.ipc // config.stages))
 
     @classmethod
@@ -258,7 +257,7 @@ class PDD(Method[PDDConfig]):
         """How derived trajectories go on with real images: as the experts, no longer than segments reach."""
         recipe = self._stores[0].recipe
         epochs = self.config.max_start_epoch - 1 + self.config.expert_epochs
-        return replace(recipe, epochs=epochs, kind="sgd" if recipe.kind == "imported" else recipe.kind)
+        return replace(recipe, epochs=epochs, kind=recipe.kind if recipe.kind in KINDS else "sgd")
 
     def _held_out(self) -> Inputs | None:
         context = self.context
@@ -295,14 +294,7 @@ def base_config(config: PDDConfig) -> Any:
         if not equals:
             raise UserError(f"--base-options {part!r}: expected name=value")
         values[name] = _value(text, defaults.get(name))
-    made = apply_config(kind, values, f"--base-options of {config.base}")
-    for name, hint in get_type_hints(kind).items():
-        if get_origin(hint) is Literal and getattr(made, name) not in get_args(hint):
-            raise UserError(
-                f"--base-options of {config.base}: {name} is {getattr(made, name)!r}, expected one of "
-                f"{', '.join(map(str, get_args(hint)))}"
-            )
-    return made
+    return apply_config(kind, values, f"--base-options of {config.base}")
 
 
 def content_hash(*tensors: Tensor) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ddbench.config import setting
 from ddbench.data.crops import centred, draw_squares, grey_levels, jpeg, resize_squares, stitch
 from ddbench.data.dataset import class_indices
 from ddbench.methods.base import Context, Distilled, Method, State
@@ -43,11 +44,11 @@ CROP_BATCH = 64
 class RDEDConfig:
     """Settings of RDED."""
 
-    mipc: int = 300
+    mipc: int = setting(300, at_least=1)
     """Real images of each class that are looked at, drawn at random; all of a class that has fewer."""
-    num_crop: int = 5
+    num_crop: int = setting(5, at_least=1)
     """Crops of each of them, of which the best is kept."""
-    factor: int = 0
+    factor: int = setting(0, at_least=0)
     """Patches a side of a distilled image; 0: 1, from 128 px on 2, as published."""
     jpeg: bool = False
     """Store the images as they are after JPEG of quality 75, as the public code saves them."""
@@ -71,13 +72,7 @@ class RDED(Method[RDEDConfig]):
 
     @classmethod
     def check(cls, config: RDEDConfig, context: Context) -> None:
-        for name, value, least in (
-            ("mipc", config.mipc, 1),
-            ("num-crop", config.num_crop, 1),
-            ("factor", config.factor, 0),
-        ):
-            if value < least:
-                raise UserError(f"--{name} {value}: expected at least {least}")
+        super().check(config, context)
         side = context.dataset.spec.size
         factor = resolved_factor(config, side)
         if factor > side:

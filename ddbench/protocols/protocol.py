@@ -5,105 +5,99 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from ddbench.config import apply_config, recorded_config, setting, setting_of
 from ddbench.networks.names import parse_student
 from ddbench.registry import unknown
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import text_hash
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "lr_source": ("protocol", "synset", "search"),
-    "batch_rule": ("fixed", "rded"),
-    "schedule": ("constant", "step", "cosine", "half-cosine"),
-    "labels": ("own", "hard", "soft", "teacher", "stored"),
-    "loss": ("ce", "kl", "mse-gt"),
-    "teacher_mode": ("eval", "batch"),
-}
-"""The possible values of the settings that are words."""
-
-
-LATER = ("label_smoothing", "focal_gamma")
-"""Settings that came after results were published: left out at 0, so that those results are of the same protocol."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How one student is trained and tested.
-
-    Attributes:
-        name: with its version; a protocol is never edited, a changed one gets a new version.
-        epochs: passes over the synset.
-        full_epochs: passes over the whole training set for the upper row (method ``full``).
-        optimizer, lr, momentum, weight_decay: as in ``torch.optim``.
-        decay_vectors: weight decay also acts on biases and on the scales and shifts of norms (1-D parameters).
-        lr_source: ``protocol`` (always ``lr``), ``synset`` (a synset that carries a learned scalar learning rate is
-            trained with it, others with ``lr``), or ``search`` (the best of ``lr_grid`` on held-out *training* images,
-            for every synset and baseline alike).
-        lr_grid: what a search tries.
-        lr_students: (family of networks, rate) pairs that replace ``lr`` for those families.
-        batch, batch_rule: images a step; rule ``rded`` replaces it by 10, 50, 100 for IPC below 10, below 50, and from
-            50 on, twice that from 100 classes on, 100 for 200 classes, never above the synset's size.
-        schedule: learning-rate factor of each epoch e of E: ``step``; ``cosine`` is ``(1 + cos(pi e / E)) / 2``;
-            ``half-cosine`` is ``(1 + cos(pi e / 2E)) / 2``, which ends at one half.
-        drops, drop_offset, drop_factor: with ``step``, the rate is multiplied by the factor after
-            ``int(drop * E) + drop_offset`` passes, for each drop.
-        rebuild: a drop builds a new optimiser, which loses the momentum.
-        warmup: epochs in which the factor rises linearly from 0.01; the schedule then runs over the remaining ones.
-        augmentation: a policy of :mod:`ddbench.data.policy`: ``none``, or parts joined by ``+``.
-        crop_scale: least share of the area that ``rrc`` keeps; 0: one over the synset's patches a side.
-        mix_alpha, mix_probability: of ``cutmix`` and ``mixup``.
-        labels: what the student learns: ``own`` (the synset's labels, hard or soft), ``hard`` (the class of each),
-            ``soft`` (the synset must have soft labels), ``teacher`` (a teacher labels every view), ``stored`` (a
-            teacher's labels of every view, replayed from ``ddbench relabel``).
-        loss: ``ce``; ``kl`` of softened outputs; ``mse-gt`` (squared error of logits + ``gt_weight`` cross-entropy).
-        temperature: T of softened outputs, of ``kl`` and of soft labels.
-        tau_squared: ``kl`` is multiplied by T squared.
-        gt_weight: of the class label in ``mse-gt``.
-        teacher_mode: ``eval``, or ``batch`` (the teacher's batch norms use the statistics of the batch).
-        test_zoom: test images are enlarged to ``side // 7 * 8`` and their centre is cut out.
-        sequential: a synset of K stages is trained on stage by stage, each time with the stages before it; the
-            ``epochs`` are divided by K, the schedule begins anew with each stage, the optimiser's momentum is kept, and
-            the learning rate is the stage's own where one a stage was learned. A synset without stages is one stage.
-        label_smoothing: share of a hard label that is spread over all classes, as in ``torch``'s cross-entropy.
-        focal_gamma: of the focal loss ``mean((1 - p_y)^gamma * -log p_y)``; 0: cross-entropy.
-    """
+    """How one student is trained and tested."""
 
     name: str
-    epochs: int = 1000
-    full_epochs: int = 100
+    """With its version; a protocol is never edited, a changed one gets a new version."""
+    epochs: int = setting(1000, at_least=1)
+    """Passes over the synset."""
+    full_epochs: int = setting(100, at_least=1)
+    """Passes over the whole training set for the upper row (method ``full``)."""
     optimizer: str = "sgd"
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    """Of ``torch.optim``, in lower case."""
+    lr: float = setting(0.01, above=0, expected="a positive number")
+    """Learning rate."""
+    momentum: float = setting(0.9, at_least=0, at_most=1, expected="0 to 1")
+    """Momentum, for optimisers that have one."""
+    weight_decay: float = setting(5e-4, at_least=0)
+    """Weight decay."""
     decay_vectors: bool = True
-    lr_source: str = "synset"
-    lr_grid: tuple[float, ...] = (0.001, 0.005, 0.01, 0.05, 0.1)
-    lr_students: tuple[tuple[str, float], ...] = ()
-    batch: int = 256
-    batch_rule: str = "fixed"
-    schedule: str = "step"
-    drops: tuple[float, ...] = (0.5,)
-    drop_offset: int = 1
-    drop_factor: float = 0.1
+    """Weight decay also acts on biases and on the scales and shifts of norms (1-D parameters)."""
+    lr_source: Literal["protocol", "synset", "search"] = "synset"
+    """``protocol`` (always ``lr``), ``synset`` (a synset that carries a learned scalar learning rate is trained with
+    it, others with ``lr``), or ``search`` (the best of ``lr_grid`` on held-out *training* images, for every synset and
+    baseline alike)."""
+    lr_grid: tuple[float, ...] = setting(
+        (0.001, 0.005, 0.01, 0.05, 0.1), above=0, at_most=100, expected="a list of numbers above 0 and up to 100"
+    )
+    """What a search tries."""
+    lr_students: tuple[tuple[str, float], ...] = setting(
+        (), above=0, at_most=100, expected='pairs of a network family and a rate up to 100, e.g. [["vgg11", 0.0005]]'
+    )
+    """(Family of networks, rate) pairs that replace ``lr`` for those families."""
+    batch: int = setting(256, at_least=1)
+    """Images a step."""
+    batch_rule: Literal["fixed", "rded"] = "fixed"
+    """Rule ``rded`` replaces ``batch`` by 10, 50, 100 for IPC below 10, below 50, and from 50 on, twice that from 100
+    classes on, 100 for 200 classes, never above the synset's size."""
+    schedule: Literal["constant", "step", "cosine", "half-cosine"] = "step"
+    """Learning-rate factor of each epoch e of E: ``step``; ``cosine`` is ``(1 + cos(pi e / E)) / 2``; ``half-cosine``
+    is ``(1 + cos(pi e / 2E)) / 2``, which ends at one half."""
+    drops: tuple[float, ...] = setting((0.5,), above=0, at_most=1, expected="a list of numbers above 0 and up to 1")
+    """With ``step``, the rate is multiplied by ``drop_factor`` after ``int(drop * E) + drop_offset`` passes."""
+    drop_offset: int = setting(1, at_least=0)
+    """See ``drops``."""
+    drop_factor: float = setting(0.1, above=0, expected="a positive number")
+    """See ``drops``."""
     rebuild: bool = False
-    warmup: int = 0
+    """A drop builds a new optimiser, which loses the momentum."""
+    warmup: int = setting(0, at_least=0)
+    """Epochs in which the factor rises linearly from 0.01; the schedule then runs over the remaining ones."""
     augmentation: str = "dsa"
-    crop_scale: float = 0.08
-    mix_alpha: float = 1.0
-    mix_probability: float = 1.0
-    labels: str = "own"
-    loss: str = "ce"
-    temperature: float = 1.0
+    """A policy of :mod:`ddbench.data.policy`: ``none``, or parts joined by ``+``."""
+    crop_scale: float = setting(0.08, at_least=0, at_most=1, expected="0 to 1")
+    """Least share of the area that ``rrc`` keeps; 0: one over the synset's patches a side."""
+    mix_alpha: float = setting(1.0, above=0, expected="a positive number")
+    """Of ``cutmix`` and ``mixup``."""
+    mix_probability: float = setting(1.0, at_least=0, at_most=1, expected="0 to 1")
+    """Of ``cutmix`` and ``mixup``."""
+    labels: Literal["own", "hard", "soft", "teacher", "stored"] = "own"
+    """What the student learns: ``own`` (the synset's labels, hard or soft), ``hard`` (the class of each), ``soft`` (the
+    synset must have soft labels), ``teacher`` (a teacher labels every view), ``stored`` (a teacher's labels of every
+    view, replayed from ``ddbench relabel``)."""
+    loss: Literal["ce", "kl", "mse-gt"] = "ce"
+    """``ce``; ``kl`` of softened outputs; ``mse-gt`` (squared error of logits + ``gt_weight`` cross-entropy)."""
+    temperature: float = setting(1.0, above=0, expected="a positive number")
+    """T of softened outputs, of ``kl`` and of soft labels."""
     tau_squared: bool = False
-    gt_weight: float = 0.025
-    teacher_mode: str = "eval"
+    """``kl`` is multiplied by T squared."""
+    gt_weight: float = setting(0.025, at_least=0)
+    """Of the class label in ``mse-gt``."""
+    teacher_mode: Literal["eval", "batch"] = "eval"
+    """``eval``, or ``batch`` (the teacher's batch norms use the statistics of the batch)."""
     test_zoom: bool = False
+    """Test images are enlarged to ``side // 7 * 8`` and their centre is cut out."""
     sequential: bool = False
-    label_smoothing: float = 0.0
-    focal_gamma: float = 0.0
+    """A synset of K stages is trained on stage by stage, each time with the stages before it; the ``epochs`` are
+    divided by K, the schedule begins anew with each stage, the optimiser's momentum is kept, and the learning rate is
+    the stage's own where one a stage was learned. A synset without stages is one stage."""
+    label_smoothing: float = setting(0.0, at_least=0, at_most=1, expected="0 to 1", omit_default=True)
+    """Share of a hard label that is spread over all classes, as in ``torch``'s cross-entropy."""
+    focal_gamma: float = setting(0.0, at_least=0, omit_default=True)
+    """Of the focal loss ``mean((1 - p_y)^gamma * -log p_y)``; 0: cross-entropy."""
 
     @property
     def hash(self) -> str:
@@ -120,10 +114,8 @@ class Protocol:
         return self.labels == "teacher"
 
     def settings(self) -> dict[str, Any]:
-        """The settings as plain JSON, without the name; those of :data:`LATER` only where they are set."""
-        data = asdict(self)
-        del data["name"]
-        return {key: _plain(value) for key, value in data.items() if value or key not in LATER}
+        """The settings as plain JSON, without the name; those of :data:`LATER` only where they are altered."""
+        return {key: _plain(value) for key, value in recorded_config(self).items() if key != "name"}
 
     def rate(self, student: str) -> float:
         """The protocol's learning rate for a student."""
@@ -154,6 +146,9 @@ class Protocol:
             return self.drop_factor ** sum(epoch >= int(drop * epochs) + self.drop_offset for drop in self.drops)
         return 1.0
 
+
+LATER = tuple(item.name for item in fields(Protocol) if setting_of(item).omit_default)
+"""Settings that came after results were published: left out at 0, so that those results are of the same protocol."""
 
 _RDED_RATES = (
     ("vgg11", 0.0005),
@@ -313,14 +308,9 @@ def changed(base: Protocol, **settings: Any) -> tuple[Protocol, dict[str, Any]]:
         UserError: an unknown setting, or a value of another kind or out of range.
     """
     wanted = {name: value for name, value in settings.items() if value is not None}
-    known = {field.name: field for field in fields(Protocol) if field.name != "name"}
-    for name, value in wanted.items():
-        if name not in known:
-            raise unknown("protocol setting", name, known)
-        default = known[name].default
-        assert default is not MISSING
-        wanted[name] = _checked(name, value, default)
-    made = replace(base, **wanted)
+    made: Protocol = apply_config(Protocol, wanted, "", base=base, noun="protocol setting")
+    if not made.lr_grid:
+        raise UserError("--lr-grid: expected at least one learning rate")
     if made.labels in ("teacher", "stored") and made.loss == "ce":
         raise UserError(f"labels {made.labels!r} with loss 'ce': a teacher's labels need loss 'kl' or 'mse-gt'")
     if made.labels not in ("teacher", "stored") and made.loss == "mse-gt":
@@ -334,7 +324,11 @@ def changed(base: Protocol, **settings: Any) -> tuple[Protocol, dict[str, Any]]:
         raise UserError("sequential with labels 'stored': stored labels belong to passes over the whole synset")
     if made.label_smoothing or made.focal_gamma:
         _check_hard_loss(made)
-    return made, {name: _plain(getattr(made, name)) for name in known if getattr(made, name) != getattr(base, name)}
+    return made, {
+        item.name: _plain(getattr(made, item.name))
+        for item in fields(Protocol)
+        if getattr(made, item.name) != getattr(base, item.name)
+    }
 
 
 def _check_hard_loss(made: Protocol) -> None:
@@ -350,58 +344,6 @@ def _check_hard_loss(made: Protocol) -> None:
         raise UserError("label smoothing and focal loss are two baselines: choose one")
     if made.focal_gamma and {"mixup", "cutmix"} & set(made.augmentation.lower().split("+")):
         raise UserError(f"focal loss is n/a with augmentation {made.augmentation!r}: mixed labels have no single class")
-
-
-_POSITIVE = ("lr", "temperature", "drop_factor", "mix_alpha")
-_AT_LEAST_1 = ("epochs", "full_epochs", "batch")
-_FRACTIONS = ("crop_scale", "mix_probability", "momentum", "label_smoothing")
-
-
-def _checked(name: str, value: Any, default: Any) -> Any:
-    """A setting's value in its own type.
-
-    Raises:
-        UserError: another kind, or out of range; names the flag and the value.
-    """
-    flag = f"--{name.replace('_', '-')} {str(value)[:80]}"
-    if isinstance(default, tuple):
-        return _checked_list(name, value, flag)
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
-        value = float(value)
-    if type(value) is not type(default):
-        raise UserError(f"{flag}: expected {type(default).__name__}, e.g. {default!r}")
-    if name in CHOICES and value not in CHOICES[name]:
-        raise UserError(f"{flag}: expected one of {', '.join(CHOICES[name])}")
-    if name in _AT_LEAST_1 and value < 1:
-        raise UserError(f"{flag}: expected at least 1")
-    if name in _POSITIVE and not 0 < value < math.inf:
-        raise UserError(f"{flag}: expected a positive number")
-    if name in _FRACTIONS and not 0 <= value <= 1:
-        raise UserError(f"{flag}: expected 0 to 1")
-    if isinstance(value, int | float) and not 0 <= value < math.inf:
-        raise UserError(f"{flag}: expected a finite number, at least 0")
-    return value
-
-
-def _checked_list(name: str, value: Any, flag: str) -> tuple[Any, ...]:
-    items = tuple(value) if isinstance(value, list | tuple) else ()
-    if name == "lr_students":
-        pairs = tuple(tuple(item) if isinstance(item, list | tuple) else () for item in items)
-        if not isinstance(value, list | tuple) or not all(
-            len(pair) == 2 and isinstance(pair[0], str) and _number_in(pair[1], 0, 100) for pair in pairs
-        ):
-            raise UserError(f'{flag}: expected pairs of a network family and a rate, e.g. [["vgg11", 0.0005]]')
-        return tuple((family, float(rate)) for family, rate in pairs)
-    top = 1.0 if name == "drops" else 100.0
-    if not isinstance(value, list | tuple) or not all(_number_in(item, 0, top) for item in items):
-        raise UserError(f"{flag}: expected a list of numbers above 0 and up to {top:g}")
-    if name == "lr_grid" and not items:
-        raise UserError(f"{flag}: expected at least one learning rate")
-    return tuple(float(item) for item in items)
-
-
-def _number_in(value: Any, low: float, high: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and low < value <= high
 
 
 def _plain(value: Any) -> Any:

@@ -96,7 +96,7 @@ def test_flags_are_the_recipe(ddb: Callable, tmp_path: Path):
 
 
 def test_defaults_are_those_of_the_recipe():
-    args, recipe = Args(), TeacherRecipe()
+    args, recipe = Args().settings, TeacherRecipe()
     for field in dataclasses.fields(recipe):
         if field.name != "momentum":  # its default depends on the optimiser
             assert getattr(args, field.name) == getattr(recipe, field.name), field.name

@@ -7,8 +7,9 @@ import tomllib
 import pytest
 
 from ddbench.cli.buffer import Args, _from_recipe
+from ddbench.config import apply_config
 from ddbench.data.specs import DATASETS, PREPROCESS_KINDS
-from ddbench.distillation.recipes import all_recipes, apply_config, choose_recipe, content_folder
+from ddbench.distillation.recipes import all_recipes, choose_recipe, content_folder
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.methods import METHODS
 from ddbench.methods.needs.experts import Experts
@@ -75,4 +76,4 @@ def test_recipe_is_chosen_by_itself(recipe):
     assert (args.dataset, args.student, args.experts) == (run["dataset"], run["student"], recipe.experts["experts"])
     for name in vars(ExpertRecipe()):
         if name not in ("options", "kind"):
-            assert getattr(args, name) == getattr(wanted, name), name
+            assert getattr(args.settings, name) == getattr(wanted, name), name

@@ -253,7 +253,7 @@ def test_only_who_asks_for_a_penalty_gets_one(
     ("fields", "match"),
     [
         ({"penalty": "curvatur"}, "did you mean 'curvature'"),
-        ({"penalty": "curvature", "penalty_weight": 0.0}, "--penalty-weight 0: expected a positive number"),
+        ({"penalty": "curvature", "penalty_weight": 0.0}, "--penalty-weight 0.0: expected a positive number"),
         ({"penalty": "curvature", "penalty_weight": float("nan")}, "--penalty-weight nan"),
         ({"penalty": "loss-gap", "penalty_step": -1.0}, "--penalty-step -1"),
         ({"penalty_weight": 3.0}, "belong to a penalty: give --penalty curvature or loss-gap"),

@@ -133,7 +133,7 @@ def test_changed():
         ({"lr": math.nan}, "--lr nan"),
         ({"weight_decay": math.inf}, "--weight-decay inf"),
         ({"momentum": 1.5}, "--momentum 1.5: expected 0 to 1"),
-        ({"schedule": "cos"}, "--schedule cos: expected one of constant, step, cosine, half-cosine"),
+        ({"schedule": "cos"}, "--schedule 'cos' is none of constant, step, cosine, half-cosine"),
         ({"rebuild": 1}, "--rebuild 1: expected bool"),
         ({"drops": [0.5, 2]}, "--drops"),
         ({"drops": 0.5}, "--drops 0.5: expected a list"),

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from ddbench.cli.buffer import EXAMPLES, Args
-from ddbench.cli.parse import _one_line, parse, peek
-from ddbench.cli.settings import Common, options_from_text, worker_count
-from ddbench.distillation.recipes import apply_config, choose_recipe, method_recipes, read_recipes
+from ddbench.cli.parse import _one_line, options_from_text, parse, peek
+from ddbench.cli.settings import Common, worker_count
+from ddbench.config import apply_config
+from ddbench.distillation.recipes import choose_recipe, method_recipes, read_recipes
 from ddbench.experts.recipe import ExpertRecipe, buffer_command
 from ddbench.methods.mtt import MTTConfig
 from ddbench.runtime.device import cores
@@ -67,8 +68,7 @@ def test_buffer_command_is_that_of_the_recipe(recipe: ExpertRecipe, size: int | 
     args = parse(Args, words[2:], "ddbench buffer", "", EXAMPLES)
     assert (args.dataset, args.student, args.experts, args.size) == ("folder:my images", "convnet-d1-w4-in", 12, size)
     assert str(args.buffers) == buffers
-    found = {name: getattr(args, name) for name in vars(recipe) if name not in ("options", "kind")}
-    assert ExpertRecipe(**found, options=options_from_text(args.options)) == recipe
+    assert args.settings == recipe
 
 
 def test_check():

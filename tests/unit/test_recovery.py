@@ -720,7 +720,7 @@ REFUSALS: dict[str, tuple[str, tuple[object, ...], str]] = {
     "no batch norm": ("sre2l", ("--teacher-student", "convnet-d2-w4-in"), "convnet-d2-w4-in: a teacher without batch"),
     "no norm": ("cudd", ("--teacher-student", "mlp-d3-w8"), "mlp-d3-w8: a teacher without batch norm"),
     "milestone": ("cda", ("--milestone", 1.5), "--milestone 1.5: expected a fraction"),
-    "milestone of guard": ("guard", ("--milestone", -1), "--milestone -1: expected a fraction"),
+    "milestone of guard": ("guard", ("--milestone", -1), "--milestone -1.0: expected a fraction"),
     "curriculum": ("cda", ("--curriculum", "cosin"), "cosin"),
     "iterations": ("sre2l", ("--iterations", 0), "--iterations 0: expected at least 1"),
     "rate": ("sre2l", ("--lr-images", 0), "--lr-images 0.0: expected a number above 0"),

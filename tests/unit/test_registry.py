@@ -225,3 +225,52 @@ def test_file_cannot_replace_a_method(own: Callable, refused: Callable, tmp_path
     path = tmp_path / "mean.py"
     path.write_text(path.read_text().replace('"class-mean"', '"random"'))
     refused(argv, "method 'random' exists already", "rename yours")
+
+
+def changed_file(path: Path, *pairs: tuple[str, str]) -> None:
+    text = path.read_text()
+    for old, new in pairs:
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+
+
+@pytest.mark.parametrize("value", ["-3.0", "nan", "inf"])
+def test_a_setting_of_a_file_has_a_range(value: str, own: Callable, refused: Callable, tmp_path: Path):
+    """What a foreign config says about a setting is checked, though the method has no check of its own."""
+    argv = own("class-mean")
+    changed_file(
+        tmp_path / "mean.py",
+        ("rate: float = 0.5", "lr_images: float = setting(0.5, above=0)"),
+        ("self.config.rate", "self.config.lr_images"),
+        ("import torch\n", "import torch\n\nfrom ddbench.config import setting\n"),
+    )
+    refused([*argv, "--lr-images", value], f"--lr-images {value}: expected a number above 0")
+
+
+def test_a_setting_of_a_file_is_checked_whatever_its_method_overrides(own: Callable, refused: Callable, tmp_path: Path):
+    argv = own("class-mean")
+    changed_file(
+        tmp_path / "mean.py",
+        ("class MeanConfig:", "class MeanConfig(DMConfig):"),
+        ("import torch\n", "import torch\n\nfrom ddbench.methods.dm import DMConfig\n"),
+        ("    @property\n", "    @classmethod\n    def check(cls, config, context):\n        pass\n\n    @property\n"),
+    )
+    refused([*argv, "--lr-images", -3], "--lr-images -3.0: expected a number above 0")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("@dataclass(frozen=True, kw_only=True)\n", "", "config MeanConfig: expected a class with @dataclass"),
+        ("@dataclass(frozen=True, kw_only=True)", "@dataclass", "config MeanConfig can be changed"),
+        ("steps: int = 3", "steps: int", "setting 'steps' of config MeanConfig has no default"),
+        ("    config_class = MeanConfig\n", "", "config None: expected a class with @dataclass"),
+    ],
+)
+def test_configs_of_a_file_that_hold_no_settings(
+    old: str, new: str, message: str, own: Callable, refused: Callable, tmp_path: Path
+):
+    argv = own("class-mean")
+    changed_file(tmp_path / "mean.py", (old, new))
+    refused(argv, f"--method-file {tmp_path / 'mean.py'}", message)

@@ -15,6 +15,7 @@ import torch
 from conftest import digits_context
 from torch import Tensor
 
+from ddbench.config import check_config
 from ddbench.data import limits
 from ddbench.data.representative import representatives
 from ddbench.experts.store import find_stores
@@ -284,9 +285,13 @@ def test_features_in_pieces(context: Context, monkeypatch: pytest.MonkeyPatch):
     ],
 )
 def test_bad_settings(settings: dict[str, int], message: str):
-    check_sampler(SamplerConfig(sampler_images=8), 8)
+    def check(config: SamplerConfig) -> None:
+        check_config(config)
+        check_sampler(config, 8)
+
+    check(SamplerConfig(sampler_images=8))
     with pytest.raises(UserError, match=message):
-        check_sampler(SamplerConfig(**settings), 8)
+        check(SamplerConfig(**settings))
 
 
 # Methods that name it

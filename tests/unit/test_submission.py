@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from test_leaderboard import CONVNET, MLP, break_evaluation, everything, make_ru
 from ddbench.cli import submit as verb
 from ddbench.cli.buffer import Args
 from ddbench.cli.parse import parse
-from ddbench.cli.settings import options_from_text
 from ddbench.evaluation.ddranking.definitions import Accuracies, repeat_scores
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.leaderboard.audit import check_board
@@ -254,9 +252,7 @@ def test_the_command_behind_the_experts_is_in_the_row(tmp_path: Path, recipe: Ex
     command = shlex.split(expert_command(result) or "")
     assert command[:2] == ["ddbench", "buffer"]
     args = parse(Args, command[2:], "x", "", "")
-    names = [field.name for field in fields(ExpertRecipe) if field.name != "options"]
-    again = ExpertRecipe(**{name: getattr(args, name) for name in names}, options=options_from_text(args.options))
-    assert again == recipe
+    assert args.settings == recipe
     assert (args.dataset, args.student, args.experts) == ("digits", CONVNET, 7)
     assert run_flags(result) == ["--threads", "1", "--compile", "auto", "--device", "cpu"]
     assert expert_command(make_result(make_run(tmp_path / "other"))) is None

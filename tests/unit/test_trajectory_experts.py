@@ -43,7 +43,8 @@ def test_another_kind_is_refused(refused: Callable, buffers: Path, tmp_path: Pat
     line = refused(ftd(buffers, tmp_path / "out"), "holds sgd experts, ftd asks for gsam", "--kind gsam")
     words = shlex.split(line[line.rindex("ddbench buffer") :])
     args = parse(Args, words[2:], "ddbench buffer", "", EXAMPLES)
-    assert (args.kind, args.student, args.rho, args.alpha) == ("gsam", TINY, 0.01, 0.3)
+    own = args.settings
+    assert (own.kind, args.student, own.rho, own.alpha) == ("gsam", TINY, 0.01, 0.3)
 
 
 def test_the_named_command_records_what_was_asked_for(ddb: Callable, refused: Callable, buffers: Path, tmp_path: Path):

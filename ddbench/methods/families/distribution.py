@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from ddbench.config import setting
 from ddbench.data.augment import Draw, Strategy, apply, draw, parse_strategy
 from ddbench.data.dataset import class_indices
 from ddbench.data.limits import require_memory
@@ -27,7 +28,6 @@ from ddbench.methods.parts.masking import synthetic_mask
 from ddbench.methods.parts.sampling import SamplerConfig, check_sampler, make_sampler
 from ddbench.networks.base import Student
 from ddbench.runtime import seeds
-from ddbench.runtime.errors import UserError
 from ddbench.training.distribution import match, mixes_images, real_means
 from ddbench.training.sgd import SGD
 
@@ -43,13 +43,13 @@ JOINT_COPIES = 3
 class DistributionConfig(SamplerConfig):
     """Settings that methods of this kind have in common."""
 
-    iterations: int = 20000
+    iterations: int = setting(20000, at_least=1)
     """Outer iterations, each with a fresh network and one step of the images."""
-    batch_real: int = 256
+    batch_real: int = setting(256, at_least=1)
     """Real images of each class in an iteration, all different (all there are in a smaller class)."""
-    lr_images: float = 1.0
+    lr_images: float = setting(1.0, above=0)
     """Learning rate of the images (network-input units)."""
-    momentum: float = 0.5
+    momentum: float = setting(0.5, at_least=0, below=1, expected="at least 0 and less than 1")
     """Momentum of the images' SGD."""
     init: Literal["real", "noise"] = "real"
     """First images: random real ones of the class, or standard normal noise."""
@@ -65,18 +65,12 @@ class DistributionMatching(Method[D]):
 
     @classmethod
     def check(cls, config: D, context: Context) -> None:
-        """Every number in range, a known augmentation, and memory for a joint pass.
+        """A known augmentation, and memory for a joint pass.
 
         Raises:
             UserError: names the flag, its value and what is possible.
         """
-        for name in ("iterations", "batch_real"):
-            if getattr(config, name) < 1:
-                raise UserError(f"{_flag(name)} {getattr(config, name)}: expected at least 1")
-        if not 0 < config.lr_images < math.inf:
-            raise UserError(f"--lr-images {config.lr_images}: expected a number above 0")
-        if not 0 <= config.momentum < 1:
-            raise UserError(f"--momentum {config.momentum}: expected at least 0 and less than 1")
+        super().check(config, context)
         check_sampler(config, config.batch_real)
         parse_strategy(resolve_augmentation(config.augmentation, context.dataset.spec.flip))
         net = context.network(0)
@@ -191,10 +185,6 @@ class DistributionMatching(Method[D]):
         self._images.copy_(state.tensors["images"])
         self._optimizer.load_state("momentum", state.tensors)
         self._sampler.load_state(state.tensors)
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 @torch.no_grad()

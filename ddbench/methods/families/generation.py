@@ -13,6 +13,7 @@ from typing import Generic, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from ddbench.config import setting
 from ddbench.diffusion.backends import Backend
 from ddbench.diffusion.ddim import STEPS, Move, check_grid, travel
 from ddbench.diffusion.latents import Inversion, Latents
@@ -31,9 +32,9 @@ PUBLISHED_GUIDANCE = 4.0
 class GenerationConfig:
     """Settings that methods of this kind have in common."""
 
-    steps: int = STEPS
+    steps: int = setting(STEPS, at_least=1, expected=f"a divisor of the model's {TIMESTEPS} timesteps")
     """Points of the grid of times: DDIM steps of a whole way."""
-    guidance: float = 0.0
+    guidance: float = setting(0.0, at_least=0, below=100, expected="0 (by the model) or a positive number below 100")
     """Classifier-free guidance; 0: as published, 4, for a pretrained model, 1 (the class alone) for one of pixels."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Arithmetic of a pretrained transformer (the published runs have float16)."""
@@ -74,9 +75,8 @@ class Generation(Method[G], Generic[G]):
 
     @classmethod
     def check(cls, config: G, context: Context) -> None:
+        super().check(config, context)
         check_grid(config.steps, None, TIMESTEPS)
-        if not 0 <= config.guidance < 100:
-            raise UserError(f"--guidance {config.guidance:g}: expected 0 (by the model) or a positive number below 100")
 
     @property
     def iterations(self) -> int:

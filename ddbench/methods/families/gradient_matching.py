@@ -15,19 +15,19 @@ of an outer iteration the network is part of the state.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar, get_args
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ddbench.config import setting
 from ddbench.data.augment import Strategy, apply, draw
 from ddbench.data.policy import Policy
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
 from ddbench.methods.parts.batches import RealBatches
 from ddbench.methods.parts.masking import masked
 from ddbench.methods.parts.sampling import SamplerConfig, check_sampler, make_sampler
-from ddbench.registry import unknown
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.training.gradient_matching import class_gradients, distance, matched, synthetic_gradients
@@ -47,21 +47,21 @@ Metric = Literal["rows", "mse", "cos"]
 class GradientMatchingConfig(SamplerConfig):
     """Settings that DC and DSA share."""
 
-    iterations: int = 1001
+    iterations: int = setting(1001, at_least=1)
     """Outer iterations, each with a fresh network."""
-    outer_loops: int = 0
+    outer_loops: int = setting(0, at_least=0)
     """O: image steps in an outer iteration; 0: the published number for the IPC."""
-    inner_epochs: int = 0
+    inner_epochs: int = setting(0, at_least=0)
     """I: epochs of the network on the synset between two image steps; 0: the published number for the IPC."""
-    batch_real: int = 256
+    batch_real: int = setting(256, at_least=1)
     """Real images of a class in an image step; all where the class has fewer."""
-    lr_images: float = 0.1
+    lr_images: float = setting(0.1, above=0)
     """Learning rate of the images (network-input units); the authors use 0.01 with an MLP."""
-    momentum: float = 0.5
+    momentum: float = setting(0.5, at_least=0, below=1)
     """Momentum of the images' SGD."""
-    lr_student: float = 0.01
+    lr_student: float = setting(0.01, above=0)
     """Learning rate of the network trained on the synset (SGD, no momentum, no weight decay)."""
-    batch_student: int = 256
+    batch_student: int = setting(256, at_least=1)
     """Synthetic images in a step of that training."""
     init: Literal["noise", "real"] = "noise"
     """First images: standard normal noise, or random real ones of the class."""
@@ -95,25 +95,8 @@ class GradientMatching(Method[M]):
 
     @classmethod
     def check(cls, config: M, context: Context) -> None:
-        """Every number in range, and loops for this IPC."""
-        for name, least in (
-            ("iterations", 1),
-            ("outer_loops", 0),
-            ("inner_epochs", 0),
-            ("batch_real", 1),
-            ("batch_student", 1),
-        ):
-            if getattr(config, name) < least:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected at least {least}")
-        for name in ("lr_images", "lr_student"):
-            if not 0 < getattr(config, name) < float("inf"):
-                raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected a number above 0")
-        if not 0 <= config.momentum < 1:
-            raise UserError(f"--momentum {config.momentum}: expected a number from 0 to below 1")
-        if config.metric not in get_args(Metric):
-            raise unknown("distance of gradients", config.metric, get_args(Metric), "--metric")
-        if config.init not in ("noise", "real"):
-            raise unknown("kind of first images", config.init, ("noise", "real"), "--init")
+        """As every method's, and loops for this IPC."""
+        super().check(config, context)
         check_sampler(config, config.batch_real)
         loops(config, context.ipc)
 

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddbench.config import setting
 from ddbench.data.augment import Draw, Strategy, apply, draw, parse_strategy
 from ddbench.data.formation import LARGEST_FACTOR, decode
 from ddbench.data.policy import Policy, augment
@@ -42,37 +43,37 @@ from ddbench.training.sgd import SGD
 class MultiFormationConfig(SamplerConfig):
     """Settings of IDC and DREAM; the defaults are IDC's for CIFAR-10."""
 
-    iterations: int = 2000
+    iterations: int = setting(2000, at_least=1)
     """Outer iterations, each with a fresh network."""
-    inner_steps: int = 100
+    inner_steps: int = setting(100, at_least=1)
     """Sweeps over the classes in one outer iteration; the network is trained on real data after each."""
-    factor: int = 2
+    factor: int = setting(2, at_least=1, at_most=LARGEST_FACTOR, expected=f"1 to {LARGEST_FACTOR} tiles a side")
     """f: each stored image carries f x f smaller ones; 1 is IDC-I."""
     metric: Literal["mse", "l1"] = "mse"
     """Distance of gradients: sum of squared, or of absolute differences."""
-    batch_real: int = 64
+    batch_real: int = setting(64, at_least=1)
     """Real images of a class in one step."""
-    batch_syn: int = 128
+    batch_syn: int = setting(128, at_least=1)
     """Most decoded images of a class in one step; others are left out at random."""
-    lr_images: float = 0.0
+    lr_images: float = setting(0.0, at_least=0)
     """Learning rate of the images (pixels); 0: IDC's rule, 5e-3 (mse) or 1e-4 (l1) times ipc / 10 times (H / H0)^2."""
-    momentum: float = 0.5
+    momentum: float = setting(0.5, at_least=0, below=1, expected="at least 0 and less than 1")
     """Momentum of the images."""
     init: Literal["real", "mix", "dream"] = "mix"
     """First images: a real one each (real), f x f reduced real ones each (mix), or such chosen by DREAM (dream)."""
     augmentation: str = "color_crop_cutout"
     """Families joined by _, dsa for all, or none: flip, colour and cutout always, of crop, scale and rotate one."""
-    net_images: int = 2000
+    net_images: int = setting(2000, at_least=0)
     """Real images that the network is trained on after each sweep; 0: it is not trained."""
-    batch_net: int = 64
+    batch_net: int = setting(64, at_least=1)
     """Real images in one step of the network."""
-    lr_net: float = 0.01
+    lr_net: float = setting(0.01, at_least=0)
     """Learning rate of the network."""
-    momentum_net: float = 0.9
+    momentum_net: float = setting(0.9, at_least=0, below=1)
     """Momentum of the network."""
-    weight_decay_net: float = 5e-4
+    weight_decay_net: float = setting(5e-4, at_least=0)
     """Weight decay of the network."""
-    cutmix: float = 0.5
+    cutmix: float = setting(0.5, at_least=0, at_most=1, expected="a probability, 0 to 1")
     """How often a batch of the network is mixed (CutMix); 0: never."""
 
 
@@ -95,30 +96,11 @@ class MultiFormation(Method[Config]):
 
     @classmethod
     def check(cls, config: Config, context: Context) -> None:
-        """Every number in range, and a network that has convolutions."""
-        for name, least in (
-            ("iterations", 1),
-            ("inner_steps", 1),
-            ("batch_real", 1),
-            ("batch_syn", 1),
-            ("net_images", 0),
-            ("batch_net", 1),
-        ):
-            if getattr(config, name) < least:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected at least {least}")
-        for name in ("lr_images", "lr_net", "weight_decay_net"):
-            if not 0 <= getattr(config, name) < math.inf:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected a number of at least 0")
-        for name in ("momentum", "momentum_net"):
-            if not 0 <= getattr(config, name) < 1:
-                raise UserError(
-                    f"--{name.replace('_', '-')} {getattr(config, name)}: expected at least 0 and less than 1"
-                )
-        if not 0 <= config.cutmix <= 1:
-            raise UserError(f"--cutmix {config.cutmix}: expected a probability, 0 to 1")
-        largest = min(LARGEST_FACTOR, context.dataset.spec.size)
-        if not 1 <= config.factor <= largest:
-            raise UserError(f"--factor {config.factor}: expected 1 to {largest} tiles a side")
+        """Tiles that fit the images, and a network that has convolutions."""
+        super().check(config, context)
+        side = context.dataset.spec.size
+        if config.factor > side:
+            raise UserError(f"--factor {config.factor}: expected 1 to {side} tiles a side")
         check_sampler(config, config.batch_real)
         formation_strategies(config.augmentation, context.dataset.spec.flip, siamese=True)
         if not matched(context.network(0).parameters(), KINDS[config.metric]):

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddbench.config import setting
 from ddbench.data.augment import Strategy
 from ddbench.data.limits import require_memory
 from ddbench.data.policy import Policy, augment
@@ -45,21 +46,28 @@ EPSILON = 1e-8
 Schedule = Literal["none", "step", "linear", "cosine"]
 
 
+SHARE = "a share above 0 and up to 1 (no crop)"
+"""What is possible for the least share of an image in a view."""
+
+MILESTONE = "a fraction of the iterations, 0 (no curriculum) to 1"
+"""What is possible for the end of a curriculum (CDA, GUARD)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RecoveryConfig:
     """Settings that methods of this kind have in common; the defaults are SRe2L's on CIFAR."""
 
-    iterations: int = 1000
+    iterations: int = setting(1000, at_least=1)
     """Steps of each batch of images; a run has one batch for every IPC index and every 100 classes."""
-    lr_images: float = 0.25
+    lr_images: float = setting(0.25, above=0)
     """Learning rate of the images (network-input units); falls to 0 by a cosine."""
-    bn_weight: float = 0.01
+    bn_weight: float = setting(0.01, at_least=0, expected="0 or a positive number")
     """Weight of the batch-norm statistics beside the cross-entropy."""
-    crop_scale: float = 1.0
+    crop_scale: float = setting(1.0, above=0, at_most=1, expected=SHARE)
     """Least share of the image that a view shows (RandomResizedCrop); 1: no crop."""
     flip: bool = False
     """Mirror views at random; left out on digits."""
-    jitter: int = 4
+    jitter: int = setting(4, at_least=0)
     """Largest shift of a view in pixels, on each axis, round the border."""
     signed_jitter: bool = False
     """Shifts from -jitter to jitter (as on Tiny-ImageNet) in place of 0 to jitter."""
@@ -124,16 +132,6 @@ def crop_lower_bound(schedule: Schedule, iteration: int, iterations: int, milest
     return least + (1 - least) * (1 + math.cos(math.pi * iteration / end)) / 2
 
 
-def check_milestone(milestone: float) -> None:
-    """Refuse a milestone that is no fraction.
-
-    Raises:
-        UserError: names the flag and the value.
-    """
-    if not 0 <= milestone <= 1:
-        raise UserError(f"--milestone {milestone:g}: expected a fraction of the iterations, 0 (no curriculum) to 1")
-
-
 def shared_view(
     x: Tensor, *, crop_scale: float, flip: bool, jitter: int, signed: bool, generator: torch.Generator
 ) -> Tensor:
@@ -179,21 +177,14 @@ class Recovery(Method[R], Generic[R]):
 
     @classmethod
     def check(cls, config: R, context: Context) -> None:
-        """Numbers in range, a teacher with batch norm, memory for the images.
+        """Shifts less than the side, a teacher with batch norm, memory for the images.
 
         Raises:
             UserError: names the flag, its value and what is possible.
         """
+        super().check(config, context)
         spec = context.dataset.spec
-        if config.iterations < 1:
-            raise UserError(f"--iterations {config.iterations}: expected at least 1")
-        if not 0 < config.lr_images < math.inf:
-            raise UserError(f"--lr-images {config.lr_images}: expected a number above 0")
-        if not 0 <= config.bn_weight < math.inf:
-            raise UserError(f"--bn-weight {config.bn_weight}: expected 0 or a positive number")
-        if not 0 < config.crop_scale <= 1:
-            raise UserError(f"--crop-scale {config.crop_scale}: expected a share above 0 and up to 1 (no crop)")
-        if not 0 <= config.jitter < spec.size:
+        if config.jitter >= spec.size:
             raise UserError(f"--jitter {config.jitter}: expected 0 to {spec.size - 1}, less than the side of an image")
         check_teacher_norm(context)
         count = context.classes * context.ipc

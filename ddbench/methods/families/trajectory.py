@@ -18,12 +18,13 @@ from typing import ClassVar, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ddbench.config import setting
 from ddbench.data.augment import Draw, Strategy, draw, parse_strategy
 from ddbench.data.specs import resolve_augmentation
 from ddbench.experts.store import TrajectoryStore
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
 from ddbench.methods.needs.experts import Experts
-from ddbench.methods.parts.masking import MaskConfig, check_mask, synthetic_mask
+from ddbench.methods.parts.masking import MaskConfig, synthetic_mask
 from ddbench.methods.parts.sampling import initial_positions
 from ddbench.runtime import device as devices
 from ddbench.runtime import seeds
@@ -39,25 +40,27 @@ from ddbench.training.sgd import SGD
 class TrajectoryConfig(MaskConfig):
     """Settings that the whole family has; symbols as in MTT's section 3 and tables."""
 
-    iterations: int = 5000
+    iterations: int = setting(5000, at_least=1)
     """Outer iterations."""
-    student_steps: int = 20
+    student_steps: int = setting(20, at_least=1)
     """N: SGD steps of the student on the synset in one outer iteration."""
-    expert_epochs: int = 2
+    expert_epochs: int = setting(2, at_least=1)
     """M: epochs of the expert between start and target."""
-    max_start_epoch: int = 20
+    max_start_epoch: int = setting(20, at_least=1)
     """T+: start epochs are drawn from 0 to T+ - 1; needs T+ - 1 + M <= epochs of the experts."""
-    min_start_epoch: int = 0
+    min_start_epoch: int = setting(0, at_least=0)
     """First start epoch that is drawn (0 in MTT)."""
-    batch_syn: int = 0
+    batch_syn: int = setting(0, at_least=0)
     """Synthetic images in one student step; 0: the whole synset."""
-    lr_images: float = 100.0
+    lr_images: float = setting(100.0, at_least=0)
     """Learning rate of the images (network-input units)."""
-    lr_lr: float = 1e-5
+    lr_lr: float = setting(1e-5, at_least=0)
     """Learning rate of the student's learning rate beta (of log beta with --lr-parametrisation log)."""
-    lr_student: float = 0.01
+    lr_student: float = setting(
+        0.01, above=0, expected="a number above 0: a student that does not move cannot match anything"
+    )
     """beta_0: the student's learning rate at the start."""
-    momentum: float = 0.5
+    momentum: float = setting(0.5, at_least=0, below=1)
     """Momentum of both outer optimisers."""
     lr_parametrisation: Literal["raw", "log"] = "raw"
     """How beta is learned: raw as in the paper (it can turn negative), or log (always positive)."""
@@ -149,27 +152,13 @@ class TrajectoryMethod(Method[C]):
 
     @classmethod
     def check(cls, config: C, context: Context) -> None:
-        """T+ - 1 + M <= E, and every number in range."""
-        check_mask(config)
-        for name, least in (
-            ("iterations", 1),
-            ("student_steps", 1),
-            ("expert_epochs", 1),
-            ("min_start_epoch", 0),
-            ("batch_syn", 0),
-        ):
-            if getattr(config, name) < least:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected at least {least}")
+        """As every method's, and T+ - 1 + M <= E."""
+        super().check(config, context)
         if config.max_start_epoch <= config.min_start_epoch:
             raise UserError(
                 f"--max-start-epoch {config.max_start_epoch}: expected more than --min-start-epoch "
                 f"{config.min_start_epoch}"
             )
-        for name in ("lr_images", "lr_lr", "lr_student"):
-            if not 0 <= getattr(config, name) < float("inf"):
-                raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected a number of at least 0")
-        if not config.lr_student:
-            raise UserError("--lr-student 0: a student that does not move cannot match anything")
         parse_strategy(resolve_augmentation(config.augmentation, context.dataset.spec.flip))
         store = context.given(Experts)
         epochs, needed = store.recipe.epochs, config.max_start_epoch - 1 + config.expert_epochs

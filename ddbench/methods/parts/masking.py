@@ -6,39 +6,27 @@ real batch is not masked, and neither is the product. Gradients reach only what 
 of the masked distillation training of Zhu et al. (ICCV 2023, arXiv 2307.12463), of which only the abstract was at hand:
 ``docs/calibration.md`` says what is not known.
 
-A method lets its config inherit :class:`MaskConfig`, calls :func:`check_mask`, and puts :func:`masked` behind its
-augmentation. Masks come from generators of their own, so that a ratio of 0 leaves every other draw, and every byte of
-the product, as it was.
+A method lets its config inherit :class:`MaskConfig` and puts :func:`masked` behind its augmentation. Masks come from
+generators of their own, so that a ratio of 0 leaves every other draw, and every byte of the product, as it was.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from ddbench.config import OMIT_DEFAULT
+from ddbench.config import setting
 from ddbench.data.masks import pixel_mask
 from ddbench.runtime import seeds
-from ddbench.runtime.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskConfig:
     """The setting, for a method's config to inherit."""
 
-    mask_ratio: float = field(default=0.0, metadata={OMIT_DEFAULT: True})
+    mask_ratio: float = setting(0.0, at_least=0, below=1, omit_default=True, expected="0 (no mask) to below 1")
     """Share of the pixels of synthetic images that is hidden at random in every step (mdt_pixel); 0: none."""
-
-
-def check_mask(config: MaskConfig) -> None:
-    """Refuse a share that is none, or that hides everything.
-
-    Raises:
-        UserError: names the value.
-    """
-    if not 0 <= config.mask_ratio < 1:
-        raise UserError(f"--mask-ratio {config.mask_ratio}: expected 0 (no mask) to below 1")
 
 
 def synthetic_mask(config: MaskConfig, images: Tensor, seed: int, *purpose: str | int) -> Tensor | None:

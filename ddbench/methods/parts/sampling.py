@@ -16,12 +16,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ddbench.config import setting
 from ddbench.data.dataset import class_indices
 from ddbench.data.limits import require_memory
 from ddbench.data.representative import representatives
 from ddbench.methods.base import Context, NotFiniteError
 from ddbench.methods.parts.batches import RealBatches
-from ddbench.methods.parts.masking import MaskConfig, check_mask
+from ddbench.methods.parts.masking import MaskConfig
 from ddbench.networks.base import Student
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
@@ -40,11 +41,11 @@ class SamplerConfig(MaskConfig):
 
     sampler: Literal["random", "dream"] = "random"
     """Real images of a batch: random ones of the class, or DREAM's representatives, one a cluster of its features."""
-    sampler_interval: int = 10
+    sampler_interval: int = setting(10, at_least=1)
     """Steps between two clusterings (dream)."""
     sampler_clustering: Literal["exact", "minibatch"] = "exact"
     """k-means on all images at once, or in mini-batches: faster, less exact (dream)."""
-    sampler_images: int = 0
+    sampler_images: int = setting(0, at_least=0, expected="0 (all) or at least the images of a batch, one a cluster")
     """Images of a class that are embedded and clustered, drawn anew at each clustering; 0: all (dream)."""
 
 
@@ -57,9 +58,6 @@ def check_sampler(config: SamplerConfig, clusters: int) -> None:
     Raises:
         UserError: names the setting and its value.
     """
-    check_mask(config)
-    if config.sampler_interval < 1:
-        raise UserError(f"--sampler-interval {config.sampler_interval}: expected at least 1")
     if config.sampler_images and config.sampler_images < clusters:
         raise UserError(
             f"--sampler-images {config.sampler_images}: expected 0 (all) or at least the {clusters} images of a batch, "

@@ -254,7 +254,7 @@ def _settings(chosen: Chosen, settings: Mapping[str, Any]) -> tuple[Any, tuple[A
     where = f"distill {chosen.name}"
     kind = chosen.kind.config_class
     own = _own(kind, settings)
-    config = apply_config(kind, own, where, base=chosen.config)
+    config = apply_config(kind, own, "", base=chosen.config)  # mistakes name flags, also from Python
     flags = chosen.flags(config)
     known = [*(item.name for item in fields(kind)), *(item.name for one in flags for item in fields(one))]
     for name in settings:

@@ -105,6 +105,9 @@ class ExpertRecipe(Smooth, Gsam, Sgd):
         if not isinstance(data, dict):
             raise UserError(f"{where}: the recipe is not a table")
         values = dict(data)
+        for name in values:
+            if name not in {field.name for field in fields(ExpertRecipe)}:
+                raise UserError(f"{where}: unknown expert setting {name!r} (made by a newer ddbench?)")
         imported = values.get("kind") == IMPORTED
         if imported:
             del values["kind"]

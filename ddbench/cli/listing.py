@@ -27,7 +27,7 @@ class Args:
 
 
 EXAMPLES = """  ddbench list methods
-  ddbench list methods --bibtex > methods.bib
+  ddbench list methods --bibtex
   ddbench list recipes --json"""
 
 

@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,16 @@ class Registry:
     Args:
         kind: what the names are, for messages ("method").
         group: entry-point group through which other packages add names, or None.
-        builtin: name -> "module:attribute".
+        builtin: name -> "module:attribute", or what finds them; called when a name is first asked for.
     """
 
-    def __init__(self, kind: str, group: str | None, builtin: dict[str, str]) -> None:
+    def __init__(
+        self, kind: str, group: str | None, builtin: Mapping[str, str] | Callable[[], Mapping[str, str]]
+    ) -> None:
         self.kind = kind
         self.group = group
-        self._table = dict(builtin)
+        self._find = builtin if callable(builtin) else None
+        self._table = {} if callable(builtin) else dict(builtin)
         self._objects: dict[str, Any] = {}
         self._scanned = False
 
@@ -48,6 +51,8 @@ class Registry:
         if self._scanned:
             return
         self._scanned = True
+        if self._find is not None:
+            self._table.update(self._find())
         if self.group is None:
             return
         for point in entry_points(group=self.group):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ddbench.cli.parse import parse, peek, settings_in
 from ddbench.cli.settings import Common
 from ddbench.distillation.start import Chosen, choose, distill
-from ddbench.methods import DESCRIPTIONS, METHODS
+from ddbench.methods import METHODS, description
 from ddbench.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def needed(argv: list[str]) -> tuple[Need[Any], ...]:
 
 def _title(kind: Any) -> str:
     if kind is None:
-        listed = "\n".join(f"  {name:<10} {DESCRIPTIONS.get(name, '')}" for name in METHODS)
+        listed = "\n".join(f"  {name:<10} {description(name)}" for name in METHODS)
         return (
             "Make a synset. Killed at any moment, the same command goes on.\n\nA method adds flags of its own and "
             f"of what it needs, such as experts or a teacher: --method M --help.\n\nmethods:\n{listed}"

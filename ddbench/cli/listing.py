@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import tyro
 
 from ddbench.cli.parse import parse
 from ddbench.registry import unknown
+from ddbench.runtime.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,17 +21,44 @@ class Args:
     what: tyro.conf.Positional[str]
     """methods, datasets, students, protocols, recipes or plans."""
     json: bool = False
-    """Print JSON for other programs."""
+    """Print JSON for other programs; of methods all that is known: family, protocol, paper, code, licence, card."""
+    bibtex: bool = False
+    """Print the papers of the methods as BibTeX."""
 
 
 EXAMPLES = """  ddbench list methods
+  ddbench list methods --bibtex
   ddbench list recipes --json"""
 
 
 def _methods() -> dict[str, str]:
-    from ddbench.methods import DESCRIPTIONS, METHODS
+    from ddbench.methods import METHODS, description
 
-    return {name: DESCRIPTIONS.get(name, METHODS.origin(name)) for name in METHODS}
+    return {name: description(name) for name in METHODS}
+
+
+def _facts() -> dict[str, dict[str, Any]]:
+    """Everything that is known of every method; of one without facts its line and where its code is."""
+    from ddbench.methods import METHODS, description, facts_of, shipped
+    from ddbench.methods.facts import CARDS
+
+    table = {}
+    for name in METHODS:
+        facts = facts_of(name)
+        table[name] = {
+            **({"line": description(name)} if facts is None else {**asdict(facts), "citation": facts.citation}),
+            "card": f"{CARDS}/{name}/README.md" if name in shipped() else "",
+            "origin": METHODS.origin(name),
+        }
+    return table
+
+
+def _bibtex() -> str:
+    from ddbench.methods import METHODS, facts_of
+    from ddbench.methods.citation import bibtex
+
+    known = {name: facts_of(name) for name in METHODS}
+    return "\n\n".join(bibtex(name, facts) for name, facts in known.items() if facts is not None and facts.paper)
 
 
 def _datasets() -> dict[str, str]:
@@ -94,6 +123,14 @@ def main(argv: list[str]) -> None:
     args = parse(Args, argv, "ddbench list", str(Args.__doc__), EXAMPLES)
     if args.what not in TABLES:
         raise unknown("list", args.what, TABLES)
+    if args.bibtex:
+        if args.what != "methods" or args.json:
+            raise UserError("--bibtex is for `ddbench list methods`, without --json")
+        print(_bibtex())
+        return
+    if args.json and args.what == "methods":
+        print(json.dumps(_facts(), indent=1, ensure_ascii=False))
+        return
     table = TABLES[args.what]()
     if args.json:
         print(json.dumps(table, indent=1, ensure_ascii=False))

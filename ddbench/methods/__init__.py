@@ -1,65 +1,44 @@
-"""Methods: what makes a synset. One file a method; the table below is all that lists them. Imports no torch."""
+"""Methods: what makes a synset. One file a method. Imports no torch.
+
+A file of this folder is a method when it has a class with ``facts`` (:mod:`ddbench.methods.facts`); its name is the
+file's. They are found by reading the sources, when the first of them is asked for.
+"""
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
+
+from ddbench.methods.facts import Facts, find_class, read_classes
 from ddbench.registry import Registry
 
-METHODS = Registry(
-    "method",
-    "ddbench.methods",
-    {
-        "ast": "ddbench.methods.ast:AST",
-        "cda": "ddbench.methods.cda:CDA",
-        "cudd": "ddbench.methods.cudd:CUDD",
-        "d3hr": "ddbench.methods.d3hr:D3HR",
-        "datadam": "ddbench.methods.datadam:DataDAM",
-        "datm": "ddbench.methods.datm:DATM",
-        "dc": "ddbench.methods.dc:DC",
-        "dm": "ddbench.methods.dm:DM",
-        "dream": "ddbench.methods.dream:DREAM",
-        "dsa": "ddbench.methods.dsa:DSA",
-        "ftd": "ddbench.methods.ftd:FTD",
-        "full": "ddbench.methods.full:Full",
-        "guard": "ddbench.methods.guard:GUARD",
-        "herding": "ddbench.methods.herding:Herding",
-        "idc": "ddbench.methods.idc:IDC",
-        "kcenter": "ddbench.methods.kcenter:KCenter",
-        "kmeans": "ddbench.methods.kmeans:KMeans",
-        "mgd3": "ddbench.methods.mgd3:MGD3",
-        "mtt": "ddbench.methods.mtt:MTT",
-        "pdd": "ddbench.methods.pdd:PDD",
-        "random": "ddbench.methods.random:Random",
-        "rded": "ddbench.methods.rded:RDED",
-        "sre2l": "ddbench.methods.sre2l:SRe2L",
-        "tesla": "ddbench.methods.tesla:TESLA",
-        "unguided": "ddbench.methods.unguided:Unguided",
-    },
-)
 
-DESCRIPTIONS = {
-    "ast": "matching trajectories of smooth experts, with representative first images (Shen et al., 2023)",
-    "cda": "SRe2L with crops that go from the whole image to details (Yin and Shen, TMLR 2024)",
-    "cudd": "recovered in phases, each against a student of the earlier ones (Ma et al., 2024)",
-    "d3hr": "groups of latents with their class's statistics, decoded by a diffusion model (ICML 2025)",
-    "datadam": "attention and distribution matching (Sajedi et al., ICCV 2023)",
-    "datm": "matching trajectories of a difficulty that fits the budget, learned labels (Guo et al., ICLR 2024)",
-    "dc": "gradient matching: dataset condensation (Zhao et al., ICLR 2021)",
-    "dm": "distribution matching (Zhao and Bilen, WACV 2023)",
-    "dream": "IDC with representative real images: one a cluster of features (Liu et al., ICCV 2023)",
-    "dsa": "DC with differentiable siamese augmentation (Zhao and Bilen, ICML 2021)",
-    "ftd": "matching trajectories of flat experts, moving average of the images (Du et al., CVPR 2023)",
-    "full": "all real training images: the upper row",
-    "guard": "SRe2L from a teacher with a flat loss, for robustness (Xue et al., AAAI 2025)",
-    "herding": "real images whose mean feature follows the class mean (Welling, ICML 2009): a coreset",
-    "idc": "several small images in each stored one, matched by gradients (Kim et al., ICML 2022)",
-    "kcenter": "real images that cover their class, farthest first (Sener and Savarese, ICLR 2018): a coreset",
-    "kmeans": "real images nearest to k-means centres of their class (as in DC-BENCH, NeurIPS 2022): a coreset",
-    "mgd3": "diffusion samples pulled to the modes of their class (Chan-Santiago et al., ICML 2025)",
-    "mtt": "matching training trajectories (Cazenavette et al., CVPR 2022)",
-    "pdd": "progressive stages over a trajectory-matching method (Chen et al., ICLR 2024)",
-    "random": "real images chosen at random: the baseline",
-    "rded": "stitched of the real crops that an observer finds most realistic (Sun et al., CVPR 2024)",
-    "sre2l": "recovered from a teacher's weights and batch-norm statistics (Yin et al., NeurIPS 2023)",
-    "tesla": "matching trajectories in constant memory, soft labels of the expert (Cui et al., ICML 2023)",
-    "unguided": "plain samples of a diffusion model: the baseline of d3hr and mgd3",
-}
+@cache
+def shipped() -> dict[str, tuple[str, Facts]]:
+    """The methods of this package by name: ``module:Class``, and facts."""
+    return {
+        path.stem: (f"{__name__}.{path.stem}:{kind}", found.facts)
+        for path in sorted(Path(__file__).parent.glob("*.py"))
+        for kind, found in read_classes(path).items()
+        if found.facts is not None
+    }
+
+
+METHODS = Registry("method", "ddbench.methods", lambda: {name: target for name, (target, _) in shipped().items()})
+
+
+def facts_of(name: str) -> Facts | None:
+    """Facts of a method, also of other packages'; None where its class says none or its source cannot be read."""
+    if name in shipped():
+        return shipped()[name][1]
+    found = find_class(METHODS.origin(name))
+    return found.facts if found else None
+
+
+def description(name: str) -> str:
+    """A method in one line: what its facts say, else its docstring, else where it is."""
+    facts = facts_of(name)
+    if facts is not None:
+        return facts.described
+    found = find_class(METHODS.origin(name))
+    return found.doc if found and found.doc else METHODS.origin(name)

@@ -23,6 +23,7 @@ from ddbench.config import setting
 from ddbench.data.coreset import k_means
 from ddbench.data.dataset import class_indices
 from ddbench.methods.base import Context
+from ddbench.methods.facts import Facts
 from ddbench.methods.families.trajectory import InnerConfig, Segment, TrajectoryMethod
 from ddbench.methods.needs.experts import Experts
 from ddbench.runtime import seeds
@@ -50,7 +51,17 @@ class AST(TrajectoryMethod[ASTConfig]):
     """Trajectory matching with smooth experts, representative images, balanced, perturbed and intermediate matching."""
 
     config_class = ASTConfig
-    title = "AST"
+    facts = Facts(
+        title="AST",
+        line="matching trajectories of smooth experts, with representative first images",
+        family="trajectory matching",
+        paper="AST: Effective Dataset Distillation through Alignment with Smooth and High-Quality Expert Trajectories",
+        authors=("Jiyuan Shen", "Wenzhuo Yang", "Kwok-Yan Lam"),
+        year=2023,
+        arxiv="2310.10541",
+        code="https://github.com/shenjiyuan123/AST-Alignment-with-Smooth-Expert",
+        licence="MIT",
+    )
 
     @classmethod
     def needs(cls, config: ASTConfig) -> tuple[Experts]:

@@ -21,6 +21,7 @@ from torch import Tensor
 from ddbench.config import check_config
 from ddbench.data.dataset import Dataset, Split, class_indices
 from ddbench.data.preprocess import Preprocess
+from ddbench.methods.facts import Facts
 from ddbench.methods.needs import Need
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
@@ -148,9 +149,17 @@ class Method(Generic[C]):
     """
 
     config_class: ClassVar[type[Any]]
+    facts: ClassVar[Facts | None] = None
+    """What is known of it besides its code; every method of this package says them."""
     title: ClassVar[str] = ""
+    """Its name as it is written: that of its own facts, where it has them."""
     unit: ClassVar[str] = "ipc"
     """Budget unit of the product: ``ipc``, or ``all`` for the whole training set."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if isinstance(vars(cls).get("facts"), Facts):
+            cls.title = vars(cls)["facts"].title
 
     def __init__(self, config: C, context: Context) -> None:
         self.config = config

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ddbench.config import setting
+from ddbench.methods.facts import Facts
 from ddbench.methods.families.recovery import MILESTONE, SHARE, Recovery, RecoveryConfig, crop_lower_bound
 
 
@@ -37,7 +38,20 @@ class CDA(Recovery[CDAConfig]):
     """SRe2L with crops that get smaller."""
 
     config_class = CDAConfig
-    title = "CDA"
+    facts = Facts(
+        title="CDA",
+        line="SRe2L with crops that go from the whole image to details",
+        family="recovery from a teacher",
+        protocol="kd-v1",
+        paper="Dataset Distillation via Curriculum Data Synthesis in Large Data Era",
+        authors=("Zeyuan Yin", "Zhiqiang Shen"),
+        venue="TMLR",
+        journal=True,
+        year=2024,
+        arxiv="2311.18838",
+        code="https://github.com/VILA-Lab/SRe2L",
+        licence="none stated",
+    )
 
     def crop_scale(self, step: int) -> float:
         """By the curriculum."""

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ddbench.config import setting
 from ddbench.data.dataset import class_indices
 from ddbench.methods.base import Context, State, check_ipc
+from ddbench.methods.facts import Facts
 from ddbench.methods.families.recovery import SHARE, Batch, Recovery, RecoveryConfig, Stage
 from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.protocols.plan import Plan
@@ -146,7 +147,20 @@ class CUDD(Recovery[CUDDConfig]):
     """Images recovered in phases, from real ones, against a guide trained on the earlier phases."""
 
     config_class = CUDDConfig
-    title = "CUDD"
+    facts = Facts(
+        title="CUDD",
+        line="recovered in phases, each against a student of the earlier ones",
+        family="recovery from a teacher",
+        protocol="kd-v1",
+        paper="Curriculum Dataset Distillation",
+        authors=("Zhiheng Ma", "Anjia Cao", "Funing Yang", "Yihong Gong", "Xing Wei"),
+        venue="TIP",
+        journal=True,
+        year=2025,
+        arxiv="2405.09150",
+        code="https://github.com/MIV-XJTU/CUDD",
+        licence="none stated",
+    )
 
     @classmethod
     def check(cls, config: CUDDConfig, context: Context) -> None:

@@ -24,6 +24,7 @@ from ddbench.diffusion.ddim import check_grid, sampling_moves
 from ddbench.diffusion.latents import moments, normality
 from ddbench.diffusion.recipe import TIMESTEPS
 from ddbench.methods.base import Context
+from ddbench.methods.facts import Facts
 from ddbench.methods.families.generation import Draw, Generation, GenerationConfig
 from ddbench.runtime import seeds
 
@@ -139,7 +140,28 @@ class D3HR(Generation[D3HRConfig]):
     """D3HR; a step is a class, after the latents of all classes."""
 
     config_class = D3HRConfig
-    title = "D3HR"
+    facts = Facts(
+        title="D3HR",
+        line="groups of latents with their class's statistics, decoded by a diffusion model",
+        family="generation",
+        protocol="rded",
+        paper="Taming Diffusion for Dataset Distillation with High Representativeness",
+        authors=(
+            "Lin Zhao",
+            "Yushu Wu",
+            "Xinru Jiang",
+            "Jianyang Gu",
+            "Yanzhi Wang",
+            "Xiaolin Xu",
+            "Pu Zhao",
+            "Xue Lin",
+        ),
+        venue="ICML",
+        year=2025,
+        arxiv="2505.18399",
+        code="https://github.com/lin-zhao-resoLve/D3HR",
+        licence="none stated",
+    )
 
     @classmethod
     def check(cls, config: D3HRConfig, context: Context) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ddbench.config import setting
 from ddbench.methods.base import Context
+from ddbench.methods.facts import Facts
 from ddbench.methods.families.distribution import DistributionConfig, DistributionMatching
 from ddbench.networks.base import Student
 from ddbench.networks.convnet import ConvNet
@@ -54,7 +55,25 @@ class DataDAM(DistributionMatching[DataDAMConfig]):
     """Attention matching."""
 
     config_class = DataDAMConfig
-    title = "DataDAM"
+    facts = Facts(
+        title="DataDAM",
+        line="attention and distribution matching",
+        family="distribution matching",
+        paper="DataDAM: Efficient Dataset Distillation with Attention Matching",
+        authors=(
+            "Ahmad Sajedi",
+            "Samir Khaki",
+            "Ehsan Amjadian",
+            "Lucy Z. Liu",
+            "Yuri A. Lawryshyn",
+            "Konstantinos N. Plataniotis",
+        ),
+        venue="ICCV",
+        year=2023,
+        arxiv="2310.00093",
+        code="https://github.com/DataDistillation/DataDAM",
+        licence="none stated",
+    )
 
     @classmethod
     def check(cls, config: DataDAMConfig, context: Context) -> None:

@@ -26,6 +26,7 @@ from torch import Tensor
 from ddbench.config import setting
 from ddbench.data.dataset import class_indices
 from ddbench.methods.base import Context, State
+from ddbench.methods.facts import Facts
 from ddbench.methods.families.trajectory import InnerConfig, Segment, TrajectoryMethod
 from ddbench.methods.needs.experts import Experts
 from ddbench.runtime import seeds
@@ -65,7 +66,19 @@ class DATM(TrajectoryMethod[DATMConfig]):
     """
 
     config_class = DATMConfig
-    title = "DATM"
+    facts = Facts(
+        title="DATM",
+        line="matching trajectories of a difficulty that fits the budget, learned labels",
+        family="trajectory matching",
+        protocol="soft-v1",
+        paper="Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching",
+        authors=("Ziyao Guo", "Kai Wang", "George Cazenavette", "Hui Li", "Kaipeng Zhang", "Yang You"),
+        venue="ICLR",
+        year=2024,
+        arxiv="2310.05773",
+        code="https://github.com/NUS-HPC-AI-Lab/DATM",
+        licence="none stated",
+    )
 
     @classmethod
     def needs(cls, config: DATMConfig) -> tuple[Experts]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ddbench.methods.facts import Facts
 from ddbench.methods.families.gradient_matching import GradientMatching, GradientMatchingConfig
 
 
@@ -24,4 +25,15 @@ class DC(GradientMatching[DCConfig]):
     """Dataset condensation with gradient matching."""
 
     config_class = DCConfig
-    title = "DC"
+    facts = Facts(
+        title="DC",
+        line="gradient matching: dataset condensation",
+        family="gradient matching",
+        paper="Dataset Condensation with Gradient Matching",
+        authors=("Bo Zhao", "Konda Reddy Mopuri", "Hakan Bilen"),
+        venue="ICLR",
+        year=2021,
+        arxiv="2006.05929",
+        code="https://github.com/VICO-UoE/DatasetCondensation",
+        licence="MIT",
+    )

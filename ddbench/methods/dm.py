@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ddbench.methods.facts import Facts
 from ddbench.methods.families.distribution import DistributionConfig, DistributionMatching
 from ddbench.networks.base import Student
 from ddbench.training.distribution import mean_match
@@ -32,7 +33,18 @@ class DM(DistributionMatching[DMConfig]):
     """Distribution matching."""
 
     config_class = DMConfig
-    title = "DM"
+    facts = Facts(
+        title="DM",
+        line="distribution matching",
+        family="distribution matching",
+        paper="Dataset Condensation with Distribution Matching",
+        authors=("Bo Zhao", "Hakan Bilen"),
+        venue="WACV",
+        year=2023,
+        arxiv="2110.04181",
+        code="https://github.com/VICO-UoE/DatasetCondensation",
+        licence="MIT",
+    )
 
     def measure(self, net: Student, x: Tensor) -> list[Tensor]:
         """The flattened features, input of the last linear layer."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ddbench.config import setting
+from ddbench.methods.facts import Facts
 from ddbench.methods.families.multi_formation import MultiFormation, MultiFormationConfig
 
 
@@ -37,4 +38,16 @@ class DREAM(MultiFormation[DREAMConfig]):
     """IDC with representative real batches."""
 
     config_class = DREAMConfig
-    title = "DREAM"
+    facts = Facts(
+        title="DREAM",
+        line="IDC with representative real images: one a cluster of features",
+        family="multi-formation",
+        protocol="idc",
+        paper="DREAM: Efficient Dataset Distillation by Representative Matching",
+        authors=("Yanqing Liu", "Jianyang Gu", "Kai Wang", "Zheng Zhu", "Wei Jiang", "Yang You"),
+        venue="ICCV",
+        year=2023,
+        arxiv="2302.14416",
+        code="https://github.com/lyq312318224/DREAM",
+        licence="none stated",
+    )

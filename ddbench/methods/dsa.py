@@ -15,6 +15,7 @@ from typing import Literal
 from ddbench.data.augment import Strategy, parse_strategy
 from ddbench.data.specs import resolve_augmentation
 from ddbench.methods.base import Context
+from ddbench.methods.facts import Facts
 from ddbench.methods.families.gradient_matching import GradientMatching, GradientMatchingConfig
 from ddbench.runtime.errors import UserError
 
@@ -33,7 +34,18 @@ class DSA(GradientMatching[DSAConfig]):
     """Dataset condensation with differentiable siamese augmentation."""
 
     config_class = DSAConfig
-    title = "DSA"
+    facts = Facts(
+        title="DSA",
+        line="DC with differentiable siamese augmentation",
+        family="gradient matching",
+        paper="Dataset Condensation with Differentiable Siamese Augmentation",
+        authors=("Bo Zhao", "Hakan Bilen"),
+        venue="ICML",
+        year=2021,
+        arxiv="2102.08259",
+        code="https://github.com/VICO-UoE/DatasetCondensation",
+        licence="MIT",
+    )
 
     @classmethod
     def check(cls, config: DSAConfig, context: Context) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ddbench.config import setting
 from ddbench.methods.base import State
+from ddbench.methods.facts import Facts
 from ddbench.methods.families.trajectory import InnerConfig, Segment, TrajectoryMethod
 from ddbench.methods.needs.experts import Experts
 from ddbench.training.problem import InnerResult
@@ -36,7 +37,18 @@ class FTD(TrajectoryMethod[FTDConfig]):
     """Matching the trajectories of flat experts; delivers the moving average of the images."""
 
     config_class = FTDConfig
-    title = "FTD"
+    facts = Facts(
+        title="FTD",
+        line="matching trajectories of flat experts, moving average of the images",
+        family="trajectory matching",
+        paper="Minimizing the Accumulated Trajectory Error to Improve Dataset Distillation",
+        authors=("Jiawei Du", "Yidi Jiang", "Vincent Y. F. Tan", "Joey Tianyi Zhou", "Haizhou Li"),
+        venue="CVPR",
+        year=2023,
+        arxiv="2211.11004",
+        code="https://github.com/AngusDujw/FTD-distillation",
+        licence="none stated",
+    )
 
     @classmethod
     def needs(cls, config: FTDConfig) -> tuple[Experts]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ddbench.methods.base import Distilled, Method
+from ddbench.methods.facts import Facts
 from ddbench.synset import Budget
 
 
@@ -21,7 +22,11 @@ class Full(Method[FullConfig]):
     """The real training set."""
 
     config_class = FullConfig
-    title = "All real images"
+    facts = Facts(
+        title="All real images",
+        line="all real training images: the upper row",
+        family="reference",
+    )
     unit = "all"
 
     @property

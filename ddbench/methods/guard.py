@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ddbench.config import setting
+from ddbench.methods.facts import Facts
 from ddbench.methods.families.recovery import MILESTONE, Recovery, RecoveryConfig, crop_lower_bound
 from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.runtime.errors import UserError
@@ -47,7 +48,19 @@ class GUARD(Recovery[GUARDConfig]):
     """SRe2L from a curvature-regularised teacher."""
 
     config_class = GUARDConfig
-    title = "GUARD"
+    facts = Facts(
+        title="GUARD",
+        line="SRe2L from a teacher with a flat loss, for robustness",
+        family="recovery from a teacher",
+        protocol="kd-v1",
+        paper="Towards Adversarially Robust Dataset Distillation by Curvature Regularization",
+        authors=("Eric Xue", "Yijiang Li", "Haoyang Liu", "Peiran Wang", "Yifan Shen", "Haohan Wang"),
+        venue="AAAI",
+        year=2025,
+        arxiv="2403.10045",
+        code="https://github.com/yumozi/GUARD",
+        licence="none stated",
+    )
 
     @classmethod
     def needs(cls, config: GUARDConfig) -> tuple[TrainedTeacher]:

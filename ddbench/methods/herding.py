@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ddbench.data.coreset import herding, unit_length
 from ddbench.methods.base import Distilled, Method
+from ddbench.methods.facts import Facts
 from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.methods.parts.features import choose_images
 
@@ -32,7 +33,16 @@ class Herding(Method[HerdingConfig]):
     """Herding in the teacher's features."""
 
     config_class = HerdingConfig
-    title = "Herding"
+    facts = Facts(
+        title="Herding",
+        line="a coreset: real images whose mean feature follows the class mean",
+        family="coreset",
+        paper="Herding Dynamical Weights to Learn",
+        authors=("Max Welling",),
+        venue="ICML",
+        year=2009,
+        doi="10.1145/1553374.1553517",
+    )
 
     @classmethod
     def needs(cls, config: HerdingConfig) -> tuple[TrainedTeacher]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ddbench.methods.facts import Facts
 from ddbench.methods.families.multi_formation import MultiFormation, MultiFormationConfig
 
 
@@ -26,4 +27,25 @@ class IDC(MultiFormation[IDCConfig]):
     """Gradient matching of multi-formed images."""
 
     config_class = IDCConfig
-    title = "IDC"
+    facts = Facts(
+        title="IDC",
+        line="several small images in each stored one, matched by gradients",
+        family="multi-formation",
+        protocol="idc",
+        paper="Dataset Condensation via Efficient Synthetic-Data Parameterization",
+        authors=(
+            "Jang-Hyun Kim",
+            "Jinuk Kim",
+            "Seong Joon Oh",
+            "Sangdoo Yun",
+            "Hwanjun Song",
+            "Joonhyun Jeong",
+            "Jung-Woo Ha",
+            "Hyun Oh Song",
+        ),
+        venue="ICML",
+        year=2022,
+        arxiv="2205.14959",
+        code="https://github.com/snu-mllab/Efficient-Dataset-Condensation",
+        licence="MIT",
+    )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ddbench.data.coreset import k_center, unit_length
 from ddbench.methods.base import Distilled, Method
+from ddbench.methods.facts import Facts
 from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.methods.parts.features import choose_images
 
@@ -32,7 +33,16 @@ class KCenter(Method[KCenterConfig]):
     """Greedy k-center in the teacher's features."""
 
     config_class = KCenterConfig
-    title = "k-center"
+    facts = Facts(
+        title="k-center",
+        line="a coreset: real images that cover their class, farthest first",
+        family="coreset",
+        paper="Active Learning for Convolutional Neural Networks: A Core-Set Approach",
+        authors=("Ozan Sener", "Silvio Savarese"),
+        venue="ICLR",
+        year=2018,
+        arxiv="1708.00489",
+    )
 
     @classmethod
     def needs(cls, config: KCenterConfig) -> tuple[TrainedTeacher]:

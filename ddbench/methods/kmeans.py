@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ddbench.data.coreset import k_means
 from ddbench.methods.base import Distilled, Method
+from ddbench.methods.facts import Facts
 from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.methods.parts.features import choose_images
 from ddbench.runtime import seeds
@@ -29,7 +30,16 @@ class KMeans(Method[KMeansConfig]):
     """Images nearest to k-means centres in the teacher's features."""
 
     config_class = KMeansConfig
-    title = "k-means"
+    facts = Facts(
+        title="k-means",
+        line="a coreset: real images nearest to k-means centres of their class",
+        family="coreset",
+        paper="DC-BENCH: Dataset Condensation Benchmark",
+        authors=("Justin Cui", "Ruochen Wang", "Si Si", "Cho-Jui Hsieh"),
+        venue="NeurIPS",
+        year=2022,
+        arxiv="2207.09639",
+    )
 
     @classmethod
     def needs(cls, config: KMeansConfig) -> tuple[TrainedTeacher]:

@@ -24,6 +24,7 @@ from ddbench.config import setting
 from ddbench.data.coreset import k_means_centres
 from ddbench.diffusion.ddim import Move, predicted_image, sampling_moves
 from ddbench.methods.base import Context
+from ddbench.methods.facts import Facts
 from ddbench.methods.families.generation import Draw, Generation, GenerationConfig
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
@@ -50,7 +51,17 @@ class MGD3(Generation[MGD3Config]):
     """MGD3; a step is a class."""
 
     config_class = MGD3Config
-    title = "MGD3"
+    facts = Facts(
+        title="MGD3",
+        line="diffusion samples pulled to the modes of their class",
+        family="generation",
+        paper="MGD3: Mode-Guided Dataset Distillation using Diffusion Models",
+        authors=("Jeffrey A. Chan-Santiago", "Praveen Tirupattur", "Gaurav Kumar Nayak", "Gaowen Liu", "Mubarak Shah"),
+        venue="ICML",
+        year=2025,
+        arxiv="2505.18963",
+        code="https://github.com/jachansantiago/mode_guidance",
+    )
 
     @classmethod
     def check(cls, config: MGD3Config, context: Context) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ddbench.methods.facts import Facts
 from ddbench.methods.families.trajectory import InnerConfig, TrajectoryMethod
 
 
@@ -28,4 +29,15 @@ class MTT(TrajectoryMethod[MTTConfig]):
     """Matching training trajectories."""
 
     config_class = MTTConfig
-    title = "MTT"
+    facts = Facts(
+        title="MTT",
+        line="matching training trajectories",
+        family="trajectory matching",
+        paper="Dataset Distillation by Matching Training Trajectories",
+        authors=("George Cazenavette", "Tongzhou Wang", "Antonio Torralba", "Alexei A. Efros", "Jun-Yan Zhu"),
+        venue="CVPR",
+        year=2022,
+        arxiv="2203.11932",
+        code="https://github.com/GeorgeCazenavette/mtt-distillation",
+        licence="MIT",
+    )

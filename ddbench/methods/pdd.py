@@ -29,6 +29,7 @@ from ddbench.experts.recipe import KINDS, ExpertRecipe
 from ddbench.experts.store import TrajectoryStore
 from ddbench.methods import METHODS
 from ddbench.methods.base import Context, Distilled, Method, State
+from ddbench.methods.facts import Facts
 from ddbench.methods.families.trajectory import TrajectoryConfig, TrajectoryMethod
 from ddbench.methods.needs import Need
 from ddbench.methods.needs.experts import Experts
@@ -71,7 +72,19 @@ class PDD(Method[PDDConfig]):
     """
 
     config_class = PDDConfig
-    title = "PDD"
+    facts = Facts(
+        title="PDD",
+        line="progressive stages over a trajectory-matching method",
+        family="trajectory matching",
+        protocol="pdd",
+        paper="Data Distillation Can Be Like Vodka: Distilling More Times For Better Quality",
+        authors=("Xuxi Chen", "Yu Yang", "Zhangyang Wang", "Baharan Mirzasoleiman"),
+        venue="ICLR",
+        year=2024,
+        url="https://openreview.net/forum?id=1NHgmKqOzZ",
+        code="https://github.com/VITA-Group/ProgressiveDD",
+        licence="none stated",
+    )
 
     stage: int
     finished: list[Distilled]

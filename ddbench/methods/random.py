@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ddbench.methods.base import Distilled, Method
+from ddbench.methods.facts import Facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,11 @@ class Random(Method[RandomConfig]):
     """A random subset of the real training images."""
 
     config_class = RandomConfig
-    title = "Random real images"
+    facts = Facts(
+        title="Random real images",
+        line="real images chosen at random: the baseline",
+        family="reference",
+    )
 
     def distilled(self) -> Distilled:
         """The subset: uint8 pixels, hard labels."""

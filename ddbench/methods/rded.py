@@ -22,6 +22,7 @@ from ddbench.config import setting
 from ddbench.data.crops import centred, draw_squares, grey_levels, jpeg, resize_squares, stitch
 from ddbench.data.dataset import class_indices
 from ddbench.methods.base import Context, Distilled, Method, State
+from ddbench.methods.facts import Facts
 from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
@@ -63,7 +64,19 @@ class RDED(Method[RDEDConfig]):
     """RDED; a step is a class."""
 
     config_class = RDEDConfig
-    title = "RDED"
+    facts = Facts(
+        title="RDED",
+        line="stitched of the real crops that an observer finds most realistic",
+        family="selection",
+        protocol="rded",
+        paper="On the Diversity and Realism of Distilled Dataset: An Efficient Dataset Distillation Paradigm",
+        authors=("Peng Sun", "Bei Shi", "Daiwei Yu", "Tao Lin"),
+        venue="CVPR",
+        year=2024,
+        arxiv="2312.03526",
+        code="https://github.com/LINs-lab/RDED",
+        licence="Apache-2.0",
+    )
 
     @classmethod
     def needs(cls, config: RDEDConfig) -> tuple[TrainedTeacher]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ddbench.methods.facts import Facts
 from ddbench.methods.families.recovery import Recovery, RecoveryConfig
 
 
@@ -27,4 +28,16 @@ class SRe2L(Recovery[SRe2LConfig]):
     """Images recovered from a teacher's class scores and batch-norm statistics."""
 
     config_class = SRe2LConfig
-    title = "SRe2L"
+    facts = Facts(
+        title="SRe2L",
+        line="recovered from a teacher's weights and batch-norm statistics",
+        family="recovery from a teacher",
+        protocol="kd-v1",
+        paper="Squeeze, Recover and Relabel: Dataset Condensation at ImageNet Scale From A New Perspective",
+        authors=("Zeyuan Yin", "Eric Xing", "Zhiqiang Shen"),
+        venue="NeurIPS",
+        year=2023,
+        arxiv="2306.13092",
+        code="https://github.com/VILA-Lab/SRe2L",
+        licence="none stated",
+    )

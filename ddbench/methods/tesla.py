@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ddbench.methods.base import State
+from ddbench.methods.facts import Facts
 from ddbench.methods.families.trajectory import Segment, TrajectoryConfig, TrajectoryMethod
 from ddbench.training.problem import InnerResult
 
@@ -43,7 +44,18 @@ class TESLA(TrajectoryMethod[TESLAConfig]):
     """Matching training trajectories step by step, with soft labels of the expert if wanted."""
 
     config_class = TESLAConfig
-    title = "TESLA"
+    facts = Facts(
+        title="TESLA",
+        line="matching trajectories in constant memory, soft labels of the expert",
+        family="trajectory matching",
+        paper="Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory",
+        authors=("Justin Cui", "Ruochen Wang", "Si Si", "Cho-Jui Hsieh"),
+        venue="ICML",
+        year=2023,
+        arxiv="2211.10586",
+        code="https://github.com/justincui03/tesla",
+        licence="MIT",
+    )
 
     @property
     def inner_mode(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ddbench.diffusion.ddim import sampling_moves
+from ddbench.methods.facts import Facts
 from ddbench.methods.families.generation import Draw, Generation, GenerationConfig
 
 
@@ -24,7 +25,11 @@ class Unguided(Generation[UnguidedConfig]):
     """Plain samples; a step is a class."""
 
     config_class = UnguidedConfig
-    title = "plain diffusion samples"
+    facts = Facts(
+        title="plain diffusion samples",
+        line="plain samples of a diffusion model: the baseline of d3hr and mgd3",
+        family="generation",
+    )
 
     def draw(self, label: int) -> Draw:
         moves = sampling_moves(self.backend.alphas, self.config.steps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ddbench.distillation.recipes import content_folder
 from ddbench.distillation.runner import RunSettings, distill
 from ddbench.experts.recipe import KINDS
 from ddbench.experts.store import find_stores
-from ddbench.methods import DESCRIPTIONS, METHODS
+from ddbench.methods import METHODS, description
 from ddbench.methods.base import Context, Method, State, check_ipc
 from ddbench.methods.needs.diffusion import Diffusion, Generator
 from ddbench.methods.needs.experts import Experts
@@ -35,59 +36,31 @@ from ddbench.teachers.recipe import TeacherRecipe
 from ddbench.teachers.store import Teacher, find_teacher
 from ddbench.teachers.train import train_teacher
 
-TRAJECTORY = {
-    "iterations": 6,
-    "student_steps": 2,
-    "expert_epochs": 1,
-    "max_start_epoch": 2,
-    "lr_images": 10.0,
-    "lr_lr": 1e-4,
-}
-"""Small settings of the methods that match trajectories."""
-
-GRADIENTS = {"iterations": 3, "outer_loops": 2, "inner_epochs": 1, "batch_real": 8}
-"""Small settings of the methods that match gradients."""
-
-GENERATION = {"steps": 10, "images": 4}
-"""Small settings of the methods that steer a diffusion model."""
-
-FORMATION = {"iterations": 2, "inner_steps": 3, "batch_real": 8, "net_images": 32, "batch_net": 16}
-
-SMALL: dict[str, dict[str, Any]] = {
-    "ast": {**TRAJECTORY, "expert_epochs": 2, "student_steps": 4},
-    "cda": {"iterations": 3},
-    "cudd": {"iterations": 2, "guide_epochs": 2},
-    "d3hr": {**GENERATION, "candidates": 5},
-    "datadam": {"iterations": 6, "batch_real": 8},
-    "datm": {**TRAJECTORY, "first_end": 1, "growth": 3, "lr_labels": 0.1},
-    "dc": GRADIENTS,
-    "dm": {"iterations": 6, "batch_real": 8},
-    "dream": FORMATION,
-    "dsa": GRADIENTS,
-    "ftd": {**TRAJECTORY, "ema": 0.5},
-    "guard": {"iterations": 3},
-    "idc": FORMATION,
-    "mgd3": {**GENERATION, "stop": 5},
-    "mtt": TRAJECTORY,
-    "pdd": {**TRAJECTORY, "iterations": 3, "stages": 2, "stage_epochs": 5},
-    "sre2l": {"iterations": 3},
-    "tesla": TRAJECTORY,
-    "unguided": {"steps": 10},
-}
-"""Settings with which a method ends in a second; a method that is not listed runs with its defaults."""
-
 NORMED = "convnet-d1-w4-bn"
-TEACHERS = dict.fromkeys(("cda", "cudd", "guard", "sre2l"), NORMED)
-"""Architecture of the teacher, for methods that cannot take any."""
 
 NAMES = list(METHODS)
-CORESETS = ("herding", "kcenter", "kmeans")
+CORESETS = [name for name in NAMES if METHODS.get(name).facts.family == "coreset"]
 IPC = 2
 CLASSES = 10
+CARDS = Path(__file__).parents[2] / "methods"
+
+
+def smoke(name: str) -> dict[str, Any]:
+    """What ``smoke.toml`` beside a method's card says; a method without one runs with its defaults.
+
+    ``config``: settings with which it ends in a second; ``teacher_student``: the teacher's architecture, for methods
+    that cannot take any.
+    """
+    path = CARDS / name / "smoke.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def small_config(name: str) -> Any:
-    return METHODS.get(name).config_class(**SMALL.get(name, {}))
+    return METHODS.get(name).config_class(**smoke(name).get("config", {}))
+
+
+def teacher_student(name: str) -> str:
+    return smoke(name).get("teacher_student", TINY)
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +107,7 @@ def with_experts(context: Context, kind: type[Method[Any]], config: Any, buffers
 
 def with_teacher(context: Context, name: str, teachers: Path) -> Context:
     """The context with a teacher that a method can take."""
-    student = TEACHERS.get(name, TINY)
+    student = teacher_student(name)
     needs = METHODS.get(name).needs(small_config(name))
     penalty = next((need.penalised for need in needs if isinstance(need, TrainedTeacher)), {})
     found = find_teacher(teachers, student=student, penalty=penalty)
@@ -164,7 +137,7 @@ def make(buffers: Path, teachers: Path, tiny_diffusions: Path, data_root: Path, 
                 "compile": "off",
                 "flags": (
                     ExpertsFlags(buffers=buffers),
-                    TeacherFlags(teachers=teachers, teacher_student=TEACHERS.get(name, TINY)),
+                    TeacherFlags(teachers=teachers, teacher_student=teacher_student(name)),
                     DiffusionFlags(diffusions=tiny_diffusions),
                 ),
                 **more,
@@ -211,13 +184,12 @@ def test_class(name: str):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_card_and_description(name: str):
-    assert len(DESCRIPTIONS[name]) > 10
+    assert len(description(name)) > 10
     folder = content_folder()
     assert folder is not None
     card = folder / name / "README.md"
     assert card.is_file(), f"methods/{name} has no card"
     assert f"--method {name}" in card.read_text(encoding="utf-8")
-    assert f"[{name}]({name}/README.md)" in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_no_card_without_a_method():

@@ -13,9 +13,13 @@ from made_board import STUDENTS, made_result, many_results, put
 
 from ddbench.leaderboard.pages import embed
 from ddbench.leaderboard.pages.page import build
+from ddbench.methods import shipped
+from ddbench.methods.facts import CARDS
 
 pytestmark = pytest.mark.page
 Visit = Callable[..., Any]
+
+MTT = shipped()["mtt"][1]
 
 COMMITTED = Path(__file__).resolve().parents[2] / "leaderboard"
 
@@ -173,7 +177,11 @@ def test_a_row_opens_by_click_with_everything_in_it(visit: Visit, board: Path) -
     assert mce == pytest.approx(sum(relative) / 5, abs=0.011)
     assert mce > 1, "all real images are less disturbed"
     assert panel.locator(".preview img").evaluate("image => image.naturalWidth") == 80
+    addresses = panel.locator("dd a").evaluate_all("links => links.map(link => link.getAttribute('href'))")
+    assert addresses[:2] == [MTT.address, MTT.code]
+    assert addresses[2].endswith("/methods/mtt/README.md")
     text = panel.inner_text()
+    assert f"{MTT.paper} ({MTT.citation})" in text
     assert "ddbench distill --method mtt --dataset digits --ipc 10" in text
     verified = panel.locator("section", has_text="Verification").locator("tbody tr").all_inner_texts()
     assert [line.split("\t")[0] for line in verified][:2] == list(STUDENTS[:2])
@@ -326,7 +334,8 @@ def test_hostile_texts_are_inert(visit: Visit, tmp_path: Path) -> None:
     assert page.locator("img").count() == 1, "the preview, and nothing of a submitter"
     assert page.locator("script").count() == 2
     assert page.locator("[onerror], [onload], [onclick], iframe, object, embed").count() == 0
-    for address in page.locator("a").evaluate_all("links => links.map(a => a.getAttribute('href'))"):
+    ours = {MTT.address, MTT.code, f"{CARDS}/mtt/README.md"}
+    for address in set(page.locator("a").evaluate_all("links => links.map(a => a.getAttribute('href'))")) - ours:
         assert address.startswith(("https://example.org/", "results/", "#", "LEADERBOARD.md")), address
     page.keyboard.press("Escape")
     page.fill("#search", ATTACK[:20])

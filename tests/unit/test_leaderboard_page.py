@@ -24,6 +24,7 @@ from ddbench.leaderboard.pages.view import Table, bytes_text, parts, ratio_text,
 from ddbench.leaderboard.rows import Cell, Row, Score, build_cells
 from ddbench.leaderboard.schema import load_results
 from ddbench.leaderboard.submit import Submission, make_result
+from ddbench.methods import shipped
 from ddbench.runtime.errors import UserError
 
 
@@ -356,6 +357,15 @@ def test_page_is_self_contained(board: Path) -> None:
     assert not [address for _, _, address in reader.addresses if address.startswith(("http", "//"))]
     assert len(embedded(text)["pictures"]) == 3
     assert str(board) not in text
+
+
+def test_page_says_what_the_shipped_methods_are(board: Path) -> None:
+    build(board)
+    data = embedded((board / "index.html").read_text())
+    there = {row["m"] for table in data["tables"] for row in table["rows"] if "m" in row}
+    assert set(data["methods"]) == there & set(shipped())
+    assert data["methods"]["random"]["card"].endswith("/methods/random/README.md")
+    assert "paper" not in data["methods"]["random"], "nobody published it"
 
 
 def test_policy_names_the_script_and_style_that_are_there(board: Path) -> None:

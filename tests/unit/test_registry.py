@@ -171,6 +171,7 @@ class ClassMean(Method[MeanConfig]):
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[object]]:
     """Commands with a method of a file; the table of methods is put back at the end."""
+    assert "mtt" in METHODS, "all are found by now"
     monkeypatch.setattr(METHODS, "_table", dict(METHODS._table))
     monkeypatch.setattr(METHODS, "_objects", dict(METHODS._objects))
 

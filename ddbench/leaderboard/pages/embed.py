@@ -20,6 +20,8 @@ from ddbench.leaderboard.images import png_size, published_png
 from ddbench.leaderboard.pages.details import Pool, order_of_details, rounded, row_details
 from ddbench.leaderboard.pages.view import EMPTY, Column, Entry, Line, Table, budget_text, half_width, lay_out
 from ddbench.leaderboard.schema import result_path
+from ddbench.methods import shipped
+from ddbench.methods.facts import CARDS
 
 MAX_PAGE_BYTES = 2_000_000
 ROW_BYTES = 1_000_000
@@ -77,9 +79,31 @@ def page_data(board: Board) -> dict[str, Any]:
         "tables": [_table(table, own) for table, own in zip(short, shown, strict=True)],
         "texts": list(pool.texts),
         "most": most,
+        "methods": _methods(shown),
         "left": sum(len(every) - len(own) for every, own in zip(lines, shown, strict=True)),
         "pictures": {},
     }
+
+
+def _methods(tables: Sequence[Sequence[dict[str, Any]]]) -> dict[str, dict[str, str]]:
+    """What is known of the methods of the rows that this package has: they are shown in an opened row."""
+    there = {line["m"] for lines in tables for line in lines if "m" in line}
+    found = {}
+    for name, (_, facts) in shipped().items():
+        if name in there:
+            said = {
+                "title": facts.title,
+                "line": facts.line,
+                "family": facts.family,
+                "paper": facts.paper,
+                "cited": facts.citation,
+                "url": facts.address,
+                "code": facts.code,
+                "licence": facts.licence or "",
+                "card": f"{CARDS}/{name}/README.md",
+            }
+            found[name] = {key: text for key, text in said.items() if text}
+    return found
 
 
 def _kept(lines: Sequence[Any], table: Table, most: int) -> list[Any]:

@@ -196,15 +196,28 @@ function resultBlock(result, row, board, several) {
   ];
 }
 
+/* What the method is, where ddbench has it: paper, code and card. */
+function methodFacts(known) {
+  const pairs = [
+    ["Method", `${known.title}: ${known.line}`],
+    ["Family", known.family],
+    ["Paper", known.paper ? [link(known.url, known.paper), ` (${known.cited})`] : ""],
+    ["Public code", known.code ? [link(known.code), known.licence ? ` (licence: ${known.licence})` : ""] : ""],
+    ["Card", link(known.card, "idea, equations, deviations, what was measured")],
+  ];
+  return h("section", {}, facts(pairs.filter(([, value]) => value !== "")));
+}
+
 function panelContent(row, table, board, details) {
   const place = table.columns.map((column, i) => [column, row.e[i]]).filter(([column, e]) => e && ["accuracy", "cross", "cost", "scores"].includes(column.g));
   const numbers = place.slice(0, 9).map(([column, e]) => h("div", { class: e[2] ? "best" : null }, h("dt", { title: column.h }, column.t), h("dd", {}, e[0])));
   const head = [h("dl", { class: "numbers" }, numbers)];
+  const method = Object.hasOwn(board.methods, row.m) ? methodFacts(board.methods[row.m]) : null;
   if (!details) {
-    return [head, h("p", {}, "This board has more rows than the page has room for; everything about this one is in its ", link(row.path, "result file"), ".")];
+    return [head, method, h("p", {}, "This board has more rows than the page has room for; everything about this one is in its ", link(row.path, "result file"), ".")];
   }
   const several = details.results.length > 1;
   const earlier = details.earlier.length ? section("Superseded", h("details", {}, h("summary", {}, `${details.earlier.length} earlier ${details.earlier.length === 1 ? "result" : "results"} of the same synset and protocol`),
     simpleTable(["result", "numbers"], details.earlier.map(([id, path, numbersText]) => [link(path, id), numbersText])))) : null;
-  return [head, details.results.map((result) => resultBlock(result, row, board, several)), earlier];
+  return [head, method, details.results.map((result) => resultBlock(result, row, board, several)), earlier];
 }

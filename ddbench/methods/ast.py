@@ -24,8 +24,9 @@ from ddbench.data.coreset import k_means
 from ddbench.data.dataset import class_indices
 from ddbench.methods.base import Context
 from ddbench.methods.facts import Facts
-from ddbench.methods.families.trajectory import InnerConfig, Segment, TrajectoryMethod
+from ddbench.methods.families.trajectory import InnerConfig, TrajectoryMethod
 from ddbench.methods.needs.experts import Experts
+from ddbench.methods.parts.segments import Segment
 from ddbench.runtime import seeds
 from ddbench.training.problem import InnerProblem, OuterTerm, match_term
 from ddbench.training.trajectory_losses import balance, intermediate_matches, perturbed

@@ -27,12 +27,13 @@ from ddbench.config import setting
 from ddbench.data.dataset import class_indices
 from ddbench.methods.base import Context, State
 from ddbench.methods.facts import Facts
-from ddbench.methods.families.trajectory import InnerConfig, Segment, TrajectoryMethod
+from ddbench.methods.families.trajectory import InnerConfig, TrajectoryMethod
 from ddbench.methods.needs.experts import Experts
+from ddbench.methods.parts.canvas import Learned
+from ddbench.methods.parts.segments import Segment
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.training.problem import InnerResult
-from ddbench.training.sgd import SGD
 from ddbench.training.trajectory_losses import first_right, mean_right_logits, window_end
 
 
@@ -60,8 +61,7 @@ class DATM(TrajectoryMethod[DATMConfig]):
     """Difficulty-aligned trajectory matching with learned soft labels.
 
     Attributes:
-        logits: the labels, a leaf float32 ``(S, K)``.
-        label_optimizer: their outer optimiser.
+        soft: the labels, logits ``(S, K)``.
         skipped: outer steps that were not taken.
     """
 
@@ -80,14 +80,13 @@ class DATM(TrajectoryMethod[DATMConfig]):
         licence="none stated",
     )
 
+    soft: Learned
+    skipped: int
+
     @classmethod
     def needs(cls, config: DATMConfig) -> tuple[Experts]:
         """Flat experts."""
         return (Experts("gsam"),)
-
-    logits: Tensor
-    label_optimizer: SGD
-    skipped: int
 
     @classmethod
     def check(cls, config: DATMConfig, context: Context) -> None:
@@ -99,12 +98,19 @@ class DATM(TrajectoryMethod[DATMConfig]):
                 f"and at most --max-start-epoch {config.max_start_epoch}"
             )
 
+    @property
+    def logits(self) -> Tensor:
+        """The labels as they are now, float32 ``(S, K)``."""
+        return self.soft.value
+
     def setup(self) -> None:
         """As the family's; then the first labels, which judge the first images."""
         super().setup()
         self.skipped = 0
-        self.logits = self.first_logits().to(self.context.device).requires_grad_()
-        self.label_optimizer = SGD([self.logits], lr=self.config.lr_labels, momentum=self.config.momentum_labels)
+        config, logits = self.config, self.first_logits().to(self.context.device)
+        self.soft = Learned(
+            logits, lr=config.lr_labels, momentum=config.momentum_labels, name="logits", velocity="label_momentum"
+        )
 
     def first_images(self) -> Tensor:
         """Images that the first expert classifies right (the next ones are asked where it finds too few)."""
@@ -140,7 +146,7 @@ class DATM(TrajectoryMethod[DATMConfig]):
 
     def labels(self, segment: Segment) -> Tensor:
         """The logits."""
-        return self.logits.detach()
+        return self.logits
 
     def descend(self, segment: Segment, result: InnerResult) -> dict[str, float]:
         """Images, beta and labels, unless the matching loss is too large."""
@@ -149,8 +155,7 @@ class DATM(TrajectoryMethod[DATMConfig]):
             return {"skipped": 1.0}
         assert result.labels is not None
         found = super().descend(segment, result)
-        self.logits.grad = result.labels
-        self.label_optimizer.step()
+        self.soft.step(result.labels)
         return {**found, "skipped": 0.0, "grad_norm_labels": float(result.labels.norm())}
 
     def after_step(self, iteration: int, segment: Segment, result: InnerResult) -> dict[str, float]:
@@ -170,13 +175,10 @@ class DATM(TrajectoryMethod[DATMConfig]):
     def state(self) -> State:
         """As the family's, with the logits, their momentum and the number of skipped steps."""
         state = super().state()
-        labels = {"logits": self.logits.detach(), **self.label_optimizer.state("label_momentum")}
-        return State(tensors={**state.tensors, **labels}, values={**state.values, "skipped": self.skipped})
+        return State(tensors={**state.tensors, **self.soft.state()}, values={**state.values, "skipped": self.skipped})
 
     def load_state(self, state: State) -> None:
         """Take all of it over."""
         super().load_state(state)
-        with torch.no_grad():
-            self.logits.copy_(state.tensors["logits"])
-        self.label_optimizer.load_state("label_momentum", state.tensors)
+        self.soft.load_state(state.tensors)
         self.skipped = int(state.values["skipped"])

@@ -14,15 +14,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from ddbench.config import setting
-from ddbench.methods.base import State
 from ddbench.methods.facts import Facts
-from ddbench.methods.families.trajectory import InnerConfig, Segment, TrajectoryMethod
+from ddbench.methods.families.trajectory import InnerConfig, TrajectoryMethod
 from ddbench.methods.needs.experts import Experts
-from ddbench.training.problem import InnerResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,31 +51,6 @@ class FTD(TrajectoryMethod[FTDConfig]):
         return (Experts("gsam"),)
 
     def setup(self) -> None:
-        """The average starts at the first images."""
+        """As the family's; the average starts at the first images."""
         super().setup()
-        self.average = self.images.detach().clone()
-
-    def after_step(self, iteration: int, segment: Segment, result: InnerResult) -> dict[str, float]:
-        """The average follows the images."""
-        self.average = moving_average(self.average, self.images.detach(), self.config.ema)
-        return {}
-
-    def delivered_images(self) -> Tensor:
-        """The average."""
-        return self.average
-
-    def state(self) -> State:
-        """With the average."""
-        state = super().state()
-        state.tensors["average"] = self.average
-        return state
-
-    def load_state(self, state: State) -> None:
-        """With the average."""
-        super().load_state(state)
-        self.average = state.tensors["average"].clone()
-
-
-def moving_average(average: Tensor, images: Tensor, decay: float) -> Tensor:
-    """``d average + (1 - d) images``, a new tensor."""
-    return torch.lerp(images, average, decay)
+        self.canvas.keep_average(self.config.ema)

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from ddbench.methods.base import State
 from ddbench.methods.facts import Facts
-from ddbench.methods.families.trajectory import Segment, TrajectoryConfig, TrajectoryMethod
+from ddbench.methods.families.trajectory import TrajectoryConfig, TrajectoryMethod
+from ddbench.methods.parts.segments import Segment
 from ddbench.training.problem import InnerResult
 
 

@@ -91,7 +91,7 @@ def test_soft_label_gradient_against_numpy(inner: str, method: Callable):
     """Of images, labels and learning rate, through several steps on batches: a linear student derived by hand."""
     datm = method(inner=inner, student_steps=5)
     segment = linear(datm)
-    datm.logits = torch.randn(20, 10, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    datm.soft.value = torch.randn(20, 10, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     wanted = reference(datm, segment, datm.logits)
     assert_differentiates(wanted)
     assert_equal(datm.inner(datm.problem(segment)), wanted)

@@ -224,8 +224,8 @@ def make(data_root: Path, tmp_path: Path) -> Callable[..., Any]:
         method = kind(config, context)
         method.setup()
         if double:
-            method._images = method._images.double()
-            method._optimizer.parameters = [method._images]
+            method.canvas.value = method.canvas.value.double()
+            method.canvas.optimizer.parameters = [method.canvas.value]
             method._real.inputs._images = method._real.inputs._images.double()
         return method
 
@@ -347,7 +347,7 @@ def test_first_images(make: Callable, kind: Any):
 def test_siamese(make: Callable):
     """The same change for all real and synthetic images: where both are the same images, nothing is left to match."""
     method = make(DSA, ipc=3, few=3, outer_loops=1, init="real", student="convnet-d2-w4-in", double=True)
-    method._images.copy_(method._real.inputs.batch(torch.cat(method._real.index)))
+    method.canvas.images.copy_(method._real.inputs.batch(torch.cat(method._real.index)))
     start = make(DSA, ipc=3, few=3, outer_loops=1, init="noise", student="convnet-d2-w4-in", double=True).step(0)
     assert method.step(0)["loss"] < 1e-2 * start["loss"]
 

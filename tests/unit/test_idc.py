@@ -258,8 +258,8 @@ def test_rate_of_the_images(metric: str, ipc: int, size: int, dataset: str, expe
 
 
 def test_rate_is_used(context: Context):
-    assert method_of(context)._image_optimizer.param_groups[0]["lr"] == pytest.approx(5e-3 * 0.2 / 16)
-    assert method_of(context, lr_images=0.25)._image_optimizer.param_groups[0]["lr"] == 0.25
+    assert method_of(context).canvas.optimizer.param_groups[0]["lr"] == pytest.approx(5e-3 * 0.2 / 16)
+    assert method_of(context, lr_images=0.25).canvas.optimizer.param_groups[0]["lr"] == 0.25
 
 
 # Stored images
@@ -304,7 +304,7 @@ def test_network_input_of_stored_images():
 def test_first_images_are_real_ones(init: str, context: Context):
     """Whole ones, or four reduced ones, of the right class."""
     method = method_of(context, init=init)
-    stored = method._images.detach()
+    stored = method.canvas.images.detach()
     assert float(stored.min()) >= 0
     assert float(stored.max()) <= 1
     whole = context.train.images.float() / 255
@@ -331,7 +331,7 @@ def test_steps_of_the_images_are_those_of_one_tensor(make_context: Callable[...,
     method = method_of(
         context, lr_images=rate, momentum=momentum, augmentation="none", batch_real=10**6, net_images=0, factor=2
     )
-    images = method._images.detach().double().clone()
+    images = method.canvas.images.detach().double().clone()
     net = context.network(seeds.derive(context.seed, "formation-network", 0)).double()
     velocity = torch.zeros_like(images)
     mean, std = context.preprocess.mean[0], context.preprocess.std[0]
@@ -349,10 +349,10 @@ def test_steps_of_the_images_are_those_of_one_tensor(make_context: Callable[...,
             images = images - rate * velocity
     for iteration in range(sweeps):
         method.step(iteration)
-    start = method_of(context, factor=2)._images.detach().double()
+    start = method_of(context, factor=2).canvas.images.detach().double()
     assert float((images - start).abs().max()) > 0.01
     assert moved_others > 0
-    torch.testing.assert_close(method._images.detach().double(), images, rtol=0, atol=2e-5)
+    torch.testing.assert_close(method.canvas.images.detach().double(), images, rtol=0, atol=2e-5)
 
 
 def test_clamped_once_an_outer_iteration(context: Context):
@@ -360,9 +360,9 @@ def test_clamped_once_an_outer_iteration(context: Context):
     low = []
     last = torch.empty(0)
     for iteration in range(5):
-        before = method._images.detach().clone()
+        before = method.canvas.images.detach().clone()
         method.step(iteration)
-        low.append(float(method._images.detach().min()))
+        low.append(float(method.canvas.images.detach().min()))
         product = context.preprocess.invert(method.distilled().images)
         assert -1e-6 <= float(product.min()) <= float(product.max()) <= 1 + 1e-6
         if iteration == 3:
@@ -373,7 +373,7 @@ def test_clamped_once_an_outer_iteration(context: Context):
     twin = method_of(context, lr_images=1e-30, net_images=0)
     twin.load_state(State(tensors={"images": last}))
     twin.step(4)
-    torch.testing.assert_close(twin._images.detach(), last.clamp(0, 1), rtol=0, atol=1e-25)
+    torch.testing.assert_close(twin.canvas.images.detach(), last.clamp(0, 1), rtol=0, atol=1e-25)
 
 
 def test_fresh_network_every_outer_iteration(context: Context):
@@ -418,7 +418,7 @@ def test_number_of_decoded_images_is_bounded(make_context: Callable[..., Context
     counts: list[int] = []
     net = context.network(0)
     net.register_forward_pre_hook(lambda _, arguments: counts.append(len(arguments[0])))
-    stored = method._images.detach()[:3].requires_grad_()
+    stored = method.canvas.images.detach()[:3].requires_grad_()
     method._class_loss(net, stored, 0, seeds.generator(0, "test")).backward()
     assert counts == [8, 5]
     assert stored.grad is not None
@@ -482,7 +482,7 @@ def test_resumed_in_the_middle_of_an_outer_iteration(
         other.load_state(State(tensors=states[done]))
         for iteration in range(done, 9):
             other.step(iteration)
-        assert torch.equal(other._images, whole._images), done
+        assert torch.equal(other.canvas.images, whole.canvas.images), done
         assert torch.equal(other.state().tensors["network"], whole.state().tensors["network"])
 
 
@@ -510,7 +510,7 @@ def test_step_that_is_not_finite_is_not_taken(settings: dict[str, float], messag
     method = method_of(context, DREAM)
     method.step(0)
     method.config = dataclasses.replace(method.config, **settings)
-    method._image_optimizer.param_groups[0]["lr"] = settings.get("lr_images", 1e-3)
+    method.canvas.optimizer.param_groups[0]["lr"] = settings.get("lr_images", 1e-3)
     method._trained.optimizer.param_groups[0]["lr"] = settings.get("lr_net", 1e-2)
     caught: NotFiniteError | None = None
     for iteration in range(1, 4):

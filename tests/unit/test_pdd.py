@@ -101,7 +101,7 @@ def test_student_sees_kept_images_and_they_do_not_move(context: Context):
     segment = linear(method)
     wanted, _, _ = reference(method, segment, method.hard_labels).gradients()
     method.draw_segment = lambda iteration: segment
-    method.image_optimizer.parameters = [method.images]
+    method.canvas.optimizer.parameters = [method.canvas.value]
     before = method.images.detach().clone()
     method.step(0)
     assert torch.equal(method.images.detach()[:7], before[:7])

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from ddbench.experts.store import find_stores
 from ddbench.methods.base import Context, Distilled, State
-from ddbench.methods.families.trajectory import Segment, TrajectoryMethod
-from ddbench.methods.ftd import FTD, FTDConfig, moving_average
+from ddbench.methods.families.trajectory import TrajectoryMethod
+from ddbench.methods.ftd import FTD, FTDConfig
 from ddbench.methods.mtt import MTT, MTTConfig
 from ddbench.methods.needs.experts import Experts
+from ddbench.methods.parts.canvas import moving_average
+from ddbench.methods.parts.segments import Segment
 from ddbench.methods.tesla import TESLA, TESLAConfig
 from ddbench.runtime.errors import UserError
 from ddbench.synset import read_synset
@@ -50,10 +52,9 @@ def ready(kind: type[TrajectoryMethod[Any]], context: Context, **values: Any) ->
 
 def in_double(method: Any) -> Any:
     """The method with everything that it computes with in float64."""
-    method.images = method.images.detach().double().requires_grad_()
-    method.raw_lr = method.raw_lr.detach().double().requires_grad_()
-    method.image_optimizer = SGD([method.images], method.config.lr_images, method.config.momentum)
-    method.lr_optimizer = SGD([method.raw_lr], method.config.lr_lr, method.config.momentum)
+    for learned in (method.canvas, method.rate):
+        learned.value = learned.value.double()
+        learned.optimizer = SGD([learned.value], learned.lr, method.config.momentum)
     method.inner = InnerLoop(FlatNet(method.context.network(0)).to("cpu", torch.float64), method.inner_mode)
     plain = method.draw_segment
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from ddbench.experts.store import find_stores
 from ddbench.methods.base import Context
-from ddbench.methods.families.trajectory import Segment
 from ddbench.methods.needs.experts import Experts
+from ddbench.methods.parts.segments import Segment
 from ddbench.training.flat import FlatNet
 from ddbench.training.inner import InnerLoop
 from ddbench.training.problem import InnerResult
@@ -55,8 +55,8 @@ def linear(method: Any, *, start_epoch: int = 0, epochs: tuple[int, ...] = (2,),
     classes, size = method.context.classes, 4
     net = nn.Sequential(nn.Flatten(), nn.Linear(size * size, classes)).double()
     method.inner = InnerLoop(FlatNet(net), method.config.inner)
-    method.images = normal(len(method.images), 1, size, size).requires_grad_()
-    method.raw_lr = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+    method.canvas.value = normal(len(method.images), 1, size, size)
+    method.rate.value = torch.tensor(0.2, dtype=torch.float64)
     steps, images = method.config.student_steps, len(method.images)
     start = normal(method.inner.net.size)
     return Segment(
@@ -79,7 +79,7 @@ def reference(method: Any, segment: Segment, labels: torch.Tensor, **more: Any) 
         images=method.images.detach().flatten(1).numpy(),
         labels=rows.double().numpy(),
         hard=hard,
-        lr=float(method.raw_lr.detach()),
+        lr=float(method.rate.value),
         batches=[np.asarray(batch) for batch in segment.batches],
         **{"targets": [(steps, segment.target.numpy(), 1.0)], **more},
     )

@@ -24,12 +24,12 @@ from ddbench.data.limits import require_memory
 from ddbench.data.specs import resolve_augmentation
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
 from ddbench.methods.parts.batches import RealBatches
+from ddbench.methods.parts.canvas import Canvas, first_images
 from ddbench.methods.parts.masking import synthetic_mask
 from ddbench.methods.parts.sampling import SamplerConfig, check_sampler, make_sampler
 from ddbench.networks.base import Student
 from ddbench.runtime import seeds
 from ddbench.training.distribution import match, mixes_images, real_means
-from ddbench.training.sgd import SGD
 
 PIXELS_AT_ONCE = {"cpu": 2**18, "cuda": 2**21}
 """Pixels in one forward pass through a network that takes images one by one: 256 images of 32 x 32 on a CPU, where more
@@ -105,23 +105,18 @@ class DistributionMatching(Method[D]):
     def setup(self) -> None:
         """First images and their optimiser."""
         config, context = self.config, self.context
-        spec = context.dataset.spec
-        if config.init == "real":
-            images = context.preprocess.apply(context.random_images("init"))
-        else:
-            shape = (context.classes * context.ipc, *spec.shape)
-            images = torch.randn(shape, generator=seeds.generator(context.seed, "init"))
-        self._images = images.to(context.device)
-        self._optimizer = SGD([self._images], lr=config.lr_images, momentum=config.momentum)
+        images = first_images(context, config.init, "init").to(context.device)
+        # the momentum's name is that of checkpoints from before the canvas
+        self.canvas = Canvas(images, lr=config.lr_images, momentum=config.momentum, velocity="momentum")
         # grids as in the code of DC, DSA and DM; MTT's differ
         self._strategy: Strategy | None = parse_strategy(self.augmentation, siamese=True, align_corners=False)
         self._batches = RealBatches(context)
         self._sampler = make_sampler(config, context, self._batches, config.batch_real)
-        self._limit = max(1, PIXELS_AT_ONCE[context.device.type] // spec.size**2)
+        self._limit = max(1, PIXELS_AT_ONCE[context.device.type] // context.dataset.spec.size**2)
 
     def step(self, iteration: int) -> dict[str, float]:
         """One outer iteration; returns the loss, its terms where there are several, and the gradient's norm."""
-        context = self.context
+        context, images = self.context, self.canvas.images
         net = self._network(iteration)
         limit = None if mixes_images(net) else self._limit
         draws = self._draws(iteration)
@@ -133,8 +128,8 @@ class DistributionMatching(Method[D]):
         with seeds.isolated(context.seed, "layers", iteration):
             self._sampler.refresh(net, iteration)
             real = real_means(measure, self._real(iteration, draws), limit)
-            mask = synthetic_mask(self.config, self._images, context.seed, iteration)
-            matched = match(measure, self.objective, self._images, real, draws, limit, mask)
+            mask = synthetic_mask(self.config, images, context.seed, iteration)
+            matched = match(measure, self.objective, images, real, draws, limit, mask)
         # one transfer from the device a step
         *terms, norm = torch.stack([*matched.terms.values(), matched.gradient.norm()]).tolist()
         loss = sum(terms)
@@ -143,8 +138,7 @@ class DistributionMatching(Method[D]):
                 f"the matching loss is {loss:g}; likely cause: --lr-images {self.config.lr_images:g} is too high for "
                 "this synset: divide it by 10"
             )
-        self._images.grad = matched.gradient
-        self._optimizer.step()
+        self.canvas.step(matched.gradient)
         named = dict(zip(matched.terms, terms, strict=True)) if len(terms) > 1 else {}
         return {"loss": loss, **named, "grad_norm_images": norm}
 
@@ -162,7 +156,7 @@ class DistributionMatching(Method[D]):
         if self._strategy is None:
             return None
         generator = seeds.generator(self.context.seed, "augment", iteration)
-        size = self._images.shape[-1]
+        size = self.context.dataset.spec.size
         return [draw(self._strategy, 1, size, generator) for _ in range(self.context.classes)]
 
     def _real(self, iteration: int, draws: list[Draw] | None) -> Iterator[Tensor]:
@@ -174,16 +168,15 @@ class DistributionMatching(Method[D]):
 
     def distilled(self) -> Distilled:
         """Images in network-input space, hard labels."""
-        return Distilled(images=self._images.cpu().clone(), labels=self.context.hard_labels())
+        return Distilled(images=self.canvas.product.cpu().clone(), labels=self.context.hard_labels())
 
     def state(self) -> State:
         """Images and momentum, and the sampler's choice."""
-        return State(tensors={"images": self._images, **self._optimizer.state("momentum"), **self._sampler.state()})
+        return State(tensors={**self.canvas.state(), **self._sampler.state()})
 
     def load_state(self, state: State) -> None:
         """Take over images and momentum."""
-        self._images.copy_(state.tensors["images"])
-        self._optimizer.load_state("momentum", state.tensors)
+        self.canvas.load_state(state.tensors)
         self._sampler.load_state(state.tensors)
 
 

@@ -26,13 +26,13 @@ from ddbench.data.augment import Strategy, apply, draw
 from ddbench.data.policy import Policy
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
 from ddbench.methods.parts.batches import RealBatches
+from ddbench.methods.parts.canvas import Canvas, first_images
 from ddbench.methods.parts.masking import masked
 from ddbench.methods.parts.sampling import SamplerConfig, check_sampler, make_sampler
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.training.gradient_matching import class_gradients, distance, matched, synthetic_gradients
 from ddbench.training.loops import Inputs, OptimizerSettings, train
-from ddbench.training.sgd import SGD
 
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 """IPC to (O, I), as in the public code; it has no others."""
@@ -114,15 +114,9 @@ class GradientMatching(Method[M]):
         """First images, their optimiser, the real images."""
         config, context = self.config, self.context
         self._loops, self._epochs = loops(config, context.ipc)
-        if config.init == "real":
-            images = context.preprocess.apply(context.random_images("matching-init"))
-        else:
-            spec = context.dataset.spec
-            shape = (context.classes * context.ipc, spec.channels, spec.size, spec.size)
-            images = torch.randn(shape, generator=seeds.generator(context.seed, "matching-init"))
-        self._images = images.to(context.device)
+        images = first_images(context, config.init, "matching-init").to(context.device)
+        self.canvas = Canvas(images, lr=config.lr_images, momentum=config.momentum)
         self._labels = context.hard_labels().to(context.device)
-        self._optimizer = SGD([self._images], lr=config.lr_images, momentum=config.momentum)
         self._real = RealBatches(context)
         self._sampler = make_sampler(config, context, self._real, config.batch_real)
         self._network: nn.Module | None = None
@@ -141,8 +135,7 @@ class GradientMatching(Method[M]):
         found, norm = float(loss), float(gradient.norm())
         if not (abs(found) < float("inf") and norm < float("inf")):
             raise NotFiniteError(f"the matching loss is {found:g}; likely cause: {self._cause(net)}")
-        self._images.grad = gradient
-        self._optimizer.step()
+        self.canvas.step(gradient)
         self._network = None
         if loop + 1 < self._loops:
             self._train(net, outer, loop)
@@ -152,15 +145,14 @@ class GradientMatching(Method[M]):
 
     def distilled(self) -> Distilled:
         """Images in network-input space, hard labels."""
-        return Distilled(images=self._images.detach().cpu().clone(), labels=self._labels.cpu())
+        return Distilled(images=self.canvas.product.cpu().clone(), labels=self._labels.cpu())
 
     def state(self) -> State:
         """Images, their momentum and, in the middle of an outer iteration, the network."""
         network = {} if self._network is None else self._network.state_dict()
         return State(
             tensors={
-                "images": self._images.detach(),
-                **self._optimizer.state("image_momentum"),
+                **self.canvas.state(),
                 **{f"network.{name}": tensor for name, tensor in network.items()},
                 **self._sampler.state(),
             }
@@ -168,10 +160,9 @@ class GradientMatching(Method[M]):
 
     def load_state(self, state: State) -> None:
         """Take over images, momentum and network."""
-        tensors = {name: tensor.to(self.context.device) for name, tensor in state.tensors.items()}
-        self._images.copy_(tensors["images"])
-        self._optimizer.load_state("image_momentum", tensors)
-        self._sampler.load_state(state.tensors)
+        tensors = state.tensors
+        self.canvas.load_state(tensors)
+        self._sampler.load_state(tensors)
         prefix = "network."
         network = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         self._network = None
@@ -216,7 +207,7 @@ class GradientMatching(Method[M]):
             randomness = seeds.generator(seed, "matching", outer, loop, label)
             x = self._real.batch(label, self.config.batch_real, randomness)
             own = slice(label * ipc, (label + 1) * ipc)
-            images, labels = self._images[own].clone().requires_grad_(), self._labels[own]
+            images, labels = self.canvas.images[own].clone().requires_grad_(), self._labels[own]
             shown = images
             if strategy is not None:
                 change = draw(replace(strategy, siamese=True), ipc, images.shape[-1], randomness)
@@ -233,7 +224,7 @@ class GradientMatching(Method[M]):
         config, context, strategy = self.config, self.context, self.strategy
         for _ in train(
             net,
-            Inputs(self._images, self._labels, None, context.device, classes=context.classes),
+            Inputs(self.canvas.images, self._labels, None, context.device, classes=context.classes),
             epochs=self._epochs,
             batch=config.batch_student,
             optimizer=OptimizerSettings(lr=config.lr_student),

@@ -29,6 +29,7 @@ from ddbench.data.preprocess import Preprocess
 from ddbench.data.specs import resolve_augmentation
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
 from ddbench.methods.parts.batches import RealBatches
+from ddbench.methods.parts.canvas import Canvas
 from ddbench.methods.parts.masking import synthetic_mask
 from ddbench.methods.parts.sampling import SamplerConfig, check_sampler, initial_positions, make_sampler
 from ddbench.runtime import seeds
@@ -126,12 +127,11 @@ class MultiFormation(Method[Config]):
         kind = "dream" if config.init == "dream" else "random"
         positions = initial_positions(context, kind, context.ipc * tiles**2, "formation-init")
         stored = [form(context.train.images[row].float() / 255, tiles) for row in positions]
-        self._images = torch.cat(stored).to(context.device).requires_grad_()
         self._labels = context.hard_labels()
         rate = config.lr_images or image_rate(
             config.metric, context.ipc, context.dataset.spec.size, base_size(context.dataset.spec.name)
         )
-        self._image_optimizer = SGD([self._images], lr=rate, momentum=config.momentum)
+        self.canvas = Canvas(torch.cat(stored).to(context.device), lr=rate, momentum=config.momentum)
         self._batches = RealBatches(context)
         self._sampler = make_sampler(config, context, self._batches, config.batch_real)
         flip = context.dataset.spec.flip
@@ -155,34 +155,30 @@ class MultiFormation(Method[Config]):
         config, context = self.config, self.context
         if inner == 0:
             self._trained = self._network(seeds.derive(context.seed, "formation-network", outer))
-            with torch.no_grad():
-                self._images.clamp_(0, 1)
+            self.canvas.images.clamp_(0, 1)
         assert self._trained is not None
         self._sampler.refresh(self._trained.net, inner, network=outer)
         losses, squares = [], 0.0
-        gradient = torch.zeros_like(self._images)
+        gradient = torch.zeros_like(self.canvas.images)
         for label in range(context.classes):
             randomness = seeds.generator(context.seed, "formation", outer, inner, label)
             rows = slice(label * context.ipc, (label + 1) * context.ipc)
-            stored = self._images.detach()[rows].requires_grad_()
+            stored = self.canvas.images[rows].requires_grad_()
             loss = self._class_loss(self._trained.net, stored, label, randomness, (outer, inner))
             (own,) = torch.autograd.grad(loss, [stored])
             value, norm = torch.stack([loss.detach(), own.norm()]).tolist()  # one transfer from the device
             if not (math.isfinite(value) and math.isfinite(norm)):
-                rate = self._image_optimizer.param_groups[0]["lr"]
                 raise NotFiniteError(
-                    f"the matching loss of class {label} is {value:g}; likely cause: --lr-images {rate:g} is too high, "
-                    f"or --lr-net {config.lr_net:g}"
+                    f"the matching loss of class {label} is {value:g}; likely cause: --lr-images {self.canvas.lr:g} is "
+                    f"too high, or --lr-net {config.lr_net:g}"
                 )
             # The images are one tensor with one momentum, as in the public code: a step of one class also moves the
             # others, by what is left of their velocity.
             gradient[rows] = own
-            self._images.grad = gradient
-            self._image_optimizer.step()
+            self.canvas.step(gradient)
             gradient[rows] = 0
             losses.append(value)
             squares += norm**2
-        self._images.grad = None
         metrics = {"loss": sum(losses) / len(losses), "grad_norm_images": math.sqrt(squares)}
         if config.net_images:
             metrics["network_loss"] = self._train(self._trained, outer, inner)
@@ -236,7 +232,7 @@ class MultiFormation(Method[Config]):
 
     def distilled(self) -> Distilled:
         """Stored images as network input, hard labels, and the factor that the evaluator decodes with."""
-        images = self.context.preprocess.apply(self._images.detach().clamp(0, 1)).cpu()
+        images = self.context.preprocess.apply(self.canvas.product.clamp(0, 1)).cpu()
         return Distilled(images=images, labels=self._labels, decode_factor=self.config.factor)
 
     def state(self) -> State:
@@ -244,7 +240,7 @@ class MultiFormation(Method[Config]):
 
         Running statistics of batch norms are left out: the network is always in training mode and never reads them.
         """
-        tensors = {"images": self._images.detach(), **self._image_optimizer.state("image_momentum")}
+        tensors = self.canvas.state()
         if self._trained is not None:
             tensors["network"] = flatten_parameters(self._trained.net)
             tensors.update(self._trained.optimizer.state("network_momentum"))
@@ -252,9 +248,7 @@ class MultiFormation(Method[Config]):
 
     def load_state(self, state: State) -> None:
         """Take over what :meth:`state` gave."""
-        with torch.no_grad():
-            self._images.copy_(state.tensors["images"])
-        self._image_optimizer.load_state("image_momentum", state.tensors)
+        self.canvas.load_state(state.tensors)
         self._sampler.load_state(state.tensors)
         self._trained = None
         if "network" in state.tensors:

@@ -19,21 +19,21 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.config import setting
-from ddbench.data.augment import Draw, Strategy, draw, parse_strategy
+from ddbench.data.augment import parse_strategy
 from ddbench.data.specs import resolve_augmentation
 from ddbench.experts.store import TrajectoryStore
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
 from ddbench.methods.needs.experts import Experts
-from ddbench.methods.parts.masking import MaskConfig, synthetic_mask
-from ddbench.methods.parts.sampling import initial_positions
+from ddbench.methods.parts.canvas import Canvas, first_images
+from ddbench.methods.parts.masking import MaskConfig
+from ddbench.methods.parts.rate import LearnedRate
+from ddbench.methods.parts.segments import Segment, Segments
 from ddbench.runtime import device as devices
-from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.training.flat import FlatNet, flatten_buffers, load_flat, load_flat_buffers
 from ddbench.training.inner import InnerLoop
 from ddbench.training.loops import forward_flops
 from ddbench.training.problem import InnerProblem, InnerResult, OuterTerm, match_term
-from ddbench.training.sgd import SGD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,35 +86,6 @@ BATCH = 256
 """Images that an expert judges at once."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Segment:
-    """What one outer iteration follows; tensors are on the run's device.
-
-    Attributes:
-        expert: index in the store.
-        start_epoch: t.
-        start: theta_0 ``(P,)``.
-        targets: the expert's weights ``(P,)`` by number of epochs after the start, ascending; the last one is
-            theta*_{t+M}.
-        batches: int64 indices into the synset for each of the N student steps; ``None``: the whole synset.
-        draws: one augmentation draw a step, or ``None``.
-        masks: one mask of the batch a step (:mod:`ddbench.methods.parts.masking`), or ``None``.
-    """
-
-    expert: int
-    start_epoch: int
-    start: Tensor
-    targets: dict[int, Tensor]
-    batches: list[Tensor | None]
-    draws: list[Draw] | None
-    masks: list[Tensor] | None = None
-
-    @property
-    def target(self) -> Tensor:
-        """theta*_{t+M}: the last target."""
-        return self.targets[max(self.targets)]
-
-
 class TrajectoryMethod(Method[C]):
     """Base of the family; it is MTT with the gradient mode left open.
 
@@ -125,10 +96,10 @@ class TrajectoryMethod(Method[C]):
     :meth:`expert_logits` ask an expert.
 
     Attributes:
-        images: the synset's images, a leaf float32 ``(S, C, H, W)`` in network-input space.
+        canvas: the synset's images, in network-input space.
         hard_labels: int64 ``(S,)``.
-        raw_lr: beta, or its logarithm; a leaf scalar.
-        image_optimizer, lr_optimizer: the outer optimisers of these two.
+        rate: beta.
+        segments: what the iterations follow.
         inner: the inner-loop engine.
         kept: images and labels of earlier stages (:mod:`ddbench.methods.pdd`), put in before ``setup``: they come
             before the method's own ones, the student sees them too, and they do not move.
@@ -137,11 +108,10 @@ class TrajectoryMethod(Method[C]):
     inner_momentum: ClassVar[float] = 0.0
     """Momentum of the student's SGD."""
 
-    images: Tensor
+    canvas: Canvas
     hard_labels: Tensor
-    raw_lr: Tensor
-    image_optimizer: SGD
-    lr_optimizer: SGD
+    rate: LearnedRate
+    segments: Segments
     inner: InnerLoop
     kept: Distilled | None = None
 
@@ -193,45 +163,50 @@ class TrajectoryMethod(Method[C]):
 
     @property
     def learned_lr(self) -> Tensor:
-        """beta, detached scalar."""
-        raw = self.raw_lr.detach()
-        return raw.exp() if self.config.lr_parametrisation == "log" else raw
+        """beta as it is now, a scalar."""
+        return self.rate.beta
+
+    @property
+    def images(self) -> Tensor:
+        """The synset's images as they are now, float32 ``(S, C, H, W)`` in network-input space."""
+        return self.canvas.images
 
     # Before the first step
 
     def setup(self) -> None:
-        """First images, learned rate, outer optimisers, student network."""
+        """First images, learned rate, segments, student network."""
         config, context = self.config, self.context
         images, labels = self.first_images(), self.first_labels()
         if self.kept is not None:
             known = self.kept.labels
             images = torch.cat([self.kept.images, images])
             labels = torch.cat([known.argmax(1) if known.is_floating_point() else known, labels])
-        self.images = images.to(context.device).requires_grad_()
+        self.canvas = Canvas(images.to(context.device), lr=config.lr_images, momentum=config.momentum)
         self.hard_labels = labels.to(context.device)
-        beta = torch.tensor(config.lr_student, dtype=torch.float32)
-        self.raw_lr = (beta.log() if config.lr_parametrisation == "log" else beta).to(context.device).requires_grad_()
-        self.image_optimizer = SGD([self.images], lr=config.lr_images, momentum=config.momentum)
-        self.lr_optimizer = SGD([self.raw_lr], lr=config.lr_lr, momentum=config.momentum)
-        self._strategy: Strategy | None = parse_strategy(self.augmentation)
+        log = config.lr_parametrisation == "log"
+        self.rate = LearnedRate(
+            config.lr_student, lr=config.lr_lr, momentum=config.momentum, log=log, device=context.device
+        )
+        self.segments = Segments(
+            store=self.store,
+            seed=context.seed,
+            order=config.expert_order,
+            batch=config.batch_syn,
+            steps=config.student_steps,
+            strategy=parse_strategy(self.augmentation),
+            mask=config,
+        )
         module = context.network(0).to(context.device)
-        batch = min(config.batch_syn or len(self.images), len(self.images))
+        batch = min(config.batch_syn or len(images), len(images))
         # an adjoint step costs about 12 forward passes (forward and backward twice, and the backward of both)
-        shape = tuple(self.images.shape[1:])
+        shape = tuple(images.shape[1:])
         flops = 12 * forward_flops(module, shape) * batch * config.student_steps * config.iterations
         compiler = devices.choose_compiler(context.compile, flops, context.device, context.console.say)
         self.inner = InnerLoop(FlatNet(module).to(context.device), self.inner_mode, compiler)
 
     def first_images(self) -> Tensor:
         """Images to start from, float32 ``(S, C, H, W)`` in network-input space, class-major."""
-        context, spec = self.context, self.context.dataset.spec
-        if self.config.init == "real":
-            return context.preprocess.apply(context.random_images("mtt-init"))
-        if self.config.init == "dream":
-            chosen = initial_positions(context, "dream", context.ipc, "mtt-init").flatten()
-            return context.preprocess.apply(context.train.images[chosen])
-        shape = (context.classes * context.ipc, spec.channels, spec.size, spec.size)
-        return torch.randn(shape, generator=seeds.generator(context.seed, "mtt-init"))
+        return first_images(self.context, self.config.init, "mtt-init")
 
     def first_labels(self) -> Tensor:
         """Classes of the first images, int64 ``(S,)``."""
@@ -296,67 +271,7 @@ class TrajectoryMethod(Method[C]):
         Raises:
             UserError: an expert that does not move between start and target.
         """
-        context, store = self.context, self.store
-        randomness = seeds.generator(context.seed, "mtt", iteration)
-        expert = self.draw_expert(iteration)
-        low, high = self.start_range(iteration)
-        start_epoch = int(torch.randint(low, high, (), generator=randomness))
-        after = self.target_epochs()
-        start, *ends = (
-            row.to(context.device) for row in store.rows(expert, start_epoch, *(start_epoch + k for k in after))
-        )
-        for epochs, end in zip(after, ends, strict=True):
-            if bool((start == end).all()):
-                raise UserError(
-                    f"{store.folder}: expert {expert} does not move between epochs {start_epoch} and "
-                    f"{start_epoch + epochs}; record it again"
-                )
-        batches = self.draw_batches(randomness)
-        draws = self.draw_augmentation(batches, randomness)
-        return Segment(
-            expert=expert,
-            start_epoch=start_epoch,
-            start=start,
-            targets=dict(zip(after, ends, strict=True)),
-            batches=[None if batch is None else batch.to(context.device) for batch in batches],
-            draws=draws,
-            masks=self.draw_masks(iteration, batches),
-        )
-
-    def draw_masks(self, iteration: int, batches: list[Tensor | None]) -> list[Tensor] | None:
-        """Masks of the student's steps, drawn by generators of their own."""
-        config, images = self.config, self.images.detach()
-        found = []
-        for step, batch in enumerate(batches):
-            shown = images if batch is None else images[: len(batch)]
-            mask = synthetic_mask(config, shown, self.context.seed, iteration, step)
-            if mask is None:
-                return None
-            found.append(mask)
-        return found
-
-    def draw_expert(self, iteration: int) -> int:
-        """Index of the expert of an iteration."""
-        indices, seed = self.store.indices, self.context.seed
-        if self.config.expert_order == "uniform":
-            generator = seeds.generator(seed, "mtt-expert", iteration)
-            return indices[int(torch.randint(len(indices), (), generator=generator))]
-        generator = seeds.generator(seed, "mtt-round", iteration // len(indices))
-        return indices[int(torch.randperm(len(indices), generator=generator)[iteration % len(indices)])]
-
-    def draw_batches(self, randomness: torch.Generator) -> list[Tensor | None]:
-        """Batches of the student's steps."""
-        return synset_batches(len(self.images), self.config.batch_syn, self.config.student_steps, randomness)
-
-    def draw_augmentation(self, batches: list[Tensor | None], randomness: torch.Generator) -> list[Draw] | None:
-        """Augmentation draws of the student's steps."""
-        if self._strategy is None:
-            return None
-        size = self.images.shape[-1]
-        return [
-            draw(self._strategy, len(self.images) if batch is None else len(batch), size, randomness)
-            for batch in batches
-        ]
+        return self.segments.draw(iteration, self.start_range(iteration), self.target_epochs(), self.images)
 
     def labels(self, segment: Segment) -> Tensor:
         """What the student learns: int64 classes ``(S,)``, or logits ``(S, K)``, which then have a gradient too."""
@@ -408,11 +323,8 @@ class TrajectoryMethod(Method[C]):
 
     def descend(self, segment: Segment, result: InnerResult) -> dict[str, float]:
         """Take the outer step; returns further metrics."""
-        log = self.config.lr_parametrisation == "log"
-        self.images.grad = result.images
-        self.raw_lr.grad = result.lr * self.learned_lr if log else result.lr
-        self.image_optimizer.step()
-        self.lr_optimizer.step()
+        self.canvas.step(result.images)
+        self.rate.step(result.lr)
         return {}
 
     def after_step(self, iteration: int, segment: Segment, result: InnerResult) -> dict[str, float]:
@@ -423,7 +335,7 @@ class TrajectoryMethod(Method[C]):
 
     def delivered_images(self) -> Tensor:
         """Images of the product, in network-input space."""
-        return self.images
+        return self.canvas.product
 
     def delivered_labels(self) -> Tensor:
         """Labels of the product: classes, or logits."""
@@ -438,40 +350,10 @@ class TrajectoryMethod(Method[C]):
         )
 
     def state(self) -> State:
-        """Images, raw learning rate, momenta."""
-        return State(
-            tensors={
-                "images": self.images.detach(),
-                "raw_lr": self.raw_lr.detach(),
-                **self.image_optimizer.state("image_momentum"),
-                **self.lr_optimizer.state("lr_momentum"),
-            }
-        )
+        """Images, learned rate, momenta."""
+        return State(tensors={**self.canvas.state(), **self.rate.state()})
 
     def load_state(self, state: State) -> None:
-        """Take over images, learning rate and momenta."""
-        with torch.no_grad():
-            self.images.copy_(state.tensors["images"])
-            self.raw_lr.copy_(state.tensors["raw_lr"])
-        self.image_optimizer.load_state("image_momentum", state.tensors)
-        self.lr_optimizer.load_state("lr_momentum", state.tensors)
-
-
-def synset_batches(images: int, batch: int, steps: int, generator: torch.Generator) -> list[Tensor | None]:
-    """Index batches of one student: chunks of fresh permutations, taken from the end as in the public code.
-
-    Args:
-        batch: images a step; 0 or at least ``images``: the whole set (``None``).
-
-    Returns:
-        ``steps`` entries; the remainder of a permutation, if any, comes first.
-    """
-    if not batch or batch >= images:
-        return [None] * steps
-    chunks: list[Tensor] = []
-    found: list[Tensor | None] = []
-    for _ in range(steps):
-        if not chunks:
-            chunks = list(torch.randperm(images, generator=generator).split(batch))
-        found.append(chunks.pop())
-    return found
+        """Take over images, learned rate and momenta."""
+        self.canvas.load_state(state.tensors)
+        self.rate.load_state(state.tensors)

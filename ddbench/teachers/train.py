@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ddbench.data.dataset import Dataset, holdout_split, validation_sample
 from ddbench.data.load import data_root
+from ddbench.data.policy import Policy
 from ddbench.data.preprocess import Preprocess, fit_preprocess
 from ddbench.networks.build import build_student
 from ddbench.networks.check import check_student
@@ -39,6 +40,7 @@ from ddbench.teachers.store import (
 )
 from ddbench.training.curvature import PENALTIES
 from ddbench.training.loops import (
+    Epoch,
     Inputs,
     Labels,
     Loss,
@@ -196,48 +198,19 @@ def train_teacher(
     ensure_writable(path.parent)
     devices.prepare(threads)
     net = net.to(place)
-    inputs = inputs_of(split, preprocess, place)
-    held_out = validation_sample(held_out)
-    flops = 3 * forward_flops(net, inputs.shape) * len(inputs) * recipe.epochs
-    labels, loss = _objective(net, inputs, recipe, mixed=policy is not None and policy.mix != "none")
-    # The compiler cannot differentiate twice.
-    compile = compile if recipe.penalty == "none" else "off"
     progress = _Progress(partial, net, recipe, meter)
-    done = progress.load(place)
-    if done:
-        console.say(f"going on after epoch {done} of {recipe.epochs}")
-    with console.bar(f"teacher ({student}, {spec.name}, {recipe.epochs} epochs)", recipe.epochs, done) as bar:
-        for epoch in train(
-            net,
-            inputs,
-            epochs=recipe.epochs,
-            batch=recipe.batch,
-            optimizer=recipe.optimizer_settings(),
-            policy=policy,
-            seed=seed,
-            factor=recipe.factor,
-            labels=labels,
-            loss=loss,
-            precision=recipe.precision,
-            compiler=devices.choose_compiler(compile, flops, place, console.say),
-            resume=Resume(epochs=done, optimizer=progress.optimizer) if done else None,
-            checkpoint=progress.hold,
-        ):
-            if not math.isfinite(epoch.loss) or not _finite(net):
-                partial.unlink(missing_ok=True)
-                raise UserError(
-                    f"teacher {student}: its training diverged, after epoch {epoch.number} loss or weights are not "
-                    f"finite; lower --lr (now {recipe.lr:g})"
-                )
-            progress.curves["loss"].append(round(epoch.loss, 6))
-            progress.curves["train_accuracy"].append(round(epoch.accuracy, 6))
-            note = f"train accuracy {epoch.accuracy:.3f}"
-            if len(held_out):
-                logits = predict(net, inputs_of(held_out, preprocess, place), precision=recipe.precision)
-                progress.curves["holdout_accuracy"].append(round(accuracy(logits, held_out.labels), 6))
-                note = f"held-out accuracy {progress.curves['holdout_accuracy'][-1]:.3f}"
-            progress.save(epoch.number)
-            bar.advance(note)
+    held_out = validation_sample(held_out)
+    _train(
+        progress,
+        inputs_of(split, preprocess, place),
+        inputs_of(held_out, preprocess, place) if len(held_out) else None,
+        policy=policy,
+        seed=seed,
+        compile=compile,
+        console=console,
+        student=student,
+        dataset=spec.name,
+    )
     test = predict(net, inputs_of(dataset.test, preprocess, place), precision=recipe.precision)
     cost = meter.report(devices.describe(place), epochs=recipe.epochs)
     write_json(path.with_name(f"{path.stem}.cost.json"), cost)
@@ -254,6 +227,57 @@ def train_teacher(
     )
     partial.unlink(missing_ok=True)
     return read_teacher(path)
+
+
+def _train(
+    progress: _Progress,
+    inputs: Inputs,
+    held_out: Inputs | None,
+    *,
+    policy: Policy | None,
+    seed: int,
+    compile: str,
+    console: Console,
+    student: str,
+    dataset: str,
+) -> None:
+    """The epochs that an earlier try has not done, each entered in the curves and, when it is due, the checkpoint.
+
+    Raises:
+        UserError: the checkpoint is damaged, or training diverges; then it is removed.
+    """
+    net, recipe = progress.net, progress.recipe
+    flops = 3 * forward_flops(net, inputs.shape) * len(inputs) * recipe.epochs
+    labels, loss = _objective(net, inputs, recipe, mixed=policy is not None and policy.mix != "none")
+    # The compiler cannot differentiate twice.
+    compile = compile if recipe.penalty == "none" else "off"
+    done = progress.load(inputs.device)
+    if done:
+        console.say(f"going on after epoch {done} of {recipe.epochs}")
+    with console.bar(f"teacher ({student}, {dataset}, {recipe.epochs} epochs)", recipe.epochs, done) as bar:
+        for epoch in train(
+            net,
+            inputs,
+            epochs=recipe.epochs,
+            batch=recipe.batch,
+            optimizer=recipe.optimizer_settings(),
+            policy=policy,
+            seed=seed,
+            factor=recipe.factor,
+            labels=labels,
+            loss=loss,
+            precision=recipe.precision,
+            compiler=devices.choose_compiler(compile, flops, inputs.device, console.say),
+            resume=Resume(epochs=done, optimizer=progress.optimizer) if done else None,
+            checkpoint=progress.hold,
+        ):
+            if not math.isfinite(epoch.loss) or not _finite(net):
+                progress.path.unlink(missing_ok=True)
+                raise UserError(
+                    f"teacher {student}: its training diverged, after epoch {epoch.number} loss or weights are not "
+                    f"finite; lower --lr (now {recipe.lr:g})"
+                )
+            bar.advance(progress.take(epoch, held_out))
 
 
 def _objective(
@@ -331,6 +355,18 @@ class _Progress:
     def hold(self, epochs: int, stepper: Optimizer) -> None:
         """Take the optimiser of the epoch that ended; its curves are not known yet."""
         self._stepper = stepper
+
+    def take(self, epoch: Epoch, held_out: Inputs | None) -> str:
+        """Enter an epoch in the curves and, when it is due, write the checkpoint; returns an accuracy, for people."""
+        self.curves["loss"].append(round(epoch.loss, 6))
+        self.curves["train_accuracy"].append(round(epoch.accuracy, 6))
+        note = f"train accuracy {epoch.accuracy:.3f}"
+        if held_out is not None:
+            logits = predict(self.net, held_out, precision=self.recipe.precision)
+            self.curves["holdout_accuracy"].append(round(accuracy(logits, held_out.labels), 6))
+            note = f"held-out accuracy {self.curves['holdout_accuracy'][-1]:.3f}"
+        self.save(epoch.number)
+        return note
 
     def save(self, epochs: int) -> None:
         """Write the checkpoint when it is due."""

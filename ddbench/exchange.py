@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ddbench.data.dataset import Dataset
 from ddbench.data.preprocess import Preprocess
+from ddbench.data.specs import DatasetSpec
 from ddbench.preview import png, preview_png
 from ddbench.runtime.device import versions
 from ddbench.runtime.errors import UserError
@@ -64,25 +65,12 @@ def import_synset(
     if labels is not None:
         found = _tensor(load_pt(labels), labels, "labels")
     spec = dataset.spec
-    if images.ndim != 4 or tuple(images.shape[1:]) != (spec.channels, spec.size, spec.size):
-        raise UserError(
-            f"{path}: images of shape {list(images.shape)}, expected (N, {spec.channels}, {spec.size}, {spec.size})"
-        )
-    if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise UserError(f"{path}: images are {images.dtype}, expected uint8 pixels or floating-point network input")
-    if len(images) % spec.classes:
-        raise UserError(f"{path}: {len(images)} images do not divide into the {spec.classes} classes of {spec.name}")
-    ipc = len(images) // spec.classes
-    if found is None:
-        found = torch.arange(spec.classes).repeat_interleave(ipc)
-    found = found.float() if found.is_floating_point() else found.long()
-    if found.ndim not in (1, 2) or len(found) != len(images):
-        raise UserError(f"{path}: labels of shape {list(found.shape)} for {len(images)} images")
+    labelled = _labelled(path, images, found, spec)
     return Synset(
         images=images if images.dtype == torch.uint8 else images.float(),
-        labels=found,
+        labels=labelled,
         preprocess=preprocess.to_json(),
-        budget=Budget("ipc", ipc),
+        budget=Budget("ipc", len(images) // spec.classes),
         dataset=spec.name,
         fingerprint=dataset.fingerprint,
         class_names=spec.class_names,
@@ -95,6 +83,28 @@ def import_synset(
         versions=versions(),
         parents={"imported_sha256": file_hash(path)} if path.is_file() else {},
     )
+
+
+def _labelled(path: Path, images: Tensor, labels: Tensor | None, spec: DatasetSpec) -> Tensor:
+    """The labels of images that fit a dataset, int64 ``(N,)`` or float32 ``(N, K)``; class-major where there are none.
+
+    Raises:
+        UserError: the images do not fit the dataset, or the labels not the images.
+    """
+    if images.ndim != 4 or tuple(images.shape[1:]) != (spec.channels, spec.size, spec.size):
+        raise UserError(
+            f"{path}: images of shape {list(images.shape)}, expected (N, {spec.channels}, {spec.size}, {spec.size})"
+        )
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise UserError(f"{path}: images are {images.dtype}, expected uint8 pixels or floating-point network input")
+    if len(images) % spec.classes:
+        raise UserError(f"{path}: {len(images)} images do not divide into the {spec.classes} classes of {spec.name}")
+    if labels is None:
+        labels = torch.arange(spec.classes).repeat_interleave(len(images) // spec.classes)
+    labels = labels.float() if labels.is_floating_point() else labels.long()
+    if labels.ndim not in (1, 2) or len(labels) != len(images):
+        raise UserError(f"{path}: labels of shape {list(labels.shape)} for {len(images)} images")
+    return labels
 
 
 def _tensor(value: Any, path: Path, what: str) -> Tensor:

@@ -190,16 +190,15 @@ def train_teacher(
     path = teacher_file(root, spec.name, student, recipe.key(student, dataset.fingerprint))
     partial = path.with_name(f"{path.stem}{PARTIAL}")
     if path.exists():
-        teacher = _finished(path)
-        check_teacher(teacher, dataset, preprocess)
+        teacher = _finished(path, dataset, preprocess)
         partial.unlink(missing_ok=True)
         console.say(f"trained already: {path}")
         return teacher
     ensure_writable(path.parent)
     devices.prepare(threads)
     net = net.to(place)
-    progress = _Progress(partial, net, recipe, meter)
     held_out = validation_sample(held_out)
+    progress = _Progress(partial, net, recipe, meter)
     _train(
         progress,
         inputs_of(split, preprocess, place),
@@ -208,12 +207,11 @@ def train_teacher(
         seed=seed,
         compile=compile,
         console=console,
-        student=student,
         dataset=spec.name,
+        student=student,
     )
     test = predict(net, inputs_of(dataset.test, preprocess, place), precision=recipe.precision)
-    cost = meter.report(devices.describe(place), epochs=recipe.epochs)
-    write_json(path.with_name(f"{path.stem}.cost.json"), cost)
+    write_json(path.with_name(f"{path.stem}.cost.json"), meter.report(devices.describe(place), epochs=recipe.epochs))
     write_teacher(
         path,
         net,
@@ -312,11 +310,18 @@ def summary(teacher: Teacher) -> str:
     return f"{held_out}test accuracy {teacher.test_accuracy:.3f}"
 
 
-def _finished(path: Path) -> Teacher:
+def _finished(path: Path, dataset: Dataset, preprocess: Preprocess) -> Teacher:
+    """A teacher that is trained already, and fits.
+
+    Raises:
+        UserError: the file is damaged, or the teacher of other data.
+    """
     try:
-        return read_teacher(path)
+        teacher = read_teacher(path)
     except UserError as error:
         raise UserError(f"{error}; remove the file, and the same command trains it again") from None
+    check_teacher(teacher, dataset, preprocess)
+    return teacher
 
 
 def _check_optimizer(net: nn.Module, recipe: TeacherRecipe) -> None:

@@ -146,7 +146,8 @@ def run_evaluation(args: Args) -> dict[str, Any]:
     extra = bool(args.robustness or args.corruptions or args.ood)
 
     from ddbench.data.specs import FOLDER, dataset_spec
-    from ddbench.evaluation.evaluator import Job, evaluate
+    from ddbench.evaluation.evaluator import evaluate
+    from ddbench.evaluation.tasks import Job
     from ddbench.synset import read_synset, synset_path
 
     path = synset_path(args.run)

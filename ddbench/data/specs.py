@@ -311,6 +311,16 @@ def dataset_spec(name: str, size: int | None = None) -> DatasetSpec:
     return replace(spec, size=size)
 
 
+def size_to_load(name: str, side: int) -> int | None:
+    """The size with which a dataset is read for images of this side, in px; None where it has one size only.
+
+    Raises:
+        UserError: as :func:`dataset_spec`.
+    """
+    resizable = name.startswith(FOLDER) or dataset_spec(name).resizable
+    return side if resizable else None
+
+
 DSA = "color_crop_cutout_flip_scale_rotate"
 """All six families of DSA."""
 

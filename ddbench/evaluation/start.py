@@ -5,11 +5,12 @@ Loads torch when it is used.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ddbench.measurements.suite import BUDGETS, Choice
+from ddbench.measurements.suite import BUDGETS, NOISE, Choice
 from ddbench.networks.check import check_student
 from ddbench.networks.names import default_student, expand_students
 from ddbench.protocols.protocol import Protocol, changed, protocol, result_name
@@ -81,6 +82,31 @@ class Asked(Common):
     """Result file; default: RUN/evaluations/<protocol>.json."""
 
 
+def asked(settings: Mapping[str, Any]) -> Asked:
+    """What a caller in Python asks for: fields of :class:`Asked` by name.
+
+    Paths may be texts, ``students`` a sequence; ``robustness`` and ``ood`` may be True (the first budget; noise) or
+    False.
+
+    Raises:
+        UserError: an unknown setting, with a suggestion.
+    """
+    known = {item.name: item for item in fields(Asked)}
+    words = {"robustness": BUDGETS[0], "ood": NOISE}
+    found = {}
+    for name, value in settings.items():
+        if name not in known:
+            raise unknown("setting of evaluate", name, known)
+        if name in words and isinstance(value, bool):
+            value = words[name] if value else None
+        elif name == "students" and value is not None and not isinstance(value, str):
+            value = ",".join(value)
+        elif "Path" in str(known[name].type) and isinstance(value, str):
+            value = Path(value)
+        found[name] = value
+    return Asked(**found)
+
+
 def evaluate(run: Path, asked: Asked) -> Evaluation:
     """Score a synset; what is there already is not done again.
 
@@ -91,14 +117,14 @@ def evaluate(run: Path, asked: Asked) -> Evaluation:
         UserError: whatever the user can mend, before anything is written.
     """
     altered, difference = _altered(asked)
-    students = expand_students(asked.students) if asked.students else None
+    students = expand_students(asked.students) if asked.students is not None else None
     if asked.seeds < 1:
         raise UserError(f"--seeds {asked.seeds}: expected at least 1")
     workers, threads = worker_count(asked.workers, asked.threads)
     choices = _choices(asked)
 
     from ddbench.data.load import load_dataset
-    from ddbench.data.specs import FOLDER, dataset_spec
+    from ddbench.data.specs import size_to_load
     from ddbench.evaluation import evaluator
     from ddbench.evaluation.result import Evaluation
     from ddbench.evaluation.tasks import Job
@@ -110,8 +136,7 @@ def evaluate(run: Path, asked: Asked) -> Evaluation:
     students = students or (synset.student or default_student(size),)
     for student in students:
         check_student(student, channels, size)
-    resizable = dataset_spec(synset.dataset, size if synset.dataset.startswith(FOLDER) else None).resizable
-    side = (asked.size or size) if resizable else None
+    side = size_to_load(synset.dataset, asked.size or size)
     teacher = protocol_teacher(altered, synset, given=asked.teacher, root=asked.teachers)
     labels = _labels(asked, altered, path)
     name = result_name(protocol(asked.protocol), _marks(difference, asked))

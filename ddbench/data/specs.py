@@ -139,104 +139,97 @@ def _imagenet(name: str, size: int, classes: int, indices: tuple[int, ...]) -> D
     )
 
 
-def _builtin() -> list[DatasetSpec]:
-    imagenet_mean, imagenet_std = STATISTICS["imagenet"]
-    cifar10_mean, cifar10_std = STATISTICS["cifar10"]
-    # DC, DSA, DM, DC-BENCH and BEARD normalise CIFAR-100 with its own statistics, which is the default here;
-    # MTT and DD-Ranking take CIFAR-10's: STATISTICS["mtt"].
-    cifar100_mean, cifar100_std = STATISTICS["cifar100"]
-    return [
-        # Mean and std measured on the 1,297 training images of the fixed split.
-        DatasetSpec(
-            "digits",
-            1,
-            8,
-            10,
-            _TEN,
-            (0.3067,),
-            (0.3767,),
-            False,
-            "embedded in scikit-learn; no download",
-            "50 images of each class are the test set; the split is fixed",
-            reader="ddbench.data.sources:load_digits_dataset",
-        ),
-        DatasetSpec(
-            "mnist",
-            1,
-            28,
-            10,
-            _TEN,
-            (0.1307,),
-            (0.3081,),
-            False,
-            "IDX files in DATA/MNIST/raw, or --download",
-            reader="ddbench.data.sources:load_idx_dataset",
-        ),
-        DatasetSpec(
-            "fashion-mnist",
-            1,
-            28,
-            10,
-            _FASHION,
-            (0.2861,),
-            (0.3530,),
-            True,
-            "IDX files in DATA/FashionMNIST/raw, the Debian package dataset-fashion-mnist, or --download",
-            reader="ddbench.data.sources:load_idx_dataset",
-        ),
-        DatasetSpec(
-            "svhn",
-            3,
-            32,
-            10,
-            _TEN,
-            (0.4377, 0.4438, 0.4728),
-            (0.1980, 0.2010, 0.1970),
-            False,
-            "{train,test}_32x32.mat in DATA/SVHN, or --download",
-            reader="ddbench.data.sources:load_svhn",
-        ),
-        DatasetSpec(
-            "cifar10",
-            3,
-            32,
-            10,
-            _CIFAR10,
-            cifar10_mean,
-            cifar10_std,
-            True,
-            "the python version in DATA/cifar-10-batches-py, or --download",
-            reader="ddbench.data.sources:load_cifar",
-        ),
-        DatasetSpec(
-            "cifar100",
-            3,
-            32,
-            100,
-            (),
-            cifar100_mean,
-            cifar100_std,
-            True,
-            "the python version in DATA/cifar-100-python, or --download",
-            reader="ddbench.data.sources:load_cifar",
-        ),
-        DatasetSpec(
-            "tiny-imagenet",
-            3,
-            64,
-            200,
-            (),
-            imagenet_mean,
-            imagenet_std,
-            True,
-            "the official archive tiny-imagenet-200.zip, unpacked into DATA/tiny-imagenet-200",
-            "scored on the 10,000 validation images",
-            needs_folder=True,
-            reader="ddbench.data.files:load_tiny_imagenet",
-        ),
-        *(_imagenet(name, 128, 10, indices) for name, indices in _SUBSETS.items()),
-        _imagenet("imagenet-1k", 64, 1000, tuple(range(1000))),
-    ]
+# DC, DSA, DM, DC-BENCH and BEARD normalise CIFAR-100 with its own statistics, which is the default here;
+# MTT and DD-Ranking take CIFAR-10's: STATISTICS["mtt"].
+_BUILTIN = (
+    # Mean and std measured on the 1,297 training images of the fixed split.
+    DatasetSpec(
+        "digits",
+        1,
+        8,
+        10,
+        _TEN,
+        (0.3067,),
+        (0.3767,),
+        False,
+        "embedded in scikit-learn; no download",
+        "50 images of each class are the test set; the split is fixed",
+        reader="ddbench.data.sources:load_digits_dataset",
+    ),
+    DatasetSpec(
+        "mnist",
+        1,
+        28,
+        10,
+        _TEN,
+        (0.1307,),
+        (0.3081,),
+        False,
+        "IDX files in DATA/MNIST/raw, or --download",
+        reader="ddbench.data.sources:load_idx_dataset",
+    ),
+    DatasetSpec(
+        "fashion-mnist",
+        1,
+        28,
+        10,
+        _FASHION,
+        (0.2861,),
+        (0.3530,),
+        True,
+        "IDX files in DATA/FashionMNIST/raw, the Debian package dataset-fashion-mnist, or --download",
+        reader="ddbench.data.sources:load_idx_dataset",
+    ),
+    DatasetSpec(
+        "svhn",
+        3,
+        32,
+        10,
+        _TEN,
+        (0.4377, 0.4438, 0.4728),
+        (0.1980, 0.2010, 0.1970),
+        False,
+        "{train,test}_32x32.mat in DATA/SVHN, or --download",
+        reader="ddbench.data.sources:load_svhn",
+    ),
+    DatasetSpec(
+        "cifar10",
+        3,
+        32,
+        10,
+        _CIFAR10,
+        *STATISTICS["cifar10"],
+        True,
+        "the python version in DATA/cifar-10-batches-py, or --download",
+        reader="ddbench.data.sources:load_cifar",
+    ),
+    DatasetSpec(
+        "cifar100",
+        3,
+        32,
+        100,
+        (),
+        *STATISTICS["cifar100"],
+        True,
+        "the python version in DATA/cifar-100-python, or --download",
+        reader="ddbench.data.sources:load_cifar",
+    ),
+    DatasetSpec(
+        "tiny-imagenet",
+        3,
+        64,
+        200,
+        (),
+        *STATISTICS["imagenet"],
+        True,
+        "the official archive tiny-imagenet-200.zip, unpacked into DATA/tiny-imagenet-200",
+        "scored on the 10,000 validation images",
+        needs_folder=True,
+        reader="ddbench.data.files:load_tiny_imagenet",
+    ),
+    *(_imagenet(name, 128, 10, indices) for name, indices in _SUBSETS.items()),
+    _imagenet("imagenet-1k", 64, 1000, tuple(range(1000))),
+)
 
 
 def _check_spec(name: str, spec: DatasetSpec) -> None:
@@ -262,7 +255,7 @@ def _check_spec(name: str, spec: DatasetSpec) -> None:
 
 
 DATASETS: Table[DatasetSpec] = Table(
-    "dataset", "ddbench.datasets", DatasetSpec, {spec.name: spec for spec in _builtin()}, _check_spec
+    "dataset", "ddbench.datasets", DatasetSpec, {spec.name: spec for spec in _BUILTIN}, _check_spec
 )
 """The datasets by name; other packages add theirs (entry point group ``ddbench.datasets``)."""
 

@@ -6,10 +6,11 @@ Loads torch when it is used.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from ddbench.config import apply_config, types_of
 from ddbench.measurements.suite import BUDGETS, NOISE, Choice
 from ddbench.networks.check import check_student
 from ddbench.networks.names import default_student, expand_students
@@ -89,22 +90,20 @@ def asked(settings: Mapping[str, Any]) -> Asked:
     False.
 
     Raises:
-        UserError: an unknown setting, with a suggestion.
+        UserError: an unknown setting, with a suggestion, or a value of another type.
     """
-    known = {item.name: item for item in fields(Asked)}
+    types = types_of(Asked)
     words = {"robustness": BUDGETS[0], "ood": NOISE}
-    found = {}
+    found = dict(settings)
     for name, value in settings.items():
-        if name not in known:
-            raise unknown("setting of evaluate", name, known)
         if name in words and isinstance(value, bool):
-            value = words[name] if value else None
-        elif name == "students" and value is not None and not isinstance(value, str):
-            value = ",".join(value)
-        elif "Path" in str(known[name].type) and isinstance(value, str):
-            value = Path(value)
-        found[name] = value
-    return Asked(**found)
+            found[name] = words[name] if value else None
+        elif name == "students" and isinstance(value, list | tuple):
+            found[name] = ",".join(value)
+        elif isinstance(value, str) and Path in (types.get(name), *get_args(types.get(name))):
+            found[name] = Path(value)
+    made: Asked = apply_config(Asked, found, "evaluate")
+    return made
 
 
 def evaluate(run: Path, asked: Asked) -> Evaluation:

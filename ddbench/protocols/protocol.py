@@ -254,7 +254,10 @@ def _check_protocol(name: str, own: Protocol) -> None:
     """
     if name != own.name or not PROTOCOL_NAME.fullmatch(name) or name.endswith(".toml"):
         raise UserError(f"protocol {name!r:.80}, named {own.name!r:.80}: expected one name of letters, digits, dots, -")
-    changed(Protocol(name=name), **{field.name: getattr(own, field.name) for field in fields(own)[1:]})
+    try:
+        changed(Protocol(name=name), **{item.name: getattr(own, item.name) for item in fields(own)[1:]})
+    except UserError as error:
+        raise UserError(f"protocol {name!r}: {error}") from None
 
 
 PROTOCOLS: Table[Protocol] = Table("protocol", "ddbench.protocols", Protocol, _BUILTIN, _check_protocol)

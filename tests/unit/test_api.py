@@ -201,7 +201,8 @@ def test_plot(scores: ddbench.Evaluation):
 @pytest.mark.parametrize(
     ("settings", "needle"),
     [
-        ({"epoch": 3}, r"unknown setting of evaluate 'epoch' \(did you mean 'epochs'\?\)"),
+        ({"epoch": 3}, r"evaluate: unknown setting 'epoch' \(did you mean 'epochs'\?\)"),
+        ({"seeds": "5"}, "evaluate: seeds is '5', expected int"),
         ({"seeds": 0}, "--seeds 0: expected at least 1"),
         ({"students": []}, "empty student name"),
         ({"robustness": "hard"}, "unknown budget 'hard'"),

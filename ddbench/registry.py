@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from ddbench.runtime.errors import UserError
 
@@ -113,6 +113,128 @@ class Registry:
             except (ImportError, AttributeError) as error:
                 raise UserError(f"{self.kind} {name!r} ({self._table[name]}) cannot be loaded: {error}") from error
         return self._objects[name]
+
+
+T = TypeVar("T")
+
+
+class Table(Registry, Generic[T]):
+    """A registry of objects of one type, read like a dictionary: the built-in ones in their order, then others by name.
+
+    Names of other packages are loaded when a name is looked for that is not built in, or when all are listed. One that
+    cannot be loaded, is no ``expected`` or does not pass ``check`` is told and ignored.
+
+    Args:
+        kind, group: as :class:`Registry`.
+        expected: type of the entries.
+        builtin: name -> entry.
+        check: called with the name and an entry that is added; raises UserError for what cannot be taken.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        group: str,
+        expected: type[T],
+        builtin: Mapping[str, T],
+        check: Callable[[str, T], None] = lambda name, value: None,
+    ) -> None:
+        super().__init__(kind, group, dict.fromkeys(builtin, "ddbench"))
+        self._expected = expected
+        self._check = check
+        self._builtin = tuple(builtin)
+        self._objects.update(builtin)
+
+    def _scan(self) -> None:
+        if self._scanned:
+            return
+        super()._scan()
+        for name, target in list(self._table.items()):
+            if name in self._objects:
+                continue
+            try:
+                module, _, attribute = target.partition(":")
+                value = getattr(importlib.import_module(module), attribute)
+                self._accept(name, value)
+                self._objects[name] = value
+            except Exception as error:  # someone else's code, which must not stop every verb
+                del self._table[name]
+                print(f"ddbench: {self.kind} {name!r} ({target}) cannot be loaded: {error}; ignored", file=sys.stderr)
+
+    def _accept(self, name: str, value: Any) -> None:
+        if not isinstance(value, self._expected):
+            raise UserError(f"{self.kind} {name!r} is a {type(value).__name__}, expected {self._expected.__name__}")
+        self._check(name, value)
+
+    def register(self, name: str, value: T) -> None:
+        """Add an entry; the same one again changes nothing.
+
+        Raises:
+            UserError: the name is taken, or the entry cannot be taken.
+        """
+        if name in self:
+            if self._objects[name] == value:
+                return
+            raise UserError(f"{self.kind} {name!r} exists already ({self._table[name]}); rename yours")
+        self._accept(name, value)
+        self._table[name] = "registered in Python"
+        self._objects[name] = value
+
+    def get(self, name: str, flag: str = "") -> T:
+        """The entry of a name.
+
+        Raises:
+            UserError: unknown name (with a suggestion).
+        """
+        if name in self._objects:
+            return self._objects[name]  # type: ignore[no-any-return]
+        self._scan()
+        if name not in self._objects:
+            raise unknown(self.kind, name, self, flag)
+        return self._objects[name]  # type: ignore[no-any-return]
+
+    def __getitem__(self, name: str) -> T:
+        try:
+            return self.get(name)
+        except UserError as error:
+            raise KeyError(str(error)) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._objects or super().__contains__(str(name))
+
+    def __iter__(self) -> Iterator[str]:
+        self._scan()
+        return iter((*self._builtin, *sorted(set(self._table) - set(self._builtin))))
+
+    def __len__(self) -> int:
+        self._scan()
+        return len(self._table)
+
+    def values(self) -> list[T]:
+        """The entries in order."""
+        return [self._objects[name] for name in self]
+
+    def items(self) -> list[tuple[str, T]]:
+        """Names and entries in order."""
+        return [(name, self._objects[name]) for name in self]
+
+
+def resolve(target: str | Callable[..., Any], what: str) -> Callable[..., Any]:
+    """A function that is given as itself or as ``module:function``.
+
+    Raises:
+        UserError: there is none of that name; the message begins with ``what``.
+    """
+    if callable(target):
+        return target
+    module, _, name = target.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{what}: {target} cannot be loaded: {error}") from error
+    if not callable(found):
+        raise UserError(f"{what}: {target} is no function")
+    return found  # type: ignore[no-any-return]
 
 
 def load_file(path: Path) -> Any:

@@ -143,7 +143,8 @@ def evaluation_file(task: Task) -> Path:
 
 def evaluate_task(_: None, task: Task) -> str:
     """Score the synset of a task; run by a worker."""
-    from ddbench.evaluation.evaluator import Job, evaluate
+    from ddbench.evaluation.evaluator import evaluate
+    from ddbench.evaluation.tasks import Job
     from ddbench.protocols.protocol import protocol
     from ddbench.synset import synset_path
 

@@ -72,7 +72,15 @@ def _datasets() -> dict[str, str]:
 
 
 def _students() -> dict[str, str]:
-    from ddbench.networks.names import ACTIVATIONS, GROUPS, NORMS, POOLINGS, SMALLEST_EXTERNAL, STUDENTS
+    from ddbench.networks.names import (
+        ACTIVATIONS,
+        GROUPS,
+        NORMS,
+        POOLINGS,
+        REGISTERED,
+        SMALLEST_EXTERNAL,
+        STUDENTS,
+    )
 
     endings = "|".join(f"-{name}" for name in (*ACTIVATIONS[1:], *POOLINGS[1:]))
     forms = {
@@ -82,14 +90,15 @@ def _students() -> dict[str, str]:
         "timm-NAME": f"any network of timm (pip install ddbench[timm]), for {SMALLEST_EXTERNAL} px and more",
     }
     groups = {f"{name} (group)": ", ".join(members) for name, members in GROUPS.items()}
-    return {**STUDENTS, **forms, **groups}
+    registered = {name: spec.title or REGISTERED.origin(name) for name, spec in REGISTERED.items()}
+    return {**STUDENTS, **registered, **forms, **groups}
 
 
 def _protocols() -> dict[str, str]:
     from ddbench.protocols.protocol import DESCRIPTIONS, PROTOCOLS
 
     own = {"FILE.toml": "a protocol of your own: its name, a base, and the settings that differ (docs/protocols.md)"}
-    return {**{name: DESCRIPTIONS[name] for name in PROTOCOLS}, **own}
+    return {**{name: DESCRIPTIONS.get(name, PROTOCOLS.origin(name)) for name in PROTOCOLS}, **own}
 
 
 def _recipes() -> dict[str, str]:

@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from ddbench.runtime.common import Common as Common
 from ddbench.runtime.device import own_threads as own_threads
 from ddbench.runtime.device import worker_count as worker_count
 
 if TYPE_CHECKING:
     from ddbench.data.dataset import Dataset
-
-
-@dataclass(frozen=True, kw_only=True)
-class Common:
-    """Flags of every computing verb."""
-
-    data: Path | None = None
-    """Folder with the datasets; default: $DDBENCH_DATA, else the user's cache folder."""
-    download: bool = False
-    """Download the dataset when it is not there."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:<i>."""
-    threads: int = 0
-    """Threads of each process; 0: the cores shared out over the workers (one alone: 1 for images up to 16 px)."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile: auto uses it where the work repays it; off is easier to debug."""
-    quiet: bool = False
-    """Print results and errors only."""
 
 
 def open_dataset(name: str, size: int | None, common: Common) -> Dataset:

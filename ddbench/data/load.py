@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-from ddbench.data.dataset import Dataset
-from ddbench.data.specs import FOLDER, dataset_spec
+from ddbench.data.dataset import Dataset, check_dataset
+from ddbench.data.specs import dataset_spec
+from ddbench.registry import resolve
+from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
 
 
@@ -52,29 +53,9 @@ def load_dataset(
             named), too little memory or disk.
     """
     spec = dataset_spec(name, size)
-    place = data_root(root)
-    if name == "digits":
-        from ddbench.data.sources import load_digits_dataset
-
-        return load_digits_dataset(spec, place)
-    if name in ("mnist", "fashion-mnist"):
-        from ddbench.data.sources import load_idx_dataset
-
-        return load_idx_dataset(spec, place, download)
-    if name == "svhn":
-        from ddbench.data.sources import load_svhn
-
-        return load_svhn(spec, place, download)
-    if name in ("cifar10", "cifar100"):
-        from ddbench.data.sources import load_cifar
-
-        return load_cifar(spec, place, download)
-    from ddbench.data import folder
-    from ddbench.data.cache import load_listing
-
-    if name.startswith(FOLDER):
-        listing, note = folder.list_folder(spec)
-        return load_listing(replace(spec, note=note), listing, place, console)
-    if name == "tiny-imagenet":
-        return load_listing(spec, folder.list_tiny_imagenet(spec, place), place, console)
-    return load_listing(spec, folder.list_imagenet(spec, place), place, console)
+    read = resolve(spec.reader, f"dataset {name}")
+    made = read(spec, data_root(root), download, console)
+    if not isinstance(made, Dataset) or made.spec.name != name:
+        raise UserError(f"dataset {name}: its reader gave {type(made).__name__}, expected a Dataset of that name")
+    check_dataset(made)
+    return made

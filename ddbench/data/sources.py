@@ -17,6 +17,7 @@ from ddbench.data.idx import read_idx
 from ddbench.data.limits import require_memory
 from ddbench.data.specs import DatasetSpec
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.progress import Console
 from ddbench.runtime.seeds import generator
 
 DIGITS_TEST = 50
@@ -44,7 +45,9 @@ def _digits() -> tuple[Tensor, Tensor]:
     return images, labels.to(torch.int64)
 
 
-def load_digits_dataset(spec: DatasetSpec, root: Path) -> Dataset:
+def load_digits_dataset(
+    spec: DatasetSpec, root: Path, download: bool = False, console: Console | None = None
+) -> Dataset:
     """scikit-learn's 1,797 grey 8x8 digits: 50 images of each class are the test set, 1,297 remain."""
     images, labels = _digits()
     randomness = generator(0, "digits-test")
@@ -54,7 +57,7 @@ def load_digits_dataset(spec: DatasetSpec, root: Path) -> Dataset:
     return make_dataset(spec, Split(images[~test], labels[~test]), Split(images[test], labels[test]), root=root)
 
 
-def load_idx_dataset(spec: DatasetSpec, root: Path, download: bool) -> Dataset:
+def load_idx_dataset(spec: DatasetSpec, root: Path, download: bool = False, console: Console | None = None) -> Dataset:
     """MNIST or Fashion-MNIST from IDX files, plain or gzipped.
 
     Looked for in ``root/MNIST/raw`` or ``root/FashionMNIST/raw`` (torchvision's layout), then where Debian's package
@@ -89,7 +92,7 @@ def _idx(folder: Path, stem: str) -> Path | None:
     return next((path for path in (folder / stem, folder / f"{stem}.gz") if path.is_file()), None)
 
 
-def load_svhn(spec: DatasetSpec, root: Path, download: bool) -> Dataset:
+def load_svhn(spec: DatasetSpec, root: Path, download: bool = False, console: Console | None = None) -> Dataset:
     """SVHN's cropped digits from ``{train,test}_32x32.mat`` in ``root/SVHN`` (or in ``root``).
 
     Raises:
@@ -104,7 +107,7 @@ def load_svhn(spec: DatasetSpec, root: Path, download: bool) -> Dataset:
     return make_dataset(spec, *splits, root=root)
 
 
-def load_cifar(spec: DatasetSpec, root: Path, download: bool) -> Dataset:
+def load_cifar(spec: DatasetSpec, root: Path, download: bool = False, console: Console | None = None) -> Dataset:
     """CIFAR-10 or CIFAR-100 from the official "python version".
 
     Those archives are pickles; torchvision compares their md5 with the official one before it opens them.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from ddbench.registry import unknown
+from ddbench.registry import Table, unknown
 from ddbench.runtime.errors import UserError
 
 FOLDER = "folder:"
@@ -54,6 +56,9 @@ class DatasetSpec:
         resizable: whether ``--size`` applies.
         needs_folder: whether the user has to provide the files (there is no download).
         indices: ImageNet-1k indices of the classes, in label order, for its subsets.
+        reader: function, or ``module:function``, that is called as ``(spec, root, download, console)`` with the data
+            folder, whether missing files may be fetched, and a :class:`ddbench.runtime.progress.Console` or None; it
+            gives a :class:`ddbench.data.dataset.Dataset` (:func:`ddbench.data.dataset.make_dataset`).
     """
 
     name: str
@@ -70,6 +75,7 @@ class DatasetSpec:
     resizable: bool = False
     needs_folder: bool = False
     indices: tuple[int, ...] = ()
+    reader: str | Callable[..., Any] = ""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -129,96 +135,129 @@ def _imagenet(name: str, size: int, classes: int, indices: tuple[int, ...]) -> D
         resizable=True,
         needs_folder=True,
         indices=indices,
+        reader="ddbench.data.files:load_imagenet",
     )
 
 
-def _builtin() -> list[DatasetSpec]:
-    imagenet_mean, imagenet_std = STATISTICS["imagenet"]
-    cifar10_mean, cifar10_std = STATISTICS["cifar10"]
-    # DC, DSA, DM, DC-BENCH and BEARD normalise CIFAR-100 with its own statistics, which is the default here;
-    # MTT and DD-Ranking take CIFAR-10's: STATISTICS["mtt"].
-    cifar100_mean, cifar100_std = STATISTICS["cifar100"]
-    return [
-        # Mean and std measured on the 1,297 training images of the fixed split.
-        DatasetSpec(
-            "digits",
-            1,
-            8,
-            10,
-            _TEN,
-            (0.3067,),
-            (0.3767,),
-            False,
-            "embedded in scikit-learn; no download",
-            "50 images of each class are the test set; the split is fixed",
-        ),
-        DatasetSpec(
-            "mnist", 1, 28, 10, _TEN, (0.1307,), (0.3081,), False, "IDX files in DATA/MNIST/raw, or --download"
-        ),
-        DatasetSpec(
-            "fashion-mnist",
-            1,
-            28,
-            10,
-            _FASHION,
-            (0.2861,),
-            (0.3530,),
-            True,
-            "IDX files in DATA/FashionMNIST/raw, the Debian package dataset-fashion-mnist, or --download",
-        ),
-        DatasetSpec(
-            "svhn",
-            3,
-            32,
-            10,
-            _TEN,
-            (0.4377, 0.4438, 0.4728),
-            (0.1980, 0.2010, 0.1970),
-            False,
-            "{train,test}_32x32.mat in DATA/SVHN, or --download",
-        ),
-        DatasetSpec(
-            "cifar10",
-            3,
-            32,
-            10,
-            _CIFAR10,
-            cifar10_mean,
-            cifar10_std,
-            True,
-            "the python version in DATA/cifar-10-batches-py, or --download",
-        ),
-        DatasetSpec(
-            "cifar100",
-            3,
-            32,
-            100,
-            (),
-            cifar100_mean,
-            cifar100_std,
-            True,
-            "the python version in DATA/cifar-100-python, or --download",
-        ),
-        DatasetSpec(
-            "tiny-imagenet",
-            3,
-            64,
-            200,
-            (),
-            imagenet_mean,
-            imagenet_std,
-            True,
-            "the official archive tiny-imagenet-200.zip, unpacked into DATA/tiny-imagenet-200",
-            "scored on the 10,000 validation images",
-            needs_folder=True,
-        ),
-        *(_imagenet(name, 128, 10, indices) for name, indices in _SUBSETS.items()),
-        _imagenet("imagenet-1k", 64, 1000, tuple(range(1000))),
-    ]
+# DC, DSA, DM, DC-BENCH and BEARD normalise CIFAR-100 with its own statistics, which is the default here;
+# MTT and DD-Ranking take CIFAR-10's: STATISTICS["mtt"].
+_BUILTIN = (
+    # Mean and std measured on the 1,297 training images of the fixed split.
+    DatasetSpec(
+        "digits",
+        1,
+        8,
+        10,
+        _TEN,
+        (0.3067,),
+        (0.3767,),
+        False,
+        "embedded in scikit-learn; no download",
+        "50 images of each class are the test set; the split is fixed",
+        reader="ddbench.data.sources:load_digits_dataset",
+    ),
+    DatasetSpec(
+        "mnist",
+        1,
+        28,
+        10,
+        _TEN,
+        (0.1307,),
+        (0.3081,),
+        False,
+        "IDX files in DATA/MNIST/raw, or --download",
+        reader="ddbench.data.sources:load_idx_dataset",
+    ),
+    DatasetSpec(
+        "fashion-mnist",
+        1,
+        28,
+        10,
+        _FASHION,
+        (0.2861,),
+        (0.3530,),
+        True,
+        "IDX files in DATA/FashionMNIST/raw, the Debian package dataset-fashion-mnist, or --download",
+        reader="ddbench.data.sources:load_idx_dataset",
+    ),
+    DatasetSpec(
+        "svhn",
+        3,
+        32,
+        10,
+        _TEN,
+        (0.4377, 0.4438, 0.4728),
+        (0.1980, 0.2010, 0.1970),
+        False,
+        "{train,test}_32x32.mat in DATA/SVHN, or --download",
+        reader="ddbench.data.sources:load_svhn",
+    ),
+    DatasetSpec(
+        "cifar10",
+        3,
+        32,
+        10,
+        _CIFAR10,
+        *STATISTICS["cifar10"],
+        True,
+        "the python version in DATA/cifar-10-batches-py, or --download",
+        reader="ddbench.data.sources:load_cifar",
+    ),
+    DatasetSpec(
+        "cifar100",
+        3,
+        32,
+        100,
+        (),
+        *STATISTICS["cifar100"],
+        True,
+        "the python version in DATA/cifar-100-python, or --download",
+        reader="ddbench.data.sources:load_cifar",
+    ),
+    DatasetSpec(
+        "tiny-imagenet",
+        3,
+        64,
+        200,
+        (),
+        *STATISTICS["imagenet"],
+        True,
+        "the official archive tiny-imagenet-200.zip, unpacked into DATA/tiny-imagenet-200",
+        "scored on the 10,000 validation images",
+        needs_folder=True,
+        reader="ddbench.data.files:load_tiny_imagenet",
+    ),
+    *(_imagenet(name, 128, 10, indices) for name, indices in _SUBSETS.items()),
+    _imagenet("imagenet-1k", 64, 1000, tuple(range(1000))),
+)
 
 
-DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in _builtin()}
-"""The built-in datasets by name."""
+def _check_spec(name: str, spec: DatasetSpec) -> None:
+    """Refuse a spec of another package that cannot be one.
+
+    Raises:
+        UserError: another name than its own, a malformed one, a shape that students cannot take, numbers that do not
+            fit its channels or classes, or no reader.
+    """
+    if name != spec.name or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise UserError(f"dataset {name!r:.80}, named {spec.name!r:.80}: expected one name of letters, digits, dots, -")
+    if spec.channels not in (1, 3) or spec.size not in SIZES or spec.classes < 2:
+        raise UserError(
+            f"dataset {name!r}: {spec.channels} channels, side {spec.size}, {spec.classes} classes; expected 1 or 3 "
+            f"channels, a side of {SIZES.start} to {SIZES.stop - 1} and at least 2 classes"
+        )
+    if (len(spec.mean), len(spec.std)) != (spec.channels, spec.channels):
+        raise UserError(f"dataset {name!r}: mean and std need one number a channel, of pixels in [0, 1]")
+    if spec.class_names and len(spec.class_names) != spec.classes:
+        raise UserError(f"dataset {name!r}: {len(spec.class_names)} class names for {spec.classes} classes")
+    if not spec.reader:
+        raise UserError(f"dataset {name!r}: has no reader; give a function, or module:function")
+
+
+DATASETS: Table[DatasetSpec] = Table(
+    "dataset", "ddbench.datasets", DatasetSpec, {spec.name: spec for spec in _BUILTIN}, _check_spec
+)
+"""The datasets by name; other packages add theirs (entry point group ``ddbench.datasets``)."""
 
 
 def dataset_spec(name: str, size: int | None = None) -> DatasetSpec:
@@ -253,6 +292,7 @@ def dataset_spec(name: str, size: int | None = None) -> DatasetSpec:
             source=f"image files under {name.removeprefix(FOLDER)}",
             resizable=True,
             needs_folder=True,
+            reader="ddbench.data.files:load_folder",
         )
     if name not in DATASETS:
         raise unknown("dataset", name, [*DATASETS, "folder:PATH"], "--dataset")
@@ -262,6 +302,16 @@ def dataset_spec(name: str, size: int | None = None) -> DatasetSpec:
     if not spec.resizable:
         raise UserError(f"--size {size}: {name} has a fixed size of {spec.size} pixels; leave --size out")
     return replace(spec, size=size)
+
+
+def size_to_load(name: str, side: int) -> int | None:
+    """The size with which a dataset is read for images of this side, in px; None where it has one size only.
+
+    Raises:
+        UserError: as :func:`dataset_spec`.
+    """
+    resizable = name.startswith(FOLDER) or dataset_spec(name).resizable
+    return side if resizable else None
 
 
 DSA = "color_crop_cutout_flip_scale_rotate"

@@ -27,7 +27,7 @@ from ddbench.runtime.jobs import run_jobs
 from ddbench.runtime.progress import Console
 
 if TYPE_CHECKING:
-    from ddbench.evaluation.evaluator import Job
+    from ddbench.evaluation.tasks import Job
     from ddbench.measurements.suite import Choice
     from ddbench.protocols.protocol import Protocol
 
@@ -188,8 +188,8 @@ def measurements(result: Result, job: Job) -> list[Choice]:
     Raises:
         UserError: settings that are malformed, or that this ddbench does not have.
     """
-    from ddbench.evaluation.evaluator import load_plan
     from ddbench.evaluation.probing import build_suites
+    from ddbench.evaluation.tasks import load_plan
     from ddbench.measurements.suite import SUITES, Choice
     from ddbench.runtime.files import file_hash
 
@@ -251,7 +251,7 @@ def make_job(result: Result, request: Request) -> Job:
         UserError: a file is not at hand or not the row's, or the row asks for what this machine must not do.
     """
     from ddbench.data.specs import dataset_spec
-    from ddbench.evaluation.evaluator import Job
+    from ddbench.evaluation.tasks import Job
 
     where = f"row {result['id']}"
     protocol, synset = _protocol(result, where), result["synset"]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ddbench.data.dataset import Dataset
 from ddbench.data.load import load_dataset
-from ddbench.data.specs import DATASETS, FOLDER, dataset_spec
+from ddbench.data.specs import DATASETS, FOLDER, dataset_spec, size_to_load
 from ddbench.measurements.suite import NOISE, Choice, Cost, Finding, Metric, Probe, Suite, Trained
 from ddbench.measurements.trained import balanced
 from ddbench.protocols.plan import Plan
@@ -68,7 +68,7 @@ class OutlierProbe(Probe):
     def _others(self, test: Tensor) -> Tensor:
         if self.other == NOISE:
             return noise(self.images, tuple(test.shape[1:]))
-        found = load_dataset(self.other, self.root, size=_size(self.other, test.shape[-1]))
+        found = load_dataset(self.other, self.root, size=size_to_load(self.other, test.shape[-1]))
         return balanced(found.test, self.images, found.spec.classes).images
 
 
@@ -178,7 +178,7 @@ def outlier_suite(choice: Choice, plan: Plan, dataset: Dataset) -> Suite:
             f"{where}: its images are {spec.channels} x {spec.size} x {spec.size}, the synset's {channels} x {size} x "
             f"{size}; expected {NOISE} or a dataset of this shape"
         )
-    other = load_dataset(choice.other, dataset.root, size=_size(choice.other, size))
+    other = load_dataset(choice.other, dataset.root, size=size_to_load(choice.other, size))
     return OutlierSuite(
         images=count,
         other=choice.other,
@@ -186,7 +186,3 @@ def outlier_suite(choice: Choice, plan: Plan, dataset: Dataset) -> Suite:
         other_images=min(count, len(other.test)),
         fingerprint=other.fingerprint,
     )
-
-
-def _size(name: str, size: int) -> int | None:
-    return size if dataset_spec(name).resizable else None

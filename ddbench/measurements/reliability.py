@@ -9,7 +9,11 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Row = Sequence[float | int | None]
 """Of one bin: n, mean confidence, accuracy; the last two None where n is 0."""
@@ -128,22 +132,27 @@ def svg(drawn: Sequence[Shape]) -> str:
 
 def png(drawn: Sequence[Shape]) -> bytes:
     """The shapes as PNG, without metadata."""
+    data = io.BytesIO()
+    draw(drawn, WIDTH, HEIGHT).save(data, "PNG", optimize=True)
+    return data.getvalue()
+
+
+def draw(drawn: Sequence[Shape], width: int, height: int) -> Image:
+    """The shapes as a picture of ``width`` x ``height`` units, :data:`SCALE` pixels each, on white."""
     from PIL import Image, ImageDraw, ImageFont
 
-    image = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), "#ffffff")
+    image = Image.new("RGB", (width * SCALE, height * SCALE), "#ffffff")
     pen = ImageDraw.Draw(image)
     font = ImageFont.load_default(FONT * SCALE)
     for shape in drawn:
         numbers = [value * SCALE for value in shape.place]
         if shape.kind == "box":
-            x, y, width, height = numbers
-            if height > 0:
-                pen.rectangle((x, y, x + width, y + height), fill=shape.colour)
+            left, top, wide, tall = numbers
+            if tall > 0:
+                pen.rectangle((left, top, left + wide, top + tall), fill=shape.colour)
         elif shape.kind == "line":
             pen.line(numbers, fill=shape.colour, width=SCALE)
         else:
             anchor = {"start": "ls", "middle": "ms", "end": "rs"}[shape.anchor]
             pen.text((numbers[0], numbers[1]), shape.text, fill=shape.colour, font=font, anchor=anchor)
-    data = io.BytesIO()
-    image.save(data, "PNG", optimize=True)
-    return data.getvalue()
+    return image

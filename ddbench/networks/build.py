@@ -30,7 +30,7 @@ def build_student(name: str, *, channels: int, size: int, classes: int, seed: in
 
 
 def _make(student: StudentName, channels: int, size: int, classes: int) -> Student:
-    if student.library is not None:
+    if student.library is not None or student.registered:
         from ddbench.networks.external import make_external
 
         return make_external(student, channels, size, classes)

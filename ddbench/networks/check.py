@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ddbench.networks.names import (
+    REGISTERED,
     SMALLEST_EXTERNAL,
     SMALLEST_MODIFIED,
     SMALLEST_SIZE,
@@ -10,13 +11,14 @@ from ddbench.networks.names import (
     counts_as_32,
     parse_student,
 )
+from ddbench.registry import resolve
 from ddbench.runtime.errors import UserError
 
 
 def check_student(name: str, channels: int, size: int) -> None:
     """Refuse a student that cannot take images of this shape.
 
-    A network of another library is tried out, without computing, which imports that library.
+    A network of another library, or a registered one, is tried out, without computing, which imports that library.
 
     Raises:
         UserError: a wrong name, fewer than 1 channel, images that are too small for it, a ConvNet whose pools would
@@ -34,8 +36,19 @@ def check_student(name: str, channels: int, size: int) -> None:
                 f"student {name!r}: {student.depth} poolings leave no pixel of a {size} px image; "
                 f"the most for this size is depth {most}"
             )
+    if student.registered:
+        _check_registered(student, channels, size)
     if student.library is not None:
         _check_external(student, channels, size)
+
+
+def _check_registered(student: StudentName, channels: int, size: int) -> None:
+    check = REGISTERED[student.family].check
+    if check is not None:
+        resolve(check, f"student '{student}'")(channels, size)
+    from ddbench.networks.external import last_layer
+
+    last_layer(student, channels, size)
 
 
 def _check_external(student: StudentName, channels: int, size: int) -> None:

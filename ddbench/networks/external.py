@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm as students: fresh weights, any number of classes and channels.
+"""Networks of torchvision and timm, and registered ones, as students: fresh weights, any classes and channels.
 
 What follows the size of the images, where the library lets it, is the position table of vision transformers. All else
 is the library's own network with the library's initialisation; exceptions are the first convolution where the images
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.networks.base import Student
-from ddbench.networks.names import StudentName
+from ddbench.networks.names import REGISTERED, StudentName
 from ddbench.networks.norms import BatchNorm
-from ddbench.registry import suggest
+from ddbench.registry import resolve, suggest
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.seeds import isolated
 
@@ -64,14 +64,15 @@ class ExternalStudent(Student):
         return logits
 
 
-def make_external(student: StudentName, channels: int, size: int, classes: int) -> ExternalStudent:
+def make_external(student: StudentName, channels: int, size: int, classes: int) -> Student:
     """A fresh network from torch's global generator, in training mode.
 
     Raises:
         UserError: as :func:`last_layer`.
     """
     last = last_layer(student, channels, size)
-    return ExternalStudent(str(student), _make(student, channels, size, classes), last)
+    net = _make(student, channels, size, classes)
+    return net if isinstance(net, Student) else ExternalStudent(str(student), net, last)
 
 
 @functools.cache
@@ -128,9 +129,17 @@ def _trial(student: StudentName, channels: int, size: int) -> str | None:
 
 
 def _make(student: StudentName, channels: int, size: int, classes: int) -> nn.Module:
-    make = _torchvision if student.library == "tv" else _timm
+    make = _registered if student.registered else _torchvision if student.library == "tv" else _timm
     net = make(student, channels, size, classes)
     _forget_counters(net)
+    return net
+
+
+def _registered(student: StudentName, channels: int, size: int, classes: int) -> nn.Module:
+    build = resolve(REGISTERED[student.family].build, f"student '{student}'")
+    net = build(channels, size, classes)
+    if not isinstance(net, nn.Module):
+        raise UserError(f"student '{student}': its builder gave {type(net).__name__}, expected torch.nn.Module")
     return net
 
 

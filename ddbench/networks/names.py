@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from ddbench.registry import suggest, unknown
+from ddbench.registry import Table, suggest, unknown
 from ddbench.runtime.errors import UserError
 
 SMALLEST_SIZE = 8
@@ -115,7 +116,7 @@ class StudentName:
     """The parts of a student's name; ``str()`` gives the canonical name. Parts that a family lacks are None.
 
     The family of another library's network is the library and its name there, ``tv-resnet18``; its variant is ``mod``
-    for the small stem.
+    for the small stem. The family of a ``registered`` network (:data:`REGISTERED`) is its whole name.
     """
 
     family: str
@@ -125,12 +126,13 @@ class StudentName:
     activation: str | None = None
     pooling: str | None = None
     variant: str | None = None
+    registered: bool = False
 
     @property
     def library(self) -> str | None:
-        """``tv`` (torchvision) or ``timm``; None for the package's own networks."""
+        """``tv`` (torchvision) or ``timm``; None for the package's own networks and registered ones."""
         library, dash, _ = self.family.partition("-")
-        return library if dash else None
+        return library if dash and not self.registered else None
 
     def __str__(self) -> str:
         parts = [self.family]
@@ -231,6 +233,44 @@ _FORMS: tuple[tuple[re.Pattern[str], Callable[[str, re.Match[str]], StudentName]
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class StudentSpec:
+    """A network of another package, or of a script.
+
+    Attributes:
+        name: small letters, digits, dashes and underscores; no name that ddbench's own grammar understands.
+        build: function, or ``module:function``, that is called as ``(channels, size, classes)`` and gives a fresh
+            ``nn.Module`` with random weights from torch's global generator: ``(N, channels, size, size)`` in, logits
+            ``(N, classes)`` out. Its last layer should be one ``nn.Linear``: methods that look at features need it.
+        title: one line for ``ddbench list students``.
+        check: as ``build``, called as ``(channels, size)``: raises :class:`ddbench.UserError` for images that the
+            network cannot take. Without one, and after it, the network is tried out.
+    """
+
+    name: str
+    build: str | Callable[..., Any]
+    title: str = ""
+    check: str | Callable[..., Any] | None = None
+
+
+def _check_spec(name: str, spec: StudentSpec) -> None:
+    """Refuse a registered name that cannot be one.
+
+    Raises:
+        UserError: another name than its own, a malformed one, or one that has a meaning already.
+    """
+    if name != spec.name or not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", name):
+        raise UserError(
+            f"student {name!r:.80}, named {spec.name!r:.80}: expected one name of small letters, digits, - _"
+        )
+    if name in GROUPS or any(pattern.fullmatch(name) for pattern, _ in _FORMS):
+        raise UserError(f"student {name!r}: this name has a meaning already; rename yours")
+
+
+REGISTERED: Table[StudentSpec] = Table("student", "ddbench.students", StudentSpec, {}, _check_spec)
+"""Students that other packages (entry point group ``ddbench.students``) and scripts add."""
+
+
 def parse_student(name: str) -> StudentName:
     """The parts of a name.
 
@@ -241,7 +281,10 @@ def parse_student(name: str) -> StudentName:
         match = pattern.fullmatch(name)
         if match:
             return make(name, match)
-    raise UserError(f"unknown student {_shown(name)}{suggest(name.lower()[:60], STUDENTS)}; {_EXAMPLE}")
+    if name in REGISTERED:
+        return StudentName(name, registered=True)
+    known = [*STUDENTS, *REGISTERED]
+    raise UserError(f"unknown student {_shown(name)}{suggest(name.lower()[:60], known)}; {_EXAMPLE}")
 
 
 def expand_students(text: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ddbench.config import apply_config, recorded_config, setting, setting_of
 from ddbench.networks.names import parse_student
-from ddbench.registry import unknown
+from ddbench.registry import Table, unknown
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import text_hash
 
@@ -175,7 +175,7 @@ _KD: dict[str, Any] = {
     "temperature": 20.0,
 }
 
-PROTOCOLS: dict[str, Protocol] = {
+_BUILTIN: dict[str, Protocol] = {
     one.name: one
     for one in (
         # DC's and MTT's evaluation (specs 3.1, 3.3) with exactly E passes and momentum kept at the drop.
@@ -243,6 +243,26 @@ PROTOCOLS: dict[str, Protocol] = {
     )
 }
 
+PROTOCOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def _check_protocol(name: str, own: Protocol) -> None:
+    """Refuse a protocol of another package that cannot be one.
+
+    Raises:
+        UserError: another name than its own, a malformed one, or a setting out of range.
+    """
+    if name != own.name or not PROTOCOL_NAME.fullmatch(name) or name.endswith(".toml"):
+        raise UserError(f"protocol {name!r:.80}, named {own.name!r:.80}: expected one name of letters, digits, dots, -")
+    try:
+        changed(Protocol(name=name), **{item.name: getattr(own, item.name) for item in fields(own)[1:]})
+    except UserError as error:
+        raise UserError(f"protocol {name!r}: {error}") from None
+
+
+PROTOCOLS: Table[Protocol] = Table("protocol", "ddbench.protocols", Protocol, _BUILTIN, _check_protocol)
+"""Protocols by name; other packages add theirs (entry point group ``ddbench.protocols``)."""
+
 DESCRIPTIONS = {
     "hard-v1": "hard labels, SGD, 1000 epochs, DSA; the synset's learned lr if it has one, else 0.01",
     "dc-legacy": "as the public DC/DSA/DM code: 1001 epochs, lr 0.01, optimiser rebuilt at the drop, DSA",
@@ -266,9 +286,7 @@ def protocol(name: str) -> Protocol:
     """
     if name.endswith(".toml"):
         return read_protocol(Path(name))
-    if name not in PROTOCOLS:
-        raise unknown("protocol", name, PROTOCOLS, "--protocol")
-    return PROTOCOLS[name]
+    return PROTOCOLS.get(name, "--protocol")
 
 
 MAX_TOML_BYTES = 64 * 1024
@@ -289,7 +307,7 @@ def read_protocol(path: Path) -> Protocol:
     except ValueError as error:
         raise UserError(f"--protocol {path}: not TOML: {' '.join(str(error).split())}") from None
     name, base = data.pop("name", None), data.pop("base", "hard-v1")
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+    if not isinstance(name, str) or not PROTOCOL_NAME.fullmatch(name):
         raise UserError(f"--protocol {path}: name is {name!r:.80}, expected letters, digits, dots and dashes")
     if name in PROTOCOLS:
         raise UserError(f"--protocol {path}: {name!r} is a protocol of ddbench; give yours another name")

@@ -276,7 +276,6 @@ def train(
     """
     device = inputs.device
     labels = labels or own_labels(inputs)
-    loss = loss or own_loss(policy is not None and policy.mix != "none")
     first = resume.epochs if resume else 0
     rate = factor(max(0, first - 1)) if factor else 1.0
     stepper = make_optimizer(net.parameters(), replace(optimizer, lr=optimizer.lr * rate))
@@ -284,12 +283,7 @@ def train(
         load_optimizer_state(stepper, "optimizer", resume.optimizer)
         _set_rate(stepper, optimizer.lr * rate)
 
-    def objective(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        with autocast(precision, device):
-            logits = net(x)
-        logits = logits.float() if precision != "float32" else logits
-        return loss(logits, y), logits.detach()
-
+    objective = _objective(net, loss or own_loss(policy is not None and policy.mix != "none"), precision, device)
     compiled = compiler(objective) if compiler is not None else objective
     count = len(inputs)
     hard = inputs.hard_labels
@@ -317,6 +311,20 @@ def train(
         if checkpoint is not None:
             checkpoint(epoch + 1, stepper)
         yield Epoch(number=epoch + 1, loss=float(loss_sum) / count, accuracy=float(right) / count)
+
+
+def _objective(
+    net: nn.Module, loss: Loss, precision: str, device: torch.device
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Loss and detached logits ``(n, K)`` of network inputs and targets."""
+
+    def objective(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        with autocast(precision, device):
+            logits = net(x)
+        logits = logits.float() if precision != "float32" else logits
+        return loss(logits, y), logits.detach()
+
+    return objective
 
 
 def _set_rate(stepper: Optimizer, rate: float) -> None:

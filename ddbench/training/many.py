@@ -9,6 +9,7 @@ their gradients, and the optimisers used here go element by element. So each net
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -219,7 +220,7 @@ def train_many(
         ValueError: networks with dropout (their draws could not be those of a network alone), of different
             architectures, as many seeds as there are not networks, or an optimiser that is not element by element.
     """
-    # A function of its own, so that what is wrong is told now and not at the first epoch.
+    # Another function yields, so that what is wrong is told now and not at the first epoch.
     if len(seeds) != len(nets):
         raise ValueError(f"{len(nets)} networks and {len(seeds)} seeds")
     if any(draws_in_training(net) for net in nets):
@@ -230,46 +231,71 @@ def train_many(
     loss = loss or own_loss(policy is not None and policy.mix != "none")
     step = _objective(stack, loss, precision, inputs.device)
     named = list(seeds) if view_seed is None else [view_seed] * len(nets)
+    seen = functools.partial(many_views, inputs, batch=batch, policy=policy, seeds=named)
+    whole = compiler(step) if compiler is not None else step
+    steps = _Steps(inputs, labels, min(batch, len(inputs)), step, whole)
+    return _run(stack, steps, epochs, optimizer, factor, rebuild, seen, write)
 
-    def run() -> Iterator[tuple[Epoch, ...]]:
-        compiled = compiler(step) if compiler is not None else step
-        count = len(inputs)
-        rate = factor(0) if factor else 1.0
-        steppers = _make_optimizers(stack, replace(optimizer, lr=optimizer.lr * rate))
-        try:
-            for epoch in range(epochs):
-                wanted = factor(epoch) if factor else 1.0
-                if wanted != rate:
-                    rate = wanted
-                    if rebuild:
-                        steppers = _make_optimizers(stack, replace(optimizer, lr=optimizer.lr * rate))
-                    for stepper in steppers:
-                        for group in stepper.param_groups:
-                            group["lr"] = optimizer.lr * rate
-                stack.train()
-                loss_sum = torch.zeros(len(nets), device=inputs.device)
-                right = torch.zeros(len(nets), device=inputs.device)
-                for seen in many_views(inputs, batch=batch, policy=policy, seeds=named, epoch=epoch):
-                    target = _targets(inputs, labels, seen)
-                    size = seen.index.shape[1]
-                    values, logits = (compiled if size == min(batch, count) else step)(
-                        stack.parameters, stack.buffers, seen.x, target
-                    )
-                    for stepper in steppers:
-                        stepper.zero_grad(set_to_none=True)
-                    values.sum().backward()
-                    for stepper in steppers:
-                        stepper.step()
-                    loss_sum += values.detach() * size
-                    right += (logits.argmax(2) == inputs.hard_labels[seen.index]).sum(1)
-                if write:
-                    stack.write()
-                pairs = zip(loss_sum.tolist(), right.tolist(), strict=True)
-                yield tuple(Epoch(number=epoch + 1, loss=a / count, accuracy=b / count) for a, b in pairs)
-        finally:
-            stack.write()
 
-    return run()
+@dataclass(frozen=True)
+class _Steps:
+    """What a step computes: compiled for batches of ``size`` images, plain for the last, smaller one."""
+
+    inputs: Inputs
+    labels: Labels | None
+    size: int
+    plain: Objective
+    compiled: Objective
+
+    def __call__(self, stack: Stack, seen: Views) -> tuple[Tensor, Tensor]:
+        """Losses ``(M,)`` and logits ``(M, n, K)`` of views."""
+        objective = self.compiled if seen.index.shape[1] == self.size else self.plain
+        return objective(stack.parameters, stack.buffers, seen.x, _targets(self.inputs, self.labels, seen))
+
+
+def _run(
+    stack: Stack,
+    losses: _Steps,
+    epochs: int,
+    optimizer: OptimizerSettings,
+    factor: Callable[[int], float] | None,
+    rebuild: bool,
+    views: Callable[..., Iterator[Views]],
+    write: bool,
+) -> Iterator[tuple[Epoch, ...]]:
+    """The epochs of :func:`train_many`."""
+    inputs, many = losses.inputs, len(stack.nets)
+    count = len(inputs)
+    rate = factor(0) if factor else 1.0
+    steppers = _make_optimizers(stack, replace(optimizer, lr=optimizer.lr * rate))
+    try:
+        for epoch in range(epochs):
+            wanted = factor(epoch) if factor else 1.0
+            if wanted != rate:
+                rate = wanted
+                if rebuild:
+                    steppers = _make_optimizers(stack, replace(optimizer, lr=optimizer.lr * rate))
+                for stepper in steppers:
+                    for group in stepper.param_groups:
+                        group["lr"] = optimizer.lr * rate
+            stack.train()
+            loss_sum = torch.zeros(many, device=inputs.device)
+            right = torch.zeros(many, device=inputs.device)
+            for seen in views(epoch=epoch):
+                values, logits = losses(stack, seen)
+                for stepper in steppers:
+                    stepper.zero_grad(set_to_none=True)
+                values.sum().backward()
+                for stepper in steppers:
+                    stepper.step()
+                loss_sum += values.detach() * seen.index.shape[1]
+                right += (logits.argmax(2) == inputs.hard_labels[seen.index]).sum(1)
+            if write:
+                stack.write()
+            pairs = zip(loss_sum.tolist(), right.tolist(), strict=True)
+            yield tuple(Epoch(number=epoch + 1, loss=a / count, accuracy=b / count) for a, b in pairs)
+    finally:
+        stack.write()
 
 
 Objective = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor], tuple[Tensor, Tensor]]

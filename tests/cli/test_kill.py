@@ -152,10 +152,10 @@ def test_a_line_torn_by_a_kill_is_dropped(ddb: Callable, tmp_path: Path):
     """The partial file of an evaluation may end in the middle of a line."""
     assert ddb(*random_tiny(tmp_path / "run")).code == 0
     argv = ["evaluate", tmp_path / "run", "--students", TINY, "--epochs", 3, "--workers", 1, *EAGER]
-    from ddbench.evaluation import evaluator
+    from ddbench.evaluation import tasks
 
     count = 0
-    run_task = evaluator.run_task
+    run_task = tasks.run_task
 
     def stop(job: Any, payload: Any) -> Any:
         nonlocal count
@@ -165,7 +165,7 @@ def test_a_line_torn_by_a_kill_is_dropped(ddb: Callable, tmp_path: Path):
         return run_task(job, payload)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluator, "run_task", stop)
+        patch.setattr(tasks, "run_task", stop)
         assert ddb(*argv).code == 130
     partial = next((tmp_path / "run" / "evaluations").glob("*.partial.jsonl"))
     lines = partial.read_bytes().splitlines(keepends=True)
@@ -183,9 +183,9 @@ def test_a_killed_search_goes_on(ddb: Callable, tmp_path: Path):
     assert ddb(*random_tiny(tmp_path / "run")).code == 0
     argv = ["evaluate", tmp_path / "run", "--students", TINY, "--epochs", 3, "--workers", 1, "--seeds", 2, *EAGER]
     argv += ["--lr-source", "search"]
-    from ddbench.evaluation import evaluator
+    from ddbench.evaluation import tasks
 
-    run_task, tried = evaluator.run_task, []
+    run_task, tried = tasks.run_task, []
 
     def stop(job: Any, task: Any) -> Any:
         if len(tried) == 3:
@@ -194,7 +194,7 @@ def test_a_killed_search_goes_on(ddb: Callable, tmp_path: Path):
         return run_task(job, task)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluator, "run_task", stop)
+        patch.setattr(tasks, "run_task", stop)
         assert ddb(*argv).code == 130
     assert tried == [0.001, 0.005, 0.01]
 
@@ -203,7 +203,7 @@ def test_a_killed_search_goes_on(ddb: Callable, tmp_path: Path):
         return run_task(job, task)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluator, "run_task", go_on)
+        patch.setattr(tasks, "run_task", go_on)
         assert ddb(*argv).code == 0
     assert tried[3:5] == [0.05, 0.1]
     assert len(tried) == 7, "five rates and two seeds, none of them twice"

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import EAGER, TINY, Outcome, contents, listing, random_tiny
 
-import ddbench.evaluation.evaluator as evaluator
+from ddbench.evaluation import tasks
 from ddbench.evaluation.ddranking.definitions import Accuracies, repeat_scores, summary
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.synset import read_synset, write_synset
@@ -45,13 +45,13 @@ def scored(ddb: Command, run: Path, cache: Path, *more: object) -> dict[str, Any
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The synset file of every training that is done, in order."""
     files: list[Path] = []
-    run_task = evaluator.run_task
+    run_task = tasks.run_task
 
     def record(job: Any, task: Any) -> Any:
         files.append(job.synset)
         return run_task(job, task)
 
-    monkeypatch.setattr(evaluator, "run_task", record)
+    monkeypatch.setattr(tasks, "run_task", record)
     return files
 
 
@@ -173,17 +173,17 @@ def test_table(ddb: Command, random_run: Path, tmp_path: Path):
 def test_search_looks_at_training_images_only(ddb: Command, random_run: Path, tmp_path: Path, monkeypatch):
     """With the test images spoilt, the searched learning rates are the same."""
     found = scored(ddb, random_run, tmp_path / "cache")
-    whole = evaluator.load_dataset
+    whole = tasks.load_dataset
 
     def spoilt(*args: object, **options: object) -> Any:
         dataset = whole(*args, **options)
         test = replace(dataset.test, labels=dataset.test.labels.flip(0))
         return replace(dataset, test=test)
 
-    evaluator._loaded.cache_clear()
-    monkeypatch.setattr(evaluator, "load_dataset", spoilt)
+    tasks._loaded.cache_clear()
+    monkeypatch.setattr(tasks, "load_dataset", spoilt)
     other = scored(ddb, Path(shutil.copytree(random_run, tmp_path / "copy", ignore=_no_results)), tmp_path / "cache2")
-    evaluator._loaded.cache_clear()
+    tasks._loaded.cache_clear()
     for name in ("real_hard", "syn_hard"):
         assert other["legs"][name]["learning_rates"] == found["legs"][name]["learning_rates"]
     assert other["summary"]["real_hard"]["mean"] < found["summary"]["real_hard"]["mean"] - 0.2
@@ -244,7 +244,7 @@ def test_killed(after: int, ddb: Command, random_run: Path, tmp_path: Path, monk
     whole = Path(shutil.copytree(random_run, tmp_path / "whole" / "run"))
     scored(ddb, whole, tmp_path / "whole" / "cache")
     run = Path(shutil.copytree(random_run, tmp_path / "parts" / "run"))
-    run_task, done = evaluator.run_task, []
+    run_task, done = tasks.run_task, []
 
     def stop(job: Any, task: Any) -> Any:
         if len(done) == after:
@@ -253,7 +253,7 @@ def test_killed(after: int, ddb: Command, random_run: Path, tmp_path: Path, monk
         return run_task(job, task)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluator, "run_task", stop)
+        patch.setattr(tasks, "run_task", stop)
         assert ddb(*scores_tiny(run, tmp_path / "parts" / "cache", "--out", run / "out.json")).code == 130
     assert not (run / "out.json").exists()
 
@@ -261,7 +261,7 @@ def test_killed(after: int, ddb: Command, random_run: Path, tmp_path: Path, monk
         done.append(task)
         return run_task(job, task)
 
-    monkeypatch.setattr(evaluator, "run_task", count)
+    monkeypatch.setattr(tasks, "run_task", count)
     scored(ddb, run, tmp_path / "parts" / "cache")
     assert len(done) == 2 * (RATES + 2) + 4 * 2
     assert contents(tmp_path / "parts", "cost.json") == contents(tmp_path / "whole", "cost.json")

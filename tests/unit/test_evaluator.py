@@ -166,20 +166,20 @@ def test_searched_lr(ddb: Callable, random_run: Path, data_root: Path, tmp_path:
 def test_search_never_looks_at_the_test_set(ddb: Callable, random_run: Path, tmp_path: Path, monkeypatch):
     """The search's accuracies do not move when the test labels are wrong."""
     from ddbench.data.dataset import Dataset, Split
-    from ddbench.evaluation import evaluator
+    from ddbench.evaluation import tasks
 
     first = score(ddb, random_run, tmp_path / "a.json", "--lr-source", "search", "--seeds", 1)
-    real = evaluator.load_dataset
+    real = tasks.load_dataset
 
     def wrong(*args: Any, **more: Any) -> Dataset:
         dataset = real(*args, **more)
         test = Split(dataset.test.images, dataset.test.labels.flip(0))
         return Dataset(dataset.spec, dataset.train, test, dataset.fingerprint, dataset.root)
 
-    monkeypatch.setattr(evaluator, "load_dataset", wrong)
-    evaluator._loaded.cache_clear()
+    monkeypatch.setattr(tasks, "load_dataset", wrong)
+    tasks._loaded.cache_clear()
     second = score(ddb, random_run, tmp_path / "b.json", "--lr-source", "search", "--seeds", 1)
-    evaluator._loaded.cache_clear()
+    tasks._loaded.cache_clear()
     assert first["learning_rates"] == second["learning_rates"]
     assert first["runs"] != second["runs"]
 

@@ -19,8 +19,8 @@ from PIL import Image
 from ddbench.data.dataset import Split, holdout_split
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
-from ddbench.evaluation import evaluator
-from ddbench.evaluation.evaluator import run_probe, run_task
+from ddbench.evaluation import tasks
+from ddbench.evaluation.tasks import run_probe, run_task
 from ddbench.leaderboard.schema import check_result, read_result, result_id
 from ddbench.measurements import trained
 from ddbench.measurements.calibration import calibration_suite, synset_pixels
@@ -282,7 +282,7 @@ def test_a_killed_try_with_other_settings_is_dropped(ddb: Callable, random_run: 
         if first:
             assert ddb(*command(random_run, "--out", done)).code == 0
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(evaluator, "run_probe", stop)
+            patch.setattr(tasks, "run_probe", stop)
             assert ddb(*command(random_run, "--out", done, "--corruptions", "--max-images", 30)).code == 130
         assert '"none"' in (tmp_path / "k" / "score.partial.jsonl").read_text()
         assert ddb(*command(random_run, "--out", done, "--corruptions", "--max-images", 50)).code == 0
@@ -329,8 +329,8 @@ def test_killed_between_probes(ddb: Callable, random_run: Path, tmp_path: Path, 
             done.append(what)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(evaluator, "run_task", training)
-            patch.setattr(evaluator, "run_probe", probe)
+            patch.setattr(tasks, "run_task", training)
+            patch.setattr(tasks, "run_probe", probe)
             assert ddb(*argv).code in (0, 130)
 
     until(4)
@@ -357,7 +357,7 @@ def test_lost_weights_are_trained_again(ddb: Callable, random_run: Path, tmp_pat
         return run_probe(job, task)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluator, "run_probe", stop)
+        patch.setattr(tasks, "run_probe", stop)
         assert ddb(*argv).code == 130
     shutil.rmtree(tmp_path / "k" / "score.weights")
     partial = tmp_path / "k" / "score.partial.jsonl"

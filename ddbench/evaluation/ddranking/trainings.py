@@ -10,8 +10,9 @@ from typing import Any
 from ddbench.data.dataset import Dataset
 from ddbench.data.preprocess import Preprocess
 from ddbench.evaluation.ddranking.definitions import RANDOM, REAL, SYNSET, TITLES, Leg
-from ddbench.evaluation.evaluator import Job, evaluate, load_plan
+from ddbench.evaluation.evaluator import evaluate
 from ddbench.evaluation.kept import cost_path
+from ddbench.evaluation.tasks import Job, load_plan
 from ddbench.protocols.plan import check_plan
 from ddbench.protocols.protocol import result_name
 from ddbench.runtime.errors import UserError

@@ -1,0 +1,146 @@
+"""A finished evaluation for a caller in Python: its table as text, as a data frame, as a picture. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddbench.registry import unknown
+from ddbench.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas
+    from PIL.Image import Image
+
+NOT_PRINTED = ("accuracy", "adaptive_ece", "classwise_ece", "nll_scaled", "brier")
+"""What metrics begin with that are in the file only: the accuracy has a line of its own, and calibration has many."""
+
+
+ORDER = (
+    "ece",
+    "nll",
+    "overconfidence",
+    "temperature",
+    "robust",
+    "cw",
+    "deepfool",
+    "beard",
+    "corruption",
+    "noise",
+    "mce",
+    "ood",
+)
+"""What metrics begin with, in the order of their lines."""
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation:
+    """Students trained on a synset and tested, and what was measured on them.
+
+    Attributes:
+        path: the file.
+        data: its content.
+    """
+
+    path: Path
+    data: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        """Method, dataset, budget and protocol; and whether a setting differs from the protocol's."""
+        synset, protocol = self.data["synset"], self.data["protocol"]
+        budget = f"{synset['budget']['unit']} {synset['budget']['value']}"
+        title = f"{synset['method']} on {synset['dataset']}, {budget}, {protocol['name']}"
+        return title + ("" if protocol["standard"] else f"  NON-STANDARD: {protocol['changed']}")
+
+    @property
+    def students(self) -> tuple[str, ...]:
+        """The students' names."""
+        return tuple(self.data["summary"])
+
+    @property
+    def standard(self) -> bool:
+        """Whether every setting is the protocol's own."""
+        return bool(self.data["protocol"]["standard"])
+
+    def summary(self, student: str | None = None, metric: str = "accuracy") -> dict[str, Any]:
+        """``mean``, ``std``, ``n`` and the 95 % interval ``low`` to ``high`` of a metric over the seeds.
+
+        Args:
+            student: its name; may be left out where there is one only.
+            metric: a key of ``data["metrics"]``.
+
+        Raises:
+            UserError: no such student or metric, or several students and none named.
+        """
+        table = self.data["summary"]
+        if student is None:
+            if len(table) != 1:
+                raise UserError(f"{self.path}: there are {len(table)} students, name one of: {', '.join(table)}")
+            student = self.students[0]
+        if student not in table:
+            raise unknown("student of this evaluation", student, table)
+        if metric not in table[student]:
+            raise unknown("metric of this evaluation", metric, table[student])
+        return dict(table[student][metric])
+
+    def accuracy(self, student: str | None = None) -> float:
+        """Mean test accuracy over the seeds, 0 to 1.
+
+        Raises:
+            UserError: as :meth:`summary`.
+        """
+        return float(self.summary(student)["mean"])
+
+    def frame(self) -> pandas.DataFrame:
+        """One row a run: ``method``, ``dataset``, ``protocol``, ``student``, ``seed``, then a column a metric."""
+        import pandas
+
+        synset = self.data["synset"]
+        named = {"method": synset["method"], "dataset": synset["dataset"], "protocol": self.data["protocol"]["name"]}
+        return pandas.DataFrame(
+            [{**named, "student": run["student"], "seed": run["seed"], **run["metrics"]} for run in self.data["runs"]]
+        )
+
+    def plot(self, metric: str = "accuracy") -> Image:
+        """A picture of a metric: a line a student with every run, the mean and its 95 % interval.
+
+        Raises:
+            UserError: no student has the metric.
+        """
+        from ddbench.evaluation.plot import plot
+
+        return plot(self, metric)
+
+    def __repr__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield self.title
+        for student, metrics in self.data["summary"].items():
+            entry, rate = metrics["accuracy"], self.data["learning_rates"][student]
+            interval = (
+                f"  95 % interval {100 * entry['low']:.2f} to {100 * entry['high']:.2f}"
+                if entry["low"] is not None
+                else ""
+            )
+            yield f"  {student:<24} {100 * entry['mean']:6.2f} %{interval}  ({entry['n']} seeds)  lr {rate['rate']:g}"
+            yield from _measured(self.data["metrics"], metrics)
+        synset = self.data["synset"]
+        stored = synset["bytes"]
+        names = ("images", "labels", "augmentation", "teacher", "other")
+        parts = ", ".join(f"{name} {stored[name]:,}" for name in names if stored[name])
+        share = f"1/{stored['real_images'] / synset['images']:.0f} of the images"
+        yield f"  bytes {stored['total']:,} ({parts}): {stored['total'] / stored['real']:.2%} of the real set, {share}"
+
+
+def _measured(known: dict[str, Any], metrics: dict[str, Any]) -> Iterator[str]:
+    """One line a metric that was measured beside the accuracy."""
+    shown = [name for name in known if name in metrics and not name.startswith(NOT_PRINTED)]
+    places = {name: next((place for place, start in enumerate(ORDER) if name.startswith(start)), 99) for name in shown}
+    for name in sorted(shown, key=lambda name: (places[name], name)):
+        entry, metric = metrics[name], known[name]
+        interval = f"  {entry['low']:.4f} to {entry['high']:.4f}" if entry["low"] is not None else ""
+        yield f"    {metric['title']:<52} {entry['mean']:8.4f}{interval}  ({entry['n']} seeds)"

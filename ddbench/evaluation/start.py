@@ -1,0 +1,268 @@
+"""From names and settings to an evaluation: what the command line and a caller in Python share.
+
+Loads torch when it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from ddbench.config import apply_config, types_of
+from ddbench.measurements.suite import BUDGETS, NOISE, Choice
+from ddbench.networks.check import check_student
+from ddbench.networks.names import default_student, expand_students
+from ddbench.protocols.protocol import Protocol, changed, protocol, result_name
+from ddbench.protocols.teacher import protocol_teacher
+from ddbench.registry import unknown
+from ddbench.runtime.common import Common
+from ddbench.runtime.device import worker_count
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.progress import Console
+
+if TYPE_CHECKING:
+    from ddbench.evaluation.result import Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked(Common):
+    """How a synset is to be scored: what the flags of ``ddbench evaluate`` and :func:`ddbench.evaluate` say."""
+
+    protocol: str = "hard-v1"
+    """Protocol (ddbench list protocols), or a TOML file with one of your own."""
+    students: str | None = None
+    """Comma-separated networks or groups (quick, mtt, all-small, ...); default: the network it was distilled on."""
+    seeds: int = 5
+    """Number of fresh networks; seeds 0 to n-1, the same for every synset, so that rows can be paired."""
+    epochs: int | None = None
+    """Other number of epochs than the protocol's: the result is then non-standard, and says so."""
+    lr: float | None = None
+    """Other learning rate than the protocol's or the synset's: non-standard."""
+    augmentation: str | None = None
+    """Other augmentation than the protocol's: non-standard."""
+    label_smoothing: float | None = None
+    """Smoothing of hard labels, such as 0.1: non-standard; not for soft or teacher labels."""
+    mixup: float | None = None
+    """MixUp with this alpha after the protocol's augmentation, such as 1: non-standard."""
+    focal_gamma: float | None = None
+    """Focal loss with this gamma, such as 3: non-standard; not for soft or teacher labels."""
+    lr_source: Literal["protocol", "synset", "search"] | None = None
+    """Where the learning rate comes from, other than the protocol says; search: tried on held-out training images."""
+    teacher: Path | None = None
+    """Teacher file, for protocols with a teacher; default: the synset's own, else the best one in --teachers."""
+    teachers: Path = Path("teachers")
+    """Root of the teachers (ddbench teacher)."""
+    labels: Path | None = None
+    """Stored labels, for protocols that replay them; default: labels.safetensors beside the synset."""
+    calibration: bool = False
+    """Measure calibration (ECE, NLL, Brier, ...) before and after temperature scaling, on the whole test set."""
+    robustness: str | None = None
+    """Attack the students; alone, or with a budget: quick, full, ddrobustbench, guard, legacy (docs/robustness.md)."""
+    corruptions: bool = False
+    """Test on corrupted images: the types of CIFAR-10-C at five severities."""
+    ood: str | None = None
+    """Tell images of other data from the test images by the student's confidence: AUROC and FPR at 95 % TPR; alone
+    against noise, or against another dataset with images of this shape, such as fashion-mnist (docs/robustness.md)."""
+    corruption_reference: Path | None = None
+    """With --corruptions: evaluation of method full, measured with --corruptions, which the mCE is relative to."""
+    max_images: int | None = None
+    """With --robustness, --corruptions, --ood: test images they use, instead of 1,000, or of all for --ood.
+    Without them: test on the first so many images only, which is non-standard."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 is recorded in the result and never mixed with float32 rows."""
+    workers: int = 0
+    """Runs at once, each in its own process; 0: one a core."""
+    at_once: int = 1
+    """Seeds trained at once on one device, their weights stacked: pays on a GPU with small networks. Rounding depends
+    on it, so blocks are trained whole: --seeds best is a multiple."""
+    size: int | None = None
+    """Side in pixels, for image folders and ImageNet; default: the synset's."""
+    out: Path | None = None
+    """Result file; default: RUN/evaluations/<protocol>.json."""
+
+
+def asked(settings: Mapping[str, Any]) -> Asked:
+    """What a caller in Python asks for: fields of :class:`Asked` by name.
+
+    Paths may be texts, ``students`` a sequence; ``robustness`` and ``ood`` may be True (the first budget; noise) or
+    False.
+
+    Raises:
+        UserError: an unknown setting, with a suggestion, or a value of another type.
+    """
+    types = types_of(Asked)
+    words = {"robustness": BUDGETS[0], "ood": NOISE}
+    found = dict(settings)
+    for name, value in settings.items():
+        if name in words and isinstance(value, bool):
+            found[name] = words[name] if value else None
+        elif name == "students" and isinstance(value, list | tuple):
+            found[name] = ",".join(value)
+        elif isinstance(value, str) and Path in (types.get(name), *get_args(types.get(name))):
+            found[name] = Path(value)
+    made: Asked = apply_config(Asked, found, "evaluate")
+    return made
+
+
+def evaluate(run: Path, asked: Asked) -> Evaluation:
+    """Score a synset; what is there already is not done again.
+
+    Args:
+        run: a run folder, or a synset file.
+
+    Raises:
+        UserError: whatever the user can mend, before anything is written.
+    """
+    altered, difference = _altered(asked)
+    students = expand_students(asked.students) if asked.students is not None else None
+    if asked.seeds < 1:
+        raise UserError(f"--seeds {asked.seeds}: expected at least 1")
+    workers, threads = worker_count(asked.workers, asked.threads)
+    choices = _choices(asked)
+
+    from ddbench.data.load import load_dataset
+    from ddbench.data.specs import size_to_load
+    from ddbench.evaluation import evaluator
+    from ddbench.evaluation.result import Evaluation
+    from ddbench.evaluation.tasks import Job
+    from ddbench.synset import read_synset, synset_path
+
+    path = synset_path(run)
+    synset = read_synset(path)
+    _, channels, size, _ = synset.images.shape
+    students = students or (synset.student or default_student(size),)
+    for student in students:
+        check_student(student, channels, size)
+    side = size_to_load(synset.dataset, asked.size or size)
+    teacher = protocol_teacher(altered, synset, given=asked.teacher, root=asked.teachers)
+    labels = _labels(asked, altered, path)
+    name = result_name(protocol(asked.protocol), _marks(difference, asked))
+    out = asked.out or path.parent / "evaluations" / f"{name}.json"
+    if asked.download:
+        load_dataset(synset.dataset, asked.data, size=side, download=True)
+    result = evaluator.evaluate(
+        job=Job(
+            synset=path,
+            data=asked.data,
+            size=side,
+            protocol=altered,
+            device=asked.device,
+            threads=threads,
+            precision=asked.precision,
+            compile=asked.compile,
+            max_images=None if _extra(asked) else asked.max_images,
+            teacher=teacher.path if teacher else None,
+            labels=labels,
+            at_once=asked.at_once,
+        ),
+        students=students,
+        seeds=range(asked.seeds),
+        difference=difference,
+        out=out,
+        workers=workers,
+        console=Console(asked.quiet),
+        choices=choices,
+    )
+    return Evaluation(path=out, data=result)
+
+
+def _altered(asked: Asked) -> tuple[Protocol, dict[str, Any]]:
+    """The protocol with what was altered, and what differs from its standard.
+
+    Raises:
+        UserError: an unknown protocol, or a setting out of range or against another one.
+    """
+    base = protocol(asked.protocol)
+    settings = {
+        "epochs": asked.epochs,
+        "full_epochs": asked.epochs,
+        "lr": asked.lr,
+        "label_smoothing": asked.label_smoothing,
+        "focal_gamma": asked.focal_gamma,
+        "augmentation": _augmentation(asked, base),
+        "mix_alpha": asked.mixup,
+    }
+    source: dict[str, Any] = {"lr_source": asked.lr_source}
+    if asked.lr is not None:
+        source = {"lr_source": "protocol", "lr_students": ()}
+    if asked.lr is not None and asked.lr_source is not None:
+        raise UserError(f"--lr {asked.lr:g} --lr-source {asked.lr_source}: give one of the two")
+    return changed(base, **settings, **source)
+
+
+def _extra(asked: Asked) -> bool:
+    """Whether the number of images is that of a measurement, not of the test."""
+    return bool(asked.robustness or asked.corruptions or asked.ood)
+
+
+def _choices(asked: Asked) -> list[Choice]:
+    """The extra measurements that are asked for.
+
+    Raises:
+        UserError: an unknown budget, or a reference for nothing.
+    """
+    if asked.robustness is not None and asked.robustness not in BUDGETS:
+        raise unknown("budget", asked.robustness, BUDGETS, "--robustness")
+    if asked.corruption_reference is not None and not asked.corruptions:
+        raise UserError(f"--corruption-reference {asked.corruption_reference}: give --corruptions with it")
+    return [
+        *([Choice(kind="calibration")] if asked.calibration else []),
+        *(
+            [Choice(kind="robustness", budget=asked.robustness, max_images=asked.max_images)]
+            if asked.robustness is not None
+            else []
+        ),
+        *(
+            [Choice(kind="corruptions", max_images=asked.max_images, reference=asked.corruption_reference)]
+            if asked.corruptions
+            else []
+        ),
+        *([Choice(kind="ood", other=asked.ood, max_images=asked.max_images)] if asked.ood is not None else []),
+    ]
+
+
+def _augmentation(asked: Asked, base: Protocol) -> str | None:
+    """The augmentation that is asked for, MixUp with it.
+
+    Raises:
+        UserError: images are mixed already.
+    """
+    if asked.mixup is None:
+        return asked.augmentation
+    given = asked.augmentation or base.augmentation
+    if {"mixup", "cutmix"} & set(given.lower().split("+")):
+        raise UserError(f"--mixup {asked.mixup:g}: the augmentation {given!r} mixes images already; leave it out")
+    return "mixup" if given == "none" else f"{given}+mixup"
+
+
+def _labels(asked: Asked, wanted: Protocol, synset: Path) -> Path | None:
+    """The file of stored labels, for a protocol that replays them.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if wanted.labels != "stored":
+        if asked.labels is not None:
+            raise UserError(f"--labels: protocol {wanted.name} takes no stored labels; use --protocol fkd")
+        return None
+    path = asked.labels or synset.parent / "labels.safetensors"
+    if not path.is_file():
+        raise UserError(
+            f"protocol {wanted.name} replays stored labels, and {path} is not there: make them with `ddbench relabel "
+            f"{synset.parent}`"
+        )
+    return path
+
+
+def _marks(difference: dict[str, Any], asked: Asked) -> dict[str, Any]:
+    """What the file name says about a non-standard evaluation."""
+    marks = dict(difference)
+    if asked.max_images is not None and not _extra(asked):
+        marks["max_images"] = asked.max_images
+    if asked.precision != "float32":
+        marks["precision"] = asked.precision
+    if asked.at_once != 1:
+        marks["at_once"] = asked.at_once
+    return marks

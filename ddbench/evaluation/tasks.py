@@ -1,0 +1,186 @@
+"""What a worker of an evaluation does: train and test students, try a learning rate, measure a trained student."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ddbench.data.dataset import Dataset, Split, holdout_split, validation_sample
+from ddbench.data.load import load_dataset
+from ddbench.measurements.suite import Probe, Trained
+from ddbench.measurements.trained import measure, open_student, write_weights
+from ddbench.protocols.labels import read_labels
+from ddbench.protocols.plan import Plan
+from ddbench.protocols.protocol import Protocol
+from ddbench.protocols.training import Settings, tested_students, train_student, trained_students
+from ddbench.runtime import device as devices
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.resources import Meter, peak_memory
+from ddbench.synset import check_against, read_synset
+from ddbench.teachers.store import read_teacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every worker needs to train any student on the synset.
+
+    Attributes:
+        synset: the file.
+        data: folder with the datasets.
+        size: side in pixels, for datasets that come in any size.
+        teacher: file of the teacher, for protocols whose labels come from one.
+        labels: file of stored labels, for protocols that replay them.
+        max_images: test on the first so many images only.
+        at_once: seeds trained at once on one device; rounding then depends on it, so it is recorded.
+    """
+
+    synset: Path
+    data: Path | None
+    size: int | None
+    protocol: Protocol
+    device: str
+    threads: int
+    precision: str
+    compile: str
+    max_images: int | None
+    teacher: Path | None = None
+    labels: Path | None = None
+    at_once: int = 1
+
+    @property
+    def settings(self) -> Settings:
+        """How its processes compute."""
+        return Settings(device=self.device, threads=self.threads, precision=self.precision, compile=self.compile)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One training: a student's runs with some seeds at once, or (``search``) one learning rate on held-out images.
+
+    Attributes:
+        keep: folder in which the trained students are kept; None: nowhere.
+        identity: of the evaluation, written into them.
+    """
+
+    student: str
+    seeds: tuple[int, ...]
+    sha256: str
+    lr: float | None = None
+    search: bool = False
+    keep: Path | None = None
+    identity: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeTask:
+    """One probe of one trained student, which lies in ``folder``; on so many test ``images``."""
+
+    student: str
+    seed: int
+    sha256: str
+    kind: str
+    probe: Probe
+    images: int
+    folder: Path
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(
+    synset: Path, sha256: str, data: Path | None, size: int | None, teacher: Path | None, labels: Path | None
+) -> tuple[Plan, Dataset]:
+    """Synset, teacher, labels and data of a job, read once a process; the plan's protocol is set by the caller."""
+    content = read_synset(synset)
+    dataset = load_dataset(content.dataset, data, size=size)
+    plan = Plan(
+        synset=content,
+        protocol=Protocol(name="none"),
+        preprocess=check_against(synset, content, dataset),
+        flip=dataset.spec.flip,
+        teacher=read_teacher(teacher) if teacher else None,
+        stored=read_labels(labels) if labels else None,
+        synset_sha256=sha256,
+    )
+    return plan, dataset
+
+
+def load_plan(job: Job, sha256: str) -> tuple[Plan, Dataset]:
+    """The plan of a job, and its dataset.
+
+    Raises:
+        UserError: one of its files is missing or malformed, or they do not belong together.
+    """
+    plan, dataset = _loaded(job.synset, sha256, job.data, job.size, job.teacher, job.labels)
+    return replace(plan, protocol=job.protocol), dataset
+
+
+def run_task(job: Job, task: Task) -> list[dict[str, Any]]:
+    """One training, and a record of each run in it; run by a worker."""
+    devices.prepare(job.threads)
+    meter = Meter()
+    plan, dataset = load_plan(job, task.sha256)
+    if task.search:
+        found: list[dict[str, Any]] = [
+            {"searched_lr": task.lr, "holdout_accuracy": _try_rate(plan, dataset, task, job.settings)}
+        ]
+    else:
+        found = _train_and_test(job, task, plan, dataset)
+    cost = {
+        "wall_seconds": meter.wall / len(found),
+        "cpu_seconds": meter.cpu / len(found),
+        "peak_memory_bytes": peak_memory(),
+    }
+    return [{"student": task.student, **record, "cost": cost} for record in found]
+
+
+def _train_and_test(job: Job, task: Task, plan: Plan, dataset: Dataset) -> list[dict[str, Any]]:
+    test = Split(dataset.test.images[: job.max_images], dataset.test.labels[: job.max_images])
+    nets, compiler = trained_students(plan, task.student, task.seeds, job.settings, task.lr, tests=len(test))
+    by_seed = dict(zip(task.seeds, nets, strict=True))
+    scores = tested_students(plan, test, task.student, by_seed, job.settings, task.lr, compiler)
+    for (seed, net), score in zip(by_seed.items(), scores, strict=True):
+        if task.keep is not None:
+            own = score["accuracy"]
+            write_weights(task.keep, net, student=task.student, seed=seed, accuracy=own, identity=task.identity)
+    return [{"seed": seed, "metrics": metrics} for seed, metrics in zip(task.seeds, scores, strict=True)]
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(job: Job, sha256: str, folder: Path, student: str, seed: int, images: int) -> Trained:
+    """The student of the last probe, which is often that of the next."""
+    plan, dataset = load_plan(job, sha256)
+    return open_student(plan, dataset, folder, student, seed, job.settings, images)
+
+
+def run_probe(job: Job, task: ProbeTask) -> dict[str, Any]:
+    """One probe; run by a worker."""
+    devices.prepare(job.threads)
+    meter = Meter()
+    trained = _opened(job, task.sha256, task.folder, task.student, task.seed, task.images)
+    finding = measure(trained, task.probe)
+    cost = {"wall_seconds": meter.wall, "cpu_seconds": meter.cpu, "peak_memory_bytes": peak_memory()}
+    named = {"student": task.student, "seed": task.seed, "kind": task.kind, "probe": task.probe.name}
+    return {**named, "finding": finding.to_json(), "cost": cost}
+
+
+SEARCH_HOLDOUT = 0.1
+
+
+def _try_rate(plan: Plan, dataset: Dataset, task: Task, settings: Settings) -> float:
+    """Accuracy on held-out *training* images of a student trained on the synset with one learning rate.
+
+    The held-out images are those that the synset's method did not see, where it kept some back. The whole training set
+    (method ``full``) is searched without them.
+    """
+    synset, classes = plan.synset, plan.synset.classes
+    fraction = synset.config.get("holdout")
+    fraction = fraction if isinstance(fraction, float) and 0 < fraction <= 0.9 else SEARCH_HOLDOUT
+    rest, held_out = holdout_split(dataset.train, fraction, classes, dataset.root)
+    if synset.budget.unit == "all":
+        plan = replace(plan, synset=replace(synset, images=rest.images, labels=rest.labels))
+    try:
+        found = train_student(plan, validation_sample(held_out), task.student, task.seeds[0], settings, task.lr)
+    except UserError:  # it diverged: the worst of rates, not the end of the search
+        return 0.0
+    return found["accuracy"]

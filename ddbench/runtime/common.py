@@ -1,0 +1,25 @@
+"""What every computing verb asks: where the data are, and how this machine computes. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """Flags of every computing verb."""
+
+    data: Path | None = None
+    """Folder with the datasets; default: $DDBENCH_DATA, else the user's cache folder."""
+    download: bool = False
+    """Download the dataset when it is not there."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:<i>."""
+    threads: int = 0
+    """Threads of each process; 0: the cores shared out over the workers (one alone: 1 for images up to 16 px)."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile: auto uses it where the work repays it; off is easier to debug."""
+    quiet: bool = False
+    """Print results and errors only."""

@@ -72,15 +72,7 @@ def _datasets() -> dict[str, str]:
 
 
 def _students() -> dict[str, str]:
-    from ddbench.networks.names import (
-        ACTIVATIONS,
-        GROUPS,
-        NORMS,
-        POOLINGS,
-        REGISTERED,
-        SMALLEST_EXTERNAL,
-        STUDENTS,
-    )
+    from ddbench.networks.names import ACTIVATIONS, GROUPS, NORMS, POOLINGS, REGISTERED, SMALLEST_EXTERNAL, STUDENTS
 
     endings = "|".join(f"-{name}" for name in (*ACTIVATIONS[1:], *POOLINGS[1:]))
     forms = {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from ddbench.measurements.reliability import BAR, GRID, INK, OVER, Shape, draw
 from ddbench.registry import unknown
@@ -10,21 +11,22 @@ from ddbench.registry import unknown
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ddbench.evaluation.result import Evaluation
-
 NAMES, SIDE, ROW, TOP = 200, 320, 28, 56
 """Widths of the names and of the scale, height of a student's line, and of the head, in units of the drawing."""
 
 
-def plot(evaluation: Evaluation, metric: str) -> Image:
+def plot(data: Mapping[str, Any], title: str, metric: str) -> Image:
     """A line a student: every run (black), the mean (red) and its 95 % interval (blue) on a common scale.
 
     The scale is 0 to 1 where all runs are in it, and intervals end there; else it holds every run and interval.
 
+    Args:
+        data: an evaluation as it is written.
+        title: what was evaluated, over the picture.
+
     Raises:
         UserError: no student has the metric.
     """
-    data = evaluation.data
     summary = {name: entry[metric] for name, entry in data["summary"].items() if metric in entry}
     if not summary:
         raise unknown("metric of this evaluation", metric, data["metrics"])
@@ -40,9 +42,8 @@ def plot(evaluation: Evaluation, metric: str) -> Image:
         return NAMES + SIDE * (min(max(value, low), high) - low) / span
 
     bottom = TOP + ROW * len(summary)
-    title = data["metrics"].get(metric, {}).get("title", metric)
-    head = evaluation.title.split("  ")[0] + ("" if evaluation.standard else ", non-standard")
-    shapes = [Shape("text", (12, 20), INK, head), Shape("text", (12, 38), INK, title)]
+    below = data["metrics"].get(metric, {}).get("title", metric)
+    shapes = [Shape("text", (12, 20), INK, title), Shape("text", (12, 38), INK, below)]
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         place = NAMES + SIDE * tick
         shapes.append(Shape("line", (place, TOP, place, bottom), GRID))

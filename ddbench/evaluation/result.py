@@ -112,7 +112,8 @@ class Evaluation:
         """
         from ddbench.evaluation.plot import plot
 
-        return plot(self, metric)
+        head = self.title.split("  ")[0] + ("" if self.standard else ", non-standard")
+        return plot(self.data, head, metric)
 
     def __repr__(self) -> str:
         return "\n".join(self._lines())

@@ -33,6 +33,7 @@ from ddbench.runtime.device import Compiler
 from ddbench.training.loops import (
     Epoch,
     Inputs,
+    Loss,
     OptimizerSettings,
     View,
     autocast,
@@ -83,6 +84,51 @@ def gradient_penalty(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return (length - 1).square().mean()
 
 
+Gradients = Callable[[View, Tensor, int], tuple[Tensor, Tensor, list[Tensor]]]
+"""``(view, labels, epoch)`` -> loss, logits, and the direction of each parameter."""
+
+
+def _gradients(
+    net: nn.Module, inputs: Inputs, recipe: ExpertRecipe, loss: Loss, compiler: Compiler | None
+) -> Gradients:
+    """What an expert of the recipe's kind descends by."""
+    parameters: list[Tensor] = list(net.parameters())
+
+    def logits_of(x: Tensor) -> Tensor:
+        with autocast(recipe.precision, inputs.device):
+            logits: Tensor = net(x)
+        return logits.float() if recipe.precision != "float32" else logits
+
+    def objective(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        logits = logits_of(x)
+        return loss(logits, y), logits.detach()
+
+    compiled = compiler(objective) if compiler is not None else objective
+
+    def gsam(view: View, y: Tensor, epoch: int) -> tuple[Tensor, Tensor, list[Tensor]]:
+        run = compiled if len(view.x) == min(recipe.batch, len(inputs)) else objective
+        value, logits = run(view.x, y)
+        plain = torch.autograd.grad(value, parameters)
+        weights = [parameter.detach().clone() for parameter in parameters]
+        flat = _flat(plain)
+        with torch.no_grad(), _statistics_kept(net):
+            torch._foreach_add_(parameters, _like(ascent(_flat(weights), flat, recipe.rho), parameters))
+            with torch.enable_grad():
+                sharp = torch.autograd.grad(run(view.x, y)[0], parameters)
+            torch._foreach_copy_(parameters, weights)
+        return value, logits, _like(descent(flat, _flat(sharp), recipe.alpha), parameters)
+
+    def smooth(view: View, y: Tensor, epoch: int) -> tuple[Tensor, Tensor, list[Tensor]]:
+        value, logits = objective(view.x, y)
+        value = clip_factor(epoch, recipe.clip, recipe.clip_epochs) * value
+        if recipe.penalty:
+            value = value + recipe.penalty * gradient_penalty(logits_of, inputs.batch(view.index))
+        return value, logits, list(torch.autograd.grad(value, parameters))
+
+    kinds: dict[str, Gradients] = {"gsam": gsam, "smooth": smooth}
+    return kinds[recipe.kind]
+
+
 def train_expert(
     net: nn.Module,
     inputs: Inputs,
@@ -104,41 +150,8 @@ def train_expert(
         compiler: ``torch.compile`` or ``None``; the gradient penalty is differentiated twice and never compiled.
     """
     device, count, hard = inputs.device, len(inputs), inputs.hard_labels
-    labels, loss = own_labels(inputs), own_loss(policy is not None and policy.mix != "none")
-    parameters: list[Tensor] = list(net.parameters())
-
-    def logits_of(x: Tensor) -> Tensor:
-        with autocast(recipe.precision, device):
-            logits: Tensor = net(x)
-        return logits.float() if recipe.precision != "float32" else logits
-
-    def objective(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        logits = logits_of(x)
-        return loss(logits, y), logits.detach()
-
-    compiled = compiler(objective) if compiler is not None else objective
-
-    def gsam(view: View, y: Tensor, epoch: int) -> tuple[Tensor, Tensor, list[Tensor]]:
-        run = compiled if len(view.x) == min(recipe.batch, count) else objective
-        value, logits = run(view.x, y)
-        plain = torch.autograd.grad(value, parameters)
-        weights = [parameter.detach().clone() for parameter in parameters]
-        flat = _flat(plain)
-        with torch.no_grad(), _statistics_kept(net):
-            torch._foreach_add_(parameters, _like(ascent(_flat(weights), flat, recipe.rho), parameters))
-            with torch.enable_grad():
-                sharp = torch.autograd.grad(run(view.x, y)[0], parameters)
-            torch._foreach_copy_(parameters, weights)
-        return value, logits, _like(descent(flat, _flat(sharp), recipe.alpha), parameters)
-
-    def smooth(view: View, y: Tensor, epoch: int) -> tuple[Tensor, Tensor, list[Tensor]]:
-        value, logits = objective(view.x, y)
-        value = clip_factor(epoch, recipe.clip, recipe.clip_epochs) * value
-        if recipe.penalty:
-            value = value + recipe.penalty * gradient_penalty(logits_of, inputs.batch(view.index))
-        return value, logits, list(torch.autograd.grad(value, parameters))
-
-    gradients = {"gsam": gsam, "smooth": smooth}[recipe.kind]
+    labels, parameters = own_labels(inputs), list(net.parameters())
+    gradients = _gradients(net, inputs, recipe, own_loss(policy is not None and policy.mix != "none"), compiler)
     rate = factor(0) if factor else 1.0
     stepper = make_optimizer(parameters, replace(optimizer, lr=optimizer.lr * rate))
     for epoch in range(recipe.epochs):

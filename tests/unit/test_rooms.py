@@ -51,12 +51,6 @@ LONGEST_FUNCTION = 70
 
 LONGER = {
     "cli/scores.py: run_scores",
-    "data/specs.py: _builtin",
-    "evaluation/evaluator.py",
-    "evaluation/evaluator.py: evaluate",
-    "experts/sharpness.py: train_expert",
-    "training/loops.py: train",
-    "training/many.py: train_many",
 }
 """Files and functions that are longer than that. It only shrinks: an entry that is short now must go."""
 

@@ -220,6 +220,25 @@ def test_find_stores(buffers: Path, store_folder: Path, tmp_path: Path):
     assert len(find_stores(buffers)) == 2
 
 
+def test_a_page_beside_the_stores(ddb: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A checkout's ``expert_trajectories`` holds a README: no store, and in nobody's way."""
+    page = tmp_path / "expert_trajectories" / "README.md"
+    page.parent.mkdir()
+    page.write_text("# Expert trajectories\n")
+    assert find_stores(page.parent) == []
+    monkeypatch.chdir(tmp_path)
+    told = ddb("buffer", "info")
+    assert (told.code, told.out) == (2, "")
+    assert "expert_trajectories: holds no recorded experts" in told.err
+    small = ("--student", TINY, "--experts", 1, "--epochs", 1, "--workers", 1, "--compile", "off", "--quiet")
+    assert ddb("buffer", *small).code == 0, "the default folder is that one"
+    (store,) = find_stores(page.parent, "digits", TINY)
+    assert store.folder.parent == page.parent / "digits" / TINY
+    assert str(store.folder.relative_to(tmp_path)) in ddb("buffer", "info").out
+    assert ddb("buffer", "verify").code == 0
+    assert page.read_text() == "# Expert trajectories\n"
+
+
 def test_info_verb(ddb: Callable, buffers: Path, store_folder: Path):
     header, row = ddb("buffer", "info", buffers).out.splitlines()
     assert header.split()[:4] == ["dataset", "student", "experts", "epochs"]

@@ -114,8 +114,8 @@ def prepare(request: Request, ids: Sequence[str], *, again: bool = False) -> tup
     """:func:`choose` rows and refuse what can be refused before any is trained: of a row that is named, everything.
 
     Raises:
-        UserError: as :func:`choose`; a file of no single row; another ``compile`` than auto, on or off; a named row that
-            cannot be trained again as the request says; the work folder cannot be written to.
+        UserError: as :func:`choose`; a file of no single row; another ``compile`` than auto, on or off; a named row
+            that cannot be trained again as the request says; the work folder cannot be written to.
     """
     if request.files and len(ids) != 1:
         raise UserError(f"{next(iter(request.files)).flag}: name the one row that it belongs to")

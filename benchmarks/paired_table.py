@@ -16,23 +16,24 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from ddbench.leaderboard.result import Budget, Result
 from ddbench.leaderboard.rows import current
-from ddbench.leaderboard.schema import load_results, values
+from ddbench.leaderboard.schema import load_results
 from ddbench.statistics import paired_difference, summarise, summarise_groups
 
 
-def chosen(results: list[Any], args: argparse.Namespace, method: str, protocol: str | None) -> list[Any]:
+def chosen(results: list[Result], args: argparse.Namespace, method: str, protocol: str | None) -> list[Result]:
     """Rows of a method in this dataset and budget, one a seed; those under ``protocol`` where there are several."""
     found = [
         result
         for result in results
-        if result["synset"]["method"] == method
-        and result["synset"]["dataset"] == args.dataset
-        and result["synset"]["budget"] == {"unit": "ipc", "value": args.ipc}
-        and result["protocol"]["standard"]
-        and protocol in (None, result["protocol"]["name"])
+        if result.synset.method == method
+        and result.synset.dataset == args.dataset
+        and result.synset.budget == Budget("ipc", args.ipc)
+        and result.protocol.standard
+        and protocol in (None, result.protocol.name)
     ]
-    return sorted(found, key=lambda result: (result["protocol"]["name"] != args.protocol, result["synset"]["seed"]))
+    return sorted(found, key=lambda result: (result.protocol.name != args.protocol, result.synset.seed))
 
 
 def interval(entry: dict[str, Any]) -> str:
@@ -47,19 +48,19 @@ def difference(ours: dict[int, float], others: list[dict[int, float]]) -> str:
     return f"{text}: tie" if gap["tie"] else text
 
 
-def means(results: list[Any], args: argparse.Namespace, student: str) -> None:
+def means(results: list[Result], args: argparse.Namespace, student: str) -> None:
     """One table of several metrics: means over network seeds with intervals; random over its subsets too."""
     metrics = args.metrics.split(",")
     print(f"\nIPC {args.ipc}, {student}\n")
     print(f"| method | protocol | {' | '.join(metrics)} |\n|{' --- |' * (len(metrics) + 2)}")
     for method in args.methods.split(","):
         name, _, protocol = method.partition(":")
-        rows = [row for row in chosen(results, args, name, protocol or args.protocol) if student in row["summary"]]
+        rows = [row for row in chosen(results, args, name, protocol or args.protocol) if student in row.summary]
         if not rows:
             continue
         cells = []
         for metric in metrics:
-            groups = [list(own.values()) for own in (values(row, student, metric) for row in rows) if own]
+            groups = [list(own.values()) for own in (row.values(student, metric) for row in rows) if own]
             if not groups:
                 cells.append("")
                 continue
@@ -67,7 +68,7 @@ def means(results: list[Any], args: argparse.Namespace, student: str) -> None:
             digits, unit = (1, 100) if "accuracy" in metric or metric.startswith("robust") else (3, 1)
             low, high, mean = (unit * entry[key] for key in ("low", "high", "mean"))
             cells.append(f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})")
-        print(f"| {name} | `{rows[0]['protocol']['name']}` | {' | '.join(cells)} |")
+        print(f"| {name} | `{rows[0].protocol.name}` | {' | '.join(cells)} |")
 
 
 def main() -> None:
@@ -86,7 +87,7 @@ def main() -> None:
     args = parser.parse_args()
     results = [entry.result for entry in current(load_results(args.board))]
     rows = {method: chosen(results, args, method.partition(":")[0], None) for method in args.methods.split(",")}
-    known = [student for found in rows.values() for result in found for student in result["summary"]]
+    known = [student for found in rows.values() for result in found for student in result.summary]
     for student in args.students.split(",") if args.students else dict.fromkeys(known):
         if args.metrics:
             means(results, args, student)
@@ -95,21 +96,21 @@ def main() -> None:
         base = f" | - {args.base}" if args.base else ""
         print(f"| method | protocol | % | - random{base} |\n|{' --- |' * (5 if args.base else 4)}")
         for method, found in rows.items():
-            if not found or not values(found[0], student, args.metric):
+            if not found or not found[0].values(student, args.metric):
                 continue
             result = found[0]
-            protocol = result["protocol"]["name"]
-            ours = values(result, student, args.metric)
+            protocol = result.protocol.name
+            ours = result.values(student, args.metric)
             randoms = chosen(results, args, "random", args.random_protocol or protocol)
             randoms = randoms or chosen(results, args, "random", args.protocol)
-            subsets = [own for own in (values(one, student, args.metric) for one in randoms) if own]
+            subsets = [own for own in (one.values(student, args.metric) for one in randoms) if own]
             cells = [method, f"`{protocol}`"]
             if method == "random":
                 cells += [interval(summarise_groups([list(own.values()) for own in subsets])), ""]
             else:
                 cells += [interval(summarise(list(ours.values()))), difference(ours, subsets) if subsets else ""]
             if args.base:
-                other = [values(one, student, args.metric) for one in rows.get(args.base, [])[:1]]
+                other = [one.values(student, args.metric) for one in rows.get(args.base, [])[:1]]
                 cells.append("" if method in (args.base, "random") or not other[0] else difference(ours, other))
             print("| " + " | ".join(cells) + " |")
 

@@ -27,20 +27,19 @@ def main() -> None:
     options = parser.parse_args()
 
     from ddbench.leaderboard.board import read_board
-    from ddbench.leaderboard.schema import students, values
     from ddbench.statistics import paired_difference
 
     counts: Counter[tuple[str, str, str]] = Counter()
     means: dict[tuple[str, str], list[float]] = {}
     for result in read_board(options.board).results:
-        dataset = result["synset"]["dataset"]
-        for student in students(result):
-            before = values(result, student, "ece")
-            if result["synset"]["method"] == "full" or len(before) < 2:
+        dataset = result.synset.dataset
+        for student in result.students:
+            before = result.values(student, "ece")
+            if result.synset.method == "full" or len(before) < 2:
                 continue
             means.setdefault((dataset, ""), []).append(fmean(before.values()))
             for name in SETS:
-                after = values(result, student, name)
+                after = result.values(student, name)
                 found = paired_difference(after, [before])
                 verdict = "tie" if found["tie"] else ("worse" if found["mean"] > 0 else "better")
                 counts[dataset, name, verdict] += 1

@@ -5,9 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import TypedDict
 
 LEVEL = 0.95
+
+
+class Statistics(TypedDict):
+    """Mean, standard deviation (ddof 1), count and 95 % interval; None where a single value has none."""
+
+    mean: float
+    std: float | None
+    n: int
+    low: float | None
+    high: float | None
+
+
+class Difference(Statistics):
+    """A mean difference, and whether its interval contains 0 or is unknown."""
+
+    tie: bool
 
 
 def stdev(values: Sequence[float]) -> float:
@@ -24,7 +40,7 @@ def _t_quantile(degrees: float) -> float:
     return float(stdtrit(degrees, 0.5 + LEVEL / 2))
 
 
-def _summary(mean: float, std: float | None, n: int, half: float | None) -> dict[str, Any]:
+def _summary(mean: float, std: float | None, n: int, half: float | None) -> Statistics:
     return {
         "mean": mean,
         "std": std,
@@ -34,7 +50,7 @@ def _summary(mean: float, std: float | None, n: int, half: float | None) -> dict
     }
 
 
-def summarise(values: Sequence[float]) -> dict[str, Any]:
+def summarise(values: Sequence[float]) -> Statistics:
     """Mean, standard deviation (ddof 1), n, and the 95 % Student-t interval of independent runs.
 
     ``std``, ``low`` and ``high`` are None for a single value.
@@ -51,7 +67,7 @@ def summarise(values: Sequence[float]) -> dict[str, Any]:
     return _summary(mean, spread, n, _t_quantile(n - 1) * spread / math.sqrt(n))
 
 
-def summarise_groups(groups: Sequence[Sequence[float]]) -> dict[str, Any]:
+def summarise_groups(groups: Sequence[Sequence[float]]) -> Statistics:
     """As :func:`summarise` when the runs come in groups (the seeds of several random subsets).
 
     The group is the unit: the interval is that of the group means, so that many seeds on few subsets do not look
@@ -71,7 +87,7 @@ def summarise_groups(groups: Sequence[Sequence[float]]) -> dict[str, Any]:
     return _summary(fmean(means), stdev(every), len(every), half)
 
 
-def paired_difference(ours: dict[int, float], others: Sequence[dict[int, float]]) -> dict[str, Any]:
+def paired_difference(ours: dict[int, float], others: Sequence[dict[int, float]]) -> Difference:
     """Mean difference of one synset's runs and those of one or more others, paired by network seed.
 
     ``d[k][s] = ours[s] - others[k][s]``. Seeds and (with several others, such as random subsets) the others are both

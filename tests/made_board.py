@@ -7,13 +7,15 @@ import io
 import json
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from ddbench.leaderboard.consistency import score_summary
-from ddbench.leaderboard.schema import check_result, main_metric, result_id, result_path, students, summary_of
+from ddbench.leaderboard.result import Repeat, Result, Run
+from ddbench.leaderboard.schema import check_result, result_id, result_path, summary_of
 from ddbench.leaderboard.verification import make_verification, verification_path
 from ddbench.protocols.protocol import PROTOCOLS
 
@@ -96,7 +98,7 @@ def _scores(draw: random.Random, accuracy: float, seeds: int) -> dict[str, Any]:
         "weight": 0.5,
         "random_labels": "hard",
         "repeats": repeats,
-        "summary": score_summary(repeats, 0.5),
+        "summary": score_summary([Repeat.from_json(one).accuracies for one in repeats], 0.5),
     }
 
 
@@ -116,7 +118,7 @@ def made_result(
     supersedes: str | None = None,
     measured: dict[str, Any] | None = None,
     protocol: str = "",
-) -> dict[str, Any]:
+) -> Result:
     """One valid result.
 
     Args:
@@ -194,7 +196,7 @@ def made_result(
         },
         "learning_rates": {name: {"rate": 0.02, "source": "synset", "searched": {}} for name in names},
         "runs": runs,
-        "summary": summary_of(runs),
+        "summary": summary_of([Run(**run) for run in runs]),
         "metrics": METRICS if rich else {"accuracy": METRICS["accuracy"]},
         "precision": "float32",
         "threads": 1,
@@ -225,26 +227,24 @@ def made_picture(seed: int = 0) -> bytes:
     return stream.getvalue()
 
 
-def put(root: Path, result: dict[str, Any], *, picture: bool = True, verify: str = "") -> Path:
+def put(root: Path, result: Result, *, picture: bool = True, verify: str = "") -> Path:
     """Write a result into a board, with a picture and a verification (``identical``, ``within`` or ``below``)."""
     path = root / result_path(result)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, sort_keys=True, ensure_ascii=False))
-    if picture and result["synset"]["budget"]["unit"] != "all":
-        path.with_suffix(".png").write_bytes(made_picture(result["synset"]["seed"]))
+    path.write_text(json.dumps(result.to_json(), sort_keys=True, ensure_ascii=False))
+    if picture and not result.synset.budget.whole:
+        path.with_suffix(".png").write_bytes(made_picture(result.synset.seed))
     if verify:
         shift = {"identical": 0.0, "within": 0.0005, "below": -0.2}[verify]
-        metric = main_metric(result)
+        metric = result.main_metric
         runs = [
-            {**run, "metrics": {**run["metrics"], metric: max(0.0, run["metrics"][metric] + shift)}}
-            for run in result["runs"]
-            if run["student"] in students(result)
+            replace(run, metrics={**run.metrics, metric: max(0.0, run.metrics[metric] + shift)}) for run in result.runs
         ]
-        again = [name for name in ("ece", "robust_accuracy") if name in result["metrics"]]
+        again = [name for name in ("ece", "robust_accuracy") if name in result.metrics]
         found = make_verification(
-            result, runs, again, device="cpu: Example 3000", threads=1, at_once=1, versions=result["versions"]
+            result, runs, again, device="cpu: Example 3000", threads=1, at_once=1, versions=result.versions
         )
-        verification_path(root, result).write_text(json.dumps(found, sort_keys=True))
+        verification_path(root, result).write_text(json.dumps(found.to_json(), sort_keys=True))
     return path
 
 
@@ -295,7 +295,7 @@ def made_board(root: Path) -> Path:
     return root
 
 
-def many_results(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
+def many_results(count: int, seed: int = 0) -> Iterator[Result]:
     """A large board: ``count`` results over 4 datasets, 3 budgets and 2 kinds of labels, every tenth one rich."""
     draw = random.Random(seed)
     cells = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -13,7 +13,8 @@ from ddbench.cli.settings import worker_count
 from ddbench.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from ddbench.leaderboard.schema import Result
+    from ddbench.leaderboard.result import Result
+    from ddbench.leaderboard.verification import Verification
 
 DESCRIPTION = """Train rows of a board again from the synset that lies beside them, under their protocol, with their
 students and seeds, and write what came out beside the claim: <id>.verified.json, with a verdict. Nothing is downloaded
@@ -87,22 +88,16 @@ def verify(argv: list[str]) -> None:
             trained again.
     """
     args = parse(VerifyArgs, argv, "ddbench leaderboard verify", DESCRIPTION, EXAMPLES)
-    files = {"--synset": args.synset, "--teacher": args.teacher, "--labels": args.labels}
-    given = {flag: path for flag, path in files.items() if path is not None}
-    if given and len(args.ids) != 1:
-        raise UserError(f"{next(iter(given))}: name the one row that it belongs to")
     if args.max_minutes is not None and not args.max_minutes > 0:
         raise UserError(f"--max-minutes {args.max_minutes:g}: expected more than 0")
-    if args.compile not in ("auto", "on", "off"):
-        raise UserError(f"--compile {args.compile}: expected auto, on or off")
-    from ddbench.leaderboard.attachments import PARTS
-    from ddbench.leaderboard.retrain import Request, choose, make_job, measurements, verify_rows, wanted_runs
-    from ddbench.runtime.files import ensure_writable
+    from ddbench.leaderboard.attachments import LABELS, SYNSET, TEACHER
+    from ddbench.leaderboard.retrain import Request, prepare, verify_rows
 
+    files = {SYNSET: args.synset, TEACHER: args.teacher, LABELS: args.labels}
     request = Request(
         root=args.leaderboard,
         work=args.work,
-        files={part: given[part.flag] for part in PARTS if part.flag in given},
+        files={part: path for part, path in files.items() if path is not None},
         data=args.data,
         seeds=args.seeds,
         first_seed=args.first_seed,
@@ -114,16 +109,10 @@ def verify(argv: list[str]) -> None:
         measured=args.measured,
         quiet=args.quiet,
     )
-    rows, notes = choose(args.leaderboard, args.ids, again=args.again)
-    for row in rows if args.ids else []:  # a row that is named is refused before any is trained
-        wanted_runs(row, request)
-        job = make_job(row, request)
-        if args.measured:
-            measurements(row, job)
-    ensure_writable(args.work)
+    rows, notes = prepare(request, args.ids, again=args.again)
     for note in notes:
         print(note)
-    known = {row["id"]: row for row in rows}
+    known = {row.id: row for row in rows}
     refused, verdicts = [], []
     limit = None if args.max_minutes is None else 60 * args.max_minutes
     for outcome in verify_rows(request, rows, limit):
@@ -132,7 +121,7 @@ def verify(argv: list[str]) -> None:
             refused.append(outcome.refused)
             print(f"{outcome.id} not verified: {outcome.refused}")
         else:
-            verdicts.append(outcome.verification["verdict"])
+            verdicts.append(outcome.verification.verdict)
             print_verification(row, outcome.verification)
     if known:
         print(f"stopped after {args.max_minutes:g} minutes, {len(known)} row(s) not finished; the same command goes on")
@@ -144,21 +133,19 @@ def verify(argv: list[str]) -> None:
         raise SystemExit(1)
 
 
-def print_verification(row: Result, made: dict[str, Any]) -> None:
-    """One row's table: published, claimed and re-trained numbers of each student."""
+def print_verification(row: Result, made: Verification) -> None:
+    """Claimed and measured numbers of each student side by side."""
     from ddbench.leaderboard.columns import SHORT
-    from ddbench.leaderboard.schema import budget_name
 
-    synset, unit = row["synset"], row["metrics"][made["metric"]]["unit"]
-    what = f"{synset['method']} on {synset['dataset']}, {budget_name(synset['budget'])}, {row['protocol']['name']}"
-    print(f"{row['id']}  {what}: {made['verdict']}")
-    claims = {claim["student"]: claim for claim in row["submission"]["claims"] if claim["metric"] == made["metric"]}
+    synset, unit = row.synset, row.metrics[made.metric].unit
+    print(f"{row.id}  {synset.method} on {synset.dataset}, {synset.budget.name}, {row.protocol.name}: {made.verdict}")
+    claims = {claim.student: claim.value for claim in row.submission.claims if claim.metric == made.metric}
     lines = [
-        (student, _number(claims[student]["value"], unit) if student in claims else "-", entry, unit)
-        for student, entry in made["students"].items()
+        (student, _number(claims[student], unit) if student in claims else "-", entry, unit)
+        for student, entry in made.students.items()
     ]
-    for metric, table in made["measured"].items():
-        own = row["metrics"][metric]["unit"]
+    for metric, table in made.measured.items():
+        own = row.metrics[metric].unit
         lines += [(f"{student}, {SHORT.get(metric, metric)}", "-", entry, own) for student, entry in table.items()]
     width = max(len(name) for name, *_ in lines)
     print(
@@ -166,13 +153,13 @@ def print_verification(row: Result, made: dict[str, Any]) -> None:
     )
     for name, published, entry, unit in lines:
         bounds = "-"
-        if entry["low"] is not None:
-            bounds = f"{_number(entry['low'], unit)} to {_number(entry['high'], unit)}"
+        if entry.low is not None and entry.high is not None:
+            bounds = f"{_number(entry.low, unit)} to {_number(entry.high, unit)}"
         print(
-            f"  {name:<{width}} {published:>10} {_number(entry['claimed'], unit):>9} "
-            f"{_number(entry['measured'], unit):>9}  {bounds:<17} {entry['n']:>4}  {entry['verdict']}"
+            f"  {name:<{width}} {published:>10} {_number(entry.claimed, unit):>9} "
+            f"{_number(entry.measured, unit):>9}  {bounds:<17} {entry.n:>4}  {entry.verdict}"
         )
-    print(f"  on {made['device']}, torch {made['versions'].get('torch', '?')}, {made['threads']} thread(s)")
+    print(f"  on {made.device}, torch {made.versions.get('torch', '?')}, {made.threads} thread(s)")
 
 
 def _number(value: float, unit: str) -> str:

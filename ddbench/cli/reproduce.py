@@ -114,7 +114,7 @@ def _missing(args: Args, cells: Sequence[PlanCell]) -> list[PlanCell]:
     return sorted(found, key=lambda cell: cell.minutes)
 
 
-def _results(args: Args) -> list[dict[str, Any]]:
+def _results(args: Args) -> list[Result]:
     from ddbench.leaderboard.schema import load_results
 
     return load_results(args.leaderboard)

@@ -124,7 +124,7 @@ def _carry_out(plan: Plan, args: SubmitArgs) -> bool:
         print(f"already there: {plan.path}" + (f"; added {', '.join(added)}" if paths else ", nothing to do"))
     else:
         print(f"wrote {', '.join(map(str, write_plan(plan)))}")
-    if not plan.known and not plan.result["protocol"]["standard"]:
+    if not plan.known and not plan.result.protocol.standard:
         print("the row is non-standard: protocol settings were altered")
     for item in plan.lacks if not args.dry_run else []:
         print(f"nobody else can train this row again: {item.name} {item.text}")

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddbench.leaderboard.schema import Result, check_text
+from ddbench.leaderboard.result import Result, plain
+from ddbench.leaderboard.schema import check_text
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash
 
@@ -59,20 +60,19 @@ def needed(result: Result) -> dict[Part, str | None]:
     The row of all real images needs none: they are the dataset.
     """
     parts: dict[Part, str | None] = {}
-    if result["synset"]["budget"]["unit"] != "all":
-        parts[SYNSET] = result["synset"]["sha256"]
-    if result["teacher"] is not None:
-        parts[TEACHER] = result["teacher"]["sha256"]
-    if result["labels"] is not None:
-        parts[LABELS] = result["submission"].get("labels_sha256")
+    if result.synset.budget.unit != "all":
+        parts[SYNSET] = result.synset.sha256
+    if result.teacher is not None:
+        parts[TEACHER] = result.teacher["sha256"]
+    if result.labels is not None:
+        parts[LABELS] = result.submission.labels_sha256
     return parts
 
 
 def address(result: Result, part: Part) -> str | None:
     """Where a part can be fetched that is not beside the row."""
-    key = {SYNSET: "synset_url", TEACHER: "teacher_url", LABELS: "labels_url"}[part]
-    found = result["submission"].get(key)
-    return str(found) if found else None
+    said = result.submission
+    return {SYNSET: said.synset_url, TEACHER: said.teacher_url, LABELS: said.labels_url}[part]
 
 
 def check_part(path: Path, part: Part, result: Result, *, limit: int | None = MAX_BYTES) -> None:
@@ -87,7 +87,7 @@ def check_part(path: Path, part: Part, result: Result, *, limit: int | None = MA
     expected = needed(result).get(part)
     if expected is None:
         what = "does not name its sha256" if part in needed(result) else f"was trained without {part.name}"
-        raise UserError(f"{path}: row {result['id']} {what}; remove this file")
+        raise UserError(f"{path}: row {result.id} {what}; remove this file")
     try:
         size = path.stat().st_size
         if limit is not None and size > limit:
@@ -96,12 +96,12 @@ def check_part(path: Path, part: Part, result: Result, *, limit: int | None = MA
     except OSError as error:
         raise UserError(f"{path}: cannot read it: {error.strerror or error}") from None
     if found != expected:
-        raise UserError(f"{path}: sha256 {found[:12]}, row {result['id']} is of {part.name} {expected[:12]}")
+        raise UserError(f"{path}: sha256 {found[:12]}, row {result.id} is of {part.name} {expected[:12]}")
     tensors, header = read_header(path, part.kind)
     if part is SYNSET:
         _check_synset(path, tensors, header, result)
-    elif part is LABELS and header.get("synset_sha256") != result["synset"]["sha256"]:
-        raise UserError(f"{path}: labels of another synset than that of row {result['id']}")
+    elif part is LABELS and header.get("synset_sha256") != result.synset.sha256:
+        raise UserError(f"{path}: labels of another synset than that of row {result.id}")
 
 
 def read_header(path: Path, kind: str) -> tuple[dict[str, tuple[str, list[int]]], dict[str, Any]]:
@@ -141,7 +141,7 @@ def read_header(path: Path, kind: str) -> tuple[dict[str, tuple[str, list[int]]]
 
 def _check_synset(path: Path, tensors: dict[str, Any], header: dict[str, Any], result: Result) -> None:
     """A row repeats what its synset's file says of itself."""
-    said = result["synset"]
+    said = result.synset
     dtype, shape = tensors.get("images", ("none", []))
     names = header.get("class_names")
     own = {
@@ -159,8 +159,8 @@ def _check_synset(path: Path, tensors: dict[str, Any], header: dict[str, Any], r
     }
     if header.get("method") != IMPORTED:
         own["method"] = header.get("method")
-    wrong = next((name for name, value in own.items() if said[name] != value), None)
-    if wrong is None and said["bytes"]["images"] != math.prod(shape) * BYTES[dtype]:
+    wrong = next((name for name, value in own.items() if plain(getattr(said, name)) != value), None)
+    if wrong is None and said.bytes.images != math.prod(shape) * BYTES[dtype]:
         wrong = "bytes.images"
     if wrong is not None:
-        raise UserError(f"{path}: its {wrong} is not what row {result['id']} says; evaluate and submit the file again")
+        raise UserError(f"{path}: its {wrong} is not what row {result.id} says; evaluate and submit the file again")

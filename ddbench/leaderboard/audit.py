@@ -13,7 +13,8 @@ from pathlib import Path
 
 from ddbench.leaderboard.attachments import MAX_BYTES, PARTS, beside, check_part
 from ddbench.leaderboard.images import MAX_PNG_BYTES, published_png
-from ddbench.leaderboard.schema import MAX_RESULT_BYTES, RESULTS, Result, load_results, result_path, same_subject
+from ddbench.leaderboard.result import Result
+from ddbench.leaderboard.schema import MAX_RESULT_BYTES, RESULTS, load_results, result_path, same_subject
 from ddbench.leaderboard.verification import SUFFIX, load_verifications
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import is_temporary
@@ -130,11 +131,11 @@ def check_lineage(results: Sequence[Result]) -> None:
     Raises:
         UserError: it takes the place of another one.
     """
-    known: Mapping[str, Result] = {result["id"]: result for result in results}
+    known: Mapping[str, Result] = {result.id: result for result in results}
     for result in results:
-        old = known.get(result["supersedes"] or "")
-        if old is not None and (same_subject(old) != same_subject(result) or len(old["runs"]) > len(result["runs"])):
+        old = known.get(result.supersedes or "")
+        if old is not None and (same_subject(old) != same_subject(result) or len(old.runs) > len(result.runs)):
             raise UserError(
-                f"{result_path(result)}: supersedes {old['id']}, which is of another synset or protocol, or has more "
+                f"{result_path(result)}: supersedes {old.id}, which is of another synset or protocol, or has more "
                 "runs; submit it again"
             )

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from ddbench.leaderboard.result import Result
 from ddbench.leaderboard.rows import build_cells
-from ddbench.leaderboard.schema import Result, load_results
-from ddbench.leaderboard.verification import load_verifications
+from ddbench.leaderboard.schema import load_results
+from ddbench.leaderboard.verification import Verification, load_verifications
 from ddbench.runtime.errors import UserError
 
 
 class Board:
     """A board that was read: its tables and its verifications."""
 
-    def __init__(self, root: Path, results: Sequence[Result], verifications: dict[str, dict[str, Any]]) -> None:
+    def __init__(self, root: Path, results: Sequence[Result], verifications: dict[str, Verification]) -> None:
         self.root = root
         self.results = results
         self.verifications = verifications
-        self.cells = build_cells(results, {name: one["verdict"] for name, one in verifications.items()})
+        self.cells = build_cells(results, {name: one.verdict for name, one in verifications.items()})
 
 
 def read_board(root: Path, results: Sequence[Result] | None = None) -> Board:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from ddbench.leaderboard.schema import Result, students, values
+from ddbench.evaluation.ddranking.definitions import repeat_scores
+from ddbench.leaderboard.result import Result, plain
 from ddbench.runtime.files import canonical_json
 
 HEADLINE = {
@@ -88,45 +89,42 @@ class Measure:
             return _scores(result, self.metric)
         if self.group == CROSS:
             return _cross(result, self.metric, others(result, ranking))
-        return values(result, self.student, self.metric)
+        return result.values(self.student, self.metric)
 
     def settings(self, result: Result, ranking: str) -> str:
         """What must be equal for two rows' numbers to be compared."""
         if self.group == SCORE:
-            scores = result.get("scores", {})
-            return canonical_json([scores.get(name) for name in ("student", "standard", "weight", "random_labels")])
+            said = result.scores
+            own = [said.student, said.standard, said.weight, said.random_labels] if said else [None] * 4
+            return canonical_json(own)
         if self.group == CROSS:
             return canonical_json(others(result, ranking))
         if self.group == MAIN:
             return ""
-        said = result.get("measured", {}).get(self.group, {})
-        names = ESSENTIAL.get(self.metric, said.keys())
-        kept = {name: value for name, value in said.items() if name in names}
-        return canonical_json([result["metrics"].get(self.metric), kept])
+        settings = result.measured_as(self.group)
+        names = ESSENTIAL.get(self.metric, settings.keys())
+        kept = {name: value for name, value in settings.items() if name in names}
+        return canonical_json([plain(result.metrics.get(self.metric)), kept])
 
 
 def others(result: Result, ranking: str) -> list[str]:
     """The students of a result that its synset was not distilled on, by name."""
-    known = students(result)
-    own = result["synset"]["student"]
+    known = result.students
+    own = result.synset.student
     own = own if own in known else ranking
     return sorted(name for name in known if name != own)
 
 
 def _scores(result: Result, name: str) -> dict[int, float]:
     """Seed -> one score, from the accuracies of each repeat."""
-    from ddbench.evaluation.ddranking.definitions import Accuracies, repeat_scores
-
-    found = {}
-    if "scores" in result:
-        for repeat in result["scores"]["repeats"]:
-            accuracies = Accuracies(**{leg: value for leg, value in repeat.items() if leg != "seed"})
-            found[repeat["seed"]] = repeat_scores(accuracies, result["scores"]["weight"])[name]
-    return found
+    scores = result.scores
+    if scores is None:
+        return {}
+    return {repeat.seed: repeat_scores(repeat.accuracies, scores.weight)[name] for repeat in scores.repeats}
 
 
 def _cross(result: Result, metric: str, names: Sequence[str]) -> dict[int, float]:
-    tables = [values(result, name, metric) for name in names]
+    tables = [result.values(name, metric) for name in names]
     if not tables:
         return {}
     return {seed: fmean(table[seed] for table in tables) for seed in sorted(set(tables[0]).intersection(*tables[1:]))}
@@ -140,23 +138,23 @@ def measures(results: Iterable[Result], metric: str, columns: Sequence[str]) -> 
         columns: students in the order of the columns.
     """
     results = list(results)
-    described = {name: one for result in reversed(results) for name, one in result["metrics"].items()}
+    described = {name: one for result in reversed(results) for name, one in result.metrics.items()}
     main = described[metric]
     found = [
-        Measure(MAIN, name, metric, name, main["unit"], main["better"], f"mean and half of its 95 % interval, {name}")
+        Measure(MAIN, name, metric, name, main.unit, main.better, f"mean and half of its 95 % interval, {name}")
         for name in columns
     ]
     hint = "mean over the students that the synset was not distilled on"
-    found.append(Measure(CROSS, "", metric, "cross-arch.", main["unit"], main["better"], hint))
-    if any("scores" in result for result in results):
+    found.append(Measure(CROSS, "", metric, "cross-arch.", main.unit, main.better, hint))
+    if any(result.scores is not None for result in results):
         found += [Measure(SCORE, "", name, *said) for name, said in SCORES.items()]
-    measured = {(run["student"], name) for result in results for run in result["runs"] for name in run["metrics"]}
+    measured = {(run.student, name) for result in results for run in result.runs for name in run.metrics}
     for group, names in HEADLINE.items():
         for student in columns:
             for name in names:
                 if name != metric and (student, name) in measured:
                     one = described[name]
-                    title = SHORT.get(name, one["title"])
-                    text = f"{one['title']}, {student}"
-                    found.append(Measure(group, student, name, title, one["unit"], one["better"], text))
+                    title = SHORT.get(name, one.title)
+                    text = f"{one.title}, {student}"
+                    found.append(Measure(group, student, name, title, one.unit, one.better, text))
     return tuple(found)

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import fields
 
 from ddbench.experts.recipe import ExpertRecipe
-from ddbench.leaderboard.schema import Result, students
+from ddbench.leaderboard.result import Result
 
 PROTOCOL_FLAGS = ("epochs", "lr", "augmentation", "max_images")
 """Protocol settings that ``ddbench evaluate`` can alter by a flag of the same name."""
@@ -17,16 +17,16 @@ EXPERT_FLAGS = tuple(item.name for item in fields(ExpertRecipe) if item.name != 
 
 def expert_command(result: Result) -> str | None:
     """The ``ddbench buffer`` command that records a row's experts; None: it had none, or they were imported."""
-    experts = (result.get("recipe") or {}).get("experts")
+    experts = (result.recipe or {}).get("experts")
     recipe = experts.get("recipe") if isinstance(experts, dict) else None
     if not isinstance(experts, dict) or not isinstance(recipe, dict) or recipe.get("kind") == "imported":
         return None
-    synset = result["synset"]
-    command = ["ddbench", "buffer", "--dataset", synset["dataset"]]
-    if synset["dataset"].startswith("folder:"):
-        command += ["--size", str(synset["shape"][-1])]
-    if synset["student"]:
-        command += ["--student", synset["student"]]
+    synset = result.synset
+    command = ["ddbench", "buffer", "--dataset", synset.dataset]
+    if synset.dataset.startswith("folder:"):
+        command += ["--size", str(synset.shape[-1])]
+    if synset.student:
+        command += ["--student", synset.student]
     command += ["--experts", str(experts.get("count"))]
     for name in EXPERT_FLAGS:
         if name in recipe:
@@ -39,7 +39,7 @@ def expert_command(result: Result) -> str | None:
 
 def run_flags(result: Result) -> list[str]:
     """Flags of ``ddbench distill`` that are in no config but decide the last bits of a synset."""
-    recipe = result.get("recipe") or {}
+    recipe = result.recipe or {}
     flags = []
     for name in ("threads", "compile", "device"):
         if isinstance(recipe.get(name), str | int):
@@ -59,40 +59,40 @@ def _flag(name: str, value: object) -> list[str]:
 
 def commands(result: Result) -> list[str]:
     """The commands that make this row again; of a synset made elsewhere, the one that trains students on it again."""
-    synset, protocol = result["synset"], result["protocol"]
-    again = ["ddbench", "leaderboard", "verify", result["id"]]
-    size = ["--size", str(synset["shape"][-1])] if synset["dataset"].startswith("folder:") else []
+    synset, protocol = result.synset, result.protocol
+    again = ["ddbench", "leaderboard", "verify", result.id]
+    size = ["--size", str(synset.shape[-1])] if synset.dataset.startswith("folder:") else []
     if not _made_here(result):
         return [shlex.join(again)]
-    distill = ["ddbench", "distill", "--method", synset["method"], "--dataset", synset["dataset"], *size]
-    if synset["budget"]["unit"] != "all":
-        distill += [f"--{synset['budget']['unit']}", str(synset["budget"]["value"])]
-    if synset["student"]:
-        distill += ["--student", synset["student"]]
-    if synset["preprocess"].get("kind") not in (None, "meanstd"):
-        distill += ["--preprocess", str(synset["preprocess"]["kind"])]
-    distill += ["--seed", str(synset["seed"]), "--recipe", "none"]
-    for name, value in sorted(synset["config"].items()):
+    distill = ["ddbench", "distill", "--method", synset.method, "--dataset", synset.dataset, *size]
+    if synset.budget.unit != "all":
+        distill += [f"--{synset.budget.unit}", str(synset.budget.value)]
+    if synset.student:
+        distill += ["--student", synset.student]
+    if synset.preprocess.get("kind") not in (None, "meanstd"):
+        distill += ["--preprocess", str(synset.preprocess["kind"])]
+    distill += ["--seed", str(synset.seed), "--recipe", "none"]
+    for name, value in sorted(synset.config.items()):
         distill += _flag(name, value)
     distill += [*run_flags(result), "--out", "RUN"]
-    seeds = max(run["seed"] for run in result["runs"]) + 1
-    evaluate = ["ddbench", "evaluate", "RUN", "--protocol", protocol["name"], *size]
-    evaluate += ["--students", ",".join(students(result)), "--seeds", str(seeds)]
-    if result["precision"] != "float32":
-        evaluate += ["--precision", result["precision"]]
+    seeds = max(run.seed for run in result.runs) + 1
+    evaluate = ["ddbench", "evaluate", "RUN", "--protocol", protocol.name, *size]
+    evaluate += ["--students", ",".join(result.students), "--seeds", str(seeds)]
+    if result.precision != "float32":
+        evaluate += ["--precision", result.precision]
     for name in PROTOCOL_FLAGS:
-        if name in protocol["changed"]:
-            evaluate += [f"--{name.replace('_', '-')}", str(protocol["changed"][name])]
+        if name in protocol.changed:
+            evaluate += [f"--{name.replace('_', '-')}", str(protocol.changed[name])]
     experts = expert_command(result)
     evaluations = [shlex.join([*evaluate, *flags]) for flags in _measurements(result)]
-    if result.get("measured"):
+    if result.measured:
         again.append("--measured")
     return [*([experts] if experts else []), shlex.join(distill), *evaluations, shlex.join(again)]
 
 
 def _measurements(result: Result) -> list[list[str]]:
     """The flags of the extra measurements, for as many commands as there are numbers of test images."""
-    measured = result.get("measured", {})
+    measured = result.measured or {}
     first = ["--calibration"] if "calibration" in measured else []
     counted: dict[str, list[str]] = {}
     for kind, setting in (("robustness", "budget"), ("corruptions", ""), ("ood", "other")):
@@ -107,5 +107,5 @@ def _made_here(result: Result) -> bool:
     """Whether a method of ddbench made the synset, so that its config is a list of flags."""
     from ddbench.methods import METHODS
 
-    config = result["synset"]["config"]
-    return result["synset"]["method"] in METHODS and isinstance(config, dict) and "imported_from" not in config
+    config = result.synset.config
+    return result.synset.method in METHODS and isinstance(config, dict) and "imported_from" not in config

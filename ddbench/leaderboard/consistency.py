@@ -8,18 +8,22 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from ddbench.evaluation.ddranking.definitions import SCORES, Accuracies, repeat_scores, summary
+from ddbench.leaderboard.result import ProtocolInfo, Scores
 from ddbench.protocols.protocol import LATER, PROTOCOLS, Protocol, changed
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json
+from ddbench.statistics import Statistics
 
 TOLERANCE = 1e-9
 SETTINGS = frozenset(field.name for field in fields(Protocol)) - {"name"}
 
 
-def protocol_of(entry: dict[str, Any], where: str) -> Protocol:
+def protocol_of(entry: ProtocolInfo, where: str) -> Protocol:
     """The protocol that a row was evaluated under, from the row alone: its name, settings and hash.
 
     Args:
@@ -30,15 +34,15 @@ def protocol_of(entry: dict[str, Any], where: str) -> Protocol:
             settings, the name of a protocol whose settings are others, or alterations that are not told.
     """
     try:
-        return _protocol_of(canonical_json(entry))
+        return _protocol_of(canonical_json(entry.to_json()))
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 
 
 @functools.lru_cache(maxsize=256)
 def _protocol_of(text: str) -> Protocol:
-    entry = json.loads(text)
-    name, settings, difference = entry["name"], entry["settings"], entry["changed"]
+    entry = ProtocolInfo(**json.loads(text))
+    name, settings, difference = entry.name, entry.settings, entry.changed
     try:
         made, _ = changed(Protocol(name=name), **settings)
     except UserError as error:
@@ -47,15 +51,15 @@ def _protocol_of(text: str) -> Protocol:
     odd = next((key for key, value in settings.items() if found[key] != value), None)
     if odd is not None:
         raise UserError(f"protocol.settings: {odd} {str(settings[odd])[:40]!a} is no value of that setting")
-    if made.hash != entry["hash"]:
-        raise UserError(f"protocol.hash {entry['hash']} is not that of its settings ({made.hash}): evaluate again")
-    if entry["standard"] != (not difference):
+    if made.hash != entry.hash:
+        raise UserError(f"protocol.hash {entry.hash} is not that of its settings ({made.hash}): evaluate again")
+    if entry.standard != (not difference):
         raise UserError("protocol.standard does not fit protocol.changed: a standard evaluation alters nothing")
     _check_base(name, found, difference)
     return made
 
 
-def _check_base(name: str, found: dict[str, Any], difference: dict[str, Any]) -> None:
+def _check_base(name: str, found: Mapping[str, Any], difference: Mapping[str, Any]) -> None:
     """A known name stands for its own settings, but for those that are told as changed."""
     told = {key: value for key, value in difference.items() if key in SETTINGS}
     wrong = next((key for key, value in told.items() if found[key] != value), None)
@@ -69,28 +73,22 @@ def _check_base(name: str, found: dict[str, Any], difference: dict[str, Any]) ->
         )
 
 
-def check_scores(scores: dict[str, Any], where: str) -> None:
+def check_scores(scores: Scores, where: str) -> None:
     """Compute DD-Ranking's scores and their statistics anew from the accuracies.
 
     Raises:
         UserError: they are others, or a seed is there twice.
     """
-    if not same(scores["summary"], score_summary(scores["repeats"], scores["weight"])):
+    if not same(scores.summary, score_summary([repeat.accuracies for repeat in scores.repeats], scores.weight)):
         raise UserError(f"{where}: scores.summary does not follow from scores.repeats; run `ddbench submit` again")
-    seeds = [repeat["seed"] for repeat in scores["repeats"]]
+    seeds = [repeat.seed for repeat in scores.repeats]
     if len(set(seeds)) != len(seeds):
         raise UserError(f"{where}: scores.repeats has a seed twice")
 
 
-def score_summary(repeats: list[dict[str, Any]], weight: float) -> dict[str, Any]:
-    """Statistics of HLR, IOR, A1, A0, LRS and ARS over repeats, each of a seed and six accuracies (fractions)."""
-    from ddbench.evaluation.ddranking.definitions import SCORES, Accuracies, repeat_scores, summary
-
-    rows = [
-        repeat_scores(Accuracies(**{key: value for key, value in repeat.items() if key != "seed"}), weight)
-        for repeat in repeats
-    ]
-    table = summary(rows)
+def score_summary(repeats: Sequence[Accuracies], weight: float) -> dict[str, Statistics]:
+    """Statistics of HLR, IOR, A1, A0, LRS and ARS over repeats."""
+    table = summary([repeat_scores(repeat, weight) for repeat in repeats])
     return {name: table[name] for name in SCORES}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ddbench.leaderboard.attachments import LABELS, MAX_BYTES, SYNSET, TEACHER, Part, address, beside, needed
 from ddbench.leaderboard.images import MAX_PNG_BYTES, clean_png
-from ddbench.leaderboard.schema import Result
+from ddbench.leaderboard.result import Result
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash
 
@@ -102,11 +102,11 @@ def pack(run: Path, path: Path, result: Result, given: Given) -> Package:
         UserError: the preview is no picture, or a part is not the one that the evaluation used.
     """
     package = Package()
-    count = len(result["runs"])
-    package.items.append(Item("evaluation", NEEDED, True, f"{count} runs under {result['protocol']['name']}"))
+    count = len(result.runs)
+    package.items.append(Item("evaluation", NEEDED, True, f"{count} runs under {result.protocol.name}"))
     for part, sha256 in needed(result).items():
         package.items.append(_part(run, path, result, part, sha256, given, package.files))
-    if result["synset"]["budget"]["unit"] == "all":
+    if result.synset.budget.unit == "all":
         package.items.append(Item("synset", NEEDED, True, "the real images, which are not copied"))
     else:
         package.items.append(_preview(run, path, package.files))
@@ -147,27 +147,27 @@ def _preview(run: Path, path: Path, files: dict[Path, bytes]) -> Item:
 
 def _words(result: Result) -> Iterator[Item]:
     """What the submitter says in words."""
-    said = result["submission"]
+    said = result.submission
     texts: Mapping[str, tuple[str, str, str, str]] = {
-        "method name": (WANTED, said["method_title"], "--name", '"My method"'),
-        "authors": (WANTED, ", ".join(said["authors"]), "--author", '"A. Author" (repeat for more)'),
-        "licence": (WANTED, said["licence"], "--licence", "CC-BY-4.0 (of the synset; others may re-train from it)"),
-        "code": (OPTIONAL, said["code"], "--code", "https://..."),
-        "links": (OPTIONAL, ", ".join(said["links"]), "--link", "https://... (paper, project; repeat for more)"),
+        "method name": (WANTED, said.method_title, "--name", '"My method"'),
+        "authors": (WANTED, ", ".join(said.authors), "--author", '"A. Author" (repeat for more)'),
+        "licence": (WANTED, said.licence, "--licence", "CC-BY-4.0 (of the synset; others may re-train from it)"),
+        "code": (OPTIONAL, said.code, "--code", "https://..."),
+        "links": (OPTIONAL, ", ".join(said.links), "--link", "https://... (paper, project; repeat for more)"),
         "claims": (
             OPTIONAL,
-            ", ".join(f"{claim['student']} {claim['value']:g}" for claim in said["claims"]),
+            ", ".join(f"{claim.student} {claim.value:g}" for claim in said.claims),
             "--claim",
             'STUDENT=FRACTION --claim-source "table 1" (what the authors report)',
         ),
-        "note": (OPTIONAL, said["note"], "--note", '"a sentence"'),
+        "note": (OPTIONAL, said.note, "--note", '"a sentence"'),
     }
     for name, (group, text, flag, example) in texts.items():
         shown = text if len(text) <= 80 else f"{text[:77]}..."
         yield Item(name, group, bool(text), shown if text else f"{flag} {example}")
-    recipe = result.get("recipe")
+    recipe = result.recipe
     where = "`ddbench distill` keeps it in the run's config.json"
     yield Item("recipe", WANTED, recipe is not None, "the run's configuration" if recipe is not None else where)
-    if result["synset"]["label_kind"] != "teacher" or result["labels"] is None:
-        scored = "scores" in result
+    if result.synset.label_kind != "teacher" or result.labels is None:
+        scored = result.scores is not None
         yield Item("scores", OPTIONAL, scored, "DD-Ranking's" if scored else "HLR, IOR, LRS, ARS: ddbench scores RUN")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ddbench.data.specs import dataset_slug
-from ddbench.leaderboard.schema import Result, values
+from ddbench.leaderboard.result import Budget, Result
 from ddbench.measurements.suite import SUITES
 from ddbench.networks.names import parse_student
 from ddbench.protocols.protocol import protocol
@@ -321,17 +321,17 @@ def result_of(cell: PlanCell, results: Sequence[Result]) -> Result | None:
     measures = {flag[2:] for flag in cell.evaluate} & set(SUITES)
     found = []
     for result in results:
-        synset, used = result["synset"], result["protocol"]
-        budget = synset["budget"]
+        synset, used = result.synset, result.protocol
+        budget = synset.budget
         fits = (
-            synset["method"] == cell.method
-            and synset["dataset"] == cell.dataset
-            and (budget["unit"] == "all" if cell.method == "full" else budget == {"unit": "ipc", "value": cell.ipc})
-            and synset["seed"] == cell.seed
-            and (used["name"], used["hash"], used["standard"]) == (wanted.name, wanted.hash, True)
-            and measures <= set(result.get("measured") or {})
-            and all(len(values(result, student, "accuracy")) >= cell.seeds for student in cell.students)
+            synset.method == cell.method
+            and synset.dataset == cell.dataset
+            and (budget.unit == "all" if cell.method == "full" else budget == Budget("ipc", cell.ipc))
+            and synset.seed == cell.seed
+            and (used.name, used.hash, used.standard) == (wanted.name, wanted.hash, True)
+            and measures <= set(result.measured or {})
+            and all(len(result.values(student, "accuracy")) >= cell.seeds for student in cell.students)
         )
         if fits:
             found.append(result)
-    return max(found, key=lambda result: (len(result["runs"]), result["id"]), default=None)
+    return max(found, key=lambda result: (len(result.runs), result.id), default=None)

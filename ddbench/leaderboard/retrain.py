@@ -13,16 +13,17 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ddbench.data.specs import FOLDER
 from ddbench.leaderboard.attachments import SYNSET, Part, address, beside, check_part, needed
 from ddbench.leaderboard.columns import repeated
 from ddbench.leaderboard.consistency import SETTINGS, protocol_of
-from ddbench.leaderboard.schema import RESULTS, Result, load_results, result_path, students
+from ddbench.leaderboard.result import Result, Run
+from ddbench.leaderboard.schema import RESULTS, load_results, result_path
 from ddbench.leaderboard.verification import Verification, load_verifications, make_verification, write_verification
 from ddbench.runtime.errors import UserError, one_line
-from ddbench.runtime.files import canonical_json, text_hash
+from ddbench.runtime.files import canonical_json, ensure_writable, text_hash
 from ddbench.runtime.jobs import run_jobs
 from ddbench.runtime.progress import Console
 
@@ -92,25 +93,46 @@ def choose(root: Path, ids: Sequence[str], *, again: bool = False) -> tuple[list
     done = load_verifications(root, results)
     chosen, notes = [_one(results, name) for name in dict.fromkeys(ids)], []
     if not ids:
-        replaced = {result["supersedes"] for result in results}
+        replaced = {result.supersedes for result in results}
         for result in results:
             missing = [part for part in needed(result) if not beside(root / result_path(result), part).is_file()]
-            if result["id"] in replaced:
+            if result.id in replaced:
                 continue
             if missing:
-                notes.append(f"{result['id']} left out: its {missing[0].name} does not lie beside it")
+                notes.append(f"{result.id} left out: its {missing[0].name} does not lie beside it")
             else:
                 chosen.append(result)
-    found = [result for result in chosen if again or result["id"] not in done]
+    found = [result for result in chosen if again or result.id not in done]
     for result in chosen:
         if result not in found:
-            notes.append(f"{result['id']} is verified already: {done[result['id']]['verdict']} (--again repeats it)")
-    found.sort(key=lambda result: (_seconds(result), result["id"]))
+            notes.append(f"{result.id} is verified already: {done[result.id].verdict} (--again repeats it)")
+    found.sort(key=lambda result: (_seconds(result), result.id))
     return found, notes
 
 
+def prepare(request: Request, ids: Sequence[str], *, again: bool = False) -> tuple[list[Result], list[str]]:
+    """:func:`choose` rows and refuse what can be refused before any is trained: of a row that is named, everything.
+
+    Raises:
+        UserError: as :func:`choose`; a file of no single row; another ``compile`` than auto, on or off; a named row
+            that cannot be trained again as the request says; the work folder cannot be written to.
+    """
+    if request.files and len(ids) != 1:
+        raise UserError(f"{next(iter(request.files)).flag}: name the one row that it belongs to")
+    if request.compile not in ("auto", "on", "off"):
+        raise UserError(f"--compile {request.compile}: expected auto, on or off")
+    rows, notes = choose(request.root, ids, again=again)
+    for row in rows if ids else []:
+        wanted_runs(row, request)
+        job = make_job(row, request)
+        if request.measured:
+            measurements(row, job)
+    ensure_writable(request.work)
+    return rows, notes
+
+
 def _one(results: Sequence[Result], name: str) -> Result:
-    found = [result for result in results if len(name) >= 4 and result["id"].startswith(name)]
+    found = [result for result in results if len(name) >= 4 and result.id.startswith(name)]
     if len(found) != 1:
         what = "no row has this id" if not found else f"{len(found)} rows begin like this"
         raise UserError(f"{name!a:.80}: {what}; expected the id of a row, or the 4 digits or more that it begins with")
@@ -118,8 +140,8 @@ def _one(results: Sequence[Result], name: str) -> Result:
 
 
 def _seconds(result: Result) -> float:
-    cost = result["cost"]["evaluate"]
-    return float(cost["cpu_seconds"]) if cost else float("inf")
+    cost = result.cost.evaluate
+    return float(cost.cpu_seconds) if cost else float("inf")
 
 
 def verify_rows(request: Request, rows: Sequence[Result], max_seconds: float | None = None) -> Iterator[Outcome]:
@@ -150,9 +172,9 @@ def verify_row(request: Request, result: Result) -> Outcome:
         choices = measurements(result, job) if request.measured else []
         device = devices.describe(devices.resolve_device(job.device))
         kind = {"device": device, "versions": devices.versions(), "threads": job.threads, "compile": job.compile}
-        out = request.work / result["id"] / f"{text_hash(kind)[:12]}.json"
-        difference = {key: value for key, value in result["protocol"]["changed"].items() if key in SETTINGS}
-        runs: dict[tuple[str, int], Any] = {}
+        out = request.work / result.id / f"{text_hash(kind)[:12]}.json"
+        difference = {key: value for key, value in result.protocol.changed.items() if key in SETTINGS}
+        runs: dict[tuple[str, int], Run] = {}
         for seeds in dict.fromkeys(map(tuple, pairs.values())):  # students with equal seeds are trained together
             evaluation = evaluate(
                 job=job,
@@ -164,11 +186,12 @@ def verify_row(request: Request, result: Result) -> Outcome:
                 console=Console(request.quiet),
                 choices=choices,
             )
-            runs |= {(run["student"], run["seed"]): run for run in evaluation["runs"]}
+            own = (Run(**{name: run[name] for name in ("student", "seed", "metrics")}) for run in evaluation["runs"])
+            runs |= {(run.student, run.seed): run for run in own}
         made = make_verification(
             result,
             [runs[student, seed] for student, seeds in pairs.items() for seed in seeds],
-            [name for name in repeated(choice.kind for choice in choices) if name in result["metrics"]],
+            [name for name in repeated(choice.kind for choice in choices) if name in result.metrics],
             device=device,
             threads=job.threads,
             at_once=job.at_once,
@@ -176,8 +199,8 @@ def verify_row(request: Request, result: Result) -> Outcome:
         )
         write_verification(request.root, result, made)
     except UserError as error:
-        return Outcome(result["id"], None, one_line(error))
-    return Outcome(result["id"], made)
+        return Outcome(result.id, None, one_line(error))
+    return Outcome(result.id, made)
 
 
 def measurements(result: Result, job: Job) -> list[Choice]:
@@ -193,8 +216,8 @@ def measurements(result: Result, job: Job) -> list[Choice]:
     from ddbench.measurements.suite import SUITES, Choice
     from ddbench.runtime.files import file_hash
 
-    where, choices = f"row {result['id']}", []
-    for kind, settings in sorted(result.get("measured", {}).items()):
+    where, choices = f"row {result.id}", []
+    for kind, settings in sorted((result.measured or {}).items()):
         images, budget = settings.get("images"), settings.get("budget", "")
         if kind not in SUITES:
             continue  # nothing that this program measures; it stays as claimed
@@ -212,7 +235,7 @@ def measurements(result: Result, job: Job) -> list[Choice]:
         return []
     plan, dataset = load_plan(job, file_hash(job.synset))
     for suite in build_suites(choices, plan, dataset):
-        ours, theirs = json.loads(canonical_json(suite.settings)), result["measured"][suite.kind]
+        ours, theirs = json.loads(canonical_json(suite.settings)), result.measured_as(suite.kind)
         differing = {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)}
         differing -= {"libraries", "reference"}
         if differing:
@@ -229,10 +252,7 @@ def wanted_runs(result: Result, request: Request) -> dict[str, list[int]]:
     Raises:
         UserError: no seeds, or a first one without a number of them.
     """
-    own = {
-        student: sorted(run["seed"] for run in result["runs"] if run["student"] == student)
-        for student in students(result)
-    }
+    own = {student: sorted(run.seed for run in result.runs if run.student == student) for student in result.students}
     if request.seeds is None:
         if request.first_seed is not None:
             raise UserError(f"--first-seed {request.first_seed}: say with --seeds how many")
@@ -253,15 +273,15 @@ def make_job(result: Result, request: Request) -> Job:
     from ddbench.data.specs import dataset_spec
     from ddbench.evaluation.tasks import Job
 
-    where = f"row {result['id']}"
-    protocol, synset = _protocol(result, where), result["synset"]
-    own_folder = synset["dataset"].startswith(FOLDER)
+    where = f"row {result.id}"
+    protocol, synset = _protocol(result, where), result.synset
+    own_folder = synset.dataset.startswith(FOLDER)
     if own_folder and not request.folders:
         raise UserError(
-            f"{where} is of {synset['dataset'][:80]}, a folder of its submitter's: --allow-folders reads the folder of "
+            f"{where} is of {synset.dataset[:80]}, a folder of its submitter's: --allow-folders reads the folder of "
             "that name on this machine"
         )
-    size = synset["shape"][-1]
+    size = synset.shape[-1]
     files = {part: locate(result, part, request) for part in needed(result)}
     path = files.get(SYNSET) or _real_images(result, request)
     if SYNSET in files:
@@ -270,22 +290,22 @@ def make_job(result: Result, request: Request) -> Job:
     return Job(
         synset=path,
         data=request.data,
-        size=size if dataset_spec(synset["dataset"], size if own_folder else None).resizable else None,
+        size=size if dataset_spec(synset.dataset, size if own_folder else None).resizable else None,
         protocol=protocol,
         device=_device(result, request),
-        threads=request.threads or result["threads"],
-        precision=result["precision"],
+        threads=request.threads or result.threads,
+        precision=result.precision,
         compile=request.compile,
         max_images=_max_images(result, where),
         teacher=paths.get("teacher"),
         labels=paths.get("stored labels"),
-        at_once=result["at_once"],
+        at_once=result.at_once,
     )
 
 
 def _protocol(result: Result, where: str) -> Protocol:
-    protocol = protocol_of(result["protocol"], where)
-    unknown = set(result["protocol"]["changed"]) - SETTINGS - {"max_images"}
+    protocol = protocol_of(result.protocol, where)
+    unknown = set(result.protocol.changed) - SETTINGS - {"max_images"}
     if unknown:
         raise UserError(f"{where} was measured with an altered {min(unknown)}, which verification does not repeat")
     longest = max(protocol.epochs, protocol.full_epochs)
@@ -295,7 +315,7 @@ def _protocol(result: Result, where: str) -> Protocol:
 
 
 def _max_images(result: Result, where: str) -> int | None:
-    count = result["protocol"]["changed"].get("max_images")
+    count = result.protocol.changed.get("max_images")
     if count is not None and (type(count) is not int or count < 1):
         raise UserError(f"{where}: max_images is {str(count)[:40]!a}, expected a number of test images")
     return count
@@ -320,7 +340,7 @@ def locate(result: Result, part: Part, request: Request) -> Path:
     url, sha256 = address(result, part), needed(result)[part]
     where = f"fetch it from {url}" if url else "ask who submitted it"
     raise UserError(
-        f"row {result['id']}: its {part.name} does not lie beside it: {where}, then give {part.flag} FILE "
+        f"row {result.id}: its {part.name} does not lie beside it: {where}, then give {part.flag} FILE "
         f"(sha256 {sha256 or 'not named'})"
     )
 
@@ -330,9 +350,9 @@ def _check_numbers(path: Path, result: Result) -> None:
     from ddbench.synset import read_synset
 
     synset = read_synset(path)
-    said = result["synset"]
-    if synset.decoded_images != said["decoded_images"]:
-        raise UserError(f"{path}: decodes to {synset.decoded_images} images, row {result['id']} says otherwise")
+    said = result.synset
+    if synset.decoded_images != said.decoded_images:
+        raise UserError(f"{path}: decodes to {synset.decoded_images} images, row {result.id} says otherwise")
 
 
 def _device(result: Result, request: Request) -> str:
@@ -340,8 +360,8 @@ def _device(result: Result, request: Request) -> str:
         return request.device
     from ddbench.runtime.device import resolve_device
 
-    cost = result["cost"]["evaluate"]
-    on_cpu = cost is None or not cost["device"].startswith("cuda")
+    cost = result.cost.evaluate
+    on_cpu = cost is None or not cost.device.startswith("cuda")
     return "cpu" if on_cpu else resolve_device("auto").type
 
 
@@ -350,17 +370,17 @@ def _real_images(result: Result, request: Request) -> Path:
     from ddbench.data.load import load_dataset
     from ddbench.leaderboard.references import HOLDOUT, real_run
 
-    said = result["synset"]
-    if said["method"] != "full":
-        raise UserError(f"row {result['id']} claims all real images, but its method is {said['method']}")
-    size = said["shape"][-1] if said["dataset"].startswith(FOLDER) else None
-    dataset = load_dataset(said["dataset"], request.data, size=size)
-    if dataset.fingerprint != said["dataset_fingerprint"]:
-        raise UserError(f"row {result['id']} is of other {said['dataset']} data than this machine has")
-    config = said["config"] if isinstance(said["config"], dict) else {}
-    kind, holdout = said["preprocess"].get("kind"), config.get("holdout", HOLDOUT)
+    said = result.synset
+    if said.method != "full":
+        raise UserError(f"row {result.id} claims all real images, but its method is {said.method}")
+    size = said.shape[-1] if said.dataset.startswith(FOLDER) else None
+    dataset = load_dataset(said.dataset, request.data, size=size)
+    if dataset.fingerprint != said.dataset_fingerprint:
+        raise UserError(f"row {result.id} is of other {said.dataset} data than this machine has")
+    config = said.config if isinstance(said.config, dict) else {}
+    kind, holdout = said.preprocess.get("kind"), config.get("holdout", HOLDOUT)
     make = functools.partial(real_run, dataset=dataset, data=request.data)
-    key = text_hash([kind, holdout, said["seed"], dataset.fingerprint])[:12]
+    key = text_hash([kind, holdout, said.seed, dataset.fingerprint])[:12]
     if kind not in ("meanstd", "zca") or not isinstance(holdout, int | float) or not 0 <= holdout <= 0.9:
-        raise UserError(f"row {result['id']}: its preprocess or held-out fraction is none that ddbench makes")
-    return make(request.work / f"full-{key}", "full", ipc=0, seed=said["seed"], holdout=float(holdout), preprocess=kind)
+        raise UserError(f"row {result.id}: its preprocess or held-out fraction is none that ddbench makes")
+    return make(request.work / f"full-{key}", "full", ipc=0, seed=said.seed, holdout=float(holdout), preprocess=kind)

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ddbench.leaderboard.columns import MAIN, Measure, measures
-from ddbench.leaderboard.schema import Result, main_metric, same_subject, students
+from ddbench.leaderboard.result import Budget, Metric, ProtocolInfo, Result, Stored
+from ddbench.leaderboard.schema import same_subject
 from ddbench.runtime.files import canonical_json
+from ddbench.statistics import Statistics, paired_difference, summarise_groups
 
-Statistics = dict[str, Any]
 RANDOM, FULL = "random", "full"
 REFERENCES = (RANDOM, FULL)
 
@@ -62,7 +63,7 @@ class Row:
     @property
     def method(self) -> str:
         """Name of the method."""
-        return str(self.first["synset"]["method"])
+        return str(self.first.synset.method)
 
     @property
     def verified(self) -> bool:
@@ -70,26 +71,26 @@ class Row:
         return self.verdict is not None and self.verdict != "below"
 
     @property
-    def stored(self) -> dict[str, int]:
+    def stored(self) -> Stored:
         """Bytes of the synset, by part."""
-        return dict(self.first["synset"]["bytes"])
+        return self.first.synset.bytes
 
     @property
     def compression(self) -> float:
         """Bytes of the real training set over those of the synset."""
-        return self.stored["real"] / self.stored["total"]
+        return self.stored.real / self.stored.total
 
     @property
     def distill_seconds(self) -> float | None:
         """CPU seconds of the distillation; over several subsets their mean."""
-        costs = [result["cost"]["distill"] for result in self.results]
-        known = [cost["cpu_seconds"] for cost in costs if cost is not None]
+        costs = [result.cost.distill for result in self.results]
+        known = [cost.cpu_seconds for cost in costs if cost is not None]
         return sum(known) / len(known) if known else None
 
     @property
     def seeds(self) -> int:
         """Network seeds of the student that has most, in one result."""
-        return max(Counter(run["student"] for run in self.first["runs"]).values())
+        return max(Counter(run.student for run in self.first.runs).values())
 
 
 @dataclass(frozen=True)
@@ -106,12 +107,12 @@ class Cell:
 
     dataset: str
     fingerprint: str
-    budget: dict[str, Any]
+    budget: Budget
     label_kind: str
-    protocol: dict[str, Any]
+    protocol: ProtocolInfo
     precision: str
     metric: str
-    described: dict[str, str]
+    described: Metric
     students: tuple[str, ...]
     measures: tuple[Measure, ...]
     rows: tuple[Row, ...]
@@ -144,8 +145,8 @@ def current(results: Sequence[Result]) -> list[_Entry]:
         groups.setdefault(same_subject(result), []).append(result)
     chosen = []
     for group in groups.values():
-        replaced = {result["supersedes"] for result in group}
-        group.sort(key=lambda result: (result["id"] not in replaced, len(result["runs"]), result["id"]), reverse=True)
+        replaced = {result.supersedes for result in group}
+        group.sort(key=lambda result: (result.id not in replaced, len(result.runs), result.id), reverse=True)
         chosen.append(_Entry(group[0], tuple(group[1:])))
     return chosen
 
@@ -163,16 +164,16 @@ def build_cells(results: Sequence[Result], verdicts: Mapping[str, str] | None = 
     random: dict[tuple[Any, ...], list[_Entry]] = {}
     real: dict[tuple[Any, ...], list[_Entry]] = {}
     for entry in current(results):
-        synset = entry.result["synset"]
+        synset = entry.result.synset
         data = _data_key(entry.result)
-        key = (*data, synset["budget"]["unit"], synset["budget"]["value"], synset["label_kind"])
-        if synset["budget"]["unit"] == "all":
+        key = (*data, synset.budget.unit, synset.budget.value, synset.label_kind)
+        if synset.budget.unit == "all":
             real.setdefault(data, []).append(entry)
         else:
-            (random if synset["method"] == RANDOM else tables).setdefault(key, []).append(entry)
+            (random if synset.method == RANDOM else tables).setdefault(key, []).append(entry)
     tables = {key: entries + random.get(key, random.get((*key[:-1], "hard"), [])) for key, entries in tables.items()}
-    taken = {entry.result["id"] for entries in tables.values() for entry in entries}
-    tables |= {key: entries for key, entries in random.items() if entries[0].result["id"] not in taken}
+    taken = {entry.result.id for entries in tables.values() for entry in entries}
+    tables |= {key: entries for key, entries in random.items() if entries[0].result.id not in taken}
     for data, entries in real.items():
         found = [key for key in tables if key[:-3] == data] or [(*data, "all", 0, "hard")]
         for key in found:
@@ -182,18 +183,18 @@ def build_cells(results: Sequence[Result], verdicts: Mapping[str, str] | None = 
 
 def _data_key(result: Result) -> tuple[Any, ...]:
     """What results share that may stand in one table, budget and labels aside."""
-    synset, protocol = result["synset"], result["protocol"]
-    changed = canonical_json(protocol["changed"])
+    synset, protocol = result.synset, result.protocol
+    changed = canonical_json(protocol.changed)
     return (
-        synset["dataset"],
-        synset["dataset_fingerprint"],
-        not protocol["standard"],
-        protocol["name"],
-        protocol["hash"],
+        synset.dataset,
+        synset.dataset_fingerprint,
+        not protocol.standard,
+        protocol.name,
+        protocol.hash,
         changed,
-        result["precision"],
-        main_metric(result),
-        canonical_json(result["metrics"][main_metric(result)]),
+        result.precision,
+        result.main_metric,
+        canonical_json(result.metrics[result.main_metric].to_json()),
     )
 
 
@@ -204,10 +205,10 @@ def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _cell(key: tuple[Any, ...], entries: Sequence[_Entry], verdicts: Mapping[str, str]) -> Cell:
     head = entries[0].result
-    metric = main_metric(head)
+    metric = head.main_metric
     results = [entry.result for entry in entries]
     ranking = _ranking_student(results)
-    names = {student for result in results for student in students(result)}
+    names = {student for result in results for student in result.students}
     columns = sorted(names, key=lambda name: (name != ranking, name))
     shown = measures(results, metric, columns)
     rows = [_row(group, shown, ranking, verdicts) for group in _grouped(entries)]
@@ -216,14 +217,14 @@ def _cell(key: tuple[Any, ...], entries: Sequence[_Entry], verdicts: Mapping[str
     first = next(one for one in shown if one.group == MAIN)
     rows.sort(key=lambda row: _place(row, first))
     return Cell(
-        dataset=head["synset"]["dataset"],
-        fingerprint=head["synset"]["dataset_fingerprint"],
-        budget=head["synset"]["budget"],
+        dataset=head.synset.dataset,
+        fingerprint=head.synset.dataset_fingerprint,
+        budget=head.synset.budget,
         label_kind=key[-1],
-        protocol=head["protocol"],
-        precision=head["precision"],
+        protocol=head.protocol,
+        precision=head.precision,
         metric=metric,
-        described=head["metrics"][metric],
+        described=head.metrics[metric],
         students=tuple(columns),
         measures=shown,
         rows=tuple(_against_random(rows, first, ranking)),
@@ -231,35 +232,34 @@ def _cell(key: tuple[Any, ...], entries: Sequence[_Entry], verdicts: Mapping[str
 
 
 def _reference(result: Result) -> str:
-    if result["synset"]["budget"]["unit"] == "all":
+    if result.synset.budget.unit == "all":
         return FULL
-    return RANDOM if result["synset"]["method"] == RANDOM else ""
+    return RANDOM if result.synset.method == RANDOM else ""
 
 
 def _grouped(entries: Sequence[_Entry]) -> list[list[_Entry]]:
     """Results that make a row together: all of the method ``random``, else one each."""
     drawn = [entry for entry in entries if _reference(entry.result) == RANDOM]
     single = [[entry] for entry in entries if _reference(entry.result) != RANDOM]
-    drawn.sort(key=lambda entry: (entry.result["synset"]["seed"], entry.result["id"]))
+    drawn.sort(key=lambda entry: (entry.result.synset.seed, entry.result.id))
     return [*single, drawn] if drawn else single
 
 
 def _row(group: Sequence[_Entry], shown: Sequence[Measure], ranking: str, verdicts: Mapping[str, str]) -> Row:
     """A row that has no rank yet."""
     from ddbench.leaderboard.verification import VERDICTS
-    from ddbench.statistics import summarise_groups
 
     results = tuple(entry.result for entry in group)
     scores = {}
     for measure in shown:
-        known = results[0]["summary"].get(measure.student, {}).get(measure.metric)  # checked against the runs
+        known = results[0].summary.get(measure.student, {}).get(measure.metric)  # checked against the runs
         if known is None or len(results) > 1:
             alike = _alike(results, measure, ranking)
             groups = [list(measure.values(result, ranking).values()) for result in alike]
             known = summarise_groups(groups) if groups else None
         if known is not None:
             scores[measure] = Score(known, None, False, False)
-    judged = [verdicts[result["id"]] for result in results if result["id"] in verdicts]
+    judged = [verdicts[result.id] for result in results if result.id in verdicts]
     return Row(
         results=results,
         scores=scores,
@@ -287,11 +287,11 @@ def _settings(row: Row, measure: Measure, ranking: str) -> str:
 def _ranking_student(results: Sequence[Result]) -> str:
     """The student that most synsets were distilled on, of those evaluated; else the first one."""
     votes = Counter(
-        str(result["synset"]["student"])
+        str(result.synset.student)
         for result in results
-        if not _reference(result) and result["synset"]["student"] in students(result)
+        if not _reference(result) and result.synset.student in result.students
     )
-    return min(votes, key=lambda name: (-votes[name], name)) if votes else students(results[0])[0]
+    return min(votes, key=lambda name: (-votes[name], name)) if votes else results[0].students[0]
 
 
 def _place(row: Row, first: Measure) -> tuple[Any, ...]:
@@ -300,7 +300,7 @@ def _place(row: Row, first: Measure) -> tuple[Any, ...]:
     mean = first.sign * score.statistics["mean"] if score else 0.0
     reference = REFERENCES.index(row.reference) + 1 if row.reference else 0
     rank = score.rank if score else None
-    return (reference, score is None, rank is None, rank or 0, mean, row.method, row.first["id"])
+    return (reference, score is None, rank is None, rank or 0, mean, row.method, row.first.id)
 
 
 def _ranked(rows: Sequence[Row], measure: Measure, ranking: str) -> list[Row]:
@@ -320,7 +320,7 @@ def _ranked(rows: Sequence[Row], measure: Measure, ranking: str) -> list[Row]:
         and measure in row.scores
         and row.scores[measure].statistics["low"] is not None
     ]
-    running.sort(key=lambda row: (measure.sign * row.scores[measure].statistics["mean"], row.method, row.first["id"]))
+    running.sort(key=lambda row: (measure.sign * row.scores[measure].statistics["mean"], row.method, row.first.id))
     ranks: dict[int, int] = {}
     leader: Row | None = None
     place = 0
@@ -357,8 +357,6 @@ def tied(one: Row, other: Row, measure: Measure, ranking: str) -> bool:
 
 def _difference(one: Row, other: Row, measure: Measure, ranking: str) -> float | None:
     """Mean of ``one - other`` where they can be told apart, else None."""
-    from ddbench.statistics import paired_difference
-
     single, group, sign = (one, other, 1) if len(one.results) == 1 else (other, one, -1)
     ours = measure.values(single.first, ranking)
     theirs = [measure.values(result, ranking) for result in _alike(group.results, measure, ranking)]
@@ -366,9 +364,14 @@ def _difference(one: Row, other: Row, measure: Measure, ranking: str) -> float |
         found = paired_difference(ours, theirs)
         return None if found["tie"] else float(sign * found["mean"])
     a, b = one.scores[measure].statistics, other.scores[measure].statistics
-    if a["low"] is None or b["low"] is None or (a["low"] <= b["high"] and b["low"] <= a["high"]):
-        return None
-    return float(a["mean"] - b["mean"])
+    return a["mean"] - b["mean"] if _apart(a, b) else None
+
+
+def _apart(a: Statistics, b: Statistics) -> bool:
+    """Whether two intervals have nothing in common; not known without both."""
+    if a["low"] is None or a["high"] is None or b["low"] is None or b["high"] is None:
+        return False
+    return a["low"] > b["high"] or b["low"] > a["high"]
 
 
 def _against_random(rows: Sequence[Row], first: Measure, ranking: str) -> list[Row]:

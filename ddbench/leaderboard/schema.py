@@ -10,20 +10,18 @@ import functools
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from ddbench.leaderboard.compiled import compile_schema
 from ddbench.leaderboard.consistency import check_scores, protocol_of, same
+from ddbench.leaderboard.result import KIND, SCHEMA, Metric, Result, Run, plain
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, read_json, text_hash, write_json
+from ddbench.statistics import Statistics, summarise
 
-Result = dict[str, Any]
-
-KIND = "ddbench-result"
-SCHEMA = 1
 MAX_RESULT_BYTES = 2**20
 MAX_PART_BYTES = 2**16
 """Bound on the canonical JSON of each free-form part (config, preprocess, settings, ...)."""
@@ -66,50 +64,24 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:80]
 
 
-def budget_name(budget: dict[str, Any]) -> str:
-    """``ipc10``, ``full`` for all real images, else unit and value."""
-    if budget["unit"] == "all":
-        return "full"
-    return f"{budget['unit']}{budget['value']}"
-
-
 def result_folder(result: Result) -> Path:
     """Where a result lives, relative to the board: ``results/<dataset>/<budget>/<method>``."""
-    synset = result["synset"]
-    return Path(RESULTS, slug(synset["dataset"]), slug(budget_name(synset["budget"])), slug(synset["method"]))
+    synset = result.synset
+    return Path(RESULTS, slug(synset.dataset), slug(synset.budget.name), slug(synset.method))
 
 
 def result_path(result: Result) -> Path:
     """The file of a result, relative to the board."""
-    return result_folder(result) / f"{result['id']}.json"
+    return result_folder(result) / f"{result.id}.json"
 
 
-def result_id(result: Result) -> str:
-    """First 16 hex digits of the hash of everything but ``id`` and ``cost``: the numbers are the identity."""
-    return text_hash({name: value for name, value in result.items() if name not in ("id", "cost")})[:16]
+def result_id(content: Mapping[str, Any]) -> str:
+    """First 16 hex digits of the hash of a row's JSON without ``id`` and ``cost``: the numbers are the identity."""
+    return text_hash({name: value for name, value in content.items() if name not in ("id", "cost")})[:16]
 
 
-def main_metric(result: Result) -> str:
-    """The metric that a result is ranked by: accuracy, else the first by name."""
-    return "accuracy" if "accuracy" in result["metrics"] else str(min(result["metrics"]))
-
-
-def students(result: Result) -> list[str]:
-    """The students of a result in the order of its runs."""
-    return list(dict.fromkeys(run["student"] for run in result["runs"]))
-
-
-def values(result: Result, student: str, metric: str) -> dict[int, float]:
-    """Seed -> value of one student's runs."""
-    return {
-        run["seed"]: run["metrics"][metric]
-        for run in result["runs"]
-        if run["student"] == student and metric in run["metrics"]
-    }
-
-
-def check_result(result: Any, where: str) -> Result:
-    """Check a result in full and return it.
+def check_result(content: Any, where: str) -> Result:
+    """Check the JSON of a result in full and read it.
 
     Args:
         where: the file (or other origin) for the error.
@@ -118,20 +90,21 @@ def check_result(result: Any, where: str) -> Result:
         UserError: newer schema, wrong shape, a value out of range, runs named twice, a summary that does not follow
             from the runs, or an id that is not the hash of the content.
     """
-    _check_tree(result, where)
-    _check_version(result, where)
-    _check_shape(result, where)
+    _check_tree(content, where)
+    _check_version(content, where)
+    _check_shape(content, where)
+    result = Result.from_json(content)
     _check_sizes(result, where)
-    protocol_of(result["protocol"], where)
+    protocol_of(result.protocol, where)
     _check_numbers(result, where)
-    if "scores" in result:
-        check_scores(result["scores"], where)
-    if result["id"] != result_id(result):
+    if result.scores is not None:
+        check_scores(result.scores, where)
+    if result.id != result_id(content):
         raise UserError(
-            f"{where}: id {result['id']} is not the hash of the content ({result_id(result)}): the file was changed "
+            f"{where}: id {result.id} is not the hash of the content ({result_id(content)}): the file was changed "
             f"after `ddbench submit`; submit again"
         )
-    return dict(result)
+    return result
 
 
 def read_result(path: Path) -> Result:
@@ -149,11 +122,12 @@ def write_result(path: Path, result: Result) -> None:
     Raises:
         UserError: refused by :func:`check_result`, larger than 1 MiB, or the folder cannot be written to.
     """
-    check_result(result, str(path))
-    size = len(json.dumps(result, indent=1, ensure_ascii=False).encode())
+    content = result.to_json()
+    check_result(content, str(path))
+    size = len(json.dumps(content, indent=1, ensure_ascii=False).encode())
     if size >= MAX_RESULT_BYTES:
         raise UserError(f"{path}: the result would have {size:,} bytes (at most {MAX_RESULT_BYTES:,})")
-    write_json(path, result)
+    write_json(path, content)
 
 
 def load_results(root: Path) -> list[Result]:
@@ -201,20 +175,20 @@ def _check_tree(value: Any, where: str, place: str = "", depth: int = 0) -> None
         raise UserError(f"{at}: {value[:40]!a} {what}; only text that can be seen is taken")
 
 
-def _check_version(result: Any, where: str) -> None:
-    if not isinstance(result, dict) or result.get("kind") != KIND:
+def _check_version(content: Any, where: str) -> None:
+    if not isinstance(content, dict) or content.get("kind") != KIND:
         raise UserError(f"{where}: not a result file (expected kind {KIND!r}; `ddbench submit RUN` writes one)")
-    version = result.get("schema")
+    version = content.get("schema")
     if isinstance(version, int) and version > SCHEMA:
         raise UserError(f"{where}: schema {version} was made by a newer ddbench (this one reads {SCHEMA}): upgrade")
 
 
-def _check_shape(result: Result, where: str) -> None:
-    if _fits()(result):
+def _check_shape(content: Any, where: str) -> None:
+    if _fits()(content):
         return
     from jsonschema.exceptions import best_match
 
-    error = best_match(_validator().iter_errors(result))
+    error = best_match(_validator().iter_errors(content))
     if error is not None:
         place = ".".join(str(part)[:60] for part in error.absolute_path) or "the file"
         message = error.message if len(error.message) <= 200 else f"{error.message[:100]} ... {error.message[-90:]}"
@@ -223,77 +197,75 @@ def _check_shape(result: Result, where: str) -> None:
 
 def _check_sizes(result: Result, where: str) -> None:
     parts = {
-        "synset.config": result["synset"]["config"],
-        "synset.preprocess": result["synset"]["preprocess"],
-        "protocol.settings": result["protocol"]["settings"],
-        "protocol.changed": result["protocol"]["changed"],
-        "teacher": result["teacher"],
-        "labels": result["labels"],
-        "recipe": result.get("recipe"),
-        "measured": result.get("measured"),
-        **{f"details.{student}": part for student, part in result.get("details", {}).items()},
-        "cost.distill": result["cost"]["distill"],
-        "cost.evaluate": result["cost"]["evaluate"],
+        "synset.config": result.synset.config,
+        "synset.preprocess": result.synset.preprocess,
+        "protocol.settings": result.protocol.settings,
+        "protocol.changed": result.protocol.changed,
+        "teacher": result.teacher,
+        "labels": result.labels,
+        "recipe": result.recipe,
+        "measured": result.measured,
+        **{f"details.{student}": part for student, part in (result.details or {}).items()},
+        "cost.distill": plain(result.cost.distill),
+        "cost.evaluate": plain(result.cost.evaluate),
     }
     for name, part in parts.items():
         size = len(canonical_json(part).encode())
         if size > MAX_PART_BYTES:
             raise UserError(f"{where}: {name} has {size:,} bytes (at most {MAX_PART_BYTES:,})")
-    stored = result["synset"]["bytes"]
-    kinds = ("images", "labels", "augmentation", "teacher", "other")
-    if stored["total"] != sum(stored[name] for name in kinds):
-        raise UserError(f"{where}: synset.bytes.total {stored['total']} is not {' + '.join(kinds)}")
+    stored = result.synset.bytes
+    if stored.total != stored.parts:
+        raise UserError(
+            f"{where}: synset.bytes.total {stored.total} is not images + labels + augmentation + teacher + other"
+        )
 
 
 def _check_numbers(result: Result, where: str) -> None:
-    metrics, main = result["metrics"], main_metric(result)
+    metrics, main = result.metrics, result.main_metric
     seen: set[tuple[str, int]] = set()
-    for run in result["runs"]:
-        name = f"run of {run['student']} with seed {run['seed']}"
-        if (run["student"], run["seed"]) in seen:
+    for run in result.runs:
+        name = f"run of {run.student} with seed {run.seed}"
+        if (run.student, run.seed) in seen:
             raise UserError(f"{where}: {name} is there twice")
-        seen.add((run["student"], run["seed"]))
-        if main not in run["metrics"]:
+        seen.add((run.student, run.seed))
+        if main not in run.metrics:
             raise UserError(f"{where}: {name} has no {main}")
-        for metric, value in run["metrics"].items():
+        for metric, value in run.metrics.items():
             _check_metric(metrics, metric, value, f"{where}: {name}")
-    for claim in result["submission"]["claims"]:
-        _check_metric(metrics, claim["metric"], claim["value"], f"{where}: claim for {claim['student']}")
-        if claim["student"] not in result["summary"]:
-            raise UserError(f"{where}: claim for {claim['student']}, which was not evaluated")
-    for student in result.get("details", {}):
-        if student not in result["summary"]:
+    for claim in result.submission.claims:
+        _check_metric(metrics, claim.metric, claim.value, f"{where}: claim for {claim.student}")
+        if claim.student not in result.summary:
+            raise UserError(f"{where}: claim for {claim.student}, which was not evaluated")
+    for student in result.details or {}:
+        if student not in result.summary:
             raise UserError(f"{where}: details of {student}, which was not evaluated")
-    expected = summary_of(result["runs"])
-    if not same(result["summary"], expected):
+    if not same(result.summary, summary_of(result.runs)):
         raise UserError(f"{where}: the summary does not follow from the runs; run `ddbench submit` again")
 
 
-def _check_metric(metrics: dict[str, Any], metric: str, value: float, where: str) -> None:
+def _check_metric(metrics: Mapping[str, Metric], metric: str, value: float, where: str) -> None:
     if metric not in metrics:
         raise UserError(f"{where}: metric {metric!r} is not described in 'metrics'")
-    if metrics[metric]["unit"] == "fraction" and not 0 <= value <= 1:
+    if metrics[metric].unit == "fraction" and not 0 <= value <= 1:
         raise UserError(f"{where}: {metric} {value} is not a fraction between 0 and 1")
 
 
-def summary_of(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summary_of(runs: Sequence[Run]) -> dict[str, dict[str, Statistics]]:
     """Statistics of runs: student -> metric -> mean, std, n, low, high."""
-    from ddbench.statistics import summarise
-
     table: dict[str, dict[str, list[float]]] = {}
     for run in runs:
-        for metric, value in run["metrics"].items():
-            table.setdefault(run["student"], {}).setdefault(metric, []).append(value)
+        for metric, value in run.metrics.items():
+            table.setdefault(run.student, {}).setdefault(metric, []).append(value)
     return {student: {metric: summarise(numbers) for metric, numbers in own.items()} for student, own in table.items()}
 
 
 def same_subject(result: Result) -> tuple[str, ...]:
     """Two results with the same subject measure the same thing: synset, protocol, altered settings, precision."""
-    protocol = result["protocol"]
+    protocol = result.protocol
     return (
-        result["synset"]["sha256"],
-        protocol["name"],
-        protocol["hash"],
-        canonical_json(protocol["changed"]),
-        result["precision"],
+        result.synset.sha256,
+        protocol.name,
+        protocol.hash,
+        canonical_json(protocol.changed),
+        result.precision,
     )

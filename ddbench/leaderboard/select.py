@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from ddbench.leaderboard.result import Budget
 from ddbench.leaderboard.rows import Cell
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
@@ -37,14 +38,14 @@ def select(cells: Sequence[Cell], selection: Selection) -> list[Cell]:
     _check("--dataset", selection.dataset, (cell.dataset for cell in cells))
     _check("--labels", selection.labels, (cell.label_kind for cell in cells))
     _check("--student", selection.student, (name for cell in cells for name in cell.students))
-    budgets = {str(cell.budget["value"]) for cell in cells if cell.budget["unit"] == "ipc"}
+    budgets = {str(cell.budget.value) for cell in cells if cell.budget.unit == "ipc"}
     _check("--ipc", "" if selection.ipc is None else str(selection.ipc), budgets)
     found = []
     for cell in cells:
         fits = (
             selection.dataset in ("", cell.dataset)
             and selection.labels in ("", cell.label_kind)
-            and (selection.ipc is None or cell.budget == {"unit": "ipc", "value": selection.ipc})
+            and (selection.ipc is None or cell.budget == Budget("ipc", selection.ipc))
             and (not selection.student or selection.student in cell.students)
         )
         if fits and selection.verified:

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ddbench.evaluation.ddranking.definitions import Accuracies
 from ddbench.evaluation.kept import COSTS
 from ddbench.leaderboard.attachments import IMPORTED, LABELS, SYNSET, needed
 from ddbench.leaderboard.consistency import score_summary
 from ddbench.leaderboard.packing import NEEDED, Given, Item, find_part, hash_of, pack
+from ddbench.leaderboard.result import KIND, SCHEMA, Result
 from ddbench.leaderboard.schema import (
-    KIND,
     MAX_RESULT_BYTES,
-    SCHEMA,
-    Result,
     check_result,
     is_url,
-    main_metric,
     read_result,
     result_folder,
     result_id,
     result_path,
     same_subject,
-    students,
     write_result,
 )
 from ddbench.leaderboard.verification import SUFFIX
@@ -50,7 +47,7 @@ COPIED = (
     "versions",
 )
 COPIED_IF_THERE = ("details", "measured")
-OWN_ACCURACIES = ("real_hard", "syn_hard", "syn", "random", "syn_plain", "random_plain")
+OWN_ACCURACIES = tuple(field.name for field in fields(Accuracies))
 CODE = "code"
 NOT_RECIPE = (
     CODE,
@@ -175,38 +172,38 @@ def make_result(
             )
     path = evaluation_path(run, protocol)
     evaluation = _read_evaluation(path)
-    result: Result = {"kind": KIND, "schema": SCHEMA, "id": "0" * 16, "supersedes": None}
-    result |= {name: evaluation[name] for name in COPIED}
-    result |= {name: evaluation[name] for name in COPIED_IF_THERE if name in evaluation}
-    result["cost"] = {
+    content: dict[str, Any] = {"kind": KIND, "schema": SCHEMA, "supersedes": None}
+    content |= {name: evaluation[name] for name in COPIED}
+    content |= {name: evaluation[name] for name in COPIED_IF_THERE if name in evaluation}
+    content["cost"] = {
         "distill": _read_cost(run / "cost.json"),
         "evaluate": _read_cost(path.with_name(f"{path.stem}.cost.json")),
     }
     config = _config(run)
     recipe = {name: value for name, value in config.items() if name not in NOT_RECIPE}
     if recipe:
-        result["recipe"] = recipe
+        content["recipe"] = recipe
     if config.get(CODE) is not None:
-        result[CODE] = config[CODE]
-    result["submission"] = said = _said(submission)
-    _check(result, str(path))
+        content[CODE] = config[CODE]
+    content["submission"] = said = _said(submission)
+    result = _named(content, str(path))
     if submission.method:
-        result["synset"] = {**result["synset"], "method": _method(result, submission.method)}
+        content["synset"] = {**content["synset"], "method": _method(result, submission.method)}
     for (student, value), source in zip(submission.claims, submission.sources(), strict=True):
-        known = students(result)
+        known = result.students
         if student not in known:
             near = suggest(student, known)
             raise UserError(f"--claim {student}: not evaluated{near}; students of {path.name}: {', '.join(known)}")
-        said["claims"].append({"student": student, "metric": main_metric(result), "value": value, "source": source})
+        said["claims"].append({"student": student, "metric": result.main_metric, "value": value, "source": source})
     scores = _scores(run / "scores" / path.name, result)
     if scores:
-        result["scores"] = scores
-    if result["labels"] is not None:
+        content["scores"] = scores
+    if result.labels is not None:
         labels = find_part(run, LABELS, None, given or Given())
         if labels is not None:
             said["labels_sha256"] = hash_of(labels)
-    _check(result, str(path))
-    find_part(run, SYNSET, needed(result).get(SYNSET, result["synset"]["sha256"]), given or Given())
+    result = _named(content, str(path))
+    find_part(run, SYNSET, needed(result).get(SYNSET, result.synset.sha256), given or Given())
     return result
 
 
@@ -229,7 +226,7 @@ def _said(submission: Submission) -> dict[str, Any]:
 
 
 def _method(result: Result, name: str) -> str:
-    own = str(result["synset"]["method"])
+    own = result.synset.method
     if own not in (IMPORTED, name):
         raise UserError(f"--method {name}: the synset was made by {own}; only an imported synset can be named")
     return name
@@ -248,14 +245,15 @@ def _scores(path: Path, result: Result) -> dict[str, Any] | None:
         return None
     found = read_json(path, "scores file", MAX_RESULT_BYTES)
     try:
-        if found["kind"] != SCORES_KIND or found["synset"]["sha256"] != result["synset"]["sha256"]:
+        if found["kind"] != SCORES_KIND or found["synset"]["sha256"] != result.synset.sha256:
             raise UserError(f"{path}: scores of another synset; run `ddbench scores` again, or remove the file")
-        if found["protocol"]["hash"] != result["protocol"]["hash"]:
+        if found["protocol"]["hash"] != result.protocol.hash:
             return None
         names = ("seed", *OWN_ACCURACIES)
         repeats = [{name: repeat[name] for name in names} for repeat in found["repeats"]]
+        own = [Accuracies(**{name: repeat[name] for name in OWN_ACCURACIES}) for repeat in repeats]
         kept = {name: found[name] for name in ("student", "standard", "weight", "random_labels")}
-        return {**kept, "repeats": repeats, "summary": score_summary(repeats, found["weight"])}
+        return {**kept, "repeats": repeats, "summary": score_summary(own, found["weight"])}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not a whole scores file ({error!r:.80}); run `ddbench scores` again") from None
 
@@ -275,26 +273,25 @@ def plan_submission(run: Path, board: Path, result: Result, given: Given | None 
             package = pack(run, path, old, given or Given())
             lacking = {place: data for place, data in package.files.items() if not place.exists()}
             return Plan(old, path, True, lacking, tuple(package.items))
-    replaced = {old["supersedes"] for old in earlier}
+    replaced = {old.supersedes for old in earlier}
     latest = max(
-        (old for old in earlier if old["id"] not in replaced),
-        key=lambda old: (len(old["runs"]), old["id"]),
+        (old for old in earlier if old.id not in replaced),
+        key=lambda old: (len(old.runs), old.id),
         default=None,
     )
-    if latest is not None and len(latest["runs"]) > len(result["runs"]):
+    if latest is not None and len(latest.runs) > len(result.runs):
         raise UserError(
-            f"the board has {len(latest['runs'])} runs of this synset under this protocol ({latest['id']}), this "
-            f"evaluation has {len(result['runs'])}: evaluate with more --seeds or --students, then submit again"
+            f"the board has {len(latest.runs)} runs of this synset under this protocol ({latest.id}), this "
+            f"evaluation has {len(result.runs)}: evaluate with more --seeds or --students, then submit again"
         )
-    lost = sorted(set(latest.get("measured", {})) - set(result.get("measured", {}))) if latest else []
+    lost = sorted(set(latest.measured or {}) - set(result.measured or {})) if latest else []
     if latest is not None and lost:
         raise UserError(
-            f"the board's row of this synset under this protocol ({latest['id']}) has {' and '.join(lost)}, this "
+            f"the board's row of this synset under this protocol ({latest.id}) has {' and '.join(lost)}, this "
             f"evaluation has not: evaluate with {' '.join(f'--{kind}' for kind in lost)}, then submit again"
         )
-    result = {**result, "supersedes": latest["id"] if latest else None}
-    result["id"] = result_id(result)
-    path = board / result_path(check_result(result, str(run)))
+    result = _named({**result.to_json(), "supersedes": latest.id if latest else None}, str(run))
+    path = board / result_path(result)
     if path.exists():
         raise UserError(f"{path}: another row has this id; add a --note, which gives this one an id of its own")
     package = pack(run, path, result, given or Given())
@@ -303,9 +300,9 @@ def plan_submission(run: Path, board: Path, result: Result, given: Given | None 
 
 def _earlier(board: Path, result: Result) -> list[Result]:
     """Rows of the same subject; whoever submitted them may have called the method otherwise."""
-    synset = result["synset"]
+    synset = result.synset
     cell = board / result_folder(result).parent
-    sha256 = synset["sha256"].encode()
+    sha256 = synset.sha256.encode()
     found = []
     for path in sorted(cell.glob("*/*.json")):
         if path.name.endswith(SUFFIX) or (path.stat().st_size <= MAX_RESULT_BYTES and sha256 not in path.read_bytes()):
@@ -332,13 +329,13 @@ def write_plan(plan: Plan) -> list[Path]:
 
 def _content(result: Result) -> dict[str, Any]:
     """What makes it another row: neither what it cost, nor which version of the code gave these very numbers."""
-    return {name: value for name, value in result.items() if name not in ("id", "cost", "code", "supersedes")}
+    left = ("id", "cost", "code", "supersedes")
+    return {name: value for name, value in result.to_json().items() if name not in left}
 
 
-def _check(result: Result, where: str) -> None:
-    result["id"] = "0" * 16
-    result["id"] = result_id(result)
-    check_result(result, where)
+def _named(content: dict[str, Any], where: str) -> Result:
+    """The row of a content, which gets its id."""
+    return check_result({**content, "id": result_id(content)}, where)
 
 
 def evaluations(run: Path) -> list[Path]:

@@ -21,27 +21,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, TypedDict
 
 from ddbench.leaderboard.columns import HEADLINE, repeated
 from ddbench.leaderboard.consistency import TOLERANCE, same
-from ddbench.leaderboard.schema import (
-    MAX_RESULT_BYTES,
-    RESULTS,
-    Result,
-    check_text,
-    main_metric,
-    read_result,
-    result_path,
-    students,
-    values,
-)
+from ddbench.leaderboard.result import Metric, Record, Result, Run, plain
+from ddbench.leaderboard.schema import MAX_RESULT_BYTES, RESULTS, check_text, read_result, result_path
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import read_json, write_json
-
-Verification = dict[str, Any]
 
 KIND = "ddbench-verification"
 SCHEMA = 2
@@ -49,7 +39,7 @@ SUFFIX = ".verified.json"
 VERDICTS = ("below", "above", "within", "identical")
 """The verdict of a row is the first of these that one of its students has."""
 LEVEL = 0.95
-FIELDS = {
+FIELDS: dict[str, type] = {
     "kind": str,
     "schema": int,
     "result": str,
@@ -72,7 +62,85 @@ def verification_path(root: Path, result: Result) -> Path:
     return path.with_name(path.stem + SUFFIX)
 
 
-def compare(claimed: Mapping[int, float], measured: Mapping[int, float], better: str, tests: int = 1) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Record):
+    """One student's re-trained runs beside the claimed ones.
+
+    Attributes:
+        claimed, measured: means.
+        low, high: within which the measured mean is ``within``; None where a single run stands against a single one.
+        n: re-trained runs.
+        verdict: one of :data:`VERDICTS`.
+    """
+
+    claimed: float
+    measured: float
+    low: float | None
+    high: float | None
+    n: int
+    verdict: str
+
+
+Compared = Mapping[str, Comparison]
+"""Student -> what came out."""
+
+
+class Tables(TypedDict):
+    """What follows from the runs of a verification and from the row."""
+
+    verdict: str
+    students: Compared
+    measured: Mapping[str, Compared]
+    seeds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification(Record):
+    """What re-training from a row's synset gave.
+
+    Attributes:
+        result: id of the row.
+        metric: the one that the row is ranked by.
+        verdict: of the row.
+        students: by that metric.
+        measured: further metric -> its own table.
+        runs: every single re-trained run.
+        seeds: re-trained networks of the student that has fewest.
+        device: as :func:`ddbench.runtime.device.describe`.
+    """
+
+    result: str
+    metric: str
+    verdict: str
+    students: Compared
+    measured: Mapping[str, Compared]
+    runs: tuple[Run, ...]
+    seeds: int
+    device: str
+    threads: int
+    at_once: int
+    versions: Mapping[str, str]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Verification:
+        """From JSON that :func:`check_verification` has checked."""
+        own = {
+            "students": _compared(data["students"]),
+            "measured": {metric: _compared(table) for metric, table in data["measured"].items()},
+            "runs": tuple(Run(**run) for run in data["runs"]),
+        }
+        return cls(**{name: value for name, value in data.items() if name not in ("kind", "schema")} | own)
+
+    def to_json(self) -> dict[str, Any]:
+        """The verification's file."""
+        return {"kind": KIND, "schema": SCHEMA, **super().to_json()}
+
+
+def _compared(table: Mapping[str, Any]) -> Compared:
+    return {student: Comparison(**entry) for student, entry in table.items()}
+
+
+def compare(claimed: Mapping[int, float], measured: Mapping[int, float], better: str, tests: int = 1) -> Comparison:
     """One student's re-trained runs beside the claimed ones.
 
     Args:
@@ -80,26 +148,23 @@ def compare(claimed: Mapping[int, float], measured: Mapping[int, float], better:
         better: ``higher`` or ``lower``: which side is ``above``.
         tests: comparisons of the row, for Bonferroni's correction.
 
-    Returns:
-        ``claimed`` and ``measured`` (means), ``low`` and ``high`` (bounds within which the measured mean is ``within``;
-        None where a single run stands against a single one), ``n`` (re-trained runs) and ``verdict``.
     """
     ours, theirs = fmean(measured.values()), fmean(claimed.values())
     half = _half_width(list(claimed.values()), list(measured.values()), tests)
-    table = {
-        "claimed": theirs,
-        "measured": ours,
-        "low": None if half is None else theirs - half,
-        "high": None if half is None else theirs + half,
-        "n": len(measured),
-    }
     if all(claimed.get(seed) == value for seed, value in measured.items()):
         verdict = "identical"
     elif abs(ours - theirs) <= (half or 0.0) + TOLERANCE:
         verdict = "within"
     else:
         verdict = "above" if (ours > theirs) == (better == "higher") else "below"
-    return {**table, "verdict": verdict}
+    return Comparison(
+        claimed=theirs,
+        measured=ours,
+        low=None if half is None else theirs - half,
+        high=None if half is None else theirs + half,
+        n=len(measured),
+        verdict=verdict,
+    )
 
 
 def _half_width(claimed: Sequence[float], measured: Sequence[float], tests: int) -> float | None:
@@ -114,7 +179,7 @@ def _half_width(claimed: Sequence[float], measured: Sequence[float], tests: int)
 
 def make_verification(
     result: Result,
-    runs: Sequence[Mapping[str, Any]],
+    runs: Sequence[Run],
     measured: Sequence[str] = (),
     *,
     device: str,
@@ -130,66 +195,57 @@ def make_verification(
             run has those that its student has in the row.
         device: as :func:`ddbench.runtime.device.describe`.
     """
-    metrics = (main_metric(result), *measured)
+    metrics = (result.main_metric, *measured)
     own = [
-        {
-            "student": run["student"],
-            "seed": run["seed"],
-            "metrics": {
-                name: run["metrics"][name]
-                for name in metrics
-                if name in run["metrics"] and values(result, run["student"], name)
+        replace(
+            run,
+            metrics={
+                name: run.metrics[name] for name in metrics if name in run.metrics and result.values(run.student, name)
             },
-        }
-        for run in sorted(runs, key=lambda run: (run["student"], run["seed"]))
+        )
+        for run in sorted(runs, key=lambda run: (run.student, run.seed))
     ]
-    tables = _tables(result, own, measured)
-    return {
-        "kind": KIND,
-        "schema": SCHEMA,
-        "result": result["id"],
-        "metric": metrics[0],
-        **tables,
-        "runs": own,
-        "device": device,
-        "threads": threads,
-        "at_once": at_once,
-        "versions": dict(versions),
-    }
+    return Verification(
+        result=result.id,
+        metric=metrics[0],
+        runs=tuple(own),
+        device=device,
+        threads=threads,
+        at_once=at_once,
+        versions=dict(versions),
+        **_tables(result, own, measured),
+    )
 
 
-def _tables(result: Result, runs: Sequence[Mapping[str, Any]], measured: Sequence[str]) -> dict[str, Any]:
-    """What follows from the runs: ``students``, ``measured``, ``verdict`` and ``seeds``.
-
-    Every student of the row is in the runs, with every metric that it has in the row.
-    """
-    main = main_metric(result)
+def _tables(result: Result, runs: Sequence[Run], measured: Sequence[str]) -> Tables:
+    """What follows from the runs; every student of the row is in them, with every metric that it has in the row."""
+    main = result.main_metric
     pairs = [
         (metric, student)
         for metric in (main, *measured)
-        for student in students(result)
-        if values(result, student, metric)
+        for student in result.students
+        if result.values(student, metric)
     ]
-    found: dict[str, dict[str, Any]] = {metric: {} for metric in (main, *measured)}
+    found: dict[str, dict[str, Comparison]] = {metric: {} for metric in (main, *measured)}
     for metric, student in pairs:
         found[metric][student] = compare(
-            values(result, student, metric),
-            {run["seed"]: run["metrics"][metric] for run in runs if run["student"] == student},
-            result["metrics"][metric]["better"],
+            result.values(student, metric),
+            {run.seed: run.metrics[metric] for run in runs if run.student == student},
+            result.metrics[metric].better,
             len(pairs),
         )
     own = found.pop(main)
-    verdicts = {entry["verdict"] for table in (own, *found.values()) for entry in table.values()}
+    verdicts = {entry.verdict for table in (own, *found.values()) for entry in table.values()}
     return {
         "verdict": next(verdict for verdict in VERDICTS if verdict in verdicts),
         "students": own,
         "measured": found,
-        "seeds": min(entry["n"] for entry in own.values()),
+        "seeds": min(entry.n for entry in own.values()),
     }
 
 
 def check_verification(data: Any, result: Result, where: str) -> Verification:
-    """Check a verification against its row and return it.
+    """Check the JSON of a verification against its row and read it.
 
     Raises:
         UserError: another kind or a newer schema, of another row, a run named twice or of a student that the row does
@@ -205,23 +261,24 @@ def check_verification(data: Any, result: Result, where: str) -> Verification:
     if wrong:
         raise UserError(f"{where}: field {wrong[0]!r} is missing, malformed or unknown; verify the row again")
     check_text(data, where)
-    metric = main_metric(result)
-    if data["result"] != result["id"] or data["metric"] != metric:
-        raise UserError(f"{where}: verifies {data['metric'][:40]} of {data['result'][:40]}, not of {result['id']}")
+    metric = result.main_metric
+    if data["result"] != result.id or data["metric"] != metric:
+        raise UserError(f"{where}: verifies {data['metric'][:40]} of {data['result'][:40]}, not of {result.id}")
     _check_facts(data, where)
-    unknown = sorted(data["measured"].keys() - ((set(repeated(HEADLINE)) & set(result["metrics"])) - {metric}))
+    unknown = sorted(data["measured"].keys() - ((set(repeated(HEADLINE)) & set(result.metrics)) - {metric}))
     if unknown:
         raise UserError(
             f"{where}: measures {unknown[0][:40]!a} again, which the row does not have; verify the row again"
         )
-    _check_runs(data["runs"], result, sorted(data["measured"]), where)
-    tables = _tables(result, data["runs"], sorted(data["measured"]))
-    if any(not same(data[name], value) for name, value in tables.items()):
+    measured = sorted(data["measured"])
+    _check_runs(data["runs"], result, measured, where)
+    tables = _tables(result, [Run(**run) for run in data["runs"]], measured)
+    if any(not same(data[name], plain(value)) for name, value in tables.items()):
         raise UserError(f"{where}: its verdict does not follow from its runs and the row; verify the row again")
-    return dict(data)
+    return Verification.from_json(data)
 
 
-def _check_facts(data: Verification, where: str) -> None:
+def _check_facts(data: Mapping[str, Any], where: str) -> None:
     counts = (data["threads"], data["at_once"])
     versions = data["versions"]
     if (
@@ -234,15 +291,15 @@ def _check_facts(data: Verification, where: str) -> None:
 
 
 def _check_runs(runs: list[Any], result: Result, measured: Sequence[str], where: str) -> None:
-    metrics = (main_metric(result), *measured)
-    had = {student: {name for name in metrics if values(result, student, name)} for student in students(result)}
+    metrics = (result.main_metric, *measured)
+    had = {student: {name for name in metrics if result.values(student, name)} for student in result.students}
     seen: set[tuple[str, int]] = set()
     for run in runs:
         good = isinstance(run, dict) and run.keys() == {"student", "seed", "metrics"}
         good = good and isinstance(run["student"], str) and run["student"] in had
         good = good and type(run["seed"]) is int and 0 <= run["seed"] < 2**53
         good = good and isinstance(run["metrics"], dict) and run["metrics"].keys() == had[run["student"]]
-        if not good or not all(_fits(value, result["metrics"][name]) for name, value in run["metrics"].items()):
+        if not good or not all(_fits(value, result.metrics[name]) for name, value in run["metrics"].items()):
             raise UserError(f"{where}: run {str(run)[:80]!a} is malformed; verify the row again")
         if (run["student"], run["seed"]) in seen:
             raise UserError(f"{where}: run of {run['student']} with seed {run['seed']} is there twice")
@@ -252,10 +309,10 @@ def _check_runs(runs: list[Any], result: Result, measured: Sequence[str], where:
         raise UserError(f"{where}: no run of {min(missing)}, which the row has; verify the row again")
 
 
-def _fits(value: Any, described: Mapping[str, Any]) -> bool:
+def _fits(value: Any, described: Metric) -> bool:
     """Whether it is a finite number, and a fraction where it should be one."""
     good = type(value) in (int, float) and math.isfinite(value) and abs(value) <= 1e300
-    return good and (described["unit"] != "fraction" or 0 <= value <= 1)
+    return good and (described.unit != "fraction" or 0 <= value <= 1)
 
 
 def write_verification(root: Path, result: Result, verification: Verification) -> Path:
@@ -265,8 +322,9 @@ def write_verification(root: Path, result: Result, verification: Verification) -
         UserError: refused by :func:`check_verification`, or the folder cannot be written to.
     """
     path = verification_path(root, result)
-    check_verification(verification, result, str(path))
-    write_json(path, verification)
+    content = verification.to_json()
+    check_verification(content, result, str(path))
+    write_json(path, content)
     return path
 
 
@@ -297,5 +355,5 @@ def load_verifications(root: Path, results: Sequence[Result] | None = None) -> d
             if not row.is_file():
                 raise UserError(f"{path}: verifies a row that is not there ({row.name}); remove it")
             result = read_result(row)
-        found[result["id"]] = read_verification(path, result)
+        found[result.id] = read_verification(path, result)
     return found

@@ -44,7 +44,7 @@ def plan_in(folder: Path, text: str = PLAN) -> Path:
 
 
 def rows(board: Path) -> list[tuple[str, str]]:
-    return sorted((result["synset"]["method"], result["id"]) for result in load_results(board))
+    return sorted((result.synset.method, result.id) for result in load_results(board))
 
 
 def test_fills_what_is_open_and_nothing_twice(

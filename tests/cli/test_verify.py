@@ -65,7 +65,7 @@ def verify(board: Path, *more: object) -> list[object]:
 
 
 def verdicts(board: Path) -> list[str]:
-    return [verification["verdict"] for verification in load_verifications(board).values()]
+    return [verification.verdict for verification in load_verifications(board).values()]
 
 
 def test_our_own_row_gives_the_same_bits(ddb: Ddb, board: Path) -> None:
@@ -73,10 +73,10 @@ def test_our_own_row_gives_the_same_bits(ddb: Ddb, board: Path) -> None:
     out = done(ddb(*verify(board)))
     (result,) = load_results(board)
     (made,) = load_verifications(board).values()
-    assert made["verdict"] == "identical"
-    claimed = {(run["student"], run["seed"]): run["metrics"]["accuracy"] for run in result["runs"]}
-    assert {(run["student"], run["seed"]): run["metrics"]["accuracy"] for run in made["runs"]} == claimed
-    assert f"{result['id']}  random on digits, ipc1, quick-1: identical" in out
+    assert made.verdict == "identical"
+    claimed = {(run.student, run.seed): run.metrics["accuracy"] for run in result.runs}
+    assert {(run.student, run.seed): run.metrics["accuracy"] for run in made.runs} == claimed
+    assert f"{result.id}  random on digits, ipc1, quick-1: identical" in out
     (line,) = (line for line in out.splitlines() if TINY in line)
     assert line.split()[:2] == [TINY, "50.00"]  # published, beside claimed and measured
     assert line.split()[2] == line.split()[3]
@@ -90,10 +90,10 @@ def test_our_own_row_gives_the_same_bits(ddb: Ddb, board: Path) -> None:
 def test_other_seeds_are_within(ddb: Ddb, board: Path) -> None:
     done(ddb(*verify(board, "--seeds", 6)))
     (made,) = load_verifications(board).values()
-    assert {run["seed"] for run in made["runs"]} == {3, 4, 5, 6, 7, 8}
-    assert made["verdict"] == "within"
+    assert {run.seed for run in made.runs} == {3, 4, 5, 6, 7, 8}
+    assert made.verdict == "within"
     done(ddb(*verify(board, "--again", "--seeds", 2, "--first-seed", 2)))
-    assert {run["seed"] for run in next(iter(load_verifications(board).values()))["runs"]} == {2, 3}
+    assert {run.seed for run in next(iter(load_verifications(board).values())).runs} == {2, 3}
 
 
 def test_a_better_claim_than_the_synset_gives_is_below(ddb: Ddb, board: Path) -> None:
@@ -132,12 +132,12 @@ def measured(measured_row: Path, tmp_path: Path) -> Path:
 
 def test_measurements_are_repeated_when_asked_for(ddb: Ddb, measured: Path) -> None:
     done(ddb(*verify(measured)))
-    assert next(iter(load_verifications(measured).values()))["measured"] == {}
+    assert next(iter(load_verifications(measured).values())).measured == {}
     out = done(ddb(*verify(measured, "--measured", "--again")))
     (made,) = load_verifications(measured).values()
-    assert set(made["measured"]) == {"ece", "ece_scaled", "robust_accuracy", "corruption_accuracy"}
-    assert made["verdict"] == "identical"
-    assert all(set(table) == {TINY, MLP} for table in made["measured"].values())
+    assert set(made.measured) == {"ece", "ece_scaled", "robust_accuracy", "corruption_accuracy"}
+    assert made.verdict == "identical"
+    assert all(set(table) == {TINY, MLP} for table in made.measured.values())
     (line,) = (line for line in out.splitlines() if f"{MLP}, corrupted" in line)
     assert line.split()[-1] == "identical"
     assert line.split()[3] == line.split()[4]
@@ -145,12 +145,13 @@ def test_measurements_are_repeated_when_asked_for(ddb: Ddb, measured: Path) -> N
 
 def rewritten(board: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change the row of a board, consistently with itself."""
+    from ddbench.leaderboard.result import Run
     from ddbench.leaderboard.schema import summary_of
 
     (path,) = board.rglob("????????????????.json")
-    result = read_result(path)
+    result = read_result(path).to_json()
     change(result)
-    result["summary"] = summary_of(result["runs"])
+    result["summary"] = summary_of([Run(**run) for run in result["runs"]])
     result["id"] = result_id(result)
     for old in path.parent.iterdir():
         old.rename(old.with_name(old.name.replace(path.stem, result["id"])))
@@ -185,7 +186,7 @@ def test_settings_that_are_not_ours_are_refused(
     change, word = MEASURED_ODDLY[name]
     rewritten(measured, lambda result: change(result["measured"]))
     (result,) = load_results(measured)
-    refused(verify(measured, result["id"], "--measured"), word)
+    refused(verify(measured, result.id, "--measured"), word)
     assert "cannot be verified" in ddb(*verify(measured, "--measured")).err
     assert not load_verifications(measured)
     done(ddb(*verify(measured)))
@@ -223,11 +224,11 @@ def test_a_synset_that_lies_elsewhere(ddb: Ddb, refused: Callable[..., str], boa
     place.rename(given)
     (result,) = load_results(board)
     assert "left out: its synset does not lie beside it" in done(ddb(*verify(board)))
-    refused(verify(board, result["id"]), "--synset FILE", result["synset"]["sha256"])
+    refused(verify(board, result.id), "--synset FILE", result.synset.sha256)
     other = tmp_path / "other.safetensors"
     other.write_bytes(given.read_bytes()[:-1] + b"\0")
-    refused(verify(board, result["id"], "--synset", other), "sha256", "other.safetensors")
-    done(ddb(*verify(board, result["id"][:6], "--synset", given)))
+    refused(verify(board, result.id, "--synset", other), "sha256", "other.safetensors")
+    done(ddb(*verify(board, result.id[:6], "--synset", given)))
     assert verdicts(board) == ["identical"]
 
 
@@ -247,14 +248,14 @@ BAD: dict[str, tuple[list[object], str]] = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_flags(refused: Callable[..., str], board: Path, name: str) -> None:
     flags, word = BAD[name]
-    ids = [read_result(next(board.rglob("????????????????.json")))["id"]] if "seed" in name else []
+    ids = [read_result(next(board.rglob("????????????????.json"))).id] if "seed" in name else []
     refused([*verify(board, *ids), *flags], word)
 
 
 def spoiled(board: Path, change: Callable[[dict[str, Any]], object]) -> str:
     """Change the row of a board so that its id fits again; returns it."""
     (path,) = board.rglob("????????????????.json")
-    result = read_result(path)
+    result = read_result(path).to_json()
     change(result)
     result["id"] = result_id(result)
     folder = path.parent
@@ -314,13 +315,13 @@ def test_a_row_of_a_folder_reads_no_folder_unasked(ddb: Ddb, board: Path, tmp_pa
         result["synset"].update(dataset=f"folder:{tmp_path}", method="full", budget={"unit": "all", "value": 9})
 
     (path,) = board.rglob("????????????????.json")
-    result = read_result(path)
+    result = read_result(path).to_json()
     change(result)
     result["id"] = result_id(result)
-    from ddbench.leaderboard.schema import result_path
+    from ddbench.leaderboard.schema import check_result, result_path
 
     shutil.rmtree(board / "results")
-    new = board / result_path(result)
+    new = board / result_path(check_result(result, "row"))
     new.parent.mkdir(parents=True)
     new.write_text(json.dumps(result))
     found = ddb(*verify(board, result["id"]))
@@ -363,8 +364,8 @@ def test_a_synset_made_elsewhere(ddb: Ddb, tmp_path: Path, kind: str) -> None:
     said = done(ddb(*submit))
     assert "non-standard" in said
     (result,) = load_results(board)
-    assert result["synset"]["method"] == "kip"
-    assert result["recipe"]["imported_from"] == path.name
+    assert result.synset.method == "kip"
+    assert result.recipe["imported_from"] == path.name
     assert check_board(board) == {"rows": 1, "files": 2, "verified": 0}
     done(ddb(*verify(board)))
     assert verdicts(board) == ["identical"]
@@ -382,7 +383,7 @@ def test_rows_with_a_teacher(ddb: Ddb, tmp_path: Path, labels: str) -> None:
     done(ddb(*evaluated(run, name, "--epochs", 3, "--max-images", 100, "--teachers", teachers)))
     assert "nobody else" not in done(ddb("submit", run, "--leaderboard", board, "--teachers", teachers))
     (result,) = load_results(board)
-    assert result["synset"]["label_kind"] == "teacher"
+    assert result.synset.label_kind == "teacher"
     assert check_board(board)["files"] == 3
     shutil.rmtree(teachers)
     shutil.rmtree(run)

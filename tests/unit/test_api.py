@@ -223,7 +223,7 @@ def test_submit(random_run: Path, tmp_path: Path):
     made = ddbench.submit(random_run / "synset.safetensors", board, claims={TINY: 0.5}, claim_source="a table")
     assert made.path.is_file()
     assert made.path.parent == plan.path.parent
-    assert made.result["submission"]["claims"][0]["value"] == 0.5
+    assert made.result.submission.claims[0].value == 0.5
     assert ddbench.submit(random_run, board, claims={TINY: 0.5}, claim_source="a table").known
     with pytest.raises(UserError, match="expected a fraction between 0 and 1"):
         ddbench.submit(random_run, board, claims={TINY: 50})

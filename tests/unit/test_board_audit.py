@@ -54,7 +54,7 @@ def synset_of(row: Path) -> Path:
 
 def replace_synset(row: Path, content: bytes, change: Callable[[dict[str, Any]], object] = lambda result: None) -> Path:
     """Put a synset and a row that names its hash in the place of a row; the row's new file."""
-    result = read_result(row)
+    result = read_result(row).to_json()
     for path in row.parent.glob(f"{row.stem}.*"):
         path.unlink()
     result["synset"]["sha256"] = hashlib.sha256(content).hexdigest()
@@ -207,12 +207,12 @@ LIES = {
 
 @pytest.mark.parametrize("name", LIES)
 def test_a_row_that_says_other_things_than_its_synset(row: Path, name: str) -> None:
-    said = read_result(row)["synset"]
+    said = read_result(row).synset.to_json()
     refused(replace_synset(row, synset_bytes(said, **LIES[name])), "is not what row")
 
 
 def test_a_row_that_counts_fewer_images_or_bytes(row: Path) -> None:
-    said = read_result(row)["synset"]
+    said = read_result(row).synset.to_json()
 
     def fewer(result: dict[str, Any]) -> None:
         result["synset"]["images"] = 5
@@ -270,7 +270,7 @@ def test_a_row_takes_no_others_place(row: Path, tmp_path: Path) -> None:
     board = board_of(row)
     for run in (make_run(tmp_path / "less", {CONVNET: [0.99]}), make_run(tmp_path / "other", seed=5)):
         other = submit(run, tmp_path / "elsewhere")
-        result = read_result(other)
+        result = read_result(other).to_json()
         result["supersedes"] = row.stem
         result["id"] = result_id(result)
         new = board / other.relative_to(tmp_path / "elsewhere").with_name(f"{result['id']}.json")
@@ -304,7 +304,7 @@ def test_the_result_of_another_protocol(row: Path, name: str) -> None:
     from ddbench.protocols.protocol import PROTOCOLS, changed
 
     change, word = OTHERS[name]
-    result = read_result(row)
+    result = read_result(row).to_json()
     change(result["protocol"])
     if result["protocol"]["hash"] == "1":
         result["protocol"]["hash"] = changed(PROTOCOLS["hard-v1"], epochs=1)[0].hash

@@ -48,7 +48,7 @@ def spoil(draw: random.Random, value: dict[str, Any], where: list[tuple[Any, ...
 @pytest.mark.parametrize("rich", [True, False])
 def test_agrees_with_jsonschema(rich: bool) -> None:
     check, oracle = compile_schema(_schema()), Draft202012Validator(_schema())
-    good = made_result(rich=rich, names=("mlp-d3-w128",), seeds=2)
+    good = made_result(rich=rich, names=("mlp-d3-w128",), seeds=2).to_json()
     assert check(good)
     draw, where = random.Random(0), places(good)
     verdicts = {True: 0, False: 0}

@@ -21,6 +21,7 @@ from test_leaderboard import ACCURACIES, make_run, png, submit
 from ddbench.data.preprocess import Preprocess
 from ddbench.leaderboard.attachments import read_header
 from ddbench.leaderboard.images import clean_png, published_png
+from ddbench.leaderboard.result import Result, Run
 from ddbench.leaderboard.schema import check_result, load_results, read_result, result_id
 from ddbench.leaderboard.verification import check_verification, make_verification
 from ddbench.networks.build import build_student
@@ -132,13 +133,14 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     run = make_run(root / "run")
     (run / "config.json").write_text(json.dumps({"experts": {"count": 3}}))
     submit(run, root / "board")
-    (found,) = load_results(root / "board")
+    (row,) = load_results(root / "board")
+    found = row.to_json()
     found["submission"]["claims"] = [
         {"student": run["student"], "metric": "accuracy", "value": 0.5, "source": "t"} for run in found["runs"][:1]
     ]
     found["submission"] |= {"links": ["https://example.org/"], "synset_url": "https://example.org/x"}
     found["id"] = result_id(found)
-    return check_result(found, "x")
+    return check_result(found, "x").to_json()
 
 
 @FUZZ
@@ -165,12 +167,13 @@ def test_result_bytes(result: dict[str, Any], tmp_path: Path, changes: list[tupl
 @given(steps=STEPS)
 def test_verification(result: dict[str, Any], steps: list[Step]) -> None:
     runs = [
-        {"student": student, "seed": seed, "metrics": {"accuracy": value}}
+        Run(student=student, seed=seed, metrics={"accuracy": value})
         for student, values in ACCURACIES.items()
         for seed, value in enumerate(values)
     ]
-    made = make_verification(result, runs, device="cpu", threads=1, at_once=1, versions={"torch": "2"})
-    taken_or_told(lambda: check_verification(mutated(made, steps), result, "x.verified.json"), "x.verified.json")
+    row = Result.from_json(result)
+    made = make_verification(row, runs, device="cpu", threads=1, at_once=1, versions={"torch": "2"})
+    taken_or_told(lambda: check_verification(mutated(made.to_json(), steps), row, "x.verified.json"), "x.verified.json")
 
 
 def packed(header: Any, tensors: dict[str, Any], data: bytes) -> bytes:

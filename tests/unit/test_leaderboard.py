@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import io
 import json
@@ -10,6 +9,7 @@ import math
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from PIL import Image, PngImagePlugin
 
 from ddbench.cli import submit as submit_verb
 from ddbench.leaderboard.images import clean_png, published_png
+from ddbench.leaderboard.result import Run
 from ddbench.leaderboard.schema import (
     MAX_RESULT_BYTES,
     is_url,
@@ -153,7 +154,7 @@ def make_run(
             name: {"rate": 0.02, "source": "synset", "searched": {}} for name in accuracies or ACCURACIES
         },
         "runs": runs,
-        "summary": summary_of(runs),
+        "summary": summary_of([Run(**run) for run in runs]),
         "metrics": {"accuracy": {"unit": "fraction", "better": "higher", "title": "Test accuracy"}},
         "precision": "float32",
         "threads": 1,
@@ -210,11 +211,11 @@ def row(tmp_path: Path, board: Path) -> Path:
 
 def test_submit_writes_result_preview_and_synset(tmp_path: Path, board: Path, row: Path) -> None:
     result = read_result(row)
-    assert row == board / "results/digits/ipc1/mtt" / f"{result['id']}.json"
+    assert row == board / "results/digits/ipc1/mtt" / f"{result.id}.json"
     assert row.with_suffix(".png").is_file()
     synset = row.with_name(f"{row.stem}.synset.safetensors")
-    assert hashlib.sha256(synset.read_bytes()).hexdigest() == result["synset"]["sha256"]
-    assert result["cost"]["distill"]["iterations"] == 1000
+    assert hashlib.sha256(synset.read_bytes()).hexdigest() == result.synset.sha256
+    assert result.cost.distill.more["iterations"] == 1000
     assert load_results(board) == [result]
     again = board / "again.json"
     write_result(again, result)
@@ -223,10 +224,10 @@ def test_submit_writes_result_preview_and_synset(tmp_path: Path, board: Path, ro
 
 def test_id_names_the_numbers_not_the_cost(tmp_path: Path) -> None:
     fast, slow = make_run(tmp_path / "fast", seconds=1.0), make_run(tmp_path / "slow", seconds=99.0)
-    assert make_result(fast)["id"] == make_result(slow)["id"]
+    assert make_result(fast).id == make_result(slow).id
     other = make_run(tmp_path / "other", {CONVNET: [0.881, 0.887, 0.894]})
-    assert make_result(fast)["id"] != make_result(other)["id"]
-    assert make_result(fast)["id"] != make_result(fast, None, Submission(note="another"))["id"]
+    assert make_result(fast).id != make_result(other).id
+    assert make_result(fast).id != make_result(fast, None, Submission(note="another")).id
 
 
 def test_submitting_twice_changes_nothing(
@@ -241,7 +242,7 @@ def test_submitting_twice_changes_nothing(
 def test_more_runs_supersede_fewer(tmp_path: Path, board: Path, row: Path) -> None:
     more = make_run(tmp_path / "run", {name: [*values, 0.8] for name, values in ACCURACIES.items()})
     new = submit(more, board)
-    assert read_result(new)["supersedes"] == row.stem
+    assert read_result(new).supersedes == row.stem
     make_run(tmp_path / "run", {CONVNET: [0.5]})
     with pytest.raises(UserError, match="8 runs of this synset"):
         submit(tmp_path / "run", board)
@@ -263,7 +264,7 @@ def test_flags_reach_the_result(tmp_path: Path, board: Path) -> None:
     flags += ["MIT", "--claim", f"{CONVNET}=0.9", "--claim-source", "table 1", "--note", "n", "--code", "http://x.org"]
     submit_verb.main([str(make_run(tmp_path / "run")), "--leaderboard", str(board), *flags])
     (result,) = load_results(board)
-    assert result["submission"] == {
+    assert result.submission.to_json() == {
         "method_title": "MTT",
         "authors": ["A", "B"],
         "links": ["https://example.org/x?a=1&b=2"],
@@ -336,7 +337,7 @@ BROKEN: dict[str, tuple[Change, str]] = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_results_are_refused(row: Path, name: str) -> None:
     change, word = BROKEN[name]
-    result = copy.deepcopy(read_result(row))
+    result = read_result(row).to_json()
     change(result)
     row.write_text(json.dumps(result))
     refused(row, word)
@@ -362,7 +363,7 @@ def test_files_that_are_no_results_are_refused(tmp_path: Path, text: str, word: 
 
 
 def test_long_errors_are_cut(row: Path) -> None:
-    result = read_result(row)
+    result = read_result(row).to_json()
     result["submission"]["note"] = ["x" * 100_000]
     row.write_text(json.dumps(result))
     with pytest.raises(UserError) as caught:
@@ -377,9 +378,8 @@ def test_result_in_the_wrong_place_is_refused(board: Path, row: Path) -> None:
 
 
 def test_write_refuses_and_writes_nothing(tmp_path: Path, row: Path) -> None:
-    result = read_result(row)
-    result["threads"] = 0
-    result["id"] = result_id(result)
+    result = replace(read_result(row), threads=0)
+    result = replace(result, id=result_id(result.to_json()))
     with pytest.raises(UserError, match="threads"):
         write_result(tmp_path / "new" / "x.json", result)
     assert not (tmp_path / "new").exists()
@@ -505,6 +505,6 @@ def test_hostile_previews_are_refused(data: bytes) -> None:
 
 def test_paths_stay_inside_the_board(row: Path) -> None:
     result = read_result(row)
-    result["synset"]["dataset"] = "folder:" + "../" * 40
+    result = replace(result, synset=replace(result.synset, dataset="folder:" + "../" * 40))
     assert ".." not in result_folder(result).parts
     assert not result_path(result).is_absolute()

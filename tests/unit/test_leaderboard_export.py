@@ -37,7 +37,7 @@ def cells(board: Path) -> list[Cell]:
 
 def test_selection(cells: list[Cell]) -> None:
     found = select(cells, Selection(dataset="digits", ipc=10, labels="hard"))
-    assert [(cell.dataset, cell.budget["value"], cell.label_kind) for cell in found] == [("digits", 10, "hard")]
+    assert [(cell.dataset, cell.budget.value, cell.label_kind) for cell in found] == [("digits", 10, "hard")]
     (cell,) = select(found, Selection(verified=True))
     assert [row.verdict for row in cell.rows if not row.reference] == ["within", "identical", "within", "identical"]
     assert [row.reference for row in cell.rows[-2:]] == ["random", "full"]
@@ -67,12 +67,12 @@ def test_csv_has_every_number_once(cells: list[Cell], board: Path) -> None:
     ]
     assert len(set(keys)) == len(keys)
     wanted = next(row for cell in cells for row in cell.rows if row.method == "dm")
-    for student, own in wanted.first["summary"].items():
+    for student, own in wanted.first.summary.items():
         for metric, statistics in own.items():
             (found,) = (
                 line
                 for line in lines
-                if (line["id"], line["student"], line["metric"]) == (wanted.first["id"], student, metric)
+                if (line["id"], line["student"], line["metric"]) == (wanted.first.id, student, metric)
             )
             assert float(found["mean"]) == statistics["mean"]
             assert int(found["n"]) == statistics["n"]
@@ -142,8 +142,8 @@ def test_sqlite_index(cells: list[Cell], board: Path, tmp_path: Path, capsys: py
         assert connection.execute("SELECT count(*), count(DISTINCT path) FROM results").fetchone() == (count, count)
         row = cells[0].rows[0].first
         query = "SELECT seed, value FROM runs WHERE id = ? AND student = ? AND metric = 'accuracy' ORDER BY seed"
-        found = connection.execute(query, (row["id"], STUDENTS[0])).fetchall()
-        assert found == [(r["seed"], r["metrics"]["accuracy"]) for r in row["runs"] if r["student"] == STUDENTS[0]]
+        found = connection.execute(query, (row.id, STUDENTS[0])).fetchall()
+        assert found == [(r.seed, r.metrics["accuracy"]) for r in row.runs if r.student == STUDENTS[0]]
         where = "dataset = 'digits' AND budget = 10 AND labels = 'hard' AND rank = 1"
         best = f"SELECT DISTINCT method FROM numbers WHERE {where}"
         assert {name for (name,) in connection.execute(best)} == {"mtt", "datm"}
@@ -249,7 +249,7 @@ def test_a_large_board_keeps_within_its_bounds(tmp_path: Path, monkeypatch: pyte
     for table, cell in zip(data["tables"], board.cells, strict=True):
         kept = [row["id"] for row in table["rows"] if not row.get("ref")]
         assert len(kept) == min(data["most"], sum(not row.reference for row in cell.rows))
-        assert kept == [row.first["id"] for row in cell.rows if not row.reference][: data["most"]]
+        assert kept == [row.first.id for row in cell.rows if not row.reference][: data["most"]]
         assert {row.get("ref") for row in table["rows"]} >= {"random", "full"}
 
 

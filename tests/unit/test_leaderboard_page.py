@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ddbench.leaderboard.pages import embed, markdown, page
 from ddbench.leaderboard.pages.details import Pool, result_details
 from ddbench.leaderboard.pages.page import build, check, tables
 from ddbench.leaderboard.pages.view import Table, bytes_text, parts, ratio_text, seconds_text
+from ddbench.leaderboard.result import Result
 from ddbench.leaderboard.rows import Cell, Row, Score, build_cells
 from ddbench.leaderboard.schema import load_results
 from ddbench.leaderboard.submit import Submission, make_result
@@ -157,7 +159,7 @@ def test_random_subsets_measured_otherwise_are_not_averaged(tmp_path: Path) -> N
     robust = next(measure for measure in cell.measures if measure.metric == "robust_accuracy")
     assert len(row.results) == 3
     assert row.scores[robust].statistics["n"] == 10
-    own = [run["metrics"]["robust_accuracy"] for result in drawn[1:] for run in result["runs"]]
+    own = [run.metrics["robust_accuracy"] for result in drawn[1:] for run in result.runs]
     assert row.scores[robust].statistics["mean"] == pytest.approx(sum(own) / 10)
     assert not row.scores[robust].odd
     assert main_score(cell, row, STUDENTS[0]).statistics["n"] == 15
@@ -192,9 +194,7 @@ def test_non_standard_and_other_budgets_are_other_tables(tmp_path: Path, board: 
     submit(make_run(tmp_path / "a", changed={"max_images": 100}), board)
     submit(make_run(tmp_path / "b", budget=("ipc", 10)), board)
     submit(make_run(tmp_path / "c", dataset="mnist"), board)
-    found = [
-        (cell.dataset, cell.budget["value"], cell.protocol["standard"]) for cell in build_cells(load_results(board))
-    ]
+    found = [(cell.dataset, cell.budget.value, cell.protocol.standard) for cell in build_cells(load_results(board))]
     assert found == [("digits", 1, True), ("digits", 10, True), ("digits", 1, False), ("mnist", 1, True)]
     full = [any(row.reference == "full" for row in cell.rows) for cell in build_cells(load_results(board))]
     assert full == [True, True, False, False]
@@ -211,8 +211,8 @@ def test_only_the_newest_is_shown_and_the_rest_is_folded(tmp_path: Path) -> None
     paths = [submit(make_run(tmp_path / "run", {CONVNET: [0.8, 0.81, 0.82][:count]}), root) for count in (1, 2, 3)]
     (cell,) = build_cells(load_results(root))
     (row,) = cell.rows
-    assert len(row.first["runs"]) == 3
-    assert [result["id"] for result in row.earlier] == [paths[1].stem, paths[0].stem]
+    assert len(row.first.runs) == 3
+    assert [result.id for result in row.earlier] == [paths[1].stem, paths[0].stem]
     build(root)
     lines = (root / "LEADERBOARD.md").read_text()
     assert "2 earlier results are superseded" in lines
@@ -312,8 +312,8 @@ def test_commands_repeat_the_measurements() -> None:
     *_, first, second, again = commands(made)
     assert first.endswith("--seeds 5 --calibration --robustness 'full; rm -rf x' --ood noise --max-images 200")
     assert second.endswith("--seeds 5 --corruptions --max-images 1000")
-    assert again == f"ddbench leaderboard verify {made['id']} --measured"
-    made["measured"]["robustness"] = {"budget": ["x"], "images": {"many": [1]}}
+    assert again == f"ddbench leaderboard verify {made.id} --measured"
+    made = replace(made, measured={**made.measured, "robustness": {"budget": ["x"], "images": {"many": [1]}}})
     assert any("--robustness" in line for line in commands(made)), "a row may say what it likes"
 
 
@@ -327,7 +327,8 @@ def test_every_character_of_a_hostile_cell_is_an_entity() -> None:
 def test_commands_record_the_experts_of_the_recipe(tmp_path: Path) -> None:
     made = make_result(make_run(tmp_path / "run"))
     expert = {"epochs": 3, "decay": False, "options": {"dampening": 0.1}, "kind": "sgd"}
-    made["recipe"] = {"experts": {"count": 4, "recipe": expert}, "threads": 2, "compile": "off"}
+    recipe = {"experts": {"count": 4, "recipe": expert}, "threads": 2, "compile": "off"}
+    made = replace(made, recipe=recipe)
     buffer, distill, evaluate, again = commands(made)
     assert buffer == (
         f"ddbench buffer --dataset digits --student {CONVNET} --experts 4 --epochs 3 --no-decay --kind sgd "
@@ -335,14 +336,14 @@ def test_commands_record_the_experts_of_the_recipe(tmp_path: Path) -> None:
     )
     assert distill.endswith("--threads 2 --compile off --out RUN")
     assert evaluate.startswith("ddbench evaluate RUN")
-    assert again == f"ddbench leaderboard verify {made['id']}"
-    made["recipe"]["experts"]["recipe"]["kind"] = "imported"
+    assert again == f"ddbench leaderboard verify {made.id}"
+    expert["kind"] = "imported"
     assert len(commands(made)) == 3
 
 
 def test_synset_made_elsewhere_is_trained_on_again(tmp_path: Path) -> None:
     made = make_result(make_run(tmp_path / "run", method="someones-own"))
-    assert commands(made) == [f"ddbench leaderboard verify {made['id']}"]
+    assert commands(made) == [f"ddbench leaderboard verify {made.id}"]
 
 
 def test_page_is_self_contained(board: Path) -> None:
@@ -489,18 +490,23 @@ def test_numbers_as_text(found: str, text: str) -> None:
 def test_errors_under_corruption_relative_to_all_real_images():
     """Only where the same student on all real images was measured alike; the reference of a metric does not count."""
     ours, full = made_result("mtt"), made_result("full", budget="all", accuracy=0.95)
-    tables = [one["details"][STUDENTS[0]]["corruptions"] for one in (ours, full)]
+    tables = [one.details_of(STUDENTS[0])["corruptions"] for one in (ours, full)]
     expected = {name: sum(1 - v for v in row) / sum(1 - v for v in tables[1][name]) for name, row in tables[0].items()}
 
-    def errors(result: dict[str, Any], reference: dict[str, Any] | None) -> dict[str, float] | None:
+    def errors(result: Result, reference: Result | None) -> dict[str, float] | None:
         curves = result_details(result, Path("nowhere"), None, Pool(), reference)["curves"]
         return curves[STUDENTS[0]].get("corruption_errors")
+
+    def measured_with(result: Result, **settings: object) -> Result:
+        return replace(
+            result, measured={**result.measured, "corruptions": {**result.measured_as("corruptions"), **settings}}
+        )
 
     found = errors(ours, full)
     assert found == pytest.approx(expected, rel=1e-4)
     assert min(found.values()) > 1
-    full["measured"]["corruptions"]["reference"] = {"sha256": "0" * 64}
+    full = measured_with(full, reference={"sha256": "0" * 64})
     assert errors(ours, full) == found
-    full["measured"]["corruptions"]["images"] = 7
+    full = measured_with(full, images=7)
     for other in (None, ours, full, made_result("full", budget="all", rich=False)):
         assert errors(ours, other) is None

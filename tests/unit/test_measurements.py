@@ -505,7 +505,7 @@ def test_costs_of_a_row_are_one_entry_a_run(ddb: Callable, random_run: Path, tmp
     assert len(recorded["runs"]) > 20
     assert ddb("submit", random_run, "--leaderboard", tmp_path / "board").code == 0
     (path,) = (tmp_path / "board" / "results").rglob("*.json")
-    cost = read_result(path)["cost"]["evaluate"]
+    cost = read_result(path).cost.evaluate.to_json()
     assert {(entry["student"], entry["seed"]) for entry in cost["runs"]} == {(TINY, 0), (TINY, 1)}
     assert len(cost["runs"]) == 2
     assert sum(entry["cpu_seconds"] for entry in cost["runs"]) == pytest.approx(recorded["cpu_seconds"], abs=0.05)
@@ -538,7 +538,7 @@ def test_a_row_carries_it(ddb: Callable, random_run: Path, tmp_path: Path):
     result = ddb("submit", random_run, "--leaderboard", tmp_path / "board")
     assert result.code == 0, result.err
     (path,) = (tmp_path / "board" / "results").rglob("*.json")
-    row = read_result(path)
+    row = read_result(path).to_json()
     assert row["measured"]["calibration"]["n_bins"] == 15
     assert len(row["details"][TINY]["reliability"]) == 15
     assert row["summary"][TINY]["ece_scaled"]["n"] == 2

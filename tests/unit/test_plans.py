@@ -103,9 +103,9 @@ def test_every_method_is_in_the_digits_plan() -> None:
 
 def test_a_row_counts_for_its_cell_only(tmp_path: Path) -> None:
     results = load_results(BOARD)
-    one = next(result for result in results if result["synset"]["method"] == "mtt")
-    ipc, students = one["synset"]["budget"]["value"], sorted(one["summary"])
-    seeds = one["summary"][students[0]]["accuracy"]["n"]
+    one = next(result for result in results if result.synset.method == "mtt")
+    ipc, students = one.synset.budget.value, sorted(one.summary)
+    seeds = one.summary[students[0]]["accuracy"]["n"]
 
     def cell_of(**values: object) -> object:
         table = {"method": "mtt", "ipc": ipc, "seeds": seeds, "students": students, "dataset": "digits", **values}
@@ -119,7 +119,7 @@ def test_a_row_counts_for_its_cell_only(tmp_path: Path) -> None:
     assert cell_of(ipc=ipc + 1) is None
     assert cell_of(students=[*students, "alexnet"]) is None
     assert cell_of(dataset="mnist") is None
-    measured = set(one.get("measured") or {})
+    measured = set(one.measured or {})
     assert (cell_of(evaluate=["--calibration"]) is not None) == ("calibration" in measured)
 
 

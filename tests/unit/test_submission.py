@@ -51,10 +51,10 @@ def test_dry_run_lists_what_is_missing_and_how_to_supply_it(
 
 def test_the_run_configuration_goes_into_the_row(tmp_path: Path, board: Path) -> None:
     run = make_run(tmp_path / "run")
-    assert "recipe" not in make_result(run)
+    assert make_result(run).recipe is None
     experts = {"count": 10, "recipe": {"epochs": 15}}
     (run / "config.json").write_text(json.dumps({"kind": "ddbench-run", "experts": experts, "seed": 0, "threads": 1}))
-    assert make_result(run)["recipe"] == {"experts": experts, "threads": 1}
+    assert make_result(run).recipe == {"experts": experts, "threads": 1}
     (run / "config.json").write_text(json.dumps({"x": "y" * 70_000}))
     with pytest.raises(UserError, match="recipe has"):
         make_result(run)
@@ -68,7 +68,7 @@ def test_all_standard_evaluations_at_once(tmp_path: Path, board: Path) -> None:
     evaluation["protocol"]["name"] = "mine_2"
     (run / "evaluations/mine_2.json").write_text(json.dumps(evaluation))
     call(run, board, "--all")
-    assert sorted(result["protocol"]["name"] for result in load_results(board)) == ["hard-v1", "mine_2"]
+    assert sorted(result.protocol.name for result in load_results(board)) == ["hard-v1", "mine_2"]
     before = everything(board)
     call(run, board, "--all")
     assert everything(board) == before
@@ -92,7 +92,7 @@ def test_an_imported_synset_is_named_at_submission(tmp_path: Path, board: Path) 
     run = make_run(tmp_path / "run", method="imported")
     call(run, board, "--method", "kip")
     (result,) = load_results(board)
-    assert result["synset"]["method"] == "kip"
+    assert result.synset.method == "kip"
     assert check_board(board) == {"rows": 1, "files": 2, "verified": 0}
     with pytest.raises(UserError, match="made by mtt"):
         call(make_run(tmp_path / "other"), board, "--method", "kip")
@@ -104,8 +104,8 @@ def test_the_same_synset_under_another_method_name_supersedes(tmp_path: Path, bo
     run = make_run(tmp_path / "run", method="imported")
     call(run, board, "--method", "kip")
     call(run, board, "--method", "kip-2")
-    first, second = sorted(load_results(board), key=lambda result: result["supersedes"] or "")
-    assert second["supersedes"] == first["id"]
+    first, second = sorted(load_results(board), key=lambda result: result.supersedes or "")
+    assert second.supersedes == first.id
 
 
 def test_a_large_synset_needs_an_address(tmp_path: Path, board: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +114,7 @@ def test_a_large_synset_needs_an_address(tmp_path: Path, board: Path, capsys: py
     assert "nobody else can train this row again: synset" in capsys.readouterr().out
     call(run, board, "--synset-url", "https://example.org/x.safetensors", "--note", "with its address")
     assert "nobody" not in capsys.readouterr().out
-    assert "https://example.org/x.safetensors" in [r["submission"].get("synset_url") for r in load_results(board)]
+    assert "https://example.org/x.safetensors" in [r.submission.synset_url for r in load_results(board)]
     with pytest.raises(UserError, match="http"):
         call(run, board, "--synset-url", "file:///etc/passwd")
 
@@ -137,7 +137,7 @@ def test_a_small_teacher_lies_beside_its_row(tmp_path: Path, board: Path) -> Non
     place.write_bytes(content)
     call(run, board)
     (result,) = load_results(board)
-    (teacher,) = board.rglob(f"{result['id']}.teacher.safetensors")
+    (teacher,) = board.rglob(f"{result.id}.teacher.safetensors")
     assert teacher.read_bytes() == content
     assert check_board(board)["files"] == 3
 
@@ -171,7 +171,7 @@ def test_stored_labels_are_named_by_their_hash(tmp_path: Path, board: Path) -> N
     (run / "labels.safetensors").write_bytes(content)
     call(run, board)
     (result,) = load_results(board)
-    assert result["submission"]["labels_sha256"] == hashlib.sha256(content).hexdigest()
+    assert result.submission.labels_sha256 == hashlib.sha256(content).hexdigest()
     assert check_board(board)["files"] == 3
 
 
@@ -197,12 +197,20 @@ def test_scores_go_into_the_row(tmp_path: Path, board: Path) -> None:
     scores_file(run)
     plan = plan_submission(run, board, make_result(run))
     write_plan(plan)
-    scores = read_result(plan.path)["scores"]
-    assert scores["summary"]["ior"]["mean"] == pytest.approx(0.2)
-    assert scores["summary"]["hlr"]["mean"] == pytest.approx(0.3)
-    assert set(scores["repeats"][0]) == {"seed", "real_hard", "syn_hard", "syn", "random", "syn_plain", "random_plain"}
+    scores = read_result(plan.path).scores
+    assert scores.summary["ior"]["mean"] == pytest.approx(0.2)
+    assert scores.summary["hlr"]["mean"] == pytest.approx(0.3)
+    assert set(scores.repeats[0].to_json()) == {
+        "seed",
+        "real_hard",
+        "syn_hard",
+        "syn",
+        "random",
+        "syn_plain",
+        "random_plain",
+    }
     scores_file(run, protocol={"hash": "of another"})
-    assert "scores" not in make_result(run)
+    assert make_result(run).scores is None
     scores_file(run, synset={"sha256": "another"})
     with pytest.raises(UserError, match="another synset"):
         make_result(run)
@@ -216,9 +224,9 @@ def test_each_claim_may_have_its_source(tmp_path: Path, board: Path) -> None:
     claims = ("--claim", f"{CONVNET}=0.9", "--claim", f"{MLP}=0.8", "--claim-source", "table 1")
     call(run, board, *claims, "--claim-source", "table 2")
     (result,) = load_results(board)
-    assert [claim["source"] for claim in result["submission"]["claims"]] == ["table 1", "table 2"]
+    assert [claim.source for claim in result.submission.claims] == ["table 1", "table 2"]
     both = make_result(run, None, Submission(claims=[(CONVNET, 0.9), (MLP, 0.8)], claim_source="all"))
-    assert [claim["source"] for claim in both["submission"]["claims"]] == ["all", "all"]
+    assert [claim.source for claim in both.submission.claims] == ["all", "all"]
     with pytest.raises(UserError, match="3 --claim-source for 2"):
         call(run, board, *claims, "--claim-source", "b", "--claim-source", "c")
 

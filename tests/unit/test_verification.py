@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -15,8 +15,10 @@ from made_board import STUDENTS, made_result, put
 from scipy.stats import t as student_t
 from test_leaderboard import ACCURACIES, CONVNET, MLP, make_run, submit
 
+from ddbench.leaderboard.result import Run
 from ddbench.leaderboard.schema import load_results, read_result
 from ddbench.leaderboard.verification import (
+    Verification,
     compare,
     load_verifications,
     make_verification,
@@ -30,9 +32,9 @@ CLAIMED = {0: 0.881, 1: 0.887, 2: 0.893}
 
 
 def test_the_same_numbers_are_identical() -> None:
-    assert compare(CLAIMED, CLAIMED, "higher")["verdict"] == "identical"
-    assert compare(CLAIMED, {1: 0.887}, "higher")["verdict"] == "identical"
-    assert compare(CLAIMED, {7: 0.887, 8: 0.888}, "higher")["verdict"] == "within"
+    assert compare(CLAIMED, CLAIMED, "higher").verdict == "identical"
+    assert compare(CLAIMED, {1: 0.887}, "higher").verdict == "identical"
+    assert compare(CLAIMED, {7: 0.887, 8: 0.888}, "higher").verdict == "within"
 
 
 @pytest.mark.parametrize("tests", [1, 3])
@@ -42,17 +44,17 @@ def test_the_interval_is_that_of_the_definition(tests: int) -> None:
     found = compare(CLAIMED, measured, "higher", tests)
     quantile = student_t.ppf(1 - 0.05 / 2 / tests, 3)
     half = quantile * stdev(measured.values()) * math.sqrt(1 / 3 + 1 / 4)
-    assert found["low"] == pytest.approx(fmean(CLAIMED.values()) - half, rel=1e-9)
-    assert found["high"] == pytest.approx(fmean(CLAIMED.values()) + half, rel=1e-9)
-    assert found["n"] == 4
-    assert found["verdict"] == "within"
+    assert found.low == pytest.approx(fmean(CLAIMED.values()) - half, rel=1e-9)
+    assert found.high == pytest.approx(fmean(CLAIMED.values()) + half, rel=1e-9)
+    assert found.n == 4
+    assert found.verdict == "within"
 
 
 def test_above_and_below_follow_the_direction_of_the_metric() -> None:
     low, high = {5: 0.70, 6: 0.702, 7: 0.701}, {5: 0.95, 6: 0.952, 7: 0.951}
-    assert compare(CLAIMED, low, "higher")["verdict"] == "below"
-    assert compare(CLAIMED, high, "higher")["verdict"] == "above"
-    assert compare(CLAIMED, low, "lower")["verdict"] == "above"
+    assert compare(CLAIMED, low, "higher").verdict == "below"
+    assert compare(CLAIMED, high, "higher").verdict == "above"
+    assert compare(CLAIMED, low, "lower").verdict == "above"
 
 
 def test_a_row_cannot_widen_its_own_interval() -> None:
@@ -60,18 +62,18 @@ def test_a_row_cannot_widen_its_own_interval() -> None:
     measured = {5: 0.70, 6: 0.702, 7: 0.701}
     wild = compare({0: 0.999, 1: 0.6, 2: 1.0}, measured, "higher")
     calm = compare({0: 0.866, 1: 0.866, 2: 0.867}, measured, "higher")
-    assert wild["high"] - wild["low"] == pytest.approx(calm["high"] - calm["low"])
-    assert wild["verdict"] == calm["verdict"] == "below"
+    assert wild.high - wild.low == pytest.approx(calm.high - calm.low)
+    assert wild.verdict == calm.verdict == "below"
 
 
 def test_single_runs() -> None:
     one = compare(CLAIMED, {9: 0.885}, "higher")  # nothing is known of one run's spread: the row's own is taken
-    assert one["verdict"] == "within"
-    assert one["high"] - one["low"] == pytest.approx(
+    assert one.verdict == "within"
+    assert one.high - one.low == pytest.approx(
         2 * student_t.ppf(0.975, 2) * stdev(CLAIMED.values()) * math.sqrt(1 / 3 + 1)
     )
     alone = compare({0: 0.9}, {1: 0.89}, "higher")
-    assert (alone["low"], alone["high"], alone["verdict"]) == (None, None, "below")
+    assert (alone.low, alone.high, alone.verdict) == (None, None, "below")
 
 
 def test_honest_rows_are_rarely_below() -> None:
@@ -82,7 +84,7 @@ def test_honest_rows_are_rarely_below() -> None:
     verdicts = []
     for _ in range(2000):
         runs = [draw.gauss(0.8, 0.01) for _ in range(10)]
-        verdicts.append(compare(dict(enumerate(runs[:5])), dict(enumerate(runs[5:], 5)), "higher")["verdict"])
+        verdicts.append(compare(dict(enumerate(runs[:5])), dict(enumerate(runs[5:], 5)), "higher").verdict)
     assert 0.015 < verdicts.count("below") / 2000 < 0.035
     assert 0.015 < verdicts.count("above") / 2000 < 0.035
 
@@ -93,15 +95,15 @@ def board(tmp_path: Path) -> Path:
     return tmp_path / "board"
 
 
-def retrained(shift: dict[str, float]) -> list[dict[str, Any]]:
+def retrained(shift: dict[str, float]) -> list[Run]:
     return [
-        {"student": student, "seed": seed, "metrics": {"accuracy": value + shift.get(student, 0.0), "ece": 0.1}}
+        Run(student=student, seed=seed, metrics={"accuracy": value + shift.get(student, 0.0), "ece": 0.1})
         for student, values in ACCURACIES.items()
         for seed, value in enumerate(values)
     ]
 
 
-def verified(board: Path, shift: dict[str, float]) -> dict[str, Any]:
+def verified(board: Path, shift: dict[str, float]) -> Verification:
     (result,) = load_results(board)
     made = make_verification(
         result, retrained(shift), device="cpu: Example", threads=1, at_once=1, versions={"torch": "2.15.0"}
@@ -114,12 +116,12 @@ def test_written_beside_the_row_and_read_again(board: Path) -> None:
     made = verified(board, {})
     (result,) = load_results(board)  # the verification is no row
     path = verification_path(board, result)
-    assert path.parent == next(board.rglob(f"{result['id']}.json")).parent
-    assert path.name == f"{result['id']}.verified.json"
-    assert load_verifications(board) == load_verifications(board, [result]) == {result["id"]: made}
-    assert made["verdict"] == "identical"
-    assert made["seeds"] == 3
-    assert made["students"][MLP]["claimed"] == made["students"][MLP]["measured"] == pytest.approx(0.8)
+    assert path.parent == next(board.rglob(f"{result.id}.json")).parent
+    assert path.name == f"{result.id}.verified.json"
+    assert load_verifications(board) == load_verifications(board, [result]) == {result.id: made}
+    assert made.verdict == "identical"
+    assert made.seeds == 3
+    assert made.students[MLP].claimed == made.students[MLP].measured == pytest.approx(0.8)
     before = path.read_bytes()
     verified(board, {})
     assert path.read_bytes() == before
@@ -130,7 +132,7 @@ def test_written_beside_the_row_and_read_again(board: Path) -> None:
     [({CONVNET: 0.001}, "within"), ({CONVNET: 0.1}, "above"), ({CONVNET: 0.1, MLP: -0.1}, "below")],
 )
 def test_the_row_has_the_worst_verdict_of_its_students(board: Path, shift: dict[str, float], verdict: str) -> None:
-    assert verified(board, shift)["verdict"] == verdict
+    assert verified(board, shift).verdict == verdict
 
 
 def test_other_metrics_by_their_own_direction(tmp_path: Path) -> None:
@@ -139,16 +141,14 @@ def test_other_metrics_by_their_own_direction(tmp_path: Path) -> None:
     path = put(tmp_path, result)
 
     def verdict(change: dict[str, float], *measured: str) -> str:
-        runs = copy.deepcopy(result["runs"])
-        for run in runs:
-            for name, shift in change.items():
-                run["metrics"][name] += shift
-        found = make_verification(
-            result, runs, measured, device="cpu", threads=1, at_once=1, versions=result["versions"]
-        )
+        runs = [
+            replace(run, metrics={name: value + change.get(name, 0.0) for name, value in run.metrics.items()})
+            for run in result.runs
+        ]
+        found = make_verification(result, runs, measured, device="cpu", threads=1, at_once=1, versions=result.versions)
         assert read_verification(write_verification(tmp_path, result, found), result) == found
-        assert set(found["measured"]) == set(measured)
-        return str(found["verdict"])
+        assert set(found.measured) == set(measured)
+        return found.verdict
 
     assert path.is_file()
     assert verdict({}, "ece", "robust_accuracy") == "identical"
@@ -163,19 +163,19 @@ def test_other_metrics_by_their_own_direction(tmp_path: Path) -> None:
 def test_a_metric_that_a_run_lacks_is_refused(tmp_path: Path) -> None:
     result = made_result("mtt", names=STUDENTS[:2])
     put(tmp_path, result)
-    made = make_verification(result, result["runs"], ["ece"], device="cpu", threads=1, at_once=1, versions={})
-    del made["runs"][0]["metrics"]["ece"]
+    made = make_verification(result, result.runs, ["ece"], device="cpu", threads=1, at_once=1, versions={})
+    lacking = [replace(made.runs[0], metrics={"accuracy": made.runs[0].metrics["accuracy"]}), *made.runs[1:]]
     with pytest.raises(UserError, match="malformed"):
-        write_verification(tmp_path, result, made)
+        write_verification(tmp_path, result, replace(made, runs=tuple(lacking)))
 
 
 def test_every_comparison_of_a_row_counts_for_the_level(tmp_path: Path) -> None:
     result = made_result("mtt", names=STUDENTS[:2])
-    made = make_verification(result, result["runs"], ["ece"], device="cpu", threads=1, at_once=1, versions={})
-    values = [run["metrics"]["ece"] for run in result["runs"] if run["student"] == STUDENTS[0]]
-    own = made["measured"]["ece"][STUDENTS[0]]
+    made = make_verification(result, result.runs, ["ece"], device="cpu", threads=1, at_once=1, versions={})
+    values = [run.metrics["ece"] for run in result.runs if run.student == STUDENTS[0]]
+    own = made.measured["ece"][STUDENTS[0]]
     quantile = student_t.ppf(1 - 0.05 / 2 / 4, 4)  # two students, accuracy and ECE
-    assert own["high"] - own["claimed"] == pytest.approx(quantile * stdev(values) * math.sqrt(2 / 5))
+    assert own.high - own.claimed == pytest.approx(quantile * stdev(values) * math.sqrt(2 / 5))
 
 
 Change = Callable[[dict[str, Any]], object]
@@ -215,7 +215,7 @@ FORGED: dict[str, tuple[Change, str]] = {
 @pytest.mark.parametrize("name", FORGED)
 def test_forged_verifications_are_refused(board: Path, name: str) -> None:
     change, word = FORGED[name]
-    made = copy.deepcopy(verified(board, {CONVNET: 0.001}))
+    made = verified(board, {CONVNET: 0.001}).to_json()
     (result,) = load_results(board)
     path = verification_path(board, result)
     change(made)
@@ -229,7 +229,7 @@ def test_forged_verifications_are_refused(board: Path, name: str) -> None:
 def test_a_verification_without_its_row_is_refused(board: Path) -> None:
     verified(board, {})
     (result,) = load_results(board)
-    verification_path(board, result).with_name(f"{result['id']}.json").unlink()
+    verification_path(board, result).with_name(f"{result.id}.json").unlink()
     with pytest.raises(UserError, match="row that is not there"):
         load_verifications(board)
 
@@ -240,7 +240,7 @@ def test_a_verification_of_earlier_numbers_is_refused(board: Path, tmp_path: Pat
     (old,) = load_results(board)
     more = make_run(tmp_path / "run", {name: [*values, 0.8] for name, values in ACCURACIES.items()})
     new = read_result(submit(more, board))
-    assert set(load_verifications(board)) == {old["id"]}
-    verification_path(board, new).write_text(json.dumps(made))
+    assert set(load_verifications(board)) == {old.id}
+    verification_path(board, new).write_text(json.dumps(made.to_json()))
     with pytest.raises(UserError, match="verifies"):
         load_verifications(board)

@@ -14,7 +14,7 @@ from typing import Any
 
 from ddbench.protocols.protocol import PROTOCOLS, Protocol, changed
 from ddbench.runtime.errors import UserError
-from ddbench.statistics import summarise
+from ddbench.statistics import Statistics, summarise
 
 WEIGHT = 0.5
 """DD-Ranking's w of LRS and gamma of ARS."""
@@ -171,7 +171,7 @@ def repeat_scores(one: Accuracies, weight: float = WEIGHT) -> dict[str, float]:
     }
 
 
-def summary(repeats: Sequence[dict[str, float]]) -> dict[str, dict[str, Any]]:
+def summary(repeats: Sequence[dict[str, float]]) -> dict[str, Statistics]:
     """Mean, standard deviation (ddof 1) and 95 % Student-t interval over the repeats, of each accuracy and score.
 
     Raises:

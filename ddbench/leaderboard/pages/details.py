@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ddbench.evaluation.ddranking.definitions import SCORES, TITLES
 from ddbench.leaderboard.columns import SHORT
 from ddbench.leaderboard.commands import commands
 from ddbench.leaderboard.pages.view import bytes_text, number_text, seconds_text, statistics_text
+from ddbench.leaderboard.result import CodeInfo, Cost, Costs, Result
 from ddbench.leaderboard.rows import FULL, Cell, Row
-from ddbench.leaderboard.schema import Result, main_metric, result_path, students, values
+from ddbench.leaderboard.schema import result_path
+from ddbench.leaderboard.verification import Comparison, Verification
 from ddbench.statistics import corruption_errors
 
 DIGITS = 5
@@ -50,7 +53,7 @@ def rounded(value: Any) -> Any:
 
 
 def row_details(
-    cell: Cell, row: Row, root: Path, verifications: Mapping[str, Mapping[str, Any]], pool: Pool
+    cell: Cell, row: Row, root: Path, verifications: Mapping[str, Verification], pool: Pool
 ) -> dict[str, Any]:
     """Everything that an opened row shows: its results, and the ones that they superseded.
 
@@ -59,48 +62,46 @@ def row_details(
     """
     full = next((one.first for one in cell.rows if one.reference == FULL), None)
     return {
-        "results": [
-            result_details(result, root, verifications.get(result["id"]), pool, full) for result in row.results
-        ],
+        "results": [result_details(result, root, verifications.get(result.id), pool, full) for result in row.results],
         "earlier": [_earlier(cell, result) for result in row.earlier],
     }
 
 
 def result_details(
-    result: Result, root: Path, verification: Mapping[str, Any] | None, pool: Pool, full: Result | None
+    result: Result, root: Path, verification: Verification | None, pool: Pool, full: Result | None
 ) -> dict[str, Any]:
     """One result: who and what, every single run, pooled curves, recipe, cost, commands, verification.
 
     Args:
         full: the result of all real data in the same table, which errors under corruption are compared with.
     """
-    synset, said = result["synset"], result["submission"]
+    synset, said = result.synset, result.submission
     path = result_path(result)
     beside = path.with_suffix(".synset.safetensors")
     found = {
-        "id": result["id"],
+        "id": result.id,
         "path": path.as_posix(),
         "picture": path.with_suffix(".png").as_posix() if (root / path).with_suffix(".png").is_file() else "",
-        "synset": beside.as_posix() if (root / beside).is_file() else said.get("synset_url", ""),
-        "sha256": synset["sha256"],
-        "title": said["method_title"],
-        "authors": said["authors"],
-        "links": said["links"],
-        "code": said["code"],
-        "licence": said["licence"],
-        "note": said["note"],
+        "synset": beside.as_posix() if (root / beside).is_file() else said.synset_url or "",
+        "sha256": synset.sha256,
+        "title": said.method_title,
+        "authors": list(said.authors),
+        "links": list(said.links),
+        "code": said.code,
+        "licence": said.licence,
+        "note": said.note,
         "claims": _claims(result),
         "facts": _facts(result),
-        "bytes": [[part, synset["bytes"][part]] for part in BYTES if synset["bytes"][part]],
-        "cost": _costs(result["cost"]),
+        "bytes": [[part, count] for part in BYTES if (count := getattr(synset.bytes, part))],
+        "cost": _costs(result.cost),
         "runs": _runs(result, pool),
         "curves": _curves(result, full),
-        "measured": [[name, pool.json(settings)] for name, settings in sorted(result.get("measured", {}).items())],
+        "measured": [[name, pool.json(settings)] for name, settings in sorted((result.measured or {}).items())],
         "scores": _scores(result, pool),
         "commands": commands(result),
-        "recipe": pool.json(result.get("recipe") or synset["config"]),
-        "settings": pool.json(result["protocol"]["settings"]),
-        "preprocess": pool.json(synset["preprocess"]),
+        "recipe": pool.json(result.recipe or synset.config),
+        "settings": pool.json(result.protocol.settings),
+        "preprocess": pool.json(synset.preprocess),
         "made": pool.put(_made(result)),
         "verification": None if verification is None else _verification(result, verification),
     }
@@ -111,7 +112,7 @@ def _curves(result: Result, full: Result | None) -> dict[str, Any]:
     """Student -> what is drawn of it."""
     wanted = ("reliability", "reliability_scaled", "corruptions", "masking_warnings")
     curves = {}
-    for student, own in sorted(result.get("details", {}).items()):
+    for student, own in sorted((result.details or {}).items()):
         curves[student] = {name: rounded(own[name]) for name in wanted if own.get(name)}
         if own.get("robustness"):
             fields = ("attack", "norm", "eps", "value", "accuracy")
@@ -125,62 +126,62 @@ def _curves(result: Result, full: Result | None) -> dict[str, Any]:
 def _corruption_errors(result: Result, full: Result, student: str) -> dict[str, float] | None:
     """CE of each type relative to the same student trained on all real data, where both were measured alike."""
     settings = [
-        {name: value for name, value in one.get("measured", {}).get("corruptions", {}).items() if name != "reference"}
+        {name: value for name, value in one.measured_as("corruptions").items() if name != "reference"}
         for one in (result, full)
     ]
-    tables = [one.get("details", {}).get(student, {}).get("corruptions", {}) for one in (result, full)]
+    tables = [one.details_of(student).get("corruptions", {}) for one in (result, full)]
     if settings[0] != settings[1] or not all(tables) or not tables[0].keys() <= tables[1].keys():
         return None
     return corruption_errors(tables[0], tables[1])
 
 
 def _facts(result: Result) -> list[list[str]]:
-    synset, protocol = result["synset"], result["protocol"]
-    rate = synset["learned_lr"]
-    decoded = synset["decoded_images"]
-    more = f", decoded to {decoded:,}" if decoded != synset["images"] else ""
+    synset, protocol = result.synset, result.protocol
+    rate = synset.learned_lr
+    decoded = synset.decoded_images
+    more = f", decoded to {decoded:,}" if decoded != synset.images else ""
     facts = [
-        ["Synset", f"{synset['images']:,} images of {' × '.join(map(str, synset['shape']))}{more}"],
-        ["Classes", f"{synset['classes']:,}"],
-        ["Distilled on", synset["student"] or ""],
-        ["Synset seed", str(synset["seed"])],
+        ["Synset", f"{synset.images:,} images of {' × '.join(map(str, synset.shape))}{more}"],
+        ["Classes", f"{synset.classes:,}"],
+        ["Distilled on", synset.student or ""],
+        ["Synset seed", str(synset.seed)],
         ["Learned rate", "" if rate is None else f"{rate:.4g}"],
-        ["Changed", ", ".join(f"{name} = {json.dumps(v)}" for name, v in sorted(protocol["changed"].items()))],
+        ["Changed", ", ".join(f"{name} = {json.dumps(v)}" for name, v in sorted(protocol.changed.items()))],
     ]
     return [fact for fact in facts if fact[1]]
 
 
 def _made(result: Result) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()))
-    threads = "1 thread" if result["threads"] == 1 else f"{result['threads']} threads"
-    return f"{versions}; {result['precision']}, {threads}{_code(result.get('code'))}"
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(result.versions.items()))
+    threads = "1 thread" if result.threads == 1 else f"{result.threads} threads"
+    return f"{versions}; {result.precision}, {threads}{_code(result.code)}"
 
 
-def _code(code: Mapping[str, Any] | None) -> str:
+def _code(code: CodeInfo | None) -> str:
     """What code distilled it, in words; nothing for rows that do not say it."""
     if code is None:
         return ""
     tries = []
-    for one in (code, *code.get("also", [])):
-        commit = f" at {one['commit'][:12]}" if one["commit"] else ""
-        tries.append(f"ddbench {one['version']}{commit}{' with changes' if one['dirty'] else ''}")
-    file = f", method file {code['method_file'][:12]}" if code["method_file"] else ""
+    for one in (code, *(code.also or ())):
+        commit = f" at {one.commit[:12]}" if one.commit else ""
+        tries.append(f"ddbench {one.version}{commit}{' with changes' if one.dirty else ''}")
+    file = f", method file {code.method_file[:12]}" if code.method_file else ""
     return f"; distilled by {', then '.join(tries)}{file}"
 
 
 def _claims(result: Result) -> list[list[str]]:
     """Student, metric, what is claimed, what was measured, source."""
     rows = []
-    for claim in result["submission"]["claims"]:
-        described = result["metrics"][claim["metric"]]
-        ours = result["summary"][claim["student"]].get(claim["metric"])
+    for claim in result.submission.claims:
+        described = result.metrics[claim.metric]
+        ours = result.summary[claim.student].get(claim.metric)
         rows.append(
             [
-                claim["student"],
-                described["title"],
-                number_text(claim["value"], described["unit"]),
-                statistics_text(ours, described["unit"]) if ours else "",
-                claim["source"],
+                claim.student,
+                described.title,
+                number_text(claim.value, described.unit),
+                statistics_text(ours, described.unit) if ours else "",
+                claim.source,
             ]
         )
     return rows
@@ -188,18 +189,18 @@ def _claims(result: Result) -> list[list[str]]:
 
 def _runs(result: Result, pool: Pool) -> list[list[Any]]:
     """A student, then its metrics: title, summary, unit, and ``[seed, value]`` of every run; the main metric first."""
-    main = main_metric(result)
+    main = result.main_metric
     table = []
-    for student in students(result):
+    for student in result.students:
         metrics = []
-        for metric in sorted(result["summary"][student], key=lambda name: (name != main, name)):
-            described = result["metrics"][metric]
+        for metric in sorted(result.summary[student], key=lambda name: (name != main, name)):
+            described = result.metrics[metric]
             metrics.append(
                 [
-                    pool.put(described["title"]),
-                    statistics_text(result["summary"][student][metric], described["unit"]),
-                    pool.put(described["unit"]),
-                    [[seed, rounded(value)] for seed, value in sorted(values(result, student, metric).items())],
+                    pool.put(described.title),
+                    statistics_text(result.summary[student][metric], described.unit),
+                    pool.put(described.unit),
+                    [[seed, rounded(value)] for seed, value in sorted(result.values(student, metric).items())],
                 ]
             )
         table.append([student, metrics])
@@ -207,75 +208,72 @@ def _runs(result: Result, pool: Pool) -> list[list[Any]]:
 
 
 def _scores(result: Result, pool: Pool) -> dict[str, Any] | None:
-    if "scores" not in result:
+    scores = result.scores
+    if scores is None:
         return None
-    from ddbench.evaluation.ddranking.definitions import SCORES, TITLES
-
-    scores = result["scores"]
     lines = []
     for name in SCORES:
         unit = "points" if name in ("lrs", "ars") else "fraction"
-        lines.append([pool.put(TITLES[name]), statistics_text(scores["summary"][name], unit)])
-    said = f"{scores['student']}, {len(scores['repeats'])} repeats, weight {scores['weight']:g}"
-    said += f", random images with {scores['random_labels']} labels"
-    return {"how": said + ("" if scores["standard"] else ", non-standard"), "lines": lines}
+        lines.append([pool.put(TITLES[name]), statistics_text(scores.summary[name], unit)])
+    said = f"{scores.student}, {len(scores.repeats)} repeats, weight {scores.weight:g}"
+    said += f", random images with {scores.random_labels} labels"
+    return {"how": said + ("" if scores.standard else ", non-standard"), "lines": lines}
 
 
-def _costs(cost: Mapping[str, Any]) -> list[list[str]]:
-    stages = (("Distillation", "distill"), ("Evaluation", "evaluate"))
-    return [[stage, cost_text(cost[key])] for stage, key in stages]
+def _costs(costs: Costs) -> list[list[str]]:
+    return [["Distillation", cost_text(costs.distill)], ["Evaluation", cost_text(costs.evaluate)]]
 
 
-def cost_text(cost: Mapping[str, Any] | None) -> str:
+def cost_text(cost: Cost | None) -> str:
     """Device and time of a stage in one line."""
     if cost is None:
         return "not recorded"
-    said = [cost["device"], f"{seconds_text(cost['cpu_seconds'])} CPU", f"{seconds_text(cost['wall_seconds'])} wall"]
-    if "cores" in cost:
-        said.insert(1, f"{cost['cores']} cores")
-    if "peak_memory_bytes" in cost:
-        said.append(f"peak memory {bytes_text(cost['peak_memory_bytes'])}")
+    said = [cost.device, f"{seconds_text(cost.cpu_seconds)} CPU", f"{seconds_text(cost.wall_seconds)} wall"]
+    if cost.cores is not None:
+        said.insert(1, f"{cost.cores} cores")
+    if cost.peak_memory_bytes is not None:
+        said.append(f"peak memory {bytes_text(cost.peak_memory_bytes)}")
     return ", ".join(said)
 
 
 def _earlier(cell: Cell, result: Result) -> list[str]:
     """Id, file and numbers of a superseded result."""
-    unit = cell.described["unit"]
+    unit = cell.described.unit
     numbers = [
         f"{student} {statistics_text(own[cell.metric], unit)}"
-        for student, own in sorted(result["summary"].items())
+        for student, own in sorted(result.summary.items())
         if cell.metric in own
     ]
-    return [result["id"], result_path(result).as_posix(), ", ".join(numbers)]
+    return [result.id, result_path(result).as_posix(), ", ".join(numbers)]
 
 
-def _verification(result: Result, found: Mapping[str, Any]) -> dict[str, Any]:
+def _verification(result: Result, found: Verification) -> dict[str, Any]:
     """Verdict, where it was made, and claimed against measured for each student and metric."""
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(found["versions"].items()))
-    tables = {found["metric"]: found["students"], **found["measured"]}
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(found.versions.items()))
+    tables = {found.metric: found.students, **found.measured}
     return {
-        "verdict": found["verdict"],
-        "by": f"{found['device']}; {versions}",
+        "verdict": found.verdict,
+        "by": f"{found.device}; {versions}",
         "students": [
             [
-                student if metric == found["metric"] else f"{student}, {SHORT.get(metric, metric)}",
-                number_text(one["claimed"], unit),
-                number_text(one["measured"], unit),
+                student if metric == found.metric else f"{student}, {SHORT.get(metric, metric)}",
+                number_text(one.claimed, unit),
+                number_text(one.measured, unit),
                 _bounds(one, unit),
-                str(one["n"]),
-                one["verdict"],
+                str(one.n),
+                one.verdict,
             ]
-            for metric, table in sorted(tables.items(), key=lambda entry: entry[0] != found["metric"])
-            for unit in [result["metrics"][metric]["unit"]]
+            for metric, table in sorted(tables.items(), key=lambda entry: entry[0] != found.metric)
+            for unit in [result.metrics[metric].unit]
             for student, one in sorted(table.items())
         ],
     }
 
 
-def _bounds(one: Mapping[str, Any], unit: str) -> str:
-    if one["low"] is None or one["high"] is None:
+def _bounds(one: Comparison, unit: str) -> str:
+    if one.low is None or one.high is None:
         return ""
-    return f"{number_text(one['low'], unit)} to {number_text(one['high'], unit)}"
+    return f"{number_text(one.low, unit)} to {number_text(one.high, unit)}"
 
 
 def order_of_details(tables: Sequence[Sequence[Any]]) -> list[tuple[int, int]]:

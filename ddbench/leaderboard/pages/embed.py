@@ -117,17 +117,17 @@ def _table(table: Table, lines: Sequence[Any]) -> dict[str, Any]:
         "title": table.title,
         "dataset": cell.dataset,
         "budget": budget_text(cell.budget),
-        "value": cell.budget["value"] if cell.budget["unit"] != "all" else None,
+        "value": cell.budget.value if cell.budget.unit != "all" else None,
         "labels": cell.label_kind,
-        "protocol": cell.protocol["name"],
-        "hash": cell.protocol["hash"],
-        "changed": ", ".join(f"{name} = {json.dumps(v)}" for name, v in sorted(cell.protocol["changed"].items())),
-        "standard": cell.protocol["standard"],
+        "protocol": cell.protocol.name,
+        "hash": cell.protocol.hash,
+        "changed": ", ".join(f"{name} = {json.dumps(v)}" for name, v in sorted(cell.protocol.changed.items())),
+        "standard": cell.protocol.standard,
         "precision": cell.precision,
         "fingerprint": cell.fingerprint[:12],
-        "metric": cell.described["title"],
-        "unit": cell.described["unit"],
-        "better": cell.described["better"],
+        "metric": cell.described.title,
+        "unit": cell.described.unit,
+        "better": cell.described.better,
         "students": list(cell.students),
         "columns": [_column(column) for column in table.columns],
         "rows": list(lines),
@@ -153,14 +153,14 @@ def _line(table: Table, line: Line) -> dict[str, Any]:
         found["ref"] = line.reference
     if row is None:
         return found
-    said = row.first["submission"]
+    said = row.first.submission
     ranks = {student: cell.rank(row, student) for student in cell.students}
     found |= {
-        "id": row.first["id"],
+        "id": row.first.id,
         "m": row.method,
         "k": [ranks[student] or 0 for student in cell.students],
-        "b": row.stored["total"],
-        "q": " ".join([said["method_title"], *said["authors"], said["licence"], row.first["id"]]).strip(),
+        "b": row.stored.total,
+        "q": " ".join([said.method_title, *said.authors, said.licence, row.first.id]).strip(),
         "path": result_path(row.first).as_posix(),
     }
     if row.verified:

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddbench.leaderboard.columns import Measure
+from ddbench.leaderboard.result import Result
 from ddbench.leaderboard.rows import Cell, Row, Score
-from ddbench.leaderboard.schema import Result, result_path
+from ddbench.leaderboard.schema import result_path
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import write_atomic, write_bytes, write_text
+from ddbench.statistics import Statistics
 
 if TYPE_CHECKING:
     import pandas
@@ -57,44 +59,45 @@ def _table_of(cell: Cell) -> Record:
     return {
         "dataset": cell.dataset,
         "fingerprint": cell.fingerprint,
-        "budget_unit": cell.budget["unit"],
-        "budget": cell.budget["value"],
+        "budget_unit": cell.budget.unit,
+        "budget": cell.budget.value,
         "labels": cell.label_kind,
-        "protocol": cell.protocol["name"],
-        "protocol_hash": cell.protocol["hash"],
-        "standard": bool(cell.protocol["standard"]),
-        "changed": json.dumps(cell.protocol["changed"], sort_keys=True, ensure_ascii=False),
+        "protocol": cell.protocol.name,
+        "protocol_hash": cell.protocol.hash,
+        "standard": bool(cell.protocol.standard),
+        "changed": json.dumps(cell.protocol.changed, sort_keys=True, ensure_ascii=False),
         "precision": cell.precision,
     }
 
 
 def _row_of(cell: Cell, row: Row) -> Record:
-    said = row.first["submission"]
+    said = row.first.submission
     return {
         "rank": cell.rank(row),
         "method": row.method,
         "reference": row.reference,
-        "title": said["method_title"],
-        "authors": "; ".join(said["authors"]),
-        "id": " ".join(result["id"] for result in row.results),
+        "title": said.method_title,
+        "authors": "; ".join(said.authors),
+        "id": " ".join(result.id for result in row.results),
         "verified": row.verdict or "",
-        "stored_bytes": row.stored["total"],
+        "stored_bytes": row.stored.total,
         "compression": row.compression,
         "distill_cpu_seconds": row.distill_seconds,
     }
 
 
 def _number_of(score: Score) -> Record:
-    numbers = {name: score.statistics[name] for name in ("mean", "std", "n", "low", "high")}
+    found = score.statistics
+    numbers = {"mean": found["mean"], "std": found["std"], "n": found["n"], "low": found["low"], "high": found["high"]}
     return numbers | {"place": score.rank, "best": score.best, "comparable": not score.odd}
 
 
-def _others(row: Row) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _others(row: Row) -> Iterator[tuple[str, str, Statistics]]:
     """Metrics of a row's only result that are no column of the board."""
     if len(row.results) > 1:
         return
     columns = {(measure.student, measure.metric) for measure in row.scores}
-    for student, own in sorted(row.first["summary"].items()):
+    for student, own in sorted(row.first.summary.items()):
         for metric, statistics in sorted(own.items()):
             if (student, metric) not in columns:
                 yield student, metric, statistics
@@ -184,8 +187,8 @@ def _indexed(cell: Cell) -> Record:
             for measure, score in row.scores.items()
         ]
         more = {
-            "results": [{"id": result["id"], "path": result_path(result).as_posix()} for result in row.results],
-            "superseded": [{"id": result["id"], "path": result_path(result).as_posix()} for result in row.earlier],
+            "results": [{"id": result.id, "path": result_path(result).as_posix()} for result in row.results],
+            "superseded": [{"id": result.id, "path": result_path(result).as_posix()} for result in row.earlier],
             "numbers": numbers,
         }
         rows.append(_row_of(cell, row) | more)
@@ -235,10 +238,10 @@ def _fill(path: Path, cells: Sequence[Cell]) -> None:
         for cell in cells:
             for row in cell.rows:
                 for result in row.results:
-                    stand[result["id"]] = (result, row.verdict)
+                    stand[result.id] = (result, row.verdict)
                 for result in row.earlier:
-                    stand.setdefault(result["id"], (result, None))
-        replaced = {result["supersedes"]: name for name, (result, _) in stand.items() if result["supersedes"]}
+                    stand.setdefault(result.id, (result, None))
+        replaced = {result.supersedes: name for name, (result, _) in stand.items() if result.supersedes}
         connection.executemany(
             f"INSERT INTO results VALUES ({', '.join('?' * 16)})",
             (_result_line(result, replaced.get(name), verdict) for name, (result, verdict) in stand.items()),
@@ -254,20 +257,20 @@ def _fill(path: Path, cells: Sequence[Cell]) -> None:
 
 
 def _result_line(result: Result, replaced: str | None, verdict: str | None) -> tuple[Any, ...]:
-    synset, protocol = result["synset"], result["protocol"]
+    synset, protocol = result.synset, result.protocol
     return (
-        *(result["id"], result_path(result).as_posix(), synset["dataset"], synset["budget"]["unit"]),
-        *(synset["budget"]["value"], synset["label_kind"], synset["method"], protocol["name"], protocol["hash"]),
-        *(protocol["standard"], synset["sha256"], synset["seed"], replaced, verdict),
-        *(synset["bytes"]["total"], synset["bytes"]["real"]),
+        *(result.id, result_path(result).as_posix(), synset.dataset, synset.budget.unit),
+        *(synset.budget.value, synset.label_kind, synset.method, protocol.name, protocol.hash),
+        *(protocol.standard, synset.sha256, synset.seed, replaced, verdict),
+        *(synset.bytes.total, synset.bytes.real),
     )
 
 
 def _run_lines(results: Iterator[Result]) -> Iterator[tuple[Any, ...]]:
     for result in results:
-        for run in result["runs"]:
-            for metric, value in run["metrics"].items():
-                yield result["id"], run["student"], run["seed"], metric, value
+        for run in result.runs:
+            for metric, value in run.metrics.items():
+                yield result.id, run.student, run.seed, metric, value
 
 
 def write_export(path: Path, kind: str, cells: Sequence[Cell], text: str = "") -> None:

@@ -19,9 +19,10 @@ from ddbench.leaderboard.pages.view import (
     lay_out,
     number_text,
 )
-from ddbench.leaderboard.rows import Cell, Statistics
+from ddbench.leaderboard.rows import Cell
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
+from ddbench.statistics import Statistics
 
 SPREADS = ("std", "interval")
 DEFAULT = ("method", MAIN, CROSS, "stored")
@@ -98,14 +99,14 @@ def _table(table: Table, wanted: Sequence[str], spread: str) -> str:
     how = "standard deviation" if spread == "std" else "half of the 95 \\% interval"
     cell = table.cell
     caption = (
-        f"{escape(table.title)}, {escape(cell.label_kind)} labels, protocol {escape(cell.protocol['name'])}"
-        f"{'' if cell.protocol['standard'] else ' (non-standard)'}: {escape(cell.described['title'])}"
-        f"{' in per cent' if cell.described['unit'] == 'fraction' else ''}, mean $\\pm$ {how}. "
+        f"{escape(table.title)}, {escape(cell.label_kind)} labels, protocol {escape(cell.protocol.name)}"
+        f"{'' if cell.protocol.standard else ' (non-standard)'}: {escape(cell.described.title)}"
+        f"{' in per cent' if cell.described.unit == 'fraction' else ''}, mean $\\pm$ {how}. "
         "Bold: best; $^{\\ast}$: cannot be told from the best (95 \\% paired interval)."
     )
     if any("dagger" in text for line in lines for text in line):
         caption += " $^{\\dagger}$: over other students, or measured with other settings."
-    budget = re.sub(r"[^a-z0-9]+", "-", f"{table.title} {cell.label_kind} {cell.protocol['name']}".lower()).strip("-")
+    budget = re.sub(r"[^a-z0-9]+", "-", f"{table.title} {cell.label_kind} {cell.protocol.name}".lower()).strip("-")
     text = made.to_latex(index=False, escape=False, column_format=sides, caption=caption, label=f"tab:{budget}")
     return _with_rule(str(text), table)
 

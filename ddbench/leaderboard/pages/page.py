@@ -20,7 +20,8 @@ from ddbench.leaderboard.board import Board, read_board
 from ddbench.leaderboard.pages import embed, markdown
 from ddbench.leaderboard.pages.embed import largest, methods, shortened
 from ddbench.leaderboard.pages.view import Table, lay_out, parts
-from ddbench.leaderboard.schema import Result, result_path
+from ddbench.leaderboard.result import Result
+from ddbench.leaderboard.schema import result_path
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import write_text
 
@@ -102,9 +103,9 @@ def _environment() -> Environment:
 
 def _counts(board: Board) -> dict[str, Any]:
     """What the head of both pages says."""
-    rows = {row.first["id"]: row for cell in board.cells for row in cell.rows}
+    rows = {row.first.id: row for cell in board.cells for row in cell.rows}
     return {
-        "results": len({result["id"] for row in rows.values() for result in row.results}),
+        "results": len({result.id for row in rows.values() for result in row.results}),
         "tables": len(board.cells),
         "methods": len({row.method for row in rows.values()}),
         "datasets": len({cell.dataset for cell in board.cells}),
@@ -126,7 +127,7 @@ def _markdown(board: Board) -> str:
     shown = [shortened(table, most) for table in shown]
     left = sum(len(cell.rows) for cell in board.cells) - sum(line.row is not None for t in shown for line in t.lines)
     pictures = {
-        result["id"]
+        result.id
         for table in shown
         for line in table.lines
         if line.row is not None and not line.reference

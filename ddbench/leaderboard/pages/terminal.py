@@ -24,8 +24,8 @@ def show(tables: Sequence[Table], console: Console | None = None) -> None:
         console.print("the board is empty; `ddbench submit RUN` adds a row")
     for table in tables:
         cell = table.cell
-        title = f"{table.title} · {cell.label_kind} labels · {cell.protocol['name']} {cell.protocol['hash']}"
-        if not cell.protocol["standard"]:
+        title = f"{table.title} · {cell.label_kind} labels · {cell.protocol.name} {cell.protocol.hash}"
+        if not cell.protocol.standard:
             title += " · non-standard"
         for place, part in enumerate(parts(table)):
             console.print(_grid(part, title if place == 0 else f"{table.title}, continued", table.caption))

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ddbench.leaderboard.columns import CROSS, MAIN, Measure, others
-from ddbench.leaderboard.rows import FULL, RANDOM, REFERENCES, Cell, Row, Statistics
-from ddbench.leaderboard.schema import Result
+from ddbench.leaderboard.result import Budget, Result
+from ddbench.leaderboard.rows import FULL, RANDOM, REFERENCES, Cell, Row
+from ddbench.statistics import Statistics
 
 NONE = "–"
 UNMEASURED = "not measured"
@@ -82,11 +83,11 @@ def parts(table: Table) -> list[Table]:
     return [part for part in (table.only(HEAD_GROUPS), table.only(rest)) if part is not None]
 
 
-def budget_text(budget: dict[str, object]) -> str:
+def budget_text(budget: Budget) -> str:
     """``IPC 10``, ``all images``, or unit and value."""
-    if budget["unit"] == "all":
+    if budget.unit == "all":
         return "all images"
-    return f"IPC {budget['value']}" if budget["unit"] == "ipc" else f"{budget['unit']} {budget['value']}"
+    return f"IPC {budget.value}" if budget.unit == "ipc" else f"{budget.unit} {budget.value}"
 
 
 def number_text(value: float, unit: str) -> str:
@@ -98,7 +99,8 @@ def number_text(value: float, unit: str) -> str:
 
 def half_width(statistics: Statistics) -> float | None:
     """Half of the 95 % interval; None for a single run."""
-    return None if statistics["low"] is None else float(statistics["high"] - statistics["low"]) / 2
+    low, high = statistics["low"], statistics["high"]
+    return None if low is None or high is None else (high - low) / 2
 
 
 def statistics_text(statistics: Statistics, unit: str) -> str:
@@ -152,15 +154,15 @@ def lay_out(cell: Cell, student: str = "", everyone: bool = False) -> Table:
         Column("made with", False, "torch version and device of the evaluation", ABOUT),
     ]
     lines = [Line(row, row.reference, tuple(_entries(cell, row, columns, student))) for row in cell.rows]
-    wanted = REFERENCES if cell.budget["unit"] != "all" else ()
+    wanted = REFERENCES if cell.budget.unit != "all" else ()
     missing = [name for name in wanted if name not in {line.reference for line in lines}]
     used = [i for i in range(len(columns)) if i < 2 or any(line.entries[i].text != NONE for line in lines)]
     lines += [Line(None, name, _missing(name, len(columns))) for name in missing]
     lines.sort(key=lambda line: ("", *REFERENCES).index(line.reference))
-    unit = cell.described["unit"]
+    unit = cell.described.unit
     percent = " in per cent" if unit == "fraction" else "" if unit == "1" else f" in {unit}"
-    better = "" if cell.described["better"] == "higher" else ", lower is better"
-    caption = f"{cell.described['title']}{percent}{better}: mean ± half of the 95 % interval. Ranked by {student}."
+    better = "" if cell.described.better == "higher" else ", lower is better"
+    caption = f"{cell.described.title}{percent}{better}: mean ± half of the 95 % interval. Ranked by {student}."
     return Table(
         cell=cell,
         title=f"{cell.dataset}, {budget_text(cell.budget)}",
@@ -186,7 +188,7 @@ def _entries(cell: Cell, row: Row, columns: Sequence[Column], student: str) -> l
     made = {
         "rank": Entry(str(rank), rank) if rank else EMPTY,
         "method": Entry(row.method, row.method, detail=_method_detail(cell, row)),
-        "stored": Entry(bytes_text(row.stored["total"]), row.stored["total"]),
+        "stored": Entry(bytes_text(row.stored.total), row.stored.total),
         "compression": Entry(ratio_text(row.compression), row.compression),
         "distillation": EMPTY if spent is None else Entry(seconds_text(spent), spent),
         "seeds": Entry(f"{subsets} × {row.seeds}" if subsets > 1 else str(row.seeds), row.seeds * subsets),
@@ -209,8 +211,8 @@ def _score(cell: Cell, row: Row, measure: Measure) -> Entry:
 
 
 def _method_detail(cell: Cell, row: Row) -> str:
-    title = row.first["submission"]["method_title"]
-    labels = row.first["synset"]["label_kind"]
+    title = row.first.submission.method_title
+    labels = row.first.synset.label_kind
     said = [
         title if title != row.method else "",
         f"{len(row.results)} subsets" if len(row.results) > 1 else "",
@@ -222,18 +224,18 @@ def _method_detail(cell: Cell, row: Row) -> str:
 
 
 def _claim(cell: Cell, row: Row, student: str) -> Entry:
-    claims = [claim for claim in row.first["submission"]["claims"] if claim["metric"] == cell.metric]
+    claims = [claim for claim in row.first.submission.claims if claim.metric == cell.metric]
     if not claims:
         return EMPTY
-    claims.sort(key=lambda claim: claim["student"] != student)
-    unit = cell.described["unit"]
+    claims.sort(key=lambda claim: claim.student != student)
+    unit = cell.described.unit
     more = f"and {len(claims) - 1} more" if len(claims) > 1 else ""
-    of = "" if claims[0]["student"] == student else claims[0]["student"]
-    return Entry(number_text(claims[0]["value"], unit), claims[0]["value"], detail=", ".join(filter(None, (of, more))))
+    of = "" if claims[0].student == student else claims[0].student
+    return Entry(number_text(claims[0].value, unit), claims[0].value, detail=", ".join(filter(None, (of, more))))
 
 
 def _made_with(result: Result) -> Entry:
-    cost = result["cost"]["evaluate"]
-    parts = [result["versions"].get("torch", ""), cost["device"].partition(":")[0] if cost else ""]
+    cost = result.cost.evaluate
+    parts = [result.versions.get("torch", ""), cost.device.partition(":")[0] if cost else ""]
     text = " · ".join(filter(None, parts)) or NONE
     return Entry(text, text)

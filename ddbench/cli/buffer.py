@@ -13,6 +13,7 @@ from ddbench.cli.settings import Common, worker_count
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.jobs import warm
 from ddbench.runtime.progress import Console
 
 
@@ -122,6 +123,8 @@ def _record(args: Args) -> None:
 
     console = Console(args.quiet)
     workers, threads = worker_count(args.workers, args.threads)
+    if workers > 1:
+        warm("ddbench.experts.record")
     dataset = open_dataset(args.dataset, args.size, args)
     store = record(
         root=args.buffers,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from ddbench import __version__
 from ddbench.registry import suggest
@@ -66,17 +69,48 @@ def dispatch(argv: Sequence[str]) -> None:
     importlib.import_module(VERBS[argv[0]][0]).main(list(argv[1:]))
 
 
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM, as ``kill``, ``timeout`` and job schedulers send it)."""
+
+
+@contextmanager
+def _termination() -> Iterator[None]:
+    """SIGTERM is an exception here, so that files are closed, workers stopped and the user told, as for Ctrl-C."""
+
+    def end(signum: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the clean end short
+        raise Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not the main thread: signals are not ours
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def run(argv: Sequence[str] | None = None) -> None:
     """Entry point of the ``ddbench`` command."""
+    with _termination():
+        _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> None:
     try:
         dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except UserError as error:
         print(f"ddbench: error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
+    except Terminated:
+        print("ddbench: terminated; the same command goes on where it was", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         print("ddbench: interrupted; the same command goes on where it was", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # `ddbench list | head`: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -21,6 +21,7 @@ from ddbench.protocols.protocol import protocol, result_name
 from ddbench.protocols.teacher import protocol_teacher
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable, file_hash, write_json
+from ddbench.runtime.jobs import warm
 from ddbench.runtime.progress import Console
 
 
@@ -78,6 +79,8 @@ def run_scores(args: Args) -> dict[str, Any]:
     if not 0 <= args.weight <= 1:
         raise UserError(f"--weight {args.weight:g}: expected 0 to 1")
     workers, threads = worker_count(args.workers, args.threads)
+    if workers > 1:
+        warm("ddbench.evaluation.ddranking.trainings")
 
     from ddbench.data.specs import FOLDER, dataset_spec
     from ddbench.evaluation.ddranking.file import check_out, costs, head, marks, tables

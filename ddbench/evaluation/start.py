@@ -20,6 +20,7 @@ from ddbench.registry import unknown
 from ddbench.runtime.common import Common
 from ddbench.runtime.device import worker_count
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.jobs import warm
 from ddbench.runtime.progress import Console
 
 if TYPE_CHECKING:
@@ -120,6 +121,8 @@ def evaluate(run: Path, asked: Asked) -> Evaluation:
     if asked.seeds < 1:
         raise UserError(f"--seeds {asked.seeds}: expected at least 1")
     workers, threads = worker_count(asked.workers, asked.threads)
+    if workers > 1:
+        warm("ddbench.evaluation.tasks")
     choices = _choices(asked)
 
     from ddbench.data.load import load_dataset

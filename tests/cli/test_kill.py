@@ -229,7 +229,8 @@ def no_children_left() -> Iterator[None]:
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     yield
     left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
-    left = [child for child in left if "resource_tracker" not in " ".join(child.cmdline())]
+    servers = ("resource_tracker", "forkserver")  # one each for the life of a process
+    left = [child for child in left if not any(name in " ".join(child.cmdline()) for name in servers)]
     assert not left
 
 
@@ -302,3 +303,62 @@ def test_jobs_in_this_process(light_workers: str, tmp_path: Path):
     results = list(run_jobs(light_workers, tmp_path, [("ok", 0), ("ok", 1)], workers=1))
     assert results == [(0, (0, os.getpid())), (1, (1, os.getpid()))]
     assert list(run_jobs(light_workers, tmp_path, [], workers=2)) == []
+
+
+HANGING = """
+import sys
+from pathlib import Path
+from ddbench.runtime.jobs import run_jobs
+if __name__ == "__main__":
+    list(run_jobs("workers:job", Path(sys.argv[1]), [("hang-until-killed", 0), ("hang-until-killed", 1)], workers=2))
+"""
+
+
+def test_workers_end_with_a_killed_parent(light_workers: str, tmp_path: Path):
+    """In the middle of a job, within two seconds; nothing is left that would go on computing."""
+    script = tmp_path / "script.py"
+    script.write_text(HANGING)
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)])
+    limit = time.monotonic() + PATIENCE
+    while not (tmp_path / "pid").exists():
+        assert parent.poll() is None
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    family = psutil.Process(parent.pid).children(recursive=True)
+    assert len(family) >= 2
+    parent.kill()
+    parent.wait()
+    _, alive = psutil.wait_procs(family, timeout=2)
+    assert not alive
+
+
+def test_jobs_see_the_environment_of_now(light_workers: str, tmp_path: Path, monkeypatch):
+    for value in ("one", "two"):
+        monkeypatch.setenv("DDBENCH_TEST_VALUE", value)
+        results = dict(run_jobs(light_workers, tmp_path, [("environment", 0), ("environment", 1)], workers=2))
+        assert {seen for seen, _ in results.values()} == {value}
+
+
+def test_terminated(tmp_path: Path, data_root: Path):
+    """SIGTERM ends a verb as Ctrl-C does: one line, the workers gone, an exit code that says which."""
+    argv = ["buffer", "--dataset", "digits", "--student", TINY, "--experts", 4, "--epochs", 2000, "--workers", 2]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ddbench", *map(str, argv), "--buffers", str(tmp_path), *EAGER],
+        env={**os.environ, "DDBENCH_DATA": str(data_root), "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    limit = time.monotonic() + PATIENCE
+    while not list(tmp_path.rglob("*.json")) or len(psutil.Process(process.pid).children(recursive=True)) < 3:
+        assert process.poll() is None
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert err.splitlines()[-1] == "ddbench: terminated; the same command goes on where it was"
+    assert "Traceback" not in err
+    _, alive = psutil.wait_procs(family, timeout=2)
+    assert not alive

@@ -10,9 +10,11 @@ from pathlib import Path
 from ddbench.runtime.errors import UserError
 
 
-def job(shared: Path, payload: tuple[str, int]) -> tuple[int, int]:
+def job(shared: Path, payload: tuple[str, int]) -> tuple[int | str | None, int]:
     """Do what the payload says; returns its value and the number of the process."""
     what, value = payload
+    if what == "environment":
+        return os.environ.get("DDBENCH_TEST_VALUE"), os.getpid()
     if what == "die-once" and not (shared / f"died-{value}").exists():
         (shared / f"died-{value}").touch()
         os.kill(os.getpid(), signal.SIGKILL)

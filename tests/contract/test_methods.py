@@ -124,7 +124,7 @@ def make(buffers: Path, teachers: Path, tiny_diffusions: Path, data_root: Path, 
         settings = RunSettings(
             **{
                 "ipc": ipc,
-                "student": TINY,
+                "student": smoke(name).get("student", TINY),
                 "seed": seed,
                 "preprocess": "meanstd",
                 "holdout": 0.1,

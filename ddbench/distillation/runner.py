@@ -47,7 +47,7 @@ class RunSettings:
         validate_every: iterations between two validations on the held-out images; 0: never.
         validate_epochs: epochs of the student that is validated.
         track: tracker.
-        checkpoint_every: iterations between two checkpoints; 0: every by time (:class:`ddbench.distillation.folder.Rhythm`).
+        checkpoint_every: iterations between two checkpoints; 0: by time (:class:`folder.Rhythm`).
         flags: instances of the flags of the method's needs; what is not in it has its defaults.
         asked: what a recipe wants of a need beside its flags, by the need's key.
         download: what a need may fetch from the network.

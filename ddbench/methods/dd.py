@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddbench.config import setting
-from ddbench.methods.facts import Facts
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
+from ddbench.methods.facts import Facts
 from ddbench.networks.build import build_student
 from ddbench.networks.initialise import initialise
 from ddbench.runtime import device as devices

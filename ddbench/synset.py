@@ -17,12 +17,15 @@ from torch import Tensor
 from ddbench.data.dataset import Dataset
 from ddbench.data.formation import LARGEST_FACTOR
 from ddbench.data.preprocess import Preprocess
+from ddbench.networks.initialise import SCHEMES
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.tensors import check_tensor, open_tensors, read_finite, write_tensors
 
 KIND = "ddbench-synset"
 SCHEMA = 1
 DECODER = "multi-formation"
+REPLAY = "replay"
+MAX_EPOCHS = 10_000
 FILE = "synset.safetensors"
 MAX_SIDE = 1024
 MAX_IMAGES = 5_000_000
@@ -41,17 +44,38 @@ class Budget:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Replay:
+    """A learned recipe (DD): the batches of the synset's stages in turn, so many times, each step with its own rate.
+
+    Attributes:
+        epochs: E, passes over the P stages; the synset's learned rates are ``(E * P,)``, pass by pass.
+        init: how the student is initialised (:data:`ddbench.networks.initialise.SCHEMES`).
+        fixed: seed of the one network that it was learned for; ``None``: for fresh networks.
+    """
+
+    epochs: int
+    init: str
+    fixed: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As in the header of a file."""
+        return {"kind": REPLAY, "epochs": self.epochs, "init": self.init, "fixed": self.fixed}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Synset:
     """A distilled set and its provenance.
 
     Attributes:
         images: uint8 ``(N, C, H, W)`` with ``space`` "pixels", or float32 with ``space`` "input" (after preprocess).
-        labels: int64 ``(N,)``, or float32 ``(N, K)`` soft labels as logits.
+        labels: int64 ``(N,)``, or float32 ``(N, K)``: soft labels as logits, or targets of a regression.
+        label_scale: factor that makes logits of targets of a regression; ``None``: the labels are none.
         preprocess: how pixels become network input, as :meth:`Preprocess.to_json`.
         budget: what the method was allowed.
         learned_lr: student learning rate that was learned with the images: scalar, one a stage (of a synset of stages)
             or else one a step; ``None``.
-        stage: int64 ``(N,)`` stage of each image, from 0 (progressive methods); ``None``.
+        stage: int64 ``(N,)`` stage of each image, from 0 (progressive methods, batches of a learned recipe); ``None``.
+        schedule: the learned recipe that it belongs to; ``None``.
         dataset, fingerprint, class_names: the real data it stands for.
         method, config, seed, student: what made it.
         augmentation: strategy that the method distilled with; the evaluator's default.
@@ -73,9 +97,11 @@ class Synset:
     config: dict[str, Any]
     seed: int
     student: str | None = None
+    label_scale: float | None = None
     augmentation: str = "none"
     learned_lr: Tensor | None = None
     stage: Tensor | None = None
+    schedule: Replay | None = None
     decode_factor: int = 1
     patches: int = 1
     teacher: dict[str, Any] | None = None
@@ -95,8 +121,10 @@ class Synset:
 
     @property
     def label_kind(self) -> str:
-        """``hard`` or ``soft``."""
-        return "soft" if self.labels.is_floating_point() else "hard"
+        """``hard``, ``soft`` (logits), or ``targets`` (of a regression: no distribution, no logits)."""
+        if not self.labels.is_floating_point():
+            return "hard"
+        return "soft" if self.label_scale is None else "targets"
 
     @property
     def decoded_images(self) -> int:
@@ -104,12 +132,20 @@ class Synset:
         return len(self.images) * self.decode_factor**2
 
     def hard_labels(self) -> Tensor:
-        """Class of each image, int64 ``(N,)``: the largest entry of a soft label."""
-        return self.labels.argmax(1) if self.label_kind == "soft" else self.labels
+        """Class of each image, int64 ``(N,)``: the largest entry of a soft label or target."""
+        return self.labels if self.label_kind == "hard" else self.labels.argmax(1)
+
+    def logits(self) -> Tensor:
+        """Labels that are no classes as logits ``(N, K)``: targets of a regression times their scale."""
+        return self.labels if self.label_scale is None else self.labels * self.label_scale
 
     def header(self) -> dict[str, Any]:
-        """The JSON header of the file."""
+        """The JSON header of the file; ``schedule`` and ``label_scale`` are in it only where there are such."""
+        some: dict[str, Any] = {} if self.schedule is None else {"schedule": self.schedule.to_json()}
+        if self.label_scale is not None:
+            some["label_scale"] = self.label_scale
         return {
+            **some,
             "kind": KIND,
             "schema": SCHEMA,
             "modality": self.modality,
@@ -177,7 +213,7 @@ def read_synset(path: Path) -> Synset:
             )
         images = read_finite(path, handle, "images")
         kind = _get(path, header, "label_kind", str)
-        soft = kind == "soft"
+        soft = kind in ("soft", "targets")
         labels_shape = check_tensor(path, handle, "labels", ("F32",) if soft else ("I64",), 2 if soft else 1)
         if labels_shape[0] != shape[0]:
             raise UserError(f"{path}: {labels_shape[0]} labels for {shape[0]} images")
@@ -215,9 +251,11 @@ def read_synset(path: Path) -> Synset:
         config=_get(path, header, "config", dict),
         seed=_get(path, header, "seed", int),
         student=student if isinstance(student, str) else None,
+        label_scale=_get(path, header, "label_scale", float) if kind == "targets" else None,
         augmentation=_get(path, header, "augmentation", str),
         learned_lr=lr,
         stage=stage,
+        schedule=_read_schedule(path, header.get("schedule")),
         decode_factor=1 if decoder is None else _get(path, decoder, "factor", int),
         patches=_get(path, header, "patches", int) if "patches" in header else 1,
         teacher=_get(path, header, "teacher", dict) if header.get("teacher") is not None else None,
@@ -238,6 +276,30 @@ def _get(path: Path, header: dict[str, Any], name: str, kind: type) -> Any:
     return value
 
 
+def _read_schedule(path: Path, found: Any) -> Replay | None:
+    if found is None:
+        return None
+    if not isinstance(found, dict) or set(found) != {"kind", "epochs", "init", "fixed"} or found["kind"] != REPLAY:
+        raise UserError(f"{path}: holds a schedule which this version does not know: upgrade ddbench")
+    fixed = None if found["fixed"] is None else _get(path, found, "fixed", int)
+    return Replay(epochs=_get(path, found, "epochs", int), init=_get(path, found, "init", str), fixed=fixed)
+
+
+def _check_schedule(path: Path, schedule: Replay, stages: int, lr: Tensor | None) -> None:
+    if not 1 <= schedule.epochs <= MAX_EPOCHS:
+        raise UserError(f"{path}: its learned recipe has {schedule.epochs} epochs, expected 1 to {MAX_EPOCHS}")
+    if schedule.init not in SCHEMES:
+        raise UserError(f"{path}: its learned recipe has init {schedule.init!r:.40}, expected {', '.join(SCHEMES)}")
+    if schedule.fixed is not None and schedule.fixed < 0:
+        raise UserError(f"{path}: its learned recipe has the fixed network {schedule.fixed}, expected a seed")
+    shape = None if lr is None else list(lr.shape)
+    if shape != [schedule.epochs * stages]:
+        raise UserError(
+            f"{path}: lr has shape {shape}, expected [{schedule.epochs * stages}]: {schedule.epochs} passes over "
+            f"{stages} batches"
+        )
+
+
 def check_synset(path: Path, synset: Synset) -> None:
     """Refuse a synset that breaks the format.
 
@@ -252,10 +314,15 @@ def check_synset(path: Path, synset: Synset) -> None:
         raise UserError(f"{path}: modality {synset.modality!r:.60}: this version scores images only")
     if images.is_floating_point() and not bool(torch.isfinite(images).all()):
         raise UserError(f"{path}: images hold NaN or infinite values")
-    if synset.label_kind == "soft":
+    if synset.label_scale is not None and not (labels.is_floating_point() and 0 < synset.label_scale < 1e6):
+        raise UserError(
+            f"{path}: label_scale is {synset.label_scale:g}, expected a positive number beside float labels"
+        )
+    if synset.label_kind != "hard":
         if labels.shape != (len(images), synset.classes) or not bool(torch.isfinite(labels).all()):
             raise UserError(
-                f"{path}: soft labels of shape {list(labels.shape)}, expected finite ({len(images)}, {synset.classes})"
+                f"{path}: {synset.label_kind} labels of shape {list(labels.shape)}, expected finite "
+                f"({len(images)}, {synset.classes})"
             )
     elif len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < synset.classes):
         raise UserError(
@@ -271,10 +338,14 @@ def check_synset(path: Path, synset: Synset) -> None:
         stages = int(synset.stage.max()) + 1
         if stages != len(synset.stage.unique()):
             raise UserError(f"{path}: the stage column counts {stages} stages, some without an image")
-        if synset.learned_lr is not None and synset.learned_lr.shape not in ((), (stages,)):
+        if synset.schedule is not None:
+            _check_schedule(path, synset.schedule, stages, synset.learned_lr)
+        elif synset.learned_lr is not None and synset.learned_lr.shape not in ((), (stages,)):
             raise UserError(
                 f"{path}: lr has shape {list(synset.learned_lr.shape)}, expected one number, or {stages}: one a stage"
             )
+    elif synset.schedule is not None:
+        raise UserError(f"{path}: has a learned recipe, but no stage column that says which image is in which batch")
     if not 1 <= synset.decode_factor <= min(LARGEST_FACTOR, *images.shape[2:]):
         raise UserError(f"{path}: decoder factor is {synset.decode_factor}, expected 1 to {LARGEST_FACTOR}")
     if not 1 <= synset.patches <= min(images.shape[2:]):

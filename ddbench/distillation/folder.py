@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,9 @@ from ddbench.synset import FILE
 CONFIG = "config.json"
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_KIND = "ddbench-checkpoint"
+CHECKPOINT_SECONDS = 30.0
+LONGEST_SHARE = 20
+"""Pauses between checkpoints are at least so many times as long as the writing of one."""
 
 CODE = "code"
 """Field of the configuration: what code made the run (:func:`ddbench.runtime.origin.code_record`); its ``also``: other
@@ -165,6 +171,32 @@ def resume(out: Path, method: Method[Any], meter: Meter, console: Console) -> in
         ) from None
     console.say(f"going on at iteration {done} of {method.iterations}")
     return done
+
+
+class Rhythm:
+    """When a run is written: every so many iterations, or by time, and then for at most a twentieth of the time.
+
+    Args:
+        every: iterations between two checkpoints; 0: :data:`CHECKPOINT_SECONDS`, or longer where writing takes long.
+    """
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+        self._saved, self._pause = time.monotonic(), CHECKPOINT_SECONDS
+
+    def due(self, number: int) -> bool:
+        """Whether a checkpoint is to be written after ``number`` iterations."""
+        if self._every:
+            return number % self._every == 0
+        return time.monotonic() - self._saved >= self._pause
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around the writing of one."""
+        begin = time.monotonic()
+        yield
+        self._saved = time.monotonic()
+        self._pause = max(CHECKPOINT_SECONDS, LONGEST_SHARE * (self._saved - begin))
 
 
 def checkpoint(out: Path, method: Method[Any], done: int, meter: Meter) -> None:

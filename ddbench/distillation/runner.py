@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,12 +11,21 @@ from ddbench.config import check_config, recorded_config
 from ddbench.data.dataset import Dataset, Split, holdout_split, validation_sample
 from ddbench.data.load import data_root
 from ddbench.data.preprocess import fit_preprocess
-from ddbench.distillation.folder import CHECKPOINT, check_code, check_folder, checkpoint, claim_folder, recorded, resume
+from ddbench.distillation.folder import (
+    CHECKPOINT,
+    Rhythm,
+    check_code,
+    check_folder,
+    checkpoint,
+    claim_folder,
+    recorded,
+    resume,
+)
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, check_ipc
 from ddbench.methods.needs import TOLD_OF_ALL, Need, Request
 from ddbench.networks.check import check_student
 from ddbench.preview import preview_png
-from ddbench.protocols.plan import Plan
+from ddbench.protocols.plan import Plan, own_protocol
 from ddbench.protocols.protocol import PROTOCOLS, changed
 from ddbench.protocols.training import Settings, train_student
 from ddbench.runtime import device as devices
@@ -29,8 +37,6 @@ from ddbench.runtime.resources import Meter
 from ddbench.runtime.tracking import Tracker, check_tracker, open_trackers
 from ddbench.synset import FILE, Synset, write_synset
 
-CHECKPOINT_SECONDS = 30.0
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
@@ -41,7 +47,7 @@ class RunSettings:
         validate_every: iterations between two validations on the held-out images; 0: never.
         validate_epochs: epochs of the student that is validated.
         track: tracker.
-        checkpoint_every: iterations between two checkpoints; 0: every :data:`CHECKPOINT_SECONDS`.
+        checkpoint_every: iterations between two checkpoints; 0: by time (:class:`folder.Rhythm`).
         flags: instances of the flags of the method's needs; what is not in it has its defaults.
         asked: what a recipe wants of a need beside its flags, by the need's key.
         download: what a need may fetch from the network.
@@ -268,7 +274,7 @@ def _loop(
 ) -> None:
     if not method.iterations:
         return
-    context, saved = method.context, time.monotonic()
+    context, rhythm = method.context, Rhythm(settings.checkpoint_every)
     with context.console.bar(
         f"{resolved['method']} ({context.dataset.spec.name}, ipc {context.ipc})", method.iterations, done
     ) as bar:
@@ -291,14 +297,9 @@ def _loop(
                 tracker.log(number, metrics)
             main = f"loss {metrics['loss']:.4f} " if "loss" in metrics else ""
             bar.advance(main + shown)
-            due = (
-                number % settings.checkpoint_every == 0
-                if settings.checkpoint_every
-                else time.monotonic() - saved >= CHECKPOINT_SECONDS
-            )
-            if due or last:
-                checkpoint(out, method, number, meter)
-                saved = time.monotonic()
+            if rhythm.due(number) or last:
+                with rhythm.writing():
+                    checkpoint(out, method, number, meter)
 
 
 def _validate(method: Method[Any], settings: RunSettings, resolved: dict[str, Any]) -> float:
@@ -308,7 +309,7 @@ def _validate(method: Method[Any], settings: RunSettings, resolved: dict[str, An
     lr = synset.learned_lr
     if lr is not None and lr.ndim == 0 and float(lr) <= 0:
         return 0.0
-    base = PROTOCOLS["hard-v1" if synset.stage is None else "pdd"]
+    base = PROTOCOLS[own_protocol(synset)]
     protocol, _ = changed(base, epochs=settings.validate_epochs)
     plan = Plan(synset=synset, protocol=protocol, preprocess=context.preprocess, flip=context.dataset.spec.flip)
     how = Settings(device=str(context.device), threads=settings.threads)

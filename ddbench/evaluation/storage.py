@@ -2,7 +2,7 @@
 
 Images count as stored; hard labels ``ceil(log2 K / 8)`` bytes each; soft labels as stored; labels of every view
 ``images x epochs x K x 2`` bytes (float16), and 8 bytes for the seed that makes the views again; a teacher that must
-run while the student trains costs its weights.
+run while the student trains costs its weights; so does the one network that a recipe was learned for (``other``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import math
 from typing import Any
 
 from ddbench.data.dataset import Dataset
+from ddbench.networks.build import parameter_count
 from ddbench.protocols.plan import Plan
+from ddbench.protocols.replay import replay_network
 from ddbench.synset import Synset
 
 
@@ -30,6 +32,9 @@ def storage(plan: Plan, dataset: Dataset) -> dict[str, Any]:
         teacher = plan.teacher.bytes
     images = synset.images.numel() * synset.images.element_size()
     other = sum(t.numel() * t.element_size() for t in (synset.learned_lr, synset.stage) if t is not None)
+    if plan.protocol.replay and synset.schedule is not None and synset.schedule.fixed is not None:
+        # It works with one network only, which is then part of what is handed over.
+        other += 4 * parameter_count(replay_network(synset, str(synset.student), 0))
     return {
         "images": images,
         "labels": labels,
@@ -44,6 +49,6 @@ def storage(plan: Plan, dataset: Dataset) -> dict[str, Any]:
 
 def label_bytes(synset: Synset) -> int:
     """Bytes of the labels in the synset file."""
-    if synset.label_kind == "soft":
+    if synset.label_kind != "hard":
         return synset.labels.numel() * synset.labels.element_size()
     return len(synset.labels) * max(1, math.ceil(math.log2(max(2, synset.classes)) / 8))

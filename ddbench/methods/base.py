@@ -27,7 +27,7 @@ from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
-from ddbench.synset import Budget
+from ddbench.synset import Budget, Replay
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -116,13 +116,16 @@ class Context:
 class Distilled:
     """A method's product: images uint8 (pixels) or float32 (network input), labels, and what was learned with them.
 
-    ``decode_factor``, ``patches`` and ``teacher`` are those of :class:`ddbench.synset.Synset`.
+    ``schedule``, ``label_scale``, ``decode_factor``, ``patches`` and ``teacher`` are those of
+    :class:`ddbench.synset.Synset`.
     """
 
     images: Tensor
     labels: Tensor
     learned_lr: Tensor | None = None
     stage: Tensor | None = None
+    schedule: Replay | None = None
+    label_scale: float | None = None
     decode_factor: int = 1
     patches: int = 1
     teacher: dict[str, Any] | None = None

@@ -45,6 +45,7 @@ def _make(student: StudentName, channels: int, size: int, classes: int) -> Stude
             norm=norm,
             activation=student.activation or "relu",
             pooling=student.pooling or "avg",
+            doubling=student.doubling,
         )
     if family == "mlp":
         return MLP(channels=channels, size=size, classes=classes, depth=depth, width=width)

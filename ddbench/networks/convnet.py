@@ -12,6 +12,9 @@ from ddbench.networks.base import Student
 from ddbench.networks.names import counts_as_32
 from ddbench.networks.norms import make_norm
 
+SOFTPLUS_BETA = 60.0
+"""Sharpness of ``softplus(beta x) / beta``: a ReLU with a second derivative, as RCIG has it."""
+
 
 class ConvBlock(nn.Module):
     """3x3 convolution, norm, activation: ``(N, C_in, H, H)`` to ``(N, C_out, H', H')``."""
@@ -28,6 +31,8 @@ class ConvBlock(nn.Module):
             return F.relu(x)
         if self.activation == "sigmoid":
             return x.sigmoid()
+        if self.activation == "softplus":
+            return F.softplus(x, beta=SOFTPLUS_BETA)
         if self.activation == "leaky":
             return F.leaky_relu(x, 0.01)
         return F.silu(x)
@@ -49,7 +54,10 @@ def average_pool(x: Tensor) -> Tensor:
 
 
 class ConvNet(Student):
-    """``depth`` blocks of ``conv - norm - activation - pool``, flatten, one linear layer."""
+    """``depth`` blocks of ``conv - norm - activation - pool``, flatten, one linear layer.
+
+    All blocks have the same width, or with ``doubling`` each has twice that of the one before.
+    """
 
     def __init__(
         self,
@@ -62,6 +70,7 @@ class ConvNet(Student):
         norm: str,
         activation: str,
         pooling: str,
+        doubling: bool = False,
     ) -> None:
         super().__init__()
         padding = 1
@@ -69,11 +78,13 @@ class ConvNet(Student):
             padding, size = 3, 32
         self.pooling = pooling
         self.stages = nn.ModuleList()
+        inputs = channels
         for index in range(depth):
-            inputs = width if index else channels
-            self.stages.append(ConvBlock(inputs, width, norm, activation, size, 1 if index else padding))
+            outputs = width * 2**index if doubling else width
+            self.stages.append(ConvBlock(inputs, outputs, norm, activation, size, 1 if index else padding))
             size = size if pooling == "none" else size // 2
-        self.classifier = nn.Linear(width * size * size, classes)
+            inputs = outputs
+        self.classifier = nn.Linear(inputs * size * size, classes)
 
     def _pool(self, x: Tensor) -> Tensor:
         if self.pooling == "avg":

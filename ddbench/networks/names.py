@@ -1,6 +1,7 @@
 """Names of students: the grammar, the listed names, the groups. No torch here, so that the command line starts fast.
 
-A name says the whole architecture: ``convnet-d3-w128-in`` is three blocks of width 128 with instance norm.
+A name says the whole architecture: ``convnet-d3-w128-in`` is three blocks of width 128 with instance norm;
+``convnet-d3-w128x2-nn-softplus`` has widths 128, 256, 512, no norm, and softplus in place of ReLU.
 ``tv-<name>`` and ``timm-<name>`` are networks of those libraries with fresh weights, for larger images; ``tv-...-mod``
 is a ResNet with a 3x3 stem of stride 1 and no max-pool, as SRe2L and RDED use on small ones.
 """
@@ -29,11 +30,12 @@ NORMS = {
     "gn": "group norm, 4 groups",
     "nn": "no norm",
 }
-ACTIVATIONS = ("relu", "sigmoid", "leaky", "swish")
+ACTIVATIONS = ("relu", "sigmoid", "leaky", "swish", "softplus")
 POOLINGS = ("avg", "max", "none")
 
 _EXAMPLE = (
-    "examples: convnet-d3-w128-in (norm in|bn|ln|gn|nn, then -sigmoid|-leaky|-swish and -max|-none if wanted), "
+    "examples: convnet-d3-w128-in (w128x2: the width doubles from block to block; "
+    "norm in|bn|ln|gn|nn, then -sigmoid|-leaky|-swish|-softplus and -max|-none if wanted), "
     "mlp-d3-w128, vit-d6-w512; from 64 px tv-<torchvision name>, timm-<timm name>"
 )
 
@@ -125,6 +127,7 @@ class StudentName:
     norm: str | None = None
     activation: str | None = None
     pooling: str | None = None
+    doubling: bool = False
     variant: str | None = None
     registered: bool = False
 
@@ -139,7 +142,7 @@ class StudentName:
         if self.depth is not None:
             parts.append(f"d{self.depth}")
         if self.width is not None:
-            parts.append(f"w{self.width}")
+            parts.append(f"w{self.width}x2" if self.doubling else f"w{self.width}")
         # ConvNets always say their norm; an AlexNet without one is plainly "alexnet".
         if self.norm is not None and (self.norm != "nn" or self.family == "convnet"):
             parts.append(self.norm)
@@ -176,7 +179,10 @@ def _convnet(name: str, match: re.Match[str]) -> StudentName:
         norm=match["norm"],
         activation=match["activation"] or "relu",
         pooling=match["pooling"] or "avg",
+        doubling=match["doubling"] is not None,
     )
+    if parsed.doubling and parsed.width is not None and parsed.width * 2 ** ((parsed.depth or 1) - 1) > MAX_WIDTH:
+        raise UserError(f"student {_shown(name)}: its last block is wider than {MAX_WIDTH}")
     if parsed.norm == "gn" and parsed.width is not None and parsed.width % 4:
         raise UserError(f"student {_shown(name)}: gn has 4 groups, so the width must be divisible by 4")
     return parsed
@@ -216,7 +222,7 @@ _SIZE = r"-d(?P<depth>0|[1-9][0-9]*)-w(?P<width>0|[1-9][0-9]*)"
 _FORMS: tuple[tuple[re.Pattern[str], Callable[[str, re.Match[str]], StudentName]], ...] = (
     (
         re.compile(
-            rf"convnet{_SIZE}-(?P<norm>{'|'.join(NORMS)})"
+            rf"convnet{_SIZE}(?P<doubling>x2)?-(?P<norm>{'|'.join(NORMS)})"
             rf"(?:-(?P<activation>{'|'.join(ACTIVATIONS[1:])}))?(?:-(?P<pooling>{'|'.join(POOLINGS[1:])}))?"
         ),
         _convnet,

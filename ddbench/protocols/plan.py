@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ddbench.data.dataset import Dataset
 from ddbench.data.formation import decode
@@ -44,6 +45,8 @@ class Plan:
     @property
     def epochs(self) -> int:
         """Passes over the synset."""
+        if self.protocol.replay and self.synset.schedule is not None:
+            return self.synset.schedule.epochs
         whole = self.synset.budget.unit == "all"
         return self.protocol.full_epochs if whole else self.protocol.epochs
 
@@ -51,7 +54,8 @@ class Plan:
     def stages(self) -> int:
         """How many trainings follow each other: one a stage of the synset where the protocol is sequential, else 1."""
         stage = self.synset.stage
-        return 1 if stage is None or not self.protocol.sequential else int(stage.max()) + 1
+        alone = stage is None or not self.protocol.sequential or self.synset.schedule is not None
+        return 1 if alone or stage is None else int(stage.max()) + 1
 
     @property
     def batch(self) -> int:
@@ -68,8 +72,10 @@ class Plan:
         synset, images, labels = self.synset, self.synset.images, self.synset.labels
         if self.protocol.labels in ("hard", "teacher", "stored"):
             labels = synset.hard_labels()
-        elif synset.label_kind == "soft":
-            labels = labels / self.protocol.temperature
+        elif synset.label_kind != "hard":
+            labels = synset.logits() / self.protocol.temperature
+        if self.protocol.loss == "mse":
+            labels = regression_targets(synset, hard=self.protocol.labels == "hard")
         raw = synset.space == "pixels"
         if synset.decode_factor > 1:
             # In pixel space: ZCA does not commute with cutting and enlarging.
@@ -78,6 +84,21 @@ class Plan:
             labels = labels.repeat(synset.decode_factor**2, *[1] * (labels.ndim - 1))
         preprocess, space = (self.preprocess, None) if raw else (None, self.preprocess)
         return Inputs(images, labels, preprocess, device, space=space, classes=synset.classes)
+
+
+def regression_targets(synset: Synset, hard: bool = False) -> Tensor:
+    """What a squared error compares with, float32 ``(N, K)``.
+
+    A synset's targets as they are, or else the probabilities of its labels less 1/K, so that they sum to 0.
+
+    Args:
+        hard: of the class of each image, whatever the labels are.
+    """
+    if synset.label_kind == "targets" and not hard:
+        return synset.labels
+    soft = synset.label_kind == "soft" and not hard
+    one_hot = torch.nn.functional.one_hot(synset.hard_labels(), synset.classes).float()
+    return (synset.labels.softmax(1) if soft else one_hot) - 1 / synset.classes
 
 
 def policy_of(protocol: Protocol, synset: Synset, flip: bool) -> Policy | None:
@@ -97,6 +118,17 @@ def policy_of(protocol: Protocol, synset: Synset, flip: bool) -> Policy | None:
     )
 
 
+def own_protocol(synset: Synset) -> str:
+    """The protocol that a synset's form asks for, of those that need no teacher: a replay of its recipe, or a
+    regression, or a training stage by stage, or on all of it.
+    """
+    if synset.schedule is not None:
+        return "dd-recipe"
+    if synset.label_kind == "targets":
+        return "mse-v1"
+    return "hard-v1" if synset.stage is None else "pdd"
+
+
 def check_plan(plan: Plan, dataset: Dataset) -> None:
     """Refuse what cannot work before anything is trained.
 
@@ -105,12 +137,18 @@ def check_plan(plan: Plan, dataset: Dataset) -> None:
             nothing, an unknown augmentation, or stored labels of another synset or protocol.
     """
     synset, protocol = plan.synset, plan.protocol
+    if protocol.labels == "soft" and synset.label_kind == "targets":
+        raise UserError(
+            f"protocol {protocol.name} learns distributions, but the labels of the synset ({synset.method} on "
+            f"{synset.dataset}) are targets of a regression; use --protocol mse-v1, or hard-v1, which takes the "
+            "softmax of them times their scale"
+        )
     if protocol.labels == "soft" and synset.label_kind != "soft":
         raise UserError(
             f"protocol {protocol.name} needs soft labels, but the synset ({synset.method} on {synset.dataset}) has "
             "hard ones; use --protocol hard-v1, or kd-v1 with a teacher"
         )
-    if (protocol.label_smoothing or protocol.focal_gamma) and protocol.labels == "own" and synset.label_kind == "soft":
+    if (protocol.label_smoothing or protocol.focal_gamma) and protocol.labels == "own" and synset.label_kind != "hard":
         what = "label smoothing" if protocol.label_smoothing else "focal loss"
         raise UserError(f"{what} is n/a: the synset ({synset.method} on {synset.dataset}) has soft labels")
     if protocol.labels == "teacher":
@@ -127,8 +165,23 @@ def check_plan(plan: Plan, dataset: Dataset) -> None:
                 "FILE (default: labels.safetensors beside the synset)"
             )
         check_labels(plan.stored, plan)
+    if protocol.replay:
+        _check_replay(synset, protocol)
     learned_rate(synset, protocol)
     plan.policy  # noqa: B018 (parsed, so that a wrong name is told now)
+
+
+def _check_replay(synset: Synset, protocol: Protocol) -> None:
+    if synset.schedule is None:
+        raise UserError(
+            f"protocol {protocol.name} replays a learned recipe, but the synset ({synset.method} on {synset.dataset}) "
+            "has none; use --protocol hard-v1"
+        )
+    assert synset.learned_lr is not None
+    if float(synset.learned_lr.min()) <= 0:
+        raise UserError(
+            f"a rate of the synset's learned recipe is {float(synset.learned_lr.min()):g}, expected above 0"
+        )
 
 
 def learned_rates(synset: Synset, protocol: Protocol) -> list[float] | None:
@@ -138,7 +191,7 @@ def learned_rates(synset: Synset, protocol: Protocol) -> list[float] | None:
         UserError: one is not positive.
     """
     lr = synset.learned_lr
-    if protocol.lr_source != "synset" or lr is None or (lr.ndim and synset.stage is None):
+    if protocol.lr_source != "synset" or lr is None or (lr.ndim and (synset.stage is None or synset.schedule)):
         return None
     if float(lr.min()) <= 0:
         raise UserError(

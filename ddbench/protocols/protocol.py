@@ -78,8 +78,9 @@ class Protocol:
     """What the student learns: ``own`` (the synset's labels, hard or soft), ``hard`` (the class of each), ``soft`` (the
     synset must have soft labels), ``teacher`` (a teacher labels every view), ``stored`` (a teacher's labels of every
     view, replayed from ``ddbench relabel``)."""
-    loss: Literal["ce", "kl", "mse-gt"] = "ce"
-    """``ce``; ``kl`` of softened outputs; ``mse-gt`` (squared error of logits + ``gt_weight`` cross-entropy)."""
+    loss: Literal["ce", "kl", "mse-gt", "mse"] = "ce"
+    """``ce``; ``kl`` of softened outputs; ``mse-gt`` (squared error of logits + ``gt_weight`` cross-entropy); ``mse``
+    (half the squared error of the outputs, summed over classes, to the targets, or to probabilities less 1/K)."""
     temperature: float = setting(1.0, above=0, expected="a positive number")
     """T of softened outputs, of ``kl`` and of soft labels."""
     tau_squared: bool = False
@@ -98,6 +99,11 @@ class Protocol:
     """Share of a hard label that is spread over all classes, as in ``torch``'s cross-entropy."""
     focal_gamma: float = setting(0.0, at_least=0, omit_default=True)
     """Of the focal loss ``mean((1 - p_y)^gamma * -log p_y)``; 0: cross-entropy."""
+    replay: bool = setting(False, omit_default=True)
+    """The synset's learned recipe (:class:`ddbench.synset.Replay`) is replayed: its batches in order, its rates, its
+    passes, plain SGD; the other settings of the training say nothing then."""
+    init: Literal["", "xavier", "lecun"] = setting("", omit_default=True)
+    """Initialisation of the students (:mod:`ddbench.networks.initialise`); empty: PyTorch's."""
 
     @property
     def hash(self) -> str:
@@ -198,6 +204,31 @@ _BUILTIN: dict[str, Protocol] = {
         Protocol(name="soft-v1", labels="soft"),
         # PDD: the stages of a synset one after the other, as many passes together as hard-v1 makes.
         Protocol(name="pdd", sequential=True),
+        # DD: what was learned is a recipe (batches, order, one rate a step); it is replayed on a fresh network.
+        Protocol(
+            name="dd-recipe",
+            replay=True,
+            lr_source="synset",
+            momentum=0.0,
+            weight_decay=0.0,
+            schedule="constant",
+            augmentation="none",
+        ),
+        # RCIG and FRePo: regression on learned targets, by updates (a pass is one up to 256 images).
+        Protocol(
+            name="mse-v1",
+            epochs=2000,
+            optimizer="adam",
+            lr=3e-4,
+            momentum=0.0,
+            weight_decay=0.0,
+            lr_source="protocol",
+            schedule="cosine",
+            warmup=500,
+            augmentation="flip+color_crop_cutout_scale_rotate",
+            loss="mse",
+            init="lecun",
+        ),
         # RDED's recipe with a schedule that ends at 0 and a crop that also acts on small images.
         Protocol(
             name="kd-v1",
@@ -270,6 +301,8 @@ DESCRIPTIONS = {
     "idc": "as IDC and DREAM: batch 64, two drops x 0.2, DSA without cutout, CutMix",
     "soft-v1": "one soft label an image (logits), soft cross-entropy, else as hard-v1",
     "pdd": "as hard-v1, but a synset of stages is learned stage by stage, 1000 epochs in all",
+    "dd-recipe": "as DD: the synset's learned recipe, replayed step by step on a network of its initialisation",
+    "mse-v1": "as RCIG and FRePo: Adam with warm-up and cosine, squared error to the targets, LeCun initialisation",
     "kd-v1": "a teacher labels every view: AdamW, 300 epochs, full cosine, T 20, crop, flip, CutMix",
     "rded": "as RDED: teacher labels, half cosine (ends at half the lr), patch shuffle, CutMix",
     "sre2l-cifar": "as SRe2L on CIFAR: teacher labels in batch mode, 400 epochs, T 30, MixUp",
@@ -338,6 +371,10 @@ def changed(base: Protocol, **settings: Any) -> tuple[Protocol, dict[str, Any]]:
             f"labels 'stored' with loss {made.loss!r} and lr_source {made.lr_source!r}: stored labels are learned with "
             "loss 'kl' at a rate that is not searched"
         )
+    if made.loss == "mse" and (made.labels not in ("own", "hard") or made.label_smoothing or made.focal_gamma):
+        raise UserError(f"loss 'mse' with labels {made.labels!r}: a squared error is to the synset's own labels")
+    if made.loss == "mse" and {"mixup", "cutmix"} & set(made.augmentation.lower().split("+")):
+        raise UserError(f"loss 'mse' with augmentation {made.augmentation!r}: targets of a regression are not mixed")
     if made.labels == "stored" and made.sequential:
         raise UserError("sequential with labels 'stored': stored labels belong to passes over the whole synset")
     if made.label_smoothing or made.focal_gamma:

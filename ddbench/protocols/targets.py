@@ -11,7 +11,7 @@ from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import Protocol
 from ddbench.teachers.store import Teacher
 from ddbench.training.loops import Inputs, Labels, Loss, View, autocast, own_labels, own_loss
-from ddbench.training.losses import cross_entropy, focal, smoothed, soft_target_kl
+from ddbench.training.losses import cross_entropy, focal, half_squared_error, smoothed, soft_target_kl
 
 
 def targets(plan: Plan, inputs: Inputs, device: torch.device, precision: str) -> tuple[Labels, Loss]:
@@ -20,6 +20,8 @@ def targets(plan: Plan, inputs: Inputs, device: torch.device, precision: str) ->
     if protocol.labels == "stored":
         assert plan.stored is not None
         return plan.stored.labels(device), _soft_loss(protocol)
+    if protocol.loss == "mse":
+        return own_labels(inputs), half_squared_error
     if protocol.labels != "teacher":
         return own_labels(inputs), _class_loss(plan)
     assert plan.teacher is not None

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from ddbench.data.dataset import Split
 from ddbench.networks.build import build_student
+from ddbench.networks.initialise import initialise
 from ddbench.protocols.plan import Plan, rate_of
+from ddbench.protocols.replay import replay, replay_network
 from ddbench.protocols.targets import targets
 from ddbench.runtime import device as devices
 from ddbench.runtime import seeds as randomness
@@ -103,9 +105,18 @@ def trained_students(
         tests: images that will be tested afterwards, for deciding whether compiling pays.
     """
     device = devices.resolve_device(settings.device)
+    if plan.protocol.replay:
+        replayed = [replay_network(plan.synset, student, seed).to(device) for seed in seeds]
+        for net in replayed:
+            replay(net, plan, device)
+        return replayed, None
     _, channels, size, _ = plan.synset.images.shape
     nets: list[nn.Module] = [
-        build_student(student, channels=channels, size=size, classes=plan.synset.classes, seed=seed).to(device)
+        initialise(
+            build_student(student, channels=channels, size=size, classes=plan.synset.classes, seed=seed),
+            plan.protocol.init or "default",
+            seed,
+        ).to(device)
         for seed in seeds
     ]
     parts = [stage_plan(plan, stage) for stage in range(plan.stages)]

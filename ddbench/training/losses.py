@@ -30,6 +30,11 @@ def probability_cross_entropy(logits: Tensor, probabilities: Tensor) -> Tensor:
     return -(probabilities * logits.log_softmax(1)).sum(1).mean()
 
 
+def half_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean over the batch of ``1/2 sum_k (f_k - y_k)^2``; both ``(N, K)``."""
+    return 0.5 * (outputs - targets).square().sum(1).mean()
+
+
 def smoothed(loss: Loss, share: float) -> Loss:
     """A cross-entropy of targets of which ``share`` is spread over all classes: ``(1 - share) y + share / K``."""
 

@@ -48,8 +48,8 @@ CARDS = Path(__file__).parents[2] / "methods"
 def smoke(name: str) -> dict[str, Any]:
     """What ``smoke.toml`` beside a method's card says; a method without one runs with its defaults.
 
-    ``config``: settings with which it ends in a second; ``teacher_student``: the teacher's architecture, for methods
-    that cannot take any.
+    ``config``: settings with which it ends in a second; ``student``: where it cannot take any; ``teacher_student``: the
+    teacher's architecture, for methods that cannot take any.
     """
     path = CARDS / name / "smoke.toml"
     return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -124,7 +124,7 @@ def make(buffers: Path, teachers: Path, tiny_diffusions: Path, data_root: Path, 
         settings = RunSettings(
             **{
                 "ipc": ipc,
-                "student": TINY,
+                "student": smoke(name).get("student", TINY),
                 "seed": seed,
                 "preprocess": "meanstd",
                 "holdout": 0.1,
@@ -269,6 +269,7 @@ def test_state_round_trip(name: str, context: Context, buffers: Path, teachers: 
     """What ``state`` gives, written to a file and read back into a fresh object, is all that goes on."""
     kind = METHODS.get(name)
     context = with_teacher(with_experts(context, kind, small_config(name), buffers), name, teachers)
+    context = dataclasses.replace(context, student=smoke(name).get("student", TINY))
 
     def fresh() -> Any:
         kind.check(small_config(name), context)

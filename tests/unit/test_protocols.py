@@ -25,6 +25,8 @@ HASHES = {
     "sre2l-cifar": "e038e6bdec2151ba",
     "sre2l-tiny": "65398d7472669df0",
     "fkd": "c80c6e7d07467336",
+    "mse-v1": "6d34e99a5eaa8ca3",
+    "dd-recipe": "9aa5c81aaeebc5fe",
 }
 
 

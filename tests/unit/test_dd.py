@@ -1,0 +1,264 @@
+"""DD: loss and gradients against an unroll written out in float64, the learned recipe, and its replay."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import EAGER, digits_context
+from torch import Tensor
+
+from ddbench.methods.dd import DD, DDConfig
+from ddbench.networks.build import build_student
+from ddbench.networks.initialise import TRUNCATED_SD, initialise
+from ddbench.protocols.plan import Plan, check_plan, own_protocol
+from ddbench.protocols.protocol import PROTOCOLS
+from ddbench.protocols.replay import replay, replay_network
+from ddbench.runtime.errors import UserError
+from ddbench.synset import Replay, Synset, read_synset
+from ddbench.training.flat import FlatNet, flatten_parameters
+from ddbench.training.inner import InnerLoop
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+STUDENT = "mlp-d2-w8"
+SMALL: dict[str, Any] = {"iterations": 2, "batches": 2, "epochs": 3, "batch_real": 64, "lr_student": 0.1}
+
+
+def make(data_root: Path, folder: Path, ipc: int = 2, student: str = STUDENT, **settings: Any) -> DD:
+    """A method that is set up on digits."""
+    context = digits_context(data_root, folder, ipc=ipc, student=student)
+    method = DD(DDConfig(**{**SMALL, **settings}), context)
+    method.setup()
+    return method
+
+
+def reference(method: DD, start: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Loss, gradients in images, raw rates and logits: the definition, written out for a two-layer MLP in float64."""
+    config, classes = method.config, method.context.classes
+    images = method.images.detach().double().requires_grad_()
+    raw = method.raw.detach().double().requires_grad_()
+    logits = None if method.logits is None else method.logits.detach().double().requires_grad_()
+    pixels, width = images[0].numel(), 8
+    weights = start.double().requires_grad_()
+
+    def net(theta: Tensor, inputs: Tensor) -> Tensor:
+        one, two, three, four = theta.split([width * pixels, width, classes * width, classes])
+        hidden = (inputs.flatten(1) @ one.view(width, pixels).T + two).clamp(min=0)
+        return hidden @ three.view(classes, width).T + four
+
+    per_class = method.context.ipc // config.batches
+    theta = weights
+    for step in range(config.epochs * config.batches):
+        batch = step % config.batches
+        chosen = torch.cat(
+            [
+                torch.arange(batch * per_class, (batch + 1) * per_class) + label * method.context.ipc
+                for label in range(classes)
+            ]
+        )
+        labels = torch.arange(classes).repeat_interleave(per_class)
+        target = F.one_hot(labels, classes).double() if logits is None else logits[chosen].softmax(1)
+        loss = -(target * net(theta, images[chosen]).log_softmax(1)).sum(1).mean()
+        (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
+        theta = theta - (1 + raw[step].exp()).log() * gradient
+    outer = -net(theta, x.double()).log_softmax(1)[torch.arange(len(y)), y].mean()
+    wanted = [images, raw] + ([] if logits is None else [logits])
+    found = torch.autograd.grad(outer, wanted)
+    return outer.detach(), found[0], found[1], None if logits is None else found[2]
+
+
+@pytest.mark.parametrize("mode", ["adjoint", "unroll"])
+@pytest.mark.parametrize("labels", ["hard", "learned"])
+def test_gradients(labels: str, mode: str, data_root: Path, tmp_path: Path):
+    method = make(data_root, tmp_path, ipc=4, labels=labels)
+    x, y = method.real_batch(0)
+    net = method._network(3)
+    start = flatten_parameters(net).double()
+    loss, images, raw, logits = reference(method, start, x, y)
+    method._inner = InnerLoop(FlatNet(net).to("cpu", torch.float64), mode)
+    problem = method.problem(start, x.double(), y)
+    changes: dict[str, Any] = {"images": problem.images.double(), "lr": F.softplus(method.raw.detach().double())}
+    if labels == "learned":
+        changes["labels"] = problem.labels.double()
+    result = method._inner(dataclasses.replace(problem, **changes))
+    torch.testing.assert_close(result.loss, loss, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(result.images, images, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(result.lr * method.raw.detach().double().sigmoid(), raw, rtol=1e-10, atol=1e-12)
+    if logits is not None:
+        torch.testing.assert_close(result.labels, logits, rtol=1e-10, atol=1e-12)
+
+
+def test_first_rates_and_labels(data_root: Path, tmp_path: Path):
+    method = make(data_root, tmp_path, labels="learned", lr_student=0.02)
+    product = method.distilled()
+    assert product.learned_lr is not None
+    torch.testing.assert_close(product.learned_lr, torch.full((6,), 0.02))
+    shares = product.labels.softmax(1)[torch.arange(20), torch.arange(10).repeat_interleave(2)]
+    torch.testing.assert_close(shares, torch.full((20,), 0.99))
+
+
+def test_decay_comes_a_pass_early(data_root: Path, tmp_path: Path):
+    method = make(data_root, tmp_path, iterations=100, decay_every=30, batch_real=64)
+    passes = -(-len(method.context.train) // 64)
+    assert passes < 30
+    for iteration, factor in ((0, 1.0), (30 - passes - 1, 1.0), (30 - passes, 0.5), (60 - passes, 0.25)):
+        method.step(iteration)
+        assert method._adam.param_groups[0]["lr"] == pytest.approx(0.01 * factor)
+
+
+def test_real_batches_are_passes(data_root: Path, tmp_path: Path):
+    method = make(data_root, tmp_path, batch_real=500)
+    train = method.context.train
+    each = -(-len(train) // 500)
+    one_pass = torch.cat([method.real_batch(iteration)[1] for iteration in range(each)])
+    assert torch.equal(one_pass.bincount(), train.labels.bincount())
+    assert not torch.equal(method.real_batch(0)[1], method.real_batch(each)[1])
+
+
+def test_several_networks_are_averaged(data_root: Path, tmp_path: Path):
+    method = make(data_root, tmp_path, networks=2)
+    x, y = method.real_batch(0)
+    parts = [
+        method._inner(method.problem(flatten_parameters(method._network(method._seed(0, number))), x, y)).images
+        for number in range(2)
+    ]
+    assert not torch.equal(*parts)
+    method.step(0)
+    torch.testing.assert_close(method.images.grad, (parts[0] + parts[1]) / 2)
+
+
+def synset_of(method: DD) -> Synset:
+    """The product as the runner wraps it."""
+    context, product = method.context, method.distilled()
+    return Synset(
+        images=product.images,
+        labels=product.labels,
+        preprocess=context.preprocess.to_json(),
+        budget=method.budget,
+        dataset="digits",
+        fingerprint=context.dataset.fingerprint,
+        class_names=context.dataset.spec.class_names,
+        method="dd",
+        config={},
+        seed=0,
+        student=context.student,
+        learned_lr=product.learned_lr,
+        stage=product.stage,
+        schedule=product.schedule,
+    )
+
+
+def plan_of(method: DD, protocol: str = "dd-recipe") -> Plan:
+    return Plan(
+        synset=synset_of(method), protocol=PROTOCOLS[protocol], preprocess=method.context.preprocess, flip=False
+    )
+
+
+def test_replay_is_what_was_judged(data_root: Path, tmp_path: Path):
+    method = make(data_root, tmp_path, init_networks="fixed")
+    method.step(0)
+    plan = plan_of(method)
+    check_plan(plan, method.context.dataset)
+    assert own_protocol(plan.synset) == "dd-recipe"
+    assert plan.epochs == 3
+    net = replay_network(plan.synset, STUDENT, seed=99)  # the one network, whatever the seed
+    replay(net, plan, torch.device("cpu"))
+    x, y = method.real_batch(1)
+    judged = method._inner(method.problem(flatten_parameters(method._network(method.context.seed)), x, y))
+    torch.testing.assert_close(flatten_parameters(net), judged.final)
+
+
+def test_fixed_recipe_is_for_one_architecture(data_root: Path, tmp_path: Path):
+    synset = synset_of(make(data_root, tmp_path, init_networks="fixed"))
+    with pytest.raises(UserError, match="for one network"):
+        replay_network(synset, "lenet", 0)
+    free = dataclasses.replace(synset, schedule=Replay(epochs=3, init="xavier"))
+    one, other = (flatten_parameters(replay_network(free, "lenet", seed)) for seed in (0, 1))
+    assert not torch.equal(one, other)
+
+
+def test_other_protocols_leave_the_recipe(data_root: Path, tmp_path: Path):
+    from ddbench.protocols.plan import rate_of
+
+    method = make(data_root, tmp_path)
+    for name in ("hard-v1", "pdd", "mtt"):
+        plan = plan_of(method, name)
+        check_plan(plan, method.context.dataset)
+        assert plan.stages == 1
+        assert rate_of(plan, STUDENT) == 0.01
+
+
+def test_recipe_in_the_file(ddb: Callable, tmp_path: Path):
+    run = tmp_path / "run"
+    flags = ["--iterations", 2, "--batches", 2, "--epochs", 2, "--batch-real", 64, "--student", STUDENT]
+    done = ddb("distill", "--method", "dd", "--dataset", "digits", "--ipc", 2, *flags, "--out", run, *EAGER)
+    assert done.code == 0, done.err
+    synset = read_synset(run / "synset.safetensors")
+    assert synset.schedule == Replay(epochs=2, init="xavier", fixed=None)
+    assert synset.learned_lr is not None
+    assert synset.learned_lr.shape == (4,)
+    assert synset.stage is not None
+    assert synset.stage.tolist() == [0, 1] * 10
+    result = ddb("evaluate", run, "--protocol", "dd-recipe", "--seeds", 2, "--workers", 1, *EAGER)
+    assert result.code == 0, result.err
+    assert STUDENT in result.out
+
+
+@pytest.mark.parametrize(
+    ("change", "needle"),
+    [
+        ({"learned_lr": torch.full((5,), 0.1)}, "expected [6]"),
+        ({"schedule": Replay(epochs=0, init="xavier")}, "0 epochs"),
+        ({"schedule": Replay(epochs=3, init="magic")}, "'magic'"),
+        ({"schedule": Replay(epochs=3, init="xavier", fixed=-1)}, "fixed network -1"),
+        ({"stage": None}, "no stage column"),
+    ],
+)
+def test_broken_recipes(change: dict[str, Any], needle: str, data_root: Path, tmp_path: Path):
+    from ddbench.synset import write_synset
+
+    broken = dataclasses.replace(synset_of(make(data_root, tmp_path / "run")), **change)
+    with pytest.raises(UserError) as caught:
+        write_synset(tmp_path / "synset.safetensors", broken)
+    assert needle in str(caught.value)
+    assert not (tmp_path / "synset.safetensors").exists()
+
+
+def test_replay_needs_a_recipe(data_root: Path, tmp_path: Path):
+    method = make(data_root, tmp_path)
+    plain = dataclasses.replace(synset_of(method), schedule=None, stage=None, learned_lr=None)
+    plan = dataclasses.replace(plan_of(method), synset=plain)
+    with pytest.raises(UserError, match="has none; use --protocol hard-v1"):
+        check_plan(plan, method.context.dataset)
+
+
+def test_batches_divide_the_budget(refused: Callable, tmp_path: Path):
+    argv = ["distill", "--method", "dd", "--dataset", "digits", "--ipc", 10, "--student", STUDENT]
+    argv += ["--out", tmp_path / "run", *EAGER]
+    refused([*argv, "--batches", 3], "--batches 3 with --ipc 10", "choose one of 1, 2, 5, 10")
+    refused([*argv, "--init-networks", "fixed", "--networks", 2], "--networks 2", "there is one network")
+
+
+def test_initialisations():
+    net = build_student("convnet-d2-w32-nn", channels=3, size=16, classes=10, seed=0)
+    default = flatten_parameters(net)
+    assert torch.equal(flatten_parameters(initialise(net, "default", 0)), default)
+    xavier = initialise(net, "xavier", 0)
+    weights = {name: p for name, p in xavier.named_parameters() if p.ndim > 1}
+    for weight in weights.values():
+        fans = weight[0].numel() + weight.numel() // weight.shape[1]
+        assert float(weight.detach().std()) == pytest.approx((2 / fans) ** 0.5, rel=0.1)
+    lecun = initialise(build_student("convnet-d2-w32-nn", channels=3, size=16, classes=10, seed=0), "lecun", 0)
+    for name, p in lecun.named_parameters():
+        if p.ndim == 1:
+            assert not p.detach().any(), name
+            continue
+        sd = p[0].numel() ** -0.5
+        assert float(p.detach().std()) == pytest.approx(sd, rel=0.1)
+        assert float(p.detach().abs().max()) <= 2 * sd / TRUNCATED_SD + 1e-6

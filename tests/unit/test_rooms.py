@@ -49,9 +49,7 @@ BESIDE_METHODS = {"families", "parts", "needs", "base", "facts", "citation"}
 LONGEST_FILE = 450
 LONGEST_FUNCTION = 70
 
-LONGER = {
-    "cli/scores.py: run_scores",
-}
+LONGER: set[str] = set()
 """Files and functions that are longer than that. It only shrinks: an entry that is short now must go."""
 
 

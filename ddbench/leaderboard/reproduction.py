@@ -1,0 +1,226 @@
+"""Filling the cells of a plan that have no row: which, in what order, with which commands. Loads no torch by itself.
+
+A cell's settings are flags of the verbs, so whoever fills it runs verbs: :func:`fill` takes the job by its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddbench.leaderboard.plans import Plan, PlanCell, result_of
+from ddbench.leaderboard.schema import load_results
+from ddbench.protocols.protocol import protocol
+from ddbench.registry import suggest
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import ensure_writable
+from ddbench.runtime.locks import held
+from ddbench.runtime.progress import Console
+
+if TYPE_CHECKING:
+    from ddbench.leaderboard.result import Result
+    from ddbench.methods.needs import Need
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workshop:
+    """What all cells of a plan share.
+
+    Attributes:
+        out: folder for experts, teachers, runs and logs.
+        leaderboard: folder of the board.
+        submission: what every row says (author, licence, link, code).
+        common: flags of every computing verb.
+    """
+
+    out: Path
+    leaderboard: Path
+    submission: Mapping[str, str]
+    common: tuple[str, ...]
+
+    @property
+    def experts(self) -> Path:
+        """Root of the experts."""
+        return self.out / "expert_trajectories"
+
+    @property
+    def teachers(self) -> Path:
+        """Root of the teachers."""
+        return self.out / "teachers"
+
+    def run(self, cell: PlanCell) -> Path:
+        """The run folder of a cell."""
+        return self.out / "runs" / cell.run
+
+    def log(self, cell: PlanCell) -> Path:
+        """Where what the verbs of a cell print goes."""
+        return self.out / "logs" / f"{cell.name.replace('/', '-')}.log"
+
+    def turn(self, *keys: str) -> contextlib.AbstractContextManager[None]:
+        """Hold the locks of what other cells may want too: they are made by one worker at a time."""
+        return _held(self.out / "locks", keys)
+
+
+@contextlib.contextmanager
+def _held(folder: Path, keys: Sequence[str]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for key in sorted(keys):
+            stack.enter_context(held(folder / key))
+        yield
+
+
+def choose_cells(plan: Plan, only: str = "*") -> list[PlanCell]:
+    """The cells whose name fits a pattern, such as ``*-mtt-*``.
+
+    Raises:
+        UserError: none does, or the plan names a method that is not there.
+    """
+    from ddbench.methods import METHODS
+
+    for cell in plan.cells:
+        if cell.method not in METHODS:
+            raise UserError(f"plan {plan.name}: unknown method {cell.method!r}{suggest(cell.method, METHODS)}")
+    found = [cell for cell in plan.cells if fnmatch.fnmatchcase(cell.name, only)]
+    if not found:
+        raise UserError(f"--only {only}: fits none of the {len(plan.cells)} cells, e.g. {plan.cells[0].name}")
+    return found
+
+
+def rows_of(cells: Sequence[PlanCell], leaderboard: Path) -> dict[str, Result | None]:
+    """Name of a cell -> its row; None: it has none.
+
+    Raises:
+        UserError: the board is broken.
+    """
+    results = load_results(leaderboard)
+    return {cell.name: result_of(cell, results) for cell in cells}
+
+
+def fill(
+    job: str,
+    plan: Plan,
+    workshop: Workshop,
+    cells: Sequence[PlanCell],
+    *,
+    workers: int,
+    deadline: float | None,
+    console: Console,
+) -> dict[str, str]:
+    """Do the cells that have no row, cheapest first, until all are done or the time is up; then build the pages.
+
+    Args:
+        job: ``module:function`` that a worker calls with the workshop and a cell; it says why it failed, or nothing.
+        deadline: of ``time.monotonic``; None: never.
+
+    Returns:
+        Name -> message of the cells that failed.
+
+    Raises:
+        UserError: the board is broken, or a folder cannot be written to.
+    """
+    from ddbench.leaderboard.pages.page import build
+    from ddbench.runtime.jobs import run_jobs
+
+    rows = rows_of(cells, workshop.leaderboard)
+    missing = sorted((cell for cell in cells if rows[cell.name] is None), key=lambda cell: cell.minutes)
+    if not missing:
+        return {}
+    ensure_writable(workshop.out)
+    ensure_writable(workshop.leaderboard)
+    failed: dict[str, str] = {}
+    console.say(f"{len(missing)} cells to do, logs in {workshop.out / 'logs'}")
+    with console.bar(f"reproduce {plan.name}", len(missing)) as bar:
+        for index, message in run_jobs(job, workshop, missing, workers, deadline):
+            name = missing[index].name
+            if message:
+                failed[name] = message
+                console.say(f"{name} failed: {message}")
+            bar.advance(name)
+    if deadline is not None and time.monotonic() >= deadline:
+        console.say("the budget is spent; the same command goes on")
+    build(workshop.leaderboard)
+    return failed
+
+
+def buffer_flags(cell: PlanCell, workshop: Workshop) -> list[str]:
+    """The command that records the experts of a cell's recipe; empty where its method needs none.
+
+    Raises:
+        UserError: it does, and there is no recipe that says which.
+    """
+    from ddbench.distillation.start import choose, needed_experts
+
+    chosen = choose(
+        cell.method,
+        recipe=cell.recipe,
+        dataset=cell.dataset,
+        ipc=cell.ipc,
+        student=cell.student or None,
+        size=cell.size,
+    )
+    if needed_experts(chosen) is None:
+        return []
+    if chosen.recipe is None:
+        raise UserError(f"{cell.method} has no recipe for {cell.dataset}, ipc {cell.ipc}, that says which experts")
+    recipe = f"{cell.method}/{chosen.recipe.name}"
+    return ["buffer", "--recipe", recipe, "--buffers", str(workshop.experts), "--workers", "1", *workshop.common]
+
+
+def teacher_flags(cell: PlanCell, workshop: Workshop) -> list[str] | None:
+    """The flags of the teacher that a cell's protocol wants; None: it is told none."""
+    if cell.teacher is None:
+        return None
+    return [*_data(cell), "--teachers", str(workshop.teachers), *cell.teacher, *workshop.common]
+
+
+def distill_flags(cell: PlanCell, workshop: Workshop) -> list[str]:
+    """The command that makes a cell's synset, without what its needs and the machine add."""
+    flags = ["distill", "--method", cell.method, *_data(cell), "--seed", str(cell.seed)]
+    flags += ["--out", str(workshop.run(cell)), *_pair("--ipc", cell.ipc or None), "--recipe", cell.recipe]
+    return [*flags, *_pair("--student", cell.student), *cell.distill]
+
+
+def root_flags(needs: Sequence[Need[Any]], workshop: Workshop) -> list[str]:
+    """Where needs keep things: in the plan's folder, under the name that each root has by default."""
+    return [
+        word
+        for need in needs
+        if need.root is not None
+        for word in (
+            f"--{need.root.replace('_', '-')}",
+            str(workshop.out / getattr(need.flags(), need.root).name),
+        )
+    ]
+
+
+def evaluate_flags(cell: PlanCell, workshop: Workshop, teacher: Path | None) -> list[str]:
+    """The command that scores a cell's synset."""
+    flags = ["evaluate", str(workshop.run(cell)), "--protocol", cell.protocol, "--seeds", str(cell.seeds)]
+    flags += ["--workers", "1", *_pair("--students", ",".join(cell.students)), *_pair("--size", cell.size)]
+    flags += [*_pair("--teacher", teacher), "--teachers", str(workshop.teachers)]
+    return [*flags, *cell.evaluate, *workshop.common]
+
+
+def submit_flags(cell: PlanCell, workshop: Workshop) -> list[str]:
+    """The command that makes a cell's row."""
+    flags = ["submit", str(workshop.run(cell)), "--protocol", protocol(cell.protocol).name]
+    flags += ["--leaderboard", str(workshop.leaderboard), "--teachers", str(workshop.teachers)]
+    flags += [*_pair("--name", cell.title), *_pair("--note", cell.note)]
+    for key, value in workshop.submission.items():
+        flags += [f"--{key}", value]
+    for target in cell.published:
+        flags += ["--claim", f"{target.student}={target.value!r}", "--claim-source", target.source]
+    return flags
+
+
+def _data(cell: PlanCell) -> list[str]:
+    return ["--dataset", cell.dataset, *_pair("--size", cell.size)]
+
+
+def _pair(flag: str, value: object) -> list[str]:
+    return [flag, str(value)] if value else []

@@ -1,0 +1,219 @@
+"""DD-Ranking's scores of a synset, from names and settings to the file: what the command line and a caller share.
+
+What is the same for every synset of a cell (all real images, random subsets) lies in a cache of ordinary runs and is
+trained once; a further synset costs its own trainings. Loads torch when it is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddbench.evaluation.ddranking.definitions import WEIGHT, Leg, legs, own_protocol
+from ddbench.networks.check import check_student
+from ddbench.networks.names import default_student, parse_student
+from ddbench.protocols.protocol import Protocol, protocol, result_name
+from ddbench.protocols.teacher import protocol_teacher
+from ddbench.runtime.common import Common
+from ddbench.runtime.device import worker_count
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import ensure_writable, file_hash, write_json
+from ddbench.runtime.jobs import warm
+from ddbench.runtime.progress import Console
+
+if TYPE_CHECKING:
+    from ddbench.data.dataset import Dataset
+    from ddbench.data.preprocess import Preprocess
+    from ddbench.leaderboard.references import References
+    from ddbench.synset import Synset
+    from ddbench.teachers.store import Teacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked(Common):
+    """How a synset is to be scored: what the flags of ``ddbench scores`` say."""
+
+    protocol: str | None = None
+    """The synset's own protocol; default: hard-v1 for hard labels, soft-v1 for soft ones."""
+    student: str | None = None
+    """Network; default: the one it was distilled on."""
+    repeats: int = 5
+    """Repeats: network seeds 0 to n-1, each with a random subset of its own."""
+    cache: Path = Path("ddbench-scores")
+    """Folder for what other synsets of the same data can share: runs of random and full, with their evaluations."""
+    teacher: Path | None = None
+    """Teacher file: for protocols with a teacher (default: the synset's own, else the best one in --teachers); for
+    soft-v1 it labels the random images."""
+    teachers: Path = Path("teachers")
+    """Root of the teachers (ddbench teacher)."""
+    epochs: int | None = None
+    """Other number of epochs than the protocol's, for all real images too: non-standard."""
+    weight: float = WEIGHT
+    """Weight of IOR in LRS and of A1 in ARS, 0 to 1; other than 0.5: non-standard."""
+    hard_augmentation: bool = False
+    """Augment the trainings with hard labels as the protocol says: non-standard."""
+    workers: int = 0
+    """Trainings at once, each in its own process; 0: one a core."""
+    out: Path | None = None
+    """Result file; default: RUN/scores/<protocol>.json."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of a synset.
+
+    Attributes:
+        path: the file.
+        data: its content.
+        marks: what makes them non-standard; empty: nothing.
+    """
+
+    path: Path
+    data: dict[str, Any]
+    marks: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chosen:
+    """What is trained: the student, the six legs, and who gives labels.
+
+    Attributes:
+        usual: the student that stands in no file name.
+        teacher: of the protocol.
+        labeller: of the random images, where the protocol has no teacher.
+    """
+
+    student: str
+    usual: str
+    plan: dict[str, Leg]
+    teacher: Teacher | None
+    labeller: Teacher | None
+
+    @property
+    def teacher_hash(self) -> str | None:
+        used = self.teacher or self.labeller
+        return used.sha256 if used else None
+
+
+def score(run: Path, asked: Asked) -> Scored:
+    """Score a synset; every training that is there already is not done again.
+
+    Args:
+        run: a run folder, or a synset file.
+
+    Raises:
+        UserError: whatever the user can mend, before anything is written.
+    """
+    base = protocol(asked.protocol) if asked.protocol is not None else None
+    student = str(parse_student(asked.student)) if asked.student is not None else None
+    if asked.repeats < 2:
+        raise UserError(f"--repeats {asked.repeats}: expected at least 2, one number has no interval")
+    if not 0 <= asked.weight <= 1:
+        raise UserError(f"--weight {asked.weight:g}: expected 0 to 1")
+    workers, threads = worker_count(asked.workers, asked.threads)
+    if workers > 1:
+        warm("ddbench.evaluation.ddranking.trainings")
+
+    from ddbench.data.specs import size_to_load
+    from ddbench.evaluation.ddranking.file import check_out, costs, head, marks, tables
+    from ddbench.evaluation.ddranking.trainings import Work, check_legs, train_legs
+    from ddbench.runtime import device as devices
+    from ddbench.synset import read_synset, synset_path
+
+    path = synset_path(run)
+    synset = read_synset(path)
+    if synset.budget.unit != "ipc":
+        raise UserError(
+            f"{path}: holds all real images (method {synset.method}), expected a synset with a budget in images per "
+            "class: the scores compare it with random subsets of its size"
+        )
+    base = base or protocol(own_protocol(synset.label_kind))
+    chosen = _choose(asked, synset, base, student)
+    work = Work(
+        student=chosen.student,
+        data=asked.data,
+        size=size_to_load(synset.dataset, synset.images.shape[2]),
+        device=asked.device,
+        threads=threads,
+        compile=asked.compile,
+        teacher=chosen.teacher.path if chosen.teacher else None,
+        versions=devices.versions(),
+    )
+    marked = marks(chosen.plan["syn"], asked.weight, asked.hard_augmentation)
+    name = result_name(base, marked) + ("" if chosen.student == chosen.usual else f"-{chosen.student}")
+    out = asked.out or path.parent / "scores" / f"{name}.json"
+    start = head(
+        synset,
+        sha256=file_hash(path),
+        own=chosen.plan["syn"],
+        work=work,
+        weight=asked.weight,
+        hard_augmentation=asked.hard_augmentation,
+        teacher=chosen.teacher_hash,
+    )
+    check_out(out, start)
+    console = Console(asked.quiet)
+    references = _references(asked, synset, chosen, check_legs(work, chosen.plan, path), str(run), console)
+    ensure_writable(out.parent)
+    scored = train_legs(
+        work, chosen.plan, synset=path, real=references.real, random=references.random, workers=workers, console=console
+    )
+    result = {**start, **tables(scored, chosen.plan, asked.repeats, asked.weight)}
+    write_json(out.with_name(f"{out.stem}.cost.json"), costs(scored))
+    write_json(out, result)
+    return Scored(out, result, marked)
+
+
+def _choose(asked: Asked, synset: Synset, base: Protocol, student: str | None) -> _Chosen:
+    """The student, the legs and the teachers.
+
+    Raises:
+        UserError: a student that does not fit, a device that is not there, settings or a teacher that no leg can use.
+    """
+    from ddbench.runtime.device import resolve_device
+    from ddbench.teachers.store import read_teacher
+
+    _, channels, size, _ = synset.images.shape
+    usual = synset.student or default_student(size)
+    student = student or usual
+    check_student(student, channels, size)
+    resolve_device(asked.device)
+    soft = synset.label_kind == "soft"
+    # With soft labels and no teacher in the protocol, --teacher is for the labels of the random images.
+    labels_random = asked.teacher is not None and soft and base.labels in ("own", "soft")
+    plan = legs(
+        base,
+        epochs=asked.epochs,
+        soft=soft,
+        soft_random=labels_random,
+        learned_lr=synset.learned_lr is not None and synset.learned_lr.ndim == 0,
+        hard_augmentation=asked.hard_augmentation,
+    )
+    labeller = read_teacher(asked.teacher) if asked.teacher is not None and labels_random else None
+    teacher = None if labels_random else protocol_teacher(base, synset, given=asked.teacher, root=asked.teachers)
+    return _Chosen(student=student, usual=usual, plan=plan, teacher=teacher, labeller=labeller)
+
+
+def _references(
+    asked: Asked, synset: Synset, chosen: _Chosen, real: tuple[Dataset, Preprocess], name: str, console: Console
+) -> References:
+    """All real images and the random subsets, made where the cache lacks them."""
+    from ddbench.leaderboard.references import make_references
+    from ddbench.teachers.store import check_teacher
+
+    dataset, preprocess = real
+    if chosen.labeller is not None:
+        check_teacher(chosen.labeller, dataset, preprocess)
+    return make_references(
+        synset,
+        name=name,
+        cache=asked.cache,
+        repeats=asked.repeats,
+        dataset=dataset,
+        data=asked.data,
+        preprocess=preprocess,
+        labeller=chosen.labeller,
+        device=asked.device,
+        console=console,
+    )

@@ -47,6 +47,7 @@ def head_of(job: Job, plan: Plan, sha256: str, dataset: Dataset, difference: dic
     synset, lr = plan.synset, plan.synset.learned_lr
     teacher, stored = plan.teacher, plan.stored
     kinds = {"teacher": "teacher", "stored": "teacher", "hard": "hard"}
+    bound = job.protocol.replay and synset.schedule is not None and synset.schedule.fixed is not None
     return {
         "kind": KIND,
         "schema": SCHEMA,
@@ -68,6 +69,7 @@ def head_of(job: Job, plan: Plan, sha256: str, dataset: Dataset, difference: dic
             "config": synset.config,
             "learned_lr": float(lr) if lr is not None and lr.ndim == 0 else None,
             "bytes": storage(plan, dataset),
+            **({"fixed_network": True} if bound else {}),
         },
         "teacher": teacher.reference() if job.protocol.labels == "teacher" and teacher else None,
         "labels": stored.reference() if job.protocol.labels == "stored" and stored else None,

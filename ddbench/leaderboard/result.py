@@ -107,6 +107,7 @@ class SynsetInfo(Record):
     config: Any
     learned_lr: float | None
     bytes: Stored
+    fixed_network: bool | None = None
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> SynsetInfo:

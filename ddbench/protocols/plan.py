@@ -215,6 +215,8 @@ def rate_of(plan: Plan, student: str) -> float:
     """The learning rate without a search: the synset's where the protocol says so (of several stages the last one's),
     else the protocol's.
     """
+    if plan.protocol.replay and plan.synset.learned_lr is not None:
+        return float(plan.synset.learned_lr.mean())  # of a recipe with one rate a step, for telling
     learned = learned_rate(plan.synset, plan.protocol)
     return plan.protocol.rate(student) if learned is None else learned
 

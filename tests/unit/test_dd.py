@@ -262,3 +262,24 @@ def test_initialisations():
         sd = p[0].numel() ** -0.5
         assert float(p.detach().std()) == pytest.approx(sd, rel=0.1)
         assert float(p.detach().abs().max()) <= 2 * sd / TRUNCATED_SD + 1e-6
+
+
+def test_fixed_network_is_marked(ddb: Callable, tmp_path: Path):
+    """In the evaluation of its recipe, not where fresh networks are trained."""
+    import json
+
+    run = tmp_path / "run"
+    flags = ["--iterations", 1, "--batches", 1, "--epochs", 2, "--batch-real", 64, "--student", STUDENT]
+    argv = ["distill", "--method", "dd", "--dataset", "digits", "--ipc", 1, *flags, "--init-networks", "fixed"]
+    assert ddb(*argv, "--out", run, *EAGER).code == 0
+    for protocol, marked in (("dd-recipe", True), ("hard-v1", False)):
+        out = tmp_path / f"{protocol}.json"
+        flags = ["--protocol", protocol, "--epochs", 2, "--seeds", 2, "--workers", 1, "--out", out]
+        done = ddb("evaluate", run, *flags, *EAGER)
+        assert done.code == 0, done.err
+        evaluation = json.loads(out.read_text())
+        assert evaluation["synset"].get("fixed_network", False) is marked
+        if marked:
+            one, two = (entry["metrics"]["accuracy"] for entry in evaluation["runs"])
+            assert one == two, "one network, whatever the seed"
+            assert evaluation["synset"]["bytes"]["other"] > 4 * 64 * 8, "its weights count"

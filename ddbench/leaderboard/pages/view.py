@@ -218,6 +218,7 @@ def _method_detail(cell: Cell, row: Row) -> str:
         f"{len(row.results)} subsets" if len(row.results) > 1 else "",
         f"{labels} labels" if row.reference == RANDOM and labels != cell.label_kind else "",
         "all real images" if row.reference == FULL else "",
+        "fixed network" if row.first.synset.fixed_network else "",
         "not told from random" if row.above_random is False else "",
     ]
     return ", ".join(filter(None, said))

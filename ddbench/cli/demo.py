@@ -203,6 +203,8 @@ def _table(tasks: list[Task]) -> None:
             full = summarise(list(_scores(of("full", 0)[0], student).values()))["mean"]
             random = summarise_groups([list(subset.values()) for subset in subsets])["mean"]
             gap = paired_difference(ours, subsets)
+            assert gap["low"] is not None  # there are several seeds
+            assert gap["high"] is not None
             verdict = "tie" if gap["tie"] else "above" if gap["mean"] > 0 else "below"
             mean = summarise(list(ours.values()))["mean"]
             interval = f"({100 * gap['low']:+.1f} to {100 * gap['high']:+.1f}) {verdict}"

@@ -36,6 +36,23 @@ class Score:
 
 
 @dataclass(frozen=True)
+class AgainstRandom:
+    """How a row stands to the row of random images, by the measure that ranks.
+
+    Attributes:
+        verdict: ``above`` (better), ``below`` (worse), or ``tie``: the 95 % interval of the difference holds 0.
+        difference: mean of the row less random images, in the unit of the measure.
+        low, high: its interval, paired by seed and over subsets; None without two common seeds, where the verdict is
+            that of the intervals of the two rows.
+    """
+
+    verdict: str
+    difference: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
 class Row:
     """One row: one result, or all random subsets of a table together.
 
@@ -45,7 +62,7 @@ class Row:
         reference: ``random`` and ``full`` are shown below the methods and have no rank; else empty.
         earlier: superseded results behind it, newest first.
         verdict: of the verification, None where there is none; of several results the worst.
-        above_random: whether the paired difference to the random row is larger than nothing; None: not known.
+        against_random: how it stands to random images; None: not known.
     """
 
     results: tuple[Result, ...]
@@ -53,7 +70,7 @@ class Row:
     reference: str
     earlier: tuple[Result, ...]
     verdict: str | None
-    above_random: bool | None = None
+    against_random: AgainstRandom | None = None
 
     @property
     def first(self) -> Result:
@@ -352,19 +369,21 @@ def tied(one: Row, other: Row, measure: Measure, ranking: str) -> bool:
 
     Without two common seeds: whether their intervals overlap; a row without an interval cannot be told from any.
     """
-    return _difference(one, other, measure, ranking) is None
+    return not _difference(one, other, measure, ranking)[3]
 
 
-def _difference(one: Row, other: Row, measure: Measure, ranking: str) -> float | None:
-    """Mean of ``one - other`` where they can be told apart, else None."""
+def _difference(one: Row, other: Row, measure: Measure, ranking: str) -> tuple[float, float | None, float | None, bool]:
+    """Mean of ``one - other``, its interval where it is paired, and whether the two can be told apart."""
     single, group, sign = (one, other, 1) if len(one.results) == 1 else (other, one, -1)
     ours = measure.values(single.first, ranking)
     theirs = [measure.values(result, ranking) for result in _alike(group.results, measure, ranking)]
     if len(single.results) == 1 and theirs and len(set(ours).intersection(*theirs)) > 1:
         found = paired_difference(ours, theirs)
-        return None if found["tie"] else float(sign * found["mean"])
+        ends = [None if end is None else sign * end for end in (found["low"], found["high"])]
+        low, high = ends if sign > 0 else reversed(ends)
+        return float(sign * found["mean"]), low, high, not found["tie"]
     a, b = one.scores[measure].statistics, other.scores[measure].statistics
-    return a["mean"] - b["mean"] if _apart(a, b) else None
+    return a["mean"] - b["mean"], None, None, _apart(a, b)
 
 
 def _apart(a: Statistics, b: Statistics) -> bool:
@@ -375,14 +394,15 @@ def _apart(a: Statistics, b: Statistics) -> bool:
 
 
 def _against_random(rows: Sequence[Row], first: Measure, ranking: str) -> list[Row]:
-    """Say of every method whether it is better than random images by the measure that ranks."""
+    """Say of every method whether it is above, level with or below random images by the measure that ranks."""
     random = next((row for row in rows if row.reference == RANDOM and first in row.scores), None)
     if random is None:
         return list(rows)
     said = []
     for row in rows:
         if not row.reference and first in row.scores and row.scores[first].statistics["low"] is not None:
-            difference = _difference(row, random, first, ranking)
-            row = replace(row, above_random=difference is not None and first.sign * difference < 0)
+            difference, low, high, apart = _difference(row, random, first, ranking)
+            better = "above" if first.sign * difference < 0 else "below"
+            row = replace(row, against_random=AgainstRandom(better if apart else "tie", difference, low, high))
         said.append(row)
     return said

@@ -21,7 +21,7 @@ from ddbench.leaderboard.commands import commands
 from ddbench.leaderboard.pages import embed, markdown, page
 from ddbench.leaderboard.pages.details import Pool, result_details
 from ddbench.leaderboard.pages.page import build, check, tables
-from ddbench.leaderboard.pages.view import Table, bytes_text, parts, ratio_text, seconds_text
+from ddbench.leaderboard.pages.view import Table, bytes_text, lay_out, parts, ratio_text, seconds_text
 from ddbench.leaderboard.result import Result
 from ddbench.leaderboard.rows import Cell, Row, Score, build_cells
 from ddbench.leaderboard.schema import load_results
@@ -108,14 +108,33 @@ def test_a_noisy_row_does_not_make_everything_below_it_a_tie(tmp_path: Path) -> 
     assert [(row.method, cell.rank(row)) for row in cell.rows] == [("best", 1), ("noisy", 1), ("next", 3)]
 
 
-def test_a_row_says_when_it_cannot_be_told_from_random_images(tmp_path: Path, board: Path) -> None:
-    submit(make_run(tmp_path / "weak", {CONVNET: [0.63, 0.62, 0.66]}, method="weak"), board)
+def test_a_row_says_how_it_stands_to_random_images(tmp_path: Path, board: Path) -> None:
+    """Above, level or below, with the difference; a row that is worse is not "not told" from random images."""
+    for method, values in (("weak", [0.63, 0.62, 0.66]), ("bad", [0.30, 0.31, 0.30])):
+        submit(make_run(tmp_path / method, {CONVNET: values}, method=method), board)
     (cell,) = build_cells(load_results(board))
-    assert {row.method: row.above_random for row in cell.rows if not row.reference} == {
-        "mtt": True,
-        "dm": True,
-        "weak": False,
+    stands = {row.method: row.against_random for row in cell.rows if not row.reference}
+    assert {name: against.verdict for name, against in stands.items() if against} == {
+        "mtt": "above",
+        "dm": "above",
+        "weak": "tie",
+        "bad": "below",
     }
+    bad, weak = stands["bad"], stands["weak"]
+    assert bad is not None
+    assert weak is not None
+    assert bad.difference == pytest.approx(-0.325)  # over the common seeds
+    assert bad.low is not None
+    assert bad.high is not None
+    assert bad.low < bad.difference < bad.high < 0
+    assert weak.low is not None
+    assert weak.high is not None
+    assert weak.low < 0 < weak.high
+    table = lay_out(cell)
+    details = {line.row.method: line.entries[1].detail for line in table.lines if line.row is not None}
+    assert "below random by 32.5" in details["bad"]
+    assert "ties with random (-0.5)" in details["weak"]
+    assert "above random by" in details["mtt"]
 
 
 def test_random_subsets_are_one_row_with_their_own_interval(board: Path) -> None:

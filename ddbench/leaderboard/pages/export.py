@@ -71,7 +71,7 @@ def _table_of(cell: Cell) -> Record:
 
 
 def _row_of(cell: Cell, row: Row) -> Record:
-    said = row.first.submission
+    said, against = row.first.submission, row.against_random
     return {
         "rank": cell.rank(row),
         "method": row.method,
@@ -83,6 +83,10 @@ def _row_of(cell: Cell, row: Row) -> Record:
         "stored_bytes": row.stored.total,
         "compression": row.compression,
         "distill_cpu_seconds": row.distill_seconds,
+        "against_random": "" if against is None else against.verdict,
+        "random_difference": None if against is None else against.difference,
+        "random_low": None if against is None else against.low,
+        "random_high": None if against is None else against.high,
     }
 
 
@@ -113,7 +117,8 @@ def frame(cells: Sequence[Cell]) -> pandas.DataFrame:
     table = pandas.DataFrame(list(records(cells)), columns=_COLUMNS)
     for name in ("rank", "place", "n", "stored_bytes"):
         table[name] = table[name].astype("Int64")
-    for name in ("mean", "std", "low", "high", "compression", "distill_cpu_seconds"):
+    differences = ("random_difference", "random_low", "random_high")
+    for name in ("mean", "std", "low", "high", "compression", "distill_cpu_seconds", *differences):
         table[name] = table[name].astype("float64")
     whole = all(float(value).is_integer() for value in table["budget"])
     table["budget"] = table["budget"].astype("Int64" if whole else "float64")
@@ -123,7 +128,8 @@ def frame(cells: Sequence[Cell]) -> pandas.DataFrame:
 _COLUMNS = (
     *("dataset", "fingerprint", "budget_unit", "budget", "labels", "protocol", "protocol_hash", "standard", "changed"),
     *("precision", "rank", "method", "reference", "title", "authors", "id", "verified", "stored_bytes", "compression"),
-    *("distill_cpu_seconds", "student", "metric", "mean", "std", "n", "low", "high", "place", "best", "comparable"),
+    *("distill_cpu_seconds", "against_random", "random_difference", "random_low", "random_high"),
+    *("student", "metric", "mean", "std", "n", "low", "high", "place", "best", "comparable"),
 )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ddbench.leaderboard.columns import CROSS, MAIN, Measure, others
 from ddbench.leaderboard.result import Budget, Result
-from ddbench.leaderboard.rows import FULL, RANDOM, REFERENCES, Cell, Row
+from ddbench.leaderboard.rows import FULL, RANDOM, REFERENCES, AgainstRandom, Cell, Row
 from ddbench.statistics import Statistics
 
 NONE = "–"
@@ -210,6 +210,16 @@ def _score(cell: Cell, row: Row, measure: Measure) -> Entry:
     return Entry(statistics_text(score.statistics, measure.unit), score.statistics["mean"], score.best, detail)
 
 
+def against_random_text(against: AgainstRandom | None, unit: str) -> str:
+    """``above random by 20.8``, ``below random by 46.1``, ``ties with random (+1.1)``; empty where it is not known."""
+    if against is None:
+        return ""
+    if against.verdict == "tie":
+        sign = "-" if against.difference < 0 else "+"
+        return f"ties with random ({sign}{number_text(abs(against.difference), unit)})"
+    return f"{against.verdict} random by {number_text(abs(against.difference), unit)}"
+
+
 def _method_detail(cell: Cell, row: Row) -> str:
     title = row.first.submission.method_title
     labels = row.first.synset.label_kind
@@ -219,7 +229,7 @@ def _method_detail(cell: Cell, row: Row) -> str:
         f"{labels} labels" if row.reference == RANDOM and labels != cell.label_kind else "",
         "all real images" if row.reference == FULL else "",
         "fixed network" if row.first.synset.fixed_network else "",
-        "not told from random" if row.above_random is False else "",
+        against_random_text(row.against_random, cell.described.unit),
     ]
     return ", ".join(filter(None, said))
 

@@ -15,10 +15,120 @@ from typing import Any, Generic, TypeVar
 from ddbench.runtime.errors import UserError
 
 
+ALIASES: dict[str, tuple[str, ...]] = {
+    # networks, as the public codes of DC, DSA, DM, MTT and RDED call them
+    "convnet": ("convnet-d3-w128-in",),
+    "convnetin": ("convnet-d3-w128-in",),
+    "convnetbn": ("convnet-d3-w128-bn",),
+    "convnetd2": ("convnet-d2-w32-in",),
+    "convnetd3": ("convnet-d3-w128-in",),
+    "convnetd4": ("convnet-d4-w128-in",),
+    "convnetd5": ("convnet-d5-w128-in",),
+    "convnetd6": ("convnet-d6-w128-in",),
+    "convnetw32": ("convnet-d3-w32-in",),
+    "convnetw128": ("convnet-d3-w128-in",),
+    "conv3": ("convnet-d3-w128-bn",),
+    "conv4": ("convnet-d4-w128-bn",),
+    "mlp": ("mlp-d3-w128",),
+    "vgg11": ("vgg11-in",),
+    "resnet18": ("resnet18-in",),
+    "resnet18ap": ("resnet18ap-in",),
+    "resnet18modified": ("tv-resnet18-mod",),
+    "resnet50": ("tv-resnet50",),
+    "resnet101": ("tv-resnet101",),
+    "efficientnetb0": ("tv-efficientnet_b0",),
+    "mobilenetv2": ("tv-mobilenet_v2",),
+    "swinv2t": ("tv-swin_v2_t",),
+    "vit": ("vit-d6-w512",),
+    # datasets
+    "tiny": ("tiny-imagenet",),
+    "tinyimagenet200": ("tiny-imagenet",),
+    "imagenet": ("imagenet-1k",),
+    "fmnist": ("fashion-mnist",),
+    # flags: the first that the verb has
+    "model": ("student", "students"),
+    "net": ("student", "students"),
+    "network": ("student", "students"),
+    "arch": ("student", "students"),
+    "archname": ("student", "students"),
+    "studmodel": ("students",),
+    "models": ("students",),
+    "archs": ("students",),
+    "student": ("students",),
+    "students": ("student",),
+    "teachermodel": ("teacher-student", "teacher"),
+    "numeval": ("seeds",),
+    "numexp": ("seeds", "seed"),
+    "seed": ("seeds",),
+    "epochevaltrain": ("epochs",),
+    "trainepochs": ("epochs",),
+    "evalmode": ("students",),
+    "evalit": ("validate-every",),
+    "subset": ("dataset",),
+    "ds": ("dataset",),
+    "datapath": ("data",),
+    "datadir": ("data",),
+    "dataroot": ("data",),
+    "imagesperclass": ("ipc",),
+    "imgperclass": ("ipc",),
+    "spc": ("ipc",),
+    "numipc": ("ipc",),
+    "iteration": ("iterations",),
+    "niter": ("iterations",),
+    "lrimg": ("lr-images",),
+    "lrnet": ("lr-net", "lr-student"),
+    "lrteacher": ("lr-student", "lr"),
+    "lrinit": ("lr-student",),
+    "learningrate": ("lr",),
+    "batchsize": ("batch",),
+    "batchtrain": ("batch", "batch-student"),
+    "synsteps": ("student-steps",),
+    "pixinit": ("init",),
+    "dsastrategy": ("augmentation",),
+    "noaug": ("augmentation",),
+    "aug": ("augmentation",),
+    "dismetric": ("metric",),
+    "zca": ("preprocess",),
+    "numexperts": ("experts",),
+    "bufferpath": ("buffers",),
+    "savepath": ("out",),
+    "savedir": ("out",),
+    "outputdir": ("out",),
+    "imgsize": ("size",),
+    "res": ("size",),
+    "imagesize": ("size",),
+    "outerloop": ("outer-loops",),
+    "innerloop": ("inner-epochs",),
+    "rbn": ("bn-weight",),
+    "rbnreg": ("bn-weight",),
+    "mom": ("momentum",),
+    "wd": ("weight-decay",),
+}
+"""What public codes call a network, a dataset or a flag, folded (:func:`fold`) -> our names for it."""
+
+
+def fold(name: str) -> str:
+    """A name without case, dashes and other signs: ``CIFAR-10`` and ``cifar10`` are one."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Which of the known names is meant: the same but for case and signs, another code's name for it, a near miss."""
+    names = list(known)
+    folded: dict[str, str] = {}
+    for one in names:
+        folded.setdefault(fold(one), one)
+    for meant in (name, *ALIASES.get(fold(name), ())):
+        if fold(meant) and fold(meant) in folded:
+            return folded[fold(meant)]
+    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for a near miss, else an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    """`` (did you mean 'x'?)`` where one of the known names seems to be meant, else an empty string."""
+    meant = nearest(name, known)
+    return f" (did you mean {meant!r}?)" if meant else ""
 
 
 def unknown(kind: str, name: str, known: Iterable[str], flag: str = "") -> UserError:

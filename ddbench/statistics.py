@@ -145,3 +145,32 @@ def corruption_errors(
             return None
         found[name] = math.fsum(1 - value for value in row) / base
     return found
+
+
+CLIPPED, TOO_FEW = "clipped", "too few seeds for an interval"
+
+
+def interval_words(entry: Mapping[str, Any], scale: float = 1.0, digits: int = 4, fraction: bool = True) -> str:
+    """The interval of a summary as people read it: ``92.25 to 93.67``; empty for a single value.
+
+    An interval of a few runs can leave what is possible: of a fraction it ends at 0 and 1, and says so; where it is
+    all that is possible, it says that there are too few seeds.
+
+    Args:
+        scale: factor of the numbers, 100 for percent.
+        digits: behind the point.
+        fraction: whether the numbers are 0 to 1.
+    """
+    low, high = entry["low"], entry["high"]
+    if low is None or high is None:
+        return ""
+    within = (max(low, 0.0), min(high, 1.0)) if fraction else (low, high)
+    if fraction and low < 0 and high > 1:
+        return TOO_FEW
+    mark = "" if within == (low, high) else f" ({CLIPPED})"
+    return f"{scale * within[0]:.{digits}f} to {scale * within[1]:.{digits}f}{mark}"
+
+
+def count_words(count: int, noun: str) -> str:
+    """``1 seed``, ``5 seeds``."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ddbench.cli.parse import parse, peek, settings_in
 from ddbench.cli.settings import Common
 from ddbench.distillation.start import Chosen, choose, distill
-from ddbench.methods import METHODS, description
+from ddbench.methods import METHODS, USUAL_PROTOCOL, description, meant_protocol
 from ddbench.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -78,7 +78,13 @@ def main(argv: list[str]) -> None:
     args: Any = parse(combined, argv, "ddbench distill", _title(chosen.kind), EXAMPLES, default=combined(**parts))
     given = {name: value for part in parts for name, value in vars(getattr(args, part)).items()}
     path = distill(**given)
-    print(f"synset: {path}   next: ddbench evaluate {path.parent}")
+    print(f"synset: {path}   next: {evaluation_command(path.parent, str(args.run.method))}")
+
+
+def evaluation_command(run: Path, method: str) -> str:
+    """The command that scores a run by the protocol that its method is meant for."""
+    wanted = meant_protocol(method)
+    return f"ddbench evaluate {run}" + ("" if wanted == USUAL_PROTOCOL else f" --protocol {wanted}")
 
 
 def peeked(argv: list[str]) -> tuple[Chosen, tuple[Any, ...]]:

@@ -32,9 +32,21 @@ EXAMPLES = """  ddbench evaluate runs/digits-ipc1-mtt-s0
   ddbench evaluate runs/digits-ipc1-mtt-s0 --protocol my-protocol.toml"""
 
 
+GROUPS = {
+    "what is trained": (
+        *("protocol", "students", "seeds", "teacher", "teachers", "labels"),
+        *("epochs", "lr", "lr_source", "augmentation", "label_smoothing", "mixup", "focal_gamma"),
+    ),
+    "what is measured": ("calibration", "robustness", "corruptions", "corruption_reference", "ood", "max_images"),
+    "how it computes": ("device", "workers", "threads", "at_once", "precision", "compile"),
+    "where it is, and where it goes": ("data", "download", "size", "out", "quiet"),
+}
+"""Heads of the help, with the fields under them."""
+
+
 def main(argv: list[str]) -> None:
     """Run the verb."""
-    args = parse(Args, _completed(argv), "ddbench evaluate", str(Args.__doc__), EXAMPLES)
+    args = parse(Args, _completed(argv), "ddbench evaluate", str(Args.__doc__), EXAMPLES, groups=GROUPS)
     found = evaluate(args.run, args)
     print(found)
     print(f"result: {found.path}")
@@ -47,7 +59,7 @@ ALONE = {"--robustness": BUDGETS[0], "--ood": NOISE}
 def _completed(argv: list[str]) -> list[str]:
     """The flags, with the values of those that were left without one."""
     found = []
-    for token, following in zip(argv, [*argv[1:], ""], strict=True):
+    for token, following in zip(argv, [*argv, ""][1:], strict=True):
         found.append(token)
         if token in ALONE and (not following or following.startswith("-") or _is_run(following)):
             found.append(ALONE[token])

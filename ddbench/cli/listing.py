@@ -79,7 +79,7 @@ def _students() -> dict[str, str]:
         "convnet-dD-wW-NORM": f"other depths and widths; norm {'|'.join(NORMS)}, then {endings} if wanted",
         "mlp-dD-wW, vit-dD-wW": "other depths and widths",
         "tv-NAME": f"any other network of torchvision, for {SMALLEST_EXTERNAL} px and more",
-        "timm-NAME": f"any network of timm (pip install ddbench[timm]), for {SMALLEST_EXTERNAL} px and more",
+        "timm-NAME": f"any network of timm (pip install \".[timm]\"), for {SMALLEST_EXTERNAL} px and more",
     }
     groups = {f"{name} (group)": ", ".join(members) for name, members in GROUPS.items()}
     registered = {name: spec.title or REGISTERED.origin(name) for name, spec in REGISTERED.items()}
@@ -121,6 +121,8 @@ TABLES: dict[str, Callable[[], dict[str, str]]] = {
 
 def main(argv: list[str]) -> None:
     """Run the verb."""
+    if not argv:
+        argv = ["--help"]
     args = parse(Args, argv, "ddbench list", str(Args.__doc__), EXAMPLES)
     if args.what not in TABLES:
         raise unknown("list", args.what, TABLES)

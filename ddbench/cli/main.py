@@ -17,6 +17,7 @@ from ddbench.runtime.errors import UserError, one_line
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("ddbench.cli.demo", "the whole pipeline on an embedded dataset, in minutes on two cores"),
     "list": ("ddbench.cli.listing", "methods, datasets, students, protocols, recipes that are known"),
+    "info": ("ddbench.cli.info", "what a run, synset, store, teacher or evaluation is, and what to do next"),
     "buffer": ("ddbench.cli.buffer", "record experts: networks trained on real data (also: verify, info, import)"),
     "teacher": ("ddbench.cli.teacher", "train a network on real data that labels synsets' views (also: info)"),
     "diffusion": (

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from dataclasses import fields, is_dataclass, replace
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
+from ddbench.cli.help import Groups, help_text
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
 
@@ -25,33 +26,34 @@ def parse(
     description: str,
     examples: str,
     default: T | None = None,
+    groups: Groups | None = None,
 ) -> T:
     """Parse ``argv`` into a dataclass; ``--help`` prints its fields with their docs and ``examples``.
 
     Args:
         default: an instance whose values replace the class's defaults (a recipe, say).
+        groups: heads of the help -> names of the fields under them.
 
     Raises:
         UserError: unknown flag (with a suggestion), missing or malformed value.
     """
+    if "-h" in argv or "--help" in argv:
+        print(help_text(kind, prog, description, examples, default, groups))
+        raise SystemExit(0)
     flags = set(_flags(kind))
     for token in argv:
         flag = token.split("=")[0].replace("_", "-")
-        if re.match(r"--[a-z]", flag) and flag != "--help" and flag not in flags | {f"--no-{f[2:]}" for f in flags}:
+        if re.match(r"--[A-Za-z]", flag) and flag not in flags | {f"--no-{f[2:]}" for f in flags}:
             raise UserError(f"unknown flag {token.split('=')[0]}{suggest(flag, flags)}; see {prog} --help")
-    text = f"{description.strip()}\n\nexamples:\n{examples.rstrip()}"
     options: dict[str, Any] = {} if default is None else {"default": default}
     captured = io.StringIO()
     try:
-        with contextlib.redirect_stderr(captured), _NUMBERS_BY_NAME:
+        with contextlib.redirect_stderr(captured), _RULES:
             parsed: T = tyro.cli(
-                kind, args=list(argv), prog=prog, description=text, config=(tyro.conf.OmitArgPrefixes,), **options
+                kind, args=list(argv), prog=prog, config=(tyro.conf.OmitArgPrefixes,), **options
             )
             return parsed
-    except SystemExit as stop:
-        if not stop.code:
-            sys.stdout.flush()
-            raise
+    except SystemExit:
         raise UserError(f"{_one_line(captured.getvalue())}; see {prog} --help") from None
 
 
@@ -77,10 +79,10 @@ def settings_in(default: T, argv: Sequence[str]) -> T:
 NumbersByName = tuple[tuple[str, float], ...]
 """Type of a setting that is typed as ``name=number``, any number of times."""
 
-_NUMBERS_BY_NAME = tyro.constructors.ConstructorRegistry()
+_RULES = tyro.constructors.ConstructorRegistry()
 
 
-@_NUMBERS_BY_NAME.primitive_rule
+@_RULES.primitive_rule
 def _numbers_by_name(info: Any) -> Any:
     if info.type != NumbersByName:
         return None
@@ -90,6 +92,24 @@ def _numbers_by_name(info: Any) -> Any:
         instance_from_str=options_from_text,
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [f"{name}={number}" for name, number in value],
+    )
+
+
+@_RULES.primitive_rule
+def _optional(info: Any) -> Any:
+    """``T | None`` is typed as ``T``; the word None still gives None."""
+    parts = [part for part in get_args(info.type) if part is not type(None)]
+    if get_origin(info.type) not in (Union, UnionType) or len(parts) != 1 or type(None) not in get_args(info.type):
+        return None
+    inner = tyro.constructors.PrimitiveTypeInfo.make(parts[0], info.markers)
+    spec = tyro.constructors.ConstructorRegistry.get_primitive_spec(inner)
+    if not isinstance(spec, tyro.constructors.PrimitiveConstructorSpec):
+        return spec
+    return replace(
+        spec,
+        instance_from_str=lambda texts: None if list(texts) == ["None"] else spec.instance_from_str(texts),
+        is_instance=lambda value: value is None or spec.is_instance(value),
+        str_from_instance=lambda value: ["None"] if value is None else spec.str_from_instance(value),
     )
 
 

@@ -10,6 +10,7 @@ import tyro
 from ddbench.cli.parse import parse
 from ddbench.evaluation.ddranking.definitions import SCORES, TITLES
 from ddbench.leaderboard.scoring import Asked, Scored, score
+from ddbench.statistics import interval_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,6 @@ def _print(scored: Scored) -> None:
         if name == next(iter(result["legs"])):
             print("  test accuracy (fraction)")
         entry, digits = result["summary"][name], 2 if name in ("lrs", "ars") else 4
-        low, high = (f"{entry[end]:.{digits}f}" for end in ("low", "high"))
-        print(f"  {TITLES[name]:<{width}} {entry['mean']:8.{digits}f}   {low} to {high}")
+        words = interval_words(entry, 1, digits, fraction=name not in SCORES)
+        print(f"  {TITLES[name]:<{width}} {entry['mean']:8.{digits}f}   {words}")
     print(f"result: {scored.path}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import UserError, install_words
 
 
 def diffusers() -> Any:
@@ -19,5 +19,5 @@ def diffusers() -> Any:
     except ImportError as error:
         raise UserError(
             f"diffusion models need the package diffusers ({' '.join(str(error).split()):.120}): "
-            "pip install ddbench[diffusion]"
+            f"{install_words('diffusion')}"
         ) from None

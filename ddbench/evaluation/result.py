@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddbench.registry import unknown
 from ddbench.runtime.errors import UserError
+from ddbench.statistics import TOO_FEW, count_words, interval_words
 
 if TYPE_CHECKING:
     import pandas
@@ -122,12 +123,10 @@ class Evaluation:
         yield self.title
         for student, metrics in self.data["summary"].items():
             entry, rate = metrics["accuracy"], self.data["learning_rates"][student]
-            interval = (
-                f"  95 % interval {100 * entry['low']:.2f} to {100 * entry['high']:.2f}"
-                if entry["low"] is not None
-                else ""
-            )
-            yield f"  {student:<24} {100 * entry['mean']:6.2f} %{interval}  ({entry['n']} seeds)  lr {rate['rate']:g}"
+            words = interval_words(entry, 100, 2)
+            interval = f"  95 % interval {words}" if words and words != TOO_FEW else f"  {words}" if words else ""
+            seeds = count_words(entry["n"], "seed")
+            yield f"  {student:<24} {100 * entry['mean']:6.2f} %{interval}  ({seeds})  lr {rate['rate']:g}"
             yield from _measured(self.data["metrics"], metrics)
         synset = self.data["synset"]
         stored = synset["bytes"]
@@ -143,5 +142,6 @@ def _measured(known: dict[str, Any], metrics: dict[str, Any]) -> Iterator[str]:
     places = {name: next((place for place, start in enumerate(ORDER) if name.startswith(start)), 99) for name in shown}
     for name in sorted(shown, key=lambda name: (places[name], name)):
         entry, metric = metrics[name], known[name]
-        interval = f"  {entry['low']:.4f} to {entry['high']:.4f}" if entry["low"] is not None else ""
-        yield f"    {metric['title']:<52} {entry['mean']:8.4f}{interval}  ({entry['n']} seeds)"
+        words = interval_words(entry, fraction=metric.get("unit") == "fraction")
+        interval = f"  {words}" if words else ""
+        yield f"    {metric['title']:<52} {entry['mean']:8.4f}{interval}  ({count_words(entry['n'], 'seed')})"

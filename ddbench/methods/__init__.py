@@ -13,6 +13,10 @@ from ddbench.methods.facts import Facts, find_class, read_classes
 from ddbench.registry import Registry
 
 
+USUAL_PROTOCOL = "hard-v1"
+"""What `ddbench evaluate` does without --protocol."""
+
+
 @cache
 def shipped() -> dict[str, tuple[str, Facts]]:
     """The methods of this package by name: ``module:Class``, and facts."""
@@ -33,6 +37,12 @@ def facts_of(name: str) -> Facts | None:
         return shipped()[name][1]
     found = find_class(METHODS.origin(name))
     return found.facts if found else None
+
+
+def meant_protocol(name: str) -> str:
+    """The protocol that a method is meant to be evaluated by; of one that says none the usual one."""
+    facts = facts_of(name) if name in METHODS else None
+    return facts.protocol if facts is not None else USUAL_PROTOCOL
 
 
 def description(name: str) -> str:

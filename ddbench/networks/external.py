@@ -19,7 +19,7 @@ from ddbench.networks.base import Student
 from ddbench.networks.names import REGISTERED, StudentName
 from ddbench.networks.norms import BatchNorm
 from ddbench.registry import resolve, suggest
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import UserError, install_words
 from ddbench.runtime.seeds import isolated
 
 _TRIAL_CLASSES = 10
@@ -184,7 +184,7 @@ def _timm(student: StudentName, channels: int, size: int, classes: int) -> nn.Mo
     try:
         timm = importlib.import_module("timm")
     except ImportError:
-        raise UserError(f"student '{student}' needs timm: pip install ddbench[timm]") from None
+        raise UserError(f"student '{student}' needs timm: {install_words('timm')}") from None
     name = student.family.removeprefix("timm-")
     if not timm.is_model(name):
         near = suggest(str(student), [f"timm-{one}" for one in timm.list_models()])

@@ -8,6 +8,11 @@ class UserError(Exception):
     """
 
 
+def install_words(extra: str) -> str:
+    """How the packages behind an extra are installed; ddbench is installed from its checkout."""
+    return f'pip install ".[{extra}]" in the checkout of ddbench'
+
+
 MAX_LINE = 2000
 
 

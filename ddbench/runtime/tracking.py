@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, Protocol
 
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import UserError, install_words
 from ddbench.runtime.files import canonical_json, write_text
 from ddbench.runtime.progress import Console
 
@@ -116,5 +116,5 @@ def open_trackers(name: str, folder: Path, config: dict[str, Any], done: int, co
         if name == "tensorboard":
             trackers.append(_TensorBoard(folder))
     except ImportError as error:
-        raise UserError(f"--track {name}: {error}; pip install 'ddbench[{name}]'") from error
+        raise UserError(f"--track {name}: {error}; {install_words(name)}") from error
     return trackers

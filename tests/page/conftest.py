@@ -26,7 +26,7 @@ FLAGS = (
 
 def _missing(what: str) -> None:
     """A missing browser is a failure where CI runs, and a skip with its reason anywhere else."""
-    text = f"no {what}: `apt-get install chromium` and `pip install ddbench[page]` (or set DDBENCH_CHROMIUM)"
+    text = f"no {what}: `apt-get install chromium` and `pip install '.[page]'` (or set DDBENCH_CHROMIUM)"
     if os.environ.get("CI", "").lower() in ("1", "true"):
         pytest.fail(text, pytrace=False)
     pytest.skip(text)

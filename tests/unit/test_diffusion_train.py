@@ -186,7 +186,7 @@ def test_without_the_library(refused: Callable, tmp_path: Path, monkeypatch: pyt
         return real(name, *more)
 
     monkeypatch.setattr(importlib, "import_module", importing)
-    remedy = "pip install ddbench[diffusion]"
+    remedy = 'pip install ".[diffusion]" in the checkout'
     refused(["diffusion", "train", "--diffusions", tmp_path / "d"], remedy)
     flags = ("--dataset", "digits", "--ipc", 1, "--student", TINY, "--out", tmp_path / "run")
     refused(["distill", "--method", "d3hr", *flags], remedy)

@@ -111,7 +111,7 @@ def test_parquet_without_pyarrow_is_one_line(
     from ddbench.leaderboard.pages.export import write_parquet
 
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UserError, match=r"pip install ddbench\[parquet\]"):
+    with pytest.raises(UserError, match=r"pip install \"\.\[parquet\]\""):
         write_parquet(tmp_path / "board.parquet", cells)
     assert list(tmp_path.iterdir()) == []
 

@@ -16,7 +16,7 @@ from ddbench.leaderboard.columns import Measure
 from ddbench.leaderboard.result import Result
 from ddbench.leaderboard.rows import Cell, Row, Score
 from ddbench.leaderboard.schema import result_path
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import UserError, install_words
 from ddbench.runtime.files import write_atomic, write_bytes, write_text
 from ddbench.statistics import Statistics
 
@@ -176,7 +176,7 @@ def write_parquet(path: Path, cells: Sequence[Cell]) -> None:
     try:
         import pyarrow  # noqa: F401
     except ImportError:
-        raise UserError("--format parquet needs pyarrow: pip install ddbench[parquet]") from None
+        raise UserError(f"--format parquet needs pyarrow: {install_words('parquet')}") from None
     write_atomic(path, lambda temporary: table.to_parquet(temporary, index=False, engine="pyarrow"))
 
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from ddbench.measurements.robustness.attacks import lengths
 from ddbench.measurements.robustness.budgets import PARTS, TARGETED
 from ddbench.runtime import seeds
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import UserError, install_words
 
 BATCH = 250
 """Images that an attack gets at once; AutoAttack's own default."""
@@ -45,7 +45,8 @@ def installed(packages: Sequence[str]) -> dict[str, str]:
     """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"--robustness: needs the package {' and '.join(missing)}: pip install 'ddbench[robustness]'")
+        named = " and ".join(missing)
+        raise UserError(f"--robustness: needs the package {named}: {install_words('robustness')}")
     return {name: importlib.metadata.version(name) for name in packages}
 
 

@@ -1,0 +1,289 @@
+"""``ddbench info PLACE``: what a folder or file is, its settings, its evaluations, and what to do next. No torch."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from ddbench.cli.distill import evaluation_command
+from ddbench.cli.parse import parse
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import read_json
+from ddbench.statistics import count_words, interval_words
+
+MAX_HEADER = 64 * 2**20
+LONGEST = 100
+"""Letters of a value that are printed."""
+
+KEY = "ddbench"
+
+TITLES = {
+    "ddbench-synset": "synset",
+    "ddbench-teacher": "teacher",
+    "ddbench-labels": "stored labels of every view",
+    "ddbench-evaluation": "evaluation",
+    "ddbench-result": "row of a board",
+    "ddbench-scores": "DD-Ranking's scores",
+    "ddbench-trajectories": "store of experts",
+    "ddbench-diffusion": "diffusion model",
+    "ddbench-student-weights": "trained student of an evaluation",
+    "ddbench-checkpoint": "checkpoint of a run that is not finished",
+}
+"""What a file's ``kind`` means."""
+
+SETTINGS: dict[str, tuple[tuple[str, str], ...]] = {
+    "ddbench-synset": (
+        *(("method", "method"), ("dataset", "dataset"), ("budget", "budget.unit"), ("", "budget.value")),
+        *(("student", "student"), ("seed", "seed"), ("preprocess", "preprocess.kind"), ("labels", "label_kind")),
+        *(("space", "space"), ("teacher", "teacher.student"), ("config", "config")),
+    ),
+    "ddbench-teacher": (
+        *(("dataset", "dataset"), ("student", "student"), ("test accuracy", "test_accuracy"), ("recipe", "recipe")),
+    ),
+    "ddbench-labels": (("epochs", "epochs"), ("images", "images"), ("teacher", "teacher.student")),
+    "ddbench-evaluation": (
+        *(("method", "synset.method"), ("dataset", "synset.dataset"), ("budget", "synset.budget.unit")),
+        *(("", "synset.budget.value"), ("protocol", "protocol.name"), ("changed", "protocol.changed")),
+    ),
+    "ddbench-result": (
+        *(("method", "synset.method"), ("dataset", "synset.dataset"), ("budget", "synset.budget.unit")),
+        *(("", "synset.budget.value"), ("protocol", "protocol.name")),
+    ),
+    "ddbench-scores": (("method", "synset.method"), ("dataset", "synset.dataset"), ("student", "student")),
+    "ddbench-trajectories": (("dataset", "dataset"), ("student", "student"), ("recipe", "recipe")),
+    "ddbench-diffusion": (("dataset", "dataset"), ("parameters", "parameters"), ("recipe", "recipe")),
+    "ddbench-student-weights": (("student", "student"), ("seed", "seed"), ("accuracy", "accuracy")),
+    "ddbench-checkpoint": (("steps done", "done"),),
+    "ddbench-run": (("method", "method"), ("dataset", "dataset"), ("ipc", "ipc"), ("student", "student")),
+}
+"""What is told of a kind: words, and where its header says it; without words it goes on with the one before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """What a run folder, synset, store, teacher or evaluation is, how it was made, and what to do with it."""
+
+    place: tyro.conf.Positional[Path]
+    """A folder or file that ddbench made."""
+    json: bool = False
+    """Print JSON for other programs."""
+
+
+EXAMPLES = """  ddbench info runs/digits-ipc1-mtt-s0
+  ddbench info runs/digits-ipc1-mtt-s0/evaluations/hard-v1.json
+  ddbench info expert_trajectories --json"""
+
+
+def main(argv: list[str]) -> None:
+    """Run the verb."""
+    args = parse(Args, argv, "ddbench info", str(Args.__doc__), EXAMPLES)
+    found = describe(args.place)
+    if args.json:
+        print(json.dumps(found, indent=1, ensure_ascii=False, default=str))
+        return
+    print(f"{found['what']}: {found['path']}")
+    width = max(map(len, found["settings"]), default=0)
+    for name, value in found["settings"].items():
+        print(f"  {name:<{width}}  {_short(value)}")
+    for name, table in found["evaluations"].items():
+        print(f"  evaluation {name}" + ("" if table["standard"] else "  NON-STANDARD"))
+        for student, entry in table["students"].items():
+            words = interval_words(entry, 100, 2)
+            print(
+                f"    {student:<24} {100 * entry['mean']:6.2f} %  {words}{'  ' if words else ''}"
+                f"({count_words(entry['n'], 'seed')})"
+            )
+        if table["measured"]:
+            print(f"    measured: {', '.join(table['measured'])}")
+    for command in found["next"]:
+        print(f"next: {command}")
+
+
+def describe(place: Path) -> dict[str, Any]:
+    """What a place is: ``what``, ``path``, ``settings``, ``evaluations`` by name, ``next`` (commands).
+
+    Only headers are read.
+
+    Raises:
+        UserError: it is not there, or nothing that ddbench made.
+    """
+    if place.is_dir():
+        return _folder(place)
+    if not place.is_file():
+        raise UserError(f"{place}: no such file or folder")
+    header = _header(place)
+    kind = str(header.get("kind"))
+    if kind not in TITLES:
+        raise UserError(f"{place}: a file of kind {kind[:60]!r}, which `ddbench info` does not know")
+    found = _found(TITLES[kind], place, _settings(kind, header))
+    if kind == "ddbench-synset":
+        found["next"] = [evaluation_command(place, str(header.get("method")))]
+    elif kind == "ddbench-evaluation":
+        found["evaluations"] = {place.stem: _evaluation(place, header)}
+        found["next"] = [f"ddbench submit {place.parent.parent} --protocol {place.stem}"]
+    elif kind == "ddbench-teacher":
+        found["next"] = [f"ddbench evaluate RUN --protocol kd-v1 --teacher {place}"]
+    elif kind == "ddbench-labels":
+        found["next"] = [f"ddbench evaluate RUN --protocol fkd --labels {place}"]
+    elif kind == "ddbench-result":
+        found["next"] = ["ddbench leaderboard show"]
+    return found
+
+
+def _found(what: str, path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    return {"what": what, "path": str(path), "settings": settings, "evaluations": {}, "next": []}
+
+
+def _folder(place: Path) -> dict[str, Any]:
+    """A folder by what lies in it."""
+    if (place / "synset.safetensors").is_file():
+        return _run(place)
+    if (place / "config.json").is_file() and _kind(place / "config.json") == "ddbench-run":
+        config = _header(place / "config.json")
+        found = _found("run that is not finished", place, _settings("ddbench-run", config))
+        found["next"] = ["repeat its `ddbench distill` command: it goes on where it was"]
+        return found
+    if (place / "results").is_dir():
+        rows = sum("." not in path.stem for path in (place / "results").glob("*/*/*/*.json"))
+        found = _found("board", place, {"rows": rows})
+        found["next"] = [f"ddbench leaderboard show --leaderboard {place}"]
+        return found
+    if (place / "manifest.json").is_file():
+        return _store(place)
+    if (place / "ddbench.json").is_file():
+        header = _header(place / "ddbench.json")
+        found = _found(TITLES["ddbench-diffusion"], place, _settings("ddbench-diffusion", header))
+        found["next"] = [f"ddbench distill --method d3hr --dataset {_at(header, 'dataset')} --diffusion-model {place}"]
+        return found
+    parts = {
+        "stores of experts": ("*/*/*/manifest.json", f"ddbench buffer info {place}"),
+        "teachers": ("*/*/*.safetensors", f"ddbench teacher info {place}"),
+        "diffusion models": ("*/*/ddbench.json", f"ddbench diffusion info {place}"),
+        "runs": ("*/synset.safetensors", f"ddbench info {place}/RUN"),
+    }
+    counts = {name: sum(1 for _ in place.glob(pattern)) for name, (pattern, _) in parts.items()}
+    settings = {name: count for name, count in counts.items() if count}
+    if not settings:
+        raise UserError(f"{place}: holds no run, store, teacher or board that ddbench made")
+    found = _found("folder", place, settings)
+    found["next"] = [parts[name][1] for name in settings]
+    return found
+
+
+def _run(place: Path) -> dict[str, Any]:
+    synset = place / "synset.safetensors"
+    header = _header(synset)
+    found = _found("run", place, _settings("ddbench-synset", header))
+    found["settings"]["bytes"] = synset.stat().st_size
+    for path in sorted((place / "evaluations").glob("*.json")):
+        if not path.name.endswith(".cost.json"):
+            found["evaluations"][path.stem] = _evaluation(path, _header(path))
+    standard = [name for name, table in found["evaluations"].items() if table["standard"]]
+    command = evaluation_command(place, str(header.get("method")))
+    found["next"] = [command] if not standard else [f"ddbench submit {place} --protocol {name}" for name in standard]
+    return found
+
+
+def _store(place: Path) -> dict[str, Any]:
+    path = place / "manifest.json"
+    header = _header(path)
+    found = _found(TITLES["ddbench-trajectories"], place, _settings("ddbench-trajectories", header))
+    experts = header.get("experts")
+    found["settings"]["experts"] = len(experts) if isinstance(experts, dict) else 0
+    found["next"] = [f"ddbench distill --method mtt --dataset {_at(header, 'dataset')} --buffers {place}"]
+    return found
+
+
+def _evaluation(path: Path, header: Mapping[str, Any]) -> dict[str, Any]:
+    """Students with the summary of their accuracy, and what else was measured.
+
+    Raises:
+        UserError: it is malformed.
+    """
+    try:
+        students = {}
+        for student, entry in header["summary"].items():
+            told = entry["accuracy"]
+            ends = {end: None if told[end] is None else float(told[end]) for end in ("low", "high")}
+            students[str(student)] = {"mean": float(told["mean"]), "n": int(told["n"]), **ends}
+        standard = header["protocol"]["standard"] is True
+        return {"standard": standard, "students": students, "measured": sorted(header.get("measured", {}))}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: its summary is malformed ({error!r:.80}); evaluate again") from None
+
+
+def _settings(kind: str, header: Mapping[str, Any]) -> dict[str, Any]:
+    """What :data:`SETTINGS` lists, where the header has it."""
+    told: dict[str, Any] = {}
+    last = ""
+    for words, where in SETTINGS[kind]:
+        value = _at(header, where)
+        if value is None or value in ({}, []):
+            continue
+        if words:
+            told[words] = value
+            last = words
+        elif last:
+            told[last] = f"{told[last]} {value}"
+    return told
+
+
+def _at(header: Any, where: str) -> Any:
+    for name in where.split("."):
+        header = header.get(name) if isinstance(header, dict) else None
+    return header
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        value = ", ".join(_pairs(value))
+    text = " ".join(str(value).split())
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def _pairs(table: Mapping[Any, Any]) -> Iterator[str]:
+    for name, value in table.items():
+        yield f"{name} {value}"
+
+
+def _kind(path: Path) -> str:
+    return str(_header(path).get("kind"))
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """The JSON of a file, or of the header of a safetensors file.
+
+    Raises:
+        UserError: neither, or damaged, or not of ddbench.
+    """
+    if path.suffix == ".json":
+        found = read_json(path, "file of ddbench")
+    else:
+        found = _tensors_header(path)
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: nothing that ddbench made")
+    return found
+
+
+def _tensors_header(path: Path) -> Any:
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= min(MAX_HEADER, size - 8):
+            raise UserError(f"{path}: no safetensors file, and no JSON: nothing that ddbench made")
+        text = file.read(length)
+    try:
+        table = json.loads(text)
+        ends = [entry["data_offsets"][1] for name, entry in table.items() if name != "__metadata__"]
+        if 8 + length + max(ends, default=0) != size:
+            raise UserError(f"{path}: {size:,} bytes are not its whole; copy or make it again")
+        return json.loads(table["__metadata__"][KEY])
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        raise UserError(f"{path}: a safetensors file that ddbench did not write; see ddbench import") from None

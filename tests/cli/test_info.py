@@ -1,0 +1,94 @@
+"""``ddbench info``: what a place is, from headers alone; and what `distill` says is next."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import random_tiny
+
+from ddbench.cli.distill import evaluation_command
+from ddbench.methods import METHODS, facts_of
+
+
+def test_a_run_with_its_evaluation(random_run: Path, ddb: Callable):
+    result = ddb("info", random_run)
+    assert (result.code, result.err) == (0, "")
+    lines = result.out.splitlines()
+    assert lines[0] == f"run: {random_run}"
+    for words in ("  method      random", "  dataset     digits", "  budget      ipc 1"):
+        assert words in lines
+    evaluation = next((random_run / "evaluations").glob("*3-max_images=100.json"))
+    summary = json.loads(evaluation.read_text())["summary"]
+    (student,) = summary
+    (told,) = [line for line in lines if line.startswith(f"    {student}")]
+    assert f"{100 * summary[student]['accuracy']['mean']:6.2f} %" in told
+    assert "(2 seeds)" in told
+    assert lines[-1] == f"next: ddbench evaluate {random_run}", "a non-standard evaluation is no row of a board"
+
+    found = json.loads(ddb("info", random_run, "--json").out)
+    mean = found["evaluations"][evaluation.stem]["students"][student]["mean"]
+    assert mean == summary[student]["accuracy"]["mean"]
+    assert json.loads(ddb("info", evaluation, "--json").out)["evaluations"][evaluation.stem]["standard"] is False
+
+
+def test_what_is_what(random_run: Path, store_folder: Path, ddb: Callable):
+    first = {
+        random_run / "synset.safetensors": "synset: ",
+        store_folder: "store of experts: ",
+        store_folder.parents[2]: "folder: ",
+        Path(__file__).parents[2] / "leaderboard": "board: ",
+    }
+    for place, words in first.items():
+        result = ddb("info", place)
+        assert (result.code, result.err) == (0, "")
+        assert result.out.startswith(f"{words}{place}\n")
+        assert "next: ddbench " in result.out
+    assert json.loads(ddb("info", store_folder, "--json").out)["settings"]["experts"] == 2
+
+
+def test_an_unfinished_run(random_run: Path, ddb: Callable):
+    (random_run / "synset.safetensors").unlink()
+    out = ddb("info", random_run).out
+    assert out.startswith(f"run that is not finished: {random_run}\n")
+    assert "next: repeat its `ddbench distill` command" in out
+
+
+def test_places_that_are_nothing(random_run: Path, tmp_path: Path, refused: Callable):
+    refused(["info", tmp_path / "nowhere"], "nowhere: no such file or folder")
+    (tmp_path / "empty").mkdir()
+    refused(["info", tmp_path / "empty"], "empty: holds no run, store, teacher or board")
+    (tmp_path / "text.txt").write_text("a text")
+    refused(["info", tmp_path / "text.txt"], "text.txt: no safetensors file")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    refused(["info", tmp_path / "deep.json"], "deep.json")
+    (tmp_path / "list.json").write_text("[1]")
+    refused(["info", tmp_path / "list.json"], "list.json: nothing that ddbench made")
+    torn = random_run / "synset.safetensors"
+    torn.write_bytes(torn.read_bytes()[:-1])
+    refused(["info", random_run], "are not its whole")
+    evaluation = next((random_run / "evaluations").glob("*100.json"))
+    evaluation.write_text(json.dumps({"kind": "ddbench-evaluation", "summary": [], "protocol": {}}))
+    refused(["info", evaluation], "its summary is malformed")
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_the_next_command_names_the_methods_protocol(method: str):
+    facts = facts_of(method)
+    assert facts is not None
+    ending = "" if facts.protocol == "hard-v1" else f" --protocol {facts.protocol}"
+    assert evaluation_command(Path("runs/x"), method) == f"ddbench evaluate runs/x{ending}"
+
+
+def test_the_next_command_of_some():
+    assert evaluation_command(Path("r"), "rded") == "ddbench evaluate r --protocol rded"
+    assert evaluation_command(Path("r"), "datm") == "ddbench evaluate r --protocol soft-v1"
+    assert evaluation_command(Path("r"), "mtt") == "ddbench evaluate r"
+    assert evaluation_command(Path("r"), "somebody-elses") == "ddbench evaluate r"
+
+
+def test_distill_says_it(tmp_path: Path, ddb: Callable):
+    out = tmp_path / "run"
+    assert ddb(*random_tiny(out)).out == f"synset: {out / 'synset.safetensors'}   next: ddbench evaluate {out}\n"

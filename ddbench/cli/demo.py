@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from ddbench.cli.parse import parse
 from ddbench.cli.settings import worker_count
 from ddbench.runtime.progress import Console
+from ddbench.statistics import count_words
 
 STUDENTS = ("convnet-d2-w32-in", "convnet-d1-w32-nn", "mlp-d3-w128")
 IPCS = (10, 1)  # the longer one first, so that two workers end together
@@ -41,6 +43,12 @@ class Task:
     method: str
     ipc: int
     seed: int = 0
+    quiet: bool = False
+
+    @property
+    def console(self) -> Console:
+        """Where it tells its own progress."""
+        return Console(self.quiet, self.run.name)
 
     @property
     def run(self) -> Path:
@@ -54,11 +62,9 @@ def main(argv: list[str]) -> None:
     args = parse(Args, argv, "ddbench demo", str(Args.__doc__), EXAMPLES)
     workers, _ = worker_count(args.workers, 1)
     console = Console(args.quiet)
-    tasks = [
-        *(Task(out=args.out, method="mtt", ipc=ipc) for ipc in IPCS),
-        *(Task(out=args.out, method="random", ipc=ipc, seed=seed) for ipc in IPCS for seed in range(SUBSETS)),
-        Task(out=args.out, method="full", ipc=0),
-    ]
+    tasks = tasks_of(args.out, args.quiet)
+    for line in announcement(tasks, workers):
+        console.say(line)
     _experts(args.out, workers, console)
     _stage("distill", tasks, workers, console)
     _stage("evaluate", tasks, workers, console)
@@ -66,6 +72,25 @@ def main(argv: list[str]) -> None:
     _table(tasks)
     print(f"\npage: {pages[-1]}\nsynsets: {args.out / 'runs'}   pictures: preview.png in each")
     print("next: the same on your own images:  ddbench buffer --dataset folder:PATH --size 32")
+
+
+def tasks_of(out: Path, quiet: bool) -> list[Task]:
+    """The synsets of the demo."""
+    chosen = [("mtt", ipc, 0) for ipc in IPCS]
+    chosen += [("random", ipc, seed) for ipc in IPCS for seed in range(SUBSETS)]
+    chosen += [("full", 0, 0)]
+    return [Task(out=out, method=method, ipc=ipc, seed=seed, quiet=quiet) for method, ipc, seed in chosen]
+
+
+def announcement(tasks: list[Task], workers: int) -> Iterator[str]:
+    """What will be done, and where it will lie."""
+    out = tasks[0].out
+    yield f"everything goes to {out.resolve()}; killed at any moment, the same command goes on"
+    yield f"  {out / 'expert_trajectories'}: ten experts, recorded first"
+    for number, task in enumerate(tasks, 1):
+        yield f"  {task.run}: job {number} of {len(tasks)}, distilled, then scored"
+    yield f"  {out / 'leaderboard'}: the page, at the end"
+    yield f"{count_words(workers, 'worker')}; each job tells its own progress"
 
 
 def _experts(out: Path, workers: int, console: Console) -> None:
@@ -93,9 +118,10 @@ def _stage(name: str, tasks: list[Task], workers: int, console: Console) -> None
     """Do one stage of all tasks, several at once; each is resumable by itself."""
     from ddbench.runtime.jobs import run_jobs
 
-    with console.bar(f"{name} (MTT, random, full)", len(tasks)) as bar:
-        for index, note in run_jobs(f"ddbench.cli.demo:{name}_task", None, tasks, workers):
-            bar.advance(f"{tasks[index].run.name} {note}")
+    done = 0
+    for index, note in run_jobs(f"ddbench.cli.demo:{name}_task", None, tasks, workers):
+        done += 1
+        console.say(f"{name}: {done} of {len(tasks)} jobs done, {tasks[index].run.name} {note}".rstrip())
 
 
 def distill_task(_: None, task: Task) -> str:
@@ -131,7 +157,7 @@ def distill_task(_: None, task: Task) -> str:
             flags=(ExpertsFlags(buffers=task.out / "expert_trajectories"),),
         ),
         out=task.run,
-        console=Console(quiet=True),
+        console=task.console,
     )
     return ""
 
@@ -165,7 +191,7 @@ def evaluate_task(_: None, task: Task) -> str:
         difference={},
         out=evaluation_file(task),
         workers=1,
-        console=Console(quiet=True),
+        console=task.console,
     )
     return f"{result['summary'][STUDENTS[0]]['accuracy']['mean']:.3f}"
 

@@ -81,6 +81,10 @@ def _students() -> dict[str, str]:
         "tv-NAME": f"any other network of torchvision, for {SMALLEST_EXTERNAL} px and more",
         "timm-NAME": f"any network of timm (pip install \".[timm]\"), for {SMALLEST_EXTERNAL} px and more",
     }
+    forms["on grey 28 px"] = (
+        "as MNIST's: the first convolution of convnet, alexnet and vgg11 pads by more there and there only, so that they "
+        "see 32 px, as in the public code"
+    )
     groups = {f"{name} (group)": ", ".join(members) for name, members in GROUPS.items()}
     registered = {name: spec.title or REGISTERED.origin(name) for name, spec in REGISTERED.items()}
     return {**STUDENTS, **registered, **forms, **groups}

@@ -41,7 +41,8 @@ class Strategy:
         ops: families to choose from, each equally likely.
         brightness, saturation, contrast, crop_pad, cutout, flip, scale: strengths, see the module's table.
         rotate: largest angle in degrees.
-        align_corners: of the sampling grid; True as in MTT, False as in DC, DSA and DM.
+        align_corners: of the sampling grid; True as in MTT, False as in DC, DSA and DM. Images are square and scaled or
+            turned about their centre, so both give the same pixels but for the last bits of float32.
         per: ``batch`` draws one family for a whole call (the field's mode S), its parameters still per image;
             ``image`` draws a family for every image.
         siamese: one draw for all images, and for batches of any length.

@@ -122,7 +122,8 @@ def _gradients(
         value, logits = objective(view.x, y)
         value = clip_factor(epoch, recipe.clip, recipe.clip_epochs) * value
         if recipe.penalty:
-            value = value + recipe.penalty * gradient_penalty(logits_of, inputs.batch(view.index))
+            with _statistics_kept(net):  # the penalty's images are those of the step, seen once more
+                value = value + recipe.penalty * gradient_penalty(logits_of, inputs.batch(view.index))
         return value, logits, list(torch.autograd.grad(value, parameters))
 
     kinds: dict[str, Gradients] = {"gsam": gsam, "smooth": smooth}

@@ -17,16 +17,18 @@ class Console:
 
     Args:
         quiet: only results and errors are printed.
+        name: of one of several jobs that talk at once: it stands before each of its lines, and no bar is drawn.
     """
 
-    def __init__(self, quiet: bool = False) -> None:
+    def __init__(self, quiet: bool = False, name: str = "") -> None:
         self.quiet = quiet
-        self.terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._before = f"{name}: " if name else ""
+        self.terminal = not name and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
     def say(self, text: str) -> None:
         """One line about what is being done."""
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            print(f"{self._before}{text}", file=sys.stderr, flush=True)
 
     def bar(self, title: str, total: int, done: int = 0) -> Bar:
         """A progress display of ``total`` units of which ``done`` were done by an earlier try."""

@@ -42,8 +42,7 @@ from ddbench.training.curvature import PENALTIES
 from ddbench.training.loops import (
     Epoch,
     Inputs,
-    Labels,
-    Loss,
+    Penalty,
     Optimizer,
     Resume,
     View,
@@ -52,7 +51,6 @@ from ddbench.training.loops import (
     inputs_of,
     make_optimizer,
     optimizer_state,
-    own_labels,
     own_loss,
     predict,
     train,
@@ -246,7 +244,6 @@ def _train(
     """
     net, recipe = progress.net, progress.recipe
     flops = 3 * forward_flops(net, inputs.shape) * len(inputs) * recipe.epochs
-    labels, loss = _objective(net, inputs, recipe, mixed=policy is not None and policy.mix != "none")
     # The compiler cannot differentiate twice.
     compile = compile if recipe.penalty == "none" else "off"
     done = progress.load(inputs.device)
@@ -262,8 +259,7 @@ def _train(
             policy=policy,
             seed=seed,
             factor=recipe.factor,
-            labels=labels,
-            loss=loss,
+            penalty=_penalty(net, recipe, mixed=policy is not None and policy.mix != "none"),
             precision=recipe.precision,
             compiler=devices.choose_compiler(compile, flops, inputs.device, console.say),
             resume=Resume(epochs=done, optimizer=progress.optimizer) if done else None,
@@ -278,30 +274,23 @@ def _train(
             bar.advance(progress.take(epoch, held_out))
 
 
-def _objective(
-    net: nn.Module, inputs: Inputs, recipe: TeacherRecipe, *, mixed: bool
-) -> tuple[Labels | None, Loss | None]:
-    """What is learned: the images' labels, with the recipe's penalty if it has one (None: the loop's own objective).
+def _penalty(net: nn.Module, recipe: TeacherRecipe, *, mixed: bool) -> Penalty | None:
+    """The recipe's penalty, if it has one.
 
-    The penalty looks at the view that the loop trains on, with the network in evaluation mode: its norms use the
-    running statistics and leave them alone.
+    It looks at the view that the loop trains on, with the network in evaluation mode: its norms use the running
+    statistics and leave them alone.
     """
     if recipe.penalty == "none":
-        return None, None
-    penalty, plain, own = PENALTIES[recipe.penalty], own_loss(mixed), own_labels(inputs)
-    seen: list[Tensor] = []
+        return None
+    flatness, plain = PENALTIES[recipe.penalty], own_loss(mixed)
 
-    def labels(view: View) -> Tensor:
-        seen[:] = [view.x]
-        return own(view)
-
-    def loss(logits: Tensor, target: Tensor) -> Tensor:
+    def penalty(x: Tensor, target: Tensor) -> Tensor:
         net.eval()
-        flat = penalty(lambda x: plain(net(x), target), seen[0], recipe.penalty_step)
+        flat = flatness(lambda x: plain(net(x), target), x, recipe.penalty_step)
         net.train()
-        return plain(logits, target) + recipe.weight * flat
+        return recipe.weight * flat
 
-    return labels, loss
+    return penalty
 
 
 def summary(teacher: Teacher) -> str:

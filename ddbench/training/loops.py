@@ -214,6 +214,9 @@ Labels = Callable[[View], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Scalar loss of logits ``(n, K)`` and targets."""
 
+Penalty = Callable[[Tensor, Tensor], Tensor]
+"""Network inputs and targets of a view -> a scalar that is added to its loss."""
+
 
 def own_labels(inputs: Inputs) -> Labels:
     """The inputs' labels for :func:`own_loss`; those of mixed images are mixed, as probabilities ``(n, K)``."""
@@ -254,6 +257,7 @@ def train(
     rebuild: bool = False,
     labels: Labels | None = None,
     loss: Loss | None = None,
+    penalty: Penalty | None = None,
     view_seed: int | None = None,
     precision: str = "float32",
     compiler: Compiler | None = None,
@@ -269,6 +273,7 @@ def train(
         factor: learning-rate factor of each epoch (from 0); ``None``: 1 throughout.
         rebuild: where the factor changes, build a new optimiser, losing its momentum, as public DC and MTT code does.
         labels, loss: what is learned; default: the inputs' own labels by cross-entropy.
+        penalty: added to the loss of every view.
         view_seed: names order and augmentation in place of ``seed``, where stored labels belong to certain views.
         compiler: ``torch.compile`` or ``None``.
         resume: go on after so many epochs; ``net`` holds the weights of that time.
@@ -283,7 +288,8 @@ def train(
         load_optimizer_state(stepper, "optimizer", resume.optimizer)
         _set_rate(stepper, optimizer.lr * rate)
 
-    objective = _objective(net, loss or own_loss(policy is not None and policy.mix != "none"), precision, device)
+    loss = loss or own_loss(policy is not None and policy.mix != "none")
+    objective = _objective(net, loss, penalty, precision, device)
     compiled = compiler(objective) if compiler is not None else objective
     count = len(inputs)
     hard = inputs.hard_labels
@@ -314,15 +320,16 @@ def train(
 
 
 def _objective(
-    net: nn.Module, loss: Loss, precision: str, device: torch.device
+    net: nn.Module, loss: Loss, penalty: Penalty | None, precision: str, device: torch.device
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Loss and detached logits ``(n, K)`` of network inputs and targets."""
+    """Loss (with the penalty) and detached logits ``(n, K)`` of network inputs and targets."""
 
     def objective(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         with autocast(precision, device):
             logits = net(x)
         logits = logits.float() if precision != "float32" else logits
-        return loss(logits, y), logits.detach()
+        value = loss(logits, y)
+        return value if penalty is None else value + penalty(x, y), logits.detach()
 
     return objective
 

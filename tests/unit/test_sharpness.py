@@ -235,6 +235,28 @@ def test_penalty_looks_at_images_before_augmentation():
 
 
 @pytest.mark.parametrize("kind", ["gsam", "smooth"])
+def test_running_statistics_move_once_a_step(kind: str):
+    """They are those of plain training: the second look at the images leaves them alone."""
+
+    def statistics(recipe: ExpertRecipe) -> list[Tensor]:
+        net = build_student("convnet-d1-w4-bn", channels=CHANNELS, size=SIDE, classes=CLASSES, seed=0)
+        data = inputs(dtype=torch.float32)
+        if recipe.kind == "sgd":
+            settings = OptimizerSettings(lr=recipe.lr)
+            list(train(net, data, epochs=1, batch=recipe.batch, optimizer=settings, policy=None, seed=7))
+        else:
+            list(trained(net, recipe, data))
+        return [tensor for name, tensor in net.state_dict().items() if name.endswith(("running_mean", "running_var"))]
+
+    # One step: with unchanged weights before it, all kinds show the network the same batch.
+    common = {"epochs": 1, "lr": 0.1, "batch": COUNT, "augmentation": "none"}
+    plain, found = statistics(ExpertRecipe(**common)), statistics(ExpertRecipe(kind=kind, **common))
+    assert len(plain) == 2
+    for one, two in zip(plain, found, strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["gsam", "smooth"])
 def test_bfloat16(kind: str):
     net = build_student(TINY, channels=CHANNELS, size=SIDE, classes=CLASSES, seed=0)
     recipe = ExpertRecipe(kind=kind, epochs=2, batch=8, precision="bfloat16", augmentation="none")

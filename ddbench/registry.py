@@ -14,7 +14,6 @@ from typing import Any, Generic, TypeVar
 
 from ddbench.runtime.errors import UserError
 
-
 ALIASES: dict[str, tuple[str, ...]] = {
     # networks, as the public codes of DC, DSA, DM, MTT and RDED call them
     "convnet": ("convnet-d3-w128-in",),

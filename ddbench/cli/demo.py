@@ -118,9 +118,8 @@ def _stage(name: str, tasks: list[Task], workers: int, console: Console) -> None
     """Do one stage of all tasks, several at once; each is resumable by itself."""
     from ddbench.runtime.jobs import run_jobs
 
-    done = 0
-    for index, note in run_jobs(f"ddbench.cli.demo:{name}_task", None, tasks, workers):
-        done += 1
+    jobs = run_jobs(f"ddbench.cli.demo:{name}_task", None, tasks, workers)
+    for done, (index, note) in enumerate(jobs, 1):
         console.say(f"{name}: {done} of {len(tasks)} jobs done, {tasks[index].run.name} {note}".rstrip())
 
 

@@ -27,6 +27,7 @@ EXAMPLES = """  ddbench evaluate runs/digits-ipc1-mtt-s0
   ddbench evaluate runs/digits-ipc1-mtt-s0 --lr-source search
   ddbench evaluate runs/digits-ipc1-mtt-s0 --calibration                # extends an evaluation that is there
   ddbench evaluate runs/digits-ipc1-mtt-s0 --robustness quick --corruptions --max-images 1000
+  ddbench evaluate runs/digits-ipc1-mtt-s0 --keep-weights               # later measurements do not train again
   ddbench evaluate runs/mnist-ipc1-dm-s0 --ood fashion-mnist
   ddbench evaluate runs/digits-ipc10-random-s0 --protocol kd-v1        # after: ddbench teacher
   ddbench evaluate runs/digits-ipc1-mtt-s0 --protocol my-protocol.toml"""
@@ -37,7 +38,15 @@ GROUPS = {
         *("protocol", "students", "seeds", "teacher", "teachers", "labels"),
         *("epochs", "lr", "lr_source", "augmentation", "label_smoothing", "mixup", "focal_gamma"),
     ),
-    "what is measured": ("calibration", "robustness", "corruptions", "corruption_reference", "ood", "max_images"),
+    "what is measured": (
+        "calibration",
+        "robustness",
+        "corruptions",
+        "corruption_reference",
+        "ood",
+        "max_images",
+        "keep_weights",
+    ),
     "how it computes": ("device", "workers", "threads", "at_once", "precision", "compile"),
     "where it is, and where it goes": ("data", "download", "size", "out", "quiet"),
 }

@@ -8,7 +8,7 @@ import shutil
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
-from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -145,7 +145,6 @@ def _word(kind: Any) -> str:
     return WORDS.get(kind, "VALUE")
 
 
-@cache
 def field_words(kind: type[Any]) -> dict[str, str]:
     """The string below each field of a dataclass and its parents, as it stands in the source."""
     found: dict[str, str] = {}
@@ -157,7 +156,7 @@ def field_words(kind: type[Any]) -> dict[str, str]:
         except (OSError, TypeError, SyntaxError):  # made at run time, or without source: its flags have no words
             continue
         body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
-        for statement, below in zip(body, body[1:], strict=False):
+        for statement, below in pairwise(body):
             match statement, below:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
                     found[name] = text

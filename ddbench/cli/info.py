@@ -181,6 +181,11 @@ def _run(place: Path) -> dict[str, Any]:
     header = _header(synset)
     found = _found("run", place, _settings("ddbench-synset", header))
     found["settings"]["bytes"] = synset.stat().st_size
+    students = sorted((place / "evaluations").glob("*.weights/kept.json"))
+    if students:
+        found["settings"]["students kept for"] = ", ".join(
+            path.parent.name.removesuffix(".weights") for path in students
+        )
     for path in sorted((place / "evaluations").glob("*.json")):
         if not path.name.endswith(".cost.json"):
             found["evaluations"][path.stem] = _evaluation(path, _header(path))

@@ -79,10 +79,10 @@ def _students() -> dict[str, str]:
         "convnet-dD-wW-NORM": f"other depths and widths; norm {'|'.join(NORMS)}, then {endings} if wanted",
         "mlp-dD-wW, vit-dD-wW": "other depths and widths",
         "tv-NAME": f"any other network of torchvision, for {SMALLEST_EXTERNAL} px and more",
-        "timm-NAME": f"any network of timm (pip install \".[timm]\"), for {SMALLEST_EXTERNAL} px and more",
+        "timm-NAME": f'any network of timm (pip install ".[timm]"), for {SMALLEST_EXTERNAL} px and more',
     }
     forms["on grey 28 px"] = (
-        "as MNIST's: the first convolution of convnet, alexnet and vgg11 pads by more there and there only, so that they "
+        "as MNIST's, and there only: the first convolution of convnet, lenet, alexnet and vgg11 pads by more, so that they "
         "see 32 px, as in the public code"
     )
     groups = {f"{name} (group)": ", ".join(members) for name, members in GROUPS.items()}

@@ -49,9 +49,7 @@ def parse(
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured), _RULES:
-            parsed: T = tyro.cli(
-                kind, args=list(argv), prog=prog, config=(tyro.conf.OmitArgPrefixes,), **options
-            )
+            parsed: T = tyro.cli(kind, args=list(argv), prog=prog, config=(tyro.conf.OmitArgPrefixes,), **options)
             return parsed
     except SystemExit:
         raise UserError(f"{_one_line(captured.getvalue())}; see {prog} --help") from None

@@ -7,7 +7,6 @@ trained students lie in a folder beside the evaluation while probes are open, an
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,9 @@ from ddbench.evaluation.kept import Kept, cost_path, partial_log, partial_path, 
 from ddbench.evaluation.probing import build_suites, check_measured, combine, estimates, open_probes, tell, write_files
 from ddbench.evaluation.record import head_of, whole
 from ddbench.evaluation.tasks import Job, ProbeTask, Task, load_plan
+from ddbench.evaluation.weights import LIMIT, clear, usable
 from ddbench.measurements.suite import Choice, Probe, Suite
-from ddbench.measurements.trained import has_weights, weights_folder
+from ddbench.measurements.trained import weights_folder
 from ddbench.networks.check import check_student
 from ddbench.protocols.plan import Plan, check_plan
 from ddbench.protocols.protocol import Protocol
@@ -28,6 +28,7 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, ensure_writable, file_hash, text_hash, write_json
 from ddbench.runtime.jobs import run_jobs
 from ddbench.runtime.progress import Console
+from ddbench.statistics import count_words
 
 SEARCH_SEED = named_seeds.derive(0, "learning-rate search") % 2**31
 """Network seed of every learning-rate search: none of the seeds that are scored."""
@@ -43,6 +44,7 @@ class _Work:
         wanted, missing: (student, seed) of all runs, and of those that are not there yet.
         open: (student, seed, suite, probe) of measurements that are not there yet.
         append: keeps one record on disk.
+        keep_weights: whether students stay when all is done.
     """
 
     job: Job
@@ -58,6 +60,7 @@ class _Work:
     missing: list[tuple[str, int]]
     open: list[tuple[str, int, Suite, Probe]]
     append: Callable[[dict[str, Any]], None] = lambda record: None
+    keep_weights: bool = False
     pairs: frozenset[tuple[str, int]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -74,6 +77,7 @@ def evaluate(
     workers: int,
     console: Console,
     choices: Sequence[Choice] = (),
+    keep_weights: bool = False,
 ) -> dict[str, Any]:
     """Score the synset of ``job``; returns the evaluation that is also written to ``out``.
 
@@ -84,18 +88,20 @@ def evaluate(
     Args:
         difference: protocol settings that were altered by flags; not empty: the result is non-standard.
         choices: extra measurements.
+        keep_weights: the trained students stay beside ``out``, up to :data:`ddbench.evaluation.weights.LIMIT` bytes.
 
     Raises:
         UserError: synset, dataset, students, teacher and protocol do not fit each other, or ``out`` is another
             evaluation, or measured otherwise.
     """
     work, head = _prepare(job, students, seeds, difference, out, workers, console, choices)
+    work.keep_weights = keep_weights
     kept, wanted = work.kept, work.wanted
     if not work.missing and not work.open and not kept.fresh:
         console.say(f"finished already: all {len(wanted)} runs are in {out}")
         result = whole(head, work.plan, kept)
         write_files(out, work.suites, result, only_missing=True)
-        _clear(out)
+        _clear(out, work)
         return result
     ensure_writable(out.parent)
     if len(work.missing) < len(wanted):
@@ -110,7 +116,7 @@ def evaluate(
     write_files(out, work.suites, result)
     write_json(cost_path(out), kept.cost_report(device, devices.cores()))
     write_json(out, result)
-    _clear(out)
+    _clear(out, work)
     return result
 
 
@@ -184,15 +190,24 @@ def _trained_again(work: _Work) -> list[tuple[str, int]]:
         (student, seed // block)
         for student, seed, _, _ in work.open
         if (student, seed) in kept.runs
-        and not has_weights(work.folder, student, seed, kept.runs[student, seed]["accuracy"], work.identity)
+        and not usable(work.folder, student, seed, kept.runs[student, seed]["accuracy"], work.identity)
     }
     return [pair for pair in work.wanted if pair in kept.runs and (pair[0], pair[1] // block) in gone]
 
 
-def _clear(out: Path) -> None:
-    """Remove what is only for a killed evaluation."""
+def _clear(out: Path, work: _Work) -> None:
+    """Remove what is only for a killed evaluation; of the students what is not kept."""
     partial_path(out).unlink(missing_ok=True)
-    shutil.rmtree(weights_folder(out), ignore_errors=True)
+    found = clear(out, work.keep_weights)
+    if found is None or not work.keep_weights:
+        return
+    students = count_words(len(work.kept.runs), "student")
+    said = f"{found.files} of {students} kept, {found.bytes / 1e6:.1f} MB: {work.folder}"
+    if found.left_out:
+        said += f"; more would be beyond {LIMIT / 1e9:g} GB"
+    elif found.files < len(work.kept.runs):
+        said += "; the others were trained before, without --keep-weights"
+    work.console.say(said)
 
 
 def _search_tasks(protocol: Protocol, missing: list[tuple[str, int]], kept: Kept, sha256: str) -> list[Task]:
@@ -216,7 +231,8 @@ def _run_tasks(work: _Work, pairs: list[tuple[str, int]]) -> list[Task]:
             seeds=tuple(range(block * size, (block + 1) * size)),
             sha256=work.sha256,
             lr=work.kept.best_rate(student) if search else None,
-            keep=work.folder if work.suites else None,
+            keep=work.folder if work.suites or work.keep_weights else None,
+            needed=bool(work.suites),
             identity=work.identity,
         )
         for student, block in blocks

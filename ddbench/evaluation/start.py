@@ -71,6 +71,8 @@ class Asked(Common):
     max_images: int | None = None
     """With --robustness, --corruptions, --ood: test images they use, instead of 1,000, or of all for --ood.
     Without them: test on the first so many images only, which is non-standard."""
+    keep_weights: bool = False
+    """Keep the trained students beside the result, up to 1 GB, so that a later measurement need not train again."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 is recorded in the result and never mixed with float32 rows."""
     workers: int = 0
@@ -167,6 +169,7 @@ def evaluate(run: Path, asked: Asked) -> Evaluation:
         workers=workers,
         console=Console(asked.quiet),
         choices=choices,
+        keep_weights=asked.keep_weights,
     )
     return Evaluation(path=out, data=result)
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from ddbench.data.dataset import Dataset, Split, holdout_split, validation_sample
 from ddbench.data.load import load_dataset
+from ddbench.evaluation.weights import room
 from ddbench.measurements.suite import Probe, Trained
-from ddbench.measurements.trained import measure, open_student, write_weights
+from ddbench.measurements.trained import measure, open_student, weights_bytes, write_weights
 from ddbench.protocols.labels import read_labels
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import Protocol
@@ -61,6 +62,7 @@ class Task:
 
     Attributes:
         keep: folder in which the trained students are kept; None: nowhere.
+        needed: they are measured afterwards: kept whatever their size.
         identity: of the evaluation, written into them.
     """
 
@@ -70,6 +72,7 @@ class Task:
     lr: float | None = None
     search: bool = False
     keep: Path | None = None
+    needed: bool = True
     identity: str = ""
 
 
@@ -140,7 +143,7 @@ def _train_and_test(job: Job, task: Task, plan: Plan, dataset: Dataset) -> list[
     by_seed = dict(zip(task.seeds, nets, strict=True))
     scores = tested_students(plan, test, task.student, by_seed, job.settings, task.lr, compiler)
     for (seed, net), score in zip(by_seed.items(), scores, strict=True):
-        if task.keep is not None:
+        if task.keep is not None and (task.needed or room(task.keep, weights_bytes(net))):
             own = score["accuracy"]
             write_weights(task.keep, net, student=task.student, seed=seed, accuracy=own, identity=task.identity)
     return [{"seed": seed, "metrics": metrics} for seed, metrics in zip(task.seeds, scores, strict=True)]

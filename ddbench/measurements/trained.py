@@ -107,6 +107,11 @@ def weights_path(folder: Path, student: str, seed: int) -> Path:
     return folder / f"{text_hash(student)[:16]}-s{seed}.safetensors"
 
 
+def weights_bytes(net: nn.Module) -> int:
+    """Bytes of a student's tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
+
+
 def write_weights(folder: Path, net: nn.Module, *, student: str, seed: int, accuracy: float, identity: str) -> None:
     """Keep a trained student.
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from ddbench.methods.facts import Facts, find_class, read_classes
 from ddbench.registry import Registry
 
-
 USUAL_PROTOCOL = "hard-v1"
 """What `ddbench evaluate` does without --protocol."""
 

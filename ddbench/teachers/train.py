@@ -42,10 +42,9 @@ from ddbench.training.curvature import PENALTIES
 from ddbench.training.loops import (
     Epoch,
     Inputs,
-    Penalty,
     Optimizer,
+    Penalty,
     Resume,
-    View,
     accuracy,
     forward_flops,
     inputs_of,

@@ -125,7 +125,9 @@ def test_refused(name: str, channels: int, size: int, message: str) -> None:
 
 def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match=r"'timm-test_missing' needs timm: pip install \"\.\[timm\]\" in the checkout of ddbench$"):
+    with pytest.raises(
+        UserError, match=r"'timm-test_missing' needs timm: pip install \"\.\[timm\]\" in the checkout of ddbench$"
+    ):
         check_student("timm-test_missing", 3, 64)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ddbench.statistics import paired_difference, summarise, summarise_groups
+from ddbench.statistics import count_words, interval_words, paired_difference, summarise, summarise_groups
 
 VALUES = [0.611, 0.598, 0.634, 0.605, 0.622]
 
@@ -97,3 +97,27 @@ def test_ties():
     assert paired_difference({0: 0.5, 1: 0.6}, [{0: 0.4, 1: 0.5}])["tie"] is False
     assert paired_difference({0: 0.5, 1: 0.5}, [{0: 0.5, 1: 0.5}])["tie"] is True
     assert paired_difference({0: 0.5, 1: 0.9}, [{0: 0.6, 1: 0.4}])["tie"] is True
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([0.5], ""),
+        ([0.9, 0.92, 0.91], "88.52 to 93.48"),
+        ([0.99, 0.999, 0.98], "96.61 to 100.00 (clipped)"),
+        ([0.01, 0.0, 0.005], "0.00 to 1.74 (clipped)"),
+        ([0.2, 0.8], "too few seeds for an interval"),
+        ([0.7, 0.7], "70.00 to 70.00"),
+    ],
+)
+def test_an_interval_in_words(values: list[float], words: str):
+    assert interval_words(summarise(values), 100, 2) == words
+
+
+def test_an_interval_of_what_is_no_fraction_is_not_clipped():
+    assert interval_words(summarise([-3.0, 5.0, 4.0]), fraction=False) == "-8.8281 to 12.8281"
+    assert interval_words({"low": None, "high": None}) == ""
+
+
+def test_counts_in_words():
+    assert [count_words(count, "seed") for count in (0, 1, 2)] == ["0 seeds", "1 seed", "2 seeds"]

@@ -150,7 +150,7 @@ def corruption_errors(
 CLIPPED, TOO_FEW = "clipped", "too few seeds for an interval"
 
 
-def interval_words(entry: Mapping[str, Any], scale: float = 1.0, digits: int = 4, fraction: bool = True) -> str:
+def interval_words(entry: Statistics, scale: float = 1.0, digits: int = 4, fraction: bool = True) -> str:
     """The interval of a summary as people read it: ``92.25 to 93.67``; empty for a single value.
 
     An interval of a few runs can leave what is possible: of a fraction it ends at 0 and 1, and says so; where it is

@@ -82,8 +82,8 @@ def _students() -> dict[str, str]:
         "timm-NAME": f'any network of timm (pip install ".[timm]"), for {SMALLEST_EXTERNAL} px and more',
     }
     forms["on grey 28 px"] = (
-        "as MNIST's, and there only: the first convolution of convnet, lenet, alexnet and vgg11 pads by more, so that they "
-        "see 32 px, as in the public code"
+        "as MNIST's, and there only: the first convolution of convnet, lenet, alexnet, vgg11 pads by more, to see "
+        "32 px, as in the public code"
     )
     groups = {f"{name} (group)": ", ".join(members) for name, members in GROUPS.items()}
     registered = {name: spec.title or REGISTERED.origin(name) for name, spec in REGISTERED.items()}

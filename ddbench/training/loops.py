@@ -291,8 +291,7 @@ def train(
     loss = loss or own_loss(policy is not None and policy.mix != "none")
     objective = _objective(net, loss, penalty, precision, device)
     compiled = compiler(objective) if compiler is not None else objective
-    count = len(inputs)
-    hard = inputs.hard_labels
+    count, hard = len(inputs), inputs.hard_labels
     for epoch in range(first, epochs):
         wanted = factor(epoch) if factor else 1.0
         if wanted != rate:
@@ -300,15 +299,13 @@ def train(
             if rebuild:
                 stepper = make_optimizer(net.parameters(), replace(optimizer, lr=optimizer.lr * rate))
             _set_rate(stepper, optimizer.lr * rate)
-        loss_sum = torch.zeros((), device=device)
-        right = torch.zeros((), device=device)
+        loss_sum, right = torch.zeros((), device=device), torch.zeros((), device=device)
         net.train()
         with seeds.isolated(seed, "dropout", epoch):
             named = seed if view_seed is None else view_seed
             for view in views(inputs, batch=batch, policy=policy, seed=named, epoch=epoch):
-                target = labels(view)
                 run = compiled if len(view.x) == min(batch, count) else objective
-                value, logits = run(view.x, target)
+                value, logits = run(view.x, labels(view))
                 stepper.zero_grad(set_to_none=True)
                 value.backward()
                 stepper.step()

@@ -236,6 +236,8 @@ def resolve(target: str | Callable[..., Any], what: str) -> Callable[..., Any]:
     if not callable(found):
         raise UserError(f"{what}: {target} is no function")
     return found  # type: ignore[no-any-return]
+
+
 MAX_PYTHON = 4 * 2**20
 """Bytes of a file of one's own with a method, at most."""
 

@@ -138,7 +138,7 @@ def report(look: Look, counts: Sequence[Sequence[int]], name: str, names: Sequen
         f"{name}: {len(names)} classes ({shown}); {sum(train):,} training images ({_span(train)} a class), "
         f"{sum(test):,} test images ({_span(test)} a class)",
         f"  {', '.join(f'{count:,} {mode}' for mode, count in look.modes.items())}, read as "
-        f"{'grey' if look.channels == 1 else 'colour'}; {_size(look.smallest)} to {_size(look.largest)} px",
+        f"{'grey' if look.channels == 1 else 'colour'}; {_sizes(look)} px",
     ]
     policy: list[Any] = []
     if look.deep:
@@ -158,5 +158,6 @@ def _span(counts: Sequence[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _size(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]}"
+def _sizes(look: Look) -> str:
+    low, high = (f"{width} x {height}" for width, height in (look.smallest, look.largest))
+    return low if low == high else f"{low} to {high}"

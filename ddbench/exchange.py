@@ -127,6 +127,7 @@ def _from_pt(path: Path, index: int) -> tuple[Tensor, Tensor | None]:
 
 
 def _from_npz(path: Path) -> tuple[Tensor, Tensor | None]:
+    plain_file(path, "synset", MAX_FILE)
     try:
         with zipfile.ZipFile(path) as archive:
             unfolded = sum(member.file_size for member in archive.infolist())

@@ -105,7 +105,7 @@ def test_deep_grey_is_scaled_by_what_the_set_holds(tmp_path: Path, highest: int,
 
 def test_values_below_zero_and_floats_are_refused(tmp_path: Path):
     below = np.full((8, 8), -1000, dtype=np.int32)
-    with pytest.raises(UserError, match="4 of 4 image files .* from -1000 to -1000, expected none below 0"):
+    with pytest.raises(UserError, match=r"4 of 4 image files .* from -1000 to -1000, expected none below 0"):
         load_dataset(deep_folder(tmp_path / "hu", below, "tif"), tmp_path / "data", size=8)
     with pytest.raises(UserError, match="floating-point values"):
         load_dataset(deep_folder(tmp_path / "real", below.astype(np.float32), "tif"), tmp_path / "data", size=8)

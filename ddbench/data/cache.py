@@ -105,8 +105,10 @@ def _looked(spec: DatasetSpec, listing: Listing, place: Path, skip_broken: bool)
         look = look_over(*parts, skip_broken=skip_broken)
         keep_look(path, look)
     if look.skipped:
-        left = {name: [one for one in getattr(listing, name) if str(one[0]) not in look.skipped] for name in SPLITS}
-        listing = replace(listing, **left)
+        train, test = (
+            [one for one in part if str(one[0]) not in look.skipped] for part in (listing.train, listing.test)
+        )
+        listing = replace(listing, train=train, test=test)
     return listing, look
 
 

@@ -28,6 +28,9 @@ EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm"
 DEEPEST = 16
 """Bits of a deep grey image where nothing else is known: its values are divided by 256."""
 
+MAX_PIXELS = 2**30 // 12
+"""An image has no more pixels; Pillow warns from here on."""
+
 MAX_IMAGE_BYTES = 2**28
 """An image file is no larger."""
 
@@ -128,7 +131,7 @@ def _opened(path: Path) -> Iterator[PilImage]:
     plain_file(path, "image", MAX_IMAGE_BYTES)
     try:
         with Image.open(path) as image:
-            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels are too many")
             yield image
     except (

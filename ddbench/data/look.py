@@ -110,12 +110,12 @@ def kept_look(path: Path) -> Look | None:
         return None
     try:
         found = Look(**read_json(path, "look at a dataset"))
-        found.smallest, found.largest = tuple(found.smallest), tuple(found.largest)
-        whole = found.channels in (1, 3) and 8 <= found.bits < 32 and len(found.smallest) == len(found.largest) == 2
+        (found.smallest, found.largest) = ((size[0], size[1]) for size in (found.smallest, found.largest))
+        whole = found.channels in (1, 3) and 8 <= found.bits < 32
         counts = (found.deep, found.turned, found.alpha, *found.modes.values())
         texts = (*found.skipped, *found.skipped.values())
         whole = whole and all(type(one) is int for one in counts) and all(type(one) is str for one in texts)
-    except (UserError, TypeError, AttributeError):
+    except (UserError, TypeError, AttributeError, IndexError):
         return None
     return found if whole else None
 

@@ -82,6 +82,8 @@ class Teacher:
         Raises:
             UserError: the file is not the one that was read.
         """
+        if not self.path.exists():
+            raise UserError(f"{self.path}: cannot read this teacher: it is gone")
         data = read_bytes(self.path, "teacher", MAX_BYTES)
         if hashlib.sha256(data).hexdigest() != self.sha256:
             raise UserError(f"{self.path}: the file changed since it was read; repeat the command")

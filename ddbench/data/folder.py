@@ -12,10 +12,14 @@ from ddbench.data.images import EXTENSIONS
 from ddbench.data.specs import DATASETS, FOLDER, DatasetSpec
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import read_bytes
 from ddbench.runtime.seeds import derive
 
 TEST_FRACTION = 0.2
 """Of each class of a folder that comes without a test set."""
+
+MAX_ANNOTATIONS = 16 * 2**20
+"""Bytes of Tiny-ImageNet's list of validation images; it has half a million."""
 
 SPLIT_NOTE = "no test folder: a fixed fifth of each class is the test set"
 
@@ -214,8 +218,8 @@ def _annotated(annotations: Path, names: tuple[str, ...]) -> Files:
     images = annotations.parent / "images"
     found: Files = []
     try:
-        lines = annotations.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
+        lines = read_bytes(annotations, "list of annotations", MAX_ANNOTATIONS).decode("utf-8").splitlines()
+    except ValueError as error:
         raise UserError(f"{annotations}: cannot read it: {error}") from error
     for number, line in enumerate(lines, 1):
         name, _, rest = line.partition("\t")

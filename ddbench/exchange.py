@@ -18,11 +18,12 @@ from ddbench.data.specs import DatasetSpec
 from ddbench.preview import png, preview_png
 from ddbench.runtime.device import versions
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import file_hash, write_atomic, write_bytes
+from ddbench.runtime.files import file_hash, plain_file, write_atomic, write_bytes
 from ddbench.runtime.pickles import load_pt
 from ddbench.synset import Budget, Synset, pixels
 
 MAX_FILE = 4 * 2**30
+MAX_IMAGE = 64 * 2**20
 
 
 def import_synset(
@@ -52,8 +53,8 @@ def import_synset(
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
-    if path.is_file() and path.stat().st_size > MAX_FILE:
-        raise UserError(f"{path}: {path.stat().st_size:,} bytes is too large for a synset")
+    if not path.is_dir():
+        plain_file(path, "synset", MAX_FILE)
     images: Tensor
     found: Tensor | None
     if path.is_dir():
@@ -126,6 +127,7 @@ def _from_pt(path: Path, index: int) -> tuple[Tensor, Tensor | None]:
 
 
 def _from_npz(path: Path) -> tuple[Tensor, Tensor | None]:
+    plain_file(path, "synset", MAX_FILE)
     try:
         with zipfile.ZipFile(path) as archive:
             unfolded = sum(member.file_size for member in archive.infolist())
@@ -158,6 +160,7 @@ def _from_folder(path: Path, dataset: Dataset) -> tuple[Tensor, Tensor]:
                 f"{path}: no PNG images of class {name!r} (looked for {folder_name(label, name)}/ and {name}/)"
             )
         for file in files:
+            plain_file(file, "PNG image", MAX_IMAGE)
             try:
                 with Image.open(file) as picture:
                     array = np.array(picture.convert("L" if spec.channels == 1 else "RGB"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import read_bytes
 
 ALIASES: dict[str, tuple[str, ...]] = {
     # networks, as the public codes of DC, DSA, DM, MTT and RDED call them
@@ -346,20 +347,25 @@ def resolve(target: str | Callable[..., Any], what: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
+MAX_PYTHON = 4 * 2**20
+"""Bytes of a file of one's own with a method, at most."""
+
+
 def load_file(path: Path) -> Any:
     """Import a Python file by path under a name of its own (``ddbench_ext_<stem>``); once while it does not change.
 
     The module's ``__ddbench_sha256__`` is the hash of the file.
 
     Raises:
-        UserError: missing file, or an error while it is executed.
+        UserError: no plain file, or an error while it is executed.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such Python file")
+    if path.is_dir():
+        raise UserError(f"{path}: no such Python file, it is a folder")
+    source = read_bytes(path, "Python file", MAX_PYTHON)
     spec = importlib.util.spec_from_file_location(f"ddbench_ext_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path}: not a Python file (expected NAME.py)")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(source).hexdigest()
     loaded = sys.modules.get(spec.name)
     if loaded is not None and (loaded.__file__, loaded.__ddbench_sha256__) == (spec.origin, digest):
         return loaded

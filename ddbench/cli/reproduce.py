@@ -27,7 +27,7 @@ from ddbench.leaderboard.reproduction import (
     teacher_flags,
 )
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import ensure_writable
+from ddbench.runtime.files import ensure_writable, plain_or_absent
 from ddbench.runtime.progress import Console
 
 
@@ -117,6 +117,7 @@ def do_cell(workshop: Workshop, cell: PlanCell) -> str:
     """
     log = workshop.log(cell)
     ensure_writable(log.parent)
+    plain_or_absent(log, "log")
     with open(log, "a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
             _do(workshop, cell)

@@ -15,8 +15,16 @@ if TYPE_CHECKING:
 def open_dataset(name: str, size: int | None, common: Common) -> Dataset:
     """Load the dataset that the flags name."""
     from ddbench.data.load import load_dataset
+    from ddbench.runtime.progress import Console
 
-    return load_dataset(name, common.data, size=size, download=common.download)
+    return load_dataset(
+        name,
+        common.data,
+        size=size,
+        download=common.download,
+        console=Console(common.quiet),
+        skip_broken=common.skip_broken,
+    )
 
 
 def student_for(name: str | None, dataset: Dataset) -> str:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +19,13 @@ import torch
 from torch import Tensor
 
 from ddbench.data.dataset import Dataset, Split, fingerprint, make_dataset
-from ddbench.data.images import Pixels, count_channels, read_image, statistics
+from ddbench.data.images import DEEPEST, Pixels, read_image, statistics
 from ddbench.data.limits import require_disk
+from ddbench.data.look import Look, keep_look, kept_look, look_over, refuse_broken, report
 from ddbench.data.specs import DatasetSpec
 from ddbench.runtime.device import cores
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import ensure_writable, write_json
+from ddbench.runtime.files import ensure_writable, plain_file, plain_or_absent, read_json, write_json
 from ddbench.runtime.progress import Console
 
 VERSION = 1
@@ -49,12 +48,16 @@ class Listing:
         folder: absolute path of the folder that holds them.
         class_names: in label order.
         train, test: paths with their labels, in a fixed order.
+        upright: turn images as their EXIF orientation says.
+        notes: what the layout's reader has to tell a person.
     """
 
     folder: Path
     class_names: tuple[str, ...]
     train: Sequence[tuple[Path, int]]
     test: Sequence[tuple[Path, int]]
+    upright: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def load_listing(spec: DatasetSpec, listing: Listing, root: Path, console: Console | None = None) -> Dataset:
@@ -64,36 +67,67 @@ def load_listing(spec: DatasetSpec, listing: Listing, root: Path, console: Conso
     changed file is seen. An interrupted call goes on where it was; of two calls at a time the second waits.
 
     Args:
-        spec: with ``size``; channels, statistics and class names that it lacks are found out.
+        spec: with ``size``; channels, statistics and class names that it lacks are found out. ``skip_broken``: later
+            calls leave out the same files while all stay as they are.
+        console: where to tell what the files are.
 
     Raises:
-        UserError: a broken image file, or no room on the disk of ``root``.
+        UserError: broken image files, or no room on the disk of ``root``.
     """
-    spec = replace(spec, classes=len(listing.class_names), class_names=listing.class_names)
-    final = root / "decoded" / _key(spec, listing)
+    skip_broken = spec.skip_broken
+    spec = replace(spec, classes=len(listing.class_names), class_names=listing.class_names, skip_broken=False)
+    place = root / "decoded"
+    listing, look = _looked(spec, listing, place, skip_broken)
+    if console is not None:
+        counts = [torch.bincount(_labels(getattr(listing, name)), minlength=spec.classes).tolist() for name in SPLITS]
+        console.say(report(look, counts, spec.name, listing.class_names, listing.notes))
+    final = place / _key(spec, listing, look)
+    spec = replace(spec, channels=spec.channels or look.channels)
     found = _open(final, spec, listing, root)
     if found is None:
         ensure_writable(final.parent)
         with _alone(final.parent / "lock"):
             found = _open(final, spec, listing, root)  # another process may have just finished it
             if found is None:
-                _decode(final, spec, listing, console)
+                _decode(final, spec, listing, look, console)
                 found = _open(final, spec, listing, root)
     if found is None:
         raise UserError(f"{final}: what was decoded cannot be read back; check that disk, or use another --data folder")
     return found
 
 
-def _key(spec: DatasetSpec, listing: Listing) -> str:
-    head = (VERSION, str(listing.folder), spec.size, spec.channels, spec.class_names)
+def _looked(spec: DatasetSpec, listing: Listing, place: Path, skip_broken: bool) -> tuple[Listing, Look]:
+    """The listing without the files that are left out, and what the others are."""
+    path = place / f"{_key(spec, listing)}.look.json"
+    look = kept_look(path)
+    if look is None:
+        parts = ([file for file, _ in getattr(listing, name)] for name in SPLITS)
+        look = look_over(*parts, skip_broken=skip_broken)
+        keep_look(path, look)
+    if look.skipped:
+        train, test = (
+            [one for one in part if str(one[0]) not in look.skipped] for part in (listing.train, listing.test)
+        )
+        listing = replace(listing, train=train, test=test)
+    return listing, look
+
+
+def _key(spec: DatasetSpec, listing: Listing, look: Look | None = None) -> str:
+    """Names the files; and, when they were looked at, how they are decoded where that is not plain."""
+    head: tuple[object, ...] = (VERSION, str(listing.folder), spec.size, spec.channels, spec.class_names)
+    if look is not None and look.bits != DEEPEST:
+        head += (("bits", look.bits),)
+    if look is not None and look.turned and listing.upright:
+        head += ("upright",)
     digest = hashlib.sha256(repr(head).encode())
     for name in SPLITS:
         for path, label in getattr(listing, name):
             try:
                 stat = path.stat()
-            except OSError as error:
-                raise UserError(f"{path}: cannot read this image: {error.strerror or error}") from error
-            line = f"{name}\0{path}\0{label}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
+                state = f"{stat.st_size}\0{stat.st_mtime_ns}"
+            except OSError:  # told with all other broken files when they are looked at
+                state = "none"
+            line = f"{name}\0{path}\0{label}\0{state}\n"
             digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()[:20]
 
@@ -103,12 +137,15 @@ def _open(folder: Path, spec: DatasetSpec, listing: Listing, root: Path) -> Data
     if not (folder / "meta.json").is_file():
         return None
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        spec = replace(spec, channels=meta["channels"], mean=tuple(meta["mean"]), std=tuple(meta["std"]))
+        meta = read_json(folder / "meta.json", "description of decoded images")
+        if meta["channels"] != spec.channels:
+            return None
+        spec = replace(spec, mean=tuple(meta["mean"]), std=tuple(meta["std"]))
         splits = []
         for name in SPLITS:
             files = getattr(listing, name)
             # "c": pages are private, so the tensor is writable and the file is never changed through it.
+            plain_file(folder / f"{name}.npy", "decoded images")
             images = np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)
             if images.shape != (len(files), *spec.shape) or images.dtype != np.uint8:
                 return None
@@ -116,16 +153,17 @@ def _open(folder: Path, spec: DatasetSpec, listing: Listing, root: Path) -> Data
         return make_dataset(spec, *splits, root=root, known_fingerprint=meta["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    except UserError:
+        return None
 
 
 def _labels(files: Sequence[tuple[Path, int]]) -> Tensor:
     return torch.tensor([label for _, label in files], dtype=torch.int64)
 
 
-def _decode(final: Path, spec: DatasetSpec, listing: Listing, console: Console | None) -> None:
-    """Fill ``<final>.part`` from where an earlier try left it and rename it."""
-    channels = spec.channels or count_channels([path for path, _ in listing.train])
-    spec = replace(spec, channels=channels)
+def _decode(final: Path, spec: DatasetSpec, listing: Listing, look: Look, console: Console | None) -> None:
+    """Fill ``<final>.part`` from where an earlier try left it and rename it; what is of no use later is removed."""
+    channels = spec.channels
     total = len(listing.train) + len(listing.test)
     part = final.with_name(final.name + ".part")
     targets = {name: _Array(part / f"{name}.npy", (len(getattr(listing, name)), *spec.shape)) for name in SPLITS}
@@ -137,15 +175,20 @@ def _decode(final: Path, spec: DatasetSpec, listing: Listing, console: Console |
         "use a smaller --size, or a --data folder on another disk",
     )
     part.mkdir(exist_ok=True)
+
+    def decode(path: Path) -> Pixels:
+        return read_image(path, channels, spec.size, look.bits, listing.upright)
+
+    quiet = total < SHOW_FROM or (console is not None and console.quiet)
     with (
-        (console or Console(quiet=total < SHOW_FROM)).bar("decode images", total, sum(progress.values())) as bar,
+        Console(quiet=quiet).bar("decode images", total, sum(progress.values())) as bar,
         ThreadPoolExecutor(cores()) as pool,  # PIL decodes outside the interpreter's lock
     ):
         for name in SPLITS:
             files, target = getattr(listing, name), targets[name]
             for start in range(progress[name], len(files), target.block):
                 paths = [path for path, _ in files[start : start + target.block]]
-                target.write(start, list(pool.map(read_image, paths, repeat(channels), repeat(spec.size))))
+                target.write(start, _decoded(pool, decode, paths, part, listing))
                 progress[name] = start + len(paths)
                 write_json(part / "progress.json", progress)
                 bar.advance(units=len(paths))
@@ -153,6 +196,22 @@ def _decode(final: Path, spec: DatasetSpec, listing: Listing, console: Console |
     if final.exists():  # it was there but not whole
         shutil.rmtree(final)
     part.rename(final)
+
+
+def _decoded(
+    pool: ThreadPoolExecutor, decode: Callable[[Path], Pixels], paths: list[Path], part: Path, listing: Listing
+) -> list[Pixels]:
+    """Some decoded images.
+
+    Raises:
+        UserError: a broken file, then all that are broken are named; the part of use to nobody is removed.
+    """
+    try:
+        return list(pool.map(decode, paths))
+    except UserError:
+        shutil.rmtree(part, ignore_errors=True)
+        refuse_broken([path for name in SPLITS for path, _ in getattr(listing, name)])
+        raise
 
 
 class _Array:
@@ -169,6 +228,7 @@ class _Array:
         return self.path.is_file() and self.path.stat().st_size >= len(self._header) + count * self._item
 
     def write(self, start: int, images: Sequence[Pixels]) -> None:
+        plain_or_absent(self.path, "decoded images")
         try:
             with open(self.path, "r+b" if start else "wb") as handle:
                 handle.write(self._header)
@@ -185,9 +245,9 @@ class _Array:
 def _progress(part: Path, targets: dict[str, _Array]) -> dict[str, int]:
     """Images of each split that an earlier try finished."""
     try:
-        found = json.loads((part / "progress.json").read_text(encoding="utf-8"))
+        found = read_json(part / "progress.json", "progress record")
         return {name: found[name] if target.holds(found[name]) else 0 for name, target in targets.items()}
-    except (OSError, KeyError, TypeError, ValueError):
+    except (UserError, KeyError, TypeError):
         return dict.fromkeys(targets, 0)
 
 
@@ -211,6 +271,7 @@ def _describe(part: Path, spec: DatasetSpec, listing: Listing) -> None:
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Hold a lock between processes; the system frees it when a process dies."""
+    plain_or_absent(path, "lock file")
     with open(path, "a") as handle:
         if sys.platform == "win32":
             import msvcrt

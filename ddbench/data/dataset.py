@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -162,11 +162,14 @@ def take(split: Split, index: Tensor, folder: Path | None = None) -> Split:
     return Split(images, split.labels[index])
 
 
-def stratified(labels: Tensor, classes: int, fraction: float, *purpose: str | int) -> Tensor:
+def stratified(labels: Tensor, classes: int, fraction: float, *purpose: str | int, keep_single: bool = False) -> Tensor:
     """Mark a fraction of the images of each class: bool ``(N,)``.
 
     At least one image of each class that is present is marked and at least one is not. The choice depends on the
     labels and the purpose only.
+
+    Args:
+        keep_single: do not mark the image of a class that has no other, instead of refusing it.
 
     Raises:
         UserError: a class has a single image.
@@ -174,21 +177,31 @@ def stratified(labels: Tensor, classes: int, fraction: float, *purpose: str | in
     marked = torch.zeros(len(labels), dtype=torch.bool)
     randomness = generator(0, *purpose)
     for label, index in enumerate(class_indices(labels, classes)):
-        if len(index) == 1:
+        if len(index) == 1 and not keep_single:
             raise UserError(f"class {label} has one image only, it cannot be split in two; add images or leave it out")
-        if len(index):
+        if len(index) > 1:
             count = min(max(1, round(fraction * len(index))), len(index) - 1)
             marked[index[torch.randperm(len(index), generator=randomness)[:count]]] = True
     return marked
 
 
-def holdout_split(split: Split, fraction: float, classes: int, folder: Path | None = None) -> tuple[Split, Split]:
+def holdout_split(
+    split: Split,
+    fraction: float,
+    classes: int,
+    folder: Path | None = None,
+    *,
+    names: Sequence[str] = (),
+    keep_single: bool = False,
+) -> tuple[Split, Split]:
     """Hold a stratified part of a training split out, for choosing settings without the test set.
 
     Args:
         fraction: of the images of each class, 0 to 0.9; 0 holds out nothing (the second split is empty).
         classes: number of classes.
         folder: where the parts of a set that is too large for memory may be mapped (:func:`take`).
+        names: of the classes, for the error.
+        keep_single: hold nothing out of a class of one image, instead of refusing it.
 
     Returns:
         What is left to train on and what is held out, each in the order of ``split``; the same for the same labels.
@@ -200,7 +213,14 @@ def holdout_split(split: Split, fraction: float, classes: int, folder: Path | No
         raise UserError(f"hold-out fraction {fraction}: expected 0 to 0.9")
     if fraction == 0:
         return split, Split(split.images[:0], split.labels[:0])
-    held = stratified(split.labels, classes, fraction, "holdout")
+    single = (torch.bincount(split.labels, minlength=classes) == 1).nonzero()[:, 0].tolist()
+    if single and not keep_single:
+        which = repr(names[single[0]]) if names else str(single[0])
+        raise UserError(
+            f"--holdout {fraction:g}: class {which} has one image only, so none can be held out: give --holdout 0, add "
+            "images, or leave the class out"
+        )
+    held = stratified(split.labels, classes, fraction, "holdout", keep_single=keep_single)
     rest, kept = (~held).nonzero().flatten(), held.nonzero().flatten()
     return take(split, rest, folder), take(split, kept, folder)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,12 +12,23 @@ from ddbench.data.images import EXTENSIONS
 from ddbench.data.specs import DATASETS, FOLDER, DatasetSpec
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import read_bytes
 from ddbench.runtime.seeds import derive
 
 TEST_FRACTION = 0.2
 """Of each class of a folder that comes without a test set."""
 
+MAX_ANNOTATIONS = 16 * 2**20
+"""Bytes of Tiny-ImageNet's list of validation images; it has half a million."""
+
 SPLIT_NOTE = "no test folder: a fixed fifth of each class is the test set"
+
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+}
+"""Folders that are splits, in small letters, and never classes."""
 
 Files = list[tuple[Path, int]]
 
@@ -24,31 +36,87 @@ Files = list[tuple[Path, int]]
 def list_folder(spec: DatasetSpec) -> tuple[Listing, str]:
     """The files of ``folder:PATH``, and a note for its spec.
 
-    ``PATH/train/CLASS/*`` with ``PATH/test/CLASS/*`` or ``PATH/val/CLASS/*``; without a test folder, or when there is
-    ``PATH/CLASS/*`` only, a fixed stratified fifth is split off. Labels follow the sorted class names.
+    ``PATH/train/CLASS/*`` with ``PATH/test/CLASS/*`` or ``PATH/val/CLASS/*``, by any of :data:`SPLIT_WORDS` in any
+    case; the validation images are the test set where there is no other, else they are left out. Without a test
+    folder, or when there is ``PATH/CLASS/*`` only, a fixed stratified fifth is split off. Labels follow the sorted
+    class names. Images are turned as their EXIF orientation says.
 
     Raises:
-        UserError: no such folder, fewer than two classes, a class without images, a test class not trained on.
+        UserError: no such folder, two folders for one split, a split without training images beside it, fewer than two
+            classes, a class without images, a test class not trained on.
     """
     path = Path(spec.name.removeprefix(FOLDER)).expanduser()
     if not path.is_dir():
         raise UserError(f"--dataset {spec.name}: {path} is no folder")
     path = path.resolve()
-    train_root = path / "train" if (path / "train").is_dir() else path
+    splits = _splits(path)
+    train_root = splits.get("train", path)
     names = _class_names(train_root)
     if len(names) < 2:
         raise UserError(f"{train_root}: {len(names)} class folder(s) found, expected at least two: TRAIN/CLASS/IMAGE")
-    train = [_image_files(train_root / name) for name in names]
-    test_root = next((path / name for name in ("test", "val") if (path / name).is_dir()), None)
+    others: Counter[str] = Counter()
+    train = [_image_files(train_root / name, others) for name in names]
+    test_root = splits.get("test", splits.get("validation"))
+    notes = _left_out(path, splits, train_root)
     if train_root == path or test_root is None:
         parts = [_split_off(train_root / name, files) for name, files in zip(names, train, strict=True)]
-        train, test = [kept for kept, _ in parts], [held for _, held in parts]
-        return Listing(path, names, _labelled(train), _labelled(test)), SPLIT_NOTE
-    for name in _class_names(test_root):
+        train, test, note = [kept for kept, _ in parts], [held for _, held in parts], SPLIT_NOTE
+    else:
+        test, note = _test_files(test_root, names, train_root, others), f"scored on the images in {test_root.name}/"
+    notes += [note] + ([f"ignored: files with other endings ({_counted(others)})"] if others else [])
+    return Listing(path, names, _labelled(train), _labelled(test), upright=True, notes=tuple(notes)), note
+
+
+def _splits(path: Path) -> dict[str, Path]:
+    """``train``, ``test`` and ``validation`` -> the folder below ``path`` that is called so; none for a flat layout.
+
+    Raises:
+        UserError: two folders for one split, or a split where nothing is to be trained on.
+    """
+    found: dict[str, Path] = {}
+    for name in _class_names(path):
+        split = SPLIT_WORDS.get(name.lower())
+        if split in found:
+            raise UserError(f"{path}: {found[split].name}/ and {name}/ are both the {split} split; keep or rename one")
+        if split is not None:
+            found[split] = path / name
+    if found and "train" not in found:
+        odd = next(iter(found.values())).name
+        raise UserError(
+            f"{path}: {odd}/ is the name of a split, and there is no train/ beside it; add it, or rename {odd}/ if it "
+            "is a class"
+        )
+    return found
+
+
+def _test_files(root: Path, names: Sequence[str], train_root: Path, others: Counter[str]) -> list[list[Path]]:
+    """The test images of each class, possibly none of some."""
+    there = _class_names(root)
+    if not there:
+        raise UserError(f"{root}: no class folders, so its images have no labels; expected {root.name}/CLASS/IMAGE")
+    for name in there:
         if name not in names:
-            raise UserError(f"{test_root / name}: a class that {train_root} does not have{suggest(name, names)}")
-    test = [_image_files(test_root / name) if (test_root / name).is_dir() else [] for name in names]
-    return Listing(path, names, _labelled(train), _labelled(test)), f"scored on the images in {test_root.name}/"
+            raise UserError(f"{root / name}: a class that {train_root} does not have{suggest(name, names)}")
+    return [_image_files(root / name, others) if name in there else [] for name in names]
+
+
+def _left_out(path: Path, splits: dict[str, Path], train_root: Path) -> list[str]:
+    """What lies in the folder and is not used, for a person."""
+    notes = []
+    if "test" in splits and "validation" in splits:
+        notes.append(f"left out: {splits['validation'].name}/ (the test set is {splits['test'].name}/)")
+    if train_root != path:
+        odd = [name for name in _class_names(path) if path / name not in splits.values()]
+        if odd:
+            notes.append(f"ignored beside {train_root.name}/: {', '.join(f'{name}/' for name in odd[:5])}")
+    loose = sum(item.suffix.lower() in EXTENSIONS for item in train_root.iterdir() if not item.is_dir())
+    if loose:
+        notes.append(f"ignored: {loose} image file(s) in {train_root}, in no class folder")
+    return notes
+
+
+def _counted(endings: Counter[str]) -> str:
+    return ", ".join(f"{count} {ending or 'without one'}" for ending, count in endings.most_common(5))
 
 
 def list_tiny_imagenet(spec: DatasetSpec, root: Path) -> Listing:
@@ -105,21 +173,26 @@ def _class_names(folder: Path) -> tuple[str, ...]:
         raise UserError(f"{folder}: cannot list this folder: {error.strerror or error}") from error
 
 
-def _image_files(folder: Path) -> list[Path]:
+def _image_files(folder: Path, others: Counter[str] | None = None) -> list[Path]:
     """Image files below a class folder, in the order of their relative names; at least one.
 
     Links to files are followed; of folders only the class folder itself may be a link, so that no loop is walked.
+
+    Args:
+        others: counts the endings of the other files.
     """
 
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename}: cannot list this folder: {error.strerror or error}") from error
 
-    found = [
-        Path(base, name)
-        for base, _, names in os.walk(folder, onerror=refuse)
-        for name in names
-        if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122  (a million names)
-    ]
+    found = []
+    for base, _, names in os.walk(folder, onerror=refuse):
+        for name in names:
+            ending = os.path.splitext(name)[1].lower()  # noqa: PTH122  (a million names)
+            if ending in EXTENSIONS and not name.startswith("."):
+                found.append(Path(base, name))
+            elif others is not None and not name.startswith("."):
+                others[ending] += 1
     if not found:
         raise UserError(f"{folder}: a class without images; expected files ending in {', '.join(sorted(EXTENSIONS))}")
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
@@ -145,8 +218,8 @@ def _annotated(annotations: Path, names: tuple[str, ...]) -> Files:
     images = annotations.parent / "images"
     found: Files = []
     try:
-        lines = annotations.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
+        lines = read_bytes(annotations, "list of annotations", MAX_ANNOTATIONS).decode("utf-8").splitlines()
+    except ValueError as error:
         raise UserError(f"{annotations}: cannot read it: {error}") from error
     for number, line in enumerate(lines, 1):
         name, _, rest = line.partition("\t")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ddbench.data.limits import require_memory
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import plain_file
 
 UBYTE = 8
 """Type code of unsigned bytes, the only one these datasets use."""
@@ -30,6 +31,7 @@ def read_idx(path: Path, ndim: int) -> Tensor:
         UserError: unreadable, another magic number or type, fewer or more bytes than its header announces, or too
             large for the memory.
     """
+    plain_file(path, "IDX file")
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as handle:
             return _read(handle, path, ndim)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from ddbench.data.dataset import Dataset, check_dataset
@@ -35,6 +36,7 @@ def load_dataset(
     size: int | None = None,
     download: bool = False,
     console: Console | None = None,
+    skip_broken: bool = False,
 ) -> Dataset:
     """Read a dataset; image files are decoded once and mapped from the disk afterwards.
 
@@ -43,7 +45,8 @@ def load_dataset(
         root: data folder, see :func:`data_root`.
         size: side in pixels, for resizable datasets.
         download: get missing files, where the dataset has a public address.
-        console: where a long decoding shows its progress; default: standard error, for large sets only.
+        console: where it is told what the image files are, before they are decoded; None: nowhere.
+        skip_broken: leave broken image files out, now and later, while the files stay as they are.
 
     Returns:
         A checked dataset with a complete spec.
@@ -52,7 +55,7 @@ def load_dataset(
         UserError: unknown name, wrong size, missing or damaged files (the folder that was looked in and the remedy are
             named), too little memory or disk.
     """
-    spec = dataset_spec(name, size)
+    spec = replace(dataset_spec(name, size), skip_broken=skip_broken)
     read = resolve(spec.reader, f"dataset {name}")
     made = read(spec, data_root(root), download, console)
     if not isinstance(made, Dataset) or made.spec.name != name:

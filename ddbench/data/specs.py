@@ -59,6 +59,7 @@ class DatasetSpec:
         reader: function, or ``module:function``, that is called as ``(spec, root, download, console)`` with the data
             folder, whether missing files may be fetched, and a :class:`ddbench.runtime.progress.Console` or None; it
             gives a :class:`ddbench.data.dataset.Dataset` (:func:`ddbench.data.dataset.make_dataset`).
+        skip_broken: a wish to its reader: leave image files out that cannot be read, instead of refusing the set.
     """
 
     name: str
@@ -76,6 +77,7 @@ class DatasetSpec:
     needs_folder: bool = False
     indices: tuple[int, ...] = ()
     reader: str | Callable[..., Any] = ""
+    skip_broken: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:

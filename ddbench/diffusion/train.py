@@ -123,7 +123,7 @@ def train_model(
     recipe.check(spec.size)
     library = diffusers()
     place = devices.resolve_device(device)
-    split, _ = holdout_split(dataset.train, recipe.holdout, spec.classes, dataset.root)
+    split, _ = holdout_split(dataset.train, recipe.holdout, spec.classes, dataset.root, names=spec.class_names)
     folder = model_folder(root, spec.name, recipe.key(dataset.fingerprint))
     partial = folder.with_name(f"{folder.name}{PARTIAL}")
     if (folder / FILE).exists():

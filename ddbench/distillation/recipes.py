@@ -5,7 +5,6 @@ The files are ``methods/<name>/recipes.toml`` of the checkout; the wheel carries
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -16,6 +15,7 @@ from ddbench.methods import METHODS
 from ddbench.methods.needs.flags import SHIPPED
 from ddbench.registry import suggest, unknown
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import read_toml
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 MAX_BYTES = 2**20
@@ -91,12 +91,7 @@ def read_recipes(path: Path, method: str) -> dict[str, Recipe]:
     Raises:
         UserError: not TOML, too large, or a table with unknown or malformed keys.
     """
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: too large for a recipe file")
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a recipe file: {error}") from None
+    tables = read_toml(path, "recipe file", MAX_BYTES)
     return {name: _recipe(name, table, method, f"{path}, recipe {name}") for name, table in tables.items()}
 
 

@@ -101,6 +101,7 @@ def distill(
             context = replace(context, resources={**context.resources, **_obtain(_late(needs), request, out)})
         resolved |= _references(needs, context.resources, request)
     claim_folder(out, resolved, code)
+    _tell_repeats(kind, context)
     if path.exists():
         (out / CHECKPOINT).unlink(missing_ok=True)
         console.say(f"finished already: {path}")
@@ -182,6 +183,18 @@ def _look(
     return context, request
 
 
+def _tell_repeats(kind: type[Method[Any]], context: Context) -> None:
+    """Say it where a class has fewer real images than the synset is to have of it."""
+    counts = context.train.labels.bincount(minlength=context.classes)
+    few = (counts < context.ipc).nonzero()[:, 0].tolist()
+    if few and kind.unit == "ipc":
+        name = context.dataset.spec.class_names[few[0]]
+        context.console.say(
+            f"{len(few)} class(es) have fewer training images than --ipc {context.ipc}, e.g. {name!r} with "
+            f"{int(counts[few[0]])}: first images that are real ones are repeated"
+        )
+
+
 def _split(kind: type[Method[Any]], dataset: Dataset, settings: RunSettings) -> tuple[Split, Split]:
     """Training images for the method and held-out ones, if the run's settings can work.
 
@@ -197,14 +210,14 @@ def _split(kind: type[Method[Any]], dataset: Dataset, settings: RunSettings) -> 
         raise UserError(f"--validate-epochs {settings.validate_epochs}: expected at least 1")
     check_tracker(settings.track)
     check_student(settings.student, spec.channels, spec.size)
-    train, held_out = holdout_split(dataset.train, settings.holdout, spec.classes, dataset.root)
+    train, held_out = holdout_split(dataset.train, settings.holdout, spec.classes, dataset.root, names=spec.class_names)
     if settings.validate_every and not len(held_out.labels):
         raise UserError(
             "--validate-every needs held-out training images: give --holdout 0.1 (experts then need it too), or "
             "--validate-every 0"
         )
     if kind.unit == "ipc":
-        check_ipc(settings.ipc, train, spec.classes, spec.class_names)
+        check_ipc(settings.ipc, train, spec.classes, spec.class_names, distinct=kind.distinct)
     return train, held_out
 
 

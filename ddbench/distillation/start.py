@@ -154,6 +154,7 @@ def distill(
     method_file: Path | str | None = None,
     data: Path | str | None = None,
     download: bool = False,
+    skip_broken: bool = False,
     device: str = "auto",
     threads: int = 0,
     compile: str = "auto",
@@ -172,6 +173,7 @@ def distill(
         validate_every, validate_epochs, track, checkpoint_every, seed, compile: as in
             :class:`ddbench.distillation.runner.RunSettings`; validate_every is 0 by default.
         data, download: folder with the datasets, default $DDBENCH_DATA or the user's cache; fetch what is not here.
+        skip_broken: leave image files that cannot be read out; else they are named and nothing is done.
         device, threads: ``auto``, ``cpu``, ``cuda[:<i>]``; 0: 1 thread for images up to 16 px, else one a core.
         settings: the method's own settings by name, and flags of what it needs (``buffers``, ...).
 
@@ -189,7 +191,7 @@ def distill(
     how |= {"checkpoint_every": checkpoint_every, "threads": threads, "compile": compile, "download": download}
     said = {**_DEFAULTS, **chosen.run, **{key: value for key, value in given.items() if value is not None}}
     out, data = (None if one is None else Path(one) for one in (out, data))
-    return _start(chosen, settings, said, how, out, data, quiet)
+    return _start(chosen, settings, said, how, out, data, quiet, skip_broken)
 
 
 _DEFAULTS = {"dataset": "digits", "preprocess": "meanstd", "holdout": 0.1, "validate_every": 0}
@@ -203,6 +205,7 @@ def _start(
     out: Path | None,
     data: Path | None,
     quiet: bool,
+    skip_broken: bool,
 ) -> Path:
     """Open the dataset and run.
 
@@ -219,7 +222,14 @@ def _start(
     if ipc is None and chosen.kind.unit == "ipc":
         raise UserError("--ipc is missing: how many images per class?")
     console = Console(quiet)
-    dataset = load_dataset(said["dataset"], data, size=said.get("size"), download=how["download"])
+    dataset = load_dataset(
+        said["dataset"],
+        data,
+        size=said.get("size"),
+        download=how["download"],
+        console=console,
+        skip_broken=skip_broken,
+    )
     side = dataset.spec.size
     if recipe is not None:
         console.say(f"recipe {chosen.name}/{recipe.name} ({recipe.source})")

@@ -14,7 +14,15 @@ from typing import Any
 
 from ddbench.measurements.suite import Finding
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import canonical_json, read_json, write_text
+from ddbench.runtime.files import (
+    MAX_JSON_BYTES,
+    canonical_json,
+    parse_json,
+    plain_or_absent,
+    read_bytes,
+    read_json,
+    write_text,
+)
 from ddbench.statistics import summarise
 
 KIND = "ddbench-evaluation"
@@ -218,13 +226,13 @@ def _same_head(place: Path, old: dict[str, Any], head: dict[str, Any]) -> None:
 
 def _read_partial(partial: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
     """Records of a killed evaluation; a torn last line is dropped."""
-    if not partial.exists():
+    if not plain_or_absent(partial, "log of an evaluation"):
         return []
-    text = partial.read_text(encoding="utf-8", errors="replace")
+    text = read_bytes(partial, "log of an evaluation", MAX_JSON_BYTES).decode("utf-8", errors="replace")
     records, whole = [], ""
     for number, line in enumerate(text.splitlines()):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             if number:
                 Kept().take(record)
                 records.append(record)

@@ -179,7 +179,7 @@ def _try_rate(plan: Plan, dataset: Dataset, task: Task, settings: Settings) -> f
     synset, classes = plan.synset, plan.synset.classes
     fraction = synset.config.get("holdout")
     fraction = fraction if isinstance(fraction, float) and 0 < fraction <= 0.9 else SEARCH_HOLDOUT
-    rest, held_out = holdout_split(dataset.train, fraction, classes, dataset.root)
+    rest, held_out = holdout_split(dataset.train, fraction, classes, dataset.root, keep_single=True)
     if synset.budget.unit == "all":
         plan = replace(plan, synset=replace(synset, images=rest.images, labels=rest.labels))
     try:

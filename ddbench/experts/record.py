@@ -239,7 +239,7 @@ def record_block(job: RecordJob, block: Block) -> BlockResult:
     dataset = _dataset(job.dataset, job.data, job.size)
     spec = dataset.spec
     preprocess = fit_preprocess(dataset, recipe.preprocess, data_root(job.data))
-    split, held_out = holdout_split(dataset.train, recipe.holdout, spec.classes, dataset.root)
+    split, held_out = holdout_split(dataset.train, recipe.holdout, spec.classes, dataset.root, names=spec.class_names)
     held_out = validation_sample(held_out)
     inputs = inputs_of(split, preprocess, device)
     named = [seeds.derive(recipe.seed, "expert", index) for index in block.indices]

@@ -16,7 +16,7 @@ from typing import Any
 from ddbench.leaderboard.result import Result, plain
 from ddbench.leaderboard.schema import check_text
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import file_hash
+from ddbench.runtime.files import file_hash, parse_json, plain_file
 
 MAX_BYTES = 2 * 10**6
 """Larger files lie elsewhere: the row names an address and a hash."""
@@ -111,7 +111,7 @@ def read_header(path: Path, kind: str) -> tuple[dict[str, tuple[str, list[int]]]
         UserError: not such a file, a header of more than 1 MiB, tensors that are larger or smaller than the file, or
             another kind.
     """
-    size = path.stat().st_size
+    size = plain_file(path, "safetensors file")
     with open(path, "rb") as handle:
         start = handle.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
@@ -120,7 +120,7 @@ def read_header(path: Path, kind: str) -> tuple[dict[str, tuple[str, list[int]]]
         text = handle.read(length)
     try:
         table = json.loads(text)
-        header = json.loads(table.pop("__metadata__")["ddbench"])
+        header = parse_json(table.pop("__metadata__")["ddbench"])
         tensors = {name: (entry["dtype"], entry["shape"], entry["data_offsets"]) for name, entry in table.items()}
         sizes = [BYTES[dtype] * math.prod(shape) for dtype, shape, _ in tensors.values()]
         spans = sorted(tuple(offsets) for _, _, offsets in tensors.values())

@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import read_bytes
 
 MAX_PNG_BYTES = 10**6
 MAX_SIDE = 4096
@@ -65,12 +66,7 @@ def published_png(path: Path) -> bytes:
     Raises:
         UserError: it is not: foreign chunks, broken, or too large.
     """
-    try:
-        with open(path, "rb") as handle:
-            data = handle.read(MAX_PNG_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"{path}: cannot read this preview: {error.strerror or error}") from None
-    _check_length(data, str(path))
+    data = read_bytes(path, "preview", MAX_PNG_BYTES)
     _decode(data, str(path))
     place = len(SIGNATURE)
     while place < len(data):

@@ -10,7 +10,7 @@ from ddbench.leaderboard.attachments import LABELS, MAX_BYTES, SYNSET, TEACHER, 
 from ddbench.leaderboard.images import MAX_PNG_BYTES, clean_png
 from ddbench.leaderboard.result import Result
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import file_hash
+from ddbench.runtime.files import file_hash, read_bytes
 
 SYNSET_FILE = "synset.safetensors"
 LABELS_FILE = "labels.safetensors"
@@ -120,7 +120,7 @@ def _part(
     place, url = find_part(run, part, sha256, given), address(result, part)
     named = f"sha256 {sha256[:12]}" if sha256 else "unknown sha256"
     if place is not None and place.stat().st_size <= MAX_BYTES:
-        files[beside(path, part)] = place.read_bytes()
+        files[beside(path, part)] = read_bytes(place, part.name, MAX_BYTES)
         return Item(part.name, NEEDED, True, f"{place.stat().st_size:,} bytes, beside the row")
     if url is not None and sha256 is not None:
         return Item(part.name, NEEDED, True, f"at {url}, {named}")
@@ -141,7 +141,7 @@ def _preview(run: Path, path: Path, files: dict[Path, bytes]) -> Item:
         return Item("preview", WANTED, False, f"{preview} is not there; `ddbench distill` and `ddbench import` make it")
     if preview.stat().st_size > MAX_PNG_BYTES:
         return Item("preview", WANTED, False, f"{preview} has more than {MAX_PNG_BYTES:,} bytes")
-    files[path.with_suffix(".png")] = clean_png(preview.read_bytes(), str(preview))
+    files[path.with_suffix(".png")] = clean_png(read_bytes(preview, "preview", MAX_PNG_BYTES), str(preview))
     return Item("preview", WANTED, True, "beside the row")
 
 

@@ -5,7 +5,8 @@ Shipped plans are ``plans/<name>.toml`` of the checkout; the wheel carries them 
 
 from __future__ import annotations
 
-import tomllib
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +19,12 @@ from ddbench.networks.names import parse_student
 from ddbench.protocols.protocol import protocol
 from ddbench.registry import suggest, unknown
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import read_toml
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 MAX_BYTES = 2**20
 MAX_CELLS = 10_000
+MAX_SEEDS = 1000
 
 CELL_KEYS: dict[str, tuple[type, ...]] = {
     "method": (str,),
@@ -164,12 +167,7 @@ def read_plan(path: Path) -> Plan:
     Raises:
         UserError: not TOML, too large, an unknown or malformed key, a cell twice, or an unknown protocol or student.
     """
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: too large for a plan (at most {MAX_BYTES:,} bytes)")
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a plan: {error}") from None
+    table = read_toml(path, "plan", MAX_BYTES)
     for key in table:
         if key not in PLAN_KEYS:
             raise UserError(f"{path}: unknown key {key!r}{suggest(key, PLAN_KEYS)}")
@@ -184,8 +182,7 @@ def read_plan(path: Path) -> Plan:
         cells += _expand({**defaults, **entry}, where)
         if len(cells) > MAX_CELLS:
             raise UserError(f"{path}: more than {MAX_CELLS:,} cells")
-    names = [cell.name for cell in cells]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = next((name for name, count in Counter(cell.name for cell in cells).items() if count > 1), None)
     if twice is not None:
         raise UserError(f"{path}: the cell {twice} is there twice; seeds or protocols must tell them apart")
     return Plan(
@@ -245,10 +242,20 @@ def _expand(entry: dict[str, Any], where: str) -> list[PlanCell]:
     run_seeds = _listed(entry, "run_seeds", int, [0], where)
     minutes = _listed(entry, "minutes", float, [1.0], where)
     minutes = minutes * len(ipcs) if len(minutes) == 1 else minutes
-    if len(minutes) != len(ipcs) or min(minutes) <= 0:
-        raise UserError(f"{where}: minutes is {entry['minutes']!r}, expected one positive number, or one for each ipc")
-    if min(run_seeds, default=-1) < 0 or entry.get("seeds", 5) < 1:
-        raise UserError(f"{where}: expected run_seeds from 0 on, and seeds of at least 1")
+    if len(minutes) != len(ipcs) or not all(0 < cost < math.inf for cost in minutes):
+        raise UserError(
+            f"{where}: minutes is {entry['minutes']!r:.80}, expected one positive number, or one for each ipc"
+        )
+    if min(run_seeds, default=-1) < 0 or not 1 <= entry.get("seeds", 5) <= MAX_SEEDS:
+        raise UserError(f"{where}: expected run_seeds from 0 on, and seeds of at least 1, at most {MAX_SEEDS:,}")
+    protocols = _listed(entry, "protocols", str, ["hard-v1"], where)
+    if not protocols:
+        raise UserError(f"{where}: protocols is an empty list, expected at least one (or no such key: hard-v1)")
+    if len(ipcs) * len(run_seeds) * len(protocols) > MAX_CELLS:
+        raise UserError(
+            f"{where}: {len(ipcs):,} ipc x {len(run_seeds):,} run_seeds x {len(protocols):,} protocols are more than "
+            f"{MAX_CELLS:,} cells"
+        )
     students = tuple(str(parse_student(name)) for name in _listed(entry, "students", str, [], where))
     published = _published(entry.get("published", []), students, where)
     texts = {
@@ -278,7 +285,7 @@ def _expand(entry: dict[str, Any], where: str) -> list[PlanCell]:
         )
         for ipc, cost in zip(ipcs, minutes, strict=True)
         for seed in run_seeds
-        for name in _listed(entry, "protocols", str, ["hard-v1"], where)
+        for name in protocols
     ]
 
 

@@ -27,7 +27,7 @@ from ddbench.leaderboard.schema import (
 from ddbench.leaderboard.verification import SUFFIX
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import canonical_json, read_json, write_bytes
+from ddbench.runtime.files import canonical_json, read_bytes, read_json, write_bytes
 
 EVALUATION_KIND = "ddbench-evaluation"
 EVALUATION_SCHEMA = 1
@@ -305,7 +305,7 @@ def _earlier(board: Path, result: Result) -> list[Result]:
     sha256 = synset.sha256.encode()
     found = []
     for path in sorted(cell.glob("*/*.json")):
-        if path.name.endswith(SUFFIX) or (path.stat().st_size <= MAX_RESULT_BYTES and sha256 not in path.read_bytes()):
+        if path.name.endswith(SUFFIX) or sha256 not in read_bytes(path, "result file", MAX_RESULT_BYTES):
             continue
         old = read_result(path)
         if same_subject(old) == same_subject(result):

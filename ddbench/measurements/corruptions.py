@@ -26,7 +26,7 @@ from ddbench.measurements.corruption_types import NOISE, SEVERITIES, corrupt, co
 from ddbench.measurements.suite import Choice, Cost, Finding, Metric, Probe, Suite, Trained
 from ddbench.protocols.plan import Plan
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import file_hash
+from ddbench.runtime.files import file_hash, read_json
 from ddbench.runtime.tensors import check_tensor, open_tensors, write_tensors
 from ddbench.statistics import corruption_errors
 from ddbench.training.loops import accuracy
@@ -267,8 +267,8 @@ def read_reference(path: Path, suite: CorruptionSuite, fingerprint: str, protoco
             are others.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        data = read_json(path, "evaluation")
+    except UserError as error:
         raise UserError(f"--corruption-reference {path}: cannot be read as JSON ({error})") from None
     what = "expected an evaluation of method full with --corruptions on the same dataset"
     synset = data.get("synset") if isinstance(data, dict) else None

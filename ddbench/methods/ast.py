@@ -22,7 +22,7 @@ from torch import Tensor
 from ddbench.config import setting
 from ddbench.data.coreset import k_means
 from ddbench.data.dataset import class_indices
-from ddbench.methods.base import Context
+from ddbench.methods.base import Context, repeated
 from ddbench.methods.facts import Facts
 from ddbench.methods.families.trajectory import InnerConfig, TrajectoryMethod
 from ddbench.methods.needs.experts import Experts
@@ -84,7 +84,8 @@ class AST(TrajectoryMethod[ASTConfig]):
         chosen = []
         for label, index in enumerate(class_indices(context.train.labels, context.classes)):
             logits = self.expert_logits(indices[int(drawn)], index)
-            chosen.append(index[k_means(logits, context.ipc, seeds.derive(context.seed, "ast-init", label))])
+            nearest = k_means(logits, min(context.ipc, len(index)), seeds.derive(context.seed, "ast-init", label))
+            chosen.append(repeated(index[nearest], context.ipc))
         return context.preprocess.apply(context.train.images[torch.cat(chosen)])
 
     def target_epochs(self) -> tuple[int, ...]:

@@ -103,10 +103,13 @@ class Context:
         return torch.arange(self.classes).repeat_interleave(self.ipc)
 
     def random_images(self, *purpose: str | int) -> Tensor:
-        """``ipc`` different real images of each class, class-major, uint8 ``(K * ipc, C, H, W)``."""
+        """``ipc`` real images of each class, class-major, uint8 ``(K * ipc, C, H, W)``.
+
+        Different ones; where a class has fewer, all of them, over and over.
+        """
         generator = seeds.generator(self.seed, *purpose)
         chosen = [
-            index[torch.randperm(len(index), generator=generator)[: self.ipc]]
+            repeated(index[torch.randperm(len(index), generator=generator)], self.ipc)
             for index in class_indices(self.train.labels, self.classes)
         ]
         return self.train.images[torch.cat(chosen)]
@@ -158,6 +161,8 @@ class Method(Generic[C]):
     """Its name as it is written: that of its own facts, where it has them."""
     unit: ClassVar[str] = "ipc"
     """Budget unit of the product: ``ipc``, or ``all`` for the whole training set."""
+    distinct: ClassVar[bool] = False
+    """Whether it needs ``ipc`` different real images of every class; others begin with noise, or repeat real ones."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -231,14 +236,24 @@ class Method(Generic[C]):
         """Take over a state that :meth:`state` gave, after :meth:`setup`."""
 
 
-def check_ipc(ipc: int, train: Split, classes: int, class_names: tuple[str, ...]) -> None:
-    """A synset cannot have more images of a class than there are real ones.
+def repeated(positions: Tensor, count: int) -> Tensor:
+    """``count`` of some positions ``(n,)`` in their order, begun again where there are fewer."""
+    return positions[torch.arange(count) % len(positions)]
+
+
+def check_ipc(ipc: int, train: Split, classes: int, class_names: tuple[str, ...], *, distinct: bool = True) -> None:
+    """A method that takes different real images cannot have more of a class than there are.
+
+    Args:
+        distinct: whether the method is such a one.
 
     Raises:
         UserError: names the smallest class.
     """
     if ipc < 1:
         raise UserError(f"--ipc {ipc}: expected at least 1")
+    if not distinct:
+        return
     counts = torch.bincount(train.labels, minlength=classes)
     least = int(counts.argmin())
     if ipc > int(counts[least]):

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ddbench.config import setting
 from ddbench.data.dataset import class_indices
-from ddbench.methods.base import Context, State
+from ddbench.methods.base import Context, State, repeated
 from ddbench.methods.facts import Facts
 from ddbench.methods.families.trajectory import InnerConfig, TrajectoryMethod
 from ddbench.methods.needs.experts import Experts
@@ -121,7 +121,8 @@ class DATM(TrajectoryMethod[DATMConfig]):
         for label, index in enumerate(class_indices(context.train.labels, context.classes)):
             order = torch.randperm(len(index), generator=seeds.generator(context.seed, "datm-init", label))
             index = index[order]
-            chosen.append(index[first_right(self._right(index, label), context.ipc)])
+            right = first_right(self._right(index, label), min(context.ipc, len(index)))
+            chosen.append(repeated(index[right], context.ipc))
         return context.preprocess.apply(context.train.images[torch.cat(chosen)])
 
     def _right(self, index: Tensor, label: int) -> Iterator[Tensor]:

@@ -33,6 +33,7 @@ class Herding(Method[HerdingConfig]):
     """Herding in the teacher's features."""
 
     config_class = HerdingConfig
+    distinct = True
     facts = Facts(
         title="Herding",
         line="a coreset: real images whose mean feature follows the class mean",

@@ -33,6 +33,7 @@ class KCenter(Method[KCenterConfig]):
     """Greedy k-center in the teacher's features."""
 
     config_class = KCenterConfig
+    distinct = True
     facts = Facts(
         title="k-center",
         line="a coreset: real images that cover their class, farthest first",

@@ -30,6 +30,7 @@ class KMeans(Method[KMeansConfig]):
     """Images nearest to k-means centres in the teacher's features."""
 
     config_class = KMeansConfig
+    distinct = True
     facts = Facts(
         title="k-means",
         line="a coreset: real images nearest to k-means centres of their class",

@@ -51,6 +51,7 @@ class MGD3(Generation[MGD3Config]):
     """MGD3; a step is a class."""
 
     config_class = MGD3Config
+    distinct = True
     facts = Facts(
         title="MGD3",
         line="diffusion samples pulled to the modes of their class",

@@ -20,6 +20,7 @@ class Random(Method[RandomConfig]):
     """A random subset of the real training images."""
 
     config_class = RandomConfig
+    distinct = True
     facts = Facts(
         title="Random real images",
         line="real images chosen at random: the baseline",

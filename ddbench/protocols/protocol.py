@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import tomllib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from ddbench.config import apply_config, recorded_config, setting, setting_of
 from ddbench.networks.names import parse_student
 from ddbench.registry import Table, unknown
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import text_hash
+from ddbench.runtime.files import read_toml, text_hash
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,14 +330,9 @@ def read_protocol(path: Path) -> Protocol:
     Raises:
         UserError: unreadable, a known name, an unknown setting (with a suggestion), or a value out of range.
     """
-    try:
-        if path.stat().st_size > MAX_TOML_BYTES:
-            raise UserError(f"{path}: too large for a protocol (at most {MAX_TOML_BYTES:,} bytes)")
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--protocol {path}: cannot read it: {error.strerror or error}") from None
-    except ValueError as error:
-        raise UserError(f"--protocol {path}: not TOML: {' '.join(str(error).split())}") from None
+    if not path.exists():
+        raise UserError(f"--protocol {path}: cannot read it: no such file")
+    data = read_toml(path, "protocol", MAX_TOML_BYTES)
     name, base = data.pop("name", None), data.pop("base", "hard-v1")
     if not isinstance(name, str) or not PROTOCOL_NAME.fullmatch(name):
         raise UserError(f"--protocol {path}: name is {name!r:.80}, expected letters, digits, dots and dashes")

@@ -28,7 +28,7 @@ from ddbench.protocols.training import Settings
 from ddbench.runtime import device as devices
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import canonical_json, ensure_writable, read_json, write_json
+from ddbench.runtime.files import canonical_json, ensure_writable, plain_or_absent, read_json, write_json
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.tensors import KEY, open_tensors
@@ -61,6 +61,7 @@ def check_relabel(plan: Plan, epochs: int, seed: int, out: Path) -> None:
     plan.policy  # noqa: B018 (parsed, so that a wrong name is told now)
     if out.is_dir():
         raise UserError(f"--out {out}: a folder, expected the name of a file")
+    plain_or_absent(_partial_paths(out)[0], "unfinished label file")
     if out.exists():
         try:
             read_labels(out)

@@ -15,6 +15,8 @@ class Common:
     """Folder with the datasets; default: $DDBENCH_DATA, else the user's cache folder."""
     download: bool = False
     """Download the dataset when it is not there."""
+    skip_broken: bool = False
+    """Leave image files that cannot be read out, now and later (else they are named and nothing is done)."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<i>."""
     threads: int = 0

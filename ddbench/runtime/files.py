@@ -7,9 +7,11 @@ import errno
 import glob
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,17 @@ from ddbench.runtime.errors import UserError
 
 MAX_JSON_BYTES = 64 * 2**20
 """No JSON that ddbench reads is larger; a larger file is refused before it is parsed."""
+
+MAX_ITEMS = 4_000_000
+"""Values in one JSON file: each takes up to a hundred bytes of memory, whatever its length in the file."""
+
+MAX_DIGITS = 300
+"""Digits of an integer: as a float64 it is still finite."""
+
+_TOO_LARGE = 10**MAX_DIGITS
+
+MAX_DEPTH = 64
+"""Lists and tables inside each other in JSON and TOML from files."""
 
 
 _UMASK = os.umask(0)
@@ -117,30 +130,161 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path, what: str, limit: int = MAX_JSON_BYTES) -> Any:
-    """Read a JSON file of at most ``limit`` bytes.
+def plain_file(path: Path, what: str, limit: int | None = None) -> int:
+    """Size in bytes of a regular file (links to one are followed), looked at without opening it.
+
+    Every reader asks here first: opening a named pipe waits for a writer, and a device may never end.
 
     Args:
         what: what the file should be, for the error ("result file").
+        limit: so many bytes at most; None: any size.
 
     Raises:
-        UserError: missing, unreadable, too large, or not JSON.
+        UserError: missing, a folder, a pipe, a device or a socket, or too large.
     """
     try:
-        size = path.stat().st_size
-        if size > limit:
-            raise UserError(f"{path}: {size:,} bytes is too large for a {what} (at most {limit:,})")
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
-    except FileNotFoundError:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: no such {what}") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in a name
+        raise UserError(f"{path}: cannot read this {what}: {getattr(error, 'strerror', None) or error}") from None
+    if not stat.S_ISREG(found.st_mode):
+        kind = next((name for check, name in _KINDS if check(found.st_mode)), "a special file")
+        raise UserError(f"{path}: cannot read this {what}: it is {kind}, no plain file")
+    if limit is not None and found.st_size > limit:
+        raise UserError(f"{path}: {found.st_size:,} bytes is too large for a {what} (at most {limit:,})")
+    return found.st_size
+
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def plain_or_absent(path: Path, what: str) -> bool:
+    """Whether there is a plain file at ``path``, before something is appended to it; a link that leads nowhere is none.
+
+    Raises:
+        UserError: there is something else.
+    """
+    if not os.path.lexists(path) or not path.exists():
+        return False
+    plain_file(path, what)
+    return True
+
+
+def read_bytes(path: Path, what: str, limit: int) -> bytes:
+    """A plain file of at most ``limit`` bytes.
+
+    Raises:
+        UserError: see :func:`plain_file`, or unreadable.
+    """
+    plain_file(path, what, limit)
+    try:
+        with open(path, "rb") as handle:
+            data = handle.read(limit + 1)
     except OSError as error:
         raise UserError(f"{path}: cannot read this {what}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    if len(data) > limit:  # it grew, or its size was not told
+        raise UserError(f"{path}: too large for a {what} (at most {limit:,} bytes)")
+    return data
+
+
+def read_json(path: Path, what: str, limit: int = MAX_JSON_BYTES) -> Any:
+    """Read a JSON file of at most ``limit`` bytes.
+
+    Raises:
+        UserError: see :func:`plain_file`, or not JSON as :func:`parse_json` takes it.
+    """
+    data = read_bytes(path, what, limit)
+    try:
+        return parse_json(data.decode("utf-8"))
+    except ValueError as error:
         raise UserError(f"{path}: not a {what}: {error}") from None
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not allowed")
+def read_toml(path: Path, what: str, limit: int) -> dict[str, Any]:
+    """Read a TOML file of at most ``limit`` bytes.
+
+    Raises:
+        UserError: see :func:`plain_file`, not TOML, nested too deep, or with an integer that is out of range.
+    """
+    import tomllib
+
+    if not path.exists():
+        raise UserError(f"{path}: not a {what}: no such file")
+    data = read_bytes(path, what, limit)
+    try:
+        table = tomllib.loads(data.decode("utf-8"))
+    except RecursionError:
+        raise UserError(f"{path}: not a {what}: nested more than {MAX_DEPTH} deep") from None
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are such
+        raise UserError(f"{path}: not a {what}: not TOML: {' '.join(str(error).split())}") from None
+    try:
+        _check_tree(table, finite=False)
+    except ValueError as error:
+        raise UserError(f"{path}: not a {what}: {error}") from None
+    return table
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text from a foreign file, which :func:`canonical_json` can write again.
+
+    Raises:
+        ValueError: not JSON, NaN or a number out of range (``1e999``, an integer of more than :data:`MAX_DIGITS`
+            digits), more than :data:`MAX_ITEMS` parts, or nested more than :data:`MAX_DEPTH` deep.
+    """
+    if text.count(",") + text.count("[") + text.count("{") > MAX_ITEMS:
+        raise ValueError(f"more than {MAX_ITEMS:,} parts")
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"nested more than {MAX_DEPTH} deep") from None
+    _check_tree(value, finite=True)
+    return value
+
+
+def _check_tree(value: Any, *, finite: bool) -> None:
+    """Refuse what is nested too deep for functions that call themselves, and numbers that are no float64.
+
+    Args:
+        finite: refuse infinities and NaN too (TOML has words for them).
+
+    Raises:
+        ValueError: the first such thing.
+    """
+    level, depth = [value], 0
+    while level:
+        parts: list[Any] = []
+        for one in level:
+            if isinstance(one, dict):
+                parts.extend(one.values())
+            elif isinstance(one, list):
+                parts.extend(one)
+            elif isinstance(one, int) and abs(one) >= _TOO_LARGE:
+                raise ValueError(f"{_place(value, one)} a number of more than {MAX_DIGITS} digits is out of range")
+            elif finite and isinstance(one, float) and not math.isfinite(one):
+                name = "NaN" if one != one else "Infinity (or a number out of range)"
+                raise ValueError(f"{_place(value, one)} {name} is not allowed, expected a finite number")
+        level, depth = parts, depth + 1
+        if depth > MAX_DEPTH + 1:
+            raise ValueError(f"nested more than {MAX_DEPTH} deep")
+
+
+def _place(value: Any, wanted: Any) -> str:
+    """Where an object stands in a tree, for a message: ``protocol.settings.lr:``; empty for the tree itself."""
+    left: list[tuple[tuple[str, ...], Any]] = [((), value)]
+    while left:
+        keys, one = left.pop()
+        if one is wanted and keys:
+            return f"{'.'.join(keys)[:80]}:"
+        parts = one.items() if isinstance(one, dict) else enumerate(one) if isinstance(one, list) else ()
+        left += [((*keys, str(key)), part) for key, part in parts if len(keys) <= MAX_DEPTH]
+    return ""
 
 
 def text_hash(value: Any) -> str:
@@ -149,7 +293,12 @@ def text_hash(value: Any) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
+    """Hex sha256 of a plain file's bytes.
+
+    Raises:
+        UserError: see :func:`plain_file`.
+    """
+    plain_file(path, "file")
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ddbench.runtime.files import ensure_writable
+from ddbench.runtime.files import ensure_writable, plain_or_absent
 
 
 @contextmanager
@@ -22,6 +22,7 @@ def held(path: Path) -> Iterator[None]:
         yield
         return
     ensure_writable(path.parent)
+    plain_or_absent(path, "lock file")
     with open(path, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

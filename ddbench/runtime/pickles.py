@@ -9,18 +9,24 @@ from typing import Any
 import torch
 
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import plain_file
+
+MAX_BYTES = 4 * 2**30
+"""A file that is read into memory as a whole is no larger."""
 
 
 def load_pt(path: Path, mmap: bool = False) -> Any:
     """``torch.load`` with ``weights_only=True``: nothing in the file is executed.
 
+    Args:
+        mmap: map the tensors from the disk; else the file has :data:`MAX_BYTES` at most.
+
     numpy scalars are let through, because DC's public result files hold accuracies as such.
 
     Raises:
-        UserError: missing, truncated, or holding anything but tensors and plain values.
+        UserError: missing, no plain file, truncated, or holding anything but tensors and plain values.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    plain_file(path, "file", None if mmap else MAX_BYTES)
     try:
         with torch.serialization.safe_globals(_numpy_scalars()):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)

@@ -5,7 +5,7 @@ The library writes its metadata map in random order, so everything goes under on
 
 from __future__ import annotations
 
-import json
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import canonical_json, write_atomic
+from ddbench.runtime.files import canonical_json, parse_json, plain_file, write_atomic
 
 KEY = "ddbench"
 MAX_HEADER = 16 * 2**20
@@ -52,14 +52,26 @@ def open_tensors(path: Path, kind: str, schema: int) -> Iterator[tuple[Any, dict
     Raises:
         UserError: missing, truncated or foreign file, wrong kind, or made by a newer ddbench.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file (expected a {kind} file)")
+    plain_file(path, f"file (expected a {kind} file)")
     try:
+        _check_length(path)
         handle = safe_open(path, framework="pt")
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path}: not a whole safetensors file ({error!s:.200}); copy or make it again") from None
     with handle:
         yield handle, _header(path, handle.metadata(), kind, schema)
+
+
+def _check_length(path: Path) -> None:
+    """Refuse a table of tensors that is too long before the library parses it.
+
+    Raises:
+        ValueError: longer than the file, or than :data:`MAX_HEADER`.
+    """
+    with open(path, "rb") as handle:
+        start = handle.read(8)
+    if len(start) < 8 or struct.unpack("<Q", start)[0] > MAX_HEADER:
+        raise ValueError("the length of its header is out of range")
 
 
 def _header(path: Path, metadata: Any, kind: str, schema: int) -> dict[str, Any]:
@@ -71,9 +83,9 @@ def _header(path: Path, metadata: Any, kind: str, schema: int) -> dict[str, Any]
     if len(text) > MAX_HEADER:
         raise UserError(f"{path}: a header of {len(text):,} bytes is too large (at most {MAX_HEADER:,})")
     try:
-        header = json.loads(text)
-    except (ValueError, RecursionError):
-        raise UserError(f"{path}: its header is not JSON; the file is damaged") from None
+        header = parse_json(text)
+    except ValueError as error:
+        raise UserError(f"{path}: its header is not JSON ({error!s:.80}); the file is damaged") from None
     if not isinstance(header, dict) or header.get("kind") != kind:
         found = header.get("kind") if isinstance(header, dict) else type(header).__name__
         raise UserError(f"{path}: a {found!s:.60} file, expected {kind}")

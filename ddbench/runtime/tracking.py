@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ddbench.runtime.errors import UserError, install_words
-from ddbench.runtime.files import canonical_json, write_text
+from ddbench.runtime.files import canonical_json, plain_or_absent, write_text
 from ddbench.runtime.progress import Console
 
 TRACKERS = ("jsonl", "wandb", "tensorboard")
@@ -33,8 +33,8 @@ class JsonLines:
 
     def __init__(self, path: Path, done: int) -> None:
         kept = []
-        if path.exists():
-            for line in path.read_text().splitlines():
+        if plain_or_absent(path, "log of metrics"):
+            for line in path.read_text(errors="replace").splitlines():
                 try:
                     if json.loads(line)["iteration"] > done:
                         break
@@ -75,7 +75,7 @@ class _Wandb:
 
 def _netrc_knows_wandb() -> bool:
     netrc = Path("~/.netrc").expanduser()
-    return netrc.exists() and "wandb" in netrc.read_text(errors="replace")
+    return netrc.is_file() and "wandb" in netrc.read_text(errors="replace")
 
 
 class _TensorBoard:

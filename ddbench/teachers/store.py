@@ -26,7 +26,7 @@ from ddbench.networks.build import build_student, parameter_count
 from ddbench.networks.check import check_student
 from ddbench.networks.names import default_student, parse_student
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import file_hash
+from ddbench.runtime.files import file_hash, read_bytes
 from ddbench.runtime.tensors import open_tensors, read_finite, write_tensors
 
 KIND = "ddbench-teacher"
@@ -37,6 +37,7 @@ PARTIAL = ".partial.safetensors"
 PENALTY_FIELDS = ("penalty", "penalty_weight", "penalty_step")
 """Fields of a recipe that only a penalised teacher has."""
 
+MAX_BYTES = 4 * 2**30
 MAX_SIDE = 1024
 MAX_CHANNELS = 16
 MAX_CLASSES = 100_000
@@ -81,10 +82,9 @@ class Teacher:
         Raises:
             UserError: the file is not the one that was read.
         """
-        try:
-            data = self.path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot read this teacher: {error.strerror or error}") from error
+        if not self.path.exists():
+            raise UserError(f"{self.path}: cannot read this teacher: it is gone")
+        data = read_bytes(self.path, "teacher", MAX_BYTES)
         if hashlib.sha256(data).hexdigest() != self.sha256:
             raise UserError(f"{self.path}: the file changed since it was read; repeat the command")
         channels, size, _ = self.shape

@@ -179,7 +179,7 @@ def train_teacher(
     check_student(student, spec.channels, spec.size)
     policy = recipe.policy(spec.flip)
     place = devices.resolve_device(device)
-    split, held_out = holdout_split(dataset.train, recipe.holdout, spec.classes, dataset.root)
+    split, held_out = holdout_split(dataset.train, recipe.holdout, spec.classes, dataset.root, names=spec.class_names)
     seed = seeds.derive(recipe.seed, "teacher")
     net = build_student(student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=seed)
     _check_optimizer(net, recipe)

@@ -140,12 +140,6 @@ VALUES = {
     "ipc-0": ((*random_tiny(Path("{out}")), "--ipc", 0), "--ipc 0", "at least 1"),
     "ipc-negative": ((*random_tiny(Path("{out}")), "--ipc", -3), "--ipc -3", "at least 1"),
     "ipc-above-class": ((*random_tiny(Path("{out}")), "--ipc", 200), "--ipc 200", "has only 112", "--ipc 112 or less"),
-    "ipc-above-class-mtt": (
-        (*distill_tiny(Path("{buffers}"), Path("{out}")), "--ipc", 113),
-        "--ipc 113",
-        "has only 112",
-        "--ipc 112 or less",
-    ),
     "ipc-missing": (("distill", "--method", "random", "--dataset", "digits", "--out", "{out}"), "--ipc is missing"),
     "ipc-text": ((*random_tiny(Path("{out}")), "--ipc", "ten"), "ten"),
     "seeds-0": (("evaluate", "{run}", "--seeds", 0), "--seeds 0", "at least 1"),

@@ -17,7 +17,7 @@ from ddbench.leaderboard.result import Result
 from ddbench.leaderboard.rows import Cell, Row, Score
 from ddbench.leaderboard.schema import result_path
 from ddbench.runtime.errors import UserError, install_words
-from ddbench.runtime.files import write_atomic, write_bytes, write_text
+from ddbench.runtime.files import plain_or_absent, write_atomic, write_bytes, write_text
 from ddbench.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def write_sqlite(path: Path, cells: Sequence[Cell]) -> None:
     Raises:
         UserError: it exists and is no SQLite file, or the folder cannot be written to.
     """
-    if path.exists():
+    if plain_or_absent(path, "index"):
         with open(path, "rb") as handle:
             if handle.read(16) != b"SQLite format 3\0":
                 raise UserError(f"{path}: holds something else than an index; choose another --out")

@@ -1,0 +1,225 @@
+"""Image folders as people have them: names of splits, deep grey, turned and broken files, classes of few images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddbench.data.load import load_dataset
+from ddbench.methods.base import check_ipc, repeated
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.progress import Console
+
+
+def save(path: Path, pixels: np.ndarray, **how: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **how)
+    return path
+
+
+def colour(value: int, size: tuple[int, int] = (8, 8)) -> np.ndarray:
+    return np.full((size[1], size[0], 3), value, dtype=np.uint8)
+
+
+def fill(root: Path, *splits: str, count: int = 2) -> str:
+    """Classes ``cat`` and ``dog`` with images of different colours, below each split."""
+    for number, split in enumerate(splits):
+        for label, name in enumerate(("cat", "dog")):
+            for index in range(count):
+                save(root / split / name / f"{index}.png", colour(100 * label + 10 * number + index))
+    return f"folder:{root}"
+
+
+# Names of splits
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        *(("Train", "Test"), ("Training", "Testing"), ("train", "valid"), ("train", "validation")),
+        *(("TRAIN", "Val"), ("train", "dev")),
+    ],
+)
+def test_words_for_splits(tmp_path: Path, train: str, test: str):
+    dataset = load_dataset(fill(tmp_path / "set", train, test), tmp_path / "data", size=8)
+    assert dataset.spec.class_names == ("cat", "dog")
+    assert dataset.train.images[:, 0, 0, 0].tolist() == [0, 1, 100, 101]
+    assert dataset.test.images[:, 0, 0, 0].tolist() == [10, 11, 110, 111]
+    assert f"{test}/" in dataset.spec.note
+
+
+def test_with_a_test_set_the_validation_images_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    name = fill(tmp_path / "set", "train", "valid", "test")
+    dataset = load_dataset(name, tmp_path / "data", size=8, console=Console())
+    assert dataset.test.images[:, 0, 0, 0].tolist() == [20, 21, 120, 121]
+    assert "left out: valid/ (the test set is test/)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("splits", "told"),
+    [
+        (("train", "Training"), "both the train split"),
+        (("train", "val", "valid"), "both the validation split"),
+        (("Test", "extra"), "there is no train/ beside it"),
+    ],
+)
+def test_splits_that_make_no_sense(tmp_path: Path, splits: tuple[str, ...], told: str):
+    with pytest.raises(UserError, match=told):
+        load_dataset(fill(tmp_path / "set", *splits), tmp_path / "data", size=8)
+    assert not (tmp_path / "data").exists()
+
+
+def test_test_images_without_labels(tmp_path: Path):
+    name = fill(tmp_path / "set", "train")
+    save(tmp_path / "set" / "test" / "0.png", colour(0))
+    with pytest.raises(UserError, match="no class folders, so its images have no labels"):
+        load_dataset(name, tmp_path / "data", size=8)
+
+
+# Pixels
+
+
+def deep_folder(root: Path, values: np.ndarray, ending: str) -> str:
+    for split in ("train", "test"):
+        for name in "ab":
+            save(root / split / name / f"0.{ending}", values)
+    return f"folder:{root}"
+
+
+@pytest.mark.parametrize(
+    ("highest", "kind", "ending", "shift"),
+    [(4095, np.uint16, "png", 4), (255, np.uint16, "png", 0), (65535, np.uint16, "png", 8), (255, np.int32, "tif", 0)],
+)
+def test_deep_grey_is_scaled_by_what_the_set_holds(tmp_path: Path, highest: int, kind: type, ending: str, shift: int):
+    values = np.linspace(0, highest, 64).astype(kind).reshape(8, 8)
+    dataset = load_dataset(deep_folder(tmp_path / "set", values, ending), tmp_path / "data", size=8)
+    assert dataset.spec.channels == 1
+    np.testing.assert_array_equal(dataset.train.images[0, 0].numpy(), values >> shift)
+    assert int(dataset.train.images.max()) == 255
+
+
+def test_values_below_zero_and_floats_are_refused(tmp_path: Path):
+    below = np.full((8, 8), -1000, dtype=np.int32)
+    with pytest.raises(UserError, match=r"4 of 4 image files .* from -1000 to -1000, expected none below 0"):
+        load_dataset(deep_folder(tmp_path / "hu", below, "tif"), tmp_path / "data", size=8)
+    with pytest.raises(UserError, match="floating-point values"):
+        load_dataset(deep_folder(tmp_path / "real", below.astype(np.float32), "tif"), tmp_path / "data", size=8)
+
+
+def test_exif_orientation_is_applied(tmp_path: Path):
+    name = fill(tmp_path / "set", "train", "test")
+    exif = Image.Exif()
+    exif[274] = 6  # the side that is up was on the right: turn clockwise
+    pixels = colour(0)
+    pixels[:, 4:] = 255
+    save(tmp_path / "set" / "train" / "cat" / "0.png", pixels, exif=exif)
+    shown = load_dataset(name, tmp_path / "data", size=8).train.images[0, 0]
+    assert shown[:4].eq(0).all()
+    assert shown[4:].eq(255).all()
+
+
+def test_one_colour_image_among_many_makes_three_channels(tmp_path: Path):
+    for split in ("train", "test"):
+        for name in "ab":
+            for index in range(300):
+                save(tmp_path / "set" / split / name / f"{index:03}.png", np.full((4, 4), 9, dtype=np.uint8))
+    save(tmp_path / "set" / "train" / "b" / "151.png", colour(5, (4, 4)))  # no even sample of 256 saw it
+    assert load_dataset(f"folder:{tmp_path / 'set'}", tmp_path / "data", size=4).spec.channels == 3
+
+
+def test_the_report_says_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    name = fill(tmp_path / "set", "train", "test")
+    save(tmp_path / "set" / "train" / "cat" / "more.png", np.zeros((4, 6, 4), dtype=np.uint8))
+    (tmp_path / "set" / "train" / "cat" / "list.csv").write_text("x")
+    (tmp_path / "set" / "unlabelled").mkdir()
+    load_dataset(name, tmp_path / "data", size=8, console=Console())
+    told = capsys.readouterr().err
+    for part in (
+        "2 classes (cat, dog); 5 training images (2 to 3 a class), 4 test images (2 a class)",
+        "8 RGB, 1 RGBA, read as colour; 6 x 4 to 8 x 8 px",
+        "1 with transparency, which is dropped",
+        "ignored beside train/: unlabelled/",
+        "files with other endings (1 .csv)",
+    ):
+        assert part in told
+
+
+# Broken files
+
+
+def test_all_broken_files_are_named_at_once_and_can_be_left_out(tmp_path: Path):
+    name, data = fill(tmp_path / "set", "train", "test", count=3), tmp_path / "data"
+    folder = tmp_path / "set" / "train" / "cat"
+    (folder / "0.png").write_bytes(b"text")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    cut = save(tmp_path / "set" / "test" / "dog" / "1.png", noise)
+    cut.write_bytes(cut.read_bytes()[:2000])  # its header is whole
+    os.mkfifo(folder / "pipe.png")
+    with pytest.raises(UserError, match="3 of 13 image files cannot be used") as caught:
+        load_dataset(name, data, size=8)
+    for part in ("cat/0.png: cannot decode", "dog/1.png: cannot decode", "pipe.png: cannot read", "--skip-broken"):
+        assert part in str(caught.value)
+    assert not data.exists()
+    dataset = load_dataset(name, data, size=8, skip_broken=True)
+    assert torch.bincount(dataset.train.labels).tolist() == [2, 3]
+    assert torch.bincount(dataset.test.labels).tolist() == [3, 2]
+    assert load_dataset(name, data, size=8).fingerprint == dataset.fingerprint, "remembered"
+
+
+def test_a_file_whose_header_alone_is_whole_leaves_no_part_behind(tmp_path: Path):
+    name, data = fill(tmp_path / "set", "train", "test"), tmp_path / "data"
+    path = tmp_path / "set" / "train" / "cat" / "0.png"
+    save(path, np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8))
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(UserError, match=r"cat/0\.png: cannot decode .* --skip-broken"):
+        load_dataset(name, data, size=8)
+    assert not list(data.rglob("*.part"))
+
+
+def test_more_pixels_than_memory_has(tmp_path: Path):
+    name = fill(tmp_path / "set", "train", "test")
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "set" / "train" / "cat" / "0.png")
+    with pytest.raises(UserError, match=r"cat/0\.png: cannot decode"):
+        load_dataset(name, tmp_path / "data", size=8)
+
+
+# Classes of few images
+
+
+def test_positions_are_repeated():
+    assert repeated(torch.tensor([7, 3]), 5).tolist() == [7, 3, 7, 3, 7]
+    assert repeated(torch.tensor([7, 3]), 1).tolist() == [7]
+
+
+def test_an_ipc_above_a_class_is_for_methods_that_repeat(tmp_path: Path):
+    from ddbench.methods import METHODS
+
+    dataset = load_dataset(fill(tmp_path / "set", "train", "test"), tmp_path / "data", size=8)
+    for name in ("random", "herding", "kcenter", "kmeans", "mgd3"):
+        assert METHODS.get(name).distinct, name
+    for name in ("dm", "dc", "mtt", "sre2l", "dream", "ast"):
+        assert not METHODS.get(name).distinct, name
+    check_ipc(3, dataset.train, 2, ("cat", "dog"), distinct=False)
+    with pytest.raises(UserError, match="class 'cat' has only 2 training images"):
+        check_ipc(3, dataset.train, 2, ("cat", "dog"), distinct=True)
+
+
+def test_tail_class(tmp_path: Path, ddb, data_root: Path):
+    name = fill(tmp_path / "set", "train", "test")
+    (tmp_path / "set" / "train" / "dog" / "1.png").unlink()
+    run = ("--dataset", name, "--size", 8, "--iterations", 1, "--compile", "off", "--threads", 1)
+    for init in ("noise", "real"):
+        result = ddb(
+            *("distill", "--method", "dm", "--init", init, "--ipc", 3, "--holdout", 0, "--out", tmp_path / init), *run
+        )
+        assert result.code == 0, result.err
+        assert "2 class(es) have fewer training images than --ipc 3" in result.err
+    result = ddb(*("distill", "--method", "dm", "--ipc", 1, "--out", tmp_path / "held", "--quiet"), *run)
+    assert result.code == 2
+    assert "--holdout 0.1: class 'dog' has one image only, so none can be held out: give --holdout 0" in result.err
+    assert not (tmp_path / "held").exists()

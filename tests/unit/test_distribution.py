@@ -392,7 +392,13 @@ def root_of_nothing(value: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "loss"), [(lambda value: value * float("nan"), "nan"), (root_of_nothing, "0")], ids=["loss", "gradient"]
+    ("spoil", "loss"),
+    [
+        (lambda value: value * float("nan"), "nan"),
+        (lambda value: value + float("inf"), "inf"),
+        (root_of_nothing, "0"),
+    ],
+    ids=["both", "loss", "gradient"],
 )
 @pytest.mark.parametrize("kind", [DM, DataDAM])
 def test_not_finite(

@@ -143,6 +143,7 @@ def test_learned_lr(ddb: Callable, mtt_run: Path, data_root: Path, tmp_path: Pat
     assert rate_of(plan_of(synset, dataset, PROTOCOLS["kd-v1"]), "vgg11-bn") == 0.0005
     data = score(ddb, mtt_run, tmp_path / "learned.json")
     assert data["learning_rates"][TINY] == {"rate": float(synset.learned_lr), "source": "synset", "searched": {}}
+    assert data["synset"]["learned_lr"] == float(synset.learned_lr)
     data = score(ddb, mtt_run, tmp_path / "score.json", "--lr", 0.3)
     assert data["protocol"]["settings"]["lr"] == 0.3
     assert data["protocol"]["changed"]["lr_source"] == "protocol"

@@ -259,6 +259,28 @@ def test_step_that_is_not_finite_is_refused(part: str, context: Context, monkeyp
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize(
+    ("beta", "start_epoch", "cause"),
+    [
+        (-0.1, 2, r"the learned lr is -0\.1: use --lr-parametrisation log"),
+        (0.0, 0, r"the learned lr is 0: use --lr-parametrisation log"),
+        (0.6, 2, r"the learned lr grew from 0\.05 to 0\.6: use a smaller --lr-lr"),
+        (0.4, 2, r"a late start epoch \(2\): lower --max-start-epoch or --lr-images"),
+        (0.4, 1, r"--lr-images 10 is too high for this synset: divide it by 10"),
+    ],
+)
+def test_likely_cause_of_what_is_not_finite(beta: float, start_epoch: int, cause: str, context: Context):
+    """The rate first, then the segment, then the images; a start in the first half is not late."""
+    method = ready(MTT, context)
+    segment = dataclasses.replace(method.draw_segment(0), start_epoch=start_epoch)
+    result = method.inner(method.problem(segment))
+    method.guard(segment, result)
+    method.raw_lr = torch.tensor(beta)
+    result.images.fill_(float("inf"))
+    with pytest.raises(NotFiniteError, match=f"likely cause: {cause}"):
+        method.guard(segment, result)
+
+
 def test_one_seed_gives_the_family_the_same_segments(context: Context):
     """MTT, FTD and TESLA start from the same images and follow the same segments: differences are the methods'."""
     methods = [ready(kind, context, batch_syn=7) for kind in (MTT, FTD, TESLA)]

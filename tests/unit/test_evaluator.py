@@ -254,6 +254,32 @@ def test_smallest_of_the_best_rates_is_taken(order: int):
     assert Kept(searches={TINY: dict(found[::order])}).best_rate(TINY) == 0.01
 
 
+def test_costs_are_added_up():
+    """Seconds of all trainings, each to the millisecond, together; the largest memory; in order of student and run."""
+    kept = Kept()
+    nothing = {"device": "cpu: x", "cores": 2, "wall_seconds": 0, "cpu_seconds": 0, "peak_memory_bytes": 0, "runs": []}
+    assert kept.cost_report("cpu: x", 2) == nothing
+    costs = [
+        {"wall_seconds": 1.23449, "cpu_seconds": 2.0004, "peak_memory_bytes": 30},
+        {"wall_seconds": 0.1, "cpu_seconds": 0.0004, "peak_memory_bytes": 50},
+        {"wall_seconds": 0.0002, "cpu_seconds": 0.1237, "peak_memory_bytes": 40},
+    ]
+    for seed, cost in zip((1, 0), costs, strict=False):
+        kept.take({"student": TINY, "seed": seed, "metrics": {"accuracy": 0.5}, "cost": cost})
+    kept.take({"student": TINY, "searched_lr": 0.03, "holdout_accuracy": 0.5, "cost": costs[2]})
+    assert kept.cost_report("cpu: x", 2) == {
+        **nothing,
+        "wall_seconds": 1.334,
+        "cpu_seconds": 2.124,
+        "peak_memory_bytes": 50,
+        "runs": [
+            {"student": TINY, "searched_lr": 0.03, "wall_seconds": 0.0, "cpu_seconds": 0.124, "peak_memory_bytes": 40},
+            {"student": TINY, "seed": 0, "wall_seconds": 0.1, "cpu_seconds": 0.0, "peak_memory_bytes": 50},
+            {"student": TINY, "seed": 1, "wall_seconds": 1.234, "cpu_seconds": 2.0, "peak_memory_bytes": 30},
+        ],
+    }
+
+
 def test_student_that_diverges_is_told(ddb: Callable, random_run: Path, tmp_path: Path):
     result = ddb(*evaluate_tiny(random_run, "--lr", 1e30, "--out", tmp_path / "score.json"))
     assert (result.code, len(result.err.splitlines())) == (2, 1)

@@ -21,6 +21,7 @@ from ddbench.data.dataset import Split, holdout_split
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
 from ddbench.evaluation import probing, tasks
+from ddbench.evaluation.kept import Kept
 from ddbench.evaluation.tasks import run_probe, run_task
 from ddbench.leaderboard.schema import check_result, read_result, result_id
 from ddbench.measurements import trained
@@ -31,6 +32,7 @@ from ddbench.networks.build import build_student
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.protocols.training import Settings
+from ddbench.runtime.errors import UserError
 from ddbench.synset import read_synset
 
 
@@ -450,6 +452,30 @@ def test_estimate_is_shown_beforehand(ddb: Callable, random_run: Path, tmp_path:
     told = next(n for n, line in enumerate(lines) if line.startswith("calibration: 1 probe(s) x 2 run(s) on 500"))
     assert "minute" in lines[told]
     assert any(line.startswith("measure calibration: 2/2") for line in lines[told:])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"budget": "full", "images": 100, "eps": 2}, "budget differs: 'full' there, 'quick' now"),
+        ({"images": 300, "eps": 2}, "images differs: 300 there, 200 now"),
+        ({"eps": 2}, "eps differs: 2 there, 1 now"),
+        ({"eps": 0, "steps": 5}, "eps differs: 0 there, 1 now"),
+        ({"steps": 5}, "steps differs: 5 there, None now"),
+    ],
+)
+def test_first_setting_that_differs_is_named(changes: dict[str, Any], message: str, tmp_path: Path):
+    """The budget and the images before all others, which come by name; settings that are equal never."""
+    wanted = {"budget": "quick", "eps": 1, "images": 200}
+    suites = [SimpleNamespace(kind="corruptions", settings=wanted)]
+    out = tmp_path / "score.json"
+    kept = Kept(measured={"corruptions": {**wanted, **changes}}, findings={(TINY, 0, "corruptions"): {}})
+    with pytest.raises(UserError, match=f"holds corruptions measured with other settings \\({message}\\)"):
+        probing.check_measured(out, kept, suites)
+    probing.check_measured(out, Kept(measured={"corruptions": wanted}, findings=kept.findings), suites)
+    killed = Kept(measured={"corruptions": {**wanted, **changes}})
+    probing.check_measured(out, killed, suites)
+    assert killed.measured == {"corruptions": wanted}, "nothing of it is in the finished file: begun again"
 
 
 @pytest.mark.parametrize(("workers", "minutes"), [(1, 6.0), (2, 3.0), (4, 1.5), (9, 1.5)])

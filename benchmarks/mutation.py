@@ -26,7 +26,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,30 +109,26 @@ WANTED = {
 }
 
 
-def mutable(source: str) -> list[tuple[int, int]]:
-    """First and last lines of the statements in functions, annotations and docstrings left out."""
-    tree = ast.parse(source)
-    found = []
-    for function in ast.walk(tree):
-        if isinstance(function, ast.FunctionDef):
-            for statement in function.body:
-                text = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-                if not text:
-                    found.append((statement.lineno, statement.end_lineno or statement.lineno))
-    return found
+Place = tuple[int, int]
 
 
-def annotated(source: str) -> set[tuple[int, int]]:
-    """Where annotations begin and end is no code: (line, column) of everything in them."""
-    places = set()
-    for node in ast.walk(ast.parse(source)):
-        parts = [getattr(node, "annotation", None), getattr(node, "returns", None)]
-        for part in parts:
-            if isinstance(part, ast.AST):
-                for line in range(part.lineno, part.end_lineno + 1):  # type: ignore[attr-defined]
-                    places.add((line, -1))
-                    places.update((line, column) for column in range(part.col_offset, part.end_col_offset))  # type: ignore[attr-defined]
-    return {place for place in places if place[1] >= 0}
+def spans(nodes: Iterable[ast.AST | None]) -> list[tuple[Place, Place]]:
+    """Where nodes begin and end, as (line, column)."""
+    return [
+        ((node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0))
+        for node in nodes
+        if isinstance(node, (ast.stmt, ast.expr))
+    ]
+
+
+def bodies(tree: ast.Module) -> list[tuple[Place, Place]]:
+    """The statements of all functions."""
+    return spans(part for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) for part in node.body)
+
+
+def annotations(tree: ast.Module) -> list[tuple[Place, Place]]:
+    """What is never run: its ``|`` is no operator."""
+    return spans(getattr(node, name, None) for node in ast.walk(tree) for name in ("annotation", "returns"))
 
 
 def mutants(module: str) -> Iterator[dict[str, Any]]:
@@ -142,15 +138,20 @@ def mutants(module: str) -> Iterator[dict[str, Any]]:
     from cosmic_ray.plugins import get_operator, operator_names
 
     source = (ROOT / "ddbench" / f"{module}.py").read_text()
-    lines, skipped, tree = mutable(source), annotated(source), parso.parse(source)
+    tree = ast.parse(source)
+    code, skipped, nodes = bodies(tree), annotations(tree), list(ast_nodes(parso.parse(source)))
     for name in operator_names():
         if name.partition("/")[2] in WANTED:
-            operator, occurrence = get_operator(name)(), 0
-            for node in ast_nodes(tree):
-                for start, _ in operator.mutation_positions(node):
-                    if start not in skipped and any(first <= start[0] <= last for first, last in lines):
-                        yield {"module": module, "operator": name, "occurrence": occurrence, "place": list(start)}
-                    occurrence += 1
+            operator = get_operator(name)()
+            places = [start for node in nodes for start, _ in operator.mutation_positions(node)]
+            for occurrence, place in enumerate(places):
+                if within(place, code) and not within(place, skipped):
+                    yield {"module": module, "operator": name, "occurrence": occurrence, "place": list(place)}
+
+
+def within(place: Place, found: list[tuple[Place, Place]]) -> bool:
+    """Whether a place lies in one of the spans."""
+    return any(start <= place < end for start, end in found)
 
 
 def sample(count: int, seed: int) -> list[dict[str, Any]]:
@@ -175,8 +176,8 @@ def test_files(module: str) -> list[str]:
     return [f"tests/{folder}/test_{name}.py" for folder, _, name in (each.partition("/") for each in named)]
 
 
-def run_tests(copy: Path, files: list[str], seconds: float) -> tuple[str, str]:
-    """``killed``, ``survived`` or ``timeout``, and what failed; in a fork, which spares the start of torch."""
+def run_tests(copy: Path, tests: list[str], seconds: float, *flags: str) -> tuple[str, list[str]]:
+    """``killed``, ``survived`` or ``timeout``, and the tests that failed; forked, which spares the start of torch."""
     with tempfile.TemporaryFile("w+") as said:
         child = os.fork()
         if not child:
@@ -190,7 +191,7 @@ def run_tests(copy: Path, files: list[str], seconds: float) -> tuple[str, str]:
 
             code = 3
             with contextlib.suppress(BaseException):
-                code = int(pytest.main(["-q", "-x", "--tb=no", "--no-header", "-p", "no:cacheprovider", *files]))
+                code = int(pytest.main(["-q", "--tb=no", "--no-header", "-p", "no:cacheprovider", *flags, *tests]))
             sys.stdout.flush()
             os._exit(code)
         end = time.monotonic() + seconds
@@ -202,12 +203,13 @@ def run_tests(copy: Path, files: list[str], seconds: float) -> tuple[str, str]:
         else:
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            return "timeout", ""
+            return "timeout", []
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)  # workers that a failed test left
         said.seek(0)
-        lines = [line for line in said.read().splitlines() if line.startswith(("FAILED", "ERROR"))]
-        return ("survived" if status == 0 else "killed"), (lines or [""])[0][:200]
+        lines = [line for line in said.read().splitlines() if line.startswith(("FAILED ", "ERROR "))]
+        failed = [line.partition(" ")[2].partition(" - ")[0] for line in lines]
+        return ("survived" if status == 0 else "killed"), failed
 
 
 def parses(source: str) -> bool:
@@ -264,20 +266,24 @@ def main() -> None:
             source = path.read_text()
             changed = mutate_code(source, get_operator(mutant["operator"])(), mutant["occurrence"])
             path.write_text(changed)
-            outcome, failed = "invalid", ""
+            outcome, failed = "invalid", []
             if parses(changed):
-                outcome, failed = run_tests(copy, test_files(mutant["module"]), args.seconds)
+                outcome, failed = run_tests(copy, test_files(mutant["module"]), args.seconds, "-x")
             path.write_text(source)
             pairs = zip(source.splitlines(), changed.splitlines(), strict=True)
             was, now = next((a.strip(), b.strip()) for a, b in pairs if a != b)
-            record = {**mutant, "outcome": outcome, "failed": failed, "was": was, "now": now}
+            record = {**mutant, "outcome": outcome, "failed": failed[:1], "was": was, "now": now}
             known.append(record)
             log.write(json.dumps(record) + "\n")
             log.flush()
-            print(f"{outcome:9} {mutant['module']}:{mutant['place'][0]}  {now}  {failed}", flush=True)
+            print(f"{outcome:9} {mutant['module']}:{mutant['place'][0]}  {now}  {failed[:1]}", flush=True)
+        # a test that fails without a mutant says nothing
+        deadly = sorted({test for each in known for test in each["failed"] if "::" in test})
+        _, broken = run_tests(copy, deadly, 10 * args.seconds) if deadly else ("", [])
+        print("\n".join(f"fails always: {test}" for test in broken))
     for folder in ("training", "evaluation", "protocols", "methods", ""):
-        mine = [each["outcome"] for each in known if each["module"].startswith(folder)]
-        outcomes = [outcome for outcome in mine if outcome != "invalid"]
+        mine = [each for each in known if each["module"].startswith(folder) and not set(each["failed"]) & set(broken)]
+        outcomes = [each["outcome"] for each in mine if each["outcome"] != "invalid"]
         print(f"{folder or 'all':12} {len(outcomes)} mutants, {len(outcomes) - outcomes.count('survived')} killed")
 
 

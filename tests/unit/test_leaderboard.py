@@ -255,7 +255,7 @@ def test_one_run_decides_what_supersedes(tmp_path: Path, board: Path) -> None:
     paths = [submit(make_run(tmp_path / "run", {CONVNET: [0.5, 0.6]}), board)]
     for values in ([0.5, 0.6, 0.7], [0.5, 0.6, 0.8]):
         paths.append(submit(make_run(tmp_path / "run", {CONVNET: values}), board))
-        assert read_result(paths[-1])["supersedes"] == paths[-2].stem
+        assert read_result(paths[-1]).supersedes == paths[-2].stem
     before = everything(board)
     for values in ([0.5, 0.9], [0.5]):
         with pytest.raises(UserError, match=rf"the board has 3 runs .*this evaluation has {len(values)}:"):

@@ -204,19 +204,19 @@ def test_learned_rate_descends_in_what_is_learned(parametrisation: str, context:
     """beta, or log beta, moves by lr_lr times the slope of the matching loss in it, here by differences."""
     method = in_double(ready(MTT, context, lr_parametrisation=parametrisation, augmentation="none"))
     assert float(method.learned_lr) == pytest.approx(SMALL["lr_student"])
-    segment, before = method.draw_segment(0), method.raw_lr.detach().clone()
+    segment, learned = method.draw_segment(0), method.rate.value
+    before = learned.clone()
 
     def loss(raw: Tensor) -> float:
-        method.raw_lr = raw
+        method.rate.value = raw
         return float(method.inner(method.problem(segment)).loss)
 
     small = 1e-5
     slope = (loss(before + small) - loss(before - small)) / (2 * small)
-    method.raw_lr = before.clone().requires_grad_()
-    method.lr_optimizer = SGD([method.raw_lr], method.config.lr_lr, method.config.momentum)
+    method.rate.value = learned
     method.step(0)
     assert abs(slope) > 1e-3, "the comparison would be empty"
-    assert float(before - method.raw_lr.detach()) == pytest.approx(SMALL["lr_lr"] * slope, rel=1e-6)
+    assert float(before - method.rate.value) == pytest.approx(SMALL["lr_lr"] * slope, rel=1e-6)
 
 
 def test_synset_batches_are_taken_from_the_end():
@@ -275,7 +275,7 @@ def test_likely_cause_of_what_is_not_finite(beta: float, start_epoch: int, cause
     segment = dataclasses.replace(method.draw_segment(0), start_epoch=start_epoch)
     result = method.inner(method.problem(segment))
     method.guard(segment, result)
-    method.raw_lr = torch.tensor(beta)
+    method.rate.value = torch.tensor(beta)
     result.images.fill_(float("inf"))
     with pytest.raises(NotFiniteError, match=f"likely cause: {cause}"):
         method.guard(segment, result)

@@ -386,19 +386,35 @@ def test_digits_are_not_mirrored(context: Context):
     assert started(DM, DMConfig(augmentation="none"), context).augmentation == "none"
 
 
+def root_of_nothing(value: Tensor) -> Tensor:
+    """0, with a slope that is not finite."""
+    return (value * 0).abs().sqrt()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "loss"),
+    [
+        (lambda value: value * float("nan"), "nan"),
+        (lambda value: value + float("inf"), "inf"),
+        (root_of_nothing, "0"),
+    ],
+    ids=["both", "loss", "gradient"],
+)
 @pytest.mark.parametrize("kind", [DM, DataDAM])
-def test_not_finite(kind: Any, context: Context, monkeypatch: pytest.MonkeyPatch):
-    """A step that is not finite changes nothing."""
+def test_not_finite(
+    kind: Any, spoil: Callable[[Tensor], Tensor], loss: str, context: Context, monkeypatch: pytest.MonkeyPatch
+):
+    """A step whose loss or whose gradient is not finite changes nothing."""
     method = started(kind, kind.config_class(batch_real=4), context)
     method.step(0)
     before = {name: tensor.clone() for name, tensor in method.state().tensors.items()}
     objective = kind.objective
 
     def spoiled(self: Any, synthetic: Any, real: Any) -> dict[str, Tensor]:
-        return {name: value * float("nan") for name, value in objective(self, synthetic, real).items()}
+        return {name: spoil(value) for name, value in objective(self, synthetic, real).items()}
 
     monkeypatch.setattr(kind, "objective", spoiled)
-    with pytest.raises(NotFiniteError, match=r"matching loss is nan; .*--lr-images 1 is too high"):
+    with pytest.raises(NotFiniteError, match=rf"matching loss is {loss}; .*--lr-images 1 is too high"):
         method.step(1)
     after = method.state().tensors
     assert set(before) == set(after)

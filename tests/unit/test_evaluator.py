@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +15,20 @@ from conftest import EAGER, TINY, evaluate_tiny
 from PIL import Image
 
 from ddbench.data.augment import apply, draw, parse_strategy
+from ddbench.data.dataset import Dataset, Split, holdout_split
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
+from ddbench.evaluation import tasks
+from ddbench.evaluation.evaluator import SEARCH_SEED
+from ddbench.evaluation.kept import Kept
 from ddbench.networks.build import build_student
 from ddbench.protocols.plan import Plan, rate_of
 from ddbench.protocols.protocol import PROTOCOLS
+from ddbench.protocols.training import Settings
 from ddbench.runtime import seeds
+from ddbench.runtime.errors import UserError
 from ddbench.statistics import summarise
-from ddbench.synset import read_synset
+from ddbench.synset import Budget, Synset, read_synset
 
 
 def score(ddb: Callable, run: Path, out: Path, *more: object) -> dict[str, Any]:
@@ -136,6 +143,7 @@ def test_learned_lr(ddb: Callable, mtt_run: Path, data_root: Path, tmp_path: Pat
     assert rate_of(plan_of(synset, dataset, PROTOCOLS["kd-v1"]), "vgg11-bn") == 0.0005
     data = score(ddb, mtt_run, tmp_path / "learned.json")
     assert data["learning_rates"][TINY] == {"rate": float(synset.learned_lr), "source": "synset", "searched": {}}
+    assert data["synset"]["learned_lr"] == float(synset.learned_lr)
     data = score(ddb, mtt_run, tmp_path / "score.json", "--lr", 0.3)
     assert data["protocol"]["settings"]["lr"] == 0.3
     assert data["protocol"]["changed"]["lr_source"] == "protocol"
@@ -165,9 +173,6 @@ def test_searched_lr(ddb: Callable, random_run: Path, data_root: Path, tmp_path:
 
 def test_search_never_looks_at_the_test_set(ddb: Callable, random_run: Path, tmp_path: Path, monkeypatch):
     """The search's accuracies do not move when the test labels are wrong."""
-    from ddbench.data.dataset import Dataset, Split
-    from ddbench.evaluation import tasks
-
     first = score(ddb, random_run, tmp_path / "a.json", "--lr-source", "search", "--seeds", 1)
     real = tasks.load_dataset
 
@@ -182,6 +187,97 @@ def test_search_never_looks_at_the_test_set(ddb: Callable, random_run: Path, tmp
     tasks._loaded.cache_clear()
     assert first["learning_rates"] == second["learning_rates"]
     assert first["runs"] != second["runs"]
+
+
+def tried(
+    synset: Synset, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, accuracy: float | None = 0.5
+) -> tuple[float, list[Any]]:
+    """What the search says of one rate, and what it trained and judged: plan, images, student, seed, rate."""
+    seen: list[Any] = []
+
+    def train(plan: Plan, judged: Split, student: str, seed: int, settings: Settings, lr: float) -> dict[str, float]:
+        seen.extend([plan, judged, student, seed, lr])
+        if accuracy is None:
+            raise UserError("it diverged")
+        return {"accuracy": accuracy}
+
+    monkeypatch.setattr(tasks, "train_student", train)
+    task = tasks.Task(student=TINY, seeds=(SEARCH_SEED,), sha256="", lr=0.3, search=True)
+    plan = plan_of(synset, dataset, PROTOCOLS["hard-v1"])
+    return tasks._try_rate(plan, dataset, task, Settings(device="cpu", threads=1)), seen
+
+
+@pytest.mark.parametrize(
+    ("kept_back", "fraction"),
+    [(0.3, 0.3), (0.9, 0.9), (0.05, 0.05), (None, 0.1), (0.0, 0.1), (0, 0.1), (0.95, 0.1), ("x", 0.1)],
+)
+def test_search_looks_at_what_the_method_did_not_see(
+    kept_back: Any, fraction: float, random_run: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The part that the synset's own run held out; a tenth, where it says of none."""
+    dataset = load_dataset("digits", data_root)
+    synset = read_synset(random_run / "synset.safetensors")
+    synset = dataclasses.replace(synset, config={**synset.config, "holdout": kept_back})
+    value, (plan, judged, *how) = tried(synset, dataset, monkeypatch)
+    _, held_out = holdout_split(dataset.train, fraction, 10)
+    assert torch.equal(judged.images, held_out.images)
+    assert torch.equal(judged.labels, held_out.labels)
+    assert plan.synset is synset
+    assert how == [TINY, SEARCH_SEED, 0.3]
+    assert value == 0.5
+
+
+def test_search_of_full_trains_on_the_rest(random_run: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch):
+    """Real images are not judged by a student that was trained on them."""
+    dataset = load_dataset("digits", data_root)
+    synset = read_synset(random_run / "synset.safetensors")
+    full = dataclasses.replace(
+        synset, images=dataset.train.images, labels=dataset.train.labels, budget=Budget("all", 1297)
+    )
+    _, (plan, judged, *_) = tried(full, dataset, monkeypatch)
+    rest, held_out = holdout_split(dataset.train, 0.1, 10)
+    assert torch.equal(plan.synset.images, rest.images)
+    assert torch.equal(plan.synset.labels, rest.labels)
+    assert torch.equal(judged.images, held_out.images)
+    assert len(rest.images) + len(held_out.images) == 1297
+
+
+def test_search_goes_on_after_a_rate_that_diverges(random_run: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch):
+    synset = read_synset(random_run / "synset.safetensors")
+    value, _ = tried(synset, load_dataset("digits", data_root), monkeypatch, accuracy=None)
+    assert value == 0.0
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_smallest_of_the_best_rates_is_taken(order: int):
+    found = [(0.001, 0.2), (0.01, 0.7), (0.03, 0.7), (0.1, 0.6)]
+    assert Kept(searches={TINY: dict(found[::order])}).best_rate(TINY) == 0.01
+
+
+def test_costs_are_added_up():
+    """Seconds of all trainings, each to the millisecond, together; the largest memory; in order of student and run."""
+    kept = Kept()
+    nothing = {"device": "cpu: x", "cores": 2, "wall_seconds": 0, "cpu_seconds": 0, "peak_memory_bytes": 0, "runs": []}
+    assert kept.cost_report("cpu: x", 2) == nothing
+    costs = [
+        {"wall_seconds": 1.23449, "cpu_seconds": 2.0004, "peak_memory_bytes": 30},
+        {"wall_seconds": 0.1, "cpu_seconds": 0.0004, "peak_memory_bytes": 50},
+        {"wall_seconds": 0.0002, "cpu_seconds": 0.1237, "peak_memory_bytes": 40},
+    ]
+    for seed, cost in zip((1, 0), costs, strict=False):
+        kept.take({"student": TINY, "seed": seed, "metrics": {"accuracy": 0.5}, "cost": cost})
+    kept.take({"student": TINY, "searched_lr": 0.03, "holdout_accuracy": 0.5, "cost": costs[2]})
+    assert kept.cost_report("cpu: x", 2) == {
+        **nothing,
+        "wall_seconds": 1.334,
+        "cpu_seconds": 2.124,
+        "peak_memory_bytes": 50,
+        "runs": [
+            {"student": TINY, "searched_lr": 0.03, "wall_seconds": 0.0, "cpu_seconds": 0.124, "peak_memory_bytes": 40},
+            {"student": TINY, "seed": 0, "wall_seconds": 0.1, "cpu_seconds": 0.0, "peak_memory_bytes": 50},
+            {"student": TINY, "seed": 1, "wall_seconds": 1.234, "cpu_seconds": 2.0, "peak_memory_bytes": 30},
+        ],
+    }
 
 
 def test_student_that_diverges_is_told(ddb: Callable, random_run: Path, tmp_path: Path):

@@ -20,9 +20,10 @@ from conftest import contents, listing
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ddbench.data.policy import Mix
 from ddbench.data.preprocess import Preprocess
 from ddbench.protocols import relabel as making
-from ddbench.protocols.labels import KIND, StoredLabels, read_labels
+from ddbench.protocols.labels import KIND, PROBE_TOLERANCE, PROBED, StoredLabels, probe_of, read_labels
 from ddbench.protocols.plan import Plan, check_labels, policy_of, view_settings
 from ddbench.protocols.protocol import PROTOCOLS, Protocol
 from ddbench.protocols.relabel import earlier_teacher, relabel
@@ -615,3 +616,43 @@ def test_truncated_and_missing_files(out: Path):
         out.write_bytes(raw[:length])
         with pytest.raises(UserError, match="not a whole safetensors file"):
             read_labels(out)
+
+
+def test_what_views_are_recognised_by():
+    """Files of labels hold it, so it may not change: the first images, their means, their share in a mix (1: alone)."""
+    x = torch.arange(PROBED + 2.0).reshape(-1, 1, 1, 1).expand(-1, 2, 3, 3) / 3
+    index = torch.arange(PROBED + 2).flip(0)
+    alone = {
+        "index": index[:PROBED].tolist(),
+        "share": 1.0,
+        "means": [round(number / 3, 4) for number in range(PROBED)],
+    }
+    assert probe_of(View(x=x, index=index, epoch=0, mix=None)) == alone
+    assert probe_of(View(x=x, index=index, epoch=0, mix=Mix(index, 2 / 3))) == {**alone, "share": 0.6667}
+
+
+@pytest.mark.parametrize(
+    ("change", "known"),
+    [
+        ({}, True),
+        ({"share": 0.9995}, True),
+        ({"share": 0.998}, False),
+        ({"index": [1, 0]}, False),
+        ({"means": [0.0]}, False),
+        ({"means": [0.0, 0.5 + 2 * PROBE_TOLERANCE]}, False),
+        ({"means": [0.0, 0.5 - PROBE_TOLERANCE / 2]}, True),
+    ],
+)
+def test_views_of_another_make_are_refused(change: dict[str, Any], known: bool, out: Path):
+    view = View(
+        x=torch.tensor([0.0, 0.5]).reshape(2, 1, 1, 1).expand(2, 1, 4, 4),
+        index=torch.arange(2),
+        epoch=0,
+        mix=None,
+    )
+    stored = replace(make(out), probe={**probe_of(view), **change})
+    if known:
+        stored._recognise(view)
+    else:
+        with pytest.raises(UserError, match="not those that were labelled"):
+            stored._recognise(view)

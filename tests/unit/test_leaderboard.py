@@ -250,6 +250,19 @@ def test_more_runs_supersede_fewer(tmp_path: Path, board: Path, row: Path) -> No
     assert len(load_results(board)) == 2
 
 
+def test_one_run_decides_what_supersedes(tmp_path: Path, board: Path) -> None:
+    """One run more or as many (other ones) supersede, one run less does not."""
+    paths = [submit(make_run(tmp_path / "run", {CONVNET: [0.5, 0.6]}), board)]
+    for values in ([0.5, 0.6, 0.7], [0.5, 0.6, 0.8]):
+        paths.append(submit(make_run(tmp_path / "run", {CONVNET: values}), board))
+        assert read_result(paths[-1]).supersedes == paths[-2].stem
+    before = everything(board)
+    for values in ([0.5, 0.9], [0.5]):
+        with pytest.raises(UserError, match=rf"the board has 3 runs .*this evaluation has {len(values)}:"):
+            submit(make_run(tmp_path / "run", {CONVNET: values}), board)
+    assert everything(board) == before
+
+
 def test_dry_run_writes_nothing(tmp_path: Path, board: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "run", changed={"epochs": 5})
     submit_verb.main([str(run), "--leaderboard", str(board), "--dry-run"])

@@ -247,6 +247,19 @@ def test_a_single_seed_has_no_rank(tmp_path: Path) -> None:
     assert not main_score(cell, cell.rows[0]).best
 
 
+def test_a_row_without_a_rival_is_not_the_best(tmp_path: Path) -> None:
+    """Neither alone, nor over references and rows without a rank; a second ranked row makes the first the best."""
+    root = tmp_path / "board"
+    for method, values in {"mtt": [0.88, 0.89, 0.90], "random": [0.6, 0.61, 0.62], "once": [0.7]}.items():
+        submit(make_run(tmp_path / method, {CONVNET: values}, method=method), root)
+        (cell,) = build_cells(load_results(root))
+        assert {row.method: cell.rank(row) for row in cell.rows}["mtt"] == 1
+        assert not any(main_score(cell, row).best for row in cell.rows)
+    submit(make_run(tmp_path / "dm", {CONVNET: [0.70, 0.71, 0.72]}, method="dm"), root)
+    (cell,) = build_cells(load_results(root))
+    assert {row.method for row in cell.rows if main_score(cell, row).best} == {"mtt"}
+
+
 HOSTILE = (
     "<script>alert(1)</script> | a\nb ](javascript:alert(2)) {{ 7*7 }} {% x %} **b** `c` <!-- & \"q\" 'r' www.evil.org"
 )

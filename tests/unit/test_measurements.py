@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import EAGER, TINY, contents
+from counting_suite import CountingSuite
 from PIL import Image
 
 from ddbench.data.dataset import Split, holdout_split
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
-from ddbench.evaluation import tasks
+from ddbench.evaluation import probing, tasks
+from ddbench.evaluation.kept import Kept
 from ddbench.evaluation.tasks import run_probe, run_task
 from ddbench.leaderboard.schema import check_result, read_result, result_id
 from ddbench.measurements import trained
@@ -30,6 +32,7 @@ from ddbench.networks.build import build_student
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.protocols.training import Settings
+from ddbench.runtime.errors import UserError
 from ddbench.synset import read_synset
 
 
@@ -449,6 +452,55 @@ def test_estimate_is_shown_beforehand(ddb: Callable, random_run: Path, tmp_path:
     told = next(n for n, line in enumerate(lines) if line.startswith("calibration: 1 probe(s) x 2 run(s) on 500"))
     assert "minute" in lines[told]
     assert any(line.startswith("measure calibration: 2/2") for line in lines[told:])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"budget": "full", "images": 100, "eps": 2}, "budget differs: 'full' there, 'quick' now"),
+        ({"images": 300, "eps": 2}, "images differs: 300 there, 200 now"),
+        ({"eps": 2}, "eps differs: 2 there, 1 now"),
+        ({"eps": 0, "steps": 5}, "eps differs: 0 there, 1 now"),
+        ({"steps": 5}, "steps differs: 5 there, None now"),
+    ],
+)
+def test_first_setting_that_differs_is_named(changes: dict[str, Any], message: str, tmp_path: Path):
+    """The budget and the images before all others, which come by name; settings that are equal never."""
+    wanted = {"budget": "quick", "eps": 1, "images": 200}
+    suites = [SimpleNamespace(kind="corruptions", settings=wanted)]
+    out = tmp_path / "score.json"
+    kept = Kept(measured={"corruptions": {**wanted, **changes}}, findings={(TINY, 0, "corruptions"): {}})
+    with pytest.raises(UserError, match=f"holds corruptions measured with other settings \\({message}\\)"):
+        probing.check_measured(out, kept, suites)
+    probing.check_measured(out, Kept(measured={"corruptions": wanted}, findings=kept.findings), suites)
+    killed = Kept(measured={"corruptions": {**wanted, **changes}})
+    probing.check_measured(out, killed, suites)
+    assert killed.measured == {"corruptions": wanted}, "nothing of it is in the finished file: begun again"
+
+
+@pytest.mark.parametrize(("workers", "minutes"), [(1, 6.0), (2, 3.0), (4, 1.5), (9, 1.5)])
+def test_estimate_counts_passes(
+    workers: int, minutes: float, random_run: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """2 probes of 2 seeds, 9,000 passes each at 10 ms an image: the quickest of three trials of 64 images."""
+    plan, _ = plan_of(random_run, data_root)
+    ends = iter([0.0, 2.0, 10.0, 10.64, 20.0, 21.0])
+    monkeypatch.setattr(probing, "time", SimpleNamespace(perf_counter=lambda: next(ends)))
+    suites = (CountingSuite(images=9000), CountingSuite(images=1))
+    runs = [("corruptions", name, TINY) for name in ("none", "lighter")] * 2
+    first, _ = probing.estimates(suites, runs, plan, Settings(device="cpu", threads=1), workers)
+    assert (first.kind, first.probes, first.runs, first.images) == ("corruptions", 2, 2, 9000)
+    assert first.minutes == pytest.approx(minutes)
+    assert probing.estimates(suites, [], plan, Settings(device="cpu", threads=1), workers) == []
+
+
+def test_estimate_in_words():
+    told = [str(probing.Estimate(kind="x", probes=1, runs=2, images=1000, minutes=m)) for m in (0.9, 1.0, 12.6)]
+    assert [line.partition("1,000 test images, ")[2] for line in told] == [
+        "less than a minute",
+        "about 1 min",
+        "about 13 min",
+    ]
 
 
 # Mistakes

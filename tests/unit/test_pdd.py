@@ -28,7 +28,7 @@ from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import PROTOCOLS, changed
 from ddbench.protocols.training import Settings, stage_plan, trained_students
 from ddbench.runtime.errors import UserError
-from ddbench.synset import Budget, Synset, check_synset, read_synset
+from ddbench.synset import Budget, Synset, check_synset, read_synset, write_synset
 from ddbench.training.flat import flatten_parameters, load_flat
 from ddbench.training.loops import TEST_BATCH
 
@@ -323,6 +323,12 @@ def test_together_the_last_rate_counts(context: Context, staged: Synset):
     ("change", "message"),
     [
         ({"learned_lr": torch.tensor([0.1, 0.1])}, r"lr has shape \[2\], expected one number, or 3: one a stage"),
+        ({"learned_lr": torch.tensor([0.1] * 4)}, r"lr has shape \[4\], expected one number, or 3: one a stage"),
+        ({"learned_lr": torch.tensor([0.1, float("nan"), 0.1])}, "lr is not a finite number"),
+        ({"stage": torch.tensor([0, 1, 2])}, "the stage column does not fit 40 images"),
+        ({"stage": torch.tensor([0, 1, 2, 0]).repeat(11)}, "the stage column does not fit 40 images"),
+        ({"stage": torch.tensor([0, 1, 2, -1]).repeat(10)}, "the stage column does not fit 40 images"),
+        ({"stage": torch.tensor([1, 3, 2, 1]).repeat(10)}, "counts 4 stages, some without an image"),
         ({"stage": torch.tensor([0, 2, 0, 2]).repeat(10)}, "counts 3 stages, some without an image"),
         ({"stage": torch.tensor([0, 2**40, 1, 2]).repeat(10)}, "some without an image"),
     ],
@@ -331,6 +337,29 @@ def test_bad_stages_are_refused(change: dict[str, Any], message: str, staged: Sy
     check_synset(tmp_path / "x", staged)
     with pytest.raises(UserError, match=message):
         check_synset(tmp_path / "x", dataclasses.replace(staged, **change))
+
+
+def test_stages_share_a_rate_or_have_none(staged: Synset, tmp_path: Path):
+    for rate in (None, torch.tensor(0.1)):
+        check_synset(tmp_path / "x", dataclasses.replace(staged, learned_lr=rate))
+
+
+def test_bad_stages_of_a_file_are_refused(staged: Synset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A stranger's file may hold what ours never writes."""
+    path = tmp_path / "synset.safetensors"
+    write_synset(path, staged)
+    assert torch.equal(read_synset(path).stage, staged.stage)
+    monkeypatch.setattr("ddbench.synset.check_synset", lambda *_: None)
+    for stage, message in (
+        (staged.stage[:-1], "the stage column does not fit 40 images"),
+        (staged.stage.float(), "stage is F32"),
+        (staged.stage.reshape(2, 20), "expected I64 of 1 dimensions"),
+    ):
+        write_synset(path, dataclasses.replace(staged, stage=stage))
+        with monkeypatch.context() as checked:
+            checked.setattr("ddbench.synset.check_synset", check_synset)
+            with pytest.raises(UserError, match=message):
+                read_synset(path)
 
 
 def test_from_the_command_line(ddb: Callable, buffers: Path, tmp_path: Path):

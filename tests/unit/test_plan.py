@@ -28,6 +28,7 @@ from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.synset import Budget, Synset
 from ddbench.teachers.store import read_teacher
+from ddbench.training import many
 from ddbench.training.loops import View
 from ddbench.training.losses import cross_entropy, probability_cross_entropy, soft_target_kl
 
@@ -278,3 +279,28 @@ def test_teacher_of_another_class_order_is_refused(teacher_path: Path):
         check_plan(replace(plan, teacher=turned), dataset)
     with pytest.raises(UserError, match="ddbench teacher"):
         check_plan(replace(plan, teacher=None), dataset)
+
+
+@pytest.mark.parametrize(("student", "at_once"), [(TINY, [2]), ("vit-d1-w16", [])])
+def test_seeds_are_trained_at_once_where_that_can_be(student: str, at_once: list[int], monkeypatch: pytest.MonkeyPatch):
+    """Networks that draw in training go one by one, and then are what each is alone, to the last bit."""
+    counted: list[int] = []
+    together = many.train_many
+
+    def noted(nets: Any, *rest: Any, **how: Any) -> Any:
+        counted.append(len(nets))
+        return together(nets, *rest, **how)
+
+    monkeypatch.setattr(many, "train_many", noted)
+    protocol, _ = changed(PROTOCOLS["hard-v1"], epochs=2)
+    plan, how = replace(make_plan(), protocol=protocol), Settings(device="cpu", threads=1)
+    nets, _ = trained_students(plan, student, [3, 4], how)
+    assert counted == at_once
+    for seed, net in zip((3, 4), nets, strict=True):
+        (alone,), _ = trained_students(plan, student, [seed], how)
+        assert counted == at_once, "one network alone is never stacked"
+        pairs = zip(net.parameters(), alone.parameters(), strict=True)
+        if at_once:
+            assert all(torch.allclose(one, other, atol=1e-5) for one, other in pairs)
+        else:
+            assert all(torch.equal(one, other) for one, other in pairs)

@@ -14,13 +14,13 @@ from conftest import EAGER, TINY, contents, digits_context
 from torch import Tensor
 
 from ddbench.experts.store import find_stores
-from ddbench.methods.base import Context, Distilled, State
+from ddbench.methods.base import Context, Distilled, NotFiniteError, State
 from ddbench.methods.families.trajectory import TrajectoryMethod
 from ddbench.methods.ftd import FTD, FTDConfig
 from ddbench.methods.mtt import MTT, MTTConfig
 from ddbench.methods.needs.experts import Experts
 from ddbench.methods.parts.canvas import moving_average
-from ddbench.methods.parts.segments import Segment
+from ddbench.methods.parts.segments import Segment, synset_batches
 from ddbench.methods.tesla import TESLA, TESLAConfig
 from ddbench.runtime.errors import UserError
 from ddbench.synset import read_synset
@@ -197,6 +197,88 @@ def same(one: Distilled, two: Distilled) -> bool:
         and torch.equal(one.labels, two.labels)
         and torch.equal(one.learned_lr, two.learned_lr)
     )
+
+
+@pytest.mark.parametrize("parametrisation", ["raw", "log"])
+def test_learned_rate_descends_in_what_is_learned(parametrisation: str, context: Context):
+    """beta, or log beta, moves by lr_lr times the slope of the matching loss in it, here by differences."""
+    method = in_double(ready(MTT, context, lr_parametrisation=parametrisation, augmentation="none"))
+    assert float(method.learned_lr) == pytest.approx(SMALL["lr_student"])
+    segment, learned = method.draw_segment(0), method.rate.value
+    before = learned.clone()
+
+    def loss(raw: Tensor) -> float:
+        method.rate.value = raw
+        return float(method.inner(method.problem(segment)).loss)
+
+    small = 1e-5
+    slope = (loss(before + small) - loss(before - small)) / (2 * small)
+    method.rate.value = learned
+    method.step(0)
+    assert abs(slope) > 1e-3, "the comparison would be empty"
+    assert float(before - method.rate.value) == pytest.approx(SMALL["lr_lr"] * slope, rel=1e-6)
+
+
+def test_synset_batches_are_taken_from_the_end():
+    """Permutations in pieces from the left, used from the right: what remains of one comes first."""
+    found = synset_batches(10, 4, 7, torch.Generator().manual_seed(5))
+    generator = torch.Generator().manual_seed(5)
+    wanted: list[Tensor] = []
+    for _ in range(3):
+        order = torch.randperm(10, generator=generator)
+        wanted += [order[8:], order[4:8], order[:4]]
+    assert [batch.tolist() for batch in found if batch is not None] == [order.tolist() for order in wanted[:7]]
+
+
+def test_synset_batches_of_the_whole_set():
+    generator = torch.Generator().manual_seed(5)
+    before = generator.get_state()
+    for batch in (0, 10, 11):
+        assert synset_batches(10, batch, 3, generator) == [None] * 3
+    assert torch.equal(generator.get_state(), before), "nothing is drawn"
+    assert [len(batch) for batch in synset_batches(10, 9, 2, generator) if batch is not None] == [1, 9]
+
+
+@pytest.mark.parametrize("part", ["loss", "images", "lr"])
+def test_step_that_is_not_finite_is_refused(part: str, context: Context, monkeypatch: pytest.MonkeyPatch):
+    """One bad number in the loss or in one gradient is enough, and nothing moves."""
+    method = ready(MTT, context)
+    before = {name: tensor.clone() for name, tensor in method.state().tensors.items()}
+    inner = method.inner
+
+    def spoiled(problem: Any) -> Any:
+        result = inner(problem)
+        getattr(result, part).view(-1)[0] = float("nan")
+        return result
+
+    monkeypatch.setattr(method, "inner", spoiled)
+    with pytest.raises(NotFiniteError, match=r"matching loss is .*--lr-images 10 is too high"):
+        method.step(0)
+    after = method.state().tensors
+    assert set(before) == set(after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("beta", "start_epoch", "cause"),
+    [
+        (-0.1, 2, r"the learned lr is -0\.1: use --lr-parametrisation log"),
+        (0.0, 0, r"the learned lr is 0: use --lr-parametrisation log"),
+        (0.6, 2, r"the learned lr grew from 0\.05 to 0\.6: use a smaller --lr-lr"),
+        (0.4, 2, r"a late start epoch \(2\): lower --max-start-epoch or --lr-images"),
+        (0.4, 1, r"--lr-images 10 is too high for this synset: divide it by 10"),
+    ],
+)
+def test_likely_cause_of_what_is_not_finite(beta: float, start_epoch: int, cause: str, context: Context):
+    """The rate first, then the segment, then the images; a start in the first half is not late."""
+    method = ready(MTT, context)
+    segment = dataclasses.replace(method.draw_segment(0), start_epoch=start_epoch)
+    result = method.inner(method.problem(segment))
+    method.guard(segment, result)
+    method.rate.value = torch.tensor(beta)
+    result.images.fill_(float("inf"))
+    with pytest.raises(NotFiniteError, match=f"likely cause: {cause}"):
+        method.guard(segment, result)
 
 
 def test_one_seed_gives_the_family_the_same_segments(context: Context):

@@ -158,6 +158,8 @@ class Method(Generic[C]):
     """Its name as it is written: that of its own facts, where it has them."""
     unit: ClassVar[str] = "ipc"
     """Budget unit of the product: ``ipc``, or ``all`` for the whole training set."""
+    second_order: ClassVar[bool] = False
+    """Whether it differentiates the student's gradient: the run then tries before work that the student allows it."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.tracking import Tracker, check_tracker, open_trackers
 from ddbench.synset import FILE, Synset, write_synset
+from ddbench.training.twice import check_twice, plain_attention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,7 @@ def distill(
     meter, needs, code = Meter(), kind.needs(config), code_record(kind)
     context, request = _look(name, kind, needs, dataset, data, settings, out, console)
     kind.check(config, context)
+    attention = _attention(kind, context)
     for need in _late(needs):
         need.check(request)
     resolved = _resolved(name, config, context, settings) | _references(needs, context.resources, request)
@@ -108,16 +111,17 @@ def distill(
         return path
     devices.prepare(settings.threads)
     method = kind(config, context)
-    method.setup()
-    done = resume(out, method, meter, console)
-    with meter.paused():  # as above
-        prepared = method.prepare()
-    trackers = open_trackers(settings.track, out, resolved, done, console) if method.iterations else []
-    try:
-        _loop(method, done, settings, out, resolved, trackers, meter)
-    finally:
-        for tracker in trackers:
-            tracker.close()
+    with attention:
+        method.setup()
+        done = resume(out, method, meter, console)
+        with meter.paused():  # as above
+            prepared = method.prepare()
+        trackers = open_trackers(settings.track, out, resolved, done, console) if method.iterations else []
+        try:
+            _loop(method, done, settings, out, resolved, trackers, meter)
+        finally:
+            for tracker in trackers:
+                tracker.close()
     synset = _wrap(method.distilled(), method, resolved)
     write_bytes(out / "preview.png", preview_png(synset, context.preprocess))
     upstream = dict.fromkeys(TOLD_OF_ALL) | {need.key: need.cost(context.given(need)) for need in needs} | prepared
@@ -193,6 +197,24 @@ def _tell_repeats(kind: type[Method[Any]], context: Context) -> None:
             f"{len(few)} class(es) have fewer training images than --ipc {context.ipc}, e.g. {name!r} with "
             f"{int(counts[few[0]])}: first images that are real ones are repeated"
         )
+
+
+def _attention(kind: type[Method[Any]], context: Context) -> AbstractContextManager[None]:
+    """The form of attention that the method can work with: torch's choice, or the one with a second derivative.
+
+    Raises:
+        UserError: the method needs a second derivative and the student has none.
+    """
+    if not kind.second_order:
+        return nullcontext()
+    net = context.network(0).to(context.device)
+    if not check_twice(net, context.dataset.spec.shape, context.classes, context.student, kind.title):
+        return nullcontext()
+    context.console.say(
+        f"{context.student}: attention is computed in its plain form, since the fused one has no second derivative, "
+        f"which {kind.title} needs"
+    )
+    return plain_attention()
 
 
 def _split(kind: type[Method[Any]], dataset: Dataset, settings: RunSettings) -> tuple[Split, Split]:

@@ -138,7 +138,7 @@ def record(
     devices.resolve_device(device)
     net = build_student(student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=0)
     make_optimizer(net.parameters(), optimizer_settings(recipe))
-    _check_at_once(at_once, experts, net, recipe)
+    _check_at_once(at_once, experts, net, recipe, spec.shape)
     preprocess = fit_preprocess(dataset, recipe.preprocess, data_root(data))
     store = open_store(root, dataset, student, recipe, preprocess)
     known = store.indices
@@ -198,7 +198,9 @@ def _blocks(experts: int, missing: Sequence[int], at_once: int) -> list[Block]:
     return blocks
 
 
-def _check_at_once(at_once: int, experts: int, net: torch.nn.Module, recipe: ExpertRecipe) -> None:
+def _check_at_once(
+    at_once: int, experts: int, net: torch.nn.Module, recipe: ExpertRecipe, shape: tuple[int, ...]
+) -> None:
     """Refuse experts that cannot be trained at once.
 
     Raises:
@@ -216,7 +218,7 @@ def _check_at_once(at_once: int, experts: int, net: torch.nn.Module, recipe: Exp
         reason = f"--kind {recipe.kind} looks at each network's gradient as a whole"
     elif recipe.optimizer not in ELEMENTWISE:
         reason = f"--optimizer {recipe.optimizer} is not element by element"
-    elif draws_in_training(net):
+    elif draws_in_training(net, shape):
         reason = "this --student draws at random in training (dropout, dropped paths)"
     if reason:
         raise UserError(f"--at-once {at_once}: {reason}; leave --at-once out, and use --workers")

@@ -37,6 +37,7 @@ from ddbench.training.loops import (
     OptimizerSettings,
     View,
     autocast,
+    leaves_one_out,
     make_optimizer,
     own_labels,
     own_loss,
@@ -153,6 +154,8 @@ def train_expert(
     device, count, hard = inputs.device, len(inputs), inputs.hard_labels
     labels, parameters = own_labels(inputs), list(net.parameters())
     gradients = _gradients(net, inputs, recipe, own_loss(policy is not None and policy.mix != "none"), compiler)
+    without = leaves_one_out(net, inputs, recipe.batch)
+    trained = count - without
     rate = factor(0) if factor else 1.0
     stepper = make_optimizer(parameters, replace(optimizer, lr=optimizer.lr * rate))
     for epoch in range(recipe.epochs):
@@ -165,13 +168,15 @@ def train_expert(
         net.train()
         with seeds.isolated(seed, "dropout", epoch):
             for view in views(inputs, batch=recipe.batch, policy=policy, seed=seed, epoch=epoch):
+                if without and len(view.x) == 1:
+                    continue
                 value, logits, found = gradients(view, labels(view), epoch)
                 for parameter, gradient in zip(parameters, found, strict=True):
                     parameter.grad = gradient
                 stepper.step()
                 loss_sum += value.detach() * len(view.x)
                 right += (logits.argmax(1) == hard[view.index]).sum()
-        yield Epoch(number=epoch + 1, loss=float(loss_sum) / count, accuracy=float(right) / count)
+        yield Epoch(number=epoch + 1, loss=float(loss_sum) / trained, accuracy=float(right) / trained)
 
 
 def _flat(parts: Sequence[Tensor]) -> Tensor:

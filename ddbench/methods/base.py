@@ -163,6 +163,8 @@ class Method(Generic[C]):
     """Budget unit of the product: ``ipc``, or ``all`` for the whole training set."""
     distinct: ClassVar[bool] = False
     """Whether it needs ``ipc`` different real images of every class; others begin with noise, or repeat real ones."""
+    second_order: ClassVar[bool] = False
+    """Whether it differentiates the student's gradient: the run then tries before work that the student allows it."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

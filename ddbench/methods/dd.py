@@ -39,6 +39,7 @@ from ddbench.training.inner import InnerLoop
 from ddbench.training.loops import forward_flops, load_optimizer_state, optimizer_state
 from ddbench.training.losses import cross_entropy
 from ddbench.training.problem import InnerProblem, InnerResult, OuterTerm
+from ddbench.training.twice import check_steady
 
 CONFIDENCE = 0.99
 """Probability of its class in the first soft label of an image."""
@@ -98,6 +99,8 @@ class DD(Method[DDConfig]):
         code="https://github.com/SsnL/dataset-distillation",
     )
 
+    second_order = True
+
     images: Tensor
     raw: Tensor
     logits: Tensor | None
@@ -110,6 +113,7 @@ class DD(Method[DDConfig]):
             UserError: names the flag, its value and what is possible.
         """
         super().check(config, context)
+        check_steady(context.network(0), context.dataset.spec.shape, context.student)
         if context.ipc % config.batches:
             divisors = [str(n) for n in range(1, context.ipc + 1) if context.ipc % n == 0]
             raise UserError(

@@ -85,6 +85,7 @@ class PDD(Method[PDDConfig]):
         code="https://github.com/VITA-Group/ProgressiveDD",
         licence="none stated",
     )
+    second_order = True
 
     stage: int
     finished: list[Distilled]

@@ -18,11 +18,13 @@ from ddbench.runtime.errors import UserError
 def check_student(name: str, channels: int, size: int) -> None:
     """Refuse a student that cannot take images of this shape.
 
-    A network of another library, or a registered one, is tried out, without computing, which imports that library.
+    A network of another library is tried out, on two images of noise, which imports that library; a registered one is
+    tried out without computing.
 
     Raises:
         UserError: a wrong name, fewer than 1 channel, images that are too small for it, a ConvNet whose pools would
-            leave no pixel, or a network of another library that is not there or does not take the shape.
+            leave no pixel, or a network of another library that is not there, does not take the shape, or does not see
+            every row and column of such images.
     """
     student = parse_student(name)
     if channels < 1:
@@ -60,6 +62,6 @@ def _check_external(student: StudentName, channels: int, size: int) -> None:
         raise UserError(
             f"student '{student}': images of {size} px are too small, expected at least {least}; use {other}"
         )
-    from ddbench.networks.external import last_layer
+    from ddbench.networks.external import check_external
 
-    last_layer(student, channels, size)
+    check_external(student, channels, size)

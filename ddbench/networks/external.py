@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ddbench.networks.base import Student
 from ddbench.networks.names import REGISTERED, StudentName
 from ddbench.networks.norms import BatchNorm
+from ddbench.networks.sight import check_sight
 from ddbench.registry import resolve, suggest
 from ddbench.runtime.errors import UserError, install_words
 from ddbench.runtime.seeds import isolated
@@ -104,6 +105,16 @@ def last_layer(student: StudentName, channels: int, size: int) -> str | None:
             f"student '{student}' does not take images of {channels} x {size} x {size}: "
             f"{type(error).__name__}: {reason}; use another size or student"
         ) from error
+
+
+def check_external(student: StudentName, channels: int, size: int) -> None:
+    """Refuse a network that does not take images of this shape, or does not see all of them.
+
+    Raises:
+        UserError: as :func:`last_layer` and :func:`ddbench.networks.sight.check_sight`.
+    """
+    last_layer(student, channels, size)
+    check_sight(student, channels, size, _make)
 
 
 def _trial(student: StudentName, channels: int, size: int) -> str | None:

@@ -127,7 +127,7 @@ def trained_students(
     if len(nets) > 1 and len(parts) == 1:
         from ddbench.training.many import draws_in_training, train_many  # torch.func is slow to import
 
-        if not draws_in_training(nets[0]):
+        if not draws_in_training(nets[0], inputs[0].shape):
             how = _how(plan, inputs[0], student, settings, lr, compiler)
             for _ in train_many(nets, inputs[0], seeds=seeds, **how):
                 pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -54,6 +55,7 @@ from ddbench.training.loops import (
     predict,
     train,
 )
+from ddbench.training.twice import check_twice, plain_attention
 
 CHECKPOINT_KIND = "ddbench-teacher-checkpoint"
 CHECKPOINT_SECONDS = 20.0
@@ -191,22 +193,25 @@ def train_teacher(
         partial.unlink(missing_ok=True)
         console.say(f"trained already: {path}")
         return teacher
+    net = net.to(place)
+    # The penalty on curvature is differentiated in the weights, and is a gradient itself.
+    plain = recipe.penalty == "curvature" and check_twice(net, spec.shape, spec.classes, student, "--penalty curvature")
     ensure_writable(path.parent)
     devices.prepare(threads)
-    net = net.to(place)
     held_out = validation_sample(held_out)
     progress = _Progress(partial, net, recipe, meter)
-    _train(
-        progress,
-        inputs_of(split, preprocess, place),
-        inputs_of(held_out, preprocess, place) if len(held_out) else None,
-        policy=policy,
-        seed=seed,
-        compile=compile,
-        console=console,
-        dataset=spec.name,
-        student=student,
-    )
+    with plain_attention() if plain else nullcontext():
+        _train(
+            progress,
+            inputs_of(split, preprocess, place),
+            inputs_of(held_out, preprocess, place) if len(held_out) else None,
+            policy=policy,
+            seed=seed,
+            compile=compile,
+            console=console,
+            dataset=spec.name,
+            student=student,
+        )
     test = predict(net, inputs_of(dataset.test, preprocess, place), precision=recipe.precision)
     write_json(path.with_name(f"{path.stem}.cost.json"), meter.report(devices.describe(place), epochs=recipe.epochs))
     write_teacher(

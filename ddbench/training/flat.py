@@ -15,6 +15,8 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from ddbench.runtime.seeds import isolated
+
 
 def flatten_parameters(module: nn.Module) -> Tensor:
     """A *copy* of all parameters as one vector ``(P,)``: later training cannot change it."""
@@ -55,25 +57,71 @@ def load_flat_buffers(module: nn.Module, vector: Tensor) -> None:
         buffer.copy_(part.reshape(buffer.shape))
 
 
-_DROPPING = {"StochasticDepth": "p", "DropPath": "drop_prob", "MultiheadAttention": "dropout"}
+_DROPPING = {"StochasticDepth": "p", "MultiheadAttention": "dropout", "PatchDropout": "prob"}
 """Other modules than dropout that draw in training, and where they keep the probability; by name, as several libraries
 have them."""
 
 
 def drawing_modules(net: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """Modules that draw at random in training, each with its attribute that holds the probability (then above 0)."""
+    """Modules that draw at random in training, each with its attribute that holds the probability (then above 0).
+
+    A number in an attribute with "drop" in its name (``drop_prob``, ``drop_rate``, ``attention_dropout``) counts as
+    one: so networks keep it that call dropout as a function. What draws otherwise, :func:`draws` finds.
+    """
     for module in net.modules():
-        attribute = "p" if isinstance(module, _DropoutNd) else _DROPPING.get(type(module).__name__)
-        if attribute is not None and getattr(module, attribute, None):
-            yield module, attribute
+        own = "p" if isinstance(module, _DropoutNd) else _DROPPING.get(type(module).__name__)
+        for name, value in list(vars(module).items()):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if number and value > 0 and (name == own or "drop" in name):
+                yield module, name
+
+
+def draws(net: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether a network draws at random in training: it moves torch's generator, or answers one input in two ways.
+
+    Asked of a copy, with two images of noise ``(C, H, W)``; the generators are left as they were.
+    """
+    device = next(net.parameters()).device
+    answers: list[Tensor] = []
+    with isolated(0, "draws"), torch.no_grad():
+        copied = copy.deepcopy(net).train()
+        x = torch.randn(2, *shape, device=device, dtype=next(net.parameters()).dtype)
+        for _ in range(2):
+            before = _generators(device)
+            answers.append(copied(x))
+            if not all(map(torch.equal, before, _generators(device))):
+                return True
+    first, second = answers
+    return not torch.allclose(first, second, rtol=1e-4, equal_nan=True)
+
+
+def refuses_one(net: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether a network cannot be trained on a single image ``(C, H, W)``: batch norm of maps of one pixel.
+
+    Asked of a copy; the generators are left as they were.
+    """
+    first = next(net.parameters())
+    with isolated(0, "one"), torch.no_grad():
+        copied = copy.deepcopy(net).train()
+        try:
+            copied(torch.zeros(1, *shape, device=first.device, dtype=first.dtype))
+        except ValueError as error:  # torch says "Expected more than 1 value per channel when training"
+            return "more than 1 " in str(error)
+    return False
+
+
+def _generators(device: torch.device) -> list[Tensor]:
+    own = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.random.get_rng_state(), *own]
 
 
 class FlatNet:
     """``net(theta, x)``: logits of a network whose weights are views of ``theta``.
 
     The module is copied and put in training mode. Batch norms use the statistics of the batch and keep none
-    (running statistics are not part of a trajectory); dropout and the dropping of paths are off, because the reverse
-    sweep of the inner loop must see the very function that the forward sweep saw.
+    (running statistics are not part of a trajectory); dropout and the dropping of paths are off as far as
+    :func:`drawing_modules` knows them, because the reverse sweep of the inner loop must see the very function that the
+    forward sweep saw.
 
     Args:
         module: any network.

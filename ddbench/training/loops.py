@@ -23,6 +23,7 @@ from ddbench.registry import unknown
 from ddbench.runtime import seeds
 from ddbench.runtime.device import Compiler
 from ddbench.runtime.errors import UserError
+from ddbench.training.flat import refuses_one
 from ddbench.training.losses import cross_entropy, probability_cross_entropy
 from ddbench.training.sgd import SGD
 
@@ -267,7 +268,8 @@ def train(
     """Train ``net`` in place, yielding after every epoch; nothing runs between the yields that the caller did not ask.
 
     Args:
-        batch: at most this many images a step; the last, smaller batch of an epoch is kept.
+        batch: at most this many images a step; the last, smaller batch of an epoch is kept, unless it is one image and
+            the network cannot be trained on one (:func:`leaves_one_out`).
         policy: augmentation, or ``None``.
         seed: names the order, the augmentation and the dropout of every epoch.
         factor: learning-rate factor of each epoch (from 0); ``None``: 1 throughout.
@@ -278,6 +280,9 @@ def train(
         compiler: ``torch.compile`` or ``None``.
         resume: go on after so many epochs; ``net`` holds the weights of that time.
         checkpoint: called after every epoch with the number of epochs done and the optimiser.
+
+    Raises:
+        UserError: as :func:`leaves_one_out`.
     """
     device = inputs.device
     labels = labels or own_labels(inputs)
@@ -292,6 +297,8 @@ def train(
     objective = _objective(net, loss, penalty, precision, device)
     compiled = compiler(objective) if compiler is not None else objective
     count, hard = len(inputs), inputs.hard_labels
+    without = leaves_one_out(net, inputs, batch)
+    trained = count - without
     for epoch in range(first, epochs):
         wanted = factor(epoch) if factor else 1.0
         if wanted != rate:
@@ -304,6 +311,8 @@ def train(
         with seeds.isolated(seed, "dropout", epoch):
             named = seed if view_seed is None else view_seed
             for view in views(inputs, batch=batch, policy=policy, seed=named, epoch=epoch):
+                if without and len(view.x) == 1:
+                    continue
                 run = compiled if len(view.x) == min(batch, count) else objective
                 value, logits = run(view.x, labels(view))
                 stepper.zero_grad(set_to_none=True)
@@ -313,7 +322,26 @@ def train(
                 right += (logits.argmax(1) == hard[view.index]).sum()
         if checkpoint is not None:
             checkpoint(epoch + 1, stepper)
-        yield Epoch(number=epoch + 1, loss=float(loss_sum) / count, accuracy=float(right) / count)
+        yield Epoch(number=epoch + 1, loss=float(loss_sum) / trained, accuracy=float(right) / trained)
+
+
+def leaves_one_out(net: nn.Module, inputs: Inputs, batch: int) -> bool:
+    """Whether every epoch goes without one image: its last batch is one, and the network cannot be trained on one.
+
+    That is so where batch norm follows the global pooling. The order being another in every epoch, so is that image.
+
+    Raises:
+        UserError: all batches are single images.
+    """
+    size = min(batch, len(inputs))
+    if (size > 1 and len(inputs) % batch != 1) or not refuses_one(net, inputs.shape):
+        return False
+    if size == 1:
+        raise UserError(
+            "batches of 1 image: this student has a norm over the batch behind its pooling, which needs 2 or more; use "
+            "a larger --batch or another student"
+        )
+    return True
 
 
 def _objective(

@@ -21,7 +21,7 @@ from ddbench.data.augment import Draw, Strategy, apply, draw
 from ddbench.data.policy import ALWAYS, Mix, Policy, augment
 from ddbench.runtime import seeds as randomness
 from ddbench.runtime.device import Compiler
-from ddbench.training.flat import drawing_modules
+from ddbench.training.flat import drawing_modules, draws
 from ddbench.training.loops import (
     TEST_BATCH,
     Epoch,
@@ -32,6 +32,7 @@ from ddbench.training.loops import (
     OptimizerSettings,
     View,
     autocast,
+    leaves_one_out,
     make_optimizer,
     own_labels,
     own_loss,
@@ -41,9 +42,15 @@ ELEMENTWISE = ("sgd", "adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "a
 """Optimisers of ``torch.optim`` whose update of a number depends on that number's own gradients only."""
 
 
-def draws_in_training(net: nn.Module) -> bool:
-    """Whether a network has dropout, or drops paths: then it cannot be trained at once with others."""
-    return next(drawing_modules(net), None) is not None
+def draws_in_training(net: nn.Module, shape: tuple[int, ...] | None = None) -> bool:
+    """Whether a network has dropout, or drops paths: then it cannot be trained at once with others.
+
+    Args:
+        shape: ``(C, H, W)`` of its images: it is called too, and so found out where no module shows it.
+    """
+    if next(drawing_modules(net), None) is not None:
+        return True
+    return shape is not None and draws(net, shape)
 
 
 class Stack:
@@ -227,25 +234,30 @@ def train_many(
         raise ValueError("networks with dropout draw at random in training: train them one by one")
     if optimizer.name not in ELEMENTWISE:
         raise ValueError(f"optimiser {optimizer.name!r} is not element by element: train the networks one by one")
+    without = leaves_one_out(nets[0], inputs, batch) if nets else False
     stack = Stack(nets)
     loss = loss or own_loss(policy is not None and policy.mix != "none")
     step = _objective(stack, loss, precision, inputs.device)
     named = list(seeds) if view_seed is None else [view_seed] * len(nets)
     seen = functools.partial(many_views, inputs, batch=batch, policy=policy, seeds=named)
     whole = compiler(step) if compiler is not None else step
-    steps = _Steps(inputs, labels, min(batch, len(inputs)), step, whole)
+    steps = _Steps(inputs, labels, min(batch, len(inputs)), step, whole, without)
     return _run(stack, steps, epochs, optimizer, factor, rebuild, seen, write)
 
 
 @dataclass(frozen=True)
 class _Steps:
-    """What a step computes: compiled for batches of ``size`` images, plain for the last, smaller one."""
+    """What a step computes: compiled for batches of ``size`` images, plain for the last, smaller one.
+
+    With ``without``, a last batch of one image is left out.
+    """
 
     inputs: Inputs
     labels: Labels | None
     size: int
     plain: Objective
     compiled: Objective
+    without: bool
 
     def __call__(self, stack: Stack, seen: Views) -> tuple[Tensor, Tensor]:
         """Losses ``(M,)`` and logits ``(M, n, K)`` of views."""
@@ -265,7 +277,7 @@ def _run(
 ) -> Iterator[tuple[Epoch, ...]]:
     """The epochs of :func:`train_many`."""
     inputs, many = losses.inputs, len(stack.nets)
-    count = len(inputs)
+    count = len(inputs) - losses.without
     rate = factor(0) if factor else 1.0
     steppers = _make_optimizers(stack, replace(optimizer, lr=optimizer.lr * rate))
     try:
@@ -282,6 +294,8 @@ def _run(
             loss_sum = torch.zeros(many, device=inputs.device)
             right = torch.zeros(many, device=inputs.device)
             for seen in views(epoch=epoch):
+                if losses.without and seen.index.shape[1] == 1:
+                    continue
                 values, logits = losses(stack, seen)
                 for stepper in steppers:
                     stepper.zero_grad(set_to_none=True)

@@ -259,3 +259,76 @@ def test_timm() -> None:
     assert transformer(images(3, 64)).shape == (2, 5)
     with pytest.raises(UserError, match=r"unknown student 'timm-resnet19' \(did you mean 'timm-resnet1"):
         check_student("timm-resnet19", 3, 64)
+
+
+# --- pixels that are not seen --------------------------------------------------------------------------------------
+
+
+class Patches(nn.Sequential):
+    """Cuts images into patches; as the libraries' networks it ends in zeros, which hide what is seen."""
+
+    def __init__(self, patch: int, stride: int) -> None:
+        super().__init__(nn.Conv2d(3, 4, patch, stride=stride), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+        nn.init.zeros_(self[3].weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = super().forward(x)
+        return logits[:, : self.classes]
+
+    classes = 10
+
+
+@pytest.mark.parametrize(
+    ("name", "patch", "stride", "size", "message"),
+    [
+        (
+            "cut_a",
+            14,
+            14,
+            64,
+            r"does not see 23% of the pixels of 64 px images: 8 of 64 rows and 8 of 64 columns .*patches "
+            "of 14 px.; use 70 px, or tv-resnet18$",
+        ),
+        ("cut_b", 16, 16, 72, r"21% of the pixels .*; use 64 or 80 px, or tv-resnet18$"),
+        ("cut_c", 7, 7, 64, "1 of 64 rows"),
+        ("cut_d", 16, 8, 70, "6 of 70 rows and 6 of 70 columns have no influence; use another size"),
+        ("cut_e", 16, 16, 64, None),
+        ("cut_f", 3, 2, 64, None),
+    ],
+)
+def test_pixels_without_influence(
+    monkeypatch: pytest.MonkeyPatch, name: str, patch: int, stride: int, size: int, message: str | None
+) -> None:
+    """One row may be lost where convolutions overlap, as SqueezeNet loses it at its own size."""
+
+    def make(_: str, num_classes: int, **options: object) -> nn.Module:
+        net = Patches(patch, stride)
+        net.classes = num_classes
+        return net
+
+    monkeypatch.setattr(models, "list_models", lambda module: [name])
+    monkeypatch.setattr(models, "get_model", make)
+    if message is None:
+        check_student(f"tv-{name}", 3, size)
+        return
+    with pytest.raises(UserError, match=message) as caught:
+        check_student(f"tv-{name}", 3, size)
+    assert "\n" not in str(caught.value)
+
+
+def test_logits_that_do_not_depend_on_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(_: str, num_classes: int, **options: object) -> nn.Module:
+        norm = nn.GroupNorm(4, 4)  # of a map of one pixel, a channel a group: a constant
+        return nn.Sequential(nn.Conv2d(3, 4, 64), norm, nn.Flatten(), nn.Linear(4, num_classes))
+
+    monkeypatch.setattr(models, "list_models", lambda module: ["dead"])
+    monkeypatch.setattr(models, "get_model", make)
+    with pytest.raises(UserError, match=r"do not depend on images of 64 px .*; use larger images or tv-resnet18$"):
+        check_student("tv-dead", 3, 64)
+
+
+def test_patches_of_timm() -> None:
+    pytest.importorskip("timm")
+    check_student("timm-vit_tiny_patch16_224", 3, 64)
+    with pytest.raises(UserError, match=r"21% of the pixels of 72 px images.*use 64 or 80 px"):
+        check_student("timm-vit_tiny_patch16_224", 3, 72)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from ddbench.training.flat import FlatNet, drawing_modules, flatten_parameters
+from ddbench.training.flat import FlatNet, drawing_modules, draws, flatten_parameters, refuses_one
 from ddbench.training.loops import OptimizerSettings, load_optimizer_state, make_optimizer, optimizer_state
 from ddbench.training.sgd import SGD
 
@@ -111,3 +111,53 @@ def test_training_goes_on_on_a_gpu(name: str):
             stepper.step()
         results.append(parameter.detach().cpu())
     assert torch.equal(*results)
+
+
+class Functional(nn.Module):
+    """Dropout as a function, with its probability in a number of the module's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop_rate = 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(x, self.drop_rate, self.training)
+
+
+class Constant(nn.Module):
+    """Draws whatever its numbers say."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(x, 0.5, self.training)
+
+
+def rows_net(layer: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 6), layer, nn.Linear(6, 3))
+
+
+def test_dropout_that_is_a_function_is_off_in_a_flat_network():
+    net = rows_net(Functional())
+    assert draws(net, (1, 2, 2))
+    flat, theta = FlatNet(net), flatten_parameters(net)
+    x = torch.arange(20.0).view(5, 1, 2, 2)
+    assert torch.equal(flat(theta, x), flat(theta, x))
+    assert not draws(flat.module, (1, 2, 2))
+    assert net[2].drop_rate == 0.5, "the network itself still draws"
+
+
+def test_draws_are_found_by_calling():
+    hidden, normed, off = rows_net(Constant()), rows_net(nn.BatchNorm1d(6)), rows_net(nn.Dropout(0.0))
+    state = torch.random.get_rng_state()
+    assert draws(hidden, (1, 2, 2))
+    assert draws(FlatNet(hidden).module, (1, 2, 2))
+    assert not draws(normed, (1, 2, 2))
+    assert not draws(off, (1, 2, 2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_networks_that_cannot_be_trained_on_one_image():
+    assert refuses_one(rows_net(nn.BatchNorm1d(6)), (1, 2, 2))
+    assert not refuses_one(rows_net(nn.LayerNorm(6)), (1, 2, 2))
+    maps = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
+    assert not refuses_one(maps, (1, 2, 2))
+    assert torch.equal(maps.state_dict()["1.running_mean"], torch.zeros(2)), "the statistics are left"

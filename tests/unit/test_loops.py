@@ -267,3 +267,37 @@ def test_forward_flops():
     assert forward_flops(net, (3, 4, 4)) == 2 * 8 * 16 * 27 + 2 * 128 * 10
     assert net.training
     assert not any(module._forward_hooks for module in net.modules())
+
+
+@pytest.mark.parametrize(("count", "steps"), [(9, [4, 4]), (10, [4, 4, 2])])
+def test_a_last_batch_of_one_is_left_out_where_the_network_cannot_be_trained_on_it(count: int, steps: list[int]):
+    """Another image in every epoch; loss and accuracy are means over the images that were seen."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3))
+    inputs = Inputs(random_tensor(count, 1, 2, 2), torch.arange(count) % 3, None, torch.device("cpu"))
+    trained: list[int] = []
+    net.register_forward_pre_hook(lambda module, seen: trained.append(len(seen[0])))
+    settings = OptimizerSettings(lr=0.0)
+    (epoch,) = train(net, inputs, epochs=1, batch=4, optimizer=settings, policy=None, seed=0, loss=ones)
+    assert [size for size in trained if size > 1] == steps
+    assert epoch.loss == pytest.approx(1)
+
+
+def ones(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """A loss of 1 whatever the logits."""
+    return logits.sum() * 0 + 1
+
+
+def test_a_last_batch_of_one_is_trained_on_elsewhere():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.LayerNorm(3))
+    inputs = Inputs(random_tensor(9, 1, 2, 2), torch.arange(9) % 3, None, torch.device("cpu"))
+    trained: list[int] = []
+    net.register_forward_pre_hook(lambda module, seen: trained.append(len(seen[0])))
+    list(train(net, inputs, epochs=1, batch=4, optimizer=OptimizerSettings(), policy=None, seed=0))
+    assert trained == [1, 4, 4, 1], "once to ask, then the batches"
+
+
+def test_batches_of_one_image_are_refused_where_none_can_be_trained_on():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3))
+    inputs = Inputs(random_tensor(3, 1, 2, 2), torch.arange(3), None, torch.device("cpu"))
+    with pytest.raises(UserError, match=r"batches of 1 image: .* use a larger --batch or another student$"):
+        next(train(net, inputs, epochs=1, batch=1, optimizer=OptimizerSettings(), policy=None, seed=0))

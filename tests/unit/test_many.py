@@ -335,6 +335,41 @@ def test_draws_that_do_not_show_are_refused_at_the_first_step() -> None:
         list(train_many(nets, inputs_on(), epochs=1, batch=10, optimizer=MOMENTUM, policy=None, seeds=SEEDS))
 
 
+class Hidden(nn.Module):
+    """Dropout that no module shows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(x, 0.5, self.training)
+
+
+def test_draws_that_do_not_show_are_found_by_calling() -> None:
+    net = nn.Sequential(nn.Flatten(), Hidden(), nn.Linear(64, CLASSES))
+    assert not draws_in_training(net)
+    assert draws_in_training(net, (1, 8, 8))
+    assert not draws_in_training(networks("convnet-d1-w4-bn")[0], (1, 8, 8))
+
+
+def test_a_last_batch_of_one_is_left_out_where_it_must_be() -> None:
+    """23 images in batches of 11, with a norm over the batch behind the pooling."""
+    alone, together = (
+        [
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4), nn.Linear(4, CLASSES)).double()
+            for _ in SEEDS
+        ]
+        for _ in range(2)
+    )
+    for one, other in zip(alone, together, strict=True):
+        one[2].num_batches_tracked = other[2].num_batches_tracked = None
+        other.load_state_dict(one.state_dict())
+    how: dict[str, Any] = {"epochs": 2, "batch": 11, "optimizer": MOMENTUM, "policy": None}
+    found = list(train_many(list(together), inputs_on(), seeds=SEEDS, **how))
+    for position, (net, seed) in enumerate(zip(alone, SEEDS, strict=True)):
+        for epoch, row in zip(train(net, inputs_on(), seed=seed, **how), found, strict=True):
+            assert row[position].loss == pytest.approx(epoch.loss)
+        for key, value in tensors(net).items():
+            torch.testing.assert_close(tensors(together[position])[key], value)
+
+
 # --- on a GPU ------------------------------------------------------------------------------------------------------
 
 

@@ -93,6 +93,8 @@ M = TypeVar("M", bound=GradientMatchingConfig)
 class GradientMatching(Method[M]):
     """Base of DC and DSA."""
 
+    second_order = True
+
     @classmethod
     def check(cls, config: M, context: Context) -> None:
         """As every method's, and loops for this IPC."""

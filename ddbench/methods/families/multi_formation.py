@@ -34,9 +34,9 @@ from ddbench.methods.parts.masking import synthetic_mask
 from ddbench.methods.parts.sampling import SamplerConfig, check_sampler, initial_positions, make_sampler
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
-from ddbench.training.flat import flatten_parameters, load_flat
+from ddbench.training.flat import flatten_parameters, load_flat, refuses_one
 from ddbench.training.gradient_matching import Distance, class_gradients, distance, matched, synthetic_gradients
-from ddbench.training.loops import View, own_labels, own_loss
+from ddbench.training.loops import View, leaves_one_out, own_labels, own_loss
 from ddbench.training.sgd import SGD
 
 
@@ -95,6 +95,8 @@ class Trained:
 class MultiFormation(Method[Config]):
     """Base of IDC and DREAM. A step is one sweep over the classes and the network's training after it."""
 
+    second_order = True
+
     @classmethod
     def check(cls, config: Config, context: Context) -> None:
         """Tiles that fit the images, and a network that has convolutions."""
@@ -104,7 +106,14 @@ class MultiFormation(Method[Config]):
             raise UserError(f"--factor {config.factor}: expected 1 to {side} tiles a side")
         check_sampler(config, config.batch_real)
         formation_strategies(config.augmentation, context.dataset.spec.flip, siamese=True)
-        if not matched(context.network(0).parameters(), KINDS[config.metric]):
+        net = context.network(0)
+        single = min(config.batch_syn, context.ipc * config.factor**2) == 1
+        if single and refuses_one(net, context.dataset.spec.shape):
+            raise UserError(
+                f"--student {context.student}: it cannot be trained on one image (a norm of one value), and that is "
+                f"all that a class has at --ipc {context.ipc}; use --factor 2, a larger --ipc or another student"
+            )
+        if not matched(net.parameters(), KINDS[config.metric]):
             raise UserError(
                 f"--student {context.student}: {cls.title} compares gradients of convolution kernels and this network "
                 "has none; choose a convnet"
@@ -208,12 +217,15 @@ class MultiFormation(Method[Config]):
         labels, loss = own_labels(inputs), own_loss(self._policy is not None and self._policy.mix != "none")
         batches = math.ceil(min(config.net_images, len(inputs)) / config.batch_net)
         rounds = math.ceil(len(inputs) / config.batch_net)
+        without = leaves_one_out(trained.net, inputs, config.batch_net)
         total = 0.0
         for number in range(inner * batches, (inner + 1) * batches):
             order = torch.randperm(
                 len(inputs), generator=seeds.generator(context.seed, "formation-order", outer, number // rounds)
             )
             index = order.split(config.batch_net)[number % rounds].to(inputs.device)
+            if without and len(index) == 1:
+                continue
             x, mix = inputs.batch(index), None
             if self._policy is not None:
                 randomness = seeds.generator(context.seed, "formation-augment", outer, number)

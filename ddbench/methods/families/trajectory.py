@@ -34,6 +34,7 @@ from ddbench.training.flat import FlatNet, flatten_buffers, load_flat, load_flat
 from ddbench.training.inner import InnerLoop
 from ddbench.training.loops import forward_flops
 from ddbench.training.problem import InnerProblem, InnerResult, OuterTerm, match_term
+from ddbench.training.twice import check_batches, check_steady
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,8 @@ class TrajectoryMethod(Method[C]):
     inner_momentum: ClassVar[float] = 0.0
     """Momentum of the student's SGD."""
 
+    second_order = True
+
     canvas: Canvas
     hard_labels: Tensor
     rate: LearnedRate
@@ -130,6 +133,9 @@ class TrajectoryMethod(Method[C]):
                 f"{config.min_start_epoch}"
             )
         parse_strategy(resolve_augmentation(config.augmentation, context.dataset.spec.flip))
+        net = context.network(0)
+        check_steady(net, context.dataset.spec.shape, context.student)
+        check_batches(config.batch_syn, context.classes * context.ipc, net, context.dataset.spec.shape, context.student)
         store = context.given(Experts)
         epochs, needed = store.recipe.epochs, config.max_start_epoch - 1 + config.expert_epochs
         if needed > epochs:

@@ -1,0 +1,163 @@
+"""Whether a student can be differentiated twice: tried on two images before a method that needs it starts.
+
+Fused attention has no second derivative in torch; its plain form ("math") has one. Dropout in it hides that, since
+torch then takes the plain form by itself. ``Hardsigmoid`` has none at all, and that of torch's weight norm is wrong
+without a word (``benchmarks/second_derivatives.md``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddbench.networks.names import default_student
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.seeds import isolated
+from ddbench.training.flat import FlatNet, draws, flatten_parameters, refuses_one
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Let torch's attention take its plain form, which has all derivatives, inside."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel  # slow to import
+
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def check_steady(net: nn.Module, shape: tuple[int, ...], student: str) -> None:
+    """Refuse a network that draws at random even where all known dropout is off.
+
+    Args:
+        shape: ``(C, H, W)``.
+
+    Raises:
+        UserError: names the student.
+    """
+    if draws(FlatNet(net).module, shape):
+        raise UserError(
+            f"--student {student}: it draws at random in training in a way that cannot be switched off, so that the "
+            f"gradient through its training would be that of another network; use {default_student(shape[-1])}"
+        )
+
+
+def check_batches(batch: int, images: int, net: nn.Module, shape: tuple[int, ...], student: str) -> None:
+    """Refuse a batch size that leaves one image for a network that cannot be trained on one.
+
+    Args:
+        batch: images a step of the student; 0: all.
+        images: how many the synset has.
+        shape: ``(C, H, W)``.
+
+    Raises:
+        UserError: names the flag.
+    """
+    if 0 < batch < images and (batch == 1 or images % batch == 1) and refuses_one(FlatNet(net).module, shape):
+        raise UserError(
+            f"--batch-syn {batch}: of {images} images one is left for a batch, and {student} cannot be trained on one "
+            "image (a norm of one value); use --batch-syn 0 or another student"
+        )
+
+
+def check_twice(net: nn.Module, shape: tuple[int, ...], classes: int, student: str, method: str) -> bool:
+    """Refuse a network whose gradient cannot be differentiated in the images.
+
+    Args:
+        net: on the device where the method runs.
+        shape: ``(C, H, W)``.
+        method: its title, for the message.
+
+    Returns:
+        Whether it has a second derivative under :func:`plain_attention` only.
+
+    Raises:
+        UserError: names the student and the layer.
+    """
+    fault = _fault(net, shape, classes)
+    if fault is None:
+        return False
+    with plain_attention():
+        fault = _fault(net, shape, classes)
+        if fault is None:
+            return True
+        layer = _guilty(net, shape)
+    reason = (str(fault).strip().splitlines() or [""])[0].split(". ")[0][:160]
+    raise UserError(
+        f"--student {student}: {method} differentiates its gradient, which it does not allow"
+        f"{f' (layer {layer})' if layer else ''}: {reason}; use {default_student(shape[-1])}"
+    )
+
+
+WRONG = {"WeightNormInterfaceBackward0": "torch's weight norm"}
+"""Operations whose second derivative torch gives wrongly and without a word, and what they are called in messages."""
+
+
+def _fault(net: nn.Module, shape: tuple[int, ...], classes: int) -> Exception | None:
+    """What goes wrong when the gradient of a loss of two images is differentiated in the weights and the images."""
+    flat = FlatNet(net)
+    with isolated(0, "twice"):
+        theta = flatten_parameters(net).requires_grad_()
+        x = torch.randn(2, *shape, device=theta.device).to(theta.dtype).requires_grad_()
+        labels = torch.arange(2, device=theta.device) % classes
+        try:
+            logits = flat(theta, x)
+            wrong = _wrong(logits)
+            (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels), theta, create_graph=True)
+            torch.autograd.grad(gradient @ torch.randn_like(gradient), [theta, x])
+        except (RuntimeError, NotImplementedError) as error:
+            return error
+    return RuntimeError(f"the second derivative of {wrong} is wrong in torch {torch.__version__}") if wrong else None
+
+
+def _wrong(output: Tensor) -> str | None:
+    """An operation in the graph of a tensor whose second derivative is wrong, or None."""
+    todo, seen = [output.grad_fn], set()
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() in WRONG:
+            return WRONG[node.name()]
+        todo += [after for after, _ in node.next_functions]
+    return None
+
+
+def _guilty(net: nn.Module, shape: tuple[int, ...]) -> str:
+    """Name and class of the innermost module that alone has no second derivative, or an empty string."""
+    module = FlatNet(net).module
+    seen: dict[str, tuple[Any, ...]] = {}
+
+    def watch(path: str, part: nn.Module) -> Any:
+        return part.register_forward_pre_hook(lambda _, inputs: seen.update({path: inputs}))
+
+    hooks = [watch(path, part) for path, part in module.named_modules() if path]
+    with isolated(0, "twice"), torch.no_grad():
+        first = next(module.parameters())
+        module(torch.randn(2, *shape, device=first.device).to(first.dtype))
+    for hook in hooks:
+        hook.remove()
+    for path, part in sorted(module.named_modules(), key=lambda item: -item[0].count(".")):
+        inputs = seen.get(path, ())
+        if len(inputs) == 1 and isinstance(inputs[0], Tensor) and not _twice(part, inputs[0]):
+            return f"{path}, {type(part).__name__}"
+    return ""
+
+
+def _twice(part: nn.Module, x: Tensor) -> bool:
+    x = x.detach().clone().requires_grad_()
+    try:
+        found = part(x * 1)  # a part that works in place must not meet a leaf
+        if not isinstance(found, Tensor) or not found.requires_grad:
+            return True
+        (gradient,) = torch.autograd.grad(found.square().sum(), x, create_graph=True, allow_unused=True)
+        if gradient is not None and gradient.requires_grad:
+            torch.autograd.grad(gradient.sum(), x, allow_unused=True)
+    except RuntimeError:
+        return False
+    return True

@@ -229,11 +229,24 @@ def read_synset(path: Path) -> Synset:
             check_tensor(path, handle, "stage", ("I64",), 1)
             stage = handle.get_tensor("stage")
         unknown = set(names) - {"images", "labels", "lr", "stage"}
-        decoder = header.get("decoder")
-        known = isinstance(decoder, dict) and set(decoder) == {"kind", "factor"} and decoder["kind"] == DECODER
-        if unknown or not (decoder is None or known):
-            what = ", ".join(sorted(unknown)) or "a decoder"
+        if unknown:
+            what = ", ".join(sorted(unknown))
             raise UserError(f"{path}: holds {what}, which this version does not know: upgrade ddbench")
+    return from_header(path, header, images=images, labels=labels, lr=lr, stage=stage)
+
+
+def from_header(
+    path: Path, header: dict[str, Any], *, images: Tensor, labels: Tensor, lr: Tensor | None, stage: Tensor | None
+) -> Synset:
+    """Put the tensors and the header of a synset together, and check them.
+
+    Raises:
+        UserError: a field is missing or of another type, or the whole breaks the format.
+    """
+    decoder = header.get("decoder")
+    known = isinstance(decoder, dict) and set(decoder) == {"kind", "factor"} and decoder["kind"] == DECODER
+    if not (decoder is None or known):
+        raise UserError(f"{path}: holds a decoder, which this version does not know: upgrade ddbench")
     budget = _get(path, header, "budget", dict)
     class_names = _get(path, header, "class_names", list)
     if not 2 <= len(class_names) <= MAX_CLASSES or not all(isinstance(n, str) and len(n) < 200 for n in class_names):
@@ -251,7 +264,7 @@ def read_synset(path: Path) -> Synset:
         config=_get(path, header, "config", dict),
         seed=_get(path, header, "seed", int),
         student=student if isinstance(student, str) else None,
-        label_scale=_get(path, header, "label_scale", float) if kind == "targets" else None,
+        label_scale=_get(path, header, "label_scale", float) if header.get("label_kind") == "targets" else None,
         augmentation=_get(path, header, "augmentation", str),
         learned_lr=lr,
         stage=stage,

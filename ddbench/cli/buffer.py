@@ -72,6 +72,8 @@ class ImportArgs(Common):
     """Learning rate they were trained with (recorded, not checked)."""
     augmentation: str = "dsa"
     """Augmentation they were trained with (recorded, not checked)."""
+    epochs: int | None = None
+    """Keep the first so many epochs of each; default: all, which must then be equally many."""
 
 
 EXAMPLES = """  ddbench buffer --recipe mtt/digits-ipc1
@@ -212,5 +214,9 @@ def _import(argv: list[str]) -> None:
         preprocess=args.preprocess,
         lr=args.lr,
         augmentation=args.augmentation,
+        epochs=args.epochs,
+        tell=(lambda line: None) if args.quiet else print,
     )
     print(f"{len(store.experts)} experts of {store.recipe.epochs} epochs: {store.folder}")
+    if not args.quiet:
+        print("they have seen every training image: distill from them with --holdout 0")

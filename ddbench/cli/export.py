@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     """Run the verb."""
     args = parse(Args, argv, "ddbench export", str(Args.__doc__), EXAMPLES)
     from ddbench.cli.settings import open_dataset
-    from ddbench.exchange import export_synset
+    from ddbench.exchange.write import export_synset
     from ddbench.synset import check_against, read_synset, synset_path
 
     path = synset_path(args.run)

@@ -72,8 +72,13 @@ def load_listing(spec: DatasetSpec, listing: Listing, root: Path, console: Conso
         console: where to tell what the files are.
 
     Raises:
-        UserError: broken image files, or no room on the disk of ``root``.
+        UserError: broken image files, a class name that is not UTF-8, or no room on the disk of ``root``.
     """
+    for name in (spec.name, *listing.class_names):
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise UserError(
+                f"{listing.folder}: the folder name {name!a} is not UTF-8 (unzipped on another system?); rename it"
+            )
     skip_broken = spec.skip_broken
     spec = replace(spec, classes=len(listing.class_names), class_names=listing.class_names, skip_broken=False)
     place = root / "decoded"

@@ -1,12 +1,15 @@
 """Importing the buffers that MTT's and its followers' public code records.
 
 ``replay_buffer_{n}.pt`` is a pickled list of experts, each a list of E+1 snapshots, each a list of parameter tensors in
-``module.parameters()`` order; it says nothing about dataset, network, transform or settings, so the flags must.
+``module.parameters()`` order (or a dict of them by name); it says nothing about dataset, network, transform or
+settings, so the flags must. One file is in memory at a time, and one expert as it is stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from torch import Tensor
 
 from ddbench.config import check_config
 from ddbench.data.dataset import Dataset
+from ddbench.data.limits import require_memory
 from ddbench.data.load import data_root
 from ddbench.data.preprocess import fit_preprocess
 from ddbench.data.specs import resolve_augmentation
@@ -24,7 +28,28 @@ from ddbench.experts.record import open_store
 from ddbench.experts.store import TrajectoryStore
 from ddbench.networks.names import parse_student
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import plain_file
 from ddbench.runtime.pickles import load_pt
+
+MAX_FILE = 256 * 2**30
+"""Bytes of a buffer file: its tensors are mapped, not read."""
+
+MAX_SNAPSHOTS = 10_000
+"""Of an expert: it would be one of 10,000 epochs."""
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+"""Entries of a network's state that are no parameters."""
+
+CURVES: dict[str, Any] = {
+    "seed": 0,
+    "loss": [],
+    "train_accuracy": [],
+    "holdout_accuracy": [],
+    "test_accuracy": None,
+}
+"""Of an imported expert nothing else is known."""
+
+Shapes = list[tuple[int, ...]]
 
 
 def import_buffers(
@@ -37,89 +62,143 @@ def import_buffers(
     preprocess: str,
     lr: float,
     augmentation: str,
+    epochs: int | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> TrajectoryStore:
     """Read official buffers into a store of kind ``imported``; every file is checked before anything is written.
 
+    An expert that the store holds already, or that comes twice, is taken once.
+
+    Args:
+        epochs: keep so many epochs of each expert; None: all, which must then be equally many.
+        tell: is given a line for each expert that was left out.
+
     Raises:
         UserError: a file that is no such buffer, shapes that are not the student's, NaN, snapshots that all share one
-            storage (the public code's bug on CPUs), or files of different lengths.
+            storage (the public code's bug on CPUs), or experts of different lengths.
     """
     if not files:
         raise UserError("buffer import: name at least one replay_buffer_*.pt file")
+    if epochs is not None and epochs < 1:
+        raise UserError(f"--epochs {epochs}: expected at least 1")
     spec = dataset.spec
     student = str(parse_student(student))
-    from ddbench.networks.build import build_student
-
-    net = build_student(student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=0)
-    shapes = [tuple(parameter.shape) for parameter in net.parameters()]
-    experts: list[Tensor] = []
-    for path in files:
-        content = load_pt(path, mmap=True)
-        if not isinstance(content, list) or not content:
-            raise UserError(f"{path}: expected a list of experts, found {type(content).__name__}")
-        experts += [_expert(f"{path}: expert {k}", expert, shapes, student) for k, expert in enumerate(content)]
-    lengths = {len(expert) for expert in experts}
-    if len(lengths) > 1:
-        raise UserError(
-            f"the experts have {', '.join(str(n - 1) for n in sorted(lengths))} epochs; import equal ones together"
-        )
     recipe = ExpertRecipe(
-        epochs=lengths.pop() - 1,
+        epochs=epochs or 1,
         lr=lr,
         augmentation=resolve_augmentation(augmentation, spec.flip),
         preprocess=preprocess,
         holdout=0.0,
     )
     check_config(recipe)
-    recipe = replace(recipe, kind=IMPORTED)
+    from ddbench.networks.build import build_student
+
+    net = build_student(student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=0)
+    shapes = [tuple(parameter.shape) for parameter in net.parameters()]
+    recipe = replace(recipe, epochs=_length(files, shapes, student, epochs), kind=IMPORTED)
     store = open_store(root, dataset, student, recipe, fit_preprocess(dataset, preprocess, data_root(data)))
-    known = {_same(store, index) for index in store.indices}
-    first = max(store.indices, default=-1) + 1
-    curves: dict[str, Any] = {
-        "seed": 0,
-        "loss": [],
-        "train_accuracy": [],
-        "holdout_accuracy": [],
-        "test_accuracy": None,
-    }
-    for weights in experts:
-        if weights[-1].double().sum().item() in known:
-            continue  # imported before
-        store.write_expert(first, weights, torch.zeros(0), curves)
-        store.scan(first)
-        first += 1
+    known = {_digest(*store.rows(index, 0, recipe.epochs)) for index in store.indices}
+    index = max(store.indices, default=-1) + 1
+    for path in files:
+        for where, weights in _experts(path, shapes, student, epochs):
+            digest = _digest(weights[0], weights[-1])
+            if digest in known:
+                tell(f"{where} is there already")
+                continue
+            known.add(digest)
+            store.write_expert(index, weights, torch.zeros(0), CURVES)
+            store.scan(index)
+            index += 1
     store.write_manifest()
     return store
 
 
-def _same(store: TrajectoryStore, index: int) -> float:
-    return float(store.rows(index, store.recipe.epochs)[0].double().sum())
+def _length(files: Sequence[Path], shapes: Shapes, student: str, epochs: int | None) -> int:
+    """Epochs of every expert of all files; each expert is read and checked for it.
+
+    Raises:
+        UserError: one that cannot be taken, or experts of different lengths.
+    """
+    lengths: dict[int, str] = {}
+    for path in files:
+        for where, weights in _experts(path, shapes, student, epochs):
+            lengths.setdefault(len(weights) - 1, where)
+    if len(lengths) > 1:
+        found = "; ".join(f"{where} has {count}" for count, where in sorted(lengths.items()))
+        raise UserError(
+            f"the experts have {', '.join(map(str, sorted(lengths)))} epochs ({found}); import equal ones together, "
+            f"or keep the first epochs of each: --epochs {min(lengths)}"
+        )
+    return next(iter(lengths))
 
 
-def _expert(where: str, expert: Any, shapes: list[tuple[int, ...]], student: str) -> Tensor:
+def _digest(first: Tensor, last: Tensor) -> str:
+    """Names an expert by its first and last weights."""
+    digest = hashlib.sha256(first.contiguous().numpy().data)
+    digest.update(last.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _experts(path: Path, shapes: Shapes, student: str, epochs: int | None) -> Iterator[tuple[str, Tensor]]:
+    """Where each expert of a file is, and its weights ``(E+1, P)``, one after the other."""
+    size = plain_file(path, "buffer", MAX_FILE)
+    if not zipfile.is_zipfile(path):  # of torch before 1.6: it is read whole
+        require_memory(size, str(path), "save it again with a newer torch")
+    content = load_pt(path, mmap=True, limit=MAX_FILE)
+    if not isinstance(content, list | tuple) or not content:
+        raise UserError(f"{path}: expected a list of experts, found {type(content).__name__}")
+    for number, expert in enumerate(content):
+        where = f"{path}: expert {number}"
+        weights = _expert(where, expert, shapes, student)
+        if epochs is not None and len(weights) <= epochs:
+            raise UserError(f"{where} has {len(weights) - 1} epochs, --epochs {epochs} asks for more")
+        yield where, weights if epochs is None else weights[: epochs + 1]
+
+
+def _expert(where: str, expert: Any, shapes: Shapes, student: str) -> Tensor:
     """One expert as ``(E+1, P)`` float32."""
-    if not isinstance(expert, list) or len(expert) < 2:
+    if not isinstance(expert, list | tuple) or len(expert) < 2:
         raise UserError(f"{where}: expected a list of at least 2 snapshots")
-    rows = []
-    for epoch, snapshot in enumerate(expert):
-        if not isinstance(snapshot, list) or not all(isinstance(part, Tensor) for part in snapshot):
-            raise UserError(f"{where}, snapshot {epoch}: expected a list of tensors")
-        found = [tuple(part.shape) for part in snapshot]
-        if found != shapes:
-            at = next(
-                (i for i, (a, b) in enumerate(zip(found, shapes, strict=False)) if a != b), min(len(found), len(shapes))
-            )
-            raise UserError(
-                f"{where}, snapshot {epoch}: parameter {at} has shape {found[at] if at < len(found) else 'missing'}, "
-                f"{student} has {shapes[at] if at < len(shapes) else 'no such parameter'}; is it another network?"
-            )
-        rows.append(torch.cat([part.detach().reshape(-1).float() for part in snapshot]))
-    weights = torch.stack(rows)
+    if len(expert) > MAX_SNAPSHOTS:
+        raise UserError(f"{where}: {len(expert):,} snapshots are too many (at most {MAX_SNAPSHOTS:,})")
+    snapshots = [_parts(f"{where}, snapshot {epoch}", one, shapes, student) for epoch, one in enumerate(expert)]
+    size = sum(part.numel() for part in snapshots[0])
+    require_memory(2 * 4 * len(snapshots) * size, f"{where} ({len(snapshots)} snapshots)", "import it elsewhere")
+    weights = torch.empty(len(snapshots), size)
+    for row, parts in zip(weights, snapshots, strict=True):
+        torch.cat([part.detach().reshape(-1).float() for part in parts], out=row)
     if not bool(torch.isfinite(weights).all()):
         raise UserError(f"{where}: holds NaN or infinite weights")
     if bool((weights == weights[0]).all()):
         raise UserError(
-            f"{where}: all {len(rows)} snapshots are equal: recorded on a CPU by code that stored one tensor "
+            f"{where}: all {len(weights)} snapshots are equal: recorded on a CPU by code that stored one tensor "
             "many times; record it again with ddbench buffer"
         )
     return weights
+
+
+def _parts(where: str, snapshot: Any, shapes: Shapes, student: str) -> list[Tensor]:
+    """The parameters of a snapshot, in the order of the student's."""
+    if isinstance(snapshot, Mapping):
+        snapshot = [part for name, part in snapshot.items() if str(name).rpartition(".")[2] not in STATISTICS]
+    if not isinstance(snapshot, list | tuple) or not all(_plain(part) for part in snapshot):
+        raise UserError(f"{where}: expected a list of tensors")
+    found = [tuple(part.shape) for part in snapshot]
+    if found != shapes:
+        at = next(
+            (i for i, (a, b) in enumerate(zip(found, shapes, strict=False)) if a != b), min(len(found), len(shapes))
+        )
+        raise UserError(
+            f"{where}: parameter {at} has shape {found[at] if at < len(found) else 'missing'}, "
+            f"{student} has {shapes[at] if at < len(shapes) else 'no such parameter'}; is it another network?"
+        )
+    return list(snapshot)
+
+
+def _plain(part: Any) -> bool:
+    return (
+        isinstance(part, Tensor)
+        and part.layout == torch.strided
+        and part.is_floating_point()
+        and part.device.type == "cpu"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,30 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import plain_file
 
 MAX_BYTES = 4 * 2**30
-"""A file that is read into memory as a whole is no larger."""
+"""A file that is read into memory as a whole is no larger, nor what it unfolds to."""
 
 
-def load_pt(path: Path, mmap: bool = False) -> Any:
-    """``torch.load`` with ``weights_only=True``: nothing in the file is executed.
-
-    Args:
-        mmap: map the tensors from the disk; else the file has :data:`MAX_BYTES` at most.
+def load_pt(path: Path, mmap: bool = False, limit: int = MAX_BYTES) -> Any:
+    """``torch.load`` with ``weights_only=True``: nothing in the file is executed, tensors come to the CPU.
 
     numpy scalars are let through, because DC's public result files hold accuracies as such.
 
+    Args:
+        mmap: map the tensors from the disk; files of torch before 1.6, which have no map, are read.
+        limit: bytes of the file, and of what it unfolds to when it is read.
+
     Raises:
-        UserError: missing, no plain file, truncated, or holding anything but tensors and plain values.
+        UserError: missing, no plain file, too large, truncated, or holding anything but tensors and plain values.
     """
-    plain_file(path, "file", None if mmap else MAX_BYTES)
+    plain_file(path, "file", limit)
     try:
+        packed = zipfile.is_zipfile(path)
+        if packed and (size := _unfolded(path)) > limit:
+            raise UserError(f"{path}: unfolds to {size:,} bytes, too large (at most {limit:,})")
         with torch.serialization.safe_globals(_numpy_scalars()):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and packed)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path}: refused, it is no plain file of tensors (a pickle can run code when it is opened; nothing was "
@@ -37,6 +44,12 @@ def load_pt(path: Path, mmap: bool = False) -> Any:
         ) from None
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(f"{path}: not a whole torch file: {_reason(error)}") from None
+
+
+def _unfolded(path: Path) -> int:
+    """Bytes of the members of a zip file when they are unpacked."""
+    with zipfile.ZipFile(path) as archive:
+        return sum(member.file_size for member in archive.infolist())
 
 
 def _reason(error: Exception) -> str:

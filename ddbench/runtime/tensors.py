@@ -129,3 +129,12 @@ def read_finite(path: Path, handle: Any, name: str) -> Tensor:
         bad = int((~torch.isfinite(tensor)).sum())
         raise UserError(f"{path}: {name} holds {bad} value(s) that are NaN or infinite")
     return tensor
+
+
+def parse_header(path: Path, text: str, kind: str, schema: int) -> dict[str, Any]:
+    """The header of a file of ours that is no safetensors file, from its JSON.
+
+    Raises:
+        UserError: too long, not JSON, of another kind, or made by a newer ddbench.
+    """
+    return _header(path, {KEY: text}, kind, schema)

@@ -527,7 +527,7 @@ def test_npz_that_unfolds_to_too_much(refused: Refused, tmp_path: Path, monkeypa
     """The limit holds for what an archive unfolds to, not for its own size."""
     path = tmp_path / "set.npz"
     np.savez_compressed(path, images=IMAGES.numpy())
-    monkeypatch.setattr("ddbench.exchange.MAX_FILE", path.stat().st_size)
+    monkeypatch.setattr("ddbench.exchange.read.MAX_FILE", path.stat().st_size)
     refused(["import", path, "--dataset", "digits", "--out", tmp_path / "out"], "set.npz", "too large for a synset")
 
 

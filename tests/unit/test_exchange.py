@@ -12,7 +12,7 @@ import torch
 from conftest import TINY, evaluate_tiny, random_tiny
 from PIL import Image
 
-from ddbench.exchange import folder_name
+from ddbench.exchange.write import folder_name
 from ddbench.preview import grid
 from ddbench.synset import Synset, read_synset
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ddbench.data.dataset import Dataset
 from ddbench.data.preprocess import Preprocess
-from ddbench.experts.recipe import OWN, ExpertRecipe, buffer_command
+from ddbench.experts.recipe import IMPORTED, OWN, ExpertRecipe, buffer_command
 from ddbench.experts.record import recorded_cost
 from ddbench.experts.store import TrajectoryStore, find_stores
 from ddbench.methods.needs import Need, Request
@@ -21,6 +21,9 @@ EXPERTS = 20
 
 SAME = ("kind", "lr", "batch", "epochs", "optimizer")
 """What makes a store the one that a recipe asks for, beside the settings of its kind."""
+
+SEEN_ALL = "holds imported experts, which have seen every training image"
+"""Why imported experts, which fit otherwise, do not fit a run that holds images back."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,18 @@ class Experts(Need[TrajectoryStore]):
             return table is not None and _as_asked(store.recipe, wanted), len(store.experts), store.recipe.epochs
 
         reasons = []
+        imported = False
         for store in sorted(find_stores(buffers, spec.name, run.student), key=rank, reverse=True):
             reason = _misfit(store, run.method, wanted, run.dataset, run.preprocess, run.student)
             if reason is None:
                 return store
             reasons.append(f"{store.folder} {reason}")
+            imported |= reason == SEEN_ALL
+        if imported:
+            raise UserError(
+                f"no experts of {run.student} on {spec.name} in {buffers} for --holdout {run.holdout:g}, but "
+                f"{'; '.join(reasons)}: add --holdout 0"
+            )
         found = f"; what is there does not fit: {'; '.join(reasons)}" if reasons else ""
         size = spec.size if spec.resizable else None
         command = buffer_command(spec.name, run.student, wanted, count, str(buffers), size)
@@ -114,11 +124,13 @@ def _misfit(
         return f"holds {recipe.kind} experts, {method} asks for {wanted.kind}"
     if recipe.preprocess != wanted.preprocess:
         return f"has preprocess {recipe.preprocess}, wanted {wanted.preprocess}"
-    if recipe.holdout != wanted.holdout:
-        return f"was recorded with --holdout {recipe.holdout:g}, wanted {wanted.holdout:g}"
     net = build_student(student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=0)
     if header["parameters"] != [[name, list(parameter.shape)] for name, parameter in net.named_parameters()]:
         return f"has other parameters than {student}"
     if Preprocess.from_json(header["preprocess"], dataset) != preprocess:
         return "was recorded with other preprocess numbers"
+    if recipe.holdout != wanted.holdout:
+        if recipe.kind == IMPORTED:
+            return SEEN_ALL
+        return f"was recorded with --holdout {recipe.holdout:g}, wanted {wanted.holdout:g}"
     return None

@@ -1,0 +1,254 @@
+"""A published set becomes a synset: read, described, checked, converted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ddbench.data.dataset import Dataset
+from ddbench.data.policy import parse_policy
+from ddbench.data.preprocess import Preprocess
+from ddbench.data.specs import resolve_augmentation
+from ddbench.exchange import convert
+from ddbench.exchange.description import Description, column, describe
+from ddbench.exchange.folders import FORM, image_size, list_classes, naming, read_folder
+from ddbench.exchange.read import Content, check_path, read_file, read_tensor
+from ddbench.exchange.settings import ImportSettings
+from ddbench.networks.names import parse_student
+from ddbench.runtime.device import versions
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import file_hash
+from ddbench.runtime.pickles import load_pt
+from ddbench.synset import Budget, Synset, check_against, from_header
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """A synset, the transform between its pixels and what a student sees, and what it was taken for."""
+
+    synset: Synset
+    preprocess: Preprocess
+    description: Description
+
+
+def inspect(path: Path, settings: ImportSettings) -> Description:
+    """What a published file or folder holds, as far as that can be told without its dataset.
+
+    Raises:
+        UserError: as :func:`import_synset`, where no dataset is needed.
+    """
+    settings.check()
+    check_path(path)
+    if not path.is_dir():
+        return describe(path, _with_flags(read_file(path, settings.index), settings), settings)
+    classes = list_classes(path)
+    width, height = image_size(next(iter(classes.values()))[0])
+    counts = tuple(len(files) for files in classes.values())
+    return Description(
+        file=path.name,
+        form=f"a folder of images in class folders {naming([*classes])}",
+        shape=(sum(counts), height, width),
+        dtype="image files",
+        low=None,
+        high=None,
+        space="pixels",
+        label_form="classes",
+        counts=counts,
+        decode_factor=settings.decode_factor or 1,
+        patches=settings.patches or 1,
+        stages=1,
+        lr=(),
+    )
+
+
+def import_synset(path: Path, *, dataset: Dataset, data: Path | None, settings: ImportSettings) -> Imported:
+    """Read a published set.
+
+    Args:
+        path: a ``.pt`` file (a tensor, ``[images, labels]``, a dict, DC's ``res_*.pt``), an ``.npz`` or ``.npy`` file,
+            or a folder ``CLASS/IMAGE``.
+        data: data folder, where ZCA matrices are kept.
+
+    Raises:
+        UserError: a file that is none of these, whose contents do not fit the dataset, or are not what was said.
+    """
+    settings.check()
+    check_path(path)
+    spec = dataset.spec
+    if settings.augmentation is not None:
+        parse_policy(resolve_augmentation(settings.augmentation, spec.flip))
+    content = read_folder(path, spec) if path.is_dir() else read_file(path, settings.index)
+    content = _with_flags(content, settings)
+    if content.header is not None:
+        return _own(path, content, dataset, settings)
+    images = convert.as_images(path, content.images, spec)
+    if len(images) % spec.classes:
+        raise UserError(
+            f"{path}: {len(images)} images (shape {list(content.images.shape)}) do not divide into the {spec.classes} "
+            f"classes of {spec.name}"
+        )
+    described = describe(path, content, settings, spec.classes)
+    preprocess = convert.preprocess_of(settings, dataset, data)
+    stored = convert.stored_images(path, images, described.space, preprocess)
+    order, words = (
+        ([*range(spec.classes)], "by folder name") if content.named else convert.class_order(settings.class_order, spec)
+    )
+    ipc = len(images) // spec.classes
+    synset = Synset(
+        images=stored,
+        labels=_labels(path, content, described.label_form, settings, order, ipc),
+        preprocess=preprocess.to_json(),
+        budget=Budget("ipc", ipc),
+        dataset=spec.name,
+        fingerprint=dataset.fingerprint,
+        class_names=spec.class_names,
+        method=settings.method or "imported",
+        config={"imported_from": path.name},
+        seed=0,
+        student=str(parse_student(settings.student)) if settings.student else None,
+        augmentation=settings.augmentation or "dsa",
+        learned_lr=_rate(path, content.lr),
+        stage=_stage(settings.stage or path, content.stage),
+        decode_factor=described.decode_factor,
+        patches=described.patches,
+        versions=versions(),
+        parents={"imported_sha256": file_hash(path)} if path.is_file() else {},
+    )
+    return Imported(
+        synset=synset,
+        preprocess=preprocess,
+        description=replace(
+            described,
+            stored=_stored(stored, described.space, settings),
+            class_order=words,
+            notes=(*described.notes, *_doubts(described, content, settings)),
+        ),
+    )
+
+
+def _with_flags(content: Content, settings: ImportSettings) -> Content:
+    """What flags name in other files, in place of what this one holds."""
+    if settings.labels is not None:
+        content = replace(content, labels=read_tensor(settings.labels, "labels"), named=False)
+    if settings.stage is not None:
+        content = replace(content, stage=read_tensor(settings.stage, "stages"))
+    if settings.lr is not None:
+        content = replace(content, lr=learned_lr(settings.lr))
+    return content
+
+
+def _labels(path: Path, content: Content, form: str, settings: ImportSettings, order: list[int], ipc: int) -> Tensor:
+    found = column(content.labels)
+    if found is None:
+        return convert.reorder(torch.arange(len(order)).repeat_interleave(ipc), order)
+    made = convert.stored_labels(found, form, settings.label_temperature)
+    if made.ndim == 1 and not (int(made.min()) >= 0 and int(made.max()) < len(order)):
+        where = settings.labels or path
+        raise UserError(f"{where}: labels from {int(made.min())} to {int(made.max())}, expected 0 to {len(order) - 1}")
+    return convert.reorder(made, order)
+
+
+def _stored(stored: Tensor, space: str, settings: ImportSettings) -> str:
+    name = convert.transform_name(settings)
+    if stored.dtype == torch.uint8:
+        return f"uint8, seen through {name}"
+    if space == "input":
+        return f"float32, by {name}"
+    return f"not multiples of 1/255: kept as float32 network input, taken through {name}"
+
+
+def _doubts(described: Description, content: Content, settings: ImportSettings) -> list[str]:
+    """What else the numbers might be, where the range leaves it open."""
+    assert described.low is not None
+    assert described.high is not None
+    notes = []
+    if content.form == FORM and not content.named and settings.patches is None:
+        notes.append("RDED's images are stitched of patches: if these are theirs, say --patches 2")
+    if described.space == "input" and described.low >= 0 and settings.preprocess != "none":
+        notes.append("network input without a negative value; are these pixels? (--preprocess pixels or pixels255)")
+    if described.space == "input" and settings.preprocess == "auto" and not settings.mean:
+        scale = described.low >= -1 and described.high <= 1
+        notes.append(
+            "taken for network input by mean and std; "
+            + ("from -1 to 1: perhaps --mean 0.5 --std 0.5" if scale else "if it was whitened, say --preprocess zca")
+        )
+    return notes
+
+
+def _own(path: Path, content: Content, dataset: Dataset, settings: ImportSettings) -> Imported:
+    """A file of ``ddbench export``: its header says everything; what flags add is changed in it.
+
+    Raises:
+        UserError: arrays that are not what the header says, another dataset, or a flag that contradicts the header.
+    """
+    default = ImportSettings()
+    for name in ("preprocess", "mean", "label_form", "label_temperature", "class_order"):
+        if getattr(settings, name) != getattr(default, name):
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{path}: exported by ddbench, its header says what it holds; leave {flag} out")
+    header, labels = content.header, content.labels
+    assert header is not None
+    if content.images.dtype not in (torch.uint8, torch.float32) or content.images.ndim != 4 or labels is None:
+        raise UserError(f"{path}: images are {content.images.dtype}{list(content.images.shape)}, or without labels")
+    synset = from_header(
+        path,
+        header,
+        images=content.images,
+        labels=labels.float() if labels.is_floating_point() else labels.long(),
+        lr=None if content.lr is None else content.lr.float(),
+        stage=_stage(path, content.stage),
+    )
+    for name, value in synset.header().items():
+        if name in header and header[name] != value:
+            raise UserError(f"{path}: header field {name!r} is {header[name]!r:.60}, but the arrays are {value!r:.60}")
+    preprocess = check_against(path, synset, dataset)
+    described = describe(path, content, settings, synset.classes)
+    synset = replace(
+        synset,
+        method=settings.method or synset.method,
+        student=str(parse_student(settings.student)) if settings.student else synset.student,
+        augmentation=settings.augmentation or synset.augmentation,
+        decode_factor=described.decode_factor,
+        patches=described.patches,
+    )
+    described = replace(described, stored="as exported", class_order="the dataset's")
+    return Imported(synset=synset, preprocess=preprocess, description=described)
+
+
+def _rate(path: Path, rate: Tensor | None) -> Tensor | None:
+    """A learned rate, or one a stage or step, as float32."""
+    if rate is None:
+        return None
+    if rate.is_complex() or rate.ndim > 1 or rate.numel() == 0 or not bool((rate > 0).all()):
+        raise UserError(f"{path}: the learned learning rate is {rate.reshape(-1)[:3].tolist()}, expected positive")
+    return rate.float().reshape(()) if rate.numel() == 1 else rate.float()
+
+
+def _stage(path: Path, stage: Tensor | None) -> Tensor | None:
+    """The stage of each image as int64."""
+    if stage is None:
+        return None
+    if stage.ndim != 1 or not bool((stage == stage.long()).all()):
+        raise UserError(f"{path}: stages are {stage.dtype}{list(stage.shape)}, expected a whole number an image")
+    return stage.long()
+
+
+def learned_lr(text: str) -> Tensor:
+    """The rate that a flag names: a number, or a ``.pt`` file that holds one.
+
+    Raises:
+        UserError: neither, or not positive.
+    """
+    try:
+        value = torch.tensor(float(text))
+    except ValueError:
+        content = load_pt(Path(text))
+        if not (isinstance(content, float) or (isinstance(content, Tensor) and content.numel() == 1)):
+            raise UserError(f"--lr {text}: expected a number, or a .pt file that holds one") from None
+        value = torch.as_tensor(float(content))
+    if not 0 < float(value) < float("inf"):
+        raise UserError(f"--lr {text}: the learned learning rate is {float(value):g}, expected a positive number")
+    return value

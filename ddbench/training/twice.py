@@ -1,7 +1,7 @@
 """Whether a student can be differentiated twice: tried on two images before a method that needs it starts.
 
 Fused attention has no second derivative in torch; its plain form ("math") has one. Dropout in it hides that, since
-torch then takes the plain form by itself. ``Hardsigmoid`` has none at all, and that of torch's weight norm is wrong
+torch then takes the plain form by itself. A norm of a zero vector, as Swin-V2 has it of padding, gives NaN. ``Hardsigmoid`` has none at all, and that of torch's weight norm is wrong
 without a word (``benchmarks/second_derivatives.md``).
 """
 
@@ -108,9 +108,11 @@ def _fault(net: nn.Module, shape: tuple[int, ...], classes: int) -> Exception | 
             logits = flat(theta, x)
             wrong = _wrong(logits)
             (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels), theta, create_graph=True)
-            torch.autograd.grad(gradient @ torch.randn_like(gradient), [theta, x])
+            pulls = torch.autograd.grad(gradient @ torch.randn_like(gradient), [theta, x])
         except (RuntimeError, NotImplementedError) as error:
             return error
+    if bool(gradient.isfinite().all()) and not all(bool(pull.isfinite().all()) for pull in pulls):
+        return RuntimeError("its second derivative is not finite, though its gradient is")
     return RuntimeError(f"the second derivative of {wrong} is wrong in torch {torch.__version__}") if wrong else None
 
 
@@ -129,7 +131,7 @@ def _wrong(output: Tensor) -> str | None:
 
 
 def _guilty(net: nn.Module, shape: tuple[int, ...]) -> str:
-    """Name and class of the innermost module that alone has no second derivative, or an empty string."""
+    """Name and class of the innermost module that alone has no finite second derivative, or an empty string."""
     module = FlatNet(net).module
     seen: dict[str, tuple[Any, ...]] = {}
 
@@ -157,7 +159,8 @@ def _twice(part: nn.Module, x: Tensor) -> bool:
             return True
         (gradient,) = torch.autograd.grad(found.square().sum(), x, create_graph=True, allow_unused=True)
         if gradient is not None and gradient.requires_grad:
-            torch.autograd.grad(gradient.sum(), x, allow_unused=True)
+            (pull,) = torch.autograd.grad(gradient.sum(), x, allow_unused=True)
+            return pull is None or not bool(gradient.isfinite().all()) or bool(pull.isfinite().all())
     except RuntimeError:
         return False
     return True

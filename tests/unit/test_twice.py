@@ -61,13 +61,21 @@ def test_attention_needs_its_plain_form(dropout: float):
     assert ask(Attention(dropout))
 
 
+class Unit(nn.Module):
+    """Rows of length 1; the second derivative of the length is not finite at a row of zeros."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(torch.cat([x, 0 * x], 0), dim=1)[: len(x)]
+
+
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
+        (Unit(), r"--student mine: MTT .* \(layer 2, Unit\): its second derivative is not finite"),
         (nn.Hardsigmoid(), r"--student mine: MTT .* \(layer 2, Hardsigmoid\): .*hardsigmoid.*; use convnet-d2-w32-in$"),
         (nn.utils.parametrizations.weight_norm(nn.Linear(16, 16)), "weight norm is wrong in torch .*; use convnet"),
     ],
-    ids=["hardsigmoid", "weight norm"],
+    ids=["norm of zeros", "hardsigmoid", "weight norm"],
 )
 def test_layers_that_cannot(layer: nn.Module, message: str):
     with pytest.raises(UserError, match=message) as caught:

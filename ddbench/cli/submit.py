@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from tyro.conf import Positional, UseAppendAction
 
 from ddbench.cli.parse import parse
-from ddbench.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from ddbench.leaderboard.submit import Plan
@@ -81,10 +80,8 @@ def main(argv: list[str]) -> None:
     """
     args = parse(SubmitArgs, argv, "ddbench submit", DESCRIPTION, EXAMPLES)
     from ddbench.leaderboard.packing import Given
-    from ddbench.leaderboard.submit import Submission, make_result, parse_claim, plan_submission, standard_evaluations
+    from ddbench.leaderboard.submit import Submission, parse_claim, plan_submissions
 
-    if args.all and args.protocol is not None:
-        raise UserError(f"--all --protocol {args.protocol}: give one of the two")
     submission = Submission(
         method=args.method,
         method_title=args.name,
@@ -100,9 +97,7 @@ def main(argv: list[str]) -> None:
         labels_url=args.labels_url,
     )
     given = Given(teacher=args.teacher, labels=args.labels, teachers=args.teachers)
-    names = standard_evaluations(args.run) if args.all else [args.protocol]
-    results = [make_result(args.run, name, submission, given) for name in names]
-    plans = [plan_submission(args.run, args.leaderboard, result, given) for result in results]
+    plans = plan_submissions(args.run, args.leaderboard, submission, given, protocol=args.protocol, every=args.all)
     written = [_carry_out(plan, args) for plan in plans]
     if any(written):
         print(f"next: ddbench leaderboard build --leaderboard {args.leaderboard}")

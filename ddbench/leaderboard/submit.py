@@ -298,6 +298,27 @@ def plan_submission(run: Path, board: Path, result: Result, given: Given | None 
     return Plan(result, path, False, package.files, tuple(package.items))
 
 
+def plan_submissions(
+    run: Path,
+    board: Path,
+    submission: Submission,
+    given: Given,
+    *,
+    protocol: str | None = None,
+    every: bool = False,
+) -> list[Plan]:
+    """:func:`plan_submission` of one evaluation, or of every standard one; all are checked before anything is written.
+
+    Raises:
+        UserError: a name and all of them, or as :func:`make_result` and :func:`plan_submission`.
+    """
+    if every and protocol is not None:
+        raise UserError(f"--all --protocol {protocol}: give one of the two")
+    names = standard_evaluations(run) if every else [protocol]
+    results = [make_result(run, name, submission, given) for name in names]
+    return [plan_submission(run, board, result, given) for result in results]
+
+
 def _earlier(board: Path, result: Result) -> list[Result]:
     """Rows of the same subject; whoever submitted them may have called the method otherwise."""
     synset = result.synset

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ddbench.cli.demo import announcement, tasks_of
+from ddbench.leaderboard.demonstration import announcement, tasks_of
 from ddbench.runtime.progress import Console
 
 

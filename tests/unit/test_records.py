@@ -5,13 +5,24 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError
+from dataclasses import MISSING, FrozenInstanceError, fields
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from made_board import made_result, put
 
-from ddbench.leaderboard.result import CodeInfo, Result
+from ddbench.leaderboard.result import (
+    Budget,
+    CodeInfo,
+    Costs,
+    ProtocolInfo,
+    Result,
+    Scores,
+    Stored,
+    SubmissionInfo,
+    SynsetInfo,
+)
 from ddbench.leaderboard.schema import check_result, load_results, read_result, result_id, result_path
 from ddbench.leaderboard.verification import load_verifications, verification_path
 from ddbench.runtime.files import canonical_json
@@ -50,6 +61,7 @@ def full_result() -> dict[str, object]:
     content["submission"]["links"] = ["https://example.org/paper"]
     content["teacher"] = {"sha256": "2" * 64, "student": "convnet-d1-w128-bn", "accuracy": 0.9}
     content["labels"] = {"synset_sha256": "3" * 64, "teacher": {}, "views": {}, "seed": 0, "epochs": 1, "bytes": 4}
+    content["synset"]["fixed_network"] = True
     content["recipe"] = {"threads": 1, "experts": None}
     state = {"version": "1", "commit": None, "dirty": None}
     content["code"] = {**state, "method_file": None, "also": [{**state, "commit": "4" * 40, "dirty": True}]}
@@ -77,6 +89,35 @@ def test_an_empty_part_is_no_missing_part(name: str) -> None:
         assert Result.from_json(content | {name: {}}).to_json()[name] == {}
     del content[name]
     assert name not in Result.from_json(content).to_json()
+
+
+RECORDS = {
+    "": Result,
+    "submission": SubmissionInfo,
+    "synset": SynsetInfo,
+    "synset.budget": Budget,
+    "synset.bytes": Stored,
+    "protocol": ProtocolInfo,
+    "scores": Scores,
+    "code": CodeInfo,
+    "cost": Costs,
+}
+"""Place in the schema -> the record that reads it; the rest are lists and tables of such."""
+
+
+@pytest.mark.parametrize("place", RECORDS)
+def test_the_schema_and_the_records_know_the_same_fields(place: str) -> None:
+    """Names, and which of them may be left out."""
+    schema = json.loads((files("ddbench.leaderboard") / "result.schema.json").read_text())
+    part = schema
+    for name in filter(None, place.split(".")):
+        part = part["properties"][name]
+    required = set(part["required"]) | set(schema["$defs"]["code"]["required"] if place == "code" else ())
+    own = {field.name: field.default is MISSING for field in fields(RECORDS[place])}
+    if not place:
+        own |= {"kind": True, "schema": True}
+    assert set(own) == set(part["properties"])
+    assert {name for name, needed in own.items() if needed} == required
 
 
 def test_a_row_cannot_be_changed(tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
 from ddbench.statistics import Statistics
 
-SPREADS = ("std", "interval")
 DEFAULT = ("method", MAIN, CROSS, "stored")
 GROUPS = (MAIN, CROSS, COST, "scores", "calibration", "robustness", "corruptions", "ood", ABOUT)
 SPECIAL = {

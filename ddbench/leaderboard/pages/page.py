@@ -25,7 +25,6 @@ from ddbench.leaderboard.schema import result_path
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import write_text
 
-PAGES = ("LEADERBOARD.md", "index.html")
 MARKDOWN_BYTES = 400_000
 """Bound on the table lines of LEADERBOARD.md; a page beyond half a megabyte is not rendered by code hosts."""
 SCRIPTS = ("dom.js", "plots.js", "panel.js", "table.js", "board.js")

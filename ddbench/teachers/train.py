@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -154,6 +154,18 @@ def ensure_teacher(
     )
 
 
+def _attention(
+    net: nn.Module, recipe: TeacherRecipe, shape: tuple[int, int, int], classes: int, student: str
+) -> AbstractContextManager[None]:
+    """Attention in its plain form where the penalty on curvature needs that: it is a gradient that is differentiated.
+
+    Raises:
+        UserError: the student has no second derivative.
+    """
+    plain = recipe.penalty == "curvature" and check_twice(net, shape, classes, student, "--penalty curvature")
+    return plain_attention() if plain else nullcontext()
+
+
 def train_teacher(
     *,
     root: Path,
@@ -189,22 +201,19 @@ def train_teacher(
     path = teacher_file(root, spec.name, student, recipe.key(student, dataset.fingerprint))
     partial = path.with_name(f"{path.stem}{PARTIAL}")
     if path.exists():
-        teacher = _finished(path, dataset, preprocess)
-        partial.unlink(missing_ok=True)
         console.say(f"trained already: {path}")
-        return teacher
+        partial.unlink(missing_ok=True)
+        return _finished(path, dataset, preprocess)
     net = net.to(place)
-    # The penalty on curvature is differentiated in the weights, and is a gradient itself.
-    plain = recipe.penalty == "curvature" and check_twice(net, spec.shape, spec.classes, student, "--penalty curvature")
+    attention = _attention(net, recipe, spec.shape, spec.classes, student)
     ensure_writable(path.parent)
     devices.prepare(threads)
-    held_out = validation_sample(held_out)
     progress = _Progress(partial, net, recipe, meter)
-    with plain_attention() if plain else nullcontext():
+    with attention:
         _train(
             progress,
             inputs_of(split, preprocess, place),
-            inputs_of(held_out, preprocess, place) if len(held_out) else None,
+            inputs_of(validation_sample(held_out), preprocess, place) if len(held_out) else None,
             policy=policy,
             seed=seed,
             compile=compile,

@@ -245,6 +245,15 @@ class Resume:
     optimizer: dict[str, Tensor]
 
 
+def _begun(net: nn.Module, optimizer: OptimizerSettings, rate: float, resume: Resume | None) -> Optimizer:
+    """The optimiser at a factor of its learning rate, with what it had gathered where training goes on."""
+    stepper = make_optimizer(net.parameters(), replace(optimizer, lr=optimizer.lr * rate))
+    if resume:
+        load_optimizer_state(stepper, "optimizer", resume.optimizer)
+        _set_rate(stepper, optimizer.lr * rate)
+    return stepper
+
+
 def train(
     net: nn.Module,
     inputs: Inputs,
@@ -281,35 +290,27 @@ def train(
         resume: go on after so many epochs; ``net`` holds the weights of that time.
         checkpoint: called after every epoch with the number of epochs done and the optimiser.
 
-    Raises:
-        UserError: as :func:`leaves_one_out`.
+    Raises: as :func:`leaves_one_out`.
     """
-    device = inputs.device
-    labels = labels or own_labels(inputs)
+    device, labels = inputs.device, labels or own_labels(inputs)
     first = resume.epochs if resume else 0
     rate = factor(max(0, first - 1)) if factor else 1.0
-    stepper = make_optimizer(net.parameters(), replace(optimizer, lr=optimizer.lr * rate))
-    if resume:
-        load_optimizer_state(stepper, "optimizer", resume.optimizer)
-        _set_rate(stepper, optimizer.lr * rate)
-
+    stepper = _begun(net, optimizer, rate, resume)
     loss = loss or own_loss(policy is not None and policy.mix != "none")
     objective = _objective(net, loss, penalty, precision, device)
     compiled = compiler(objective) if compiler is not None else objective
     count, hard = len(inputs), inputs.hard_labels
     without = leaves_one_out(net, inputs, batch)
-    trained = count - without
+    trained, named = count - without, seed if view_seed is None else view_seed
     for epoch in range(first, epochs):
         wanted = factor(epoch) if factor else 1.0
         if wanted != rate:
             rate = wanted
-            if rebuild:
-                stepper = make_optimizer(net.parameters(), replace(optimizer, lr=optimizer.lr * rate))
+            stepper = _begun(net, optimizer, rate, None) if rebuild else stepper
             _set_rate(stepper, optimizer.lr * rate)
         loss_sum, right = torch.zeros((), device=device), torch.zeros((), device=device)
         net.train()
         with seeds.isolated(seed, "dropout", epoch):
-            named = seed if view_seed is None else view_seed
             for view in views(inputs, batch=batch, policy=policy, seed=named, epoch=epoch):
                 if without and len(view.x) == 1:
                     continue

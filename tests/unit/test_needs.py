@@ -278,7 +278,7 @@ def test_distill_in_python_is_the_command(ddb: Callable, buffers: Path, tmp_path
     [
         ({}, "--ipc is missing"),
         ({"ipc": 1, "iteration": 3}, r"distill mtt: unknown setting 'iteration' \(did you mean 'iterations'\?\)"),
-        ({"ipc": 1, "iterations": "many"}, "distill mtt: iterations is 'many', expected int"),
+        ({"ipc": 1, "iterations": "many"}, "--iterations many: expected int"),
         ({"ipc": 1, "method_file": "nowhere.py"}, "nowhere.py: no such Python file"),
     ],
 )

@@ -1,8 +1,8 @@
 """Whether a student can be differentiated twice: tried on two images before a method that needs it starts.
 
 Fused attention has no second derivative in torch; its plain form ("math") has one. Dropout in it hides that, since
-torch then takes the plain form by itself. A norm of a zero vector, as Swin-V2 has it of padding, gives NaN.
-``Hardsigmoid`` has none at all, and that of torch's weight norm is wrong without a word
+torch then takes the plain form by itself. ``Hardsigmoid`` has none at all, and that of torch's weight norm is wrong
+without a word; the norm of a zero vector, as Swin-V2 has it of padding, gives NaN
 (``benchmarks/second_derivatives.md``).
 """
 

@@ -16,6 +16,7 @@ import ddbench.runtime.resources as resources
 from ddbench.cli.distill import needed
 from ddbench.distillation import runner, start
 from ddbench.leaderboard.pages.details import _made
+from ddbench.leaderboard.result import Result
 from ddbench.leaderboard.schema import check_result, result_id
 from ddbench.methods import METHODS
 from ddbench.methods.base import Distilled, Method
@@ -499,7 +500,7 @@ def test_the_row_says_it(own: Callable, ddb: Callable, tmp_path: Path, monkeypat
     row, config = json.loads(path.read_text()), record(tmp_path / "run")
     assert row["code"] == config["code"]
     assert "code" not in row["recipe"]
-    assert f"method file {row['code']['method_file'][:12]}" in _made(row)
+    assert f"method file {row['code']['method_file'][:12]}" in _made(Result.from_json(row))
     code = {**config["code"], "commit": "f" * 40}
     (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "code": code}))
     before = contents(tmp_path / "board")
@@ -510,7 +511,7 @@ def test_the_row_says_it(own: Callable, ddb: Callable, tmp_path: Path, monkeypat
             check_result({**row, "code": wrong}, "row")
     silent = {name: value for name, value in row.items() if name != "code"}
     check_result({**silent, "id": result_id(silent)}, "row")
-    assert "distilled by" not in _made(silent)
+    assert "distilled by" not in _made(Result.from_json(silent))
 
 
 def test_commit_is_that_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -201,9 +201,7 @@ def train_teacher(
     path = teacher_file(root, spec.name, student, recipe.key(student, dataset.fingerprint))
     partial = path.with_name(f"{path.stem}{PARTIAL}")
     if path.exists():
-        console.say(f"trained already: {path}")
-        partial.unlink(missing_ok=True)
-        return _finished(path, dataset, preprocess)
+        return _finished(path, partial, dataset, preprocess, console)
     net = net.to(place)
     attention = _attention(net, recipe, spec.shape, spec.classes, student)
     ensure_writable(path.parent)
@@ -312,8 +310,8 @@ def summary(teacher: Teacher) -> str:
     return f"{held_out}test accuracy {teacher.test_accuracy:.3f}"
 
 
-def _finished(path: Path, dataset: Dataset, preprocess: Preprocess) -> Teacher:
-    """A teacher that is trained already, and fits.
+def _finished(path: Path, partial: Path, dataset: Dataset, preprocess: Preprocess, console: Console) -> Teacher:
+    """A teacher that is trained already, and fits; what a killed training left is removed.
 
     Raises:
         UserError: the file is damaged, or the teacher of other data.
@@ -323,6 +321,8 @@ def _finished(path: Path, dataset: Dataset, preprocess: Preprocess) -> Teacher:
     except UserError as error:
         raise UserError(f"{error}; remove the file, and the same command trains it again") from None
     check_teacher(teacher, dataset, preprocess)
+    partial.unlink(missing_ok=True)
+    console.say(f"trained already: {path}")
     return teacher
 
 

@@ -183,6 +183,7 @@ def _to_torch(path: Path, array: Any, what: str) -> Tensor:
 
 
 def _from_npz(path: Path) -> Content:
+    plain_file(path, "synset", MAX_FILE)
     try:
         with zipfile.ZipFile(path) as archive:
             unfolded = sum(member.file_size for member in archive.infolist())

@@ -388,6 +388,6 @@ def test_missing_library(monkeypatch: pytest.MonkeyPatch):
     from ddbench.runtime.errors import UserError
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"foolbox and pyautoattack: pip install 'ddbench\[robustness\]'"):
+    with pytest.raises(UserError, match=r'foolbox and pyautoattack: pip install "\.\[robustness\]"'):
         external.installed(["foolbox", "pyautoattack"])
     assert external.installed([]) == {}

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from conftest import EAGER, TINY
 
 from ddbench.leaderboard.consistency import protocol_of
+from ddbench.leaderboard.result import ProtocolInfo
 from ddbench.protocols.protocol import PROTOCOLS, Protocol, changed, read_protocol
 from ddbench.runtime.errors import UserError
 from ddbench.synset import read_synset, write_synset
@@ -63,10 +64,10 @@ def test_settings_that_came_later_leave_older_results_as_they_were():
             "changed": told,
             "settings": one.settings(),
         }
-        assert protocol_of(entry, "row") == one
+        assert protocol_of(ProtocolInfo(**entry), "row") == one
     silent = {**entry, "changed": {}, "standard": True}
     with pytest.raises(UserError, match=r"label_smoothing is 0\.1, which is not hard-v1"):
-        protocol_of(silent, "row")
+        protocol_of(ProtocolInfo(**silent), "row")
 
 
 def test_a_protocol_of_ones_own_may_name_them(tmp_path: Path):

@@ -88,7 +88,7 @@ def _image(path: Path) -> Any:
 def _readers() -> dict[str, tuple[str, Callable[[Path], Any]]]:
     """Name -> the name of a file that the reader takes, and the reader."""
     from ddbench.data.idx import read_idx
-    from ddbench.exchange import _from_npz
+    from ddbench.exchange.read import _from_npz
     from ddbench.experts.store import read_store
     from ddbench.leaderboard.attachments import read_header
     from ddbench.leaderboard.images import published_png

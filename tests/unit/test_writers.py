@@ -14,6 +14,7 @@ import pytest
 from conftest import EAGER, TINY, contents
 
 from ddbench.evaluation import evaluator, parts, tasks
+from ddbench.experts.store import TrajectoryStore
 
 ROOT = Path(__file__).parents[2]
 OTHER = "mlp-d1-w4"
@@ -195,3 +196,39 @@ def test_records_of_another_evaluation(ddb: Callable, random_run: Path, tmp_path
     refused(
         command(random_run, out, TINY, "--lr", 0.5), "head.json", "runs of another evaluation", "choose another --out"
     )
+
+
+# Experts
+
+
+@pytest.mark.parametrize("moment", ["before the first", "before a manifest", "after a manifest"])
+def test_two_recorders_of_one_store(moment: str, ddb: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """No expert and no cost of either is lost, whichever writes the manifest last."""
+
+    def buffer(place: Path, experts: int) -> list[object]:
+        return [
+            *("buffer", "--dataset", "digits", "--student", TINY, "--experts", experts, "--epochs", 2, "--quiet"),
+            *("--workers", 1, "--buffers", place, *EAGER),
+        ]
+
+    write_manifest, done = TrajectoryStore.write_manifest, []
+
+    def second() -> None:
+        if not done:
+            done.append(1)
+            assert ddb(*buffer(tmp_path / "two", 5)).code == 0
+
+    def wrapped(store: TrajectoryStore) -> None:
+        if moment == "before the first" or (moment == "before a manifest" and store.experts):
+            second()
+        write_manifest(store)
+        if moment == "after a manifest" and store.experts:
+            second()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrajectoryStore, "write_manifest", wrapped)
+        assert ddb(*buffer(tmp_path / "two", 3)).code == 0
+    assert ddb(*buffer(tmp_path / "one", 5)).code == 0
+    assert done
+    assert contents(tmp_path / "two", "cost.json") == contents(tmp_path / "one", "cost.json")
+    assert len(json.loads(next((tmp_path / "two").rglob("cost.json")).read_text())) == 5

@@ -232,3 +232,30 @@ def test_two_recorders_of_one_store(moment: str, ddb: Callable, tmp_path: Path, 
     assert done
     assert contents(tmp_path / "two", "cost.json") == contents(tmp_path / "one", "cost.json")
     assert len(json.loads(next((tmp_path / "two").rglob("cost.json")).read_text())) == 5
+
+
+# Boards
+
+
+@pytest.mark.parametrize("moment", [1, 2])
+def test_two_builds_of_a_board(moment: int, ddb: Callable, random_run: Path, tmp_path: Path, monkeypatch):
+    """The pages have every row, though one was added by another process after the rows were read."""
+    from ddbench.leaderboard.pages import page
+
+    board = tmp_path / "board"
+    assert ddb("submit", random_run, "--leaderboard", board).code == 0
+    write_text, count = page.write_text, 0
+
+    def wrapped(path: Path, text: str) -> None:
+        nonlocal count
+        count += 1
+        if count == moment:
+            assert ddb("submit", random_run, "--leaderboard", board, "--note", "another").code == 0
+            assert ddb("leaderboard", "build", "--leaderboard", board).code == 0
+        write_text(path, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(page, "write_text", wrapped)
+        assert ddb("leaderboard", "build", "--leaderboard", board).code == 0
+    assert ddb("leaderboard", "build", "--leaderboard", board, "--check").code == 0
+    assert len(list(board.rglob("results/**/*.json"))) == 2

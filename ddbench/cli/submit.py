@@ -68,6 +68,8 @@ class SubmitArgs:
     """File of the stored labels that were replayed; default: labels.safetensors of the run."""
     labels_url: str = ""
     """http(s) address of the stored labels, when they are too large to lie beside the row."""
+    leave_out: UseAppendAction[tuple[str, ...]] = ()
+    """A student of the evaluation that is not to be on the row, such as one that diverged; may be repeated."""
     dry_run: bool = False
     """Say what would be written and what is missing, and write nothing."""
 
@@ -95,6 +97,7 @@ def main(argv: list[str]) -> None:
         synset_url=args.synset_url,
         teacher_url=args.teacher_url,
         labels_url=args.labels_url,
+        leave_out=args.leave_out,
     )
     given = Given(teacher=args.teacher, labels=args.labels, teachers=args.teachers)
     plans = plan_submissions(args.run, args.leaderboard, submission, given, protocol=args.protocol, every=args.all)

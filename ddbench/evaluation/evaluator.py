@@ -7,12 +7,13 @@ trained students lie in a folder beside the evaluation while probes are open, an
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ddbench.evaluation.kept import Kept, cost_path, partial_log, partial_path, read_kept
+from ddbench.evaluation.kept import Kept, cost_path, read_kept, same_head
+from ddbench.evaluation.parts import HEAD, Writer, part_name, parts_folder, remove_parts, writers, writing
 from ddbench.evaluation.probing import build_suites, check_measured, combine, estimates, open_probes, tell, write_files
 from ddbench.evaluation.record import head_of, whole
 from ddbench.evaluation.tasks import Job, ProbeTask, Task, load_plan
@@ -25,13 +26,16 @@ from ddbench.protocols.protocol import Protocol
 from ddbench.runtime import device as devices
 from ddbench.runtime import seeds as named_seeds
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import canonical_json, ensure_writable, file_hash, text_hash, write_json
+from ddbench.runtime.files import canonical_json, ensure_writable, file_hash, read_json, text_hash, write_json
 from ddbench.runtime.jobs import run_jobs
 from ddbench.runtime.progress import Console
 from ddbench.statistics import count_words
 
 SEARCH_SEED = named_seeds.derive(0, "learning-rate search") % 2**31
 """Network seed of every learning-rate search: none of the seeds that are scored."""
+
+NONE = {"accuracy": float("nan")}
+"""Metrics of a run that diverged."""
 
 
 @dataclass(kw_only=True)
@@ -43,7 +47,8 @@ class _Work:
         folder: where trained students are kept.
         wanted, missing: (student, seed) of all runs, and of those that are not there yet.
         open: (student, seed, suite, probe) of measurements that are not there yet.
-        append: keeps one record on disk.
+        out: the result; beside it are the records.
+        writer: keeps a record on disk.
         keep_weights: whether students stay when all is done.
     """
 
@@ -59,12 +64,20 @@ class _Work:
     wanted: list[tuple[str, int]]
     missing: list[tuple[str, int]]
     open: list[tuple[str, int, Suite, Probe]]
-    append: Callable[[dict[str, Any]], None] = lambda record: None
+    out: Path
+    head: dict[str, Any]
+    writer: Writer | None = None
     keep_weights: bool = False
     pairs: frozenset[tuple[str, int]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.pairs = frozenset(self.wanted)
+
+    def keep(self, record: dict[str, Any]) -> None:
+        """Put a record on disk and into the tables."""
+        assert self.writer is not None
+        self.writer.append(record)
+        self.kept.take(record)
 
 
 def evaluate(
@@ -81,9 +94,13 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score the synset of ``job``; returns the evaluation that is also written to ``out``.
 
-    Runs and measurements that ``out`` (finished) or ``out``'s partial file (killed) hold are not repeated; a run whose
+    Runs and measurements that ``out`` (finished) or the records beside it (killed) hold are not repeated; a run whose
     student is needed for a measurement and is not there any more is trained again and must give the same accuracy. The
     bytes of ``out`` do not depend on the number of workers nor on interruptions; costs go to ``<out stem>.cost.json``.
+
+    Several processes may extend one ``out`` at once, also on several machines that share the folder: the last one to
+    end leaves a result with the runs of all. A student with a seed that diverged has no place in the summary; the seeds
+    are told in ``diverged``.
 
     Args:
         difference: protocol settings that were altered by flags; not empty: the result is non-standard.
@@ -94,30 +111,25 @@ def evaluate(
         UserError: synset, dataset, students, teacher and protocol do not fit each other, or ``out`` is another
             evaluation, or measured otherwise.
     """
-    work, head = _prepare(job, students, seeds, difference, out, workers, console, choices)
+    work = _prepare(job, students, seeds, difference, out, workers, console, choices)
     work.keep_weights = keep_weights
     kept, wanted = work.kept, work.wanted
-    if not work.missing and not work.open and not kept.fresh:
+    if not work.missing and not work.open and not kept.fresh and _combined(work):
         console.say(f"finished already: all {len(wanted)} runs are in {out}")
-        result = whole(head, work.plan, kept)
+        result = whole(work.head, work.plan, kept)
         write_files(out, work.suites, result, only_missing=True)
-        _clear(out, work)
+        if not writers(parts_folder(out)):
+            _clear(work, kept)
         return result
     ensure_writable(out.parent)
     if len(work.missing) < len(wanted):
         console.say(f"{len(wanted) - len(work.missing)} of {len(wanted)} runs are there; going on with the others")
-    if work.missing or work.open:
-        with partial_log(out, head) as append:
-            work.append = append
-            _do(work)
-    combine(kept, wanted, work.suites)
-    result = whole(head, work.plan, kept)
-    device = devices.describe(devices.resolve_device(job.device))
-    write_files(out, work.suites, result)
-    write_json(cost_path(out), kept.cost_report(device, devices.cores()))
-    write_json(out, result)
-    _clear(out, work)
-    return result
+    folder = parts_folder(out)
+    with writing(folder) as writer:
+        work.writer = writer
+        same_head(folder / HEAD, writer.claim(HEAD, work.head), work.head)
+        _do(work)
+        return _finish(work, writer)
 
 
 def _prepare(
@@ -129,8 +141,8 @@ def _prepare(
     workers: int,
     console: Console,
     choices: Sequence[Choice],
-) -> tuple[_Work, dict[str, Any]]:
-    """What is to be done, and the head of the evaluation; everything is checked, nothing is written."""
+) -> _Work:
+    """What is to be done; everything is checked, nothing is written."""
     devices.resolve_device(job.device)
     sha256 = file_hash(job.synset)
     plan, dataset = load_plan(job, sha256)
@@ -148,7 +160,7 @@ def _prepare(
     kept = read_kept(out, head)
     check_measured(out, kept, suites)
     wanted = [(student, seed) for student in students for seed in seeds]
-    work = _Work(
+    return _Work(
         job=job,
         plan=plan,
         kept=kept,
@@ -159,10 +171,11 @@ def _prepare(
         workers=workers,
         console=console,
         wanted=wanted,
-        missing=[pair for pair in wanted if pair not in kept.runs],
+        missing=[pair for pair in wanted if not kept.tried(*pair)],
         open=open_probes(kept, wanted, suites),
+        out=out,
+        head=head,
     )
-    return work, head
 
 
 def _do(work: _Work) -> None:
@@ -173,12 +186,11 @@ def _do(work: _Work) -> None:
         tell(work.console, work.suites, estimates(work.suites, runs, work.plan, job.settings, work.workers))
     for suite in work.suites:
         if not kept.holds(suite.kind):
-            record = {"measured": suite.kind, "settings": json.loads(canonical_json(suite.settings))}
-            work.append(record)
-            kept.take(record)
+            _claim(work, suite)
     if work.missing and job.protocol.lr_source == "search":
         _train(work, "learning rates", _search_tasks(job.protocol, work.missing, kept, work.sha256))
     _train(work, f"evaluate ({job.protocol.name})", _run_tasks(work, work.missing), len(work.wanted))
+    work.open = [probe for probe in work.open if probe[0] not in kept.lost()]
     _train(work, "students that are measured, again", _run_tasks(work, _trained_again(work)))
     _probe(work)
 
@@ -195,17 +207,108 @@ def _trained_again(work: _Work) -> list[tuple[str, int]]:
     return [pair for pair in work.wanted if pair in kept.runs and (pair[0], pair[1] // block) in gone]
 
 
-def _clear(out: Path, work: _Work) -> None:
-    """Remove what is only for a killed evaluation; of the students what is not kept."""
-    partial_path(out).unlink(missing_ok=True)
-    found = clear(out, work.keep_weights)
+def _claim(work: _Work, suite: Suite) -> None:
+    """Say with which settings a kind is measured here; those of a killed try are replaced.
+
+    Raises:
+        UserError: another process is at it with other settings.
+    """
+    assert work.writer is not None
+    record = {"measured": suite.kind, "settings": json.loads(canonical_json(suite.settings))}
+    if work.writer.claim(part_name(record), record) != record:
+        if work.writer.others():
+            raise UserError(
+                f"{work.out}: another process measures {suite.kind} with other settings; wait for it, or choose "
+                "another --out"
+            )
+        work.writer.append(record)
+    work.kept.take(record)
+
+
+def _combined(work: _Work) -> bool:
+    """Whether what was measured is in the result."""
+    return all(
+        (*pair, suite.kind) in work.kept.findings
+        for pair in work.wanted
+        for suite in work.suites
+        if pair[0] not in work.kept.lost()
+    )
+
+
+def _finish(work: _Work, writer: Writer) -> dict[str, Any]:
+    """Put together what is there, of all processes, and remove the records if this one is the last.
+
+    A process that read before another one wrote may replace a better result by a worse one: the records are there until
+    a process finds nobody else at work, and nothing to add.
+    """
+    job, out = work.job, work.out
+    device = devices.describe(devices.resolve_device(job.device))
+    while True:
+        kept, result = _put_together(work)
+        _check_scored(work, kept, writer)
+        write_files(out, work.suites, result)
+        write_json(cost_path(out), kept.cost_report(device, devices.cores()))
+        write_json(out, result)
+        writer.leave()
+        if writer.others():
+            if work.keep_weights:
+                clear(out, keep=True)  # lists them, so that the last one leaves them
+            work.console.say(f"another process is at work on {out}; it will add its runs")
+            return result
+        kept, again = _put_together(work)
+        costs = read_json(cost_path(out), "cost record")
+        if read_json(out, "evaluation") == again and costs["runs"] == kept.cost_report("", 0)["runs"]:
+            _clear(work, kept)
+            return result
+        writer.enter()
+
+
+def _check_scored(work: _Work, kept: Kept, writer: Writer) -> None:
+    """Refuse an evaluation of which every run diverged.
+
+    Raises:
+        UserError: names the first.
+    """
+    if any(pair in kept.runs for pair in work.wanted):
+        return
+    if not writer.others():
+        remove_parts([path for path, record in kept.records if "diverged" in record], parts_folder(work.out))
+    student, seed = work.wanted[0]
+    raise UserError(f"{student}, seed {seed}: {kept.diverged[student, seed]}; no student is left to be scored")
+
+
+def _put_together(work: _Work) -> tuple[Kept, dict[str, Any]]:
+    """What result and records hold now, and the evaluation made of it."""
+    kept = read_kept(work.out, work.head)
+    if open_probes(kept, work.wanted, work.suites):
+        raise UserError(f"{work.out}: another process measured with other settings meanwhile; choose another --out")
+    combine(kept, work.suites)
+    return kept, whole(work.head, work.plan, kept)
+
+
+def _clear(work: _Work, kept: Kept) -> None:
+    """Remove the records that are in the result, and the students that are not kept.
+
+    What was begun with other measurements stays for who goes on.
+    """
+    begun = {
+        str(record["kind"])
+        for _, record in kept.records
+        if "probe" in record
+        and record["settings"] == kept.identity(record["kind"])
+        and (record["student"], record["seed"], record["kind"]) not in kept.findings
+        and record["student"] not in kept.lost()
+    }
+    left = [path for path, record in kept.records if {record.get("measured"), record.get("kind")} & begun]
+    remove_parts([path for path, _ in kept.records if path not in left], parts_folder(work.out))
+    found = clear(work.out, work.keep_weights) if work.keep_weights or not left else None
     if found is None or not work.keep_weights:
         return
-    students = count_words(len(work.kept.runs), "student")
+    students = count_words(len(kept.runs), "student")
     said = f"{found.files} of {students} kept, {found.bytes / 1e6:.1f} MB: {work.folder}"
     if found.left_out:
         said += f"; more would be beyond {LIMIT / 1e9:g} GB"
-    elif found.files < len(work.kept.runs):
+    elif found.files < len(kept.runs):
         said += "; the others were trained before, without --keep-weights"
     work.console.say(said)
 
@@ -250,14 +353,17 @@ def _train(work: _Work, title: str, tasks: list[Task], total: int = 0) -> None:
             for record in records:
                 if "searched_lr" not in record and (record["student"], record["seed"]) not in work.pairs:
                     continue  # of a block that is not wanted whole
+                if "diverged" in record and (record["student"], record["seed"]) not in kept.runs:
+                    work.keep(record)
+                    bar.advance(f"{record['student']} diverged")
+                    continue
                 known = None if "searched_lr" in record else kept.runs.get((record["student"], record["seed"]))
                 if known is None:
-                    work.append(record)
-                    kept.take(record)
-                elif known["accuracy"] != record["metrics"]["accuracy"]:
+                    work.keep(record)
+                elif known["accuracy"] != (now := record.get("metrics", NONE)["accuracy"]):
                     raise UserError(
-                        f"{record['student']}, seed {record['seed']}: trained again its accuracy is "
-                        f"{record['metrics']['accuracy']:.6f}, in the evaluation it is {known['accuracy']:.6f} "
+                        f"{record['student']}, seed {record['seed']}: trained again its accuracy is {now:.6f}, in the "
+                        f"evaluation it is {known['accuracy']:.6f} "
                         "(another device or number of threads?); evaluate everything at once into another --out"
                     )
                 value = record["holdout_accuracy"] if "searched_lr" in record else record["metrics"]["accuracy"]
@@ -282,6 +388,5 @@ def _probe(work: _Work) -> None:
         return
     with work.console.bar("measure " + ", ".join(suite.kind for suite in work.suites), len(tasks)) as bar:
         for _, record in run_jobs("ddbench.evaluation.tasks:run_probe", work.job, tasks, work.workers):
-            work.append(record)
-            work.kept.take(record)
+            work.keep({**record, "settings": work.kept.identity(record["kind"])})
             bar.advance(f"{record['student']} {record['probe']}")

@@ -5,24 +5,14 @@ killed one.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ddbench.evaluation.parts import HEAD, parts_folder, read_head, read_parts
 from ddbench.measurements.suite import Finding
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import (
-    MAX_JSON_BYTES,
-    canonical_json,
-    parse_json,
-    plain_or_absent,
-    read_bytes,
-    read_json,
-    write_text,
-)
+from ddbench.runtime.files import canonical_json, read_json, text_hash
 from ddbench.statistics import summarise
 
 KIND = "ddbench-evaluation"
@@ -37,8 +27,10 @@ class Kept:
     Attributes:
         runs: (student, seed) -> metrics.
         searches: student -> learning rate -> accuracy on held-out training images.
+        diverged: (student, seed) -> what became of it, of students whose outputs are not finite.
         costs: one record a training or probe.
-        fresh: whether a killed evaluation left records that the finished file lacks.
+        fresh: whether there are records that the finished file lacks.
+        records: the records that are there beside the finished file, each with its path.
         measured: kind of measurement -> its settings.
         probes: (student, seed, kind) -> probe -> finding, of runs whose probes are not all done.
         findings: (student, seed, kind) -> details of a run's measurement, all probes together; its metrics are in
@@ -49,8 +41,10 @@ class Kept:
 
     runs: dict[tuple[str, int], dict[str, float]] = field(default_factory=dict)
     searches: dict[str, dict[float, float]] = field(default_factory=dict)
+    diverged: dict[tuple[str, int], str] = field(default_factory=dict)
     costs: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     fresh: bool = False
+    records: list[tuple[Path, dict[str, Any]]] = field(default_factory=list)
     measured: dict[str, dict[str, Any]] = field(default_factory=dict)
     probes: dict[tuple[str, int, str], dict[str, Finding]] = field(default_factory=dict)
     findings: dict[tuple[str, int, str], dict[str, Any]] = field(default_factory=dict)
@@ -72,16 +66,33 @@ class Kept:
             self.costs[student, f"lr {rate:g}"] = {"student": student, "searched_lr": rate, **cost}
         elif "probe" in record:
             seed, kind, name = int(record["seed"]), str(record["kind"]), str(record["probe"])
+            if record["settings"] != self.identity(kind):
+                return  # of a try with other settings
             self.probes.setdefault((student, seed, kind), {})[name] = Finding.from_json(record["finding"])
             entry = {"student": student, "seed": seed, "kind": kind, "probe": name, **cost}
             self.costs[student, f"seed {seed:09d} {kind} {name}"] = entry
         else:
             seed = int(record["seed"])
-            metrics = {name: float(value) for name, value in record["metrics"].items()}
-            if "accuracy" not in metrics:
-                raise KeyError("accuracy")
-            self.runs.setdefault((student, seed), metrics)
+            if "diverged" in record:
+                self.diverged[student, seed] = str(record["diverged"])
+            else:
+                metrics = {name: float(value) for name, value in record["metrics"].items()}
+                if "accuracy" not in metrics:
+                    raise KeyError("accuracy")
+                self.runs.setdefault((student, seed), metrics)
             self.costs[student, f"seed {seed:09d}"] = {"student": student, "seed": seed, **cost}
+
+    def identity(self, kind: str) -> str | None:
+        """Short hash of a measurement's settings; None where it has none yet."""
+        return text_hash(self.measured[kind])[:16] if kind in self.measured else None
+
+    def tried(self, student: str, seed: int) -> bool:
+        """Whether the run is there, or diverged."""
+        return (student, seed) in self.runs or (student, seed) in self.diverged
+
+    def lost(self) -> set[str]:
+        """Students of which a seed diverged: their other seeds' mean would flatter them."""
+        return {student for student, _ in self.diverged}
 
     def measure(self, kind: str, settings: dict[str, Any]) -> None:
         """Go on with a kind of measurement under these settings; open probes of other settings are dropped."""
@@ -106,7 +117,7 @@ class Kept:
             for (student, seed), metrics in sorted(self.runs.items())
         ]
         summary: dict[str, Any] = {}
-        for student in sorted({student for student, _ in self.runs}):
+        for student in sorted({student for student, _ in self.runs} - self.lost()):
             own = [metrics for (name, _), metrics in sorted(self.runs.items()) if name == student]
             names = dict.fromkeys(metric for entry in own for metric in entry)
             summary[student] = {
@@ -135,77 +146,72 @@ def cost_path(out: Path) -> Path:
     return out.with_name(f"{out.stem}.cost.json")
 
 
-def partial_path(out: Path) -> Path:
-    """Where an evaluation keeps its runs until it is finished."""
-    return out.with_name(f"{out.stem}.partial.jsonl")
-
-
 def read_kept(out: Path, head: dict[str, Any]) -> Kept:
-    """What ``out`` (finished) and its partial file (killed) hold of the evaluation that ``head`` describes.
+    """What ``out`` (finished) and the records beside it (of killed and of other processes) hold of an evaluation.
+
+    Args:
+        head: describes the evaluation.
 
     Raises:
         UserError: they are of another evaluation, or malformed.
     """
-    kept = Kept()
+    folder = parts_folder(out)
+    there = read_head(folder)
+    if there is not None:
+        same_head(folder / HEAD, there, head)
+    records = read_parts(folder, _check_record)  # before the result: who removes one has put it there
+    kept = Kept(records=records)
     if out.exists():
-        old = read_json(out, "evaluation")
-        if not isinstance(old, dict) or old.get("kind") != KIND:
-            raise UserError(f"{out}: not an evaluation; choose another --out")
-        _same_head(out, old, head)
-        cost = cost_path(out)
-        costs = read_json(cost, "cost record") if cost.exists() else {"runs": []}
-        try:
-            nothing = dict.fromkeys(COSTS, 0)
-            for run in old["runs"]:
-                kept.take({**run, "cost": nothing})
-            for student, entry in old["learning_rates"].items():
-                for rate, value in entry["searched"].items():
-                    kept.take({"student": student, "searched_lr": rate, "holdout_accuracy": value, "cost": nothing})
-            for kind, settings in old.get("measured", {}).items():
-                kept.measured[str(kind)] = dict(settings)
-            for entry in old.get("findings", []):
-                kept.findings[str(entry["student"]), int(entry["seed"]), str(entry["kind"])] = dict(entry["details"])
-            kept.details = {str(student): dict(parts) for student, parts in old.get("details", {}).items()}
-            kept.metrics = {str(name): dict(entry) for name, entry in old["metrics"].items()}
-            kept.costs = {}
-            for entry in costs["runs"]:
-                key = f"lr {entry['searched_lr']:g}" if "searched_lr" in entry else f"seed {entry['seed']:09d}"
-                key += f" {entry['kind']} {entry['probe']}" if "probe" in entry else ""
-                kept.costs[entry["student"], key] = {**entry, **{name: round(entry[name], 3) for name in COSTS}}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"{out}: its runs (or their costs beside it) are malformed ({error!r}); remove it"
-            ) from None
-    for record in _read_partial(partial_path(out), head):
+        _take_result(kept, out, head)
+    known = (dict(kept.runs), {name: dict(found) for name, found in kept.searches.items()}, dict(kept.diverged))
+    for _, record in records:
         kept.take(record)
-        kept.fresh = True
+    kept.fresh = (kept.runs, kept.searches, kept.diverged) != known
     return kept
 
 
-@contextmanager
-def partial_log(out: Path, head: dict[str, Any]) -> Iterator[Any]:
-    """A function that keeps one record on disk at once; the file is there until the evaluation is written.
+def _check_record(record: dict[str, Any]) -> None:
+    """Raise what :meth:`Kept.take` does for a record that is malformed."""
+    Kept(measured={str(record["kind"]): {}} if "probe" in record else {}).take(record)
+    if "probe" in record:
+        Finding.from_json(record["finding"])
+
+
+def _take_result(kept: Kept, out: Path, head: dict[str, Any]) -> None:
+    old = read_json(out, "evaluation")
+    if not isinstance(old, dict) or old.get("kind") != KIND:
+        raise UserError(f"{out}: not an evaluation; choose another --out")
+    same_head(out, old, head)
+    cost = cost_path(out)
+    costs = read_json(cost, "cost record") if cost.exists() else {"runs": []}
+    try:
+        nothing = dict.fromkeys(COSTS, 0)
+        for run in [*old["runs"], *old.get("diverged", [])]:
+            kept.take({**run, "cost": nothing})
+        for student, entry in old["learning_rates"].items():
+            for rate, value in entry["searched"].items():
+                kept.take({"student": student, "searched_lr": rate, "holdout_accuracy": value, "cost": nothing})
+        for kind, settings in old.get("measured", {}).items():
+            kept.measured[str(kind)] = dict(settings)
+        for entry in old.get("findings", []):
+            kept.findings[str(entry["student"]), int(entry["seed"]), str(entry["kind"])] = dict(entry["details"])
+        kept.details = {str(student): dict(parts) for student, parts in old.get("details", {}).items()}
+        kept.metrics = {str(name): dict(entry) for name, entry in old["metrics"].items()}
+        kept.costs = {}
+        for entry in costs["runs"]:
+            key = f"lr {entry['searched_lr']:g}" if "searched_lr" in entry else f"seed {entry['seed']:09d}"
+            key += f" {entry['kind']} {entry['probe']}" if "probe" in entry else ""
+            kept.costs[entry["student"], key] = {**entry, **{name: round(entry[name], 3) for name in COSTS}}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{out}: its runs (or their costs beside it) are malformed ({error!r}); remove it") from None
+
+
+def same_head(place: Path, old: dict[str, Any], head: dict[str, Any]) -> None:
+    """Refuse a file of another evaluation.
 
     Raises:
-        UserError: the disk refuses.
+        UserError: names what differs.
     """
-    partial = partial_path(out)
-    try:
-        with open(partial, "a", encoding="utf-8") as log:
-
-            def append(record: dict[str, Any]) -> None:
-                log.write(canonical_json(record) + "\n")
-                log.flush()
-                os.fsync(log.fileno())
-
-            if log.tell() == 0:
-                append({"head": head})
-            yield append
-    except OSError as error:
-        raise UserError(f"cannot write {partial}: {error.strerror}; the runs so far are kept") from error
-
-
-def _same_head(place: Path, old: dict[str, Any], head: dict[str, Any]) -> None:
     version = old.get("schema")
     if isinstance(version, int) and version > SCHEMA:
         raise UserError(
@@ -222,25 +228,3 @@ def _same_head(place: Path, old: dict[str, Any], head: dict[str, Any]) -> None:
                 f"{place} holds runs of another evaluation ({name}{'.' + part if part else ''} differs); "
                 f"remove it or choose another --out"
             )
-
-
-def _read_partial(partial: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
-    """Records of a killed evaluation; a torn last line is dropped."""
-    if not plain_or_absent(partial, "log of an evaluation"):
-        return []
-    text = read_bytes(partial, "log of an evaluation", MAX_JSON_BYTES).decode("utf-8", errors="replace")
-    records, whole = [], ""
-    for number, line in enumerate(text.splitlines()):
-        try:
-            record = parse_json(line)
-            if number:
-                Kept().take(record)
-                records.append(record)
-            else:
-                _same_head(partial, record["head"], head)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            break
-        whole += line + "\n"
-    if whole != text:
-        write_text(partial, whole)
-    return records

@@ -70,6 +70,7 @@ def open_probes(
     return [
         (student, seed, suite, probe)
         for student, seed in wanted
+        if student not in kept.lost()
         for suite in suites
         if (student, seed, suite.kind) not in kept.findings
         for probe in suite.probes
@@ -160,19 +161,20 @@ def tell(console: Console, suites: Sequence[Suite], found: Sequence[Estimate]) -
 # Putting together
 
 
-def combine(kept: Kept, wanted: list[tuple[str, int]], suites: Sequence[Suite]) -> None:
-    """Make each run's metrics of its probes, and each student's details of its runs."""
+def combine(kept: Kept, suites: Sequence[Suite]) -> None:
+    """Make each run's metrics of its probes, where all are there, and each student's details of its runs."""
     for suite in suites:
         descriptions = {name: metric.to_json() for name, metric in suite.metrics.items()}
-        for student, seed in wanted:
+        for student, seed in sorted(kept.runs):
             key = (student, seed, suite.kind)
-            if key in kept.findings:
+            probes = kept.probes.get(key, {})
+            if key in kept.findings or any(probe.name not in probes for probe in suite.probes):
                 continue
-            found = suite.combine(kept.probes.get(key, {}))
+            found = suite.combine(probes)
             kept.runs[student, seed].update(found.metrics)
             kept.metrics.update({name: descriptions[name] for name in found.metrics})
             kept.findings[key] = found.details
-        for student in dict.fromkeys(student for student, _ in wanted):
+        for student in sorted({student for student, _, kind in kept.findings if kind == suite.kind}):
             own = [
                 part for (name, _, kind), part in sorted(kept.findings.items()) if (name, kind) == (student, suite.kind)
             ]

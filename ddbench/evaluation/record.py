@@ -25,6 +25,11 @@ def whole(head: dict[str, Any], plan: Plan, kept: Kept) -> dict[str, Any]:
             "searched": {repr(rate): value for rate, value in sorted(searched.items())},
         }
     made = {**head, "metrics": {**METRICS, **kept.metrics}, "learning_rates": rates, **kept.tables()}
+    if kept.diverged:
+        made["diverged"] = [
+            {"student": student, "seed": seed, "diverged": reason}
+            for (student, seed), reason in sorted(kept.diverged.items())
+        ]
     if kept.findings:
         kinds = {kind for _, _, kind in kept.findings}
         made["measured"] = {kind: settings for kind, settings in kept.measured.items() if kind in kinds}

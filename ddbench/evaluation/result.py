@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,8 +58,16 @@ class Evaluation:
 
     @property
     def students(self) -> tuple[str, ...]:
-        """The students' names."""
+        """The names of the students that have a summary."""
         return tuple(self.data["summary"])
+
+    @property
+    def diverged(self) -> dict[str, list[int]]:
+        """Student -> seeds whose outputs were not finite; such a student has no summary."""
+        found: dict[str, list[int]] = {}
+        for entry in self.data.get("diverged", []):
+            found.setdefault(entry["student"], []).append(entry["seed"])
+        return found
 
     @property
     def standard(self) -> bool:
@@ -81,6 +89,10 @@ class Evaluation:
             if len(table) != 1:
                 raise UserError(f"{self.path}: there are {len(table)} students, name one of: {', '.join(table)}")
             student = self.students[0]
+        if student in self.diverged:
+            raise UserError(
+                f"{self.path}: {student} diverged (seeds {_listed(self.diverged[student])}): it has no mean"
+            )
         if student not in table:
             raise unknown("student of this evaluation", student, table)
         if metric not in table[student]:
@@ -96,13 +108,19 @@ class Evaluation:
         return float(self.summary(student)["mean"])
 
     def frame(self) -> pandas.DataFrame:
-        """One row a run: ``method``, ``dataset``, ``protocol``, ``student``, ``seed``, then a column a metric."""
+        """One row a run: ``method``, ``dataset``, ``protocol``, ``student``, ``seed``, then a column a metric.
+
+        Runs that diverged are rows without a value.
+        """
         import pandas
 
         synset = self.data["synset"]
         named = {"method": synset["method"], "dataset": synset["dataset"], "protocol": self.data["protocol"]["name"]}
         return pandas.DataFrame(
-            [{**named, "student": run["student"], "seed": run["seed"], **run["metrics"]} for run in self.data["runs"]]
+            [
+                {**named, "student": run["student"], "seed": run["seed"], **run.get("metrics", {})}
+                for run in [*self.data["runs"], *self.data.get("diverged", [])]
+            ]
         )
 
     def plot(self, metric: str = "accuracy") -> Image:
@@ -128,12 +146,19 @@ class Evaluation:
             seeds = count_words(entry["n"], "seed")
             yield f"  {student:<24} {100 * entry['mean']:6.2f} %{interval}  ({seeds})  lr {rate['rate']:g}"
             yield from _measured(self.data["metrics"], metrics)
+        for student, lost in self.diverged.items():
+            total = len(lost) + sum(run["student"] == student for run in self.data["runs"])
+            yield f"  {student:<24} diverged: seeds {_listed(lost)} ({len(lost)} of {total}); it has no mean"
         synset = self.data["synset"]
         stored = synset["bytes"]
         names = ("images", "labels", "augmentation", "teacher", "other")
         parts = ", ".join(f"{name} {stored[name]:,}" for name in names if stored[name])
         share = f"1/{stored['real_images'] / synset['images']:.0f} of the images"
         yield f"  bytes {stored['total']:,} ({parts}): {stored['total'] / stored['real']:.2%} of the real set, {share}"
+
+
+def _listed(seeds: list[int]) -> str:
+    return ", ".join(map(str, seeds))
 
 
 def _measured(known: dict[str, Any], metrics: dict[str, Any]) -> Iterator[str]:
@@ -145,3 +170,34 @@ def _measured(known: dict[str, Any], metrics: dict[str, Any]) -> Iterator[str]:
         words = interval_words(entry, fraction=metric.get("unit") == "fraction")
         interval = f"  {words}" if words else ""
         yield f"    {metric['title']:<52} {entry['mean']:8.4f}{interval}  ({count_words(entry['n'], 'seed')})"
+
+
+def without_students(evaluation: dict[str, Any], path: Path, left_out: Sequence[str]) -> dict[str, Any]:
+    """An evaluation without some of its students.
+
+    Raises:
+        UserError: no such student, none is left, or one of those left diverged: a row has every run.
+    """
+    known = list(dict.fromkeys(run["student"] for run in [*evaluation["runs"], *evaluation.get("diverged", [])]))
+    for student in left_out:
+        if student not in known:
+            raise unknown("student of this evaluation", student, known, "--leave-out")
+    lost = [entry for entry in evaluation.get("diverged", []) if entry["student"] not in left_out]
+    if lost:
+        student = lost[0]["student"]
+        seeds = ", ".join(str(entry["seed"]) for entry in lost if entry["student"] == student)
+        raise UserError(
+            f"{path}: {student} diverged (seeds {seeds}), and a row needs all runs of its students; give "
+            f"--leave-out {student}"
+        )
+    if not left_out:
+        return evaluation
+    runs = [run for run in evaluation["runs"] if run["student"] not in left_out]
+    if not runs:
+        raise UserError(f"--leave-out {left_out[0]}: no student of {path} is left")
+    tables: dict[str, Any] = {
+        name: {student: entry for student, entry in evaluation[name].items() if student not in left_out}
+        for name in ("learning_rates", "summary", "details")
+        if name in evaluation
+    }
+    return {**evaluation, **tables, "runs": runs}

@@ -15,7 +15,7 @@ from ddbench.measurements.trained import measure, open_student, weights_bytes, w
 from ddbench.protocols.labels import read_labels
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import Protocol
-from ddbench.protocols.training import Settings, tested_students, train_student, trained_students
+from ddbench.protocols.training import Settings, diverged, tested_students, train_student, trained_students
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.resources import Meter, peak_memory
@@ -141,12 +141,17 @@ def _train_and_test(job: Job, task: Task, plan: Plan, dataset: Dataset) -> list[
     test = Split(dataset.test.images[: job.max_images], dataset.test.labels[: job.max_images])
     nets, compiler = trained_students(plan, task.student, task.seeds, job.settings, task.lr, tests=len(test))
     by_seed = dict(zip(task.seeds, nets, strict=True))
-    scores = tested_students(plan, test, task.student, by_seed, job.settings, task.lr, compiler)
+    scores = tested_students(plan, test, by_seed, job.settings, compiler)
+    found: list[dict[str, Any]] = []
     for (seed, net), score in zip(by_seed.items(), scores, strict=True):
+        if score is None:
+            found.append({"seed": seed, "diverged": diverged(plan, task.student, task.lr)})
+            continue
+        found.append({"seed": seed, "metrics": score})
         if task.keep is not None and (task.needed or room(task.keep, weights_bytes(net))):
             own = score["accuracy"]
             write_weights(task.keep, net, student=task.student, seed=seed, accuracy=own, identity=task.identity)
-    return [{"seed": seed, "metrics": metrics} for seed, metrics in zip(task.seeds, scores, strict=True)]
+    return found
 
 
 @functools.lru_cache(maxsize=1)

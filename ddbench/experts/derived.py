@@ -113,8 +113,7 @@ def record_derived(
         parent = {"expert": index, **store.header["parent"]}
         curves = {**made.curves, "test_accuracy": None, "parent": parent}
         store.write_expert(index, made.weights, made.buffers, curves)
-        store.scan(index)
-        store.write_manifest()
+        store.enter(index)
         if time.monotonic() - said >= PLAIN_SECONDS:
             said = time.monotonic()
             console.say(f"{title}: {done + 1} of {len(missing)} trajectories")

@@ -26,6 +26,7 @@ from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable, read_json, write_json
 from ddbench.runtime.jobs import run_jobs
+from ddbench.runtime.locks import held_folder
 from ddbench.runtime.progress import Bar, Console
 from ddbench.runtime.resources import Meter
 from ddbench.training.loops import accuracy, inputs_of, make_optimizer
@@ -167,6 +168,7 @@ def record(
         blocks = _blocks(experts, missing, at_once)
         for _, result in run_jobs("ddbench.experts.record:record_block", job, blocks, workers):
             _take_in(store, result, bar)
+    store.enter()
     return store
 
 
@@ -178,9 +180,7 @@ def _take_in(store: TrajectoryStore, result: BlockResult, bar: Bar) -> None:
     """
     for index in result.written:
         add_cost(store.folder, index, result.cost)
-        store.experts.pop(index, None)  # a file of the same size that was removed since
-        store.scan(index)
-        store.write_manifest()
+        store.enter(index)
         bar.advance(f"train accuracy {store.experts[index].train_accuracy[-1]:.3f}")
     if result.failures:
         more = f" (and {len(result.failures) - 1} more)" if len(result.failures) > 1 else ""
@@ -282,8 +282,9 @@ COST = "cost.json"
 
 def add_cost(folder: Path, index: int, cost: dict[str, Any]) -> None:
     """Keep what an expert cost beside the manifest, which holds no times: its bytes are the same on every run."""
-    known = read_json(folder / COST, "cost record") if (folder / COST).exists() else {}
-    write_json(folder / COST, {**known, f"{index:05d}": cost})
+    with held_folder(folder):
+        known = read_json(folder / COST, "cost record") if (folder / COST).exists() else {}
+        write_json(folder / COST, {**known, f"{index:05d}": cost})
 
 
 def recorded_cost(folder: Path) -> dict[str, Any] | None:

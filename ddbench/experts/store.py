@@ -7,6 +7,7 @@ files: every expert file carries its own record.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,6 +176,33 @@ class TrajectoryStore:
                 "experts": {f"{index:05d}": self.experts[index].to_json() for index in self.indices},
             },
         )
+
+    def enter(self, *indices: int) -> None:
+        """Write the manifest with these new experts, and with those that other processes have written meanwhile.
+
+        The files are the records: whoever writes the manifest looks afterwards whether it has them all, so that a
+        manifest which an unlucky process wrote over a better one is mended.
+
+        Raises:
+            UserError: one of ``indices`` is malformed, or the folder cannot be written to.
+        """
+        for index in indices:
+            self.experts.pop(index, None)  # a file of the same size that was removed since
+            self.scan(index)
+        entered: set[str] | None = None
+        while entered is None or not {f"{index:05d}" for index in self._there()} <= entered:
+            self.write_manifest()
+            entered = set(read_json(self.folder / MANIFEST, "trajectory manifest")["experts"])
+
+    def _there(self) -> list[int]:
+        """Indices of the whole files that are there; what they hold is taken into the table."""
+        found = []
+        for path in self.folder.glob(expert_file(0).replace("00000", "[0-9]" * 5)):
+            index = int(path.stem[-5:])
+            with contextlib.suppress(UserError, OSError):  # damaged, or removed just now: of another process
+                if self.scan(index):
+                    found.append(index)
+        return found
 
     def verify(self) -> list[str]:
         """Compare every file with its sha256; returns one line a defect."""

@@ -186,6 +186,8 @@ def verify_row(request: Request, result: Result) -> Outcome:
                 console=Console(request.quiet),
                 choices=choices,
             )
+            for entry in evaluation.get("diverged", []):
+                raise UserError(f"{result.id}: {entry['student']}, seed {entry['seed']}: {entry['diverged']}")
             own = (Run(**{name: run[name] for name in ("student", "seed", "metrics")}) for run in evaluation["runs"])
             runs |= {(run.student, run.seed): run for run in own}
         made = make_verification(

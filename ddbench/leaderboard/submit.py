@@ -9,6 +9,7 @@ from typing import Any
 
 from ddbench.evaluation.ddranking.definitions import Accuracies
 from ddbench.evaluation.kept import COSTS
+from ddbench.evaluation.result import without_students
 from ddbench.leaderboard.attachments import IMPORTED, LABELS, SYNSET, needed
 from ddbench.leaderboard.consistency import score_summary
 from ddbench.leaderboard.packing import NEEDED, Given, Item, find_part, hash_of, pack
@@ -79,6 +80,7 @@ class Submission:
         claims: ``(student, value)``: what the authors report, to stand beside what was measured.
         claim_source: where they report it: one for all claims, or one each.
         synset_url, teacher_url, labels_url: where files lie that are too large to lie beside the row.
+        leave_out: students of the evaluation that are not on the row, such as those that diverged.
     """
 
     method: str = ""
@@ -93,6 +95,7 @@ class Submission:
     synset_url: str = ""
     teacher_url: str = ""
     labels_url: str = ""
+    leave_out: Sequence[str] = ()
 
     def sources(self) -> list[str]:
         """Where each claim is reported.
@@ -171,7 +174,7 @@ def make_result(
                 f"{address!r} is not an http(s) address; --link, --code and --...-url take https://... only"
             )
     path = evaluation_path(run, protocol)
-    evaluation = _read_evaluation(path)
+    evaluation = without_students(_read_evaluation(path), path, submission.leave_out)
     content: dict[str, Any] = {"kind": KIND, "schema": SCHEMA, "supersedes": None}
     content |= {name: evaluation[name] for name in COPIED}
     content |= {name: evaluation[name] for name in COPIED_IF_THERE if name in evaluation}

@@ -106,7 +106,7 @@ class Finding:
     bits: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """For the partial log; bits are packed."""
+        """For the records of an evaluation; bits are packed."""
         import numpy as np
 
         packed = {

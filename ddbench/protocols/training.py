@@ -64,35 +64,37 @@ def train_student(
 def train_students(
     plan: Plan, test: Split, student: str, seeds: Sequence[int], settings: Settings, lr: float | None = None
 ) -> list[dict[str, float]]:
-    """As :func:`train_student` for several seeds; networks without dropout are trained at once, on one device."""
-    nets, compiler = trained_students(plan, student, seeds, settings, lr, tests=len(test))
-    return tested_students(plan, test, student, dict(zip(seeds, nets, strict=True)), settings, lr, compiler)
-
-
-def tested_students(
-    plan: Plan,
-    test: Split,
-    student: str,
-    nets: dict[int, nn.Module],
-    settings: Settings,
-    lr: float | None,
-    compiler: Compiler | None,
-) -> list[dict[str, float]]:
-    """Accuracy of trained networks, by seed.
+    """As :func:`train_student` for several seeds; networks without dropout are trained at once, on one device.
 
     Raises:
         UserError: one diverged.
     """
-    inputs = inputs_to_test(plan, test, next(next(iter(nets.values())).parameters()).device)
+    nets, compiler = trained_students(plan, student, seeds, settings, lr, tests=len(test))
+    scores = tested_students(plan, test, dict(zip(seeds, nets, strict=True)), settings, compiler)
     found = []
-    for seed, net in nets.items():
+    for seed, score in zip(seeds, scores, strict=True):
+        if score is None:
+            raise UserError(f"{student}, seed {seed}: {diverged(plan, student, lr)}")
+        found.append(score)
+    return found
+
+
+def diverged(plan: Plan, student: str, lr: float | None) -> str:
+    """What is said of a student that :func:`tested_students` has no score of."""
+    rate = lr or rate_of(plan, student)
+    return f"the student's outputs are not finite after {plan.epochs} epochs at learning rate {rate:g}"
+
+
+def tested_students(
+    plan: Plan, test: Split, nets: dict[int, nn.Module], settings: Settings, compiler: Compiler | None
+) -> list[dict[str, float] | None]:
+    """Accuracy of trained networks, by seed; None for one whose outputs are not finite."""
+    inputs = inputs_to_test(plan, test, next(next(iter(nets.values())).parameters()).device)
+    found: list[dict[str, float] | None] = []
+    for net in nets.values():
         logits = predict(net, inputs, precision=settings.precision, compiler=compiler)
-        if not bool(torch.isfinite(logits).all()):
-            raise UserError(
-                f"{student}, seed {seed}: the student's outputs are not finite after {plan.epochs} epochs at learning "
-                f"rate {lr or rate_of(plan, student):g}"
-            )
-        found.append({"accuracy": accuracy(logits, test.labels)})
+        finite = bool(torch.isfinite(logits).all())
+        found.append({"accuracy": accuracy(logits, test.labels)} if finite else None)
     return found
 
 

@@ -344,7 +344,7 @@ def test_full_disk(name: str, ddb: Callable, sources: Path, buffers: Path, tmp_p
     assert len(result.err.splitlines()) == 1, result.err
     assert "the disk is full" in result.err or "No space left on device" in result.err
     assert str(place) in result.err
-    after = contents(tmp_path, ".partial.jsonl")
+    after = contents(tmp_path)
     assert after == before, sorted(set(after) - set(before))
     assert ddb(*commands_that_write(place, buffers, sources)[name]).code == 0, "it goes on when there is space again"
 

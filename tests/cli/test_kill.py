@@ -106,7 +106,7 @@ def test_evaluate(ddb: Callable, data_root: Path, tmp_path: Path):
     partial = tmp_path / "killed" / "evaluations"
 
     def one_run_is_kept() -> bool:
-        return any(len(path.read_bytes().splitlines()) >= 2 for path in partial.glob("*.partial.jsonl"))
+        return any(partial.glob("*.parts/run-*.part"))
 
     kill_when(started(command(tmp_path / "killed"), data_root), one_run_is_kept)
     assert not any(partial.glob("*.json"))
@@ -133,7 +133,7 @@ def test_measurements(ddb: Callable, data_root: Path, tmp_path: Path):
     partial = tmp_path / "killed" / "evaluations"
 
     def some_probes_are_kept() -> bool:
-        return any(path.read_bytes().count(b'"probe"') >= 4 for path in partial.glob("*.partial.jsonl"))
+        return len(list(partial.glob("*.parts/probe-*.part"))) >= 4
 
     kill_when(started(command(tmp_path / "killed"), data_root), some_probes_are_kept)
     assert not any(partial.glob("*.json"))
@@ -148,8 +148,8 @@ def test_measurements(ddb: Callable, data_root: Path, tmp_path: Path):
     assert any(name.endswith(".svg") for name in final)
 
 
-def test_a_line_torn_by_a_kill_is_dropped(ddb: Callable, tmp_path: Path):
-    """The partial file of an evaluation may end in the middle of a line."""
+def test_a_damaged_record_is_dropped(ddb: Callable, tmp_path: Path):
+    """A run whose record is not whole is trained again."""
     assert ddb(*random_tiny(tmp_path / "run")).code == 0
     argv = ["evaluate", tmp_path / "run", "--students", TINY, "--epochs", 3, "--workers", 1, *EAGER]
     from ddbench.evaluation import tasks
@@ -167,10 +167,9 @@ def test_a_line_torn_by_a_kill_is_dropped(ddb: Callable, tmp_path: Path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tasks, "run_task", stop)
         assert ddb(*argv).code == 130
-    partial = next((tmp_path / "run" / "evaluations").glob("*.partial.jsonl"))
-    lines = partial.read_bytes().splitlines(keepends=True)
-    assert len(lines) == 3
-    partial.write_bytes(b"".join(lines[:2]) + lines[2][:20])
+    records = sorted((tmp_path / "run" / "evaluations").glob("*.parts/*.part"))
+    assert len(records) == 2
+    records[1].write_bytes(records[1].read_bytes()[:20])
     result = ddb(*argv)
     assert "1 of 5 runs are there" in result.err
     assert ddb(*argv, "--out", tmp_path / "whole.json").code == 0

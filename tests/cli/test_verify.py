@@ -197,7 +197,7 @@ def test_killed_and_going_on(ddb: Ddb, board: Path, data_root: Path) -> None:
     work = board.parent / "work"
 
     def under_way() -> bool:
-        return any(path.read_text().count("accuracy") > 2 for path in work.rglob("*.partial.jsonl"))
+        return len(list(work.rglob("*.parts/run-*.part"))) > 2
 
     kill_when(started(command, data_root), under_way)
     assert not load_verifications(board)

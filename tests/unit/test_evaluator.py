@@ -331,3 +331,82 @@ def test_several_seeds_at_once(ddb: Callable, random_run: Path, tmp_path: Path):
     assert [cost["seed"] for cost in costs] == [0, 1, 2, 0, 1, 2]
     result = ddb(*evaluate_tiny(random_run, "--at-once", 0))
     assert (result.code, "--at-once 0" in result.err) == (2, True)
+
+
+# Students that diverge
+
+
+@pytest.fixture
+def hot(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str, int], bool]], None]:
+    """``hot(which)``: outputs of the students and seeds that are named are not finite."""
+    from ddbench.evaluation import tasks
+
+    real = tasks.tested_students
+
+    def make(which: Callable[[str, int], bool]) -> None:
+        def tested(plan: Any, test: Any, nets: dict[int, Any], *more: Any) -> Any:
+            name = "mlp" if type(next(iter(nets.values()))).__name__.lower().startswith("mlp") else TINY
+            for seed, net in nets.items():
+                if which(name, seed):
+                    next(net.parameters()).data.fill_(float("nan"))
+            return real(plan, test, nets, *more)
+
+        monkeypatch.setattr(tasks, "tested_students", tested)
+
+    return make
+
+
+def test_others_are_scored_when_a_student_diverges(ddb: Callable, random_run: Path, tmp_path: Path, hot: Callable):
+    """A seed that diverged is told, its student has no mean, and all others have the numbers that they had alone."""
+    alone = score(ddb, random_run, tmp_path / "alone.json")
+    hot(lambda name, seed: name == "mlp" and seed == 1)
+    out = tmp_path / "score.json"
+    argv = evaluate_tiny(random_run, "--students", f"mlp-d1-w8,{TINY}", "--seeds", 3, "--out", out)
+    result = ddb(*argv)
+    assert result.code == 0, result.err
+    assert "mlp-d1-w8                diverged: seeds 1 (1 of 3); it has no mean" in result.out
+    data = json.loads(out.read_text())
+    assert list(data["summary"]) == [TINY]
+    assert [run for run in data["runs"] if run["student"] == TINY][:2] == alone["runs"]
+    (told,) = data["diverged"]
+    assert (told["student"], told["seed"]) == ("mlp-d1-w8", 1)
+    assert "not finite after 3 epochs at learning rate 0.01" in told["diverged"]
+    before = out.read_bytes()
+    assert ddb(*argv).code == 0
+    assert out.read_bytes() == before, "a repeat neither tries again nor forgets"
+
+
+def test_diverged_students_are_not_measured(ddb: Callable, random_run: Path, tmp_path: Path, hot: Callable):
+    hot(lambda name, seed: name == "mlp" and seed == 0)
+    out = tmp_path / "score.json"
+    assert ddb(*evaluate_tiny(random_run, "--students", f"mlp-d1-w8,{TINY}", "--calibration", "--out", out)).code == 0
+    data = json.loads(out.read_text())
+    assert {entry["student"] for entry in data["findings"]} == {TINY}
+    assert not [*tmp_path.glob("score.parts"), *tmp_path.glob("score.weights")]
+
+
+def test_seeds_that_are_trained_at_once_diverge_one_by_one(
+    ddb: Callable, random_run: Path, tmp_path: Path, hot: Callable
+):
+    whole = score(ddb, random_run, tmp_path / "whole.json", "--at-once", 2, "--seeds", 4)
+    hot(lambda name, seed: seed == 1)
+    data = score(ddb, random_run, tmp_path / "score.json", "--at-once", 2, "--seeds", 4)
+    assert data["runs"] == [run for run in whole["runs"] if run["seed"] != 1]
+    assert [entry["seed"] for entry in data["diverged"]] == [1]
+
+
+def test_a_row_has_no_diverged_student(
+    ddb: Callable, random_run: Path, tmp_path: Path, hot: Callable, refused: Callable
+):
+    hot(lambda name, seed: name == "mlp" and seed == 1)
+    assert ddb(*evaluate_tiny(random_run, "--students", f"mlp-d1-w8,{TINY}", "--augmentation", "none")).code == 0
+    (name,) = (
+        path.stem for path in (random_run / "evaluations").glob("*augmentation*.json") if "cost" not in path.name
+    )
+    submit = ["submit", random_run, "--protocol", name, "--leaderboard", tmp_path / "board"]
+    refused(submit, "mlp-d1-w8 diverged (seeds 1)", "--leave-out mlp-d1-w8")
+    refused([*submit, "--leave-out", "mlp-d1-w9"], "--leave-out", "mlp-d1-w8")
+    result = ddb(*submit, "--leave-out", "mlp-d1-w8")
+    assert result.code == 0, result.err
+    (row,) = (tmp_path / "board").rglob("results/**/*.json")
+    assert list(json.loads(row.read_text())["summary"]) == [TINY]

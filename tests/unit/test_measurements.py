@@ -258,7 +258,7 @@ def test_bits_are_combined_and_the_accuracy_stays_standard(
         assert found["details"]["n"] == 50
     drawn = [found["details"]["drawn"] for found in data["findings"]]
     assert len(set(drawn)) == 2, "the global generator is named by the seed"
-    assert not list(tmp_path.glob("score.partial*"))
+    assert not list(tmp_path.glob("score.parts*"))
     assert not list(tmp_path.glob("score.weights*"))
 
 
@@ -287,7 +287,7 @@ def test_a_killed_try_with_other_settings_is_dropped(ddb: Callable, random_run: 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(tasks, "run_probe", stop)
             assert ddb(*command(random_run, "--out", done, "--corruptions", "--max-images", 30)).code == 130
-        assert '"none"' in (tmp_path / "k" / "score.partial.jsonl").read_text()
+        assert any('"none"' in path.read_text() for path in (tmp_path / "k" / "score.parts").glob("probe-*.part"))
         assert ddb(*command(random_run, "--out", done, "--corruptions", "--max-images", 50)).code == 0
         assert read(done)["measured"]["corruptions"]["images"] == 50
         assert ddb(*command(random_run, "--out", whole, "--corruptions", "--max-images", 50)).code == 0
@@ -350,7 +350,7 @@ def test_killed_between_probes(ddb: Callable, random_run: Path, tmp_path: Path, 
 
 
 def test_lost_weights_are_trained_again(ddb: Callable, random_run: Path, tmp_path: Path, counting: None):
-    """Students that were removed after a kill are trained again; a line that a kill tore is measured again."""
+    """Students that were removed after a kill are trained again; a record that is not whole is measured again."""
     out, whole = tmp_path / "k" / "score.json", tmp_path / "w" / "score.json"
     argv = command(random_run, "--corruptions", "--out", out)
 
@@ -363,8 +363,8 @@ def test_lost_weights_are_trained_again(ddb: Callable, random_run: Path, tmp_pat
         patch.setattr(tasks, "run_probe", stop)
         assert ddb(*argv).code == 130
     shutil.rmtree(tmp_path / "k" / "score.weights")
-    partial = tmp_path / "k" / "score.partial.jsonl"
-    partial.write_bytes(partial.read_bytes()[:-30])
+    damaged = next((tmp_path / "k" / "score.parts").glob("probe-*.part"))
+    damaged.write_bytes(damaged.read_bytes()[:-30])
     assert ddb(*argv).code == 0
     assert ddb(*command(random_run, "--corruptions", "--out", whole)).code == 0
     assert contents(tmp_path / "k", "cost.json") == contents(tmp_path / "w", "cost.json")

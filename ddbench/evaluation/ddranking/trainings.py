@@ -201,6 +201,9 @@ def score(work: Work, leg: Leg, synset: Path, seeds: Sequence[int], workers: int
         accuracies = {
             one["seed"]: one["metrics"]["accuracy"] for one in result["runs"] if one["student"] == work.student
         }
+        for entry in result.get("diverged", []):
+            if entry["student"] == work.student and entry["seed"] in seeds:
+                raise UserError(f"{work.student}, seed {entry['seed']}: {entry['diverged']}")
         rate, costs = result["learning_rates"][work.student], _costs_of(out, work.student, seeds)
         return Scored(
             accuracies={seed: accuracies[seed] for seed in seeds},

@@ -21,7 +21,8 @@ from ddbench.leaderboard.pages import embed, markdown
 from ddbench.leaderboard.pages.embed import largest, methods, shortened
 from ddbench.leaderboard.pages.view import Table, lay_out, parts
 from ddbench.leaderboard.result import Result
-from ddbench.leaderboard.schema import result_path
+from ddbench.leaderboard.schema import RESULTS, result_path
+from ddbench.leaderboard.verification import SUFFIX
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import write_text
 
@@ -55,13 +56,27 @@ def render(root: Path, results: Sequence[Result] | None = None) -> dict[Path, st
 def build(root: Path, results: Sequence[Result] | None = None) -> list[Path]:
     """Write ``LEADERBOARD.md`` and ``index.html``; returns their paths.
 
+    Rows that another process adds meanwhile are on the pages: of two that build at once the one that writes last may
+    have read first.
+
     Raises:
         UserError: as :func:`render`, or the folder cannot be written to.
     """
-    pages = render(root, results)
-    for path, text in pages.items():
-        write_text(path, text)
-    return list(pages)
+    there = _there(root)
+    if results is not None and len(results) != sum(not path.name.endswith(SUFFIX) for path in there):
+        results = None
+    while True:
+        pages = render(root, results)
+        for path, text in pages.items():
+            write_text(path, text)
+        before, there, results = there, _there(root), None
+        if there == before:
+            return list(pages)
+
+
+def _there(root: Path) -> dict[Path, int]:
+    """When each row and verification of a board was written."""
+    return {path: path.stat().st_mtime_ns for path in (root / RESULTS).rglob("*.json")}
 
 
 def check(root: Path, results: Sequence[Result] | None = None) -> list[Path]:

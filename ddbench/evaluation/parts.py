@@ -1,0 +1,216 @@
+"""Records of an evaluation that is not finished, for any number of processes on any number of machines.
+
+They lie in a folder beside the result, a file a record, named by what it is: a run, a learning rate, a probe. Each is
+written atomically and none is changed by another process, so nothing needs a lock (locks hold on one machine only).
+
+Who writes has a file there that says so. A result is put together from the records and the result that is there, in
+this order of reading, by each process that ends; records are removed only by one that finds nobody else at work and
+everything in the result. So a result that an unlucky process wrote over a better one is always mended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import canonical_json, is_temporary, read_json, text_hash, write_text
+
+HEAD = "head.json"
+RECORD = ".part"
+WRITER = ".writer"
+HEARTBEAT = 20.0
+"""Seconds between two signs of life of a process that writes."""
+SILENCE = 600.0
+"""Seconds without a sign of life after which a process is taken for dead."""
+
+
+def parts_folder(out: Path) -> Path:
+    """Where an evaluation keeps its records until it is finished."""
+    return out.with_name(f"{out.stem}.parts")
+
+
+def part_name(record: dict[str, Any]) -> str:
+    """Name of a record's file: the same for the same unit of work, whoever did it."""
+    if "measured" in record:
+        unit = [record["measured"]]
+        kind = "measured"
+    elif "searched_lr" in record:
+        unit, kind = [record["student"], record["searched_lr"]], "rate"
+    elif "probe" in record:
+        unit, kind = [record["student"], record["seed"], record["kind"], record["probe"]], "probe"
+    else:
+        unit, kind = [record["student"], record["seed"]], "run"
+    return f"{kind}-{text_hash(unit)[:20]}{RECORD}"
+
+
+def read_parts(folder: Path, check: Callable[[dict[str, Any]], None]) -> list[tuple[Path, dict[str, Any]]]:
+    """The records that are there, settings of measurements first; files that are no records are passed over.
+
+    Args:
+        check: raises KeyError, TypeError, ValueError or AttributeError for a record that is malformed.
+    """
+    found = []
+    for path in sorted(folder.glob(f"*{RECORD}")):
+        try:
+            record = read_json(path, "record of an evaluation")
+            check(record)
+        except (UserError, KeyError, TypeError, ValueError, AttributeError):  # damaged, or taken into the result now
+            continue
+        found.append((path, record))
+    return sorted(found, key=lambda entry: "measured" not in entry[1])
+
+
+def read_head(folder: Path) -> dict[str, Any] | None:
+    """The evaluation that the records belong to; None where there are none."""
+    path = folder / HEAD
+    try:
+        head = read_json(path, "head of an evaluation")
+    except UserError:
+        return None
+    return head if isinstance(head, dict) else None
+
+
+class Writer:
+    """A process that writes records; its file in the folder is there as long as it does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._sign = folder / f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}{WRITER}"
+        self._ended = threading.Event()
+
+    def enter(self) -> None:
+        """Say that this process writes.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
+        for attempt in range(10):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self._sign.touch()
+                break
+            except FileNotFoundError:  # another process has just finished, and removed the folder
+                if attempt == 9:
+                    raise
+        self._ended.clear()
+        threading.Thread(target=self._live, daemon=True).start()
+
+    def _live(self) -> None:
+        while not self._ended.wait(HEARTBEAT):
+            with contextlib.suppress(OSError):
+                os.utime(self._sign)
+
+    def leave(self) -> None:
+        """Say that this process writes no more; the folder is removed if there is nothing in it."""
+        self._ended.set()
+        with contextlib.suppress(OSError):
+            self._sign.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def others(self) -> bool:
+        """Whether another process writes here; signs of dead ones are removed."""
+        return bool(writers(self.folder, self._sign.name))
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Keep a record on disk at once.
+
+        Raises:
+            UserError: the disk refuses.
+        """
+        write_text(self.folder / part_name(record), canonical_json(record) + "\n")
+
+    def claim(self, name: str, value: dict[str, Any]) -> dict[str, Any]:
+        """What the file of this name holds: the first value that any process claimed for it.
+
+        Raises:
+            UserError: the disk refuses.
+        """
+        path = self.folder / name
+        text = canonical_json(value) + "\n"
+        own = path.with_name(f".{name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+        write_text(own, text)
+        try:
+            os.link(own, path)
+        except FileExistsError:
+            found = read_json(path, "record of an evaluation")
+            return found if isinstance(found, dict) else {}
+        except OSError:  # a file system without links
+            write_text(path, text)
+        finally:
+            own.unlink(missing_ok=True)
+        return value
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[Writer]:
+    """Be known as a writer of the folder for the block."""
+    writer = Writer(folder)
+    try:
+        writer.enter()
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+    try:
+        yield writer
+    finally:
+        writer.leave()
+
+
+def writers(folder: Path, besides: str = "") -> list[str]:
+    """Processes that write there, as ``host.pid``; the signs of dead ones are removed."""
+    found = []
+    now = _now(folder)
+    for sign in sorted(folder.glob(f"*{WRITER}")):
+        if sign.name == besides:
+            continue
+        name = sign.name.removesuffix(WRITER).rpartition(".")[0]
+        try:
+            silent = now - sign.stat().st_mtime
+        except OSError:  # it ended just now
+            continue
+        if silent > SILENCE or _is_dead(name):
+            sign.unlink(missing_ok=True)
+        else:
+            found.append(name)
+    return found
+
+
+def _now(folder: Path) -> float:
+    """The time by the clock of the file system, which may be another machine's."""
+    probe = folder / f".clock.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:
+        return 0.0
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def _is_dead(name: str) -> bool:
+    """Whether a process was one of this machine's, and is no more."""
+    import psutil  # rarely needed
+
+    host, _, pid = name.rpartition(".")
+    return host == socket.gethostname() and pid.isdecimal() and not psutil.pid_exists(int(pid))
+
+
+def remove_parts(paths: list[Path], folder: Path) -> None:
+    """Remove records that are in the result, and what dead processes left of their writes."""
+    for path in paths:
+        path.unlink(missing_ok=True)
+    if any(folder.glob(f"*{RECORD}")):
+        return
+    for path in [*folder.glob("*.json"), *filter(is_temporary, folder.glob(".*"))]:
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # somebody has just begun to write
+        folder.rmdir()

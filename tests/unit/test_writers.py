@@ -1,0 +1,261 @@
+"""Several processes at work on one result: nothing that any of them made is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import EAGER, TINY, contents
+
+from ddbench.evaluation import evaluator, parts, tasks
+from ddbench.experts.store import TrajectoryStore
+
+ROOT = Path(__file__).parents[2]
+OTHER = "mlp-d1-w4"
+
+
+def command(run: Path, out: Path, students: str, *more: object) -> list[object]:
+    return [
+        *("evaluate", run, "--students", students, "--seeds", 2, "--epochs", 2, "--workers", 1, "--quiet"),
+        *("--out", out, *EAGER, *more),
+    ]
+
+
+def interrupted_by(monkeypatch: pytest.MonkeyPatch, call: int, name: str, other: Callable[[], None]) -> None:
+    """At this call of a function of the evaluator (from 1), everything that ``other`` does happens first."""
+    real, count = getattr(evaluator, name), 0
+
+    def wrapped(*args: Any, **more: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == call:
+            other()
+        return real(*args, **more)
+
+    monkeypatch.setattr(evaluator, name, wrapped)
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("same_head", 1),  # between reading what is there and the first run
+        ("whole", 1),  # between reading everything and writing the result: it is written over the other's
+        ("write_json", 1),
+        ("write_json", 2),  # the other's result is written over, its costs are not
+        ("_clear", 1),  # records that came meanwhile are removed only if they are in the result
+    ],
+)
+def test_another_writer_at_any_moment(
+    name: str, call: int, ddb: Callable, random_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Whenever a second evaluation runs from beginning to end, the result is that of one with all students."""
+    (tmp_path / "two").mkdir()
+    out, whole = tmp_path / "two" / "score.json", tmp_path / "one" / "score.json"
+
+    def second() -> None:
+        assert ddb(*command(random_run, out, OTHER)).code == 0
+
+    interrupted_by(monkeypatch, call, name, second)
+    assert ddb(*command(random_run, out, TINY)).code == 0
+    assert ddb(*command(random_run, whole, f"{TINY},{OTHER}")).code == 0
+    assert contents(out.parent, "cost.json") == contents(whole.parent, "cost.json")
+    costs = json.loads(out.with_name("score.cost.json").read_text())["runs"]
+    assert [(entry["student"], entry["seed"]) for entry in costs] == [(s, n) for s in (TINY, OTHER) for n in (0, 1)]
+
+
+def test_the_other_goes_on_after_this_one(
+    ddb: Callable, random_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """One that ends while another is at work leaves the records to it, with seeds that both have in common."""
+    out, whole = tmp_path / "two" / "score.json", tmp_path / "one.json"
+    run_task, calls = tasks.run_task, []
+
+    def second(job: Any, task: Any) -> Any:
+        calls.append(task)
+        if len(calls) == 2:
+            assert ddb(*command(random_run, out, f"{TINY},{OTHER}")).code == 0
+            assert list(out.parent.glob("score.parts/*.part")), "the first is still at work"
+        return run_task(job, task)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "run_task", second)
+        assert ddb(*command(random_run, out, TINY, "--seeds", 3)).code == 0
+    assert set(contents(out.parent)) == {"score.json", "score.cost.json"}
+    runs = [(run["student"], run["seed"]) for run in json.loads(out.read_text())["runs"]]
+    assert runs == [(TINY, 0), (TINY, 1), (TINY, 2), (OTHER, 0), (OTHER, 1)]
+    assert ddb(*command(random_run, whole, TINY, "--seeds", 3)).code == 0
+    assert ddb(*command(random_run, whole, OTHER)).code == 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_two_processes_at_once(ddb: Callable, random_run: Path, data_root: Path, tmp_path: Path):
+    """Two commands with other students, several times."""
+    whole = tmp_path / "whole" / "score.json"
+    assert ddb(*command(random_run, whole, f"{TINY},{OTHER}")).code == 0
+    script = (
+        "import sys, json; from ddbench.cli.main import run\n"
+        "for command in json.loads(sys.argv[1]): sys.stdin.readline(); run(command); print('done', flush=True)"
+    )
+    outs = [tmp_path / str(number) / "score.json" for number in range(4)]
+    environment = {**os.environ, "DDBENCH_DATA": str(data_root), "PYTHONPATH": str(ROOT)}
+    pair = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                script,
+                json.dumps([[str(part) for part in command(random_run, out, student)] for out in outs]),
+            ],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for student in (TINY, OTHER)
+    ]
+    try:
+        for out in outs:
+            for process in pair:
+                process.stdin.write("go\n")
+                process.stdin.flush()
+            for process in pair:
+                while (line := process.stdout.readline()) != "done\n":
+                    assert line, "the command failed"
+            assert contents(out.parent, "cost.json") == contents(whole.parent, "cost.json")
+    finally:
+        for process in pair:
+            process.kill()
+            process.communicate()
+
+
+def test_settings_that_another_process_measures_with(ddb: Callable, random_run: Path, tmp_path: Path, monkeypatch):
+    """Two measurements of a kind with other settings are not mixed: the second is refused."""
+    out = tmp_path / "score.json"
+    found = []
+
+    def second(job: Any, task: Any) -> Any:
+        if not found:
+            found.append(None)
+            found[0] = ddb(*command(random_run, out, OTHER, "--corruptions", "--max-images", 20))
+        return run_probe(job, task)
+
+    run_probe = tasks.run_probe
+    monkeypatch.setattr(tasks, "run_probe", second)
+    assert ddb(*command(random_run, out, TINY, "--corruptions", "--max-images", 30)).code == 0
+    assert found[0].code == 2
+    assert "another process measures corruptions with other settings" in found[0].err
+    assert json.loads(out.read_text())["measured"]["corruptions"]["images"] == 30
+
+
+# Who is at work
+
+
+def test_signs_of_life(tmp_path: Path):
+    folder = tmp_path / "x.parts"
+    with parts.writing(folder) as first:
+        assert not first.others()
+        with parts.writing(folder) as second:
+            assert first.others()
+            assert second.others()
+        assert not first.others()
+        silent = folder / f"elsewhere.7.0{parts.WRITER}"
+        silent.touch()
+        assert first.others(), "a process of another machine"
+        os.utime(silent, (0, silent.stat().st_mtime - parts.SILENCE - 60))
+        assert not first.others()
+        assert not silent.exists()
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait()
+        sign = next(folder.glob(f"*{parts.WRITER}"))
+        (folder / sign.name.replace(str(os.getpid()), str(ended.pid), 1)).touch()
+        assert not first.others(), "a killed process of this machine"
+    assert not folder.exists()
+
+
+def test_the_first_claim_holds(tmp_path: Path):
+    with parts.writing(tmp_path / "x.parts") as first, parts.writing(tmp_path / "x.parts") as second:
+        assert first.claim("head.json", {"a": 1}) == {"a": 1}
+        assert second.claim("head.json", {"a": 2}) == {"a": 1}
+
+
+def test_records_of_another_evaluation(ddb: Callable, random_run: Path, tmp_path: Path, refused: Callable):
+    out = tmp_path / "score.json"
+
+    def stop(job: Any, task: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "run_task", stop)
+        assert ddb(*command(random_run, out, TINY)).code == 130
+    refused(
+        command(random_run, out, TINY, "--lr", 0.5), "head.json", "runs of another evaluation", "choose another --out"
+    )
+
+
+# Experts
+
+
+@pytest.mark.parametrize("moment", ["before the first", "before a manifest", "after a manifest"])
+def test_two_recorders_of_one_store(moment: str, ddb: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """No expert and no cost of either is lost, whichever writes the manifest last."""
+
+    def buffer(place: Path, experts: int) -> list[object]:
+        return [
+            *("buffer", "--dataset", "digits", "--student", TINY, "--experts", experts, "--epochs", 2, "--quiet"),
+            *("--workers", 1, "--buffers", place, *EAGER),
+        ]
+
+    write_manifest, done = TrajectoryStore.write_manifest, []
+
+    def second() -> None:
+        if not done:
+            done.append(1)
+            assert ddb(*buffer(tmp_path / "two", 5)).code == 0
+
+    def wrapped(store: TrajectoryStore) -> None:
+        if moment == "before the first" or (moment == "before a manifest" and store.experts):
+            second()
+        write_manifest(store)
+        if moment == "after a manifest" and store.experts:
+            second()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrajectoryStore, "write_manifest", wrapped)
+        assert ddb(*buffer(tmp_path / "two", 3)).code == 0
+    assert ddb(*buffer(tmp_path / "one", 5)).code == 0
+    assert done
+    assert contents(tmp_path / "two", "cost.json") == contents(tmp_path / "one", "cost.json")
+    assert len(json.loads(next((tmp_path / "two").rglob("cost.json")).read_text())) == 5
+
+
+# Boards
+
+
+@pytest.mark.parametrize("moment", [1, 2])
+def test_two_builds_of_a_board(moment: int, ddb: Callable, random_run: Path, tmp_path: Path, monkeypatch):
+    """The pages have every row, though one was added by another process after the rows were read."""
+    from ddbench.leaderboard.pages import page
+
+    board = tmp_path / "board"
+    assert ddb("submit", random_run, "--leaderboard", board).code == 0
+    write_text, count = page.write_text, 0
+
+    def wrapped(path: Path, text: str) -> None:
+        nonlocal count
+        count += 1
+        if count == moment:
+            assert ddb("submit", random_run, "--leaderboard", board, "--note", "another").code == 0
+            assert ddb("leaderboard", "build", "--leaderboard", board).code == 0
+        write_text(path, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(page, "write_text", wrapped)
+        assert ddb("leaderboard", "build", "--leaderboard", board).code == 0
+    assert ddb("leaderboard", "build", "--leaderboard", board, "--check").code == 0
+    assert len(list(board.rglob("results/**/*.json"))) == 2

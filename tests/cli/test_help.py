@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+import ddbench
 from ddbench.cli.main import VERBS
 from ddbench.runtime.errors import UserError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(ddbench.__file__).parents[1]
 
 SUB_VERBS = [
     *(("buffer", "verify"), ("buffer", "info"), ("buffer", "import")),

@@ -17,11 +17,12 @@ import psutil
 import pytest
 from conftest import EAGER, TINY, contents, distill_tiny, random_tiny
 
+import ddbench
 from ddbench.runtime import jobs
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.jobs import run_jobs
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(ddbench.__file__).parents[1]  # where the package of these tests lies: a wheel, or the checkout
 PATIENCE = 120.0
 
 

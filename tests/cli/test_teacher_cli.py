@@ -18,6 +18,7 @@ import torch
 from conftest import EAGER, contents, listing
 from safetensors.torch import load_file, save_file
 
+import ddbench
 from ddbench.cli.teacher import Args
 from ddbench.distillation import start
 from ddbench.methods.base import Distilled, Method
@@ -26,7 +27,7 @@ from ddbench.registry import Registry
 from ddbench.teachers.recipe import TeacherRecipe
 from ddbench.teachers.store import read_teacher, teacher_files
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(ddbench.__file__).parents[1]
 STUDENT = "convnet-d1-w4-bn"
 PATIENCE = 120.0
 

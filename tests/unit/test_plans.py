@@ -101,6 +101,17 @@ def test_every_method_is_in_the_digits_plan() -> None:
     assert with_digits <= planned
 
 
+def test_random_images_come_as_ten_subsets_by_default(tmp_path: Path) -> None:
+    def seeds(more: str) -> list[int]:
+        path = tmp_path / "plan.toml"
+        path.write_text(f'[[cells]]\ndataset = "digits"\nipc = 1\n{more}\n')
+        return [cell.seed for cell in find_plan(str(path)).cells]
+
+    assert seeds('method = "random"') == list(range(10))
+    assert seeds('method = "random"\nrun_seeds = [4]') == [4]
+    assert seeds('method = "dm"') == [0]
+
+
 def test_a_row_counts_for_its_cell_only(tmp_path: Path) -> None:
     results = load_results(BOARD)
     one = next(result for result in results if result.synset.method == "mtt")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import ddbench
 from ddbench.cli.buffer import EXAMPLES, Args
 from ddbench.cli.parse import _one_line, options_from_text, parse, peek
 from ddbench.cli.settings import Common, worker_count
@@ -286,7 +287,7 @@ def test_parse_errors_say_what_is_wrong_in_every_encoding(encoding: str):
         "    try: run(['buffer', *argv])\n"
         "    except SystemExit: pass\n"
     )
-    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(Path(ddbench.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
     lines = done.stderr.decode(encoding).splitlines()
     assert len(lines) == 4

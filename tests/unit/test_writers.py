@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from conftest import EAGER, TINY, contents
 
+import ddbench
 from ddbench.evaluation import evaluator, parts, tasks
 from ddbench.experts.store import TrajectoryStore
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(ddbench.__file__).parents[1]
 OTHER = "mlp-d1-w4"
 
 

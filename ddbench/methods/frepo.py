@@ -100,15 +100,19 @@ class FRePo(KernelMethod[FRePoConfig]):
         theta, learned = self.pool.weights[member], self.learned.leaves()
         with torch.no_grad():
             real = self.net.both(theta, x)[0]
-        images, labels = self.shown(learned.images, learned.labels)
-        features, _ = self.through(lambda part: self.net.both(theta, part), images, iteration)
-        solve = ridge_solver(features, relative_ridge(features, self.config.ridge))
-        predicted = real @ (features.T @ solve(labels))
-        loss = frepo_loss(predicted, centred_one_hot(y, self.context.classes), labels)
-        over_images, over_labels = torch.autograd.grad(loss, [learned.images, learned.labels])
+        predicted = real
+
+        def head(outputs: list[Tensor], labels: Tensor) -> Tensor:
+            nonlocal predicted
+            (features,) = outputs
+            solve = ridge_solver(features, relative_ridge(features, self.config.ridge))
+            predicted = real @ (features.T @ solve(labels))
+            return frepo_loss(predicted, centred_one_hot(y, self.context.classes), labels)
+
+        loss, gradients, _ = self.through(lambda part: self.net.both(theta, part)[:1], learned, head, iteration)
         over_tau = temperature_slope(predicted, y, self.learned.tau)
         metrics = {"loss": float(loss.detach()), "real_accuracy": right_share(predicted, y)}
-        return metrics, {"images": over_images, "labels": over_labels, "tau": over_tau}
+        return metrics, {**gradients, "tau": over_tau}
 
     def descend(self, gradients: dict[str, Tensor], iteration: int) -> None:
         """LAMB on images and labels; the temperature follows."""

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ddbench.config import setting
 from ddbench.methods.facts import Facts
-from ddbench.methods.families.kernel import KernelConfig, KernelMethod, Learned, right_share
+from ddbench.methods.families.kernel import PART, KernelConfig, KernelMethod, Learned, right_share
 from ddbench.methods.parts.pool import BETAS, EPS
 from ddbench.runtime import seeds
 from ddbench.training.kernel import clip_to, platt_loss, ridge_solver
@@ -111,19 +111,27 @@ class RCIG(KernelMethod[RCIGConfig]):
         theta, delta, products = self._inner(member)
         learned = self.learned.leaves()
         with torch.no_grad():
-            real, moved_real = self.net.push(theta, x, delta)
-        at_real = moved_real.detach().requires_grad_()
-        images, labels = self.shown(learned.images, learned.labels)
-        features, moved = self.through(lambda part: self.net.push(theta, part, delta), images, iteration)
-        alpha = ridge_solver(features, self.weight)(labels - moved)
-        predicted = at_real + real @ (features.T @ alpha)
-        loss = platt_loss(predicted, y, labels, learned.tau)
-        leaves = list(learned.named().values())
-        *direct, over_real, over_moved = torch.autograd.grad(loss, [*leaves, at_real, moved])
-        slope = self.net.pull(theta, x, over_real) + self.net.pull(theta, images, over_moved)
-        implicit, more = self._implicit(theta, delta, slope, learned, iteration, member)
-        names = list(learned.named())
-        gradients = dict(zip(names, direct, strict=True))
+            pushed = [self.net.push(theta, part, delta) for part in x.split(PART)]
+        real, at_real = torch.cat([one for one, _ in pushed]), torch.cat([two for _, two in pushed]).requires_grad_()
+        predicted = at_real
+
+        def head(outputs: list[Tensor], labels: Tensor) -> Tensor:
+            nonlocal predicted
+            features, moved = outputs
+            alpha = ridge_solver(features, self.weight)(labels - moved)
+            predicted = at_real + real @ (features.T @ alpha)
+            return platt_loss(predicted, y, labels, learned.tau)
+
+        loss, gradients, (_, over_moved) = self.through(
+            lambda part: self.net.push(theta, part, delta), learned, head, iteration
+        )
+        (over_real,) = torch.autograd.grad(loss, at_real)
+        images, _ = self.shown(self.learned.images, self.learned.labels)
+        slope = torch.zeros_like(theta)
+        for part, over in ((images, over_moved), (x, over_real)):
+            for some, share in zip(part.split(PART), over.split(PART), strict=True):
+                slope += self.net.pull(theta, some, share)
+        implicit, more = self._implicit(theta, delta, slope, iteration)
         for name, part in implicit.items():
             gradients[name] = gradients[name] + clip_to(part, gradients[name])
         metrics = {"loss": float(loss.detach()), "real_accuracy": right_share(predicted, y)}
@@ -134,16 +142,15 @@ class RCIG(KernelMethod[RCIGConfig]):
     def _system(self, theta: Tensor) -> tuple[Any, Any]:
         """``v -> (I + J^T A^-1 J) v`` and ``c -> J^T A^-1 c`` at a base, on the learned set as it is."""
         images, _ = self.shown(self.learned.images, self.learned.labels)
-        with torch.no_grad():
-            solve = ridge_solver(self.net.both(theta, images)[0], self.weight)
+        point = self.net.at(theta, images)
+        solve = ridge_solver(point.features, self.weight)
 
         def pulled(right: Tensor) -> Tensor:
-            return self.net.pull(theta, images, solve(right))
+            return point.pull(solve(right))
 
         def product(tangent: Tensor) -> Tensor:
             with torch.no_grad():
-                moved = self.net.push(theta, images, tangent)[1]
-            return tangent + pulled(moved)
+                return tangent + pulled(point.push(tangent))
 
         return product, pulled
 
@@ -187,24 +194,28 @@ class RCIG(KernelMethod[RCIGConfig]):
             theta = theta - config.lr_pool * (first / one) / ((second / two).sqrt() + EPS)
         return theta, delta
 
-    def _implicit(
-        self, theta: Tensor, delta: Tensor, slope: Tensor, learned: Learned, iteration: int, member: int
-    ) -> tuple[dict[str, Tensor], int]:
-        """``d/dS <J_S v, alpha>`` with ``(I + J^T A^-1 J) v = slope``, by name; and products with the Hessian."""
-        config = self.config
-        product, _ = self._system(theta)
+    def _solved(self, theta: Tensor, slope: Tensor) -> tuple[Tensor, int]:
+        """v of ``(I + J^T A^-1 J) v = slope``; and products with the Hessian."""
+        config, (product, _) = self.config, self._system(theta)
         if config.solver == "cg" and not config.paper_code:
-            v, products = conjugate_gradients(product, slope, config.solver_steps)
-        else:
-            start, products = torch.zeros_like(slope), config.solver_steps
-            v = adam_descent(lambda w, _: product(w) - slope, start, config.lr_hessian, products)
-        fresh = learned.leaves()
-        images, labels = self.shown(fresh.images, fresh.labels)
-        features, moved = self.through(lambda part: self.net.push(theta, part, delta), images, iteration)
-        _, pushed = self.through(lambda part: self.net.push(theta, part, v), images, iteration)
-        alpha = ridge_solver(features, self.weight)(labels - moved)
-        found = torch.autograd.grad((pushed * alpha).sum(), [fresh.images, fresh.labels])
-        return dict(zip(("images", "labels"), found, strict=True)), products
+            return conjugate_gradients(product, slope, config.solver_steps)
+        start = torch.zeros_like(slope)
+        v = adam_descent(lambda w, _: product(w) - slope, start, config.lr_hessian, config.solver_steps)
+        return v, config.solver_steps
+
+    def _implicit(self, theta: Tensor, delta: Tensor, slope: Tensor, iteration: int) -> tuple[dict[str, Tensor], int]:
+        """``d/dS <J_S v, alpha>`` with ``(I + J^T A^-1 J) v = slope``, by name; and products with the Hessian."""
+        v, products = self._solved(theta, slope)
+
+        def rows(part: Tensor) -> tuple[Tensor, ...]:
+            return (*self.net.push(theta, part, delta), self.net.push(theta, part, v)[1])
+
+        def head(outputs: list[Tensor], labels: Tensor) -> Tensor:
+            features, moved, pushed = outputs
+            return (pushed * ridge_solver(features, self.weight)(labels - moved)).sum()
+
+        _, found, _ = self.through(rows, self.learned.leaves(), head, iteration)
+        return {name: found[name] for name in ("images", "labels")}, products
 
     # The outer step
 

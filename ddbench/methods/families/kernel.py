@@ -28,6 +28,11 @@ from ddbench.training.kernel import centred_one_hot
 from ddbench.training.linearised import Linearised
 from ddbench.training.losses import half_squared_error
 
+PART = 64
+"""Images that go through a network together: what is kept for them is the peak of a step's memory."""
+
+Rows = Callable[[Tensor], tuple[Tensor, ...]]
+
 NOISE = 0.3
 """Standard deviation of first images of noise, as in RCIG's code."""
 
@@ -197,18 +202,47 @@ class KernelMethod(Method[K]):
         return torch.cat([images, images.flip(-1)]), torch.cat([labels, labels])
 
     def through(
-        self, function: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor, iteration: int
-    ) -> tuple[Tensor, Tensor]:
-        """Two row-wise functions of the shown images, with the gradient through those that are drawn."""
-        some = self.config.images_at_once
-        if not some or some == len(x):
-            return function(x)
-        generator = seeds.generator(self.context.seed, "images-at-once", iteration)
-        chosen = torch.randperm(len(x), generator=generator)[:some].to(x.device)
+        self, rows: Rows, learned: Learned, head: Callable[[list[Tensor], Tensor], Tensor], iteration: int
+    ) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
+        """A loss of what networks say about the learned images, and its gradients.
+
+        The images go through ``rows`` a part at a time: first without a graph; then, with the gradient of ``head`` in
+        what came out, once more for the gradient in the images, in the memory of one part.
+
+        Args:
+            rows: shown images ``(k, C, H, W)`` to tensors whose first dimension is k, image by image.
+            learned: leaves.
+            head: those tensors for all shown images, and the shown targets, to a scalar; its graph may reach further
+                leaves.
+
+        Returns:
+            The scalar; gradients by the names of ``learned`` (0 where it does not matter); gradients in the tensors.
+        """
+        images, labels = self.shown(learned.images, learned.labels)
+        fixed = images.detach()
         with torch.no_grad():
-            one, two = function(x)
-        part, other = function(x[chosen])
-        return one.index_put((chosen,), part), two.index_put((chosen,), other)
+            told = zip(*(rows(part) for part in fixed.split(PART)), strict=True)
+        outputs = [torch.cat(parts).requires_grad_() for parts in told]
+        loss = head(outputs, labels)
+        wanted = [learned.labels, learned.tau, *outputs]
+        found = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)
+        over = [torch.zeros_like(w) if g is None else g for w, g in zip(wanted, found, strict=True)]
+        slope = torch.zeros_like(fixed)
+        for index in self._moved_rows(len(fixed), iteration).to(fixed.device).split(PART):
+            part = fixed[index].requires_grad_()
+            pairs = zip(rows(part), over[2:], strict=True)
+            value = torch.stack([(output * cotangent[index]).sum() for output, cotangent in pairs]).sum()
+            slope[index] = torch.autograd.grad(value, part)[0]
+        (over_images,) = torch.autograd.grad(images, learned.images, slope, retain_graph=True)
+        return loss, {"images": over_images, "labels": over[0], "tau": over[1]}, over[2:]
+
+    def _moved_rows(self, count: int, iteration: int) -> Tensor:
+        """Which of the shown images the gradient goes through."""
+        some = self.config.images_at_once
+        if not some or some == count:
+            return torch.arange(count)
+        generator = seeds.generator(self.context.seed, "images-at-once", iteration)
+        return torch.randperm(count, generator=generator)[:some]
 
     def real_batch(self, iteration: int) -> tuple[Tensor, Tensor]:
         """Different real images of an iteration, network input, and their classes."""

@@ -9,12 +9,13 @@ from pathlib import Path
 import tyro
 
 from ddbench.cli.parse import parse
-from ddbench.evaluation.start import Asked, evaluate
+from ddbench.cli.shards import SHARE, Sharded, print_status, with_shard
+from ddbench.evaluation.start import Asked, evaluate, status
 from ddbench.measurements.suite import BUDGETS, NOISE
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(Asked):
+class Args(Asked, Sharded):
     """Score a synset: students x seeds under a protocol; accuracy of the last epoch, the test set used once a run."""
 
     run: tyro.conf.Positional[Path]
@@ -30,7 +31,9 @@ EXAMPLES = """  ddbench evaluate runs/digits-ipc1-mtt-s0
   ddbench evaluate runs/digits-ipc1-mtt-s0 --keep-weights               # later measurements do not train again
   ddbench evaluate runs/mnist-ipc1-dm-s0 --ood fashion-mnist
   ddbench evaluate runs/digits-ipc10-random-s0 --protocol kd-v1        # after: ddbench teacher
-  ddbench evaluate runs/digits-ipc1-mtt-s0 --protocol my-protocol.toml"""
+  ddbench evaluate runs/digits-ipc1-mtt-s0 --protocol my-protocol.toml
+  ddbench evaluate runs/digits-ipc1-mtt-s0 --seeds 24 --shard 0/2       # and 1/2 elsewhere: the last one writes
+  ddbench evaluate runs/digits-ipc1-mtt-s0 --seeds 24 --status"""
 
 
 GROUPS = {
@@ -48,6 +51,7 @@ GROUPS = {
         "keep_weights",
     ),
     "how it computes": ("device", "workers", "threads", "at_once", "precision", "compile"),
+    "how it is shared out": SHARE,
     "where it is, and where it goes": ("data", "download", "size", "out", "quiet"),
 }
 """Heads of the help, with the fields under them."""
@@ -56,7 +60,11 @@ GROUPS = {
 def main(argv: list[str]) -> None:
     """Run the verb."""
     args = parse(Args, _completed(argv), "ddbench evaluate", str(Args.__doc__), EXAMPLES, groups=GROUPS)
-    found = evaluate(args.run, args)
+    shard = args.part
+    if args.status:
+        print_status(*status(args.run, args))
+        return
+    found = evaluate(args.run, args, shard)
     print(found)
     print(f"result: {found.path}")
 
@@ -68,6 +76,7 @@ ALONE = {"--robustness": BUDGETS[0], "--ood": NOISE}
 def _completed(argv: list[str]) -> list[str]:
     """The flags, with the values of those that were left without one."""
     found = []
+    argv = with_shard(argv)
     for token, following in zip(argv, [*argv, ""][1:], strict=True):
         found.append(token)
         if token in ALONE and (not following or following.startswith("-") or _is_run(following)):

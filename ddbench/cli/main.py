@@ -12,7 +12,7 @@ from typing import Any
 
 from ddbench import __version__
 from ddbench.registry import suggest
-from ddbench.runtime.errors import UserError, one_line
+from ddbench.runtime.errors import Unfinished, UserError, one_line
 
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("ddbench.cli.demo", "the whole pipeline on an embedded dataset, in minutes on two cores"),
@@ -103,6 +103,8 @@ def _run(argv: Sequence[str] | None) -> None:
     try:
         dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
+    except Unfinished as left:
+        print(one_line(left))
     except UserError as error:
         print(f"ddbench: error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)

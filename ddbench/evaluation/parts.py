@@ -13,8 +13,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,19 +20,23 @@ from typing import Any
 
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, is_temporary, read_json, text_hash, write_text
+from ddbench.runtime.shards import Units
+from ddbench.runtime.signs import SILENCE as SILENCE
+from ddbench.runtime.signs import Sign, signs
 
 HEAD = "head.json"
 RECORD = ".part"
 WRITER = ".writer"
-HEARTBEAT = 20.0
-"""Seconds between two signs of life of a process that writes."""
-SILENCE = 600.0
-"""Seconds without a sign of life after which a process is taken for dead."""
 
 
 def parts_folder(out: Path) -> Path:
     """Where an evaluation keeps its records until it is finished."""
     return out.with_name(f"{out.stem}.parts")
+
+
+def units_of(out: Path) -> Units:
+    """Who is at which units of an evaluation."""
+    return Units(parts_folder(out) / "units")
 
 
 def part_name(record: dict[str, Any]) -> str:
@@ -49,6 +51,21 @@ def part_name(record: dict[str, Any]) -> str:
     else:
         unit, kind = [record["student"], record["seed"]], "run"
     return f"{kind}-{text_hash(unit)[:20]}{RECORD}"
+
+
+def run_unit(student: str, seed: int) -> str:
+    """What the run of a student is called among the units of an evaluation."""
+    return f"{student} seed {seed}"
+
+
+def rate_unit(student: str, rate: float) -> str:
+    """What the try of a learning rate is called."""
+    return f"{student} lr {rate:g}"
+
+
+def probe_unit(student: str, seed: int, kind: str, probe: str) -> str:
+    """What a probe of a run is called."""
+    return f"{run_unit(student, seed)} {kind} {probe}"
 
 
 def read_parts(folder: Path, check: Callable[[dict[str, Any]], None]) -> list[tuple[Path, dict[str, Any]]]:
@@ -79,12 +96,11 @@ def read_head(folder: Path) -> dict[str, Any] | None:
 
 
 class Writer:
-    """A process that writes records; its file in the folder is there as long as it does."""
+    """A process that writes records; its sign in the folder is there as long as it does."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._sign = folder / f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}{WRITER}"
-        self._ended = threading.Event()
+        self._sign = Sign(folder, WRITER)
 
     def enter(self) -> None:
         """Say that this process writes.
@@ -92,33 +108,17 @@ class Writer:
         Raises:
             OSError: the folder cannot be written to.
         """
-        for attempt in range(10):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                self._sign.touch()
-                break
-            except FileNotFoundError:  # another process has just finished, and removed the folder
-                if attempt == 9:
-                    raise
-        self._ended.clear()
-        threading.Thread(target=self._live, daemon=True).start()
-
-    def _live(self) -> None:
-        while not self._ended.wait(HEARTBEAT):
-            with contextlib.suppress(OSError):
-                os.utime(self._sign)
+        self._sign.enter()
 
     def leave(self) -> None:
         """Say that this process writes no more; the folder is removed if there is nothing in it."""
-        self._ended.set()
-        with contextlib.suppress(OSError):
-            self._sign.unlink(missing_ok=True)
+        self._sign.leave()
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
     def others(self) -> bool:
         """Whether another process writes here; signs of dead ones are removed."""
-        return bool(writers(self.folder, self._sign.name))
+        return bool(writers(self.folder, self._sign.path.name))
 
     def append(self, record: dict[str, Any]) -> None:
         """Keep a record on disk at once.
@@ -166,42 +166,11 @@ def writing(folder: Path) -> Iterator[Writer]:
 
 def writers(folder: Path, besides: str = "") -> list[str]:
     """Processes that write there, as ``host.pid``; the signs of dead ones are removed."""
-    found = []
-    now = _now(folder)
-    for sign in sorted(folder.glob(f"*{WRITER}")):
-        if sign.name == besides:
-            continue
-        name = sign.name.removesuffix(WRITER).rpartition(".")[0]
-        try:
-            silent = now - sign.stat().st_mtime
-        except OSError:  # it ended just now
-            continue
-        if silent > SILENCE or _is_dead(name):
-            sign.unlink(missing_ok=True)
-        else:
-            found.append(name)
-    return found
-
-
-def _now(folder: Path) -> float:
-    """The time by the clock of the file system, which may be another machine's."""
-    probe = folder / f".clock.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-    try:
-        probe.touch()
-        return probe.stat().st_mtime
-    except OSError:
-        return 0.0
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)
-
-
-def _is_dead(name: str) -> bool:
-    """Whether a process was one of this machine's, and is no more."""
-    import psutil  # rarely needed
-
-    host, _, pid = name.rpartition(".")
-    return host == socket.gethostname() and pid.isdecimal() and not psutil.pid_exists(int(pid))
+    found = [sign for sign in signs(folder, WRITER) if sign.path.name != besides]
+    for sign in found:
+        if sign.dead:
+            sign.path.unlink(missing_ok=True)
+    return [f"{sign.host}.{sign.pid}" for sign in found if not sign.dead]
 
 
 def remove_parts(paths: list[Path], folder: Path) -> None:
@@ -210,6 +179,7 @@ def remove_parts(paths: list[Path], folder: Path) -> None:
         path.unlink(missing_ok=True)
     if any(folder.glob(f"*{RECORD}")):
         return
+    Units(folder / "units").clear()
     for path in [*folder.glob("*.json"), *filter(is_temporary, folder.glob(".*"))]:
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # somebody has just begun to write

@@ -6,9 +6,9 @@ Loads torch when it is used.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from ddbench.config import apply_config, types_of
 from ddbench.measurements.suite import BUDGETS, NOISE, Choice
@@ -22,9 +22,13 @@ from ddbench.runtime.device import worker_count
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.jobs import warm
 from ddbench.runtime.progress import Console
+from ddbench.runtime.shards import WHOLE, Shard, State
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ddbench.evaluation.result import Evaluation
+    from ddbench.evaluation.tasks import Job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +90,20 @@ class Asked(Common):
     """Result file; default: RUN/evaluations/<protocol>.json."""
 
 
+class Order(TypedDict):
+    """Arguments of :func:`ddbench.evaluation.evaluator.evaluate`."""
+
+    job: Job
+    students: Sequence[str]
+    seeds: Sequence[int]
+    difference: dict[str, Any]
+    out: Path
+    workers: int
+    console: Console
+    choices: Sequence[Choice]
+    keep_weights: bool
+
+
 def asked(settings: Mapping[str, Any]) -> Asked:
     """What a caller in Python asks for: fields of :class:`Asked` by name.
 
@@ -109,14 +127,43 @@ def asked(settings: Mapping[str, Any]) -> Asked:
     return made
 
 
-def evaluate(run: Path, asked: Asked) -> Evaluation:
+def evaluate(run: Path, asked: Asked, shard: Shard = WHOLE) -> Evaluation:
     """Score a synset; what is there already is not done again.
 
     Args:
         run: a run folder, or a synset file.
+        shard: the share of the runs that is done here.
 
     Raises:
         UserError: whatever the user can mend, before anything is written.
+        Unfinished: the shard's runs are done, and not all runs are.
+    """
+    order = _order(run, asked)
+
+    from ddbench.evaluation import evaluator
+    from ddbench.evaluation.result import Evaluation
+
+    return Evaluation(path=order["out"], data=evaluator.evaluate(**order, shard=shard))
+
+
+def status(run: Path, asked: Asked) -> tuple[Path, list[State]]:
+    """The result's file, and what became of each run and measurement that is asked for; nothing is written.
+
+    Raises:
+        UserError: as :func:`evaluate`.
+    """
+    order = _order(run, replace(asked, download=False))
+
+    from ddbench.evaluation import evaluator
+
+    return order["out"], evaluator.status(**order)
+
+
+def _order(run: Path, asked: Asked) -> Order:
+    """What the evaluator is asked for.
+
+    Raises:
+        UserError: whatever the user can mend.
     """
     altered, difference = _altered(asked)
     students = expand_students(asked.students) if asked.students is not None else None
@@ -129,8 +176,6 @@ def evaluate(run: Path, asked: Asked) -> Evaluation:
 
     from ddbench.data.load import load_dataset
     from ddbench.data.specs import size_to_load
-    from ddbench.evaluation import evaluator
-    from ddbench.evaluation.result import Evaluation
     from ddbench.evaluation.tasks import Job
     from ddbench.synset import read_synset, synset_path
 
@@ -147,7 +192,7 @@ def evaluate(run: Path, asked: Asked) -> Evaluation:
     out = asked.out or path.parent / "evaluations" / f"{name}.json"
     if asked.download:
         load_dataset(synset.dataset, asked.data, size=side, download=True)
-    result = evaluator.evaluate(
+    return Order(
         job=Job(
             synset=path,
             data=asked.data,
@@ -171,7 +216,6 @@ def evaluate(run: Path, asked: Asked) -> Evaluation:
         choices=choices,
         keep_weights=asked.keep_weights,
     )
-    return Evaluation(path=out, data=result)
 
 
 def _altered(asked: Asked) -> tuple[Protocol, dict[str, Any]]:

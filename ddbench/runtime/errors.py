@@ -8,6 +8,13 @@ class UserError(Exception):
     """
 
 
+class Unfinished(Exception):
+    """The part of a piece of work that this process was to do is done, other parts are not: there is no result yet.
+
+    Nothing is wrong: the line is printed, exit code 0.
+    """
+
+
 def install_words(extra: str) -> str:
     """How the packages behind an extra are installed; ddbench is installed from its checkout."""
     return f'pip install ".[{extra}]" in the checkout of ddbench'

@@ -26,6 +26,10 @@ ATTEMPTS = 3
 """A job whose process dies this often is given up."""
 
 
+class WorkerDied(UserError):
+    """The processes that tried a job were killed."""
+
+
 def run_jobs(
     target: str, shared: Any, payloads: Sequence[Any], workers: int, deadline: float | None = None
 ) -> Iterator[tuple[int, Any]]:
@@ -43,7 +47,7 @@ def run_jobs(
         RuntimeError: a job raised anything else (with its traceback as text).
     """
     if deadline is None and (workers <= 1 or len(payloads) <= 1):
-        function = _resolve(target)
+        function = resolve(target)
         for index, payload in enumerate(payloads):
             yield index, function(shared, payload)
         return
@@ -69,7 +73,7 @@ def run_jobs(
                     worker.stop()
                     attempts[index] += 1
                     if attempts[index] >= ATTEMPTS:
-                        raise UserError(
+                        raise WorkerDied(
                             f"a worker process died {ATTEMPTS} times on the same job (exit code "
                             f"{worker.process.exitcode}); it may lack memory: try fewer --workers"
                         ) from None
@@ -114,7 +118,8 @@ def _left(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
-def _resolve(target: str) -> Any:
+def resolve(target: str) -> Any:
+    """The function that ``"module:function"`` names."""
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)
 
@@ -152,7 +157,7 @@ def _serve(pipe: Connection, target: str, shared: Any, environment: dict[str, st
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.clear()
     os.environ.update(environment)
-    function = _resolve(target)
+    function = resolve(target)
     while True:
         try:
             payload = pipe.recv()

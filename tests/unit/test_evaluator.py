@@ -19,8 +19,8 @@ from ddbench.data.dataset import Dataset, Split, holdout_split
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
 from ddbench.evaluation import tasks
-from ddbench.evaluation.evaluator import SEARCH_SEED
 from ddbench.evaluation.kept import Kept
+from ddbench.evaluation.work import SEARCH_SEED
 from ddbench.networks.build import build_student
 from ddbench.protocols.plan import Plan, rate_of
 from ddbench.protocols.protocol import PROTOCOLS

@@ -1,0 +1,231 @@
+"""Signs of life: small files by which processes, on any number of machines that share a folder, know of each other.
+
+A sign is there as long as its process is at something; the process touches it now and then. Nothing is locked (locks
+hold on one machine only on many file systems): who is killed leaves a sign that grows old, and is known to be dead by
+its silence, on its own machine at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import canonical_json, ensure_writable, parse_json
+
+HEARTBEAT = 20.0
+"""Seconds between two signs of life of a process."""
+SILENCE = 600.0
+"""Seconds without a sign of life after which a process is taken for dead."""
+POLL = 0.5
+"""Seconds between two looks of a process that waits for another one."""
+TURN = ".turn"
+"""Ending of the sign of who has its turn."""
+
+_OWN: set[Path] = set()
+
+
+class Sign:
+    """A file that says that this process is at something.
+
+    Attributes:
+        path: ``FOLDER/<host>.<pid>.<random><suffix>``.
+    """
+
+    def __init__(self, folder: Path, suffix: str, content: dict[str, Any] | None = None) -> None:
+        self.path = folder / f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}{suffix}"
+        self._text = canonical_json({"since": round(time.time(), 3), "sign": self.path.name, **(content or {})})
+        self._ended = threading.Event()
+
+    def enter(self) -> None:
+        """Put the sign up; its folder is made.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
+        for attempt in range(10):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.path.write_text(self._text)
+                break
+            except FileNotFoundError:  # another process has just finished, and removed the folder
+                if attempt == 9:
+                    raise
+        self._live(self.path)
+
+    def take(self, path: Path) -> bool:
+        """Put the sign up at ``path``, whose folder is there; whether nobody else has.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
+        try:
+            with open(path, "x") as file:
+                file.write(f"{self.path.name}\n{self._text}")
+        except FileExistsError:
+            return False
+        self._live(path)
+        return True
+
+    def _live(self, path: Path) -> None:
+        self.path = path
+        self._ended.clear()
+        _OWN.add(path)
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(HEARTBEAT):
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
+
+    def leave(self) -> None:
+        """Take the sign away, if it is this one's still."""
+        self._ended.set()
+        _OWN.discard(self.path)
+        with contextlib.suppress(OSError):
+            if self.path.read_text().endswith(self._text):
+                self.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A sign that was found.
+
+    Attributes:
+        host, pid: of its process.
+        silent: seconds since its last sign of life.
+        dead: the process is no more, or silent for too long.
+        content: what it said, with ``since``, seconds of its machine's clock; empty where that cannot be read.
+    """
+
+    path: Path
+    host: str
+    pid: int
+    silent: float
+    dead: bool
+    content: dict[str, Any]
+
+
+def signs(folder: Path, suffix: str) -> list[Seen]:
+    """The signs with this ending in a folder, of dead processes too."""
+    paths = sorted(folder.glob(f"*{suffix}"))
+    now = _now(folder) if paths else 0.0
+    return [seen for path in paths if (seen := _seen(path, path.name.removesuffix(suffix), now)) is not None]
+
+
+def _seen(path: Path, name: str, now: float, text: str | None = None) -> Seen | None:
+    """A sign as it is now; None: it is gone."""
+    host, _, pid = name.rpartition(".")[0].rpartition(".")
+    try:
+        silent = now - path.stat().st_mtime
+        text = path.read_text(errors="replace") if text is None else text
+    except OSError:
+        return None
+    try:
+        content = parse_json(text)
+    except ValueError:  # it is just being written
+        content = {}
+    number = int(pid) if pid.isdecimal() else 0
+    dead = silent > SILENCE or _is_gone(path, host, number)
+    return Seen(
+        path=path,
+        host=host,
+        pid=number,
+        silent=max(0.0, silent),
+        dead=dead,
+        content=content if isinstance(content, dict) else {},
+    )
+
+
+def _now(folder: Path) -> float:
+    """The time by the clock of the file system, which may be another machine's.
+
+    The file that is made for it also lets a network file system look into the folder afresh.
+    """
+    probe = folder / f".clock.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:
+        return time.time()
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def _is_gone(path: Path, host: str, pid: int) -> bool:
+    """Whether a process was one of this machine's, and is no more."""
+    if host != socket.gethostname():
+        return False
+    if pid == os.getpid():
+        return path not in _OWN  # an earlier process had this number
+    import psutil  # rarely needed
+
+    return not psutil.pid_exists(pid)
+
+
+@contextmanager
+def turn(path: Path, what: str, *, wait: bool = True) -> Iterator[None]:
+    """Be the only process at something for the block, waiting until no other one is.
+
+    A process that is killed loses its turn, at once on this machine, after :data:`SILENCE` seconds on another one. What
+    is done in a turn must be harmless if two processes do it at once all the same (a machine that slept, say).
+
+    Args:
+        path: names it; the sign lies beside it.
+        what: it is, for the error ("run").
+        wait: or else refuse.
+
+    Raises:
+        UserError: another process has its turn, and ``wait`` is false; or the folder cannot be written to.
+    """
+    ensure_writable(path.parent)
+    place = path.with_name(f"{path.name}{TURN}")
+    sign = Sign(path.parent, TURN)
+    while not sign.take(place):
+        holder = _holder(place)
+        if holder is None:  # it left just now
+            continue
+        if holder.dead:
+            _bury(place, holder)
+        elif not wait:
+            raise UserError(
+                f"{path}: process {holder.pid} on {holder.host} is at work on this {what}; wait for it, or choose "
+                "another --out"
+            )
+        else:
+            time.sleep(POLL)
+    try:
+        yield
+    finally:
+        sign.leave()
+
+
+def _holder(place: Path) -> Seen | None:
+    try:
+        name, _, text = place.read_text(errors="replace").partition("\n")
+    except OSError:
+        return None
+    return _seen(place, name.removesuffix(TURN), _now(place.parent), text)
+
+
+def _bury(place: Path, holder: Seen) -> None:
+    """Take a dead process's sign away, and only that one."""
+    grave = place.with_name(f".{place.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    with contextlib.suppress(OSError):  # another one was first
+        place.rename(grave)
+        found = _holder(grave)
+        if found is not None and found.content != holder.content:  # of one who has just taken its turn
+            with contextlib.suppress(OSError):
+                os.link(grave, place)
+    with contextlib.suppress(OSError):
+        grave.unlink(missing_ok=True)

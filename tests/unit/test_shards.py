@@ -1,0 +1,355 @@
+"""Work shared out over processes: any number of shards, in turn, at once or killed, leaves the bytes of one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import EAGER, TINY, contents
+
+from ddbench.evaluation import tasks
+from ddbench.runtime import shards, signs
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.shards import WHOLE, Shard, Units, parse_shard, run_common, run_units, status_lines
+
+ROOT = Path(__file__).parents[2]
+OTHER = "mlp-d1-w4"
+PATIENCE = 120.0
+
+
+def started(argv: Sequence[object], data: Path, **more: str) -> subprocess.Popen[str]:
+    """The command in a process of its own."""
+    environment = {**os.environ, "DDBENCH_DATA": str(data), "PYTHONPATH": str(ROOT), **more}
+    command = [sys.executable, "-m", "ddbench", *map(str, argv)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    """What a command printed; it must end well."""
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    return out
+
+
+def dead_sign(folder: Path, suffix: str, **content: Any) -> Path:
+    """The sign of a process of another machine that fell silent."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"elsewhere.7.00000000{suffix}"
+    path.write_text(json.dumps({"since": 1.5, **content}))
+    os.utime(path, (0, path.stat().st_mtime - signs.SILENCE - 60))
+    return path
+
+
+# Which part
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
+def test_parts_are_disjoint_and_all(count: int):
+    units = list("abcdefg")
+    parts = [Shard(index, count).own(units) for index in range(count)]
+    assert sorted(unit for part in parts for unit in part) == units
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert all(sorted(Shard(index, count).rotated(units)) == units for index in range(count))
+
+
+def slurm(**values: object) -> dict[str, str]:
+    return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in values.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "expected"),
+    [
+        (None, {}, WHOLE),
+        ("2/5", {}, Shard(2, 5)),
+        ("0/1", slurm(ID=3, COUNT=4, MIN=0), WHOLE),  # what is said counts
+        (None, slurm(ID=3, COUNT=4, MIN=0), Shard(3, 4)),
+        ("environment", slurm(ID=4, COUNT=4, MIN=1), Shard(3, 4)),
+        (None, slurm(ID=9, COUNT=3, MIN=5, STEP=2), Shard(2, 3)),
+        (None, slurm(ID=7, COUNT=1, MIN=7), Shard(0, 1)),
+        ("JOB_COMPLETION_INDEX/8", {"JOB_COMPLETION_INDEX": "7"}, Shard(7, 8)),
+    ],
+)
+def test_which_part(text: str | None, environment: dict[str, str], expected: Shard):
+    found = parse_shard(text, environment)
+    assert (found.index, found.count) == (expected.index, expected.count)
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "needle"),
+    [
+        (["--shard", "3/2"], {}, "counted from 0"),
+        (["--shard", "2/2"], {}, "counted from 0"),
+        (["--shard", "x/2"], {}, "'x' is no number"),
+        (["--shard", "-1/2"], {}, "--shard"),
+        (["--shard", "1"], {}, "expected i/n"),
+        (["--shard", "0/0"], {}, "expected i/n"),
+        (["--shard", "1/x"], {}, "expected i/n"),
+        (["--shard", "NOT_THERE/2"], {}, "'NOT_THERE' is no number"),
+        (["--shard"], {}, "no SLURM_ARRAY_TASK_ID"),
+        ([], slurm(ID="x", COUNT=2), "SLURM_ARRAY_TASK_ID is 'x'"),
+        ([], slurm(ID=0), "SLURM_ARRAY_TASK_COUNT is ''"),
+        ([], slurm(ID=7, COUNT=3, MIN=0), "without gaps"),
+        ([], slurm(ID=2, COUNT=3, MIN=1, STEP=2), "without gaps"),
+    ],
+)
+def test_wrong_parts_are_refused(
+    flags: list[str], environment: dict[str, str], needle: str, random_run: Path, refused: Callable, monkeypatch
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    refused(["evaluate", random_run, *flags], "--shard", needle, root=random_run)
+
+
+# Who is at which unit
+
+
+def test_what_became_of_units(tmp_path: Path):
+    units = Units(tmp_path / "units")
+    names = ["a", "b", "c", "d", "e"]
+    dead_sign(units.folder, shards.CLAIM, units=["c"])
+    with units.at(["b"]), pytest.raises(UserError), units.at(["d"]):
+        raise UserError("no\nspace")
+    with units.at(["b"]):
+        found = {one.unit: one for one in units.states(names, {"a"})}
+        assert [one.state for one in found.values()] == ["done", "running", "failed", "failed", "open"]
+        assert f"process {os.getpid()} on {socket.gethostname()}" in found["b"].words
+        assert "process 7 on elsewhere" in found["c"].words
+        assert found["d"].words.startswith("no space (process")
+        lines = status_lines("x.json", list(found.values()))
+        assert lines[0] == "x.json: 1 done, 1 running, 2 failed, 1 open, of 5"
+        assert len(lines) == 4
+        with units.at(["c", "d"]):  # tried again
+            assert [one.state for one in units.states(["c", "d"], ())] == ["running", "running"]
+        assert [one.state for one in units.states(["c", "d"], ())] == ["open", "open"]
+        units.clear()
+        assert units.running(), "this one is at work"
+    assert not units.folder.exists()
+
+
+def test_a_killed_process_of_this_machine_failed_at_once(tmp_path: Path):
+    units = Units(tmp_path / "units")
+    script = (
+        "import os, sys; from pathlib import Path; from ddbench.runtime.shards import Units\n"
+        "with Units(Path(sys.argv[1])).at(['a']): os._exit(1)"
+    )
+    ran = subprocess.run([sys.executable, "-c", script, str(units.folder)], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert ran.returncode == 1
+    assert [one.state for one in units.states(["a"], ())] == ["failed"]
+    assert not units.running()
+    with units.at(["a"]):
+        pass
+    assert not units.folder.exists(), "what the dead process left is gone"
+
+
+def fails(shared: Path, payload: str) -> str:
+    """A job; run by a worker."""
+    if payload == "bad":
+        raise UserError("it is bad")
+    if payload == "die":
+        os._exit(9)
+    if payload == "wait":
+        time.sleep(PATIENCE)
+    return payload
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [("bad", {"bad": "it is bad"}), ("die", {"die": "ended in it without a word"})],
+)
+def test_failed_jobs_are_known(payload: str, expected: dict[str, str], tmp_path: Path, monkeypatch):
+    """What failed is told by name; what was stopped with it is open."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    units = Units(tmp_path / "units")
+    jobs = [payload, "wait"]
+    with pytest.raises(UserError):
+        list(run_units("test_shards:fails", tmp_path, jobs, 2, units=units, names=[(job,) for job in jobs]))
+    found = {one.unit: one for one in units.states(jobs, ())}
+    for name, words in expected.items():
+        assert found[name].state == "failed"
+        assert words in found[name].words
+    if payload == "bad":
+        assert found["wait"].state == "open"
+
+
+def test_what_all_need_is_done_by_one(tmp_path: Path, monkeypatch):
+    """A unit that a living process is at is waited for; one of a dead process is done again."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setattr(shards, "POLL", 0.01)
+    units, there = Units(tmp_path / "units"), set()
+    dead_sign(units.folder, shards.CLAIM, units=["b"])
+    other = units.at(["c"])
+    other.__enter__()
+    looks = []
+
+    def done() -> set[str]:
+        looks.append(set(there))
+        if len(looks) == 6:  # the other one ends
+            there.add("c")
+            other.__exit__(None, None, None)
+        return there
+
+    names = ["a", "b", "c"]
+    made = []
+    for index, value in run_common(
+        *("test_shards:fails", tmp_path, names, 1), units=units, names=names, done=done, shard=Shard(1, 2)
+    ):
+        assert value == names[index]
+        made.append(value)
+        there.add(value)
+    assert sorted(made) == ["a", "b"]
+    assert made[0] == "b", "shard 1 of 2 begins in the middle"
+
+
+# Turns
+
+
+def test_turns(tmp_path: Path, monkeypatch):
+    place = tmp_path / "locks" / "experts"
+    monkeypatch.setattr(signs, "POLL", 0.01)
+    with (
+        signs.turn(place, "store"),
+        pytest.raises(UserError, match=f"process {os.getpid()} on .* is at work on this store"),
+        signs.turn(place, "store", wait=False),
+    ):
+        pass
+    left = place.with_name(f"experts{signs.TURN}")
+    assert not left.exists()
+    left.write_text("elsewhere.7.00000000.turn\n{}")
+    os.utime(left, (0, left.stat().st_mtime - signs.SILENCE - 60))
+    with signs.turn(place, "store", wait=False):
+        assert left.read_text().startswith(socket.gethostname())
+    assert list(place.parent.iterdir()) == []
+
+
+def test_turns_exclude_each_other(tmp_path: Path):
+    """Four processes count up a number in a file, each reading and writing it in its turn."""
+    script = (
+        "import sys; from pathlib import Path; from ddbench.runtime import signs\n"
+        "signs.POLL = 0.002; number = Path(sys.argv[1]) / 'number'\n"
+        "for _ in range(20):\n"
+        "    with signs.turn(Path(sys.argv[1]) / 'it', 'number'): number.write_text(str(int(number.read_text()) + 1))\n"
+    )
+    (tmp_path / "number").write_text("0")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    crew = [
+        subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], env=environment, stderr=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    for process in crew:
+        _, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, err
+    assert (tmp_path / "number").read_text() == "80"
+    assert [path.name for path in tmp_path.iterdir()] == ["number"]
+
+
+# Evaluations
+
+
+def evaluation(run: Path, out: Path, *more: object) -> list[object]:
+    return [
+        *("evaluate", run, "--students", f"{TINY},{OTHER}", "--seeds", 3, "--epochs", 2, "--workers", 1, "--quiet"),
+        *("--out", out, *EAGER, *more),
+    ]
+
+
+MEASURED = ("--calibration", "--lr-source", "search", "--at-once", 2)
+
+
+@pytest.mark.parametrize("more", [(), MEASURED], ids=["plain", "measured"])
+@pytest.mark.parametrize("order", [(0, 1), (2, 0, 1), (4, 3, 2, 1, 0)])
+def test_shards_in_turn(
+    more: tuple[object, ...], order: tuple[int, ...], ddb: Callable, random_run: Path, tmp_path: Path
+):
+    """Whichever comes last writes the result; until then there is none."""
+    whole, out = tmp_path / "one" / "score.json", tmp_path / "parts" / "score.json"
+    assert ddb(*evaluation(random_run, whole, *more)).code == 0
+    for position, index in enumerate(order):
+        shard = f"{index}/{len(order)}"
+        made = ddb(*evaluation(random_run, out, *more, "--shard", shard))
+        assert made.code == 0, made.err
+        if position + 1 < len(order) and not out.exists():
+            assert made.out.startswith(f"shard {shard}: its runs are done (")
+    assert contents(out.parent, "cost.json") == contents(whole.parent, "cost.json")
+    costs = [json.loads(path.with_name("score.cost.json").read_text())["runs"] for path in (whole, out)]
+    assert [{**run, "cpu_seconds": 0}.keys() for run in costs[0]] == [
+        {**run, "cpu_seconds": 0}.keys() for run in costs[1]
+    ]
+    again = ddb(*evaluation(random_run, out, *more, "--shard", "1/2"))
+    assert again.code == 0
+    assert f"result: {out}" in again.out
+
+
+def test_shards_at_once(ddb: Callable, random_run: Path, data_root: Path, tmp_path: Path):
+    whole, out = tmp_path / "one" / "score.json", tmp_path / "parts" / "score.json"
+    more = ("--lr-source", "search")
+    assert ddb(*evaluation(random_run, whole, *more)).code == 0
+    tasks = [
+        started(evaluation(random_run, out, *more), data_root, **slurm(ID=index, COUNT=3, MIN=1)) for index in (1, 2, 3)
+    ]
+    said = [ended(process) for process in tasks]
+    assert any(f"result: {out}" in text for text in said)
+    assert contents(out.parent, "cost.json") == contents(whole.parent, "cost.json")
+
+
+def test_a_killed_shard_is_typed_again(ddb: Callable, random_run: Path, data_root: Path, tmp_path: Path):
+    """Status tells what it was at; the same command goes on, and another shard's records are not lost."""
+    whole, out = tmp_path / "one" / "score.json", tmp_path / "parts" / "score.json"
+
+    def long(out: Path, *more: object) -> list[object]:
+        return evaluation(random_run, out, "--epochs", 150, *more)
+
+    assert ddb(*long(whole)).code == 0
+    assert ddb(*long(out, "--shard", "1/2")).code == 0
+    other = set(out.parent.glob("score.parts/run-*"))
+    assert len(other) == 3
+    victim = started(long(out, "--shard", "0/2"), data_root)
+    limit = time.monotonic() + PATIENCE
+    while len(set(out.parent.glob("score.parts/run-*"))) < 4 or not any(out.parent.glob("score.parts/units/*.claim")):
+        assert victim.poll() is None, victim.communicate()
+        assert time.monotonic() < limit
+        time.sleep(0.002)
+    shown = ddb(*long(out, "--status"))
+    victim.kill()
+    victim.communicate()
+    assert shown.code == 0
+    assert shown.out.startswith(f"{out}: 4 done, 1 running, 1 open, of 6\n"), shown.out
+    assert "seed" in shown.out.splitlines()[1]
+    shown = ddb(*long(out, "--status"))
+    assert shown.out.startswith(f"{out}: 4 done, 1 failed, 1 open, of 6\n")
+    assert f"process {victim.pid} on {socket.gethostname()} ended in it without a word" in shown.out
+    assert not out.exists()
+    assert ddb(*long(out, "--shard", "0/2")).code == 0
+    assert contents(out.parent, "cost.json") == contents(whole.parent, "cost.json")
+    assert ddb(*long(out, "--status")).out == f"{out}: 6 done, of 6\n"
+
+
+def test_a_failed_unit_is_told(ddb: Callable, random_run: Path, tmp_path: Path, monkeypatch):
+    out, real = tmp_path / "score.json", tasks.run_task
+
+    def run_task(job: Any, task: Any) -> Any:
+        if task.seeds == (1,):
+            raise UserError("the device is gone")
+        return real(job, task)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "run_task", run_task)
+        assert ddb(*evaluation(random_run, out, "--shard", "0/1")).code == 2
+    shown = ddb(*evaluation(random_run, out, "--status"))
+    assert shown.out.startswith(f"{out}: 1 done, 1 failed, 4 open, of 6\n  failed   {TINY} seed 1  the device is gone")
+    assert ddb(*evaluation(random_run, out)).code == 0
+    assert [path.name for path in sorted(tmp_path.glob("score*"))] == ["score.cost.json", "score.json"]
+
+
+def test_status_writes_nothing(ddb: Callable, random_run: Path, tmp_path: Path):
+    place = tmp_path / "not" / "there" / "score.json"
+    shown = ddb(*evaluation(random_run, place, "--status", "--calibration"))
+    assert shown.out == f"{place}: 0 done, 12 open, of 12\n"
+    assert not place.parent.parent.exists()

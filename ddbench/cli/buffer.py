@@ -10,6 +10,7 @@ import tyro
 
 from ddbench.cli.parse import parse
 from ddbench.cli.settings import Common, worker_count
+from ddbench.cli.shards import Sharded, print_status, with_shard
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
@@ -18,7 +19,7 @@ from ddbench.runtime.progress import Console
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(Common):
+class Args(Common, Sharded):
     """Record experts: networks trained on real data, every epoch's weights kept."""
 
     dataset: str = "digits"
@@ -81,6 +82,8 @@ EXAMPLES = """  ddbench buffer --recipe mtt/digits-ipc1
   ddbench buffer --recipe mtt/cifar10-ipc10 --download
   ddbench buffer --recipe mtt/cifar10-ipc10 --device cuda --workers 1 --at-once 10
   ddbench buffer --dataset digits --kind gsam --experts 10 --epochs 16
+  ddbench buffer --recipe mtt/cifar10-ipc10 --shard 0/4                # and 1/4, 2/4, 3/4 elsewhere
+  ddbench buffer --recipe mtt/cifar10-ipc10 --status
   ddbench buffer info
   ddbench buffer verify expert_trajectories
   ddbench buffer import replay_buffer_0.pt --dataset cifar10 --student convnet-d3-w128-in --preprocess zca"""
@@ -97,6 +100,7 @@ def main(argv: list[str]) -> None:
             )
         {"verify": _verify, "info": _info, "import": _import}[argv[0]](argv[1:])
         return
+    argv = with_shard(argv)
     args = parse(Args, argv, "ddbench buffer", str(Args.__doc__), EXAMPLES)
     if args.recipe is not None:
         args = parse(Args, argv, "ddbench buffer", str(Args.__doc__), EXAMPLES, default=_from_recipe(args.recipe))
@@ -122,18 +126,26 @@ def _from_recipe(name: str) -> Args:
 
 def _record(args: Args) -> None:
     from ddbench.cli.settings import open_dataset, student_for
-    from ddbench.experts.record import record
 
-    console = Console(args.quiet)
+    console, shard = Console(args.quiet), args.part
     workers, threads = worker_count(args.workers, args.threads)
     if workers > 1:
         warm("ddbench.experts.record")
+
+    from ddbench.experts.record import record, status
+
     dataset = open_dataset(args.dataset, args.size, args)
+    student = student_for(args.student, dataset)
+    if args.status:
+        print_status(
+            *status(root=args.buffers, dataset=dataset, student=student, recipe=args.settings, experts=args.experts)
+        )
+        return
     store = record(
         root=args.buffers,
         dataset=dataset,
         data=args.data,
-        student=student_for(args.student, dataset),
+        student=student,
         recipe=args.settings,
         experts=args.experts,
         workers=workers,
@@ -142,6 +154,7 @@ def _record(args: Args) -> None:
         compile=args.compile,
         console=console,
         at_once=args.at_once,
+        shard=shard,
     )
     last = [store.experts[index] for index in store.indices]
     test = [one.test_accuracy for one in last if one.test_accuracy is not None]

@@ -17,7 +17,7 @@ from ddbench.data.policy import parse_policy
 from ddbench.data.preprocess import Preprocess, fit_preprocess
 from ddbench.data.specs import resolve_augmentation
 from ddbench.experts.recipe import ExpertRecipe
-from ddbench.experts.store import MANIFEST, TrajectoryStore, read_store, store_folder
+from ddbench.experts.store import MANIFEST, TrajectoryStore, expert_file, read_store, store_folder
 from ddbench.experts.train import optimizer_settings, predict_all, training_flops, trajectories
 from ddbench.networks.build import build_student
 from ddbench.networks.check import check_student
@@ -25,10 +25,9 @@ from ddbench.runtime import device as devices
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable, read_json, write_json
-from ddbench.runtime.jobs import run_jobs
-from ddbench.runtime.locks import held_folder
 from ddbench.runtime.progress import Bar, Console
 from ddbench.runtime.resources import Meter
+from ddbench.runtime.shards import WHOLE, Shard, State, Units, run_units
 from ddbench.training.loops import accuracy, inputs_of, make_optimizer
 
 
@@ -115,6 +114,7 @@ def record(
     compile: str,
     console: Console,
     at_once: int = 1,
+    shard: Shard = WHOLE,
 ) -> TrajectoryStore:
     """Record experts 0 to ``experts - 1``; those that are there already are kept.
 
@@ -123,23 +123,17 @@ def record(
 
     Args:
         at_once: experts that a worker trains at once on one device, their weights stacked.
+        shard: record its share of them (in blocks of ``at_once``) only; every process enters all that are there into
+            the manifest.
 
     Raises:
         UserError: settings out of range, a student that does not fit the images, experts that cannot be trained at
             once, a folder that cannot be written to; or an expert whose weights stop being finite (those beside it are
             kept).
+        Unfinished: the shard's experts are there, those of other shards are not.
     """
-    recipe.check()
-    if experts < 1:
-        raise UserError(f"--experts {experts}: expected at least 1")
-    spec = dataset.spec
-    check_student(student, spec.channels, spec.size)
-    recipe = replace(recipe, augmentation=resolve_augmentation(recipe.augmentation, spec.flip))
-    parse_policy(recipe.augmentation)
+    spec, recipe = dataset.spec, _checked(recipe, dataset, student, experts, at_once)
     devices.resolve_device(device)
-    net = build_student(student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=0)
-    make_optimizer(net.parameters(), optimizer_settings(recipe))
-    _check_at_once(at_once, experts, net, recipe, spec.shape)
     preprocess = fit_preprocess(dataset, recipe.preprocess, data_root(data))
     store = open_store(root, dataset, student, recipe, preprocess)
     known = store.indices
@@ -147,8 +141,11 @@ def record(
     if store.indices != known or not (store.folder / MANIFEST).exists():
         store.write_manifest()
     done = experts - len(missing)
+    units = units_of(store.folder)
     if not missing:
         console.say(f"all {experts} experts are recorded in {store.folder}")
+        units.forget(_merge_costs(store.folder, units))
+        units.clear()
         return store
     ensure_writable(store.folder)
     if done:
@@ -164,22 +161,88 @@ def record(
         threads=threads,
         compile=compile,
     )
-    with console.bar(f"experts ({student}, {recipe.epochs} epochs)", experts, done) as bar:
-        blocks = _blocks(experts, missing, at_once)
-        for _, result in run_jobs("ddbench.experts.record:record_block", job, blocks, workers):
-            _take_in(store, result, bar)
-    store.enter()
+    blocks = shard.own(_blocks(experts, missing, at_once))
+    own, open_ = (sum(map(len, part)) for part in ([b.indices for b in blocks], [b.missing for b in blocks]))
+    with units.process(), console.bar(f"experts ({student}, {recipe.epochs} epochs)", own, own - open_) as bar:
+        _fill(store, job, blocks, workers, units, bar)
+    if units.at_rest():  # nobody else merges costs now
+        units.forget(_merge_costs(store.folder, units))
+    left = experts - sum(index < experts for index in store.indices)
+    if left:
+        raise shard.unfinished("expert", own, left, experts, f"the last entry of {store.folder / MANIFEST}")
+    units.clear()
     return store
 
 
-def _take_in(store: TrajectoryStore, result: BlockResult, bar: Bar) -> None:
+def _checked(recipe: ExpertRecipe, dataset: Dataset, student: str, experts: int, at_once: int) -> ExpertRecipe:
+    """The recipe, with the augmentation that it means for this data.
+
+    Raises:
+        UserError: settings that cannot work.
+    """
+    recipe.check()
+    if experts < 1:
+        raise UserError(f"--experts {experts}: expected at least 1")
+    spec = dataset.spec
+    check_student(student, spec.channels, spec.size)
+    recipe = replace(recipe, augmentation=resolve_augmentation(recipe.augmentation, spec.flip))
+    parse_policy(recipe.augmentation)
+    net = build_student(student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=0)
+    make_optimizer(net.parameters(), optimizer_settings(recipe))
+    _check_at_once(at_once, experts, net, recipe, spec.shape)
+    return recipe
+
+
+def _fill(store: TrajectoryStore, job: RecordJob, blocks: list[Block], workers: int, units: Units, bar: Bar) -> None:
+    """Record these blocks, and enter them and what other processes have written.
+
+    Raises:
+        UserError: as :func:`record`.
+    """
+    blocks = [block for block in blocks if block.missing]
+    names = [tuple(map(unit_name, block.missing)) for block in blocks]
+    for _, result in run_units(RECORD, job, blocks, workers, units=units, names=names):
+        _take_in(store, units, result, bar)
+    store.enter()
+    _merge_costs(store.folder, units)
+
+
+RECORD, UNIT = "ddbench.experts.record:record_block", "expert "
+
+
+def units_of(folder: Path) -> Units:
+    """Who is at which expert of a store."""
+    return Units(folder / "units")
+
+
+def unit_name(index: int) -> str:
+    """What an expert is called among the units of a store."""
+    return f"{UNIT}{index:05d}"
+
+
+def status(
+    *, root: Path, dataset: Dataset, student: str, recipe: ExpertRecipe, experts: int
+) -> tuple[Path, list[State]]:
+    """Folder of the store that :func:`record` would fill, and what became of each expert; nothing is written.
+
+    Raises:
+        UserError: settings out of range.
+    """
+    recipe = _checked(recipe, dataset, student, experts, 1)
+    folder = store_folder(root, dataset.spec.name, student, recipe.key(student, dataset.fingerprint))
+    done = {unit_name(index) for index in range(experts) if (folder / expert_file(index)).exists()}
+    return folder, units_of(folder).states([unit_name(index) for index in range(experts)], done)
+
+
+def _take_in(store: TrajectoryStore, units: Units, result: BlockResult, bar: Bar) -> None:
     """Enter what a block left into manifest and costs.
 
     Raises:
         UserError: an expert of the block diverged; the others are entered.
     """
     for index in result.written:
-        add_cost(store.folder, index, result.cost)
+        units.note(unit_name(index), result.cost)
+        _merge_costs(store.folder, units)
         store.enter(index)
         bar.advance(f"train accuracy {store.experts[index].train_accuracy[-1]:.3f}")
     if result.failures:
@@ -188,13 +251,11 @@ def _take_in(store: TrajectoryStore, result: BlockResult, bar: Bar) -> None:
 
 
 def _blocks(experts: int, missing: Sequence[int], at_once: int) -> list[Block]:
-    """The blocks of ``at_once`` neighbouring experts of which some are missing; the same blocks in every try."""
+    """The blocks of ``at_once`` neighbouring experts, the same in every try and shard; some may lack nothing."""
     blocks = []
     for first in range(0, experts, at_once):
         indices = tuple(range(first, min(first + at_once, experts)))
-        wanted = tuple(index for index in indices if index in missing)
-        if wanted:
-            blocks.append(Block(indices=indices, missing=wanted))
+        blocks.append(Block(indices=indices, missing=tuple(index for index in indices if index in missing)))
     return blocks
 
 
@@ -263,7 +324,8 @@ def record_block(job: RecordJob, block: Block) -> BlockResult:
         curves = {**one.curves, "test_accuracy": round(accuracy(test, dataset.test.labels), 6)}
         if len(nets) > 1:
             curves["at_once"] = len(nets)
-        store.write_expert(index, one.weights, one.buffers, curves)
+        if not (store.folder / expert_file(index)).exists():  # or another process was first: others know its bytes
+            store.write_expert(index, one.weights, one.buffers, curves)
         written.append(index)
     return BlockResult(written=written, cost=_share(meter.report(devices.describe(device)), block), failures=failures)
 
@@ -280,11 +342,18 @@ def _share(cost: dict[str, Any], block: Block) -> dict[str, Any]:
 COST = "cost.json"
 
 
-def add_cost(folder: Path, index: int, cost: dict[str, Any]) -> None:
-    """Keep what an expert cost beside the manifest, which holds no times: its bytes are the same on every run."""
-    with held_folder(folder):
-        known = read_json(folder / COST, "cost record") if (folder / COST).exists() else {}
-        write_json(folder / COST, {**known, f"{index:05d}": cost})
+def _merge_costs(folder: Path, units: Units) -> list[str]:
+    """Keep what experts cost beside the manifest, which holds no times: its bytes are the same on every run.
+
+    Returns:
+        The units whose costs are in the file.
+    """
+    known = read_json(folder / COST, "cost record") if (folder / COST).exists() else {}
+    notes = units.notes()
+    own = {unit.removeprefix(UNIT): cost for unit, cost in notes.items()}
+    if any(known.get(name) != cost for name, cost in own.items()):
+        write_json(folder / COST, {**known, **own})
+    return list(notes)
 
 
 def recorded_cost(folder: Path) -> dict[str, Any] | None:

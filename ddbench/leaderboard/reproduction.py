@@ -19,8 +19,8 @@ from ddbench.protocols.protocol import protocol
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable
-from ddbench.runtime.locks import held
 from ddbench.runtime.progress import Console
+from ddbench.runtime.signs import turn
 
 if TYPE_CHECKING:
     from ddbench.leaderboard.result import Result
@@ -62,15 +62,15 @@ class Workshop:
         return self.out / "logs" / f"{cell.name.replace('/', '-')}.log"
 
     def turn(self, *keys: str) -> contextlib.AbstractContextManager[None]:
-        """Hold the locks of what other cells may want too: they are made by one worker at a time."""
-        return _held(self.out / "locks", keys)
+        """The turns of what other cells may want too: it is made by one worker at a time, on whatever machine."""
+        return _turns(self.out / "locks", keys)
 
 
 @contextlib.contextmanager
-def _held(folder: Path, keys: Sequence[str]) -> Iterator[None]:
+def _turns(folder: Path, keys: Sequence[str]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for key in sorted(keys):
-            stack.enter_context(held(folder / key))
+            stack.enter_context(turn(folder / key, key))
         yield
 
 

@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 CLAIM, FAILED = ".claim", ".failed"
 """Endings of the sign of a process that is at some units, and of the record of a unit that failed."""
+PROCESS, NOTE = ".process", ".note"
+"""Endings of the sign of a process that hands units out, and of what it notes of a unit."""
 
 ENVIRONMENT = "environment"
 """What a lone ``--shard`` means: as the variables of a Slurm array say."""
@@ -215,6 +217,47 @@ class Units:
                 found.append(State(unit=unit, state="open" if reason is None else "failed", words=reason or ""))
         return found
 
+    @contextmanager
+    def process(self) -> Iterator[None]:
+        """Be known to hand units out for the block. What was noted is there until somebody finds all at rest."""
+        sign = Sign(self.folder, PROCESS)
+        try:
+            sign.enter()
+        except OSError as error:
+            raise UserError(f"cannot write {self.folder}: {error.strerror or error}") from error
+        try:
+            yield
+        finally:
+            sign.leave()
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
+
+    def at_rest(self) -> bool:
+        """Whether no process hands units out."""
+        return all(seen.dead for seen in signs(self.folder, PROCESS))
+
+    def note(self, unit: str, value: Any) -> None:
+        """Keep something about a unit in a file of its own.
+
+        Raises:
+            UserError: the disk refuses.
+        """
+        write_text(self._record(unit, NOTE), canonical_json({"unit": unit, "value": value}) + "\n")
+
+    def notes(self) -> dict[str, Any]:
+        """What was noted of units, by anyone."""
+        found = {}
+        for path in sorted(self.folder.glob(f"*{NOTE}")):
+            with contextlib.suppress(UserError, KeyError, TypeError):  # damaged, or gone just now
+                note = read_json(path, "note")
+                found[str(note["unit"])] = note["value"]
+        return found
+
+    def forget(self, units: Collection[str]) -> None:
+        """Remove what was noted of these units."""
+        for unit in units:
+            self._record(unit, NOTE).unlink(missing_ok=True)
+
     def withdraw(self, driver: str) -> None:
         """Take away the signs of workers that were stopped by the process that handed the units out."""
         for sign in self._claims():
@@ -225,7 +268,7 @@ class Units:
         """Forget failures and dead processes; the folder goes, if there is nothing else in it."""
         for path in self.folder.glob(f"*{FAILED}"):
             path.unlink(missing_ok=True)
-        for sign in self._claims():
+        for sign in [*self._claims(), *signs(self.folder, PROCESS)]:
             if sign.dead:
                 sign.path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
@@ -234,8 +277,8 @@ class Units:
     def _claims(self) -> list[Seen]:
         return signs(self.folder, CLAIM)
 
-    def _record(self, unit: str) -> Path:
-        return self.folder / f"{text_hash(unit)[:20]}{FAILED}"
+    def _record(self, unit: str, kind: str = FAILED) -> Path:
+        return self.folder / f"{text_hash(unit)[:20]}{kind}"
 
     def _reason(self, unit: str) -> str | None:
         """Why a unit failed; None: it did not."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import canonical_json, ensure_writable, parse_json
+from ddbench.runtime.files import canonical_json, ensure_writable, parse_json, plain_or_absent, read_bytes
 
 HEARTBEAT = 20.0
 """Seconds between two signs of life of a process."""
@@ -30,6 +30,9 @@ POLL = 0.5
 """Seconds between two looks of a process that waits for another one."""
 TURN = ".turn"
 """Ending of the sign of who has its turn."""
+
+LIMIT = 2**20
+"""No sign has more bytes."""
 
 _OWN: set[Path] = set()
 
@@ -127,8 +130,8 @@ def _seen(path: Path, name: str, now: float, text: str | None = None) -> Seen | 
     host, _, pid = name.rpartition(".")[0].rpartition(".")
     try:
         silent = now - path.stat().st_mtime
-        text = path.read_text(errors="replace") if text is None else text
-    except OSError:
+        text = read_bytes(path, "sign of life", LIMIT).decode(errors="replace") if text is None else text
+    except (OSError, UserError):
         return None
     try:
         content = parse_json(text)
@@ -186,10 +189,12 @@ def turn(path: Path, what: str, *, wait: bool = True) -> Iterator[None]:
         wait: or else refuse.
 
     Raises:
-        UserError: another process has its turn, and ``wait`` is false; or the folder cannot be written to.
+        UserError: another process has its turn, and ``wait`` is false; the folder cannot be written to; or there is
+            something else in the sign's place.
     """
     ensure_writable(path.parent)
     place = path.with_name(f"{path.name}{TURN}")
+    plain_or_absent(place, "sign of life")
     sign = Sign(path.parent, TURN)
     while not sign.take(place):
         holder = _holder(place)
@@ -212,8 +217,8 @@ def turn(path: Path, what: str, *, wait: bool = True) -> Iterator[None]:
 
 def _holder(place: Path) -> Seen | None:
     try:
-        name, _, text = place.read_text(errors="replace").partition("\n")
-    except OSError:
+        name, _, text = read_bytes(place, "sign of life", LIMIT).decode(errors="replace").partition("\n")
+    except UserError:
         return None
     return _seen(place, name.removesuffix(TURN), _now(place.parent), text)
 

@@ -141,15 +141,13 @@ def test_readers(kind: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "endless device", "folder"])
-def test_what_is_appended_to_or_locked(kind: str, tmp_path: Path):
-    from ddbench.evaluation.kept import _read_partial
-    from ddbench.runtime.locks import held
+def test_what_is_appended_to_or_taken(kind: str, tmp_path: Path):
+    from ddbench.runtime.signs import turn
     from ddbench.runtime.tracking import JsonLines
 
     for name, use in (
-        ("lock", lambda path: held(path).__enter__()),
+        ("it.turn", lambda path: turn(path.with_suffix(""), "it").__enter__()),
         ("metrics.jsonl", lambda path: JsonLines(path, 0)),
-        ("partial", lambda path: _read_partial(path, {})),
     ):
         KINDS[kind][0](tmp_path / name)
         with at_once(), pytest.raises(UserError, match="no plain file"):

@@ -39,6 +39,15 @@ def ended(process: subprocess.Popen[str]) -> str:
     return out
 
 
+def wait_for(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
+    """Wait until something is so; the process must be at work until then."""
+    limit = time.monotonic() + PATIENCE
+    while not ready():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < limit, "nothing happened"
+        time.sleep(0.002)
+
+
 def dead_sign(folder: Path, suffix: str, **content: Any) -> Path:
     """The sign of a process of another machine that fell silent."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -311,11 +320,8 @@ def test_a_killed_shard_is_typed_again(ddb: Callable, random_run: Path, data_roo
     other = set(out.parent.glob("score.parts/run-*"))
     assert len(other) == 3
     victim = started(long(out, "--shard", "0/2"), data_root)
-    limit = time.monotonic() + PATIENCE
-    while len(set(out.parent.glob("score.parts/run-*"))) < 4 or not any(out.parent.glob("score.parts/units/*.claim")):
-        assert victim.poll() is None, victim.communicate()
-        assert time.monotonic() < limit
-        time.sleep(0.002)
+    parts = out.parent / "score.parts"
+    wait_for(victim, lambda: len(list(parts.glob("run-*"))) == 4 and any(parts.glob("units/*.claim")))
     shown = ddb(*long(out, "--status"))
     victim.kill()
     victim.communicate()
@@ -353,3 +359,90 @@ def test_status_writes_nothing(ddb: Callable, random_run: Path, tmp_path: Path):
     shown = ddb(*evaluation(random_run, place, "--status", "--calibration"))
     assert shown.out == f"{place}: 0 done, 12 open, of 12\n"
     assert not place.parent.parent.exists()
+
+
+# Experts
+
+
+def experts(place: Path, *more: object) -> list[object]:
+    return [
+        *("buffer", "--dataset", "digits", "--student", TINY, "--experts", 5, "--epochs", 2, "--quiet"),
+        *("--workers", 1, "--buffers", place, *EAGER, *more),
+    ]
+
+
+def costs_of(place: Path) -> list[str]:
+    return sorted(json.loads(next(place.rglob("cost.json")).read_text()))
+
+
+@pytest.mark.parametrize("more", [(), ("--at-once", 2)], ids=["one by one", "at once"])
+def test_shards_of_experts_in_turn(more: tuple[object, ...], ddb: Callable, tmp_path: Path):
+    whole, parts = tmp_path / "one", tmp_path / "parts"
+    assert ddb(*experts(whole, *more)).code == 0
+    shown = ddb(*experts(parts, "--status"))
+    assert shown.out.endswith(": 0 done, 5 open, of 5\n")
+    assert not parts.exists()
+    for shard in ("2/3", "0/3", "1/3"):
+        made = ddb(*experts(parts, *more, "--shard", shard))
+        assert made.code == 0, made.err
+        assert made.out.startswith(f"shard {shard}: its experts are done (" if shard != "1/3" else "5 experts")
+    assert contents(parts, "cost.json") == contents(whole, "cost.json")
+    assert costs_of(parts) == costs_of(whole)
+    assert ddb("buffer", "verify", parts).code == 0
+
+
+def test_shards_of_experts_at_once(ddb: Callable, data_root: Path, tmp_path: Path):
+    whole, parts = tmp_path / "one", tmp_path / "parts"
+    assert ddb(*experts(whole)).code == 0
+    for process in [started(experts(parts, "--shard", f"{index}/3"), data_root) for index in range(3)]:
+        ended(process)
+    assert contents(parts, "cost.json") == contents(whole, "cost.json")
+    assert costs_of(parts) == costs_of(whole)
+
+
+def test_a_killed_shard_of_experts(ddb: Callable, data_root: Path, tmp_path: Path):
+    whole, parts = tmp_path / "one", tmp_path / "parts"
+
+    def long(place: Path, *more: object) -> list[object]:
+        return experts(place, "--epochs", 40, *more)
+
+    assert ddb(*long(whole)).code == 0
+    victim = started(long(parts, "--shard", "0/2"), data_root)
+    wait_for(victim, lambda: any("expert 00002" in path.read_text() for path in parts.rglob("*.claim")))
+    victim.kill()
+    victim.communicate()
+    assert ddb(*long(parts, "--shard", "1/2")).code == 0
+    shown = ddb(*long(parts, "--status")).out
+    assert "1 failed" in shown
+    assert f"process {victim.pid} on {socket.gethostname()} ended in it without a word" in shown
+    assert ddb(*long(parts, "--shard", "0/2")).code == 0
+    assert contents(parts, "cost.json") == contents(whole, "cost.json")
+    assert ddb(*long(parts, "--status")).out.endswith(": 5 done, of 5\n")
+
+
+def test_an_expert_that_came_meanwhile_keeps_its_bytes(ddb: Callable, tmp_path: Path, monkeypatch):
+    """Of two that record the same expert the first one's file stays: its hash may be known to others."""
+    from ddbench.experts.store import TrajectoryStore
+
+    write, written = TrajectoryStore.write_expert, []
+
+    def wrapped(store: TrajectoryStore, index: int, *args: Any) -> None:
+        written.append(index)
+        write(store, index, *args)
+
+    from ddbench.experts import record
+
+    monkeypatch.setattr(TrajectoryStore, "write_expert", wrapped)
+    real, done = record.trajectories, []
+
+    def second(*args: Any, **more: Any) -> Any:
+        if not done:
+            done.append(1)
+            assert ddb(*experts(tmp_path)).code == 0
+        return real(*args, **more)
+
+    monkeypatch.setattr(record, "trajectories", second)
+    assert ddb(*experts(tmp_path)).code == 0
+    assert sorted(written) == [0, 1, 2, 3, 4]
+    assert costs_of(tmp_path) == [f"{index:05d}" for index in range(5)]
+    assert not list(tmp_path.rglob("units"))

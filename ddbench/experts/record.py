@@ -144,8 +144,7 @@ def record(
     units = units_of(store.folder)
     if not missing:
         console.say(f"all {experts} experts are recorded in {store.folder}")
-        units.forget(_merge_costs(store.folder, units))
-        units.clear()
+        _settle(store.folder, units, left=0)
         return store
     ensure_writable(store.folder)
     if done:
@@ -165,12 +164,10 @@ def record(
     own, open_ = (sum(map(len, part)) for part in ([b.indices for b in blocks], [b.missing for b in blocks]))
     with units.process(), console.bar(f"experts ({student}, {recipe.epochs} epochs)", own, own - open_) as bar:
         _fill(store, job, blocks, workers, units, bar)
-    if units.at_rest():  # nobody else merges costs now
-        units.forget(_merge_costs(store.folder, units))
     left = experts - sum(index < experts for index in store.indices)
+    _settle(store.folder, units, left)
     if left:
         raise shard.unfinished("expert", own, left, experts, f"the last entry of {store.folder / MANIFEST}")
-    units.clear()
     return store
 
 
@@ -354,6 +351,14 @@ def _merge_costs(folder: Path, units: Units) -> list[str]:
     if any(known.get(name) != cost for name, cost in own.items()):
         write_json(folder / COST, {**known, **own})
     return list(notes)
+
+
+def _settle(folder: Path, units: Units, left: int) -> None:
+    """Forget what is entered, if no other process may be entering it, and who failed, if nothing is left to do."""
+    if units.at_rest():
+        units.forget(_merge_costs(folder, units))
+    if not left:
+        units.clear()
 
 
 def recorded_cost(folder: Path) -> dict[str, Any] | None:

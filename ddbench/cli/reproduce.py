@@ -13,6 +13,7 @@ import tyro
 
 from ddbench.cli.parse import parse
 from ddbench.cli.settings import Common, worker_count
+from ddbench.cli.shards import Sharded, print_status, with_shard
 from ddbench.leaderboard.plans import PlanCell, find_plan
 from ddbench.leaderboard.reproduction import (
     Workshop,
@@ -21,8 +22,10 @@ from ddbench.leaderboard.reproduction import (
     distill_flags,
     evaluate_flags,
     fill,
+    own_cells,
     root_flags,
     rows_of,
+    status,
     submit_flags,
     teacher_flags,
 )
@@ -32,7 +35,7 @@ from ddbench.runtime.progress import Console
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(Common):
+class Args(Common, Sharded):
     """Fill a board by a plan: experts, teachers, synsets, scores and rows of every cell that has no row yet.
 
     Killed at any moment, or stopped by its budget, the same command goes on where it was.
@@ -57,6 +60,8 @@ class Args(Common):
 EXAMPLES = """  ddbench reproduce digits-cpu --dry-run
   ddbench reproduce digits-cpu --budget 30m --workers 2
   ddbench reproduce cifar10-gpu --budget 8h --only "*-ipc1-*" --download
+  ddbench reproduce digits-cpu --shard 0/2                              # and 1/2 elsewhere
+  ddbench reproduce digits-cpu --status
   ddbench reproduce my-plan.toml --out /data/my-plan --leaderboard my-board"""
 
 
@@ -66,7 +71,7 @@ def main(argv: list[str]) -> None:
     Raises:
         UserError: the plan is malformed, or some of its cells failed (after all others were done).
     """
-    args = parse(Args, argv, "ddbench reproduce", str(Args.__doc__), EXAMPLES)
+    args = parse(Args, with_shard(argv), "ddbench reproduce", str(Args.__doc__), EXAMPLES)
     deadline = None if args.budget is None else time.monotonic() + parse_span(args.budget)
     plan = find_plan(args.plan)
     workers, threads = worker_count(args.workers, args.threads)
@@ -77,12 +82,16 @@ def main(argv: list[str]) -> None:
         submission=plan.submission,
         common=tuple(_common(args, threads)),
     )
-    failed: dict[str, str] = {}
+    own, failed = own_cells(cells, args.part), {}
+    if args.status:
+        print_status(plan.name, status(cells, workshop))
+        return
     if not args.dry_run:
         job, console = "ddbench.cli.reproduce:do_cell", Console(args.quiet)
-        failed = fill(job, plan, workshop, cells, workers=workers, deadline=deadline, console=console)
+        failed = fill(job, plan, workshop, own, workers=workers, deadline=deadline, console=console)
     print(plan.title)
-    _print(cells, args.leaderboard, failed)
+    if _print(cells, args.leaderboard, failed) and not args.dry_run:
+        workshop.units.clear()
     if failed:
         name, message = next(iter(failed.items()))
         raise UserError(f"{len(failed)} cell(s) failed; the first, {name}: {message}")
@@ -156,8 +165,8 @@ def _say_and(argv: list[str], act: Callable[[list[str]], object]) -> None:
     act(argv)
 
 
-def _print(cells: Sequence[PlanCell], leaderboard: Path, failed: Mapping[str, str]) -> None:
-    """The cells with what was measured beside what is published."""
+def _print(cells: Sequence[PlanCell], leaderboard: Path, failed: Mapping[str, str]) -> bool:
+    """The cells with what was measured beside what is published; whether all have a row."""
     rows = rows_of(cells, leaderboard)
     width = max(len(cell.name) for cell in cells)
     for cell in cells:
@@ -176,3 +185,4 @@ def _print(cells: Sequence[PlanCell], leaderboard: Path, failed: Mapping[str, st
         print(f"  {cell.name:<{width}}  {'; '.join(parts)}")
     done = sum(row is not None for row in rows.values())
     print(f"{done} of {len(cells)} cells have a row in {leaderboard}")
+    return done == len(cells)

@@ -20,11 +20,16 @@ from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable
 from ddbench.runtime.progress import Console
+from ddbench.runtime.shards import Shard, State, Units, run_units
 from ddbench.runtime.signs import turn
 
 if TYPE_CHECKING:
     from ddbench.leaderboard.result import Result
     from ddbench.methods.needs import Need
+
+
+ALL = ("--shard", "0/1")
+"""Cells are shared out, not what a cell consists of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,11 @@ class Workshop:
     leaderboard: Path
     submission: Mapping[str, str]
     common: tuple[str, ...]
+
+    @property
+    def units(self) -> Units:
+        """Who is at which cell."""
+        return Units(self.out / "units")
 
     @property
     def experts(self) -> Path:
@@ -91,6 +101,26 @@ def choose_cells(plan: Plan, only: str = "*") -> list[PlanCell]:
     return found
 
 
+def own_cells(cells: Sequence[PlanCell], shard: Shard) -> list[PlanCell]:
+    """A shard's share of the cells. Those of one run stay together: a synset is made by one process."""
+    runs: dict[str, list[PlanCell]] = {}
+    for cell in cells:
+        runs.setdefault(cell.run, []).append(cell)
+    order = sorted(runs.values(), key=lambda group: sum(cell.minutes for cell in group))
+    return [cell for group in shard.own(order) for cell in group]
+
+
+def status(cells: Sequence[PlanCell], workshop: Workshop) -> list[State]:
+    """What became of each cell, by all processes.
+
+    Raises:
+        UserError: the board is broken.
+    """
+    rows = rows_of(cells, workshop.leaderboard)
+    done = {name for name, row in rows.items() if row is not None}
+    return workshop.units.states([cell.name for cell in cells], done)
+
+
 def rows_of(cells: Sequence[PlanCell], leaderboard: Path) -> dict[str, Result | None]:
     """Name of a cell -> its row; None: it has none.
 
@@ -111,7 +141,8 @@ def fill(
     deadline: float | None,
     console: Console,
 ) -> dict[str, str]:
-    """Do the cells that have no row, cheapest first, until all are done or the time is up; then build the pages.
+    """Do those of these cells that have no row, cheapest first, until all are done or the time is up; then build the
+    pages.
 
     Args:
         job: ``module:function`` that a worker calls with the workshop and a cell; it says why it failed, or nothing.
@@ -124,7 +155,6 @@ def fill(
         UserError: the board is broken, or a folder cannot be written to.
     """
     from ddbench.leaderboard.pages.page import build
-    from ddbench.runtime.jobs import run_jobs
 
     rows = rows_of(cells, workshop.leaderboard)
     missing = sorted((cell for cell in cells if rows[cell.name] is None), key=lambda cell: cell.minutes)
@@ -135,10 +165,14 @@ def fill(
     failed: dict[str, str] = {}
     console.say(f"{len(missing)} cells to do, logs in {workshop.out / 'logs'}")
     with console.bar(f"reproduce {plan.name}", len(missing)) as bar:
-        for index, message in run_jobs(job, workshop, missing, workers, deadline):
+        names = [(cell.name,) for cell in missing]
+        for index, message in run_units(
+            job, workshop, missing, workers, units=workshop.units, names=names, deadline=deadline
+        ):
             name = missing[index].name
             if message:
                 failed[name] = message
+                workshop.units.fail(name, message)
                 console.say(f"{name} failed: {message}")
             bar.advance(name)
     if deadline is not None and time.monotonic() >= deadline:
@@ -168,7 +202,8 @@ def buffer_flags(cell: PlanCell, workshop: Workshop) -> list[str]:
     if chosen.recipe is None:
         raise UserError(f"{cell.method} has no recipe for {cell.dataset}, ipc {cell.ipc}, that says which experts")
     recipe = f"{cell.method}/{chosen.recipe.name}"
-    return ["buffer", "--recipe", recipe, "--buffers", str(workshop.experts), "--workers", "1", *workshop.common]
+    flags = ["buffer", "--recipe", recipe, "--buffers", str(workshop.experts), "--workers", "1"]
+    return [*flags, *ALL, *workshop.common]
 
 
 def teacher_flags(cell: PlanCell, workshop: Workshop) -> list[str] | None:
@@ -201,7 +236,7 @@ def root_flags(needs: Sequence[Need[Any]], workshop: Workshop) -> list[str]:
 def evaluate_flags(cell: PlanCell, workshop: Workshop, teacher: Path | None) -> list[str]:
     """The command that scores a cell's synset."""
     flags = ["evaluate", str(workshop.run(cell)), "--protocol", cell.protocol, "--seeds", str(cell.seeds)]
-    flags += ["--workers", "1", *_pair("--students", ",".join(cell.students)), *_pair("--size", cell.size)]
+    flags += ["--workers", "1", *ALL, *_pair("--students", ",".join(cell.students)), *_pair("--size", cell.size)]
     flags += [*_pair("--teacher", teacher), "--teachers", str(workshop.teachers)]
     return [*flags, *cell.evaluate, *workshop.common]
 

@@ -446,3 +446,99 @@ def test_an_expert_that_came_meanwhile_keeps_its_bytes(ddb: Callable, tmp_path: 
     assert sorted(written) == [0, 1, 2, 3, 4]
     assert costs_of(tmp_path) == [f"{index:05d}" for index in range(5)]
     assert not list(tmp_path.rglob("units"))
+
+
+# Plans
+
+PLAN = f"""
+title = "small"
+[submission]
+author = "A. Author"
+licence = "MIT"
+[defaults]
+dataset = "digits"
+seeds = 2
+protocols = ["brief.toml", "briefer.toml"]
+students = ["{OTHER}"]
+[[cells]]
+method = "random"
+ipc = 1
+run_seeds = [0, 1]
+minutes = 2
+[[cells]]
+method = "kmeans"
+ipc = 1
+minutes = 1
+"""
+
+
+def plan_in(folder: Path, text: str = PLAN) -> list[object]:
+    """The command that fills a plan in a folder."""
+    folder.mkdir()
+    for name, epochs in (("brief", 3), ("briefer", 2)):
+        text = text.replace(f'"{name}.toml"', f'"{folder / name}.toml"')
+        (folder / f"{name}.toml").write_text(f'name = "{name}-v1"\nbase = "hard-v1"\nepochs = {epochs}\n')
+    (folder / "small.toml").write_text(text)
+    places = ("--out", folder / "out", "--leaderboard", folder / "board")
+    return ["reproduce", folder / "small.toml", *places, "--threads", 1, "--compile", "off", "--quiet"]
+
+
+def rows_in(folder: Path) -> list[str]:
+    return sorted(path.stem for path in (folder / "board" / "results").rglob("*.json"))
+
+
+def test_cells_of_a_run_stay_together(tmp_path: Path):
+    from ddbench.leaderboard.plans import find_plan
+    from ddbench.leaderboard.reproduction import choose_cells, own_cells
+
+    cells = choose_cells(find_plan(str(plan_in(tmp_path / "plan")[1])))
+    parts = [own_cells(cells, Shard(index, 2)) for index in range(2)]
+    assert sorted(cell.name for part in parts for cell in part) == sorted(cell.name for cell in cells)
+    assert not {cell.run for cell in parts[0]} & {cell.run for cell in parts[1]}
+    assert sorted(map(len, parts)) == [2, 4]
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["in turn", "at once"])
+def test_shards_of_a_plan(at_once: bool, ddb: Callable, data_root: Path, tmp_path: Path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert ddb(*plan_in(whole)).code == 0
+    command = plan_in(parts)
+    shown = ddb(*command, "--status")
+    assert shown.out == "small: 0 done, 6 open, of 6\n"
+    assert not (parts / "out").exists()
+    if at_once:
+        for process in [started(command, data_root, **slurm(ID=index, COUNT=2, MIN=0)) for index in range(2)]:
+            ended(process)
+    else:
+        assert "2 of 6 cells have a row" in ddb(*command, "--shard", "1/2").out
+        assert ddb(*command, "--status").out == "small: 2 done, 4 open, of 6\n"
+        assert "6 of 6 cells have a row" in ddb(*command, "--shard", "0/2").out
+    assert rows_in(parts) == rows_in(whole)
+    assert len(rows_in(parts)) == 6
+    assert ddb("leaderboard", "build", "--leaderboard", parts / "board", "--check").code == 0
+    for name in ("experts", "runs"):
+        assert contents(parts / "out" / name, "cost.json") == contents(whole / "out" / name, "cost.json")
+    assert not (parts / "out" / "units").exists()
+    assert list((parts / "out").rglob("*.turn")) == []
+
+
+def test_a_failed_and_a_killed_cell(ddb: Callable, data_root: Path, tmp_path: Path):
+    """Status names them; typed again, the killed one is done."""
+    text = PLAN.replace("seeds = 2", "seeds = 12") + '[[cells]]\nmethod = "herding"\nipc = 100000\nminutes = 0.1\n'
+    command = plan_in(tmp_path / "plan", text)
+    brief = [*command, "--only", "*/brief-v1"]
+    victim = started([*brief, "--workers", 2], data_root)
+    place = tmp_path / "plan" / "out"
+    wait_for(victim, lambda: any(place.rglob("evaluations/*.parts/run-*")) and any(place.glob("units/*.failed")))
+    victim.kill()
+    victim.communicate()
+    shown = ddb(*brief, "--status").out
+    assert "2 failed" in shown or "3 failed" in shown, shown
+    assert "herding-s0/brief-v1" in shown
+    assert "ended in it without a word: killed?" in shown
+    again = ddb(*brief)
+    assert again.code == 2
+    assert "3 of 4 cells have a row" in again.out
+    shown = ddb(*brief, "--status").out
+    assert shown.startswith("small: 3 done, 1 failed, of 4\n  failed ")
+    assert "herding" in shown.splitlines()[1]

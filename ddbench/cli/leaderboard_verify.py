@@ -10,6 +10,7 @@ import tyro
 
 from ddbench.cli.parse import parse
 from ddbench.cli.settings import worker_count
+from ddbench.cli.shards import Sharded, print_status, with_shard
 from ddbench.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,11 +28,13 @@ EXAMPLES = """  ddbench leaderboard verify                                  # al
   ddbench leaderboard verify 146deae0 --seeds 10              # networks that the row has not seen
   ddbench leaderboard verify 146deae0 --measured              # calibration, robustness, corruptions as well
   ddbench leaderboard verify --max-minutes 30 --workers 0
+  ddbench leaderboard verify --shard 0/4                      # and 1/4, 2/4, 3/4 elsewhere
+  ddbench leaderboard verify --status
   ddbench leaderboard verify 146deae0 --synset Downloads/large.safetensors"""
 
 
-@dataclass
-class VerifyArgs:
+@dataclass(frozen=True, kw_only=True)
+class VerifyArgs(Sharded):
     """Flags of ``leaderboard verify``."""
 
     ids: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -87,12 +90,13 @@ def verify(argv: list[str]) -> None:
         UserError: no such row, a file that is not the row's, or (after all others were done) a row that cannot be
             trained again.
     """
-    args = parse(VerifyArgs, argv, "ddbench leaderboard verify", DESCRIPTION, EXAMPLES)
+    args = parse(VerifyArgs, with_shard(argv), "ddbench leaderboard verify", DESCRIPTION, EXAMPLES)
     if args.max_minutes is not None and not args.max_minutes > 0:
         raise UserError(f"--max-minutes {args.max_minutes:g}: expected more than 0")
     from ddbench.leaderboard.attachments import LABELS, SYNSET, TEACHER
-    from ddbench.leaderboard.retrain import Request, prepare, verify_rows
+    from ddbench.leaderboard.retrain import Request, prepare, status, verify_rows
 
+    shard = args.part
     files = {SYNSET: args.synset, TEACHER: args.teacher, LABELS: args.labels}
     request = Request(
         root=args.leaderboard,
@@ -109,7 +113,10 @@ def verify(argv: list[str]) -> None:
         measured=args.measured,
         quiet=args.quiet,
     )
-    rows, notes = prepare(request, args.ids, again=args.again)
+    if args.status:
+        print_status(args.leaderboard, status(request, args.ids))
+        return
+    rows, notes = prepare(request, args.ids, again=args.again, shard=shard)
     for note in notes:
         print(note)
     known = {row.id: row for row in rows}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ddbench.networks.names import default_student
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
+from ddbench.runtime.signs import turn
 
 if TYPE_CHECKING:
     from ddbench.data.dataset import Dataset
@@ -97,8 +98,6 @@ def real_run(
     Raises:
         UserError: what is there is another run.
     """
-    from ddbench.distillation.runner import RunSettings, distill
-    from ddbench.methods import METHODS
     from ddbench.runtime.tensors import open_tensors
     from ddbench.synset import FILE, KIND, SCHEMA
 
@@ -112,6 +111,27 @@ def real_run(
                 f"{path}: another run ({', '.join(differing)} differ(s)); remove it or choose another --cache"
             )
         return path
+    with turn(folder.with_name(f".{folder.name}"), "run"):  # of several processes one makes it
+        return _make(
+            folder, method, ipc=ipc, seed=seed, holdout=holdout, dataset=dataset, data=data, preprocess=preprocess
+        )
+
+
+def _make(
+    folder: Path,
+    method: str,
+    *,
+    ipc: int,
+    seed: int,
+    holdout: float,
+    dataset: Dataset,
+    data: Path | None,
+    preprocess: str,
+) -> Path:
+    """A run of ``random`` or ``full``; a finished one is left as it is."""
+    from ddbench.distillation.runner import RunSettings, distill
+    from ddbench.methods import METHODS
+
     kind = METHODS.get(method)
     return distill(
         method,

@@ -24,8 +24,8 @@ from ddbench.leaderboard.schema import RESULTS, load_results, result_path
 from ddbench.leaderboard.verification import Verification, load_verifications, make_verification, write_verification
 from ddbench.runtime.errors import UserError, one_line
 from ddbench.runtime.files import canonical_json, ensure_writable, text_hash
-from ddbench.runtime.jobs import run_jobs
 from ddbench.runtime.progress import Console
+from ddbench.runtime.shards import WHOLE, Shard, State, Units, run_units
 
 if TYPE_CHECKING:
     from ddbench.evaluation.tasks import Job
@@ -66,6 +66,11 @@ class Request:
     measured: bool = False
     quiet: bool = False
 
+    @property
+    def units(self) -> Units:
+        """Who is at which row."""
+        return Units(self.work / "units")
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -76,21 +81,49 @@ class Outcome:
     refused: str = ""
 
 
-def choose(root: Path, ids: Sequence[str], *, again: bool = False) -> tuple[list[Result], list[str]]:
+def choose(
+    root: Path, ids: Sequence[str], *, again: bool = False, shard: Shard = WHOLE
+) -> tuple[list[Result], list[str]]:
     """The rows that are to be trained again, cheapest first, and why others are not.
 
     Args:
         ids: ids, or beginnings of at least 4 digits; none: all that are not superseded, have their files at hand and
             no verification.
         again: also those that have a verification.
+        shard: its share only, of all rows whether they have a verification or not.
 
     Raises:
         UserError: no such row, several that begin like this, or the board is broken.
     """
+    results, chosen, notes = _candidates(root, ids)
+    done = load_verifications(root, results)
+    own = shard.own(sorted(chosen, key=lambda result: (_seconds(result), result.id)))
+    for result in own:
+        if result.id in done and not again:
+            notes.append(f"{result.id} is verified already: {done[result.id].verdict} (--again repeats it)")
+    return [result for result in own if again or result.id not in done], notes
+
+
+def status(request: Request, ids: Sequence[str]) -> list[State]:
+    """What became of each row that :func:`choose` takes, by all processes.
+
+    Raises:
+        UserError: as :func:`choose`.
+    """
+    results, chosen, _ = _candidates(request.root, ids)
+    done = load_verifications(request.root, results)
+    return request.units.states([result.id for result in chosen], done)
+
+
+def _candidates(root: Path, ids: Sequence[str]) -> tuple[list[Result], list[Result], list[str]]:
+    """All rows, those that are named or could be trained again, and why others could not.
+
+    Raises:
+        UserError: as :func:`choose`.
+    """
     if not (root / RESULTS).is_dir():
         raise UserError(f"{root}: no leaderboard with results; `ddbench submit RUN --leaderboard {root}` makes one")
     results = load_results(root)
-    done = load_verifications(root, results)
     chosen, notes = [_one(results, name) for name in dict.fromkeys(ids)], []
     if not ids:
         replaced = {result.supersedes for result in results}
@@ -102,15 +135,12 @@ def choose(root: Path, ids: Sequence[str], *, again: bool = False) -> tuple[list
                 notes.append(f"{result.id} left out: its {missing[0].name} does not lie beside it")
             else:
                 chosen.append(result)
-    found = [result for result in chosen if again or result.id not in done]
-    for result in chosen:
-        if result not in found:
-            notes.append(f"{result.id} is verified already: {done[result.id].verdict} (--again repeats it)")
-    found.sort(key=lambda result: (_seconds(result), result.id))
-    return found, notes
+    return results, chosen, notes
 
 
-def prepare(request: Request, ids: Sequence[str], *, again: bool = False) -> tuple[list[Result], list[str]]:
+def prepare(
+    request: Request, ids: Sequence[str], *, again: bool = False, shard: Shard = WHOLE
+) -> tuple[list[Result], list[str]]:
     """:func:`choose` rows and refuse what can be refused before any is trained: of a row that is named, everything.
 
     Raises:
@@ -121,7 +151,7 @@ def prepare(request: Request, ids: Sequence[str], *, again: bool = False) -> tup
         raise UserError(f"{next(iter(request.files)).flag}: name the one row that it belongs to")
     if request.compile not in ("auto", "on", "off"):
         raise UserError(f"--compile {request.compile}: expected auto, on or off")
-    rows, notes = choose(request.root, ids, again=again)
+    rows, notes = choose(request.root, ids, again=again, shard=shard)
     for row in rows if ids else []:
         wanted_runs(row, request)
         job = make_job(row, request)
@@ -151,13 +181,14 @@ def verify_rows(request: Request, rows: Sequence[Result], max_seconds: float | N
         max_seconds: what is unfinished then is stopped, and goes on at the next call. Rows are then trained at once,
             ``workers`` of them, each in a process of its own.
     """
-    if max_seconds is None:
-        yield from (verify_row(request, row) for row in rows)
-        return
-    deadline = time.monotonic() + max_seconds
-    job = "ddbench.leaderboard.retrain:verify_row"
-    shared = replace(request, workers=1, quiet=True)
-    for _, outcome in run_jobs(job, shared, rows, request.workers, deadline):
+    job, shared, workers, deadline = "ddbench.leaderboard.retrain:verify_row", request, 1, None
+    if max_seconds is not None:
+        shared, workers = replace(request, workers=1, quiet=True), request.workers
+        deadline = time.monotonic() + max_seconds
+    names = [(row.id,) for row in rows]
+    for _, outcome in run_units(job, shared, rows, workers, units=request.units, names=names, deadline=deadline):
+        if outcome.verification is None:
+            request.units.fail(outcome.id, outcome.refused)
         yield outcome
 
 

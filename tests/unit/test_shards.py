@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -542,3 +543,56 @@ def test_a_failed_and_a_killed_cell(ddb: Callable, data_root: Path, tmp_path: Pa
     shown = ddb(*brief, "--status").out
     assert shown.startswith("small: 3 done, 1 failed, of 4\n  failed ")
     assert "herding" in shown.splitlines()[1]
+
+
+# Verifications
+
+
+@pytest.fixture
+def board(ddb: Callable, random_run: Path, tmp_path: Path) -> Path:
+    """A board with three rows."""
+    for epochs in (2, 3, 4):
+        protocol = tmp_path / f"p{epochs}.toml"
+        protocol.write_text(f'name = "p{epochs}-v1"\nbase = "hard-v1"\nepochs = {epochs}\n')
+        scored = ("--students", OTHER, "--seeds", 2, "--workers", 1, "--quiet")
+        assert ddb("evaluate", random_run, "--protocol", protocol, *scored, *EAGER).code == 0
+        assert ddb("submit", random_run, "--protocol", f"p{epochs}-v1", "--leaderboard", tmp_path / "board").code == 0
+    return tmp_path / "board"
+
+
+def test_shards_of_a_verification(ddb: Callable, board: Path, data_root: Path, tmp_path: Path):
+    def verify(board: Path, *more: object) -> list[object]:
+        work = ("--work", board.parent / f"work-{board.name}", "--compile", "off")
+        return ["leaderboard", "verify", "--leaderboard", board, *work, *more]
+
+    copies = [Path(shutil.copytree(board, tmp_path / name)) for name in ("whole", "turn", "once")]
+    whole, turn, once = copies
+    assert ddb(*verify(whole)).code == 0
+    assert ddb(*verify(turn, "--status")).out == f"{turn}: 0 done, 3 open, of 3\n"
+    first = ddb(*verify(turn, "--shard", "0/2"))
+    assert first.code == 0, first.err
+    assert ddb(*verify(turn, "--status")).out == f"{turn}: 2 done, 1 open, of 3\n"
+    assert "verified already" in ddb(*verify(turn, "--shard", "0/2")).out
+    assert ddb(*verify(turn, "--shard", "1/2")).code == 0
+    for process in [started(verify(once, "--shard", f"{index}/2"), data_root) for index in range(2)]:
+        ended(process)
+    assert len(list(whole.rglob("*.verified.json"))) == 3
+    assert contents(turn) == contents(whole) == contents(once)
+    assert not list(tmp_path.rglob("units"))
+
+
+def test_a_row_that_cannot_be_verified_is_told(ddb: Callable, board: Path, tmp_path: Path, monkeypatch):
+    from ddbench.leaderboard import retrain
+
+    def refuse(*args: object) -> None:
+        raise UserError("no such synset")
+
+    command = ["leaderboard", "verify", "--leaderboard", board, "--work", tmp_path / "work", "--compile", "off"]
+    with monkeypatch.context() as patch:
+        patch.setattr(retrain, "make_job", refuse)
+        assert ddb(*command).code == 2
+    shown = ddb(*command, "--status").out
+    assert shown.startswith(f"{board}: 0 done, 3 failed, of 3\n")
+    assert "no such synset" in shown
+    assert ddb(*command, "--max-minutes", 5, "--workers", 2).code == 0
+    assert ddb(*command, "--status").out == f"{board}: 3 done, of 3\n"

@@ -8,13 +8,14 @@ from pathlib import Path
 import tyro
 
 from ddbench.cli.parse import parse
+from ddbench.cli.shards import Sharded, print_status, with_shard
 from ddbench.evaluation.ddranking.definitions import SCORES, TITLES
-from ddbench.leaderboard.scoring import Asked, Scored, score
+from ddbench.leaderboard.scoring import Asked, Scored, score, status
 from ddbench.statistics import interval_words
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(Asked):
+class Args(Asked, Sharded):
     """DD-Ranking's scores of a synset: how well it does without soft labels and augmentation, against random images.
 
     Everything trained is kept: killed at any moment, the same command goes on.
@@ -27,17 +28,23 @@ class Args(Asked):
 EXAMPLES = """  ddbench scores runs/digits-ipc1-mtt-s0
   ddbench scores runs/digits-ipc1-mtt-s0 --student mlp-d3-w128 --repeats 10
   ddbench scores runs/my-rded --protocol rded --teacher teachers/cifar10/convnet-d3-w128-bn/0a1b2c3d.safetensors
-  ddbench scores runs/digits-ipc1-mtt-s0 --epochs 100 --cache /tmp/cache     # a quick look: non-standard"""
+  ddbench scores runs/digits-ipc1-mtt-s0 --epochs 100 --cache /tmp/cache     # a quick look: non-standard
+  ddbench scores runs/digits-ipc1-mtt-s0 --shard 0/2                         # and 1/2 elsewhere: the last one writes
+  ddbench scores runs/digits-ipc1-mtt-s0 --status"""
 
 
 def main(argv: list[str]) -> None:
     """Run the verb."""
-    run_scores(parse(Args, argv, "ddbench scores", str(Args.__doc__), EXAMPLES))
+    run_scores(parse(Args, with_shard(argv), "ddbench scores", str(Args.__doc__), EXAMPLES))
 
 
 def run_scores(args: Args) -> None:
     """Score as the flags say and print the table."""
-    _print(score(args.run, args))
+    shard = args.part
+    if args.status:
+        print_status(*status(args.run, args))
+        return
+    _print(score(args.run, args, shard))
 
 
 def _print(scored: Scored) -> None:

@@ -57,6 +57,66 @@ def make_references(
         UserError: the synset's held-out fraction is none, there are not so many real images, or a folder of the cache
             is another run.
     """
+    cell = _cell(synset, name, cache, dataset, preprocess)
+    if cell.fitted != preprocess:
+        console.say(f"the synset's preprocess is of its own; real images get that of {dataset.spec.name} ({cell.kind})")
+    ipc = synset.budget.value
+    run = functools.partial(real_run, dataset=dataset, data=data, preprocess=cell.kind)
+    random = []
+    for repeat in range(repeats):
+        path = run(cell.random(repeat), "random", ipc=ipc, seed=repeat, holdout=cell.holdout)
+        if labeller is not None:
+            path = _labelled(path, cell.labelled(repeat, labeller), labeller, dataset, device)
+        random.append(path)
+    real = run(cell.real, "full", ipc=0, seed=0, holdout=HOLDOUT)
+    return References(real=real, random=tuple(random))
+
+
+def planned_references(
+    synset: Synset,
+    *,
+    name: str,
+    cache: Path,
+    repeats: int,
+    dataset: Dataset,
+    preprocess: Preprocess,
+    labeller: Teacher | None,
+) -> References:
+    """What :func:`make_references` gives, whether it is there or not; nothing is made.
+
+    Raises:
+        UserError: as :func:`make_references`.
+    """
+    from ddbench.synset import FILE
+
+    cell = _cell(synset, name, cache, dataset, preprocess)
+    places = [cell.random(repeat) if labeller is None else cell.labelled(repeat, labeller) for repeat in range(repeats)]
+    return References(real=cell.real / FILE, random=tuple(place / FILE for place in places))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cell:
+    """Where the references of a synset lie, and how they are made."""
+
+    folder: Path
+    ipc: int
+    holdout: float
+    kind: str
+    fitted: Preprocess
+
+    @property
+    def real(self) -> Path:
+        return self.folder / f"full-{self.fitted.key}"
+
+    def random(self, repeat: int) -> Path:
+        return self.folder / f"random-ipc{self.ipc}-holdout{self.holdout:g}-{self.fitted.key}-s{repeat}"
+
+    def labelled(self, repeat: int, labeller: Teacher) -> Path:
+        place = self.random(repeat)
+        return place.with_name(f"{place.name}-teacher-{labeller.sha256[:12]}")
+
+
+def _cell(synset: Synset, name: str, cache: Path, dataset: Dataset, preprocess: Preprocess) -> _Cell:
     from ddbench.data.preprocess import fit_preprocess, kind_of
     from ddbench.data.specs import dataset_slug
 
@@ -64,22 +124,13 @@ def make_references(
     if isinstance(holdout, bool) or not isinstance(holdout, int | float) or not 0 <= holdout <= 0.9:
         raise UserError(f"{name}: the synset's held-out fraction is {str(holdout)[:40]!r}, expected 0 to 0.9")
     kind = kind_of(preprocess, dataset) or "meanstd"
-    fitted = fit_preprocess(dataset, kind)
-    if fitted != preprocess:
-        console.say(f"the synset's preprocess is of its own; real images get that of {dataset.spec.name} ({kind})")
-    cell = cache / f"{dataset_slug(dataset.spec.name)}-{dataset.fingerprint[:12]}"
-    ipc = synset.budget.value
-    run = functools.partial(real_run, dataset=dataset, data=data, preprocess=kind)
-    random = []
-    for repeat in range(repeats):
-        folder = f"random-ipc{ipc}-holdout{holdout:g}-{fitted.key}-s{repeat}"
-        path = run(cell / folder, "random", ipc=ipc, seed=repeat, holdout=float(holdout))
-        if labeller is not None:
-            place = cell / f"{folder}-teacher-{labeller.sha256[:12]}"
-            path = _labelled(path, place, labeller, dataset, device)
-        random.append(path)
-    real = run(cell / f"full-{fitted.key}", "full", ipc=0, seed=0, holdout=HOLDOUT)
-    return References(real=real, random=tuple(random))
+    return _Cell(
+        folder=cache / f"{dataset_slug(dataset.spec.name)}-{dataset.fingerprint[:12]}",
+        ipc=synset.budget.value,
+        holdout=float(holdout),
+        kind=kind,
+        fitted=fit_preprocess(dataset, kind),
+    )
 
 
 def real_run(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ddbench.evaluation.ddranking.definitions import WEIGHT, Leg, legs, own_protocol
 from ddbench.networks.check import check_student
@@ -21,11 +21,12 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable, file_hash, write_json
 from ddbench.runtime.jobs import warm
 from ddbench.runtime.progress import Console
+from ddbench.runtime.shards import WHOLE, Shard, State
 
 if TYPE_CHECKING:
     from ddbench.data.dataset import Dataset
     from ddbench.data.preprocess import Preprocess
-    from ddbench.leaderboard.references import References
+    from ddbench.evaluation.ddranking.trainings import Work
     from ddbench.synset import Synset
     from ddbench.teachers.store import Teacher
 
@@ -96,14 +97,96 @@ class _Chosen:
         return used.sha256 if used else None
 
 
-def score(run: Path, asked: Asked) -> Scored:
+class _References(TypedDict):
+    """Which references are asked for."""
+
+    name: str
+    cache: Path
+    repeats: int
+    dataset: Dataset
+    preprocess: Preprocess
+    labeller: Teacher | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What is to be scored, and how.
+
+    Attributes:
+        path: of the synset.
+        start: what the result begins with.
+        marked: what makes it non-standard.
+        asked: of the references.
+    """
+
+    path: Path
+    synset: Synset
+    chosen: _Chosen
+    work: Work
+    workers: int
+    out: Path
+    start: dict[str, Any]
+    marked: dict[str, Any]
+    asked: _References
+
+
+def score(run: Path, asked: Asked, shard: Shard = WHOLE) -> Scored:
     """Score a synset; every training that is there already is not done again.
 
     Args:
         run: a run folder, or a synset file.
+        shard: do its share of the trainings only; who finds all of them there writes the scores.
 
     Raises:
         UserError: whatever the user can mend, before anything is written.
+        Unfinished: the shard's trainings are done, those of other shards are not.
+    """
+    job = _prepare(run, asked)
+
+    from ddbench.evaluation.ddranking.file import costs, tables
+    from ddbench.evaluation.ddranking.trainings import train_legs
+    from ddbench.leaderboard.references import make_references
+
+    console, plan = Console(asked.quiet), job.chosen.plan
+    references = make_references(job.synset, **job.asked, data=asked.data, device=asked.device, console=console)
+    ensure_writable(job.out.parent)
+    scored = train_legs(
+        job.work,
+        plan,
+        synset=job.path,
+        real=references.real,
+        random=references.random,
+        workers=job.workers,
+        console=console,
+        out=job.out,
+        shard=shard,
+    )
+    result = {**job.start, **tables(scored, plan, asked.repeats, asked.weight)}
+    write_json(job.out.with_name(f"{job.out.stem}.cost.json"), costs(scored))
+    write_json(job.out, result)
+    return Scored(job.out, result, job.marked)
+
+
+def status(run: Path, asked: Asked) -> tuple[Path, list[State]]:
+    """The file of the scores, and what became of each training for them, by all processes; nothing is written.
+
+    Raises:
+        UserError: as :func:`score`.
+    """
+    job = _prepare(run, asked)
+
+    from ddbench.evaluation.ddranking.trainings import states
+    from ddbench.leaderboard.references import planned_references
+
+    there = planned_references(job.synset, **job.asked)
+    return job.out, states(job.work, job.chosen.plan, synset=job.path, real=there.real, random=there.random)
+
+
+def _prepare(run: Path, asked: Asked) -> _Job:
+    """What is to be scored, and how; nothing is written.
+
+    Raises:
+        UserError: whatever the user can mend.
     """
     base = protocol(asked.protocol) if asked.protocol is not None else None
     student = str(parse_student(asked.student)) if asked.student is not None else None
@@ -116,18 +199,12 @@ def score(run: Path, asked: Asked) -> Scored:
         warm("ddbench.evaluation.ddranking.trainings")
 
     from ddbench.data.specs import size_to_load
-    from ddbench.evaluation.ddranking.file import check_out, costs, head, marks, tables
-    from ddbench.evaluation.ddranking.trainings import Work, check_legs, train_legs
+    from ddbench.evaluation.ddranking.file import check_out, head, marks
+    from ddbench.evaluation.ddranking.trainings import Work, check_legs
     from ddbench.runtime import device as devices
-    from ddbench.synset import read_synset, synset_path
+    from ddbench.teachers.store import check_teacher
 
-    path = synset_path(run)
-    synset = read_synset(path)
-    if synset.budget.unit != "ipc":
-        raise UserError(
-            f"{path}: holds all real images (method {synset.method}), expected a synset with a budget in images per "
-            "class: the scores compare it with random subsets of its size"
-        )
+    path, synset = _subject(run)
     base = base or protocol(own_protocol(synset.label_kind))
     chosen = _choose(asked, synset, base, student)
     work = Work(
@@ -153,16 +230,45 @@ def score(run: Path, asked: Asked) -> Scored:
         teacher=chosen.teacher_hash,
     )
     check_out(out, start)
-    console = Console(asked.quiet)
-    references = _references(asked, synset, chosen, check_legs(work, chosen.plan, path), str(run), console)
-    ensure_writable(out.parent)
-    scored = train_legs(
-        work, chosen.plan, synset=path, real=references.real, random=references.random, workers=workers, console=console
+    dataset, preprocess = check_legs(work, chosen.plan, path)
+    if chosen.labeller is not None:
+        check_teacher(chosen.labeller, dataset, preprocess)
+    return _Job(
+        path=path,
+        synset=synset,
+        chosen=chosen,
+        work=work,
+        workers=workers,
+        out=out,
+        start=start,
+        marked=marked,
+        asked={
+            "name": str(run),
+            "cache": asked.cache,
+            "repeats": asked.repeats,
+            "dataset": dataset,
+            "preprocess": preprocess,
+            "labeller": chosen.labeller,
+        },
     )
-    result = {**start, **tables(scored, chosen.plan, asked.repeats, asked.weight)}
-    write_json(out.with_name(f"{out.stem}.cost.json"), costs(scored))
-    write_json(out, result)
-    return Scored(out, result, marked)
+
+
+def _subject(run: Path) -> tuple[Path, Synset]:
+    """The synset that is scored, and its file.
+
+    Raises:
+        UserError: it cannot be read, or holds all real images.
+    """
+    from ddbench.synset import read_synset, synset_path
+
+    path = synset_path(run)
+    synset = read_synset(path)
+    if synset.budget.unit != "ipc":
+        raise UserError(
+            f"{path}: holds all real images (method {synset.method}), expected a synset with a budget in images per "
+            "class: the scores compare it with random subsets of its size"
+        )
+    return path, synset
 
 
 def _choose(asked: Asked, synset: Synset, base: Protocol, student: str | None) -> _Chosen:
@@ -193,27 +299,3 @@ def _choose(asked: Asked, synset: Synset, base: Protocol, student: str | None) -
     labeller = read_teacher(asked.teacher) if asked.teacher is not None and labels_random else None
     teacher = None if labels_random else protocol_teacher(base, synset, given=asked.teacher, root=asked.teachers)
     return _Chosen(student=student, usual=usual, plan=plan, teacher=teacher, labeller=labeller)
-
-
-def _references(
-    asked: Asked, synset: Synset, chosen: _Chosen, real: tuple[Dataset, Preprocess], name: str, console: Console
-) -> References:
-    """All real images and the random subsets, made where the cache lacks them."""
-    from ddbench.leaderboard.references import make_references
-    from ddbench.teachers.store import check_teacher
-
-    dataset, preprocess = real
-    if chosen.labeller is not None:
-        check_teacher(chosen.labeller, dataset, preprocess)
-    return make_references(
-        synset,
-        name=name,
-        cache=asked.cache,
-        repeats=asked.repeats,
-        dataset=dataset,
-        data=asked.data,
-        preprocess=preprocess,
-        labeller=chosen.labeller,
-        device=asked.device,
-        console=console,
-    )

@@ -12,7 +12,14 @@ class Unfinished(Exception):
     """The part of a piece of work that this process was to do is done, other parts are not: there is no result yet.
 
     Nothing is wrong: the line is printed, exit code 0.
+
+    Attributes:
+        left: units of other parts that are open.
     """
+
+    def __init__(self, message: str, left: int) -> None:
+        super().__init__(message)
+        self.left = left
 
 
 def install_words(extra: str) -> str:

@@ -70,7 +70,8 @@ class Shard:
         """
         return Unfinished(
             f"{self}: its {unit}s are done ({own} of {total}); {left} of other shards are open, and who does the last "
-            f"writes {result}"
+            f"writes {result}",
+            left,
         )
 
     def __str__(self) -> str:

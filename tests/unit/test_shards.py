@@ -596,3 +596,34 @@ def test_a_row_that_cannot_be_verified_is_told(ddb: Callable, board: Path, tmp_p
     assert "no such synset" in shown
     assert ddb(*command, "--max-minutes", 5, "--workers", 2).code == 0
     assert ddb(*command, "--status").out == f"{board}: 3 done, of 3\n"
+
+
+# DD-Ranking's scores
+
+
+def scores(run: Path, cache: Path, *more: object) -> list[object]:
+    flags = ("--student", TINY, "--repeats", 3, "--epochs", 2, "--workers", 1, "--cache", cache, "--quiet")
+    return ["scores", run, *flags, "--out", cache / "score.json", *EAGER, *more]
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["in turn", "at once"])
+def test_shards_of_scores(at_once: bool, ddb: Callable, random_run: Path, data_root: Path, tmp_path: Path):
+    runs = [Path(shutil.copytree(random_run, tmp_path / name / "run")) for name in ("whole", "parts")]
+    whole, parts = (scores(run, run.parent / "cache") for run in runs)
+    out = runs[1].parent / "cache" / "score.json"
+    assert ddb(*whole).code == 0
+    shown = ddb(*parts, "--status").out
+    assert shown.endswith(" 0 done, 18 open, of 18\n"), shown
+    assert not out.parent.exists()
+    if at_once:
+        for process in [started([*parts, "--shard", f"{index}/2"], data_root) for index in range(2)]:
+            ended(process)
+    else:
+        first = ddb(*parts, "--shard", "1/2")
+        assert first.code == 0, first.err
+        assert first.out.startswith("shard 1/2: its trainings are done ("), first.out
+        assert not out.exists()
+        assert not ddb(*parts, "--status").out.endswith(" 0 done, 18 open, of 18\n")
+        assert f"result: {out}" in ddb(*parts, "--shard", "0/2").out
+    assert contents(runs[1].parent, "cost.json") == contents(runs[0].parent, "cost.json")
+    assert ddb(*parts, "--status").out == f"{out}: 18 done, of 18\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,15 @@ from ddbench.data.preprocess import Preprocess
 from ddbench.evaluation.ddranking.definitions import RANDOM, REAL, SYNSET, TITLES, Leg
 from ddbench.evaluation.evaluator import evaluate
 from ddbench.evaluation.kept import cost_path
+from ddbench.evaluation.parts import parts_folder, read_parts, run_unit, units_of
 from ddbench.evaluation.tasks import Job, load_plan
 from ddbench.protocols.plan import check_plan
 from ddbench.protocols.protocol import result_name
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import Unfinished, UserError
 from ddbench.runtime.files import file_hash, read_json, text_hash
 from ddbench.runtime.jobs import run_jobs
 from ddbench.runtime.progress import Console
+from ddbench.runtime.shards import WHOLE, Shard, State
 
 LONGEST = 200
 """A longer file name is none that ``ddbench evaluate`` could have written."""
@@ -119,6 +121,8 @@ def train_legs(
     random: Sequence[Path],
     workers: int,
     console: Console,
+    out: Path,
+    shard: Shard = WHOLE,
 ) -> dict[str, Scored]:
     """Train every leg that is not finished, by the names of ``plan``; equal legs are trained once.
 
@@ -126,20 +130,59 @@ def train_legs(
         synset: file of the synset that is scored.
         real: that of all real images.
         random: those of the random subsets, one a repeat; the repeat is the network seed of every leg.
+        out: what comes of it, for messages.
+        shard: do its share of the trainings only.
 
     Raises:
         UserError: as :func:`score`.
+        Unfinished: the shard's trainings are done, those of other shards are not.
     """
     done: dict[tuple[str, str], Scored] = {}
-    places = {REAL: real, SYNSET: synset}
+    places, repeats, left = {REAL: real, SYNSET: synset}, range(len(random)), 0
     for name, leg in plan.items():
         if leg.subject != RANDOM and _key(leg) not in done:
             console.say(f"{TITLES[name]}: {leg.base.name} {leg.difference or ''}".rstrip())
-            done[_key(leg)] = score(work, leg, places[leg.subject], range(len(random)), workers, console)
+            done[_key(leg)] = Scored()
+            try:
+                done[_key(leg)] = score(work, leg, places[leg.subject], repeats, workers, console, shard)
+            except Unfinished as part:
+                left += part.left
+    own = len(done) * len(shard.own(repeats))
     pairs = list({_key(leg): leg for leg in plan.values() if leg.subject == RANDOM}.values())
-    for key, scored in _train_random(work, pairs, random, workers, console):
+    tasks = [RandomTask(leg=leg, subset=path, seed=seed) for seed, path in enumerate(random) for leg in pairs]
+    total = len(done) * len(random) + len(tasks)
+    found = _train_random(work, tasks, workers, console, shard)
+    for index, scored in sorted(found.items()):
+        key = _key(tasks[index].leg)
         done[key] = done.get(key, Scored()) + scored
+    left += len(tasks) - len(found)
+    if left:
+        raise shard.unfinished("training", own + len(shard.own(tasks)), left, total, str(out))
     return {name: done[_key(leg)] for name, leg in plan.items()}
+
+
+def states(work: Work, plan: dict[str, Leg], *, synset: Path, real: Path, random: Sequence[Path]) -> list[State]:
+    """What became of each training of :func:`train_legs`, by all processes; nothing is written."""
+    found: list[State] = []
+    distinct: dict[tuple[str, str], tuple[str, Leg]] = {}
+    for name, leg in plan.items():
+        distinct.setdefault(_key(leg), (name, leg))
+    for name, leg in distinct.values():
+        for seed, subset in enumerate(random):
+            path = {REAL: real, SYNSET: synset, RANDOM: subset}[leg.subject]
+            state = _state(work, leg, path, seed) if path.exists() else State(unit="", state="open")
+            found.append(replace(state, unit=f"{TITLES[name]}, repeat {seed}"))
+    return found
+
+
+def _state(work: Work, leg: Leg, path: Path, seed: int) -> State:
+    """What became of one training of a subject that is there."""
+    place, unit = _place(work, leg, path), run_unit(work.student, seed)
+    runs = [record for _, record in read_parts(parts_folder(place), lambda record: None) if "metrics" in record]
+    done = {run_unit(record["student"], record["seed"]) for record in runs}
+    if any(out is not None and _holds(out, work.student, (seed,)) for out in (place, _earlier(leg, path))):
+        done.add(unit)
+    return units_of(place).states([unit], done)[0]
 
 
 def _key(leg: Leg) -> tuple[str, str]:
@@ -147,23 +190,29 @@ def _key(leg: Leg) -> tuple[str, str]:
 
 
 def _train_random(
-    work: Work, pairs: list[Leg], subsets: Sequence[Path], workers: int, console: Console
-) -> list[tuple[tuple[str, str], Scored]]:
-    """Each random subset with the network seed of its repeat; several subsets at once."""
-    tasks = [RandomTask(leg=leg, subset=path, seed=seed) for seed, path in enumerate(subsets) for leg in pairs]
+    work: Work, tasks: list[RandomTask], workers: int, console: Console, shard: Shard
+) -> dict[int, Scored]:
+    """Each random subset with the network seed of its repeat; several subsets at once.
+
+    Returns:
+        By the number of the task; those of other shards that are not there are left out.
+    """
+    own = set(shard.own(range(len(tasks))))
     found: dict[int, Scored] = {}
     missing = []
     for index, task in enumerate(tasks):
         if _holds(_place(work, task.leg, task.subset), work.student, (task.seed,)):
             found[index] = random_task(work, task)
-        else:
+        elif (there := _reused(work, task.leg, task.subset, (task.seed,))) is not None:
+            found[index] = there
+        elif index in own:
             missing.append(index)
-    with console.bar("random subsets", len(tasks), len(found)) as bar:
+    with console.bar("random subsets", len(found) + len(missing), len(found)) as bar:
         target = "ddbench.evaluation.ddranking.trainings:random_task"
         for position, scored in run_jobs(target, work, [tasks[index] for index in missing], workers):
             found[missing[position]] = scored
             bar.advance(f"{tasks[missing[position]].leg.base.name} {min(scored.accuracies.values()):.3f}")
-    return [(_key(tasks[index].leg), found[index]) for index in range(len(tasks))]
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,50 +229,77 @@ def random_task(work: Work, task: RandomTask) -> Scored:
     return score(work, task.leg, task.subset, (task.seed,), 1, Console(quiet=True))
 
 
-def score(work: Work, leg: Leg, synset: Path, seeds: Sequence[int], workers: int, console: Console) -> Scored:
+def score(
+    work: Work,
+    leg: Leg,
+    synset: Path,
+    seeds: Sequence[int],
+    workers: int,
+    console: Console,
+    shard: Shard = WHOLE,
+) -> Scored:
     """One leg of one subject through the evaluator, which keeps every run and repeats none.
 
     Raises:
-        UserError: as :func:`ddbench.evaluation.evaluator.evaluate`.
+        UserError, Unfinished: as :func:`ddbench.evaluation.evaluator.evaluate`.
     """
+    found = _reused(work, leg, synset, seeds)
+    return found or _scored(work, leg, synset, seeds, workers, console, _place(work, leg, synset), shard)
 
-    def run(out: Path) -> Scored:
-        before = _costs_of(out, work.student, seeds)
-        result = evaluate(
-            job=work.job(leg, synset),
-            students=(work.student,),
-            seeds=seeds,
-            difference=leg.difference,
-            out=out,
-            workers=workers,
-            console=console,
-        )
-        accuracies = {
-            one["seed"]: one["metrics"]["accuracy"] for one in result["runs"] if one["student"] == work.student
-        }
-        for entry in result.get("diverged", []):
-            if entry["student"] == work.student and entry["seed"] in seeds:
-                raise UserError(f"{work.student}, seed {entry['seed']}: {entry['diverged']}")
-        rate, costs = result["learning_rates"][work.student], _costs_of(out, work.student, seeds)
-        return Scored(
-            accuracies={seed: accuracies[seed] for seed in seeds},
-            rates=(rate["rate"],),
-            sources=(rate["source"],),
-            synsets=(result["synset"]["sha256"],),
-            trained=len(costs) - len(before),
-            found=len(before),
-            wall_seconds=sum(cost["wall_seconds"] for cost in costs),
-            cpu_seconds=sum(cost["cpu_seconds"] for cost in costs),
-        )
 
-    own = _place(work, leg, synset)
-    earlier = synset.parent / "evaluations" / f"{result_name(leg.base, leg.difference)}.json"
-    if not own.exists() and len(earlier.name) < LONGEST and _holds(earlier, work.student, seeds):
-        try:  # what `ddbench evaluate` trained; it is read only, as no run is missing
-            return run(earlier)
-        except UserError:  # of other threads, libraries or teacher
-            pass
-    return run(own)
+def _earlier(leg: Leg, synset: Path) -> Path | None:
+    """Where ``ddbench evaluate`` writes what it trains for such a leg; None: it could not."""
+    path = synset.parent / "evaluations" / f"{result_name(leg.base, leg.difference)}.json"
+    return path if len(path.name) < LONGEST else None
+
+
+def _reused(work: Work, leg: Leg, synset: Path, seeds: Sequence[int]) -> Scored | None:
+    """A leg that ``ddbench evaluate`` trained; it is read only, as no run is missing. None: there is none that fits."""
+    earlier = _earlier(leg, synset)
+    if earlier is None or _place(work, leg, synset).exists() or not _holds(earlier, work.student, seeds):
+        return None
+    try:
+        return _scored(work, leg, synset, seeds, 1, Console(quiet=True), earlier, WHOLE)
+    except UserError:  # of other threads, libraries or teacher
+        return None
+
+
+def _scored(
+    work: Work,
+    leg: Leg,
+    synset: Path,
+    seeds: Sequence[int],
+    workers: int,
+    console: Console,
+    out: Path,
+    shard: Shard,
+) -> Scored:
+    before = _costs_of(out, work.student, seeds)
+    result = evaluate(
+        job=work.job(leg, synset),
+        students=(work.student,),
+        seeds=seeds,
+        difference=leg.difference,
+        out=out,
+        workers=workers,
+        console=console,
+        shard=shard,
+    )
+    accuracies = {one["seed"]: one["metrics"]["accuracy"] for one in result["runs"] if one["student"] == work.student}
+    for entry in result.get("diverged", []):
+        if entry["student"] == work.student and entry["seed"] in seeds:
+            raise UserError(f"{work.student}, seed {entry['seed']}: {entry['diverged']}")
+    rate, costs = result["learning_rates"][work.student], _costs_of(out, work.student, seeds)
+    return Scored(
+        accuracies={seed: accuracies[seed] for seed in seeds},
+        rates=(rate["rate"],),
+        sources=(rate["source"],),
+        synsets=(result["synset"]["sha256"],),
+        trained=len(costs) - len(before),
+        found=len(before),
+        wall_seconds=sum(cost["wall_seconds"] for cost in costs),
+        cpu_seconds=sum(cost["cpu_seconds"] for cost in costs),
+    )
 
 
 def _place(work: Work, leg: Leg, synset: Path) -> Path:

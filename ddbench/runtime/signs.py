@@ -66,15 +66,16 @@ class Sign:
         self._live(self.path)
 
     def take(self, path: Path) -> bool:
-        """Put the sign up at ``path``, whose folder is there; whether nobody else has.
+        """Put the sign up at ``path``; whether that worked, since nobody else's is there.
 
         Raises:
             OSError: the folder cannot be written to.
         """
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with open(path, "x") as file:
                 file.write(f"{self.path.name}\n{self._text}")
-        except FileExistsError:
+        except (FileExistsError, FileNotFoundError):  # or who left just now has removed the folder
             return False
         self._live(path)
         return True
@@ -181,7 +182,8 @@ def turn(path: Path, what: str, *, wait: bool = True) -> Iterator[None]:
     """Be the only process at something for the block, waiting until no other one is.
 
     A process that is killed loses its turn, at once on this machine, after :data:`SILENCE` seconds on another one. What
-    is done in a turn must be harmless if two processes do it at once all the same (a machine that slept, say).
+    is done in a turn must be harmless if two processes do it at once all the same (a machine that slept, say). Folders
+    that were made for the sign go with it.
 
     Args:
         path: names it; the sign lies beside it.
@@ -192,6 +194,7 @@ def turn(path: Path, what: str, *, wait: bool = True) -> Iterator[None]:
         UserError: another process has its turn, and ``wait`` is false; the folder cannot be written to; or there is
             something else in the sign's place.
     """
+    made = [folder for folder in path.parents if not folder.exists()]
     ensure_writable(path.parent)
     place = path.with_name(f"{path.name}{TURN}")
     plain_or_absent(place, "sign of life")
@@ -213,6 +216,9 @@ def turn(path: Path, what: str, *, wait: bool = True) -> Iterator[None]:
         yield
     finally:
         sign.leave()
+        with contextlib.suppress(OSError):  # something was made in it
+            for folder in made:
+                folder.rmdir()
 
 
 def _holder(place: Path) -> Seen | None:

@@ -231,7 +231,8 @@ def test_turns(tmp_path: Path, monkeypatch):
     ):
         pass
     left = place.with_name(f"experts{signs.TURN}")
-    assert not left.exists()
+    assert not left.parent.exists()
+    left.parent.mkdir()
     left.write_text("elsewhere.7.00000000.turn\n{}")
     os.utime(left, (0, left.stat().st_mtime - signs.SILENCE - 60))
     with signs.turn(place, "store", wait=False):

@@ -156,8 +156,7 @@ def _do(workshop: Workshop, cell: PlanCell) -> None:
     with workshop.turn(*([need.key for need in needs if not need.early] or [cell.run])):
         _say_and([*distill, *root_flags(needs, workshop), *workshop.common], dispatch)
     _say_and(evaluate_flags(cell, workshop, given), dispatch)
-    with workshop.turn("board"):
-        _say_and(submit_flags(cell, workshop), dispatch)
+    _say_and(submit_flags(cell, workshop), dispatch)
 
 
 def _say_and(argv: list[str], act: Callable[[list[str]], object]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tyro.conf import Positional, UseAppendAction
 
 from ddbench.cli.parse import parse
+from ddbench.runtime.signs import turn
 
 if TYPE_CHECKING:
     from ddbench.leaderboard.submit import Plan
@@ -100,8 +101,16 @@ def main(argv: list[str]) -> None:
         leave_out=args.leave_out,
     )
     given = Given(teacher=args.teacher, labels=args.labels, teachers=args.teachers)
-    plans = plan_submissions(args.run, args.leaderboard, submission, given, protocol=args.protocol, every=args.all)
-    written = [_carry_out(plan, args) for plan in plans]
+
+    def planned() -> list[Plan]:
+        return plan_submissions(args.run, args.leaderboard, submission, given, protocol=args.protocol, every=args.all)
+
+    plans = planned()
+    if args.dry_run or not any(plan.attachments or not plan.known for plan in plans):
+        written = [_carry_out(plan, args) for plan in plans]
+    else:
+        with turn(args.leaderboard / "submit", "board"):  # so that what another process added is known
+            written = [_carry_out(plan, args) for plan in planned()]
     if any(written):
         print(f"next: ddbench leaderboard build --leaderboard {args.leaderboard}")
 

@@ -31,6 +31,7 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, ensure_writable, plain_or_absent, read_json, write_json
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
+from ddbench.runtime.signs import turn
 from ddbench.runtime.tensors import KEY, open_tensors
 from ddbench.teachers.store import Teacher
 from ddbench.training.loops import Inputs, Labels, views
@@ -172,7 +173,10 @@ def relabel(
         "versions": devices.versions(),
     }
     shape = (epochs, subject["images"], subject["classes"])
-    _write(out, header, shape, logits_of, meter, devices.describe(device), console)
+    with turn(out, "label file", console.say):
+        if out.exists():  # another process made it meanwhile
+            return _finished(out, subject, epochs, console)
+        _write(out, header, shape, logits_of, meter, devices.describe(device), console)
     return read_labels(out)
 
 

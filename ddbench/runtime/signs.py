@@ -13,7 +13,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,7 +178,7 @@ def _is_gone(path: Path, host: str, pid: int) -> bool:
 
 
 @contextmanager
-def turn(path: Path, what: str, *, wait: bool = True) -> Iterator[None]:
+def turn(path: Path, what: str, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     """Be the only process at something for the block, waiting until no other one is.
 
     A process that is killed loses its turn, at once on this machine, after :data:`SILENCE` seconds on another one. What
@@ -187,31 +187,28 @@ def turn(path: Path, what: str, *, wait: bool = True) -> Iterator[None]:
 
     Args:
         path: names it; the sign lies beside it.
-        what: it is, for the error ("run").
-        wait: or else refuse.
+        what: it is, for people ("run").
+        say: told once if there is another process to be waited for.
 
     Raises:
-        UserError: another process has its turn, and ``wait`` is false; the folder cannot be written to; or there is
-            something else in the sign's place.
+        UserError: the folder cannot be written to, or there is something else in the sign's place.
     """
     made = [folder for folder in path.parents if not folder.exists()]
     ensure_writable(path.parent)
     place = path.with_name(f"{path.name}{TURN}")
     plain_or_absent(place, "sign of life")
-    sign = Sign(path.parent, TURN)
+    sign, told = Sign(path.parent, TURN), False
     while not sign.take(place):
         holder = _holder(place)
         if holder is None:  # it left just now
             continue
         if holder.dead:
             _bury(place, holder)
-        elif not wait:
-            raise UserError(
-                f"{path}: process {holder.pid} on {holder.host} is at work on this {what}; wait for it, or choose "
-                "another --out"
-            )
-        else:
-            time.sleep(POLL)
+            continue
+        if not told:
+            say(f"process {holder.pid} on {holder.host} is at work on this {what}; waiting for it ({place})")
+            told = True
+        time.sleep(POLL)
     try:
         yield
     finally:

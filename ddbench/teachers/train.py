@@ -26,6 +26,7 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable, write_json
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
+from ddbench.runtime.signs import turn
 from ddbench.runtime.tensors import open_tensors, write_tensors
 from ddbench.teachers.recipe import TeacherRecipe
 from ddbench.teachers.store import (
@@ -206,33 +207,37 @@ def train_teacher(
     attention = _attention(net, recipe, spec.shape, spec.classes, student)
     ensure_writable(path.parent)
     devices.prepare(threads)
-    progress = _Progress(partial, net, recipe, meter)
-    with attention:
-        _train(
-            progress,
-            inputs_of(split, preprocess, place),
-            inputs_of(validation_sample(held_out), preprocess, place) if len(held_out) else None,
-            policy=policy,
-            seed=seed,
-            compile=compile,
-            console=console,
-            dataset=spec.name,
+    with turn(path, "teacher", console.say):
+        if path.exists():  # another process trained it meanwhile
+            return _finished(path, partial, dataset, preprocess, console)
+        progress = _Progress(partial, net, recipe, meter)
+        with attention:
+            _train(
+                progress,
+                inputs_of(split, preprocess, place),
+                inputs_of(validation_sample(held_out), preprocess, place) if len(held_out) else None,
+                policy=policy,
+                seed=seed,
+                compile=compile,
+                console=console,
+                dataset=spec.name,
+                student=student,
+            )
+        test = predict(net, inputs_of(dataset.test, preprocess, place), precision=recipe.precision)
+        cost = meter.report(devices.describe(place), epochs=recipe.epochs)
+        write_json(path.with_name(f"{path.stem}.cost.json"), cost)
+        write_teacher(
+            path,
+            net,
+            dataset=dataset,
+            preprocess=preprocess,
             student=student,
+            recipe=recipe.to_json(),
+            curves=progress.curves,
+            test_accuracy=round(accuracy(test, dataset.test.labels), 6),
+            versions=devices.versions(),
         )
-    test = predict(net, inputs_of(dataset.test, preprocess, place), precision=recipe.precision)
-    write_json(path.with_name(f"{path.stem}.cost.json"), meter.report(devices.describe(place), epochs=recipe.epochs))
-    write_teacher(
-        path,
-        net,
-        dataset=dataset,
-        preprocess=preprocess,
-        student=student,
-        recipe=recipe.to_json(),
-        curves=progress.curves,
-        test_accuracy=round(accuracy(test, dataset.test.labels), 6),
-        versions=devices.versions(),
-    )
-    partial.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
     return read_teacher(path)
 
 

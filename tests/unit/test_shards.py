@@ -222,22 +222,32 @@ def test_what_all_need_is_done_by_one(tmp_path: Path, monkeypatch):
 
 
 def test_turns(tmp_path: Path, monkeypatch):
+    """Who comes second waits and says so; a dead process's turn is over."""
     place = tmp_path / "locks" / "experts"
-    monkeypatch.setattr(signs, "POLL", 0.01)
-    with (
-        signs.turn(place, "store"),
-        pytest.raises(UserError, match=f"process {os.getpid()} on .* is at work on this store"),
-        signs.turn(place, "store", wait=False),
-    ):
-        pass
     left = place.with_name(f"experts{signs.TURN}")
+    said, waited = [], []
+    first = signs.turn(place, "store")
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            first.__exit__(None, None, None)
+
+    monkeypatch.setattr(signs.time, "sleep", sleep)
+    first.__enter__()
+    with signs.turn(place, "store", said.append):
+        assert left.exists()
     assert not left.parent.exists()
+    (line,) = said
+    assert line.startswith(f"process {os.getpid()} on {socket.gethostname()} is at work on this store; waiting for it")
+    assert waited == [signs.POLL] * 3
     left.parent.mkdir()
     left.write_text("elsewhere.7.00000000.turn\n{}")
     os.utime(left, (0, left.stat().st_mtime - signs.SILENCE - 60))
-    with signs.turn(place, "store", wait=False):
+    with signs.turn(place, "store"):
         assert left.read_text().startswith(socket.gethostname())
     assert list(place.parent.iterdir()) == []
+    assert len(waited) == 3
 
 
 def test_turns_exclude_each_other(tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from ddbench.experts.store import TrajectoryStore
 
 ROOT = Path(ddbench.__file__).parents[1]
 OTHER = "mlp-d1-w4"
+TINY_BN = "convnet-d1-w4-bn"
 
 
 def command(run: Path, out: Path, students: str, *more: object) -> list[object]:
@@ -260,3 +262,73 @@ def test_two_builds_of_a_board(moment: int, ddb: Callable, random_run: Path, tmp
         assert ddb("leaderboard", "build", "--leaderboard", board).code == 0
     assert ddb("leaderboard", "build", "--leaderboard", board, "--check").code == 0
     assert len(list(board.rglob("results/**/*.json"))) == 2
+
+
+# Other verbs: two processes at once do what one does
+
+
+def at_once(data_root: Path, *commands: list[object]) -> list[str]:
+    """Commands in processes that start together; all must end well. Returns what they said to people."""
+    environment = {**os.environ, "DDBENCH_DATA": str(data_root), "PYTHONPATH": str(ROOT)}
+    crew = [
+        subprocess.Popen(
+            [sys.executable, "-m", "ddbench", *map(str, command)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for command in commands
+    ]
+    ended = [(process.communicate(timeout=240), process.returncode) for process in crew]
+    assert [code for _, code in ended] == [0] * len(crew), ended
+    return ["".join(said) for said, _ in ended]
+
+
+def test_two_teachers(ddb: Callable, data_root: Path, tmp_path: Path):
+    def teacher(root: Path) -> list[object]:
+        return ["teacher", "--dataset", "digits", "--student", TINY_BN, "--epochs", 3, "--teachers", root, *EAGER]
+
+    assert ddb(*teacher(tmp_path / "one")).code == 0
+    said = at_once(data_root, *[teacher(tmp_path / "two")] * 2)
+    assert contents(tmp_path / "two", "cost.json") == contents(tmp_path / "one", "cost.json")
+    assert sum("trained already" in text for text in said) == 1, "one trains, the other waits or comes later"
+
+
+def test_two_relabels(ddb: Callable, random_run: Path, data_root: Path, tmp_path: Path):
+    root = tmp_path / "teachers"
+    trained = ("teacher", "--dataset", "digits", "--student", TINY_BN, "--epochs", 1, "--teachers", root, "--quiet")
+    assert ddb(*trained, *EAGER).code == 0
+
+    def relabel(out: Path) -> list[object]:
+        out.parent.mkdir(exist_ok=True)
+        return ["relabel", random_run, "--teachers", root, "--epochs", 20, "--out", out, *EAGER]
+
+    assert ddb(*relabel(tmp_path / "one" / "labels.safetensors")).code == 0
+    at_once(data_root, *[relabel(tmp_path / "two" / "labels.safetensors")] * 2)
+    assert contents(tmp_path / "two", "cost.json") == contents(tmp_path / "one", "cost.json")
+
+
+def test_two_submissions(random_run: Path, data_root: Path, tmp_path: Path):
+    """Of two rows of the same synset and protocol one supersedes the other."""
+    board = tmp_path / "board"
+    at_once(data_root, *(["submit", random_run, "--leaderboard", board, "--note", note] for note in ("x", "y")))
+    rows = [json.loads(path.read_text()) for path in board.rglob("results/**/*.json")]
+    assert sorted(row["submission"]["note"] for row in rows) == ["x", "y"]
+    (first,) = (row["id"] for row in rows if row["supersedes"] is None)
+    assert [row["supersedes"] for row in rows if row["supersedes"]] == [first]
+    assert not list(board.rglob("*.turn"))
+
+
+def test_two_scores_of_one_cache(ddb: Callable, random_run: Path, data_root: Path, tmp_path: Path):
+    """Two processes make the references that both need, and train on them."""
+
+    def scores(place: Path, run: Path) -> list[object]:
+        flags = ("--student", TINY, "--repeats", 2, "--epochs", 2, "--workers", 1, "--cache", place, "--quiet")
+        return ["scores", run, *flags, "--out", place / "score.json", *EAGER]
+
+    for name in ("one", "two"):
+        shutil.copytree(random_run, tmp_path / name / "run")
+    assert ddb(*scores(tmp_path / "one" / "cache", tmp_path / "one" / "run")).code == 0
+    at_once(data_root, *[scores(tmp_path / "two" / "cache", tmp_path / "two" / "run")] * 2)
+    assert contents(tmp_path / "two", "cost.json") == contents(tmp_path / "one", "cost.json")

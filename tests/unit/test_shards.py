@@ -237,16 +237,19 @@ def test_turns(tmp_path: Path, monkeypatch):
     first.__enter__()
     with signs.turn(place, "store", said.append):
         assert left.exists()
-    assert not left.parent.exists()
+    assert not left.exists()
     (line,) = said
     assert line.startswith(f"process {os.getpid()} on {socket.gethostname()} is at work on this store; waiting for it")
     assert waited == [signs.POLL] * 3
-    left.parent.mkdir()
+    left.parent.mkdir(exist_ok=True)
     left.write_text("elsewhere.7.00000000.turn\n{}")
     os.utime(left, (0, left.stat().st_mtime - signs.SILENCE - 60))
     with signs.turn(place, "store"):
         assert left.read_text().startswith(socket.gethostname())
     assert list(place.parent.iterdir()) == []
+    with signs.turn(tmp_path / "new" / "folder" / "it", "store"):
+        pass
+    assert not (tmp_path / "new").exists(), "nothing is left behind"
     assert len(waited) == 3
 
 

@@ -113,8 +113,8 @@ def _check_input(path: Path, images: Tensor, preprocess: Preprocess) -> None:
 
 
 def stored_labels(labels: Tensor, form: str, temperature: float) -> Tensor:
-    """int64 classes ``(N,)``, or float32 ``(N, K)``: targets, or logits, of probabilities those that give them back by a
-    softmax at ``temperature``.
+    """int64 classes ``(N,)``, or float32 ``(N, K)``: targets, or logits; of probabilities those whose softmax at
+    ``temperature`` they are.
     """
     if form == "classes":
         return labels.long()

@@ -117,7 +117,7 @@ def test_dc(take: Callable, tmp_path: Path):
 
 
 def test_datadam(take: Callable, tmp_path: Path):
-    """The form of DC, but its sets are one run's, at each evaluation, from the first images on: the last is the result."""
+    """The form of DC, but its sets are one run's at each evaluation, from the first images on: take the last."""
     sets = [[draw(20, 1, 8, 8) + k, LABELS] for k in range(5)]
     path = save(tmp_path / "res_DataDAM_x_1ipc_.pt", {"data": sets, "accs_all_exps": {"ConvNet": []}})
     synset, said = take(path)

@@ -34,7 +34,8 @@ TORCHVISION = ("resnet18", "mobilenet_v2", "mobilenet_v3_small", "squeezenet1_1"
 TORCHVISION += ("efficientnet_b0", "regnet_y_400mf", "mnasnet0_5", "convnext_tiny", "swin_t", "swin_v2_t")
 TIMM = ("test_resnet", "test_vit", "vit_tiny_patch16_224", "vit_small_patch14_dinov2", "swin_tiny_patch4_window7_224")
 TIMM += ("ghostnet_050", "mobilenetv3_small_050", "lcnet_035", "efficientnet_b0", "mixer_s16_224", "resmlp_12_224")
-TIMM += ("convnext_atto", "levit_128s", "mobilevit_xxs", "xcit_nano_12_p16_224", "regnetx_002", "repvit_m0_9")
+TIMM += ("coat_tiny", "convnext_atto", "levit_128s", "mobilevit_xxs", "xcit_nano_12_p16_224", "regnetx_002")
+TIMM += ("repvit_m0_9",)
 STUDENTS = (*OWN, *(f"tv-{name}" for name in TORCHVISION), *(f"timm-{name}" for name in TIMM))
 
 

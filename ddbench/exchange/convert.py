@@ -113,7 +113,9 @@ def _check_input(path: Path, images: Tensor, preprocess: Preprocess) -> None:
 
 
 def stored_labels(labels: Tensor, form: str, temperature: float) -> Tensor:
-    """int64 classes ``(N,)``, or float32 logits ``(N, K)`` whose softmax at ``temperature`` is a probability row."""
+    """int64 classes ``(N,)``, or float32 ``(N, K)``: targets, or logits; of probabilities those whose softmax at
+    ``temperature`` they are.
+    """
     if form == "classes":
         return labels.long()
     if form == "onehot":

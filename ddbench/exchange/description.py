@@ -15,6 +15,12 @@ from ddbench.runtime.errors import UserError
 LARGEST_INPUT = 32.0
 """Floats from 0 on that go beyond this are no network input but pixels up to 255."""
 
+OVERSHOOT = 0.5
+"""Learned pixels may lie outside of the range by this share of it."""
+
+CENTRED = 0.25
+"""Rows of labels whose sums are as near to 0 as this, and no entry beyond 1.5, may be targets of a regression."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
@@ -114,7 +120,7 @@ def describe(path: Path, content: Content, settings: ImportSettings, classes: in
         if header.get("label_kind") == "targets"
         else _label_form(where, labels, settings.label_form, own=bool(header))
     )
-    notes = []
+    notes = _hints(content, settings, labels, form, low, high)
     if "decoder" not in header and settings.decode_factor is None and content.form.startswith(("a list", "a tuple")):
         notes.append("IDC, DREAM and NCFM cut each image at use: if this is theirs, say --decode-factor 2 (or 3)")
     decoder = header.get("decoder")
@@ -138,6 +144,27 @@ def describe(path: Path, content: Content, settings: ImportSettings, classes: in
     )
 
 
+def _hints(
+    content: Content, settings: ImportSettings, labels: Tensor | None, form: str, low: float, high: float
+) -> list[str]:
+    """What public codes are known to save in this form, where the file cannot say it."""
+    notes = []
+    if content.sets > 1 and settings.index == 0:
+        notes.append(
+            "the first of several sets: DC's are experiments; DataDAM's are one run's, one an evaluation, and the last is "
+            "its result: --index -1"
+        )
+    floats = content.header is None and content.images.is_floating_point()
+    guessed = floats and settings.preprocess == "auto" and not settings.mean
+    if guessed and low >= -OVERSHOOT and high <= 1 + OVERSHOOT and (low < -1e-6 or high > 1 + 1e-6):
+        notes.append("pixels that overshoot 0 to 1, as IDC saves them; if network input, say --preprocess meanstd")
+    if form == "logits" and settings.label_form == "auto" and content.header is None:
+        assert labels is not None
+        if float(labels.sum(1).abs().max()) <= CENTRED and float(labels.abs().max()) <= 1.5:
+            notes.append("labels about 0: FRePo's and RCIG's are targets of a regression: --label-form targets")
+    return notes
+
+
 def header_space(header: dict[str, object]) -> str | None:
     """The space that the header of an export names."""
     return str(header["space"]) if header.get("space") in ("pixels", "input") else None
@@ -155,7 +182,7 @@ def find_space(path: Path, images: Tensor, low: float, high: float, settings: Im
     if said in ("pixels", "pixels255"):
         top = 1 if said == "pixels" else 255
         normal = top == 255 and low < 0 and high <= LARGEST_INPUT
-        if normal or not (-0.5 * top <= low and high <= 1.5 * top):  # learned pixels may overshoot a little
+        if normal or not (-OVERSHOOT * top <= low and high <= (1 + OVERSHOOT) * top):
             raise UserError(
                 f"{path}: --preprocess {said}: values from {low:.4g} to {high:.4g}, expected 0 to {top}; leave the "
                 "flag out to see what they are taken for"
@@ -163,7 +190,12 @@ def find_space(path: Path, images: Tensor, low: float, high: float, settings: Im
         return said
     if said != "auto" or settings.mean:
         return "input"
-    if low >= -1e-6 and high <= 1 + 1e-6:
+    if path.name.startswith("images_zca"):
+        raise UserError(
+            f"{path}: MTT's images_zca_*.pt are the pixels that its whitened images show, for pictures; import the "
+            "images_*.pt of that step with --preprocess zca, or say --preprocess pixels"
+        )
+    if low >= -OVERSHOOT and high <= 1 + OVERSHOOT:
         return "pixels"
     if low >= 0 and high <= 255 and (high > LARGEST_INPUT or bool((images == images.round()).all())):
         return "pixels255"
@@ -189,6 +221,8 @@ def _label_form(path: Path, labels: Tensor, said: str, own: bool) -> str:
         if said not in ("auto", "classes"):
             raise UserError(f"{path}: --label-form {said}: labels of shape {list(labels.shape)} are class numbers")
         return "classes"
+    if said == "targets":
+        return said
     found = "logits" if own else _soft_form(labels)
     if said == "auto" and found == "neither":
         row = labels[0].tolist()[:4]

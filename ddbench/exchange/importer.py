@@ -110,6 +110,7 @@ def import_synset(path: Path, *, dataset: Dataset, data: Path | None, settings: 
         seed=0,
         student=str(parse_student(settings.student)) if settings.student else None,
         augmentation=settings.augmentation or "dsa",
+        label_scale=1.0 if described.label_form == "targets" else None,
         learned_lr=_rate(path, content.lr),
         stage=_stage(settings.stage or path, content.stage),
         decode_factor=described.decode_factor,
@@ -124,7 +125,7 @@ def import_synset(path: Path, *, dataset: Dataset, data: Path | None, settings: 
             described,
             stored=_stored(stored, described.space, settings),
             class_order=words,
-            notes=(*described.notes, *_doubts(described, content, settings)),
+            notes=(*described.notes, *_doubts(path, described, content, settings)),
         ),
     )
 
@@ -160,13 +161,16 @@ def _stored(stored: Tensor, space: str, settings: ImportSettings) -> str:
     return f"not multiples of 1/255: kept as float32 network input, taken through {name}"
 
 
-def _doubts(described: Description, content: Content, settings: ImportSettings) -> list[str]:
+def _doubts(path: Path, described: Description, content: Content, settings: ImportSettings) -> list[str]:
     """What else the numbers might be, where the range leaves it open."""
     assert described.low is not None
     assert described.high is not None
     notes = []
     if content.form == FORM and not content.named and settings.patches is None:
         notes.append("RDED's images are stitched of patches: if these are theirs, say --patches 2")
+    step = path.stem.removeprefix("images_")
+    if any((path.parent / name).exists() for name in ("weights_best.pt", f"styles_{step}.pt")):
+        notes.append("styles lie beside it: HaBa's images are contents, which its own networks must decode first")
     if described.space == "input" and described.low >= 0 and settings.preprocess != "none":
         notes.append("network input without a negative value; are these pixels? (--preprocess pixels or pixels255)")
     if described.space == "input" and settings.preprocess == "auto" and not settings.mean:

@@ -42,6 +42,7 @@ class Content:
         labels, lr, stage: None where the file has none.
         header: of a file that ``ddbench export`` wrote.
         named: labels are the dataset's own numbers already (folders named by class).
+        sets: how many the file has, of which this is one.
     """
 
     form: str
@@ -51,6 +52,7 @@ class Content:
     stage: Tensor | None = None
     header: dict[str, Any] | None = None
     named: bool = False
+    sets: int = 1
 
 
 def check_path(path: Path) -> None:
@@ -158,6 +160,7 @@ def _from_sets(path: Path, sets: Any, index: int) -> Content:
         form=f"set {index % len(sets) + 1} of {len(sets)}",
         images=tensor(images, path, "images"),
         labels=tensor(labels, path, "labels"),
+        sets=len(sets),
     )
 
 

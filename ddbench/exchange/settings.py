@@ -14,7 +14,7 @@ from ddbench.runtime.errors import UserError
 SPACES = ("pixels", "pixels255", "none")
 """What ``--preprocess`` may say beside the names of transforms."""
 
-LabelForm = Literal["auto", "classes", "onehot", "probabilities", "logits"]
+LabelForm = Literal["auto", "classes", "onehot", "probabilities", "logits", "targets"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,8 @@ class ImportSettings:
     labels: Path | None = None
     """labels_best.pt (or .npy); without any labels, class-major hard labels are assumed."""
     label_form: LabelForm = "auto"
-    """What the labels are; probabilities are kept as logits whose softmax they are."""
+    """What the labels are; probabilities are kept as logits whose softmax they are, targets of a regression (FRePo)
+    unchanged."""
     label_temperature: float = 1.0
     """Temperature of the protocol at which probabilities are to be the target."""
     class_order: str = "auto"

@@ -18,13 +18,13 @@ from ddbench.runtime.errors import UserError
 def check_student(name: str, channels: int, size: int) -> None:
     """Refuse a student that cannot take images of this shape.
 
-    A network of another library is tried out, on two images of noise, which imports that library; a registered one is
-    tried out without computing.
+    A network of another library is tried out, on two images of noise, which imports that library; so is a registered
+    one.
 
     Raises:
         UserError: a wrong name, fewer than 1 channel, images that are too small for it, a ConvNet whose pools would
-            leave no pixel, or a network of another library that is not there, does not take the shape, or does not see
-            every row and column of such images.
+            leave no pixel, a network of another library that is not there, or one of another library or registered that
+            does not take the shape, or does not see every row and column of such images.
     """
     student = parse_student(name)
     if channels < 1:
@@ -48,9 +48,7 @@ def _check_registered(student: StudentName, channels: int, size: int) -> None:
     check = REGISTERED[student.family].check
     if check is not None:
         resolve(check, f"student '{student}'")(channels, size)
-    from ddbench.networks.external import last_layer
-
-    last_layer(student, channels, size)
+    _try(student, channels, size)
 
 
 def _check_external(student: StudentName, channels: int, size: int) -> None:
@@ -62,6 +60,10 @@ def _check_external(student: StudentName, channels: int, size: int) -> None:
         raise UserError(
             f"student '{student}': images of {size} px are too small, expected at least {least}; use {other}"
         )
+    _try(student, channels, size)
+
+
+def _try(student: StudentName, channels: int, size: int) -> None:
     from ddbench.networks.external import check_external
 
     check_external(student, channels, size)

@@ -32,27 +32,34 @@ class LeNet(Student):
     """LeNet-5 with ReLU and max pooling: two 5x5 convolutions, three linear layers.
 
     The convolutions take 28 px grey images with padding 2 and 32 px ones without, as in DC. Smaller images than 20 px
-    are padded in both convolutions, from 64 px on the first one has stride 2, and larger maps than the 5x5 of a 32 px
-    image are averaged down to that.
+    are padded in both convolutions, from 64 px on the first one has stride 2 and padding 1, and larger maps than the
+    5x5 of a 32 px image are averaged down to that. From 20 px on pools keep a last odd row and column, which nothing
+    else would see.
     """
 
     def __init__(self, *, channels: int, size: int, classes: int) -> None:
         super().__init__()
         second = 2 if size < 20 else 0
         first = 2 if counts_as_32(channels, size) else second
-        stride = 2 if size >= 64 else 1
+        stride = 1
+        if size >= 64:
+            stride, first = 2, 1
         self.conv1 = nn.Conv2d(channels, 6, 5, stride=stride, padding=first)
         self.conv2 = nn.Conv2d(6, 16, 5, padding=second)
-        map_size = (size + 2 * first - 5) // stride + 1
-        map_size = (map_size // 2 + 2 * second - 4) // 2
+        self.odd = size >= 20
+        map_size = self._pooled((size + 2 * first - 5) // stride + 1)
+        map_size = self._pooled(map_size + 2 * second - 4)
         self.shrink = nn.AdaptiveAvgPool2d(5) if map_size > 5 else nn.Identity()
         self.linear1 = nn.Linear(16 * min(map_size, 5) ** 2, 120)
         self.linear2 = nn.Linear(120, 84)
         self.classifier = nn.Linear(84, classes)
 
+    def _pooled(self, map_size: int) -> int:
+        return (map_size + self.odd) // 2
+
     def features(self, x: Tensor) -> Tensor:
-        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
-        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2, ceil_mode=self.odd)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2, ceil_mode=self.odd)
         x = F.relu(self.linear1(self.shrink(x).flatten(1)))
         return F.relu(self.linear2(x))
 

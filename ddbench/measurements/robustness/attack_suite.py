@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from ddbench.data.dataset import Dataset
 from ddbench.measurements.robustness import legacy
 from ddbench.measurements.robustness.attack_probes import AttackProbe, CleanProbe
-from ddbench.measurements.robustness.budgets import IMAGES, VERSION, Attack, Budget, budget
+from ddbench.measurements.robustness.budgets import IMAGES, VERSION, Attack, Budget, budget, parts_for
 from ddbench.measurements.robustness.external import installed
 from ddbench.measurements.robustness.masking import WARNINGS, suspicions
 from ddbench.measurements.suite import BUDGETS, Choice, Finding, Metric, Probe, Suite
@@ -75,7 +75,8 @@ class RobustnessSuite(Suite):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Budget, headline, images, attacks one by one, versions of the libraries."""
+        """Budget, headline, images, attacks one by one, versions of the libraries; AutoAttack's parts if not all."""
+        few = self.classes < 4 and any(attack.kind == "autoattack" for attack in self.budget.attacks)
         return {
             "version": VERSION,
             "budget": self.budget.name,
@@ -83,6 +84,7 @@ class RobustnessSuite(Suite):
             "images": self.images,
             "attacks": [attack.settings() for attack in self.budget.attacks],
             "libraries": dict(sorted(self.libraries.items())),
+            **({"autoattack": list(parts_for(self.classes))} if few else {}),
         }
 
     @property
@@ -163,7 +165,7 @@ def robustness_suite(choice: Choice, plan: Plan, dataset: Dataset) -> Suite:
     notes = []
     if any(attack.kind == "autoattack" for attack in chosen.attacks) and plan.synset.classes < 4:
         notes.append(
-            f"robustness: with {plan.synset.classes} classes AutoAttack is APGD on the cross-entropy, and Square"
+            f"robustness: with {plan.synset.classes} classes AutoAttack is APGD on the cross-entropy, FAB and Square"
         )
     return RobustnessSuite(
         images=min(choice.max_images or IMAGES, len(dataset.test)),

@@ -25,7 +25,13 @@ PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
 """Of AutoAttack's standard version, in its order; each gets what the earlier ones left."""
 
 TARGETED = ("apgd-t", "fab-t")
-"""The parts whose loss does not exist for two or three classes."""
+"""The parts that have target classes."""
+
+
+def parts_for(classes: int) -> tuple[str, ...]:
+    """The parts that AutoAttack has with so many classes: targeted APGD's loss divides by the fourth largest logit."""
+    return tuple(part for part in PARTS if classes > 3 or part != "apgd-t")
+
 
 NEIGHBOURS = 5
 """Points a step about an image, of VMI-FGSM; as torchattacks has it, which DD-RobustBench uses."""
@@ -92,7 +98,7 @@ class Attack:
             "cw": 3 * self.steps * max(1, self.searches),
             "deepfool": 3 * self.steps * targets,
             # APGD: 100 steps; for each target APGD again and FAB; Square with 5,000 queries.
-            "autoattack": 303 + 5000 + (603 * targets if classes > 3 else 0),
+            "autoattack": 303 + 5000 + (603 if classes > 3 else 300) * targets,
         }
         return forward.get(self.kind, 3 * self.steps) + 2
 
@@ -143,7 +149,7 @@ def budget(name: str, channels: int, size: int, classes: int = 10) -> Budget:
 
     ``quick``: FGSM and PGD-20 at every bound. ``full``: also PGD in L2, and at the headline's bound AutoAttack and
     Square, and C&W and DeepFool. ``ddrobustbench``, ``guard``, ``legacy``: the settings that DD-RobustBench, GUARD and
-    BEARD wrote down, on rightly scaled pixels. With fewer than four classes without :data:`TARGETED`.
+    BEARD wrote down, on rightly scaled pixels. With fewer than four classes without :data:`TARGETED` by themselves.
 
     Raises:
         KeyError: an unknown name.

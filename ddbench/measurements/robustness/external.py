@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.measurements.robustness.attacks import lengths
-from ddbench.measurements.robustness.budgets import PARTS, TARGETED
+from ddbench.measurements.robustness.budgets import parts_for
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError, install_words
 
@@ -54,17 +54,16 @@ def autoattack(model: nn.Module, x: Tensor, y: Tensor, eps: float, classes: int,
     """Images after AutoAttack, standard version, Linf; those that it could not break are as they were.
 
     With fewer than ten classes the targeted attacks go through all wrong ones; with fewer than four it is APGD on the
-    cross-entropy, and Square.
+    cross-entropy, targeted FAB, and Square.
     """
-    parts = tuple(part for part in PARTS if classes > 3 or part not in TARGETED)
-    return _auto(model, x, y, parts, eps, classes, seed)
+    return _auto(model, x, y, parts_for(classes), eps, classes, seed)
 
 
 def part(model: nn.Module, x: Tensor, y: Tensor, name: str, eps: float, classes: int, seed: int) -> Tensor:
     """Images after one part of AutoAttack, Linf; those that it could not break are as they were.
 
     Args:
-        name: of :data:`PARTS`; not one of :data:`TARGETED` with fewer than four classes.
+        name: of :func:`parts_for`.
     """
     return _auto(model, x, y, (name,), eps, classes, seed)
 

@@ -12,6 +12,7 @@ divides by degrees needs; bytes are those of the stored arrays. Imports no torch
 from __future__ import annotations
 
 import bisect
+import contextlib
 import hashlib
 import math
 from dataclasses import dataclass
@@ -140,9 +141,12 @@ def distil(graphs: GraphSet, config: MirageConfig) -> TreePayload:
             return False  # more sets than are allowed
 
     lowest = bisect.bisect_left(range(1, 1001), True, key=fits) + 1
-    if lowest > 1000:
-        raise UserError(f"{graphs.name}: no support gives at most {config.max_bytes} bytes; allow more by max_bytes")
-    return _payload(found, by_class, config, _shares(lowest, sizes))
+    with contextlib.suppress(_EmptyError):
+        if lowest <= 1000:
+            return _payload(found, by_class, config, _shares(lowest, sizes))
+    raise UserError(
+        f"{graphs.name}: no support gives every class a set within {config.max_bytes} bytes; allow more by max_bytes"
+    )
 
 
 def thresholds(config: MirageConfig, counts: list[int]) -> tuple[int, ...]:

@@ -270,7 +270,8 @@ def test_product_of_at_most_so_many_bytes():
         (MirageConfig(depth=3, support=(80,)), "no set of trees is in at least 80 of 80 graphs; take a lower"),
         (MirageConfig(depth=0, support=(1,), exclusive=True), "no set of trees of this class alone"),
         (MirageConfig(support=(1,), max_itemsets=50), "more than 50 itemsets .* max_itemsets"),
-        (MirageConfig(depth=1, max_bytes=2), "no set of trees|no support gives at most 2 bytes"),
+        (MirageConfig(depth=1, max_bytes=2), "no support gives every class a set within 2 bytes"),
+        (MirageConfig(depth=3, max_bytes=2), "no support gives every class a set within 2 bytes"),
     ],
 )
 def test_what_cannot_be_distilled_is_told(config: MirageConfig, words: str):

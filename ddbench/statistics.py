@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import TypedDict
+from typing import Any, TypedDict
 
 LEVEL = 0.95
 
@@ -145,6 +145,20 @@ def corruption_errors(
             return None
         found[name] = math.fsum(1 - value for value in row) / base
     return found
+
+
+def auroc(inside: Any, outside: Any) -> float:
+    """Probability that one of ``inside`` has the higher score; a tie counts half (Mann and Whitney).
+
+    Args:
+        inside, outside: scores ``(N,)`` and ``(M,)``, arrays or lists; neither is empty.
+    """
+    import numpy as np
+    from scipy.stats import rankdata
+
+    ranks = rankdata(np.concatenate([inside, outside]))
+    count = len(inside)
+    return float((ranks[:count].sum() - count * (count + 1) / 2) / (count * len(outside)))
 
 
 CLIPPED, TOO_FEW = "clipped", "too few seeds for an interval"

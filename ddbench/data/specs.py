@@ -296,6 +296,8 @@ def dataset_spec(name: str, size: int | None = None) -> DatasetSpec:
             needs_folder=True,
             reader="ddbench.data.files:load_folder",
         )
+    if name.startswith("graphs:"):
+        raise UserError(f"--dataset {name}: commands work on images; graph sets are used from Python (docs/graphs.md)")
     if name not in DATASETS:
         raise unknown("dataset", name, [*DATASETS, "folder:PATH"], "--dataset")
     spec = DATASETS[name]

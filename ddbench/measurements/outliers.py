@@ -28,6 +28,7 @@ from ddbench.protocols.plan import Plan
 from ddbench.registry import unknown
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
+from ddbench.statistics import auroc
 
 VERSION = 1
 
@@ -85,15 +86,6 @@ def confidence(logits: Tensor) -> Floats:
     np.put_along_axis(rest, highest, 0.0, 1)
     found: Floats = -np.log1p(rest.sum(1))
     return found
-
-
-def auroc(inside: Floats, outside: Floats) -> float:
-    """Probability that an image of ``inside`` has the higher score; a tie counts half (Mann and Whitney)."""
-    from scipy.stats import rankdata
-
-    ranks = rankdata(np.concatenate([inside, outside]))
-    count = len(inside)
-    return float((ranks[:count].sum() - count * (count + 1) / 2) / (count * len(outside)))
 
 
 def false_positives(inside: Floats, outside: Floats) -> float:

@@ -22,6 +22,7 @@ FLOORS = (
     ("registry", "statistics"),
     ("config",),
     ("data",),
+    ("graphs",),
     ("networks",),
     ("synset",),
     ("preview",),

@@ -1,0 +1,75 @@
+"""Whole numbers out of foreign text files, checked before they are used. Imports no torch."""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from ddbench.graphs.graphset import Ints
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import plain_file, read_bytes
+
+MAX_TEXT = 2**28
+"""Bytes of text in one file, unpacked: a larger one is refused before it is parsed."""
+
+
+def read_text(path: Path, what: str) -> bytes:
+    """The bytes of a text file; of a packed one (``.gz``), unpacked, at most :data:`MAX_TEXT`.
+
+    Raises:
+        UserError: missing, no plain file, too large, no gzip file, or cut.
+    """
+    size = plain_file(path, what, MAX_TEXT)  # the limit of the read: a read makes room for as much as it may be
+    if path.suffix != ".gz":
+        return read_bytes(path, what, size)
+    unpacked = zlib.decompressobj(wbits=31)
+    try:
+        data = unpacked.decompress(read_bytes(path, what, size), MAX_TEXT + 1)
+    except zlib.error as error:
+        raise UserError(f"{path}: not a gzip file ({error}); copy it again") from None
+    if len(data) > MAX_TEXT:
+        raise UserError(f"{path}: unpacked, more than {MAX_TEXT:,} bytes are too large for a {what}")
+    if not unpacked.eof:
+        raise UserError(f"{path}: the gzip file is cut; copy it again")
+    return data
+
+
+def numbers(where: object, data: bytes, separator: str | None = ",", columns: int | None = None) -> Ints:
+    """A table of whole numbers, int64 ``(rows, columns)``.
+
+    Args:
+        where: the file, for messages.
+        columns: how many there must be; None: as many as in the first row.
+
+    Raises:
+        UserError: empty, something that is no whole number of 64 bits, rows of different lengths.
+    """
+    if not data.strip():
+        raise UserError(f"{where}: it is empty, expected whole numbers")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            table: Ints = np.loadtxt(
+                io.BytesIO(data), dtype=np.int64, delimiter=separator, ndmin=2, comments=None, encoding="latin1"
+            )
+    except (ValueError, OverflowError, Warning) as error:
+        raise UserError(f"{where}: expected whole numbers of 64 bits: {error!s:.200}") from None
+    if columns is not None and table.shape[1] != columns:
+        raise UserError(f"{where}: {table.shape[1]} column(s), expected {columns}")
+    return table
+
+
+def column(where: object, data: bytes, what: str) -> Ints:
+    """One number a line ``(rows,)``.
+
+    Raises:
+        UserError: as :func:`numbers`; several columns.
+    """
+    table = numbers(where, data)
+    if table.shape[1] != 1:
+        raise UserError(f"{where}: {table.shape[1]} columns of {what}, expected one")
+    return table[:, 0]

@@ -11,6 +11,7 @@ from ddbench.cli.settings import Common
 from ddbench.distillation.start import Chosen, choose, distill
 from ddbench.methods import METHODS, USUAL_PROTOCOL, description, meant_protocol
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.ranks import leads
 
 if TYPE_CHECKING:
     from ddbench.methods.needs import Need
@@ -78,7 +79,8 @@ def main(argv: list[str]) -> None:
     args: Any = parse(combined, argv, "ddbench distill", _title(chosen.kind), EXAMPLES, default=combined(**parts))
     given = {name: value for part in parts for name, value in vars(getattr(args, part)).items()}
     path = distill(**given)
-    print(f"synset: {path}   next: {evaluation_command(path.parent, str(args.run.method))}")
+    if leads():
+        print(f"synset: {path}   next: {evaluation_command(path.parent, str(args.run.method))}")
 
 
 def evaluation_command(run: Path, method: str) -> str:

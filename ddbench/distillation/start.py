@@ -16,6 +16,7 @@ from ddbench.registry import load_file, suggest
 from ddbench.runtime.device import own_threads
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
+from ddbench.runtime.ranks import join
 
 if TYPE_CHECKING:
     from ddbench.methods.base import Method
@@ -221,20 +222,23 @@ def _start(
     ipc, student, recipe = said.get("ipc"), said.get("student"), chosen.recipe
     if ipc is None and chosen.kind.unit == "ipc":
         raise UserError("--ipc is missing: how many images per class?")
-    console = Console(quiet)
-    dataset = load_dataset(
-        said["dataset"],
-        data,
-        size=said.get("size"),
-        download=how["download"],
-        console=console,
-        skip_broken=skip_broken,
-    )
+    ranks = join()
+    console = Console(quiet or not ranks.leads)
+    with ranks.first():
+        dataset = load_dataset(
+            said["dataset"],
+            data,
+            size=said.get("size"),
+            download=how["download"],
+            console=console,
+            skip_broken=skip_broken,
+        )
     side = dataset.spec.size
     if recipe is not None:
         console.say(f"recipe {chosen.name}/{recipe.name} ({recipe.source})")
     run = runner.RunSettings(
-        **{**how, "threads": own_threads(how["threads"], side)},
+        **{**how, "threads": own_threads(how["threads"], side, ranks.beside), "device": ranks.device(how["device"])},
+        ranks=ranks,
         ipc=ipc or 0,
         student=str(parse_student(student)) if student else default_student(side),
         preprocess=said["preprocess"],

@@ -57,6 +57,7 @@ EXAMPLES = """  ddbench distill --method mtt --dataset digits --ipc 1
   ddbench distill --method random --dataset cifar10 --ipc 10 --seed 3 --out runs/random-3
   ddbench distill --method mtt --recipe cifar10-ipc10
   ddbench distill --method mtt --dataset folder:my-images --size 32 --ipc 10 --iterations 500
+  ddbench distill --method dm --dataset digits --ipc 10  # or: torchrun --nproc-per-node 2 -m ddbench distill ...
   ddbench distill --method mtt --help                   # with MTT's own flags, and those of the experts it needs"""
 
 

@@ -248,7 +248,7 @@ def tells() -> bool:
     with suppress(Exception):  # nobody can be asked: told twice is better than not told
         import torch.distributed as dist
 
-        store = dist.TCPStore(
+        store = dist.TCPStore(  # type: ignore[attr-defined] # torch does not say that it is public, and documents it
             os.environ["MASTER_ADDR"], _number("MASTER_PORT", 0), is_master=False, timeout=timedelta(seconds=10)
         )
         return bool(store.add(f"ddbench/told/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1)

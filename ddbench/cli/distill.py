@@ -63,11 +63,22 @@ EXAMPLES = """  ddbench distill --method mtt --dataset digits --ipc 1
 
 def main(argv: list[str]) -> None:
     """Run the verb."""
-    if peek(argv, "--method") is None:
-        if "-h" not in argv and "--help" not in argv:
-            raise UserError(f"--method is missing; one of: {', '.join(METHODS)}")
+    if peek(argv, "--method") is None and ("-h" in argv or "--help" in argv):
         parse(RunArgs, argv, "ddbench distill", _title(None), EXAMPLES)
-        return
+    given = arguments(argv)
+    path = distill(**given)
+    if leads():
+        print(f"synset: {path}   next: {evaluation_command(path.parent, str(given['method']))}")
+
+
+def arguments(argv: list[str]) -> dict[str, Any]:
+    """What the flags say, by name: of the run, of the method, of what it needs.
+
+    Raises:
+        UserError: no method, or a flag or value that it does not take.
+    """
+    if peek(argv, "--method") is None:
+        raise UserError(f"--method is missing; one of: {', '.join(METHODS)}")
     chosen, flags = peeked(argv)
     parts: dict[str, Any] = {"run": replace(RunArgs(), **chosen.run), "own": chosen.config}
     parts |= {f"need{number}": one for number, one in enumerate(flags)}
@@ -78,10 +89,7 @@ def main(argv: list[str]) -> None:
         kw_only=True,
     )
     args: Any = parse(combined, argv, "ddbench distill", _title(chosen.kind), EXAMPLES, default=combined(**parts))
-    given = {name: value for part in parts for name, value in vars(getattr(args, part)).items()}
-    path = distill(**given)
-    if leads():
-        print(f"synset: {path}   next: {evaluation_command(path.parent, str(args.run.method))}")
+    return {name: value for part in parts for name, value in vars(getattr(args, part)).items()}
 
 
 def evaluation_command(run: Path, method: str) -> str:

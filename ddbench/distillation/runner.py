@@ -94,20 +94,20 @@ def distill(
     check_config(config)
     meter, needs, code, ranks = Meter(), kind.needs(config), code_record(kind), settings.ranks
     with ranks.first():
-        context, request = _look(name, kind, needs, dataset, data, settings, out, console)
+        context, request = look(name, kind, needs, dataset, data, settings, out, console)
     kind.check(config, context)
     _check_shares(kind, config, context)
-    attention = _attention(kind, context)
+    attention = attention_for(kind, context)
     for need in _late(needs):
         need.check(request)
-    resolved = _resolved(name, config, context, settings) | _references(needs, context.resources, request)
+    resolved = resolved_settings(name, config, context, settings) | references(needs, context.resources, request)
     check_folder(out, resolved)
     check_code(out, code, console)
     path = out / FILE
     if not path.exists():
         with meter.paused(), ranks.first():  # what is made for all runs has its cost in its own record
             context = replace(context, resources={**context.resources, **_obtain(_late(needs), request, out)})
-        resolved |= _references(needs, context.resources, request)
+        resolved |= references(needs, context.resources, request)
     if ranks.leads:
         claim_folder(out, resolved, code)
     _tell_repeats(kind, context)
@@ -142,7 +142,7 @@ def distill(
     return path
 
 
-def _look(
+def look(
     name: str,
     kind: type[Method[Any]],
     needs: Sequence[Need[Any]],
@@ -231,7 +231,7 @@ def _tell_repeats(kind: type[Method[Any]], context: Context) -> None:
         )
 
 
-def _attention(kind: type[Method[Any]], context: Context) -> AbstractContextManager[None]:
+def attention_for(kind: type[Method[Any]], context: Context) -> AbstractContextManager[None]:
     """The form of attention that the method can work with: torch's choice, or the one with a second derivative.
 
     Raises:
@@ -295,7 +295,7 @@ def _obtain(needs: Sequence[Need[Any]], request: Request, out: Path) -> dict[str
     return {need.key: _found(need, request) for need in needs}
 
 
-def _references(needs: Sequence[Need[Any]], resources: Mapping[str, Any], request: Request) -> dict[str, Any]:
+def references(needs: Sequence[Need[Any]], resources: Mapping[str, Any], request: Request) -> dict[str, Any]:
     """What the run's record says of its needs; of those that are not looked up, what an earlier try said."""
     references: dict[str, Any] = dict.fromkeys(TOLD_OF_ALL)
     for need in needs:
@@ -307,7 +307,7 @@ def _references(needs: Sequence[Need[Any]], resources: Mapping[str, Any], reques
     return references
 
 
-def _resolved(name: str, config: Any, context: Context, settings: RunSettings) -> dict[str, Any]:
+def resolved_settings(name: str, config: Any, context: Context, settings: RunSettings) -> dict[str, Any]:
     """Everything that decides the product's bytes, but the needs."""
     return {
         "kind": "ddbench-run",

@@ -100,11 +100,16 @@ def main(argv: list[str]) -> None:
             )
         {"verify": _verify, "info": _info, "import": _import}[argv[0]](argv[1:])
         return
+    _record(arguments(argv))
+
+
+def arguments(argv: list[str]) -> Args:
+    """The flags of the verb, with what a recipe says where they say nothing."""
     argv = with_shard(argv)
     args = parse(Args, argv, "ddbench buffer", str(Args.__doc__), EXAMPLES)
-    if args.recipe is not None:
-        args = parse(Args, argv, "ddbench buffer", str(Args.__doc__), EXAMPLES, default=_from_recipe(args.recipe))
-    _record(args)
+    if args.recipe is None:
+        return args
+    return parse(Args, argv, "ddbench buffer", str(Args.__doc__), EXAMPLES, default=_from_recipe(args.recipe))
 
 
 def _from_recipe(name: str) -> Args:

@@ -11,6 +11,7 @@ from ddbench.cli.settings import Common
 from ddbench.distillation.start import Chosen, choose, distill
 from ddbench.methods import METHODS, USUAL_PROTOCOL, description, meant_protocol
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.ranks import leads
 
 if TYPE_CHECKING:
     from ddbench.methods.needs import Need
@@ -56,16 +57,28 @@ EXAMPLES = """  ddbench distill --method mtt --dataset digits --ipc 1
   ddbench distill --method random --dataset cifar10 --ipc 10 --seed 3 --out runs/random-3
   ddbench distill --method mtt --recipe cifar10-ipc10
   ddbench distill --method mtt --dataset folder:my-images --size 32 --ipc 10 --iterations 500
+  ddbench distill --method dm --dataset digits --ipc 10  # or: torchrun --nproc-per-node 2 -m ddbench distill ...
   ddbench distill --method mtt --help                   # with MTT's own flags, and those of the experts it needs"""
 
 
 def main(argv: list[str]) -> None:
     """Run the verb."""
-    if peek(argv, "--method") is None:
-        if "-h" not in argv and "--help" not in argv:
-            raise UserError(f"--method is missing; one of: {', '.join(METHODS)}")
+    if peek(argv, "--method") is None and ("-h" in argv or "--help" in argv):
         parse(RunArgs, argv, "ddbench distill", _title(None), EXAMPLES)
-        return
+    given = arguments(argv)
+    path = distill(**given)
+    if leads():
+        print(f"synset: {path}   next: {evaluation_command(path.parent, str(given['method']))}")
+
+
+def arguments(argv: list[str]) -> dict[str, Any]:
+    """What the flags say, by name: of the run, of the method, of what it needs.
+
+    Raises:
+        UserError: no method, or a flag or value that it does not take.
+    """
+    if peek(argv, "--method") is None:
+        raise UserError(f"--method is missing; one of: {', '.join(METHODS)}")
     chosen, flags = peeked(argv)
     parts: dict[str, Any] = {"run": replace(RunArgs(), **chosen.run), "own": chosen.config}
     parts |= {f"need{number}": one for number, one in enumerate(flags)}
@@ -76,9 +89,7 @@ def main(argv: list[str]) -> None:
         kw_only=True,
     )
     args: Any = parse(combined, argv, "ddbench distill", _title(chosen.kind), EXAMPLES, default=combined(**parts))
-    given = {name: value for part in parts for name, value in vars(getattr(args, part)).items()}
-    path = distill(**given)
-    print(f"synset: {path}   next: {evaluation_command(path.parent, str(args.run.method))}")
+    return {name: value for part in parts for name, value in vars(getattr(args, part)).items()}
 
 
 def evaluation_command(run: Path, method: str) -> str:

@@ -59,7 +59,7 @@ GROUPS = {
 
 def main(argv: list[str]) -> None:
     """Run the verb."""
-    args = parse(Args, _completed(argv), "ddbench evaluate", str(Args.__doc__), EXAMPLES, groups=GROUPS)
+    args = arguments(argv)
     shard = args.part
     if args.status:
         print_status(*status(args.run, args))
@@ -67,6 +67,11 @@ def main(argv: list[str]) -> None:
     found = evaluate(args.run, args, shard)
     print(found)
     print(f"result: {found.path}")
+
+
+def arguments(argv: list[str]) -> Args:
+    """The flags of the verb."""
+    return parse(Args, _completed(argv), "ddbench evaluate", str(Args.__doc__), EXAMPLES, groups=GROUPS)
 
 
 ALONE = {"--robustness": BUDGETS[0], "--ood": NOISE}

@@ -13,6 +13,7 @@ from typing import Any
 from ddbench import __version__
 from ddbench.registry import suggest
 from ddbench.runtime.errors import Unfinished, UserError, one_line
+from ddbench.runtime.ranks import launched, tells
 
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("ddbench.cli.demo", "the whole pipeline on an embedded dataset, in minutes on two cores"),
@@ -26,6 +27,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "distill": ("ddbench.cli.distill", "make a synset with a method"),
     "evaluate": ("ddbench.cli.evaluate", "train students on a synset and test them once"),
+    "plan": ("ddbench.cli.plan", "what a buffer, distill, evaluate or reproduce will take: hours, memory, disk"),
     "relabel": ("ddbench.cli.relabel", "store a teacher's labels of every view of a synset, for replay (fkd)"),
     "scores": ("ddbench.cli.scores", "DD-Ranking's scores of a synset: HLR, IOR, LRS, ARS"),
     "submit": ("ddbench.cli.submit", "turn an evaluated run into a leaderboard row"),
@@ -34,6 +36,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "import": ("ddbench.cli.import_", "read a synset that other code published"),
     "export": ("ddbench.cli.export", "write a synset as PNG folders, preview grid or npz"),
 }
+
+SHARED = ("distill",)
+"""Verbs that several processes of torchrun can do together."""
 
 HELP = """usage: ddbench VERB [--help] ...
 
@@ -67,6 +72,8 @@ def dispatch(argv: Sequence[str]) -> None:
         return
     if argv[0] not in VERBS:
         raise UserError(f"unknown verb {argv[0]!r}{suggest(argv[0], VERBS)}; one of: {', '.join(VERBS)}")
+    if launched() > 1 and argv[0] not in SHARED:
+        raise UserError(f"torchrun: {argv[0]} is not shared by processes, {', '.join(SHARED)} is; run it by itself")
     importlib.import_module(VERBS[argv[0]][0]).main(list(argv[1:]))
 
 
@@ -106,22 +113,28 @@ def _run(argv: Sequence[str] | None) -> None:
     except Unfinished as left:
         print(one_line(left))
     except UserError as error:
-        print(f"ddbench: error: {one_line(error)}", file=sys.stderr)
+        _tell(f"error: {one_line(error)}")
         sys.exit(2)
     except Terminated:
-        print("ddbench: terminated; the same command goes on where it was", file=sys.stderr)
+        _tell("terminated; the same command goes on where it was")
         sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
-        print("ddbench: interrupted; the same command goes on where it was", file=sys.stderr)
+        _tell("interrupted; the same command goes on where it was")
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # `ddbench list | head`: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:  # the disk, a path that is too long, a folder that may not be read
-        print(f"ddbench: error: {one_line(error)}", file=sys.stderr)
+        _tell(f"error: {one_line(error)}")
         sys.exit(2)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "ddbench":
             raise
-        print(f"ddbench: error: this verb needs the package {error.name!r}: pip install {error.name}", file=sys.stderr)
+        _tell(f"error: this verb needs the package {error.name!r}: pip install {error.name}")
         sys.exit(2)
+
+
+def _tell(text: str) -> None:
+    """Why the command ends; of several processes that share it only the first one says so."""
+    if tells():
+        print(f"ddbench: {text}", file=sys.stderr)

@@ -14,7 +14,7 @@ import tyro
 from ddbench.cli.parse import parse
 from ddbench.cli.settings import Common, worker_count
 from ddbench.cli.shards import Sharded, print_status, with_shard
-from ddbench.leaderboard.plans import PlanCell, find_plan
+from ddbench.leaderboard.plans import Plan, PlanCell, find_plan
 from ddbench.leaderboard.reproduction import (
     Workshop,
     buffer_flags,
@@ -71,17 +71,12 @@ def main(argv: list[str]) -> None:
     Raises:
         UserError: the plan is malformed, or some of its cells failed (after all others were done).
     """
-    args = parse(Args, with_shard(argv), "ddbench reproduce", str(Args.__doc__), EXAMPLES)
+    args = arguments(argv)
     deadline = None if args.budget is None else time.monotonic() + parse_span(args.budget)
     plan = find_plan(args.plan)
     workers, threads = worker_count(args.workers, args.threads)
     cells = choose_cells(plan, args.only)
-    workshop = Workshop(
-        out=args.out or Path("reproduce") / plan.name,
-        leaderboard=args.leaderboard,
-        submission=plan.submission,
-        common=tuple(_common(args, threads)),
-    )
+    workshop = workshop_of(args, plan, threads)
     own, failed = own_cells(cells, args.part), {}
     if args.status:
         print_status(plan.name, status(cells, workshop))
@@ -95,6 +90,21 @@ def main(argv: list[str]) -> None:
     if failed:
         name, message = next(iter(failed.items()))
         raise UserError(f"{len(failed)} cell(s) failed; the first, {name}: {message}")
+
+
+def arguments(argv: list[str]) -> Args:
+    """The flags of the verb."""
+    return parse(Args, with_shard(argv), "ddbench reproduce", str(Args.__doc__), EXAMPLES)
+
+
+def workshop_of(args: Args, plan: Plan, threads: int) -> Workshop:
+    """What all cells share."""
+    return Workshop(
+        out=args.out or Path("reproduce") / plan.name,
+        leaderboard=args.leaderboard,
+        submission=plan.submission,
+        common=tuple(_common(args, threads)),
+    )
 
 
 def parse_span(text: str) -> float:

@@ -14,6 +14,7 @@ from ddbench.methods.needs import Need
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, ensure_writable, is_temporary, read_json, write_json
 from ddbench.runtime.progress import Console
+from ddbench.runtime.ranks import PROCESSES
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.tensors import open_tensors, write_tensors
 from ddbench.synset import FILE
@@ -141,7 +142,7 @@ def _differing(old: Any, new: dict[str, Any]) -> list[str]:
     """Names of the settings of ``new`` that ``old`` does not have alike, as ``name`` or ``table.name``."""
     if not isinstance(old, dict):
         return list(new)
-    names = []
+    names = [PROCESSES] if PROCESSES in old and PROCESSES not in new else []
     for key, value in new.items():
         found = old.get(key)
         if isinstance(value, dict) and isinstance(found, dict):

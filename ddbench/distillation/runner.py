@@ -34,6 +34,7 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable, write_bytes, write_json
 from ddbench.runtime.origin import code_record
 from ddbench.runtime.progress import Console
+from ddbench.runtime.ranks import ALONE, Ranks
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.tracking import Tracker, check_tracker, open_trackers
 from ddbench.synset import FILE, Synset, write_synset
@@ -53,6 +54,7 @@ class RunSettings:
         flags: instances of the flags of the method's needs; what is not in it has its defaults.
         asked: what a recipe wants of a need beside its flags, by the need's key.
         download: what a need may fetch from the network.
+        ranks: the processes that share the work of a step; the first one writes.
     """
 
     ipc: int
@@ -70,6 +72,7 @@ class RunSettings:
     flags: tuple[Any, ...] = ()
     asked: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     download: bool = False
+    ranks: Ranks = ALONE
 
 
 def distill(
@@ -89,21 +92,24 @@ def distill(
         UserError: whatever the user can mend, before anything is written where possible.
     """
     check_config(config)
-    meter, needs, code = Meter(), kind.needs(config), code_record(kind)
-    context, request = _look(name, kind, needs, dataset, data, settings, out, console)
+    meter, needs, code, ranks = Meter(), kind.needs(config), code_record(kind), settings.ranks
+    with ranks.first():
+        context, request = look(name, kind, needs, dataset, data, settings, out, console)
     kind.check(config, context)
-    attention = _attention(kind, context)
+    _check_shares(kind, config, context)
+    attention = attention_for(kind, context)
     for need in _late(needs):
         need.check(request)
-    resolved = _resolved(name, config, context, settings) | _references(needs, context.resources, request)
+    resolved = resolved_settings(name, config, context, settings) | references(needs, context.resources, request)
     check_folder(out, resolved)
     check_code(out, code, console)
     path = out / FILE
     if not path.exists():
-        with meter.paused():  # what is made for all runs has its cost in its own record
+        with meter.paused(), ranks.first():  # what is made for all runs has its cost in its own record
             context = replace(context, resources={**context.resources, **_obtain(_late(needs), request, out)})
-        resolved |= _references(needs, context.resources, request)
-    claim_folder(out, resolved, code)
+        resolved |= references(needs, context.resources, request)
+    if ranks.leads:
+        claim_folder(out, resolved, code)
     _tell_repeats(kind, context)
     if path.exists():
         (out / CHECKPOINT).unlink(missing_ok=True)
@@ -114,6 +120,10 @@ def distill(
     with attention:
         method.setup()
         done = resume(out, method, meter, console)
+        ranks.agree(done, f"{out} is not the same folder for all processes, its checkpoints differ")
+        if not ranks.leads:
+            _follow(method, done)
+            return path
         with meter.paused():  # as above
             prepared = method.prepare()
         trackers = open_trackers(settings.track, out, resolved, done, console) if method.iterations else []
@@ -126,13 +136,13 @@ def distill(
     write_bytes(out / "preview.png", preview_png(synset, context.preprocess))
     upstream = dict.fromkeys(TOLD_OF_ALL) | {need.key: need.cost(context.given(need)) for need in needs} | prepared
     cost = meter.report(devices.describe(context.device), iterations=method.iterations, upstream=upstream)
-    write_json(out / "cost.json", cost)
+    write_json(out / "cost.json", cost | ranks.record())
     write_synset(path, synset)
     (out / CHECKPOINT).unlink(missing_ok=True)
     return path
 
 
-def _look(
+def look(
     name: str,
     kind: type[Method[Any]],
     needs: Sequence[Need[Any]],
@@ -181,10 +191,32 @@ def _look(
         folder=out,
         compile=settings.compile,
         console=console,
+        ranks=settings.ranks,
         resources={need.key: _found(need, request) for need in early},
         architectures={need.key: known for need in needs if (known := need.architecture(request)) is not None},
     )
     return context, request
+
+
+def _check_shares(kind: type[Method[Any]], config: Any, context: Context) -> None:
+    """Refuse more processes than can share a step of a method.
+
+    Raises:
+        UserError: names the number of processes, and how many there can be.
+    """
+    world = context.ranks.world
+    terms = kind.terms_of_a_step(config, context) if world > 1 else 1
+    if world <= terms:
+        return
+    if terms == 1:
+        raise UserError(
+            f"torchrun with {world} processes: a step of {kind.title} with {context.student} is of one piece (it is no "
+            "sum over classes or images, or batch norm or dropout ties them together); run ddbench without torchrun"
+        )
+    raise UserError(
+        f"torchrun with {world} processes: a step of {kind.title} has {terms} parts to share here; use "
+        f"--nproc-per-node {terms} or less"
+    )
 
 
 def _tell_repeats(kind: type[Method[Any]], context: Context) -> None:
@@ -199,7 +231,7 @@ def _tell_repeats(kind: type[Method[Any]], context: Context) -> None:
         )
 
 
-def _attention(kind: type[Method[Any]], context: Context) -> AbstractContextManager[None]:
+def attention_for(kind: type[Method[Any]], context: Context) -> AbstractContextManager[None]:
     """The form of attention that the method can work with: torch's choice, or the one with a second derivative.
 
     Raises:
@@ -263,7 +295,7 @@ def _obtain(needs: Sequence[Need[Any]], request: Request, out: Path) -> dict[str
     return {need.key: _found(need, request) for need in needs}
 
 
-def _references(needs: Sequence[Need[Any]], resources: Mapping[str, Any], request: Request) -> dict[str, Any]:
+def references(needs: Sequence[Need[Any]], resources: Mapping[str, Any], request: Request) -> dict[str, Any]:
     """What the run's record says of its needs; of those that are not looked up, what an earlier try said."""
     references: dict[str, Any] = dict.fromkeys(TOLD_OF_ALL)
     for need in needs:
@@ -275,7 +307,7 @@ def _references(needs: Sequence[Need[Any]], resources: Mapping[str, Any], reques
     return references
 
 
-def _resolved(name: str, config: Any, context: Context, settings: RunSettings) -> dict[str, Any]:
+def resolved_settings(name: str, config: Any, context: Context, settings: RunSettings) -> dict[str, Any]:
     """Everything that decides the product's bytes, but the needs."""
     return {
         "kind": "ddbench-run",
@@ -295,7 +327,17 @@ def _resolved(name: str, config: Any, context: Context, settings: RunSettings) -
         "compile": settings.compile,
         "device": str(context.device.type),
         "versions": devices.versions(),
+        **settings.ranks.record(),
     }
+
+
+def _follow(method: Method[Any], done: int) -> None:
+    """What a rank does that does not lead: its share of every step. It writes nothing."""
+    for iteration in range(done, method.iterations):
+        try:
+            method.step(iteration)
+        except NotFiniteError:  # as in the rank that leads, which keeps the last good state, tells, and ends all
+            method.context.ranks.agree(iteration, "the processes stopped at different iterations")
 
 
 def _loop(

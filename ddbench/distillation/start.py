@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -16,10 +17,12 @@ from ddbench.registry import load_file, suggest
 from ddbench.runtime.device import own_threads
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
+from ddbench.runtime.ranks import join
 
 if TYPE_CHECKING:
     from ddbench.methods.base import Method
     from ddbench.methods.needs import Need
+    from ddbench.runtime.forecast import Forecast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,58 +186,87 @@ def distill(
     Raises:
         UserError: whatever the user can mend, before anything is written where possible.
     """
-    file = None if method_file is None else Path(method_file)
-    chosen = choose(method, method_file=file, recipe=recipe, dataset=dataset, ipc=ipc, student=student, size=size)
-    given: dict[str, Any] = {"dataset": dataset, "ipc": ipc, "size": size, "student": student, "preprocess": preprocess}
-    given |= {"holdout": holdout, "validate_every": validate_every}
-    how: dict[str, Any] = {"seed": seed, "validate_epochs": validate_epochs, "track": track, "device": device}
-    how |= {"checkpoint_every": checkpoint_every, "threads": threads, "compile": compile, "download": download}
-    said = {**_DEFAULTS, **chosen.run, **{key: value for key, value in given.items() if value is not None}}
-    out, data = (None if one is None else Path(one) for one in (out, data))
-    return _start(chosen, settings, said, how, out, data, quiet, skip_broken)
+    given = {name: value for name, value in locals().items() if name != "settings"}
+    from ddbench.distillation import runner
 
+    return runner.distill(**_run(given, settings))
+
+
+def forecast(seconds: float, **given: Any) -> Forecast:
+    """What :func:`distill` will take with the same arguments; steps are tried for some ``seconds``.
+
+    Raises:
+        UserError: as :func:`distill`, or nothing can be tried.
+    """
+    own = {name: one.default for name, one in inspect.signature(distill).parameters.items() if name != "settings"}
+    settings = {name: value for name, value in given.items() if name not in own}
+    from ddbench.distillation import forecast as forecasts
+
+    return forecasts.forecast(
+        **_run(own | {name: given[name] for name in own if name in given}, settings), seconds=seconds
+    )
+
+
+def _run(given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the runner is called with.
+
+    Args:
+        given: arguments of :func:`distill` by name, but its ``settings``.
+    """
+    named = {name: given[name] for name in ("recipe", "dataset", "ipc", "student", "size")}
+    file, out, data = (None if given[name] is None else Path(given[name]) for name in ("method_file", "out", "data"))
+    chosen = choose(given["method"], method_file=file, **named)
+    asked = {name: given[name] for name in RUN_KEYS if given[name] is not None}
+    return _opened(chosen, settings, {**_DEFAULTS, **chosen.run, **asked}, given, out, data)
+
+
+_HOW = ("seed", "validate_epochs", "track", "checkpoint_every", "device", "threads", "compile", "download")
+"""Fields of the run's settings that are the caller's alone."""
 
 _DEFAULTS = {"dataset": "digits", "preprocess": "meanstd", "holdout": 0.1, "validate_every": 0}
 
 
-def _start(
+def _opened(
     chosen: Chosen,
     settings: Mapping[str, Any],
     said: Mapping[str, Any],
-    how: Mapping[str, Any],
+    given: Mapping[str, Any],
     out: Path | None,
     data: Path | None,
-    quiet: bool,
-    skip_broken: bool,
-) -> Path:
-    """Open the dataset and run.
+) -> dict[str, Any]:
+    """What the runner is called with, the dataset opened.
 
     Args:
         settings: the method's own and those of its needs, as far as they are not the recipe's.
         said: values of :data:`ddbench.distillation.recipes.RUN_KEYS`.
-        how: the other fields of the run's settings.
+        given: the other arguments of :func:`distill`.
     """
     from ddbench.data.load import load_dataset
-    from ddbench.distillation import runner
+    from ddbench.distillation.runner import RunSettings
 
     config, flags = _settings(chosen, settings)
     ipc, student, recipe = said.get("ipc"), said.get("student"), chosen.recipe
     if ipc is None and chosen.kind.unit == "ipc":
         raise UserError("--ipc is missing: how many images per class?")
-    console = Console(quiet)
-    dataset = load_dataset(
-        said["dataset"],
-        data,
-        size=said.get("size"),
-        download=how["download"],
-        console=console,
-        skip_broken=skip_broken,
-    )
+    ranks = join()
+    console = Console(given["quiet"] or not ranks.leads)
+    with ranks.first():
+        dataset = load_dataset(
+            said["dataset"],
+            data,
+            size=said.get("size"),
+            download=given["download"],
+            console=console,
+            skip_broken=given["skip_broken"],
+        )
     side = dataset.spec.size
     if recipe is not None:
         console.say(f"recipe {chosen.name}/{recipe.name} ({recipe.source})")
-    run = runner.RunSettings(
-        **{**how, "threads": own_threads(how["threads"], side)},
+    how = {name: given[name] for name in _HOW}
+    how |= {"threads": own_threads(given["threads"], side, ranks.beside), "device": ranks.device(given["device"])}
+    run = RunSettings(
+        **how,
+        ranks=ranks,
         ipc=ipc or 0,
         student=str(parse_student(student)) if student else default_student(side),
         preprocess=said["preprocess"],
@@ -243,16 +275,16 @@ def _start(
         flags=flags,
         asked={"experts": recipe.experts} if recipe and recipe.experts else {},
     )
-    return runner.distill(
-        chosen.name,
-        chosen.kind,
-        config,
-        dataset=dataset,
-        data=data,
-        settings=run,
-        out=out or default_out(chosen.name, chosen.kind.unit, dataset.spec.name, ipc, how["seed"]),
-        console=console,
-    )
+    return {
+        "name": chosen.name,
+        "kind": chosen.kind,
+        "config": config,
+        "dataset": dataset,
+        "data": data,
+        "settings": run,
+        "out": out or default_out(chosen.name, chosen.kind.unit, dataset.spec.name, ipc, given["seed"]),
+        "console": console,
+    }
 
 
 def _settings(chosen: Chosen, settings: Mapping[str, Any]) -> tuple[Any, tuple[Any, ...]]:

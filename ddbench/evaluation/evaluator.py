@@ -74,7 +74,7 @@ def evaluate(
             evaluation, or measured otherwise.
         Unfinished: the shard's runs are done, those of other shards are not: ``out`` is as it was.
     """
-    work = _prepare(job, students, seeds, difference, out, workers, console, choices, shard)
+    work = prepared(job, students, seeds, difference, out, workers, console, choices, shard)
     work.keep_weights = keep_weights
     kept, wanted = work.kept, work.wanted
     if not _left(work, kept) and not kept.fresh and _combined(work):
@@ -117,7 +117,7 @@ def status(
     Raises:
         UserError: as :func:`evaluate`.
     """
-    work = _prepare(job, students, seeds, difference, out, workers, console, choices, WHOLE)
+    work = prepared(job, students, seeds, difference, out, workers, console, choices, WHOLE)
     kept, grid = work.kept, job.protocol.lr_grid if job.protocol.lr_source == "search" else ()
     open_runs = {(student, seed, suite.kind, probe.name) for student, seed, suite, probe in work.open}
     units = {rate_unit(one, rate): rate in kept.searches.get(one, {}) for one in students for rate in grid}
@@ -137,7 +137,7 @@ def _left(work: Work, kept: Kept) -> set[tuple[str, int]]:
     return missing | {(student, seed) for student, seed, _, _ in open_probes(kept, work.wanted, work.suites)}
 
 
-def _prepare(
+def prepared(
     job: Job,
     students: Sequence[str],
     seeds: Sequence[int],

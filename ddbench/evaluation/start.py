@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from ddbench.evaluation.result import Evaluation
     from ddbench.evaluation.tasks import Job
+    from ddbench.runtime.forecast import Forecast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +158,19 @@ def status(run: Path, asked: Asked) -> tuple[Path, list[State]]:
     from ddbench.evaluation import evaluator
 
     return order["out"], evaluator.status(**order)
+
+
+def forecast(run: Path, asked: Asked, seconds: float) -> Forecast:
+    """What :func:`evaluate` will take; each student is trained for some ``seconds``, and nothing is written.
+
+    Raises:
+        UserError: as :func:`evaluate`.
+    """
+    order = _order(run, asked)
+
+    from ddbench.evaluation import forecast as forecasts
+
+    return forecasts.forecast(**order, seconds=seconds)
 
 
 def _order(run: Path, asked: Asked) -> Order:

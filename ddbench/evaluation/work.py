@@ -89,11 +89,11 @@ def do(work: Work) -> None:
         _search(work)
     _train(work, f"evaluate ({job.protocol.name})", _run_tasks(work, work.missing), len(work.own))
     work.open = [probe for probe in work.open if probe[0] not in kept.lost()]
-    _train(work, "students that are measured, again", _run_tasks(work, _trained_again(work)))
+    _train(work, "students that are measured, again", _run_tasks(work, trained_again(work)))
     _probe(work)
 
 
-def _trained_again(work: Work) -> list[tuple[str, int]]:
+def trained_again(work: Work) -> list[tuple[str, int]]:
     """Runs that are there, have open probes, and whose students are not there; with those of their blocks."""
     kept, block = work.kept, work.job.at_once
     gone = {

@@ -132,7 +132,7 @@ def record(
             kept).
         Unfinished: the shard's experts are there, those of other shards are not.
     """
-    spec, recipe = dataset.spec, _checked(recipe, dataset, student, experts, at_once)
+    spec, recipe = dataset.spec, checked(recipe, dataset, student, experts, at_once)
     devices.resolve_device(device)
     preprocess = fit_preprocess(dataset, recipe.preprocess, data_root(data))
     store = open_store(root, dataset, student, recipe, preprocess)
@@ -171,7 +171,7 @@ def record(
     return store
 
 
-def _checked(recipe: ExpertRecipe, dataset: Dataset, student: str, experts: int, at_once: int) -> ExpertRecipe:
+def checked(recipe: ExpertRecipe, dataset: Dataset, student: str, experts: int, at_once: int) -> ExpertRecipe:
     """The recipe, with the augmentation that it means for this data.
 
     Raises:
@@ -225,7 +225,7 @@ def status(
     Raises:
         UserError: settings out of range.
     """
-    recipe = _checked(recipe, dataset, student, experts, 1)
+    recipe = checked(recipe, dataset, student, experts, 1)
     folder = store_folder(root, dataset.spec.name, student, recipe.key(student, dataset.fingerprint))
     done = {unit_name(index) for index in range(experts) if (folder / expert_file(index)).exists()}
     return folder, units_of(folder).states([unit_name(index) for index in range(experts)], done)

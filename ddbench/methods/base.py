@@ -27,6 +27,7 @@ from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
+from ddbench.runtime.ranks import ALONE, Ranks
 from ddbench.synset import Budget, Replay
 
 C = TypeVar("C")
@@ -51,6 +52,7 @@ class Context:
         console: for announcements.
         resources: what the method needs, by the needs' keys; taken by :meth:`given`.
         architectures: names of networks among them, known before they exist; taken by :meth:`architecture`.
+        ranks: the processes that share the work of a step.
     """
 
     dataset: Dataset
@@ -66,6 +68,7 @@ class Context:
     console: Console
     resources: Mapping[str, Any] = field(default_factory=dict)
     architectures: Mapping[str, str] = field(default_factory=dict)
+    ranks: Ranks = ALONE
 
     def given(self, need: type[Need[T]] | Need[T]) -> T:
         """What the method needs, by the class of the need or the need itself.
@@ -191,6 +194,11 @@ class Method(Generic[C]):
             UserError: names the setting, its value and what is possible.
         """
         check_config(config)
+
+    @classmethod
+    def terms_of_a_step(cls, config: C, context: Context) -> int:
+        """Of how many terms a step's gradient is the sum, which the ranks of the context can share; 1: of one."""
+        return 1
 
     @property
     def iterations(self) -> int:

@@ -55,19 +55,20 @@ SMALL_SIDE = 16
 """Images up to this side, in px, are computed with one thread: several would mostly wait for each other."""
 
 
-def own_threads(threads: int, size: int) -> int:
+def own_threads(threads: int, size: int, beside: int = 1) -> int:
     """Threads of a verb that works in one process: as asked, else one for small images and every core for others.
 
     Args:
         size: side of the images in px. What a run computes depends on the number of threads in its last bits, so small
             images give the same bytes on machines of any number of cores.
+        beside: processes that share this machine's cores, this one included.
 
     Raises:
         UserError: a negative number.
     """
     if threads == 0 and size <= SMALL_SIDE:
         return 1
-    return worker_count(1, threads)[1]
+    return worker_count(beside, threads)[1]
 
 
 def prepare(threads: int, *, tune_allocator: bool = True) -> None:

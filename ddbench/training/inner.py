@@ -29,6 +29,7 @@ from torch import Tensor
 
 from ddbench.registry import unknown
 from ddbench.runtime.device import Compiler
+from ddbench.runtime.ranks import ALONE, Ranks
 from ddbench.training.flat import FlatNet
 from ddbench.training.problem import InnerProblem, InnerResult, Loss, leaf
 
@@ -42,17 +43,21 @@ class InnerLoop:
         net: the student.
         mode: one of :data:`MODES`.
         compiler: wraps the one-step functions of ``adjoint`` and ``truncated`` (``torch.compile``); ``None``: eager.
+        ranks: share out the images of each batch in these two modes; the loss must be a mean over images.
 
     Raises:
         UserError: unknown mode.
     """
 
-    def __init__(self, net: FlatNet, mode: str = "adjoint", compiler: Compiler | None = None) -> None:
+    def __init__(
+        self, net: FlatNet, mode: str = "adjoint", compiler: Compiler | None = None, ranks: Ranks = ALONE
+    ) -> None:
         if mode not in MODES:
             raise unknown("inner-loop mode", mode, MODES, "--inner")
         self.net = net
         self.mode = mode
         self.compiler = compiler
+        self.ranks = ranks
         self._compiled: dict[tuple[Loss, bool, bool], tuple[Callable[..., Any], Callable[..., Any]]] = {}
 
     def __call__(self, problem: InnerProblem) -> InnerResult:
@@ -137,7 +142,8 @@ class InnerLoop:
             if pull_theta is not None:
                 lam = lam + pull_theta
             thetas.pop()
-        return InnerResult(outer, grad_images, grad_labels, grad_lr, lam, final)
+        grad_images, *soft = self.ranks.sum(grad_images, *([] if grad_labels is None else [grad_labels]))
+        return InnerResult(outer, grad_images, soft[0] if soft else None, grad_lr, lam, final)
 
     def _scale(self, problem: InnerProblem, step: int) -> float | Tensor:
         """Loss factor of a step; compiled, every other number would be compiled for again, a tensor is not."""
@@ -153,7 +159,30 @@ class InnerLoop:
             else:
                 forward, reverse = _functional_steps(self.net, *key)
                 self._compiled[key] = (self.compiler(forward), self.compiler(reverse))
-        return self._compiled[key]
+        return _shared(*self._compiled[key], self.ranks) if self.ranks.world > 1 else self._compiled[key]
+
+
+def _shared(
+    forward: Callable[..., Any], reverse: Callable[..., Any], ranks: Ranks
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The functions of a step where each rank has its share of the batch; images and labels pull at its rows only."""
+
+    def own(x: Tensor, y: Tensor, scale: float | Tensor) -> tuple[Tensor, Tensor, float | Tensor]:
+        share = ranks.share(len(x))
+        return x[share], y[share], scale * ((share.stop - share.start) / len(x))
+
+    def shared_forward(theta: Tensor, x: Tensor, y: Tensor, scale: float | Tensor) -> Tensor:
+        return ranks.sum(forward(theta, *own(x, y, scale)))[0]
+
+    def shared_reverse(
+        theta: Tensor, x: Tensor, y: Tensor, scale: float | Tensor, eta: Tensor
+    ) -> tuple[Tensor, tuple[Any, ...]]:
+        gradient, (pull_x, pull_y, pull_theta) = reverse(theta, *own(x, y, scale), eta)
+        gradient, *exact = ranks.sum(gradient, *([] if pull_theta is None else [pull_theta]))
+        pull_y = None if pull_y is None else ranks.placed(pull_y, len(x))
+        return gradient, (ranks.placed(pull_x, len(x)), pull_y, exact[0] if exact else None)
+
+    return shared_forward, shared_reverse
 
 
 def _select(index: Tensor | None, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

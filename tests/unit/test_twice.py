@@ -147,12 +147,12 @@ def test_a_run_says_that_attention_takes_its_plain_form(capsys: pytest.CaptureFi
             return net_with(Attention())
 
     context: Any = Context()
-    with runner._attention(METHODS.get("mtt"), context):
+    with runner.attention_for(METHODS.get("mtt"), context):
         assert not torch.backends.cuda.flash_sdp_enabled()
     assert torch.backends.cuda.flash_sdp_enabled()
     told = capsys.readouterr()
     assert "mine: attention is computed in its plain form" in told.out + told.err
-    with runner._attention(METHODS.get("dm"), context):
+    with runner.attention_for(METHODS.get("dm"), context):
         assert torch.backends.cuda.flash_sdp_enabled()
 
 

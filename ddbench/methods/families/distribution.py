@@ -30,6 +30,7 @@ from ddbench.methods.parts.sampling import SamplerConfig, check_sampler, make_sa
 from ddbench.networks.base import Student
 from ddbench.runtime import seeds
 from ddbench.training.distribution import match, mixes_images, real_means
+from ddbench.training.flat import draws
 
 PIXELS_AT_ONCE = {"cpu": 2**18, "cuda": 2**21}
 """Pixels in one forward pass through a network that takes images one by one: 256 images of 32 x 32 on a CPU, where more
@@ -84,6 +85,12 @@ class DistributionMatching(Method[D]):
                 "use a smaller --batch-real or --ipc, a narrower student, or one with instance norm",
             )
 
+    @classmethod
+    def terms_of_a_step(cls, config: D, context: Context) -> int:
+        """Classes; a network with batch norm sees them together, dropout draws for one after the other."""
+        net = context.network(0)
+        return 1 if mixes_images(net) or draws(net, context.dataset.spec.shape) else context.classes
+
     @property
     def iterations(self) -> int:
         """Outer iterations."""
@@ -116,7 +123,7 @@ class DistributionMatching(Method[D]):
 
     def step(self, iteration: int) -> dict[str, float]:
         """One outer iteration; returns the loss, its terms where there are several, and the gradient's norm."""
-        context, images = self.context, self.canvas.images
+        context, images, ranks = self.context, self.canvas.images, self.context.ranks
         net = self._network(iteration)
         limit = None if mixes_images(net) else self._limit
         draws = self._draws(iteration)
@@ -129,16 +136,27 @@ class DistributionMatching(Method[D]):
             self._sampler.refresh(net, iteration)
             real = real_means(measure, self._real(iteration, draws), limit)
             mask = synthetic_mask(self.config, images, context.seed, iteration)
-            matched = match(measure, self.objective, images, real, draws, limit, mask)
+            rows, own = ranks.share(context.classes, context.ipc), ranks.share(context.classes)
+            matched = match(
+                measure,
+                self.objective,
+                images[rows],
+                real,
+                None if draws is None else draws[own],
+                limit,
+                None if mask is None else mask[rows],
+            )
+        gradient = ranks.placed(matched.gradient, context.classes, context.ipc)
+        gradient, *values = ranks.sum(gradient, *matched.terms.values())
         # one transfer from the device a step
-        *terms, norm = torch.stack([*matched.terms.values(), matched.gradient.norm()]).tolist()
+        *terms, norm = torch.stack([*values, gradient.norm()]).tolist()
         loss = sum(terms)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NotFiniteError(
                 f"the matching loss is {loss:g}; likely cause: --lr-images {self.config.lr_images:g} is too high for "
                 "this synset: divide it by 10"
             )
-        self.canvas.step(matched.gradient)
+        self.canvas.step(gradient)
         named = dict(zip(matched.terms, terms, strict=True)) if len(terms) > 1 else {}
         return {"loss": loss, **named, "grad_norm_images": norm}
 
@@ -160,9 +178,13 @@ class DistributionMatching(Method[D]):
         return [draw(self._strategy, 1, size, generator) for _ in range(self.context.classes)]
 
     def _real(self, iteration: int, draws: list[Draw] | None) -> Iterator[Tensor]:
-        """The augmented real images of each class in turn."""
+        """The augmented real images of each class in turn; those of other ranks are drawn, no more."""
         generator = seeds.generator(self.context.seed, "real", iteration)
-        for label in range(self.context.classes):
+        own_classes = range(self.context.classes)[self.context.ranks.share(self.context.classes)]
+        for label in range(own_classes.stop):
+            if label not in own_classes:
+                self._batches.draw(label, self.config.batch_real, generator)
+                continue
             images = self.real_batch(label, generator)
             yield images if draws is None else apply(draws[label], images)
 

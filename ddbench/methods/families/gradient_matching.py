@@ -31,6 +31,7 @@ from ddbench.methods.parts.masking import masked
 from ddbench.methods.parts.sampling import SamplerConfig, check_sampler, make_sampler
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
+from ddbench.training.flat import draws
 from ddbench.training.gradient_matching import class_gradients, distance, matched, synthetic_gradients
 from ddbench.training.loops import Inputs, OptimizerSettings, train
 
@@ -101,6 +102,11 @@ class GradientMatching(Method[M]):
         super().check(config, context)
         check_sampler(config, config.batch_real)
         loops(config, context.ipc)
+
+    @classmethod
+    def terms_of_a_step(cls, config: M, context: Context) -> int:
+        """Classes; dropout draws for one after the other."""
+        return 1 if draws(context.network(0), context.dataset.spec.shape) else context.classes
 
     @property
     def iterations(self) -> int:
@@ -196,7 +202,8 @@ class GradientMatching(Method[M]):
         Class by class: a class's loss depends on its own images only, and its graph is freed before the next is built.
         """
         seed, metric, ipc = self.context.seed, self.config.metric, self.context.ipc
-        strategy = self.strategy
+        strategy, ranks = self.strategy, self.context.ranks
+        ranks.alike(net.state_dict().values())
         net.train()
         for module in net.modules():
             if isinstance(module, _BatchNorm):
@@ -205,7 +212,7 @@ class GradientMatching(Method[M]):
         parameters = matched(net.parameters(), metric)
         losses: list[Tensor] = []
         gradients: list[Tensor] = []
-        for label in range(self.context.classes):
+        for label in range(self.context.classes)[ranks.share(self.context.classes)]:
             randomness = seeds.generator(seed, "matching", outer, loop, label)
             x = self._real.batch(label, self.config.batch_real, randomness)
             own = slice(label * ipc, (label + 1) * ipc)
@@ -219,7 +226,9 @@ class GradientMatching(Method[M]):
             loss = distance(real, synthetic_gradients(net, shown, labels, parameters), metric)
             gradients += torch.autograd.grad(loss, images)
             losses.append(loss.detach())
-        return torch.stack(losses).sum(), torch.cat(gradients)
+        gradient = ranks.placed(torch.cat(gradients), self.context.classes, ipc)
+        loss, gradient = ranks.sum(torch.stack(losses).sum(), gradient)
+        return loss, gradient
 
     def _train(self, net: nn.Module, outer: int, loop: int) -> None:
         """I epochs on the synset. Batch norms see its batches, as in the public code."""

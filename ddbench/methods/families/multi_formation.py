@@ -34,6 +34,7 @@ from ddbench.methods.parts.masking import synthetic_mask
 from ddbench.methods.parts.sampling import SamplerConfig, check_sampler, initial_positions, make_sampler
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
+from ddbench.training.flat import draws as draws_at_random
 from ddbench.training.flat import flatten_parameters, load_flat, refuses_one
 from ddbench.training.gradient_matching import Distance, class_gradients, distance, matched, synthetic_gradients
 from ddbench.training.loops import View, leaves_one_out, own_labels, own_loss
@@ -119,6 +120,11 @@ class MultiFormation(Method[Config]):
                 "has none; choose a convnet"
             )
 
+    @classmethod
+    def terms_of_a_step(cls, config: Config, context: Context) -> int:
+        """Classes; dropout draws for one after the other."""
+        return 1 if draws_at_random(context.network(0), context.dataset.spec.shape) else context.classes
+
     @property
     def iterations(self) -> int:
         """Sweeps over the classes, of all outer iterations."""
@@ -165,15 +171,36 @@ class MultiFormation(Method[Config]):
         if inner == 0:
             self._trained = self._network(seeds.derive(context.seed, "formation-network", outer))
             self.canvas.images.clamp_(0, 1)
-        assert self._trained is not None
-        self._sampler.refresh(self._trained.net, inner, network=outer)
+        trained, ranks = self._trained, context.ranks
+        assert trained is not None
+        ranks.alike([*trained.net.state_dict().values(), *trained.optimizer.state("").values()])
+        self._sampler.refresh(trained.net, inner, network=outer)
+        with ranks.together(NotFiniteError):
+            loss, squares = self._match(trained.net, outer, inner)
+        self.canvas.merge(ranks, context.classes)
+        sums = ranks.sum(torch.tensor([loss, squares], dtype=torch.float64))[0].tolist()
+        metrics = {"loss": sums[0] / context.classes, "grad_norm_images": math.sqrt(sums[1])}
+        if config.net_images:
+            metrics["network_loss"] = self._train(trained, outer, inner)
+        return metrics
+
+    def _match(self, net: nn.Module, outer: int, inner: int) -> tuple[float, float]:
+        """Descend class by class; returns the sums of the losses and of the squared norms of their gradients.
+
+        What a class's images become does not depend on the others' gradients: each rank takes its own classes.
+        """
+        config, context = self.config, self.context
+        own_classes = range(context.classes)[context.ranks.share(context.classes)]
         losses, squares = [], 0.0
         gradient = torch.zeros_like(self.canvas.images)
         for label in range(context.classes):
+            if label not in own_classes:
+                self.canvas.step(gradient)
+                continue
             randomness = seeds.generator(context.seed, "formation", outer, inner, label)
             rows = slice(label * context.ipc, (label + 1) * context.ipc)
             stored = self.canvas.images[rows].requires_grad_()
-            loss = self._class_loss(self._trained.net, stored, label, randomness, (outer, inner))
+            loss = self._class_loss(net, stored, label, randomness, (outer, inner))
             (own,) = torch.autograd.grad(loss, [stored])
             value, norm = torch.stack([loss.detach(), own.norm()]).tolist()  # one transfer from the device
             if not (math.isfinite(value) and math.isfinite(norm)):
@@ -188,10 +215,7 @@ class MultiFormation(Method[Config]):
             gradient[rows] = 0
             losses.append(value)
             squares += norm**2
-        metrics = {"loss": sum(losses) / len(losses), "grad_norm_images": math.sqrt(squares)}
-        if config.net_images:
-            metrics["network_loss"] = self._train(self._trained, outer, inner)
-        return metrics
+        return sum(losses), squares
 
     def _class_loss(
         self, net: nn.Module, stored: Tensor, label: int, randomness: torch.Generator, sweep: tuple[int, int] = (0, 0)

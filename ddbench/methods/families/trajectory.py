@@ -30,6 +30,7 @@ from ddbench.methods.parts.rate import LearnedRate
 from ddbench.methods.parts.segments import Segment, Segments
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
+from ddbench.training.distribution import mixes_images
 from ddbench.training.flat import FlatNet, flatten_buffers, load_flat, load_flat_buffers
 from ddbench.training.inner import InnerLoop
 from ddbench.training.loops import forward_flops
@@ -146,6 +147,14 @@ class TrajectoryMethod(Method[C]):
                 f"ddbench buffer --epochs {needed}"
             )
 
+    @classmethod
+    def terms_of_a_step(cls, config: C, context: Context) -> int:
+        """Images in the smallest batch of the student, unless network or inner loop take them together."""
+        together = mixes_images(context.network(0)) or getattr(config, "inner", "adjoint") in ("unroll", "higher")
+        images = context.classes * context.ipc
+        batch = min(config.batch_syn or images, images)
+        return 1 if together else images % batch or batch
+
     @property
     def iterations(self) -> int:
         """Outer iterations."""
@@ -208,7 +217,7 @@ class TrajectoryMethod(Method[C]):
         shape = tuple(images.shape[1:])
         flops = 12 * forward_flops(module, shape) * batch * config.student_steps * config.iterations
         compiler = devices.choose_compiler(context.compile, flops, context.device, context.console.say)
-        self.inner = InnerLoop(FlatNet(module).to(context.device), self.inner_mode, compiler)
+        self.inner = InnerLoop(FlatNet(module).to(context.device), self.inner_mode, compiler, context.ranks)
 
     def first_images(self) -> Tensor:
         """Images to start from, float32 ``(S, C, H, W)`` in network-input space, class-major."""

@@ -17,6 +17,7 @@ from ddbench.methods.base import Context
 from ddbench.methods.parts.sampling import initial_positions
 from ddbench.registry import unknown
 from ddbench.runtime import seeds
+from ddbench.runtime.ranks import Ranks
 from ddbench.training.sgd import SGD
 
 FIRST = ("real", "noise", "dream")
@@ -49,6 +50,17 @@ class Learned:
         self.value.grad = gradient
         self.optimizer.step()
         self.value.grad = None
+
+    def merge(self, ranks: Ranks, terms: int) -> None:
+        """Take over value and momentum of each rank's own rows, where each descended in the rows of its share.
+
+        Args:
+            terms: what is shared out; each has as many rows of the value as the others.
+        """
+        state = self.state()
+        rows = len(self.value) // terms
+        own = [ranks.placed(tensor[ranks.share(terms, rows)], terms, rows) for tensor in state.values()]
+        self.load_state(dict(zip(state, ranks.sum(*own), strict=True)))
 
     def state(self) -> dict[str, Tensor]:
         """Value and momentum by name, for a checkpoint; no copies."""

@@ -1,0 +1,137 @@
+"""What a distillation will take, from a few of its steps on this device, done in a scratch folder."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ddbench.config import check_config
+from ddbench.data.dataset import Dataset
+from ddbench.distillation.folder import CHECKPOINT, CHECKPOINT_KIND, check_folder
+from ddbench.distillation.runner import RunSettings, attention_for, look, references, resolved_settings
+from ddbench.methods.base import Context, Method, NotFiniteError
+from ddbench.methods.needs import Need
+from ddbench.runtime import device as devices
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.forecast import Forecast, Measured, clocked, count_flops, taken_memory, waiter
+from ddbench.runtime.progress import Console
+from ddbench.runtime.tensors import open_tensors
+from ddbench.synset import FILE
+
+LINE_BYTES = 200
+"""About a line of metrics."""
+
+
+def forecast(
+    name: str,
+    kind: type[Method[Any]],
+    config: Any,
+    *,
+    dataset: Dataset,
+    data: Path | None,
+    settings: RunSettings,
+    out: Path,
+    console: Console,
+    seconds: float,
+) -> Forecast:
+    """What :func:`ddbench.distillation.runner.distill` will take with these arguments; one run is one unit.
+
+    Args:
+        seconds: that are spent on steps.
+
+    Raises:
+        UserError: what it would refuse; or something that the method needs is not there, and is made by the run.
+    """
+    check_config(config)
+    needs = kind.needs(config)
+    compile = "on" if settings.compile == "on" else "off"
+    eager = replace(settings, compile=compile)
+    context, request = look(name, kind, needs, dataset, data, eager, out, console)
+    kind.check(config, context)
+    attention = attention_for(kind, context)
+    found = dict(context.resources)
+    for need in needs:
+        need.check(request)
+        if not need.early:
+            found[need.key] = _there(kind, need, need.look(request))
+    check_folder(out, resolved_settings(name, config, context, settings) | references(needs, found, request))
+    if kind.prepare is not Method.prepare:
+        raise UserError(f"plan: {kind.title} first makes what its steps work on, so that no step can be tried; run it")
+    devices.prepare(settings.threads)
+    with tempfile.TemporaryDirectory() as scratch, attention:
+        context = replace(context, resources=found, folder=Path(scratch), console=Console(quiet=True))
+        return _measured(kind, config, context, eager, out, seconds)
+
+
+def _measured(
+    kind: type[Method[Any]], config: Any, context: Context, settings: RunSettings, out: Path, seconds: float
+) -> Forecast:
+    method, wait = kind(config, context), waiter(context.device)
+    _, setup = clocked(lambda _: method.setup(), 0, 1, wait)
+    measured = [Measured(what="preparation", times=1, seconds=setup)]
+    done = 0 if (out / FILE).exists() else _done(out)
+    total, flops = setup, None
+    try:
+        if method.iterations:
+            counted = count_flops(lambda: method.step(0))
+            most = max(1, method.iterations - 1)
+            last = method.iterations - 1
+            times, each = clocked(lambda number: method.step(min(number + 1, last)), seconds, most, wait)
+            measured.append(Measured(what=f"step of {kind.title}", times=times, seconds=each, flops=counted))
+            total += each * (method.iterations - done)
+            flops = counted * (method.iterations - done)
+        else:
+            _, each = clocked(lambda _: method.distilled(), 0, 1, wait)
+            measured.append(Measured(what="making the images", times=1, seconds=each))
+            total += each
+    except NotFiniteError as error:
+        raise UserError(f"plan: a step could not be measured: {error}") from None
+    product = method.distilled()
+    tensors = [product.images, product.labels, *method.state().tensors.values()]
+    finished = (out / FILE).exists()
+    return Forecast(
+        what=f"{kind.title} on {context.dataset.spec.name}, {method.budget}, {method.iterations} steps ({done} done)",
+        unit="run",
+        all=1,
+        done=int(finished),
+        seconds=[] if finished else [total],
+        flops=0.0 if finished else flops,
+        measured=measured,
+        memory=taken_memory(context.device),
+        disk=sum(one.numel() * one.element_size() for one in tensors) + LINE_BYTES * method.iterations,
+        place=str(out),
+        device=devices.describe(context.device),
+        threads=settings.threads,
+        parts=kind.terms_of_a_step(config, context),
+        notes=[*_left_out(settings), *(["measured without torch.compile"] if settings.compile == "off" else [])],
+    )
+
+
+def _there(kind: type[Method[Any]], need: Need[Any], found: Any) -> Any:
+    """What a method needs.
+
+    Raises:
+        UserError: it is not there yet.
+    """
+    if found is None:
+        raise UserError(
+            f"plan: {kind.title} needs the {need.key}, not there yet (the run would make it first), so that no step "
+            f"can be tried: make it, e.g. by ddbench {need.key}, then plan again"
+        )
+    return found
+
+
+def _done(out: Path) -> int:
+    """Steps that a checkpoint has."""
+    path = out / CHECKPOINT
+    if not path.exists():
+        return 0
+    with open_tensors(path, CHECKPOINT_KIND, 1) as (_, header):
+        done = header.get("done", 0)
+        return done if isinstance(done, int) else 0
+
+
+def _left_out(settings: RunSettings) -> list[str]:
+    return ["without the validations (--validate-every)"] if settings.validate_every else []

@@ -32,7 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "reproduce": ("ddbench.cli.reproduce", "fill the cells of a plan, cheapest first, within a time budget"),
     "leaderboard": ("ddbench.cli.leaderboard", "build or show the board"),
     "import": ("ddbench.cli.import_", "read a synset that other code published"),
-    "export": ("ddbench.cli.export", "write a synset as PNG folders, preview grid or npz"),
+    "export": ("ddbench.cli.export", "write a synset as PNG folders, preview grid, npz, or a dataset for hubs"),
 }
 
 HELP = """usage: ddbench VERB [--help] ...

@@ -33,6 +33,7 @@ FLOORS = (
     ("evaluation",),
     ("distillation",),
     ("leaderboard",),
+    ("hub",),
     ("loaded",),
     ("api",),
     ("cli",),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +93,7 @@ def import_hub(
     name: str | None = None,
     size: int | None = None,
     source: str = "",
+    labels: bool = True,
 ) -> None:
     """Make a run of a folder of the form ``hub``: the synset to the byte, its stored labels, a preview.
 
@@ -100,6 +101,7 @@ def import_hub(
         name: the dataset, default: what the folder says.
         size: side in pixels, default: that of its images.
         source: what the run is to say it came from; default: the folder's name.
+        labels: stored labels of its views too.
 
     Raises:
         UserError: a folder that is damaged or foreign, another dataset than it was made for, or a used ``out``.
@@ -120,11 +122,11 @@ def import_hub(
     config = _config(imported, source or place.name)
     _claim(out, config)
     write_json(out / "config.json", config)
-    if hub.labels is not None:
+    if labels and hub.labels is not None:
         write_labels(hub, out / "labels.safetensors")
     _write(source or place.name, out, imported, common.quiet)
     print(same_bytes(out / FILE, hub.sha256))
-    if hub.labels is not None:
+    if labels and hub.labels is not None:
         print(same_bytes(out / "labels.safetensors", str(hub.labels.get("sha256"))))
 
 
@@ -143,7 +145,7 @@ def _write(source: str, out: Path, imported: Imported, quiet: bool) -> None:
     _claim(out, config)
     write_json(out / "config.json", config)
     if not quiet:
-        print("\n".join(imported.description.lines()))
+        print("\n".join(replace(imported.description, file=source).lines()))
     write_bytes(out / "preview.png", preview_png(synset, imported.preprocess))
     write_synset(out / FILE, synset)  # last: where it is, the run is whole
     print(f"synset: {out / FILE}   next: ddbench evaluate {out}")

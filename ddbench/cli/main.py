@@ -33,6 +33,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "leaderboard": ("ddbench.cli.leaderboard", "build or show the board"),
     "import": ("ddbench.cli.import_", "read a synset that other code published"),
     "export": ("ddbench.cli.export", "write a synset as PNG folders, preview grid, npz, or a dataset for hubs"),
+    "push": ("ddbench.cli.push", "publish a synset on the Hugging Face hub"),
+    "pull": ("ddbench.cli.pull", "fetch a synset that was published there"),
 }
 
 HELP = """usage: ddbench VERB [--help] ...

@@ -35,6 +35,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "export": ("ddbench.cli.export", "write a synset as PNG folders, preview grid, npz, or a dataset for hubs"),
     "push": ("ddbench.cli.push", "publish a synset on the Hugging Face hub"),
     "pull": ("ddbench.cli.pull", "fetch a synset that was published there"),
+    "doctor": ("ddbench.cli.doctor", "what this machine has, and what is missing for which verb"),
 }
 
 HELP = """usage: ddbench VERB [--help] ...

@@ -57,6 +57,7 @@ def examples_of(verb: str) -> list[list[str]]:
         "submit",
         "list",
         "push",
+        "doctor",
         "pull",
     ],
 )

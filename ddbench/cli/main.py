@@ -36,6 +36,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "push": ("ddbench.cli.push", "publish a synset on the Hugging Face hub"),
     "pull": ("ddbench.cli.pull", "fetch a synset that was published there"),
     "doctor": ("ddbench.cli.doctor", "what this machine has, and what is missing for which verb"),
+    "completion": ("ddbench.cli.completion", "a script by which bash, zsh or fish completes verbs, flags and names"),
 }
 
 HELP = """usage: ddbench VERB [--help] ...

@@ -1,4 +1,4 @@
-"""``ddbench export``: write a synset as PNG folders, one picture, or arrays."""
+"""``ddbench export``: write a synset as PNG folders, one picture, arrays, or a dataset for hubs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import tyro
 
 from ddbench.cli.parse import parse
 from ddbench.cli.settings import Common
+from ddbench.runtime.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,17 +21,30 @@ class Args(Common):
     """A run folder, or a synset file."""
     out: Path
     """Folder to write into."""
-    format: Literal["png", "grid", "npz"] = "png"
-    """png: a folder a class (8 bits); grid: one picture; npz: the exact arrays and the header."""
+    format: Literal["png", "grid", "npz", "hub"] = "png"
+    """png: a folder a class (8 bits); grid: one picture; npz: the exact arrays and the header; hub: parquet files and a
+    card as Hugging Face's datasets reads them, exact too."""
+    leaderboard: Path | None = None
+    """hub: folder of the board whose rows of this synset go into the card; default: leaderboard, if it is there."""
 
 
 EXAMPLES = """  ddbench export runs/digits-ipc1-mtt-s0 --format grid --out pictures
-  ddbench export runs/digits-ipc1-mtt-s0 --format npz --out arrays"""
+  ddbench export runs/digits-ipc1-mtt-s0 --format npz --out arrays
+  ddbench export runs/digits-ipc1-mtt-s0 --format hub --out published   # load_dataset("published")"""
 
 
 def main(argv: list[str]) -> None:
     """Run the verb."""
     args = parse(Args, argv, "ddbench export", str(Args.__doc__), EXAMPLES)
+    if args.format == "hub":
+        from ddbench.hub.write import export_hub
+
+        exported = export_hub(args.run, args.out, args.leaderboard)
+        print("\n".join([*exported.notes, f"{len(exported.files)} file(s) in {args.out}"]))
+        print(f"next: ddbench push {args.out} OWNER/NAME")
+        return
+    if args.leaderboard is not None:
+        raise UserError(f"--leaderboard {args.leaderboard}: only --format hub has a card")
     from ddbench.cli.settings import open_dataset
     from ddbench.exchange.write import export_synset
     from ddbench.synset import check_against, read_synset, synset_path

@@ -61,7 +61,7 @@ def help_text(
         groups: heads for the flags of ``kind`` itself; the others, and those of dataclasses in it, have their own.
     """
     width = min(WIDEST, max(NARROWEST, shutil.get_terminal_size().columns))
-    flags = list(_flags(kind, default))
+    flags = list(flags_of(kind, default))
     places = [flag for flag in flags if flag.positional]
     usage = " ".join([prog, *(flag.said if flag.required else f"[{flag.said}]" for flag in places), "[flags]"])
     text = f"usage: {usage}\n\n{description.strip()}\n\nexamples:\n{examples.rstrip()}\n"
@@ -83,14 +83,15 @@ def _entry(flag: Flag, width: int) -> str:
     return "".join(f"{line.rstrip()}\n" for line in [*lines, *(" " * COLUMN + line for line in wrapped[1:])])
 
 
-def _flags(kind: type[Any], default: Any, group: str = FLAGS) -> Iterator[Flag]:
+def flags_of(kind: type[Any], default: Any = None, group: str = FLAGS) -> Iterator[Flag]:
+    """The fields of a dataclass, and of dataclasses in it, as the command line knows them."""
     types, words = get_type_hints(kind, include_extras=True), field_words(kind)
     for item in fields(kind):
         given = types[item.name]
         plain, marks = (get_args(given)[0], get_args(given)[1:]) if get_origin(given) is Annotated else (given, ())
         value = _default(item) if default is None else getattr(default, item.name)
         if isinstance(plain, type) and is_dataclass(plain):
-            yield from _flags(plain, None if value is MISSING else value, _head(plain))
+            yield from flags_of(plain, None if value is MISSING else value, _head(plain))
             continue
         positional = any(mark is get_args(tyro.conf.Positional[int])[1] for mark in marks)
         name = item.name.replace("_", "-")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -14,15 +14,20 @@ from ddbench.exchange.settings import ImportSettings
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import is_temporary, read_json
 
+if TYPE_CHECKING:
+    from ddbench.exchange.description import Description
+    from ddbench.exchange.importer import Imported
+
 
 @dataclass(frozen=True, kw_only=True)
 class Args(Common):
     """Read a published synset into a run folder, ready for ddbench evaluate. Nothing in the file is executed."""
 
     file: tyro.conf.Positional[Path]
-    """images_best.pt, [images, labels] or a dict in a .pt, DC's res_*.pt, an .npz or .npy, or a folder CLASS/IMAGE."""
+    """images_best.pt, [images, labels] or a dict in a .pt, DC's res_*.pt, an .npz or .npy, a folder CLASS/IMAGE, or one
+    that ddbench export --format hub wrote."""
     dataset: str | None = None
-    """Dataset it was distilled from."""
+    """Dataset it was distilled from; an export of the form hub says it."""
     out: Path | None = None
     """Run folder to make."""
     inspect: bool = False
@@ -38,43 +43,109 @@ EXAMPLES = """  ddbench import images_best.pt --inspect
       --dataset cifar10 --method mtt --student convnet-d3-w128-in --out runs/mtt-published
   ddbench import res_DC_CIFAR10_ConvNet_10ipc.pt --dataset cifar10 --method dc --index 2 --out runs/dc-published
   ddbench import data.pt --dataset cifar10 --method idc --decode-factor 2 --out runs/idc-published
-  ddbench import syn_data --dataset imagenette --size 224 --method rded --patches 2 --out runs/rded-published"""
+  ddbench import syn_data --dataset imagenette --size 224 --method rded --patches 2 --out runs/rded-published
+  ddbench import published --out runs/theirs                        # a folder of ddbench export --format hub"""
 
 
 def main(argv: list[str]) -> None:
     """Run the verb."""
     args = parse(Args, argv, "ddbench import", str(Args.__doc__), EXAMPLES)
+    from ddbench.hub import is_hub
+
+    hub = is_hub(args.file)
     if args.inspect:
-        from ddbench.exchange.importer import inspect
-
-        print("\n".join(inspect(args.file, args.settings).lines()))
+        print("\n".join(_inspect(args, hub).lines()))
         return
-    for flag, value in (("--dataset NAME", args.dataset), ("--out FOLDER", args.out)):
-        if value is None:
+    for flag, value in (("--dataset NAME", args.dataset or hub), ("--out FOLDER", args.out)):
+        if not value:
             raise UserError(f"import: {flag} is needed (or --inspect, to see what the file holds)")
-    assert args.dataset is not None
     assert args.out is not None
-    _import(args, args.dataset, args.out)
-
-
-def _import(args: Args, name: str, out: Path) -> None:
+    args.settings.check()
+    if hub:
+        import_hub(args.file, args.out, args, args.settings, args.dataset, args.size)
+        return
+    assert args.dataset is not None
     from ddbench.cli.settings import open_dataset
     from ddbench.data.load import data_root
     from ddbench.exchange.importer import import_synset
+
+    dataset = open_dataset(args.dataset, args.size, args)
+    imported = import_synset(args.file, dataset=dataset, data=data_root(args.data), settings=args.settings)
+    _write(args.file.name, args.out, imported, args.quiet)
+
+
+def _inspect(args: Args, hub: bool) -> Description:
+    from ddbench.exchange.importer import inspect, inspect_content
+
+    if not hub:
+        return inspect(args.file, args.settings)
+    from ddbench.hub.read import open_hub, read_content
+
+    args.settings.check()
+    return inspect_content(args.file, read_content(open_hub(args.file)), args.settings)
+
+
+def import_hub(
+    place: Path,
+    out: Path,
+    common: Common,
+    settings: ImportSettings,
+    name: str | None = None,
+    size: int | None = None,
+    source: str = "",
+    labels: bool = True,
+) -> None:
+    """Make a run of a folder of the form ``hub``: the synset to the byte, its stored labels, a preview.
+
+    Args:
+        name: the dataset, default: what the folder says.
+        size: side in pixels, default: that of its images.
+        source: what the run is to say it came from; default: the folder's name.
+        labels: stored labels of its views too.
+
+    Raises:
+        UserError: a folder that is damaged or foreign, another dataset than it was made for, or a used ``out``.
+    """
+    from ddbench.cli.settings import open_dataset
+    from ddbench.data.load import data_root
+    from ddbench.exchange.importer import import_content
+    from ddbench.hub.read import open_hub, read_content, same_bytes, write_labels
+    from ddbench.runtime.files import write_json
+    from ddbench.synset import FILE
+
+    hub = open_hub(place)
+    if name is None and hub.dataset.startswith("folder:"):
+        raise UserError(f"{place}: made of images of a folder: say where they are here, --dataset folder:PATH")
+    content = read_content(hub)
+    dataset = open_dataset(name or hub.dataset, size or hub.shape[-1], common)
+    imported = import_content(place, content, dataset=dataset, data=data_root(common.data), settings=settings)
+    config = _config(imported, source or place.name)
+    _claim(out, config)
+    write_json(out / "config.json", config)
+    if labels and hub.labels is not None:
+        write_labels(hub, out / "labels.safetensors")
+    _write(source or place.name, out, imported, common.quiet)
+    print(same_bytes(out / FILE, hub.sha256))
+    if labels and hub.labels is not None:
+        print(same_bytes(out / "labels.safetensors", str(hub.labels.get("sha256"))))
+
+
+def _config(imported: Imported, source: str) -> dict[str, Any]:
+    return {"kind": "ddbench-run", "schema": 1, "method": imported.synset.method, "imported_from": source}
+
+
+def _write(source: str, out: Path, imported: Imported, quiet: bool) -> None:
     from ddbench.preview import preview_png
     from ddbench.runtime.files import write_bytes, write_json
     from ddbench.synset import FILE, check_synset, write_synset
 
-    args.settings.check()
-    dataset = open_dataset(name, args.size, args)
-    imported = import_synset(args.file, dataset=dataset, data=data_root(args.data), settings=args.settings)
     synset = imported.synset
-    check_synset(args.file, synset)
-    config = {"kind": "ddbench-run", "schema": 1, "method": synset.method, "imported_from": args.file.name}
+    check_synset(Path(source), synset)
+    config = _config(imported, source)
     _claim(out, config)
     write_json(out / "config.json", config)
-    if not args.quiet:
-        print("\n".join(imported.description.lines()))
+    if not quiet:
+        print("\n".join(replace(imported.description, file=source).lines()))
     write_bytes(out / "preview.png", preview_png(synset, imported.preprocess))
     write_synset(out / FILE, synset)  # last: where it is, the run is whole
     print(f"synset: {out / FILE}   next: ddbench evaluate {out}")

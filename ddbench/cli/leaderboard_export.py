@@ -9,12 +9,13 @@ from typing import Literal
 from ddbench.cli.parse import parse
 from ddbench.runtime.errors import UserError
 
-DESCRIPTION = """Write the board for other programs. csv, parquet: one line for each number of each row. latex: for each
-table of the board one with booktabs. json: the index of all tables and rows. sqlite: results, every single run and all
-numbers, for queries on large boards."""
+DESCRIPTION = """Write the board for other programs. csv, parquet: one line for each number of each row. latex: with
+booktabs, for each table of the board one, or methods by dataset and IPC (--layout wide). json: the index of all tables
+and rows. sqlite: results, every single run and all numbers, for queries on large boards."""
 
 EXAMPLES = """  ddbench leaderboard export --format csv --out board.csv
   ddbench leaderboard export --format latex --dataset digits --ipc 10 --columns rank,method,accuracy,stored
+  ddbench leaderboard export --format latex --layout wide --labels hard    # methods by dataset and IPC
   ddbench leaderboard export --format sqlite            # leaderboard/index.sqlite
   ddbench leaderboard export --format json --labels hard"""
 
@@ -42,6 +43,8 @@ class ExportArgs:
     columns: str = ""
     """latex: titles or groups of columns (accuracy, cross, cost, scores, calibration, robustness, corruptions, ood,
     about) with commas between; default: method,accuracy,cross,stored."""
+    layout: Literal["tables", "wide"] = "tables"
+    """latex: a table for each of the board's with all students, or as papers have it, methods by dataset and budget."""
     spread: Literal["std", "interval"] = "std"
     """latex: what stands after the ±, the standard deviation over seeds or half of the 95 % interval."""
 
@@ -56,8 +59,13 @@ def main(argv: list[str]) -> None:
     from ddbench.leaderboard.board import read_board
     from ddbench.leaderboard.pages.export import BINARY, csv_text, default_path, json_text, write_export
     from ddbench.leaderboard.pages.latex import latex_text
+    from ddbench.leaderboard.pages.latex_wide import wide_text
     from ddbench.leaderboard.select import Selection, select
 
+    if args.format != "latex" and args.layout != "tables":
+        raise UserError("--layout is for --format latex; the other formats have everything")
+    if args.columns and args.layout == "wide":
+        raise UserError("--columns is for --layout tables; wide has one number of each method, dataset and budget")
     if args.format != "latex" and (args.columns or args.spread != "std"):
         raise UserError("--columns and --spread are for --format latex; the other formats have everything")
     board = read_board(args.leaderboard)
@@ -67,6 +75,8 @@ def main(argv: list[str]) -> None:
         text = csv_text(cells)
     elif args.format == "json":
         text = json_text(cells)
+    elif args.format == "latex" and args.layout == "wide":
+        text = wide_text(cells, args.student, args.spread)
     elif args.format == "latex":
         wanted = [name.strip() for name in args.columns.split(",") if name.strip()]
         text = latex_text(cells, wanted, args.student, args.spread)

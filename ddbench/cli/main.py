@@ -34,7 +34,11 @@ VERBS: dict[str, tuple[str, str]] = {
     "reproduce": ("ddbench.cli.reproduce", "fill the cells of a plan, cheapest first, within a time budget"),
     "leaderboard": ("ddbench.cli.leaderboard", "build or show the board"),
     "import": ("ddbench.cli.import_", "read a synset that other code published"),
-    "export": ("ddbench.cli.export", "write a synset as PNG folders, preview grid or npz"),
+    "export": ("ddbench.cli.export", "write a synset as PNG folders, preview grid, npz, or a dataset for hubs"),
+    "push": ("ddbench.cli.push", "publish a synset on the Hugging Face hub"),
+    "pull": ("ddbench.cli.pull", "fetch a synset that was published there"),
+    "doctor": ("ddbench.cli.doctor", "what this machine has, and what is missing for which verb"),
+    "completion": ("ddbench.cli.completion", "a script by which bash, zsh or fish completes verbs, flags and names"),
 }
 
 SHARED = ("distill",)

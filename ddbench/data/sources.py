@@ -15,6 +15,7 @@ from torch import Tensor
 from ddbench.data.dataset import Dataset, Split, class_indices, make_dataset
 from ddbench.data.idx import read_idx
 from ddbench.data.limits import require_memory
+from ddbench.data.places import DEBIAN
 from ddbench.data.specs import DatasetSpec
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
@@ -22,9 +23,6 @@ from ddbench.runtime.seeds import generator
 
 DIGITS_TEST = 50
 """Test images of each class of digits."""
-
-DEBIAN = {"fashion-mnist": ("dataset-fashion-mnist", Path("/usr/share/datasets/fashion-mnist"))}
-"""Datasets that Debian packages: the package, and where it puts the files."""
 
 
 @cache

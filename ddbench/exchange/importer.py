@@ -43,7 +43,7 @@ def inspect(path: Path, settings: ImportSettings) -> Description:
     settings.check()
     check_path(path)
     if not path.is_dir():
-        return describe(path, _with_flags(read_file(path, settings.index), settings), settings)
+        return inspect_content(path, read_file(path, settings.index), settings)
     classes = list_classes(path)
     width, height = image_size(next(iter(classes.values()))[0])
     counts = tuple(len(files) for files in classes.values())
@@ -64,6 +64,15 @@ def inspect(path: Path, settings: ImportSettings) -> Description:
     )
 
 
+def inspect_content(path: Path, content: Content, settings: ImportSettings) -> Description:
+    """What was read of ``path`` holds, with what the flags say.
+
+    Raises:
+        UserError: as :func:`inspect`.
+    """
+    return describe(path, _with_flags(content, settings), settings)
+
+
 def import_synset(path: Path, *, dataset: Dataset, data: Path | None, settings: ImportSettings) -> Imported:
     """Read a published set.
 
@@ -77,10 +86,26 @@ def import_synset(path: Path, *, dataset: Dataset, data: Path | None, settings: 
     """
     settings.check()
     check_path(path)
-    spec = dataset.spec
+    _check_augmentation(settings, dataset)
+    content = read_folder(path, dataset.spec) if path.is_dir() else read_file(path, settings.index)
+    return import_content(path, content, dataset=dataset, data=data, settings=settings)
+
+
+def _check_augmentation(settings: ImportSettings, dataset: Dataset) -> None:
     if settings.augmentation is not None:
-        parse_policy(resolve_augmentation(settings.augmentation, spec.flip))
-    content = read_folder(path, spec) if path.is_dir() else read_file(path, settings.index)
+        parse_policy(resolve_augmentation(settings.augmentation, dataset.spec.flip))
+
+
+def import_content(
+    path: Path, content: Content, *, dataset: Dataset, data: Path | None, settings: ImportSettings
+) -> Imported:
+    """Make a synset of what was read of ``path``.
+
+    Raises:
+        UserError: as :func:`import_synset`.
+    """
+    spec = dataset.spec
+    _check_augmentation(settings, dataset)
     content = _with_flags(content, settings)
     if content.header is not None:
         return _own(path, content, dataset, settings)

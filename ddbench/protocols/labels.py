@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.tensors import check_tensor, open_tensors
+from ddbench.runtime.files import canonical_json
+from ddbench.runtime.tensors import KEY, check_tensor, open_tensors
 from ddbench.synset import MAX_CLASSES, MAX_IMAGES
 from ddbench.training.loops import Labels, View
 
@@ -104,6 +105,14 @@ class StoredLabels:
 
         return of
 
+    def rows(self, epoch: int) -> Tensor:
+        """The logits of an epoch, float16 ``(N, K)``.
+
+        Raises:
+            UserError: they hold NaN or infinity.
+        """
+        return self._read(self._map(), epoch)
+
     def verify(self, epochs: int | None = None) -> None:
         """Read the first so many epochs, by default all.
 
@@ -143,6 +152,17 @@ class StoredLabels:
 def label_bytes(epochs: int, images: int, classes: int) -> int:
     """Size of float16 logits ``(E, N, K)``."""
     return 2 * epochs * images * classes
+
+
+def label_prefix(header: dict[str, Any], shape: tuple[int, int, int]) -> bytes:
+    """What a labels file begins with, before its logits ``(E, N, K)``; its length is a multiple of 8 bytes."""
+    outer = {
+        "__metadata__": {KEY: canonical_json(header)},
+        "logits": {"dtype": "F16", "shape": list(shape), "data_offsets": [0, label_bytes(*shape)]},
+    }
+    text = canonical_json(outer).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
 
 
 def probe_of(view: View) -> dict[str, Any]:

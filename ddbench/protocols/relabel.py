@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from ddbench.protocols.labels import KIND, SCHEMA, StoredLabels, label_bytes, probe_of, read_labels
+from ddbench.protocols.labels import KIND, SCHEMA, StoredLabels, label_bytes, label_prefix, probe_of, read_labels
 from ddbench.protocols.plan import Plan, view_settings
 from ddbench.protocols.targets import teacher_labels
 from ddbench.protocols.training import Settings
@@ -32,7 +31,7 @@ from ddbench.runtime.files import canonical_json, ensure_writable, plain_or_abse
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.signs import turn
-from ddbench.runtime.tensors import KEY, open_tensors
+from ddbench.runtime.tensors import open_tensors
 from ddbench.teachers.store import Teacher
 from ddbench.training.loops import Inputs, Labels, views
 
@@ -254,7 +253,7 @@ def _write(
     console: Console,
 ) -> None:
     """Fill the partial file epoch by epoch and put it into place."""
-    prefix, epochs = _prefix(header, shape), shape[0]
+    prefix, epochs = label_prefix(header, shape), shape[0]
     partial, progress = _partial_paths(out)
     key = hashlib.sha256(prefix).hexdigest()
     ensure_writable(out.parent)
@@ -291,17 +290,6 @@ def _write(
         write_json(out.with_name(f"{out.stem}.cost.json"), meter.report(hardware, epochs=epochs))
     os.replace(partial, out)
     progress.unlink(missing_ok=True)
-
-
-def _prefix(header: dict[str, Any], shape: tuple[int, int, int]) -> bytes:
-    """What a safetensors file of one float16 tensor ``logits`` begins with; its length is a multiple of 8 bytes."""
-    outer = {
-        "__metadata__": {KEY: canonical_json(header)},
-        "logits": {"dtype": "F16", "shape": list(shape), "data_offsets": [0, label_bytes(*shape)]},
-    }
-    text = canonical_json(outer).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text
 
 
 @contextmanager

@@ -44,7 +44,22 @@ def examples_of(verb: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    "verb", ["buffer", "teacher", "relabel", "distill", "evaluate", "scores", "export", "import", "submit", "list"]
+    "verb",
+    [
+        "buffer",
+        "teacher",
+        "relabel",
+        "distill",
+        "evaluate",
+        "scores",
+        "export",
+        "import",
+        "submit",
+        "list",
+        "push",
+        "doctor",
+        "pull",
+    ],
 )
 def test_examples_are_valid(verb: str, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
     """Every example passes the parser: with an unknown flag put in, that flag is all that is complained about."""

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from made_board import STUDENTS, made_result, many_results, put
 
+from ddbench.leaderboard.board import read_board
 from ddbench.leaderboard.pages import embed
 from ddbench.leaderboard.pages.page import build
 from ddbench.methods import shipped
 from ddbench.methods.facts import CARDS
+from ddbench.statistics import paired_difference
 
 pytestmark = pytest.mark.page
 Visit = Callable[..., Any]
@@ -334,7 +336,7 @@ def test_hostile_texts_are_inert(visit: Visit, tmp_path: Path) -> None:
     assert page.locator("img").count() == 1, "the preview, and nothing of a submitter"
     assert page.locator("script").count() == 2
     assert page.locator("[onerror], [onload], [onclick], iframe, object, embed").count() == 0
-    ours = {MTT.address, MTT.code, f"{CARDS}/mtt/README.md"}
+    ours = {MTT.address, MTT.code, f"{CARDS}/mtt/README.md", *(address for _, address in embed.LINKS)}
     for address in set(page.locator("a").evaluate_all("links => links.map(a => a.getAttribute('href'))")) - ours:
         assert address.startswith(("https://example.org/", "results/", "#", "LEADERBOARD.md")), address
     page.keyboard.press("Escape")
@@ -370,6 +372,86 @@ def test_an_address_names_filters_and_row(visit: Visit, board: Path) -> None:
     assert again.input_value("#dataset") == "cifar10"
     broken = visit(board, "#dataset=%3Cnothing%3E&row=%22%5D&student=x")
     assert broken.inner_text("#count") == "68 of 68 rows"
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_the_first_table_is_in_the_first_screen(visit: Visit, board: Path, width: int) -> None:
+    page = visit(board, viewport={"width": width, "height": 1000})
+    assert page.locator("#t0 tbody tr").first.bounding_box()["y"] < (620 if width > 1000 else 1000)
+    for group in page.locator("section.group").all():
+        below = group.locator(".charts").bounding_box()["y"]
+        assert all(table.bounding_box()["y"] < below for table in group.locator("section.table").all())
+
+
+def test_the_head_links_and_counts(visit: Visit, board: Path, tmp_path: Path) -> None:
+    page = visit(board)
+    found = page.locator("nav.links a").evaluate_all("links => links.map(a => [a.innerText, a.getAttribute('href')])")
+    assert [tuple(one) for one in found] == list(embed.LINKS)
+    rows = {row.first.id: row for cell in read_board(board).cells for row in cell.rows}
+    results = {result.id for row in rows.values() for result in row.results}
+    verified = {result.id for row in rows.values() if row.verified for result in row.results}
+    assert 0 < len(verified) < len(results)
+    counts = page.locator(".counts li").all_inner_texts()
+    assert counts[0] == f"{len(results)} results"
+    assert counts[-1] == f"{len(verified)} of them verified" or counts[-2] == f"{len(verified)} of them verified"
+
+
+def test_cards_share_a_scale_and_follow_the_filters(visit: Visit, board: Path) -> None:
+    page = visit(board)
+    assert shown(page, ".card") == []
+    page.click(".overview summary")
+    cards = shown(page, ".card")
+    assert len(cards) == page.locator("section.table").count()
+    for card in cards:
+        mean = float(card.query_selector(".score").inner_text().split()[0])
+        dot = card.query_selector(".top")
+        assert float(dot.get_attribute("cx")) == pytest.approx(8 + 1.84 * mean, abs=0.2)
+        alone = "no references" in card.inner_text()
+        assert ("alone" in dot.get_attribute("class")) == alone
+    assert any("no references" in card.inner_text() for card in cards)
+    page.select_option("#dataset", "digits")
+    assert all("digits" in card.inner_text() for card in shown(page, ".card"))
+    assert len(shown(page, ".card")) == 6
+
+
+def test_two_rows_are_compared_by_their_paired_difference(visit: Visit, board: Path) -> None:
+    page = visit(board)
+    page.locator("#t0 .open").first.click()
+    page.wait_for_selector("#panel[open]")
+    page.select_option("#compare", index=2)
+    (one, other) = (page.url.partition(name)[2].partition("&")[0] for name in ("row=", "with="))
+    results = {row.first.id: row.first for cell in read_board(board).cells for row in cell.rows}
+    lines = page.locator(".compare tbody tr").all_inner_texts()
+    table = {line.split("\t")[0]: line.split("\t")[1:] for line in lines}
+    common = [name for name in results[one].students if name in results[other].students]
+    assert common
+    for student in common:
+        ours, theirs = (results[name].values(student, "accuracy") for name in (one, other))
+        wanted = paired_difference(ours, [theirs])
+        difference, seeds, verdict = table[student][2:5]
+        numbers = [float(part.strip("()")) for part in difference.replace("−", "-").replace(" to ", " ").split()]
+        assert numbers == pytest.approx([100 * wanted[name] for name in ("mean", "low", "high")], abs=0.06)
+        assert int(seeds) == wanted["n"]
+        assert verdict == ("tie" if wanted["tie"] else "better" if wanted["mean"] > 0 else "worse")
+    assert {"stored", "distillation"} < set(table)
+    assert page.locator(".compare .pair img").count() == 2
+    again = visit(board, f"#{page.url.partition('#')[2]}")
+    again.wait_for_selector("#panel[open]")
+    assert again.locator(".compare tbody tr").all_inner_texts() == lines
+    page.keyboard.press("Escape")
+    until(lambda: "row=" not in page.url)
+    assert "with=" not in page.url
+    broken = visit(board, f"#row={one}&with=%22%5D")
+    broken.wait_for_selector("#panel[open]")
+    assert broken.locator(".compare tbody tr").count() == 0
+
+
+def test_the_quantile_of_the_page_is_students(visit: Visit, board: Path) -> None:
+    from scipy.stats import t
+
+    page = visit(board)
+    for degrees in (1, 2, 4, 9, 15, 16, 20, 40, 200):
+        assert page.evaluate(f"quantile({degrees})") == pytest.approx(t.ppf(0.975, degrees), rel=2e-4)
 
 
 def test_large_board_shows_the_best_and_says_so(visit: Visit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sqlite3
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from ddbench.leaderboard.board import read_board
 from ddbench.leaderboard.pages import embed
 from ddbench.leaderboard.pages.export import csv_text, frame, harmless, index
 from ddbench.leaderboard.pages.latex import escape, latex_text
+from ddbench.leaderboard.pages.latex_wide import title_of, wide_text
 from ddbench.leaderboard.pages.page import build
-from ddbench.leaderboard.pages.view import lay_out
+from ddbench.leaderboard.pages.view import budget_text, lay_out
 from ddbench.leaderboard.rows import Cell
 from ddbench.leaderboard.select import Selection, select
 from ddbench.runtime.errors import UserError
@@ -193,6 +196,58 @@ def test_latex_columns(cells: list[Cell]) -> None:
         latex_text(chosen, ["sotred"])
     with pytest.raises(UserError, match="--columns and --spread are for --format latex"):
         verb.main(["export", "--format", "csv", "--columns", "method"])
+
+
+def latex_rows(text: str) -> dict[str, list[str]]:
+    """The lines of a LaTeX table by their first entry."""
+    lines = [line.removesuffix(" \\\\").split(" & ") for line in text.splitlines() if line.endswith(" \\\\")]
+    return {first: rest for first, *rest in lines}
+
+
+def test_latex_as_papers_have_it(cells: list[Cell]) -> None:
+    chosen = [cell for cell in cells if cell.label_kind == "hard" and cell.protocol.standard]
+    assert len({cell.protocol.hash for cell in chosen}) == 1
+    text = wide_text(chosen)
+    assert text.count("\\begin{tabular}") == 1
+    sets = list(dict.fromkeys(cell.dataset for cell in chosen))
+    assert re.findall(r"\\multicolumn\{\d+\}\{c\}\{(\w+)\}", text) == sets
+    assert text.count("\\cmidrule") == len(sets)
+    rows = latex_rows(text)
+    assert rows["Method"] == [budget_text(cell.budget) for cell in chosen]
+    assert {len(row) for name, row in rows.items() if name} == {len(chosen)}
+    for place, cell in enumerate(chosen):
+        bold = {name for name, row in rows.items() if name and "textbf" in row[place]}
+        top = {name for name in bold if not rows[name][place].endswith("$^{\\ast}$")}
+        best = [row for row in cell.rows if (score := row.scores.get(cell.main(cell.students[0]))) and score.best]
+        assert len(bold) == len(best)
+        assert len(top) == bool(best)
+        for row in best[:1]:
+            mean = row.scores[cell.main(cell.students[0])].statistics["mean"]
+            assert f"\\textbf{{{100 * mean:.1f} " in rows[title_of(row)][place]
+    assert list(rows)[-2:] == ["Random real images", "All real images"]
+    assert text.count("{") == text.count("}")
+    fewer = [replace(chosen[0], rows=chosen[0].rows[1:]), *chosen[1:]]
+    absent = latex_rows(wide_text(fewer))[title_of(chosen[0].rows[0])]
+    assert absent[0] == "--", "not measured"
+    assert "--" not in absent[1:]
+
+
+def test_latex_wide_keeps_protocols_apart_and_every_row(tmp_path: Path) -> None:
+    for seed in range(2):
+        put(tmp_path, made_result("mtt", ipc=10, seed=seed))
+    (cell,) = read_board(tmp_path).cells
+    text = wide_text([cell], spread="interval")
+    title = title_of(cell.rows[0])
+    assert {title, f"{title} (2)"} < set(latex_rows(text))
+    assert "another synset of the same method" in text
+    assert "half of the 95 \\% interval" in text
+    other = replace(cell, label_kind="soft")
+    assert wide_text([cell, other]).count("\\begin{table}") == 2
+    assert wide_text([]) == ""
+    with pytest.raises(UserError, match="--columns is for --layout tables"):
+        verb.main(["export", "--format", "latex", "--layout", "wide", "--columns", "method"])
+    with pytest.raises(UserError, match="--layout is for --format latex"):
+        verb.main(["export", "--format", "csv", "--layout", "wide"])
 
 
 def test_latex_of_hostile_text() -> None:

@@ -34,6 +34,7 @@ FLOORS = (
     ("evaluation",),
     ("distillation",),
     ("leaderboard",),
+    ("hub",),
     ("loaded",),
     ("api",),
     ("cli",),

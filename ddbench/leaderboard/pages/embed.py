@@ -29,6 +29,17 @@ DATA_BYTES = 1_700_000
 MAX_PREVIEW_BYTES = 60_000
 """A preview whose file is larger stays beside its result, so that it does not take the room of many."""
 
+DOCS = CARDS.removesuffix("/methods")
+LINKS = (
+    ("How to read it", f"{DOCS}/docs/leaderboard.md"),
+    ("Methods and papers", f"{DOCS}/methods/README.md"),
+    ("Documentation", f"{DOCS}/README.md"),
+    ("Submit a row", f"{DOCS}/docs/submitting.md"),
+    ("Data: every row as JSON", "results/"),
+    ("As text", "LEADERBOARD.md"),
+)
+"""Words and addresses in the head of the page."""
+
 
 def methods(table: Table) -> int:
     return sum(not line.reference for line in table.lines)
@@ -81,6 +92,7 @@ def page_data(board: Board) -> dict[str, Any]:
         "most": most,
         "methods": _methods(shown),
         "left": sum(len(every) - len(own) for every, own in zip(lines, shown, strict=True)),
+        "links": [list(one) for one in LINKS],
         "pictures": {},
     }
 

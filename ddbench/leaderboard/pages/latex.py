@@ -24,6 +24,7 @@ from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
 from ddbench.statistics import Statistics
 
+BOOKTABS = "% \\usepackage{booktabs}\n"
 DEFAULT = ("method", MAIN, CROSS, "stored")
 GROUPS = (MAIN, CROSS, COST, "scores", "calibration", "robustness", "corruptions", "ood", ABOUT)
 SPECIAL = {
@@ -79,7 +80,7 @@ def latex_text(cells: Sequence[Cell], columns: Sequence[str] = (), student: str 
             names = sorted(known | set(GROUPS))
             raise UserError(f"--columns {name}: no such column{suggest(name, names)}; one of: {', '.join(names)}")
     made = [_table(table, columns or DEFAULT, spread) for table in tables]
-    return "% \\usepackage{booktabs}\n" + "\n".join(made)
+    return BOOKTABS + "\n".join(made)
 
 
 def _table(table: Table, wanted: Sequence[str], spread: str) -> str:
@@ -125,14 +126,15 @@ def _cell(table: Table, line: Line, place: int, spread: str) -> str:
     if score is None or column.measure is None:
         text = entry.text if entry.text != NONE else "–"
         return escape(f"{text} ({entry.detail})" if entry.detail and column.title == "method" else text)
-    text = _number(score.statistics, column.measure.unit, spread)
+    text = number(score.statistics, column.measure.unit, spread)
     if not score.best:
         return f"{text}$^{{\\dagger}}$" if score.odd else text
     bold = f"\\textbf{{{text}}}"
     return bold if _is_top(table, column, score.statistics["mean"]) else f"{bold}$^{{\\ast}}$"
 
 
-def _number(statistics: Statistics, unit: str, spread: str) -> str:
+def number(statistics: Statistics, unit: str, spread: str) -> str:
+    """``88.7 $\\pm$ 0.9``, or the mean alone where there is no spread; ``spread`` as in :func:`latex_text`."""
     mean = number_text(statistics["mean"], unit)
     half = statistics["std"] if spread == "std" else half_width(statistics)
     return mean if half is None else f"{mean} $\\pm$ {number_text(half, unit)}"

@@ -28,7 +28,7 @@ from ddbench.runtime.files import write_text
 
 MARKDOWN_BYTES = 400_000
 """Bound on the table lines of LEADERBOARD.md; a page beyond half a megabyte is not rendered by code hosts."""
-SCRIPTS = ("dom.js", "plots.js", "panel.js", "table.js", "board.js")
+SCRIPTS = ("dom.js", "plots.js", "panel.js", "compare.js", "table.js", "board.js")
 
 
 def tables(root: Path) -> list[Table]:
@@ -128,7 +128,7 @@ def _counts(board: Board) -> dict[str, Any]:
         "methods": len({row.method for row in rows.values()}),
         "datasets": len({cell.dataset for cell in board.cells}),
         "earlier": sum(len(row.earlier) for row in rows.values()),
-        "verified": sum(row.verified for row in rows.values()),
+        "verified": len({result.id for row in rows.values() if row.verified for result in row.results}),
     }
 
 

@@ -23,6 +23,7 @@ function showBoard(board) {
   for (const table of board.tables) for (const row of table.rows) if (row.id && !row.ref) wins.set(row.m, (wins.get(row.m) || 0) + (row.k[0] === 1 ? 1 : 0));
   [...wins].sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1)).slice(0, COLOURS).forEach(([method], i) => colourOf.set(method, i));
 
+  byId("links").append(...board.links.map(([text, address]) => h("a", { href: address }, text)));
   const option = (select, values) => select.append(...values.map((value) => h("option", {}, value)));
   option(controls.dataset, unique(board.tables.map((t) => t.dataset)));
   option(controls.budget, unique([...board.tables].sort((a, b) => (a.value ?? 0) - (b.value ?? 0)).map((t) => t.budget)));
@@ -47,13 +48,13 @@ function showBoard(board) {
     group.node = h("section", { class: "group" },
       h("h2", {}, table.dataset),
       h("p", { class: "under" }, `${table.labels} labels · protocol `, h("b", {}, table.protocol), " ", h("code", {}, table.hash), ` · ${table.precision} · data `, h("code", {}, table.fingerprint),
-        table.standard ? "" : [" · ", h("span", { class: "badge below" }, "non-standard"), ` ${table.changed}`]),
-      group.charts);
+        table.standard ? "" : [" · ", h("span", { class: "badge below" }, "non-standard"), ` ${table.changed}`]));
     for (const view of group.views) {
       view.section = h("section", { class: "table", id: view.id, "aria-label": view.table.title }, h("h3", {}, view.table.budget,
         h("span", { class: "under" }, `${view.table.metric}${view.table.unit === "fraction" ? ", per cent" : ""}${view.table.better === "lower" ? ", lower is better" : ""}`)), view.node);
       group.node.append(view.section);
     }
+    group.node.append(group.charts);
     root.append(group.node);
   }
 
@@ -100,6 +101,7 @@ function showBoard(board) {
         const found = fits ? drawTable(view, state, matches, open) : 0;
         const any = fits && (found > 0 || (!state.narrowed && table.rows.length > 0) || (words.length > 0 && view.order.length > 0));
         view.section.hidden = !any;
+        if (view.card) view.card.hidden = !any;
         if (any) active.push(view);
         count += any ? found : 0;
       }
@@ -118,6 +120,7 @@ function showBoard(board) {
     for (const name of ["dataset", "budget", "labels", "student", "q"]) if (state[name]) said.set(name, state[name]);
     if (state.verified) said.set("verified", "1");
     if (opened) said.set("row", opened.row.id);
+    if (opened && opened.other) said.set("with", opened.other);
     const text = said.toString();
     try { history.replaceState(null, "", text ? `#${text}` : location.href.split("#")[0]); } catch { /* an address that may not change */ }
   }
@@ -129,7 +132,7 @@ function showBoard(board) {
       state[name] = control.value;
     }
     byId("verified").checked = state.verified = said.get("verified") === "1";
-    return said.get("row");
+    return [said.get("row"), said.get("with")];
   }
 
   const form = byId("filters");
@@ -158,10 +161,10 @@ function showBoard(board) {
   /* The opened row. */
   const panel = byId("panel");
   let cameFrom = null;
-  function showRow(row, table) {
+  function showRow(row, table, other = null) {
     if (!row.id) return;
     if (!panel.open) cameFrom = document.activeElement;
-    opened = { row, table };
+    opened = { row, table, other: null };
     const rank = rankOf(row, table, state);
     const title = row.e[1][0];
     const step = (by) => h("button", { type: "button", "aria-label": by < 0 ? "Previous row" : "Next row", click: () => move(by) }, by < 0 ? "←" : "→");
@@ -170,7 +173,8 @@ function showBoard(board) {
         h("div", {}, h("p", { class: "under" }, `${table.title} · ${table.labels} labels · ${table.protocol}`),
           h("h2", { id: "panel-title" }, title, rank ? h("span", { class: "badge rank" }, `rank ${rank}`) : "", row.e[1][3] ? h("small", {}, row.e[1][3]) : "")),
         h("div", { class: "buttons" }, step(-1), step(1), h("button", { type: "button", class: "close", "aria-label": "Close", click: () => panel.close() }, "✕"))),
-      h("div", { class: "body", tabindex: -1 }, panelContent(row, table, board, details.get(row.id))));
+      h("div", { class: "body", tabindex: -1 }, panelContent(row, table, board, details.get(row.id),
+        compareSection(row, table, board, details, other, (id) => { opened.other = id; remember(); }))));
     if (!panel.open) panel.showModal();
     panel.querySelector(".body").scrollTop = 0;
     panel.querySelector(".close").focus();
@@ -211,12 +215,12 @@ function showBoard(board) {
   });
 
   const follow = () => {
-    const wanted = recall();
+    const [wanted, other] = recall();
     const view = wanted && views.find((v) => v.table.rows.some((row) => row.id === wanted));
     if (!view && panel.open) panel.close();
     if (!view) opened = null;
     apply();
-    if (view) showRow(view.table.rows.find((row) => row.id === wanted), view.table);
+    if (view) showRow(view.table.rows.find((row) => row.id === wanted), view.table, other);
   };
   follow();
   addEventListener("hashchange", follow);
@@ -224,6 +228,12 @@ function showBoard(board) {
 
 /* Every table at a glance: its best rows between random images and all real data. */
 function glance(views) {
+  /* One scale for all cards of a metric: shares go from 0 to 100 %, other units over what there is. */
+  const range = (table) => {
+    if (table.unit === "fraction") return [0, 1];
+    const values = views.filter((view) => view.table.metric === table.metric).flatMap((view) => view.table.rows.flatMap((row) => view.table.columns.flatMap((c, i) => (c.g === "accuracy" && row.e[i] ? [row.e[i][1]] : []))));
+    return [Math.min(...values), Math.max(...values)];
+  };
   const cards = views.map((view) => {
     const { table } = view;
     const column = table.columns.findIndex((c) => c.g === "accuracy" && c.s === table.students[0]);
@@ -231,21 +241,21 @@ function glance(views) {
     const of = (name) => { const row = table.rows.find((r) => r.ref === name && r.id); return row && row.e[column] ? row.e[column] : null; };
     if (!best.length || !best[0].e[column]) return null;
     const top = best[0].e[column], random = of("random"), full = of("full");
-    const values = [top[1], ...[random, full].filter(Boolean).map((e) => e[1])];
-    const low = Math.min(...values), high = Math.max(...values);
+    const [low, high] = range(table);
     const x = (v) => 8 + (high > low ? (v - low) / (high - low) : 1) * 184;
     const track = s("svg", { viewBox: "0 0 200 22", class: "track", "aria-hidden": "true" }, s("line", { class: "rail", x1: 8, x2: 192, y1: 11, y2: 11 }));
     if (random) track.append(s("line", { class: "gain", x1: x(random[1]), x2: x(top[1]), y1: 11, y2: 11 }), s("circle", { class: "c-ref-fill", cx: x(random[1]), cy: 11, r: 4 }));
     if (full) track.append(s("line", { class: "stop", x1: x(full[1]), x2: x(full[1]), y1: 4, y2: 18 }));
-    track.append(s("circle", { class: "top", cx: x(top[1]), cy: 11, r: 6 }));
+    track.append(s("circle", { class: random || full ? "top" : "top alone", cx: x(top[1]), cy: 11, r: 6 }));
     const names = unique(best.map((row) => row.m));
     const who = names.length > 3 ? `${names.slice(0, 3).join(", ")} and ${names.length - 3} more` : names.join(", ");
     const said = [random && `random ${random[0].split(" ")[0]}`, full && `all data ${full[0].split(" ")[0]}`].filter(Boolean).join(" · ") || "no references measured";
     const go = () => { view.section.scrollIntoView({ block: "start" }); const first = view.node.querySelector(".open"); if (first) first.focus({ preventScroll: true }); };
-    return h("li", {}, h("button", { type: "button", class: "card", click: go },
+    view.card = h("li", {}, h("button", { type: "button", class: "card", click: go },
       h("span", { class: "where" }, `${table.dataset} · ${table.budget} · ${table.labels}${table.standard ? "" : " · non-standard"}`), h("span", { class: "who" }, who), h("span", { class: "score" }, top[0].split(" ± ")[0], h("i", {}, top[0].includes(" ± ") ? ` ± ${top[0].split(" ± ")[1]}` : "")), track, h("span", { class: "ends" }, said)));
+    return view.card;
   }).filter(Boolean);
-  return h("nav", { "aria-label": "Best of every table" }, h("ul", { class: "glance" }, cards));
+  return h("details", { class: "overview" }, h("summary", {}, "Best of every table"), h("nav", { "aria-label": "Best of every table" }, h("ul", { class: "glance" }, cards)));
 }
 
 start();

@@ -208,7 +208,7 @@ function methodFacts(known) {
   return h("section", {}, facts(pairs.filter(([, value]) => value !== "")));
 }
 
-function panelContent(row, table, board, details) {
+function panelContent(row, table, board, details, compare) {
   const place = table.columns.map((column, i) => [column, row.e[i]]).filter(([column, e]) => e && ["accuracy", "cross", "cost", "scores"].includes(column.g));
   const numbers = place.slice(0, 9).map(([column, e]) => h("div", { class: e[2] ? "best" : null }, h("dt", { title: column.h }, column.t), h("dd", {}, e[0])));
   const head = [h("dl", { class: "numbers" }, numbers)];
@@ -219,5 +219,5 @@ function panelContent(row, table, board, details) {
   const several = details.results.length > 1;
   const earlier = details.earlier.length ? section("Superseded", h("details", {}, h("summary", {}, `${details.earlier.length} earlier ${details.earlier.length === 1 ? "result" : "results"} of the same synset and protocol`),
     simpleTable(["result", "numbers"], details.earlier.map(([id, path, numbersText]) => [link(path, id), numbersText])))) : null;
-  return [head, method, details.results.map((result) => resultBlock(result, row, board, several)), earlier];
+  return [head, method, compare, details.results.map((result) => resultBlock(result, row, board, several)), earlier];
 }

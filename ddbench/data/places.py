@@ -1,0 +1,33 @@
+"""Where the files of datasets are looked for, to see which are there without reading them. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+DEBIAN = {"fashion-mnist": ("dataset-fashion-mnist", Path("/usr/share/datasets/fashion-mnist"))}
+"""Datasets that Debian packages: the package, and where it puts the files."""
+
+IDX = "train-images-idx3-ubyte*"
+
+FILES: dict[str, tuple[str, ...]] = {
+    "digits": (),
+    "mnist": (f"MNIST/raw/{IDX}",),
+    "fashion-mnist": (f"FashionMNIST/raw/{IDX}",),
+    "svhn": ("SVHN/train_32x32.mat", "train_32x32.mat"),
+    "cifar10": ("cifar-10-batches-py",),
+    "cifar100": ("cifar-100-python",),
+    "tiny-imagenet": ("tiny-imagenet-200",),
+    "imagenet-1k": ("imagenet/train",),
+}
+"""Below the data folder: one of these, where a dataset is there. Digits need no file; subsets are parts of ImageNet."""
+
+
+def find_files(root: Path) -> dict[str, Path | None]:
+    """Each dataset of :data:`FILES` that needs files -> what was found of it first; None: nothing."""
+    found: dict[str, Path | None] = {}
+    for name, patterns in FILES.items():
+        if patterns:
+            places = [(root, pattern) for pattern in patterns]
+            places += [(DEBIAN[name][1], IDX)] if name in DEBIAN else []
+            found[name] = next((path for place, pattern in places for path in sorted(place.glob(pattern))), None)
+    return found

@@ -1,0 +1,192 @@
+"""A run becomes a folder that ``datasets`` reads."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddbench.evaluation.result import Evaluation
+from ddbench.hub import CARD, DATA, INFO, KIND, LABELS, PREVIEW, SCHEMA, parquet, shard_name
+from ddbench.hub.card import Place, Subject, card
+from ddbench.hub.columns import Feature, arrays_of, features_of, fixed, lists, nested, schema, value
+from ddbench.leaderboard.board import read_board
+from ddbench.protocols import labels as stored
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import file_hash, is_temporary, read_json, write_atomic, write_json, write_text
+from ddbench.runtime.tensors import open_tensors
+from ddbench.synset import Synset, read_synset, synset_path
+
+ROWS = 1000
+"""Images of a row group: so many are encoded at a time."""
+
+SHARD = 512 * 2**20
+"""Bytes of logits in one file of stored labels."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Files that were written, and what to tell beside."""
+
+    files: list[Path]
+    notes: list[str]
+
+
+def export_hub(place: Path, out: Path, board: Path | None = None) -> Exported:
+    """Write a run, or a synset file, as a folder that ``datasets.load_dataset`` and ``ddbench import`` read.
+
+    Needs no dataset. Stored labels of its views, where the run has them, become a second configuration.
+
+    Args:
+        board: folder of a leaderboard whose rows of this synset go into the card; None: ``leaderboard`` where it is.
+
+    Raises:
+        UserError: no synset, no pyarrow, something else in ``out``, a broken board, or the disk refuses.
+    """
+    parquet()
+    path = synset_path(place)
+    synset = read_synset(path)
+    info: dict[str, Any] = {
+        "kind": KIND,
+        "schema": SCHEMA,
+        "synset": synset.header(),
+        "shape": list(synset.images.shape),
+        "lr": _rates(synset),
+        "sha256": file_hash(path),
+        "bytes": path.stat().st_size,
+        "labels": None,
+    }
+    notes: list[str] = []
+    labels = _labels(path, info, notes)
+    subject = Subject(
+        info=info,
+        evaluations=[Evaluation(one, read_json(one, "evaluation")) for one in _evaluations(path.parent)],
+        places=_places(board, info["sha256"]),
+        preview=(path.parent / PREVIEW).is_file() and place.is_dir(),
+    )
+    text = card(subject)
+    _claim(out, info["sha256"])
+    files = [_write(out / DATA / shard_name(0, 1), features_of(synset), _batches(synset))]
+    if labels is not None:
+        files += _write_labels(labels, out)
+    if subject.preview:
+        write_atomic(out / PREVIEW, lambda temporary: _copy(path.parent / PREVIEW, temporary))
+        files.append(out / PREVIEW)
+    _sweep(out, files)
+    write_json(out / INFO, info)
+    write_text(out / CARD, text)  # last: a card without the other file is somebody else's
+    return Exported([*files, out / INFO, out / CARD], notes)
+
+
+def _rates(synset: Synset) -> dict[str, Any] | None:
+    if synset.learned_lr is None:
+        return None
+    rates = synset.learned_lr.float()
+    return {"shape": list(rates.shape), "values": rates.reshape(-1).tolist()}
+
+
+def _labels(path: Path, info: dict[str, Any], notes: list[str]) -> stored.StoredLabels | None:
+    """Stored labels that lie beside the synset and belong to it; ``info`` says what they are."""
+    place = path.parent / "labels.safetensors"
+    if not place.is_file():
+        return None
+    labels = stored.read_labels(place)
+    if labels.synset_sha256 != info["sha256"]:
+        notes.append(f"left out: {place}, which labels another synset")
+        return None
+    with open_tensors(place, stored.KIND, stored.SCHEMA) as (_, header):
+        info["labels"] = {"header": header, "sha256": file_hash(place), "bytes": place.stat().st_size}
+    return labels
+
+
+def _evaluations(run: Path) -> list[Path]:
+    found = sorted((run / "evaluations").glob("*.json"))
+    return [path for path in found if not path.name.endswith(".cost.json")]
+
+
+def _places(board: Path | None, sha256: str) -> list[Place]:
+    """Where a synset stands on a board."""
+    if board is None and not Path("leaderboard/results").is_dir():
+        return []
+    return [
+        Place(result=result, verdict=row.verdict, rank=cell.rank(row))
+        for cell in read_board(board or Path("leaderboard")).cells
+        for row in cell.rows
+        for result in row.results
+        if result.synset.sha256 == sha256
+    ]
+
+
+def _claim(out: Path, sha256: str) -> None:
+    """Refuse a folder that holds anything but an export of this synset, whole or not.
+
+    Raises:
+        UserError: another export, or foreign files.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: a file, expected a folder")
+    if not out.exists():
+        return
+    there = {entry.name for entry in out.iterdir() if not is_temporary(entry)}
+    if INFO in there:
+        found = read_json(out / INFO, "export")
+        if isinstance(found, dict) and found.get("sha256") == sha256:
+            return
+        raise UserError(f"--out {out}: holds the export of another synset; choose another folder")
+    if there - {DATA, LABELS, PREVIEW, CARD} or CARD in there:
+        raise UserError(f"--out {out}: holds other files already; choose another folder")
+
+
+def _batches(synset: Synset) -> Iterator[list[Any]]:
+    for start in range(0, len(synset.images), ROWS):
+        yield arrays_of(synset, start, start + ROWS)
+
+
+def _write(path: Path, features: dict[str, Feature], batches: Iterator[list[Any]]) -> Path:
+    """One parquet file, a row group a batch."""
+    pa, pq = parquet()
+    first = next(batches)
+    made = schema(features, first)
+
+    def save(temporary: Path) -> None:
+        with pq.ParquetWriter(temporary, made, compression="zstd") as writer:
+            writer.write_table(pa.Table.from_arrays(first, schema=made))
+            for arrays in batches:
+                writer.write_table(pa.Table.from_arrays(arrays, schema=made))
+
+    write_atomic(path, save)
+    return path
+
+
+def _write_labels(labels: stored.StoredLabels, out: Path) -> list[Path]:
+    """A row a view in the order of epochs and images; whole epochs a file."""
+    each = max(1, SHARD // stored.label_bytes(1, labels.images, labels.classes))
+    starts = range(0, labels.epochs, each)
+    features = {"epoch": value("int64"), "index": value("int64"), "logits": lists("float16", 1, labels.classes)}
+
+    def epochs(start: int) -> Iterator[list[Any]]:
+        index = torch.arange(labels.images)
+        for epoch in range(start, min(start + each, labels.epochs)):
+            rows = labels.rows(epoch)
+            yield [nested(torch.full_like(index, epoch).numpy()), nested(index.numpy()), fixed(rows.numpy())]
+
+    return [
+        _write(out / LABELS / shard_name(number, len(starts)), features, epochs(start))
+        for number, start in enumerate(starts)
+    ]
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+
+
+def _sweep(out: Path, files: list[Path]) -> None:
+    """Remove parquet files of an earlier export of this synset, which had more of them."""
+    for folder in (DATA, LABELS):
+        for path in (out / folder).glob("train-*.parquet"):
+            if path not in files:
+                path.unlink()

@@ -1,0 +1,159 @@
+"""The board as papers print it: one LaTeX table of methods by dataset and budget."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from ddbench.leaderboard.columns import Measure
+from ddbench.leaderboard.pages.latex import BOOKTABS, escape, number
+from ddbench.leaderboard.pages.view import budget_text
+from ddbench.leaderboard.rows import Cell, Row, Score
+from ddbench.methods import METHODS, facts_of
+from ddbench.runtime.files import canonical_json
+
+ABSENT = "--"
+REFERENCES = {"random": "Random real images", "full": "All real images"}
+
+Named = tuple[str, int]
+"""A line: title of the method, and which of its rows in a column it has, from 0."""
+
+
+def wide_text(cells: Sequence[Cell], student: str = "", spread: str = "std") -> str:
+    """Tables of methods by (dataset, budget) that need the package booktabs; one for each protocol and kind of labels,
+    whose numbers are not to be compared.
+
+    In every column the best mean is bold; what cannot be told from it (95 % paired interval) is bold with an asterisk.
+    Where a method has several rows in a column each has a line, none is chosen. Methods stand in the order of their
+    mean rank.
+
+    Args:
+        student: whose accuracy; empty: of every column the one that ranks.
+        spread: ``std`` over the seeds, or ``interval``: half of the 95 % interval.
+    """
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(_group(cell), []).append(cell)
+    return BOOKTABS + "\n".join("\n".join(_table(found, student, spread)) for found in groups.values()) if cells else ""
+
+
+def _group(cell: Cell) -> str:
+    """What tables share whose numbers may stand beside each other."""
+    changed = dict(cell.protocol.changed)
+    described = cell.described.to_json()
+    return canonical_json([cell.protocol.name, cell.protocol.hash, changed, cell.label_kind, cell.precision, described])
+
+
+def _table(cells: Sequence[Cell], student: str, spread: str) -> Iterator[str]:
+    columns = [_lines_of(cell) for cell in cells]
+    scores = [
+        {name: score for name, row in lines.items() if (score := row.scores.get(_measure(cell, student)))}
+        for cell, lines in zip(cells, columns, strict=True)
+    ]
+    references = [title for title in REFERENCES.values() if any((title, 0) in column for column in scores)]
+    methods = {name for column in scores for name in column} - {(title, 0) for title in REFERENCES.values()}
+    yield "\\begin{table}"
+    yield "\\centering"
+    yield f"\\caption{{{_caption(cells, student, spread, scores)}}}"
+    head = cells[0]
+    yield f"\\label{{tab:{head.protocol.name}-{head.label_kind}}}".replace("_", "-")
+    yield f"\\begin{{tabular}}{{l{'r' * len(cells)}}}"
+    yield "\\toprule"
+    yield from _heads(cells)
+    yield "\\midrule"
+    for name in sorted(methods, key=lambda name: (_mean_rank(name, scores), name)):
+        yield _line(name, cells, scores, spread)
+    if methods and references:
+        yield "\\midrule"
+    for title in references:
+        yield _line((title, 0), cells, scores, spread)
+    yield "\\bottomrule"
+    yield "\\end{tabular}"
+    yield "\\end{table}"
+
+
+def _measure(cell: Cell, student: str) -> Measure:
+    return cell.main(student or cell.students[0])
+
+
+def _lines_of(cell: Cell) -> dict[Named, Row]:
+    """The rows of a column by the line that they stand in."""
+    count: Counter[str] = Counter()
+    found = {}
+    for row in cell.rows:
+        title = REFERENCES.get(row.reference) or title_of(row)
+        found[title, count[title]] = row
+        count[title] += 1
+    return found
+
+
+def title_of(row: Row) -> str:
+    """What a submitter calls the method, else what its authors do, else its name here."""
+    facts = facts_of(row.method) if row.method in METHODS else None
+    title = row.first.submission.method_title or (facts.title if facts else row.method)
+    return f"{title}, fixed network" if row.first.synset.fixed_network else title
+
+
+def _mean_rank(name: Named, scores: Sequence[dict[Named, Score]]) -> float:
+    """Over the columns where it has a rank; last without any."""
+    ranks = [column[name].rank for column in scores if name in column]
+    known = [rank for rank in ranks if rank is not None]
+    return sum(known) / len(known) if known else float("inf")
+
+
+def _heads(cells: Sequence[Cell]) -> Iterator[str]:
+    """A line of datasets over a line of budgets."""
+    over, rules, at = [""], [], 2
+    for (name, _), group in groupby(cells, key=lambda cell: (cell.dataset, cell.fingerprint)):
+        count = len(list(group))
+        over.append(f"\\multicolumn{{{count}}}{{c}}{{{escape(name)}}}")
+        rules.append(f"\\cmidrule(lr){{{at}-{at + count - 1}}}")
+        at += count
+    yield " & ".join(over) + " \\\\"
+    yield "".join(rules)
+    yield " & ".join(["Method", *(escape(budget_text(cell.budget)) for cell in cells)]) + " \\\\"
+
+
+def _line(name: Named, cells: Sequence[Cell], scores: Sequence[dict[Named, Score]], spread: str) -> str:
+    title, which = name
+    shown = [_entry(name, cell, column, spread) for cell, column in zip(cells, scores, strict=True)]
+    return " & ".join([escape(title if which == 0 else f"{title} ({which + 1})"), *shown]) + " \\\\"
+
+
+def _entry(name: Named, cell: Cell, column: dict[Named, Score], spread: str) -> str:
+    score = column.get(name)
+    if score is None:
+        return ABSENT
+    text = number(score.statistics, cell.described.unit, spread)
+    if score.odd:
+        return f"{text}$^{{\\dagger}}$"
+    if not score.best:
+        return text
+    sign = cell.main(cell.students[0]).sign
+    mean = sign * score.statistics["mean"]
+    top = all(mean <= sign * one.statistics["mean"] for one in column.values() if one.best)
+    return f"\\textbf{{{text}}}" + ("" if top else "$^{\\ast}$")
+
+
+def _caption(cells: Sequence[Cell], student: str, spread: str, scores: Sequence[dict[Named, Score]]) -> str:
+    head = cells[0]
+    how = "standard deviation" if spread == "std" else "half of the 95 \\% interval"
+    trained: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        trained.setdefault(student or cell.students[0], {})[cell.dataset] = None
+    on = "; ".join(
+        escape(name) + (f" on {escape(', '.join(sets))}" if len(trained) > 1 else "") for name, sets in trained.items()
+    )
+    unit = " in per cent" if head.described.unit == "fraction" else ""
+    text = (
+        f"{escape(head.described.title)}{unit}, mean $\\pm$ {how}; "
+        f"{escape(head.label_kind)} labels, protocol {escape(head.protocol.name)}"
+        f"{'' if head.protocol.standard else ' (non-standard)'}; student: {on}. "
+        "Bold: best of its column; $^{\\ast}$: cannot be told from the best (95 \\% paired interval)."
+    )
+    if any(score.odd for column in scores for score in column.values()):
+        text += " $^{\\dagger}$: measured with other settings."
+    if any(which for column in scores for _, which in column):
+        text += " A number behind a name: another synset of the same method."
+    return text

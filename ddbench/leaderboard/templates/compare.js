@@ -1,0 +1,74 @@
+
+/* Two rows of a table side by side: differences paired by network seed, as ddbench.statistics.paired_difference. */
+const T975 = [12.7062, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.306, 2.26216, 2.22814, 2.20099, 2.17881, 2.16037, 2.14479, 2.13145];
+
+/* Student's quantile for a 95 % interval: a table, and its expansion in 1 / degrees beyond. */
+function quantile(degrees) {
+  if (degrees <= T975.length) return T975[degrees - 1];
+  const z = 1.959964;
+  return z + (z ** 3 + z) / (4 * degrees) + (5 * z ** 5 + 16 * z ** 3 + 3 * z) / (96 * degrees ** 2) + (3 * z ** 7 + 19 * z ** 5 + 17 * z ** 3 - 15 * z) / (384 * degrees ** 3);
+}
+
+/* Of `[seed, value]` lists: mean of ours - theirs, half of its interval (null for one seed), number of common seeds. */
+function paired(ours, theirs) {
+  const other = new Map(theirs);
+  const differences = ours.filter(([seed]) => other.has(seed)).map(([seed, value]) => value - other.get(seed));
+  const n = differences.length;
+  if (!n) return null;
+  const mean = differences.reduce((a, b) => a + b, 0) / n;
+  if (n === 1) return { mean, half: null, n };
+  const variance = differences.reduce((sum, d) => sum + (d - mean) ** 2, 0) / (n - 1);
+  return { mean, half: quantile(n - 1) * Math.sqrt(variance / n), n };
+}
+
+/* Rows that can be compared: with every run on the page, and one synset each. */
+const comparable = (table, details) => table.rows.filter((row) => row.id && details.has(row.id) && details.get(row.id).results.length === 1);
+const rowTitle = (row) => (row.e[1][3] ? `${row.e[1][0]} (${row.e[1][3]})` : row.e[1][0]);
+const signed = (value, unit) => (value < 0 ? "−" : "+") + shown(Math.abs(value), unit);
+
+function verdict({ mean, half }, better) {
+  if (half === null) return "one seed";
+  if (mean - half <= 0 && mean + half >= 0) return "tie";
+  return mean > 0 === (better === "higher") ? "better" : "worse";
+}
+
+/* The table of two rows: each student's accuracy with the difference, then cost. */
+function comparison(row, other, table, board, details) {
+  const [mine, theirs] = [row, other].map((one) => details.get(one.id).results[0]);
+  const run = new Map(theirs.runs);
+  const order = ([student]) => table.students.indexOf(student); // the student that ranks comes first
+  const lines = mine.runs.filter(([student]) => run.has(student)).sort((a, b) => order(a) - order(b)).map(([student, metrics]) => {
+    const [a, b] = [metrics[0], run.get(student)[0]];
+    const unit = board.texts[a[2]];
+    const found = paired(a[3], b[3]);
+    const half = found && found.half !== null ? ` (${signed(found.mean - found.half, unit)} to ${signed(found.mean + found.half, unit)})` : "";
+    return [student, a[1], b[1], found ? signed(found.mean, unit) + half : "–", found ? found.n : 0, found ? verdict(found, table.better) : "no common seed"];
+  });
+  for (const name of ["stored", "distillation"]) {
+    const i = table.columns.findIndex((column) => column.g === "cost" && column.t === name);
+    const [a, b] = [row.e[i], other.e[i]];
+    if (a && b) lines.push([name, a[0], b[0], b[1] > 0 ? `× ${Number((a[1] / b[1]).toPrecision(3))}` : "–", "", ""]);
+  }
+  const pictures = [[row, mine], [other, theirs]].map(([one, result]) => preview(result, board.pictures, one.m)).filter((one) => one && one.tagName === "FIGURE");
+  return [
+    simpleTable(["student", row.e[1][0], other.e[1][0], "difference (95 % interval)", "paired seeds", "this row is"], lines, [1, 2, 3, 4]),
+    pictures.length === 2 ? h("div", { class: "pair" }, pictures) : null,
+  ];
+}
+
+/* The choice of another row of the table, and what it gives; `chosen(id)` is told. */
+function compareSection(row, table, board, details, wanted, chosen) {
+  const others = comparable(table, details).filter((one) => one.id !== row.id);
+  if (!others.length || !comparable(table, details).includes(row)) return null;
+  const hold = h("div", { "aria-live": "polite" });
+  const select = h("select", { id: "compare", "aria-label": "Compare with another row" }, h("option", { value: "" }, "another row"), others.map((one) => h("option", { value: one.id }, rowTitle(one))));
+  const draw = () => {
+    const other = others.find((one) => one.id === select.value);
+    hold.replaceChildren(...(other ? comparison(row, other, table, board, details).filter(Boolean) : []));
+    chosen(other ? other.id : null);
+  };
+  select.addEventListener("change", draw);
+  if (others.some((one) => one.id === wanted)) select.value = wanted;
+  draw();
+  return h("section", { class: "compare", "aria-label": "Compare" }, h("p", {}, h("label", {}, h("b", {}, "Compare with "), select)), hold);
+}

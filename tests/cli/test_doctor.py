@@ -1,0 +1,80 @@
+"""``ddbench doctor``: what it tells of this machine, and of one that lacks something."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import listing
+
+from ddbench.cli import doctor
+
+ROOT = Path(__file__).parents[2]
+
+
+def report(ddb: Callable, *flags: object) -> dict:
+    return json.loads(ddb("doctor", "--json", *flags).out)
+
+
+def test_the_table_of_packages_is_that_of_the_project():
+    path = ROOT / "pyproject.toml"
+    if not path.is_file():
+        pytest.skip("not in a checkout")
+    project = tomllib.loads(path.read_text())["project"]
+
+    def names(requirements: list[str]) -> set[str]:
+        return {one.split(">")[0].split("=")[0].strip() for one in requirements}
+
+    assert names(project["dependencies"]) == set(doctor.NEEDED)
+    extras = {name: names(one) for name, one in project["optional-dependencies"].items()}
+    for own in ("page", "test", "lint"):  # for those who work on ddbench
+        del extras[own]
+    assert {name: set(one) for name, (one, _) in doctor.EXTRAS.items()} == extras
+
+
+def test_a_machine_where_all_is_well(ddb: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "MNIST/raw").mkdir(parents=True)
+    (tmp_path / "MNIST/raw/train-images-idx3-ubyte.gz").touch()
+    (tmp_path / "runs").mkdir()
+    before = listing(tmp_path)
+    monkeypatch.setattr(doctor, "LITTLE_DISK", 0)
+    found = report(ddb, "--data", tmp_path)
+    assert found["problems"] == []
+    assert found["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert found["threads"] == torch.get_num_threads()
+    assert found["data"]["datasets"]["mnist"]
+    assert not found["data"]["datasets"]["cifar10"]
+    assert found["here"]["holds"] == ["runs"]
+    text = ddb("doctor", "--data", tmp_path).out
+    assert "datasets  digits, mnist" in text
+    assert text.splitlines()[-1] == "next: ddbench demo"
+    assert listing(tmp_path) == before
+
+
+def test_what_is_missing_is_told_with_its_verb(ddb: Callable, monkeypatch: pytest.MonkeyPatch):
+    whole = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "pyarrow" else whole(name))
+    found = {one["for"]: one for one in report(ddb)["missing"]}
+    assert found["push, pull"]["packages"] == ["pyarrow"]
+    assert 'pip install ".[hub]"' in ddb("doctor").out
+
+
+def test_problems_end_with_one(ddb: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(doctor, "LITTLE_DISK", 2**80)
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "kornia" else "1")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    result = ddb("doctor")
+    assert result.code == 1
+    problems = [line for line in result.out.splitlines() if line.startswith("PROBLEM")]
+    assert "not installed: kornia" in problems[0]
+    assert "torch does not work here: ModuleNotFoundError" in problems[1]
+    assert "of disk free" in problems[2]
+    assert "next:" not in result.out

@@ -1,0 +1,136 @@
+"""``ddbench push`` and ``pull`` against a stand-in of the hub on this machine; the token is never told."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import Outcome
+from hub_server import TOKEN, Hub, serving
+from made_synsets import KINDS, write_run, write_view_labels
+
+from ddbench.synset import FILE
+
+constants = pytest.importorskip("huggingface_hub.constants")
+pytest.importorskip("pyarrow")
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with serving() as made:
+        yield made
+
+
+def point_to(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """What HF_ENDPOINT does before the library is imported."""
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+@pytest.fixture
+def command(hub: Hub, ddb: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """``command("push", ..., token="...")``: a command that knows this hub only; what it prints never has the token."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HF_OIDC_RESOURCE", raising=False)
+    point_to(monkeypatch, hub.address)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+
+    def call(*argv: object, token: str = TOKEN) -> Outcome:
+        monkeypatch.setenv("HF_TOKEN", token)
+        found = ddb(*argv)
+        assert TOKEN not in found.out + found.err
+        return found
+
+    return call
+
+
+def refusal(found: Outcome) -> str:
+    """The one line of a refused command."""
+    assert found.code == 2, found.err
+    lines = [line for line in found.err.splitlines() if line.startswith("ddbench: error: ")]
+    assert len(lines) == 1, found.err
+    return lines[0]
+
+
+def test_there_and_back(command: Callable, hub: Hub, random_run: Path, tmp_path: Path):
+    found = command("push", random_run, "me/digits", "--private", "--quiet")
+    assert found.code == 0, found.err
+    assert f"published: {hub.address}/datasets/me/digits" in found.out
+    assert hub.private["me/digits"]
+    assert {"README.md", "synset.json", "preview.png", "data/train-00000-of-00001.parquet"} < set(
+        hub.files["me/digits"]
+    )
+    found = command("pull", "me/digits", "--out", tmp_path / "back", "--quiet")
+    assert found.code == 0, found.err
+    assert (tmp_path / "back" / FILE).read_bytes() == (random_run / FILE).read_bytes()
+    assert f"me/digits@{hub.commit('me/digits')}" in (tmp_path / "back/config.json").read_text()
+    assert "holds a synset already" in refusal(command("pull", "me/digits", "--out", tmp_path / "back"))
+    shutil.rmtree(tmp_path / "cache")
+    assert "none that your token may read" in refusal(command("pull", "me/digits", "--out", tmp_path / "b", token=""))
+
+
+def test_a_new_version_replaces_the_files(command: Callable, hub: Hub, tmp_path: Path):
+    run = write_run(tmp_path / "run", replace(KINDS["network input"], dataset="digits"))
+    write_view_labels(run)
+    assert command("push", run, "me/x", "--quiet").code == 0
+    assert "labels/train-00000-of-00001.parquet" in hub.files["me/x"]
+    assert not hub.private["me/x"]
+    assert command("export", run, "--format", "hub", "--out", "pub").code == 0
+    (tmp_path / "pub/README.md").write_text("---\nconfigs: []\n---\nmy own words")
+    (tmp_path / "pub/secret.txt").write_text("not for the hub")
+    (run / "labels.safetensors").unlink()
+    assert command("push", "pub", "me/x", "--quiet").code == 0
+    assert b"my own words" in hub.files["me/x"]["README.md"]
+    assert "secret.txt" not in hub.files["me/x"]
+    assert command("push", run, "me/x", "--quiet").code == 0
+    assert not [path for path in hub.files["me/x"] if path.startswith("labels/")]
+
+
+def test_what_is_refused(command: Callable, hub: Hub, random_run: Path, tmp_path: Path):
+    assert "OWNER/NAME" in refusal(command("push", random_run, "digits"))
+    assert "OWNER/NAME" in refusal(command("pull", "a/b/c", "--out", tmp_path / "a"))
+    assert "no such synset" in refusal(command("push", tmp_path / "nowhere", "me/x"))
+    assert not hub.asked
+    assert "hf auth login" in refusal(command("push", random_run, "me/x", token="hf_wrong"))
+    assert "hf auth login" in refusal(command("push", random_run, "me/x", token=""))
+    hub.files["me/other"] = {"README.md": b"words", "train.csv": b"1,2"}
+    hub.private["me/other"] = False
+    assert "no synset of ddbench is there already" in refusal(command("push", random_run, "me/other"))
+    assert set(hub.files["me/other"]) == {"README.md", "train.csv"}
+    assert "no synset of ddbench" in refusal(command("pull", "me/other", "--out", tmp_path / "a"))
+    assert "no such dataset" in refusal(command("pull", "me/nowhere", "--out", tmp_path / "a"))
+    assert not (tmp_path / "a").exists()
+
+
+def test_no_way_to_the_hub(command: Callable, random_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert "no way to the hub" in refusal(command("push", random_run, "me/x", token=f"{TOKEN}\n é"))
+    point_to(monkeypatch, "http://127.0.0.1:9")
+    assert "no way to the hub" in refusal(command("push", random_run, "me/x"))
+    assert "no way to the hub" in refusal(command("pull", "me/x", "--out", tmp_path / "a"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "offline" in refusal(command("push", random_run, "me/x"))
+
+
+def test_without_the_library_one_line(random_run: Path, refused: Callable, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    refused(["push", random_run, "me/x"], "huggingface_hub", 'pip install ".[hub]"')
+
+
+def test_errors_are_cleared_of_tokens():
+    from ddbench.hub.remote import _clear
+
+    class Library:
+        @staticmethod
+        def get_token() -> str:
+            return "a-token-of-another-form"
+
+    text = "Illegal header value b'Bearer abc def', hf_0123, a-token-of-another-form"
+    told = _clear(Library, ValueError(text))
+    for secret in ("abc", "hf_0123", "another-form"):
+        assert secret not in told

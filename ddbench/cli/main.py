@@ -32,6 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "scores": ("ddbench.cli.scores", "DD-Ranking's scores of a synset: HLR, IOR, LRS, ARS"),
     "submit": ("ddbench.cli.submit", "turn an evaluated run into a leaderboard row"),
     "reproduce": ("ddbench.cli.reproduce", "fill the cells of a plan, cheapest first, within a time budget"),
+    "slurm": ("ddbench.cli.slurm", "print or submit the batch script that runs a verb on a Slurm cluster"),
     "leaderboard": ("ddbench.cli.leaderboard", "build or show the board"),
     "import": ("ddbench.cli.import_", "read a synset that other code published"),
     "export": ("ddbench.cli.export", "write a synset as PNG folders, preview grid, npz, or a dataset for hubs"),

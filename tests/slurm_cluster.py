@@ -105,6 +105,8 @@ def running(folder: Path, cpus: int = 2, jobs: int = 100) -> Iterator[Cluster]:
                 _wait_for((folder / "munge.socket").exists, folder)
         _wait_for(lambda: _node(cluster) == "idle", folder)
         yield cluster
+        cluster.call("scancel", f"--user={getpass.getuser()}")  # no process of a task outlives it
+        _wait_for(lambda: not cluster.call("squeue", "--noheader"), folder)
     finally:
         for one in reversed(started):
             one.terminate()

@@ -8,6 +8,7 @@ from typing import Any
 
 import tyro
 
+from ddbench.cli.engine import Engines, fan_out
 from ddbench.cli.parse import parse
 from ddbench.cli.settings import Common, worker_count
 from ddbench.cli.shards import Sharded, print_status, with_shard
@@ -19,7 +20,7 @@ from ddbench.runtime.progress import Console
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(Common, Sharded):
+class Args(Common, Engines, Sharded):
     """Record experts: networks trained on real data, every epoch's weights kept."""
 
     dataset: str = "digits"
@@ -100,7 +101,12 @@ def main(argv: list[str]) -> None:
             )
         {"verify": _verify, "info": _info, "import": _import}[argv[0]](argv[1:])
         return
-    _record(arguments(argv))
+    args = arguments(argv)
+    if args.status:
+        _record(args)
+        return
+    with fan_out(args) as asked:
+        _record(asked)
 
 
 def arguments(argv: list[str]) -> Args:

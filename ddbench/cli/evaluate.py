@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tyro
 
+from ddbench.cli.engine import ENGINE, Engines, fan_out
 from ddbench.cli.parse import parse
 from ddbench.cli.shards import SHARE, Sharded, print_status, with_shard
 from ddbench.evaluation.start import Asked, evaluate, status
@@ -15,7 +16,7 @@ from ddbench.measurements.suite import BUDGETS, NOISE
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(Asked, Sharded):
+class Args(Asked, Engines, Sharded):
     """Score a synset: students x seeds under a protocol; accuracy of the last epoch, the test set used once a run."""
 
     run: tyro.conf.Positional[Path]
@@ -33,7 +34,8 @@ EXAMPLES = """  ddbench evaluate runs/digits-ipc1-mtt-s0
   ddbench evaluate runs/digits-ipc10-random-s0 --protocol kd-v1        # after: ddbench teacher
   ddbench evaluate runs/digits-ipc1-mtt-s0 --protocol my-protocol.toml
   ddbench evaluate runs/digits-ipc1-mtt-s0 --seeds 24 --shard 0/2       # and 1/2 elsewhere: the last one writes
-  ddbench evaluate runs/digits-ipc1-mtt-s0 --seeds 24 --status"""
+  ddbench evaluate runs/digits-ipc1-mtt-s0 --seeds 24 --status
+  ddbench evaluate runs/digits-ipc1-mtt-s0 --seeds 24 --engine ray --gpu-share 0.25"""
 
 
 GROUPS = {
@@ -50,7 +52,7 @@ GROUPS = {
         "max_images",
         "keep_weights",
     ),
-    "how it computes": ("device", "workers", "threads", "at_once", "precision", "compile"),
+    "how it computes": ("device", "workers", "threads", "at_once", "precision", "compile", *ENGINE),
     "how it is shared out": SHARE,
     "where it is, and where it goes": ("data", "download", "size", "out", "quiet"),
 }
@@ -64,7 +66,8 @@ def main(argv: list[str]) -> None:
     if args.status:
         print_status(*status(args.run, args))
         return
-    found = evaluate(args.run, args, shard)
+    with fan_out(args) as asked:
+        found = evaluate(asked.run, asked, shard)
     print(found)
     print(f"result: {found.path}")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from ddbench.cli.engine import Engines, fan_out
 from ddbench.cli.parse import parse
 from ddbench.cli.settings import worker_count
 from ddbench.cli.shards import Sharded, print_status, with_shard
@@ -34,7 +35,7 @@ EXAMPLES = """  ddbench leaderboard verify                                  # al
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyArgs(Sharded):
+class VerifyArgs(Engines, Sharded):
     """Flags of ``leaderboard verify``."""
 
     ids: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -122,14 +123,15 @@ def verify(argv: list[str]) -> None:
     known = {row.id: row for row in rows}
     refused, verdicts = [], []
     limit = None if args.max_minutes is None else 60 * args.max_minutes
-    for outcome in verify_rows(request, rows, limit):
-        row = known.pop(outcome.id)
-        if outcome.verification is None:
-            refused.append(outcome.refused)
-            print(f"{outcome.id} not verified: {outcome.refused}")
-        else:
-            verdicts.append(outcome.verification.verdict)
-            print_verification(row, outcome.verification)
+    with fan_out(args):
+        for outcome in verify_rows(request, rows, limit):
+            row = known.pop(outcome.id)
+            if outcome.verification is None:
+                refused.append(outcome.refused)
+                print(f"{outcome.id} not verified: {outcome.refused}")
+            else:
+                verdicts.append(outcome.verification.verdict)
+                print_verification(row, outcome.verification)
     if known:
         print(f"stopped after {args.max_minutes:g} minutes, {len(known)} row(s) not finished; the same command goes on")
     if verdicts:

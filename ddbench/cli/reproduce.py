@@ -11,6 +11,7 @@ from pathlib import Path
 
 import tyro
 
+from ddbench.cli.engine import Engines, fan_out
 from ddbench.cli.parse import parse
 from ddbench.cli.settings import Common, worker_count
 from ddbench.cli.shards import Sharded, print_status, with_shard
@@ -35,7 +36,7 @@ from ddbench.runtime.progress import Console
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(Common, Sharded):
+class Args(Common, Engines, Sharded):
     """Fill a board by a plan: experts, teachers, synsets, scores and rows of every cell that has no row yet.
 
     Killed at any moment, or stopped by its budget, the same command goes on where it was.
@@ -74,7 +75,8 @@ def main(argv: list[str]) -> None:
     args = arguments(argv)
     deadline = None if args.budget is None else time.monotonic() + parse_span(args.budget)
     plan = find_plan(args.plan)
-    workers, threads = worker_count(args.workers, args.threads)
+    # cells on other machines: the cores of this one say nothing
+    workers, threads = worker_count(args.workers, args.threads or (1 if args.engine == "ray" else 0))
     cells = choose_cells(plan, args.only)
     workshop = workshop_of(args, plan, threads)
     own, failed = own_cells(cells, args.part), {}
@@ -83,7 +85,8 @@ def main(argv: list[str]) -> None:
         return
     if not args.dry_run:
         job, console = "ddbench.cli.reproduce:do_cell", Console(args.quiet)
-        failed = fill(job, plan, workshop, own, workers=workers, deadline=deadline, console=console)
+        with fan_out(args):
+            failed = fill(job, plan, workshop, own, workers=workers, deadline=deadline, console=console)
     print(plan.title)
     if _print(cells, args.leaderboard, failed) and not args.dry_run:
         workshop.units.clear()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tyro
 
+from ddbench.cli.engine import Engines, fan_out
 from ddbench.cli.parse import parse
 from ddbench.cli.shards import Sharded, print_status, with_shard
 from ddbench.evaluation.ddranking.definitions import SCORES, TITLES
@@ -15,7 +16,7 @@ from ddbench.statistics import interval_words
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(Asked, Sharded):
+class Args(Asked, Engines, Sharded):
     """DD-Ranking's scores of a synset: how well it does without soft labels and augmentation, against random images.
 
     Everything trained is kept: killed at any moment, the same command goes on.
@@ -44,7 +45,9 @@ def run_scores(args: Args) -> None:
     if args.status:
         print_status(*status(args.run, args))
         return
-    _print(score(args.run, args, shard))
+    with fan_out(args) as asked:
+        scored = score(asked.run, asked, shard)
+    _print(scored)
 
 
 def _print(scored: Scored) -> None:

@@ -3,7 +3,7 @@
 A job is a picklable payload for one top-level function; it must be idempotent. Workers start warm: a server process
 that has imported the function's module and computed nothing (no threads, no CUDA state) forks them, so that torch is
 imported once for all. Where there is no forking they are spawned. A worker ends when the process that started it does,
-however that ended.
+however that ended. Another engine (``ray_jobs.py``) may take the place of these processes.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from multiprocessing import forkserver, parent_process
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Protocol
 
 from ddbench.runtime.errors import UserError
 
@@ -28,6 +29,28 @@ ATTEMPTS = 3
 
 class WorkerDied(UserError):
     """The processes that tried a job were killed."""
+
+
+class Engine(Protocol):
+    """What runs jobs in place of processes of this machine."""
+
+    def run(
+        self, target: str, shared: Any, payloads: Sequence[Any], workers: int, deadline: float | None
+    ) -> Iterator[tuple[int, Any]]:
+        """As :func:`run_jobs`."""
+
+
+_ENGINE: ContextVar[Engine | None] = ContextVar("engine", default=None)
+
+
+@contextlib.contextmanager
+def engine(one: Engine) -> Iterator[None]:
+    """Let jobs run on another engine for the block."""
+    token = _ENGINE.set(one)
+    try:
+        yield
+    finally:
+        _ENGINE.reset(token)
 
 
 def run_jobs(
@@ -46,6 +69,10 @@ def run_jobs(
         UserError: a job raised one, or its process died :data:`ATTEMPTS` times.
         RuntimeError: a job raised anything else (with its traceback as text).
     """
+    other = _ENGINE.get()
+    if other is not None:
+        yield from other.run(target, shared, payloads, workers, deadline)
+        return
     if deadline is None and (workers <= 1 or len(payloads) <= 1):
         function = resolve(target)
         for index, payload in enumerate(payloads):
@@ -84,15 +111,12 @@ def run_jobs(
                     busy.append(worker)
                     worker.give(index, payloads)
                     continue
-                if kind == "user-error":
-                    raise UserError(value)
-                if kind == "error":
-                    raise RuntimeError(f"a worker failed:\n{value}")
+                result = unwrapped(kind, value)
                 if waiting:
                     worker.give(waiting.pop(), payloads)
                 else:
                     busy.remove(worker)
-                yield index, value
+                yield index, result
     finally:
         for worker in crew:
             worker.stop()
@@ -104,7 +128,7 @@ def warm(target: str) -> None:
     Args:
         target: ``"module:function"`` or ``"module"``. What the first call names is imported; later ones change nothing.
     """
-    if _method() == "forkserver":
+    if _method() == "forkserver" and _ENGINE.get() is None:
         # 3.11 to 3.13 do not hand our sys.path to the server; what it cannot import, each worker imports itself.
         multiprocessing.set_forkserver_preload([target.partition(":")[0]])
         forkserver.ensure_running()
@@ -122,6 +146,29 @@ def resolve(target: str) -> Any:
     """The function that ``"module:function"`` names."""
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def answer(function: Callable[..., Any], *given: Any) -> tuple[str, Any]:
+    """What a worker sends back: ``(kind, value)``, the value being an error's text where there was one."""
+    try:
+        return "ok", function(*given)
+    except UserError as error:
+        return "user-error", str(error)
+    except Exception:
+        return "error", traceback.format_exc()
+
+
+def unwrapped(kind: str, value: Any) -> Any:
+    """The value of an answer.
+
+    Raises:
+        UserError, RuntimeError: the job raised one, or anything else.
+    """
+    if kind == "user-error":
+        raise UserError(value)
+    if kind == "error":
+        raise RuntimeError(f"a worker failed:\n{value}")
+    return value
 
 
 class _Worker:
@@ -164,14 +211,6 @@ def _serve(pipe: Connection, target: str, shared: Any, environment: dict[str, st
         except (EOFError, OSError, KeyboardInterrupt):
             return
         try:
-            answer = ("ok", function(shared, payload))
-        except UserError as error:
-            answer = ("user-error", str(error))
-        except KeyboardInterrupt:
-            return
-        except Exception:
-            answer = ("error", traceback.format_exc())
-        try:
-            pipe.send(answer)
-        except OSError:
+            pipe.send(answer(function, shared, payload))
+        except (OSError, KeyboardInterrupt):
             return

@@ -10,9 +10,11 @@ from pathlib import Path
 from ddbench.runtime.errors import UserError
 
 
-def job(shared: Path, payload: tuple[str, int]) -> tuple[int | str | None, int]:
+def job(shared: Path, payload: tuple[str, int | Path]) -> tuple[int | str | None, int]:
     """Do what the payload says; returns its value and the number of the process."""
     what, value = payload
+    if what == "read":
+        return value.read_text(), os.getpid()
     if what == "environment":
         return os.environ.get("DDBENCH_TEST_VALUE"), os.getpid()
     if what == "die-once" and not (shared / f"died-{value}").exists():

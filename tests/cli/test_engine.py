@@ -1,0 +1,79 @@
+"""``--engine``: what is refused, without ray and with it, before anything is written."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import random_tiny
+
+from ddbench.runtime import jobs
+from ddbench.runtime.jobs import run_jobs
+
+VERBS = [
+    ["buffer", "--dataset", "digits"],
+    ["evaluate", "run"],
+    ["scores", "run"],
+    ["reproduce", "digits-cpu"],
+]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ddb: Callable) -> Path:
+    monkeypatch.chdir(tmp_path)
+    assert ddb(*random_tiny(tmp_path / "run")).code == 0
+    return tmp_path
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb[0])
+def test_without_ray(verb: list[str], here: Path, refused: Callable, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    refused([*verb, "--engine", "ray"], "--engine ray needs the package ray: pip install", "[ray]")
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb[0])
+def test_flags_of_ray_without_it(verb: list[str], here: Path, refused: Callable):
+    refused([*verb, "--ray-address", "a:1"], "--ray-address a:1: give --engine ray with it")
+    refused([*verb, "--gpu-share", "0.5"], "--gpu-share 0.5: give --engine ray with it")
+
+
+@pytest.mark.parametrize(
+    ("flags", "needle"),
+    [
+        (["--gpu-share", "1.5"], "--gpu-share 1.5: expected 0 to 1"),
+        (["--gpu-share", "nan"], "--gpu-share nan: expected 0 to 1"),
+        (["--workers", "-1"], "--workers -1"),
+        (["--engine", "dask"], "'local', 'ray'"),
+        (["--ray-address", "head"], "--ray-address head: expected HOST:PORT"),
+        (["--ray-address", "ray://head:6379"], "expected HOST:PORT"),
+        (["--ray-address", "head:99999"], "expected HOST:PORT"),
+        (["--ray-address", "127.0.0.1:1"], "--ray-address 127.0.0.1:1: nothing answers there"),
+    ],
+)
+def test_refusals(flags: list[str], needle: str, here: Path, refused: Callable):
+    if importlib.util.find_spec("ray") is None and flags[0] == "--ray-address":
+        pytest.skip("ray is not installed")
+    begin = time.monotonic()
+    refused(["evaluate", "run", "--engine", "ray", *flags], needle)
+    assert time.monotonic() - begin < 30
+
+
+class Backwards:
+    """An engine that does the last job first."""
+
+    def run(
+        self, target: str, shared: Any, payloads: Sequence[Any], workers: int, deadline: float | None
+    ) -> Iterator[tuple[int, Any]]:
+        for index in reversed(range(len(payloads))):
+            yield index, jobs.resolve(target)(shared, payloads[index])
+
+
+def test_jobs_run_on_the_engine_of_the_block():
+    with jobs.engine(Backwards()):
+        assert list(run_jobs("builtins:pow", 2, [1, 2, 3], workers=1)) == [(2, 8), (1, 4), (0, 2)]
+    assert list(run_jobs("builtins:pow", 2, [1, 2, 3], workers=1)) == [(0, 2), (1, 4), (2, 8)]

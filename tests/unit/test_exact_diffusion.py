@@ -104,9 +104,7 @@ class Two(Backend):
     ("guidance", "expected"), [(0.0, [10, 10]), (1.0, [1, 3]), (4.0, [-26, -18]), (-1.0, [19, 17])]
 )
 def test_guidance_goes_from_the_null_class(guidance: float, expected: list[float]):
-    """``null + g (class - null)``: 1 is the class alone and 0 the null class; by the other custom, in which 0 is the class
-    alone, gives ``(1 + g) class - g null``.
-    """
+    """``null + g (class - null)``: 1 is the class alone, 0 the null class. Others write ``(1 + g) class - g null``."""
     found = Two().noise(torch.zeros(2, 1, 1, 1), 500, torch.tensor([0, 1]), guidance)
     assert found.flatten().tolist() == expected
 

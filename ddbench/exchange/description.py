@@ -151,8 +151,8 @@ def _hints(
     notes = []
     if content.sets > 1 and settings.index == 0:
         notes.append(
-            "the first of several sets: DC's are experiments; DataDAM's are one run's, one an evaluation, and the last is "
-            "its result: --index -1"
+            "the first of several sets: DC's are experiments; DataDAM's are one run's, one an evaluation, and the last "
+            "is its result: --index -1"
         )
     floats = content.header is None and content.images.is_floating_point()
     guessed = floats and settings.preprocess == "auto" and not settings.mean

@@ -122,7 +122,7 @@ def test_datadam(take: Callable, tmp_path: Path):
     path = save(tmp_path / "res_DataDAM_x_1ipc_.pt", {"data": sets, "accs_all_exps": {"ConvNet": []}})
     synset, said = take(path)
     assert torch.equal(synset.images, draw(20, 1, 8, 8))
-    assert "the last is its result: --index -1" in said
+    assert "is its result: --index -1" in said
     synset, said = take(path, "--index", -1)
     assert torch.equal(synset.images, draw(20, 1, 8, 8) + 4)
     assert "--index -1" not in said

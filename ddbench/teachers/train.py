@@ -223,22 +223,36 @@ def train_teacher(
                 dataset=spec.name,
                 student=student,
             )
-        test = predict(net, inputs_of(dataset.test, preprocess, place), precision=recipe.precision)
-        cost = meter.report(devices.describe(place), epochs=recipe.epochs)
-        write_json(path.with_name(f"{path.stem}.cost.json"), cost)
-        write_teacher(
-            path,
-            net,
-            dataset=dataset,
-            preprocess=preprocess,
-            student=student,
-            recipe=recipe.to_json(),
-            curves=progress.curves,
-            test_accuracy=round(accuracy(test, dataset.test.labels), 6),
-            versions=devices.versions(),
-        )
+        _write(path, progress, dataset=dataset, preprocess=preprocess, student=student, place=place)
         partial.unlink(missing_ok=True)
     return read_teacher(path)
+
+
+def _write(
+    path: Path,
+    progress: _Progress,
+    *,
+    dataset: Dataset,
+    preprocess: Preprocess,
+    student: str,
+    place: torch.device,
+) -> None:
+    """Test the trained network once and write it, and what it cost beside it."""
+    net, recipe = progress.net, progress.recipe
+    test = predict(net, inputs_of(dataset.test, preprocess, place), precision=recipe.precision)
+    cost = progress.meter.report(devices.describe(place), epochs=recipe.epochs)
+    write_json(path.with_name(f"{path.stem}.cost.json"), cost)
+    write_teacher(
+        path,
+        net,
+        dataset=dataset,
+        preprocess=preprocess,
+        student=student,
+        recipe=recipe.to_json(),
+        curves=progress.curves,
+        test_accuracy=round(accuracy(test, dataset.test.labels), 6),
+        versions=devices.versions(),
+    )
 
 
 def _train(

@@ -42,6 +42,7 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable, write_atomic, write_bytes, write_json
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
+from ddbench.runtime.signs import turn
 from ddbench.runtime.tensors import open_tensors, write_tensors
 
 CHECKPOINT_KIND = "ddbench-diffusion-checkpoint"
@@ -127,43 +128,55 @@ def train_model(
     folder = model_folder(root, spec.name, recipe.key(dataset.fingerprint))
     partial = folder.with_name(f"{folder.name}{PARTIAL}")
     if (folder / FILE).exists():
-        model = read_model(folder)
-        partial.unlink(missing_ok=True)
-        console.say(f"trained already: {folder}")
-        return model
+        return _finished(folder, partial, console)
     ensure_writable(folder.parent)
-    devices.prepare(threads)
-    with seeds.isolated(recipe.seed, "diffusion", "weights"):
-        net = library.UNet2DModel(**unet_config(recipe, spec.channels, spec.size, spec.classes))
-    training = _Training(net.to(place), split, spec.classes, recipe, flip=spec.flip, device=place)
-    progress = _Progress(partial, training, recipe, meter)
-    done = progress.load()
-    if done:
-        console.say(f"going on after step {done} of {recipe.steps}")
-    with console.bar(f"diffusion model ({spec.name}, {recipe.steps} steps)", recipe.steps, done) as bar:
-        for step in range(done, recipe.steps):
-            loss = training.step(step)
-            if not math.isfinite(loss) or (step + 1 == recipe.steps and not training.finite()):
-                partial.unlink(missing_ok=True)
-                raise UserError(
-                    f"diffusion model of {spec.name}: its training diverged, at step {step + 1} loss or weights are "
-                    f"not finite; lower --lr (now {recipe.lr:g})"
-                )
-            progress.note(step + 1, loss)
-            bar.advance(f"loss {progress.recent:.4f}")
-    net.load_state_dict(training.average)
-    backend = PixelUNet(net.requires_grad_(False), training.scheduler.alphas_cumprod, place)
-    write_bytes(folder / SAMPLES, sample_grid(backend, seed=recipe.seed))
-    _save(folder, net, library)
-    write_json(
-        folder / COST, meter.report(devices.describe(place), steps=recipe.steps, parameters=parameter_count(net))
-    )
-    versions = {**devices.versions(), "diffusers": str(library.__version__)}
-    write_json(
-        folder / FILE, write_description(folder, dataset, recipe, parameter_count(net), progress.losses, versions)
-    )
-    partial.unlink(missing_ok=True)
+    with turn(folder, "diffusion model", console.say):
+        if (folder / FILE).exists():  # another process trained it meanwhile
+            return _finished(folder, partial, console)
+        devices.prepare(threads)
+        with seeds.isolated(recipe.seed, "diffusion", "weights"):
+            net = library.UNet2DModel(**unet_config(recipe, spec.channels, spec.size, spec.classes))
+        training = _Training(net.to(place), split, spec.classes, recipe, flip=spec.flip, device=place)
+        progress = _Progress(partial, training, recipe, meter)
+        done = progress.load()
+        if done:
+            console.say(f"going on after step {done} of {recipe.steps}")
+        with console.bar(f"diffusion model ({spec.name}, {recipe.steps} steps)", recipe.steps, done) as bar:
+            for step in range(done, recipe.steps):
+                loss = training.step(step)
+                if not math.isfinite(loss) or (step + 1 == recipe.steps and not training.finite()):
+                    partial.unlink(missing_ok=True)
+                    raise UserError(
+                        f"diffusion model of {spec.name}: its training diverged, at step {step + 1} loss or weights "
+                        f"are not finite; lower --lr (now {recipe.lr:g})"
+                    )
+                progress.note(step + 1, loss)
+                bar.advance(f"loss {progress.recent:.4f}")
+        net.load_state_dict(training.average)
+        backend = PixelUNet(net.requires_grad_(False), training.scheduler.alphas_cumprod, place)
+        write_bytes(folder / SAMPLES, sample_grid(backend, seed=recipe.seed))
+        _save(folder, net, library)
+        write_json(
+            folder / COST, meter.report(devices.describe(place), steps=recipe.steps, parameters=parameter_count(net))
+        )
+        versions = {**devices.versions(), "diffusers": str(library.__version__)}
+        write_json(
+            folder / FILE, write_description(folder, dataset, recipe, parameter_count(net), progress.losses, versions)
+        )
+        partial.unlink(missing_ok=True)
     return read_model(folder)
+
+
+def _finished(folder: Path, partial: Path, console: Console) -> DiffusionModel:
+    """A model that is trained already; what a killed training left is removed.
+
+    Raises:
+        UserError: the files are damaged.
+    """
+    model = read_model(folder)
+    partial.unlink(missing_ok=True)
+    console.say(f"trained already: {folder}")
+    return model
 
 
 def plain_samples(

@@ -183,8 +183,6 @@ class Units:
             raise
         finally:
             sign.leave()
-            with contextlib.suppress(OSError):  # there are others
-                self.folder.rmdir()
 
     def fail(self, unit: str, reason: str) -> None:
         """Record that a unit failed; forgotten when it is tried again.
@@ -264,6 +262,8 @@ class Units:
         for sign in self._claims():
             if sign.content.get("driver") == driver:
                 sign.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there are others
+            self.folder.rmdir()
 
     def clear(self) -> None:
         """Forget failures and dead processes; the folder goes, if there is nothing else in it."""

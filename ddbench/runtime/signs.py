@@ -35,6 +35,25 @@ LIMIT = 2**20
 """No sign has more bytes."""
 
 _OWN: set[Path] = set()
+"""Signs of this process, which one thread touches."""
+_heart: threading.Thread | None = None
+
+
+def _beat() -> None:
+    pause = threading.Event()
+    while not pause.wait(HEARTBEAT):
+        for path in tuple(_OWN):
+            with contextlib.suppress(OSError):
+                os.utime(path)
+
+
+def _live(path: Path) -> None:
+    """Touch a sign from now on."""
+    global _heart
+    _OWN.add(path)
+    if _heart is None or not _heart.is_alive():  # none yet, or another process's, of which this one was forked
+        _heart = threading.Thread(target=_beat, daemon=True)
+        _heart.start()
 
 
 class Sign:
@@ -47,7 +66,6 @@ class Sign:
     def __init__(self, folder: Path, suffix: str, content: dict[str, Any] | None = None) -> None:
         self.path = folder / f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}{suffix}"
         self._text = canonical_json({"since": round(time.time(), 3), "sign": self.path.name, **(content or {})})
-        self._ended = threading.Event()
 
     def enter(self) -> None:
         """Put the sign up; its folder is made.
@@ -63,7 +81,7 @@ class Sign:
             except FileNotFoundError:  # another process has just finished, and removed the folder
                 if attempt == 9:
                     raise
-        self._live(self.path)
+        _live(self.path)
 
     def take(self, path: Path) -> bool:
         """Put the sign up at ``path``; whether that worked, since nobody else's is there.
@@ -77,23 +95,12 @@ class Sign:
                 file.write(f"{self.path.name}\n{self._text}")
         except (FileExistsError, FileNotFoundError):  # or who left just now has removed the folder
             return False
-        self._live(path)
-        return True
-
-    def _live(self, path: Path) -> None:
         self.path = path
-        self._ended.clear()
-        _OWN.add(path)
-        threading.Thread(target=self._beat, daemon=True).start()
-
-    def _beat(self) -> None:
-        while not self._ended.wait(HEARTBEAT):
-            with contextlib.suppress(OSError):
-                os.utime(self.path)
+        _live(path)
+        return True
 
     def leave(self) -> None:
         """Take the sign away, if it is this one's still."""
-        self._ended.set()
         _OWN.discard(self.path)
         with contextlib.suppress(OSError):
             if self.path.read_text().endswith(self._text):

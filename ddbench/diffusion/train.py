@@ -132,6 +132,7 @@ def train_model(
         console.say(f"trained already: {folder}")
         return model
     ensure_writable(folder.parent)
+    devices.tell_threads(threads, console.say)
     devices.prepare(threads)
     with seeds.isolated(recipe.seed, "diffusion", "weights"):
         net = library.UNet2DModel(**unet_config(recipe, spec.channels, spec.size, spec.classes))
@@ -140,6 +141,7 @@ def train_model(
     done = progress.load()
     if done:
         console.say(f"going on after step {done} of {recipe.steps}")
+        devices.go_on(progress.header, console.say)
     with console.bar(f"diffusion model ({spec.name}, {recipe.steps} steps)", recipe.steps, done) as bar:
         for step in range(done, recipe.steps):
             loss = training.step(step)
@@ -291,6 +293,7 @@ class _Progress:
         self.path, self.training, self.recipe, self.meter = path, training, recipe, meter
         self.losses: list[float] = []
         self._sum, self._count = 0.0, 0
+        self.header: dict[str, Any] = {}
         self._saved = time.monotonic()
 
     @property
@@ -318,6 +321,7 @@ class _Progress:
             "kind": CHECKPOINT_KIND,
             "schema": 1,
             "done": done,
+            "threads": torch.get_num_threads(),
             "losses": self.losses,
             "sum": self._sum,
             "count": self._count,
@@ -362,6 +366,7 @@ class _Progress:
                 "start again"
             ) from None
         self.meter.earlier_wall, self.meter.earlier_cpu = wall, cpu
+        self.header = header
         return done
 
 

@@ -221,10 +221,11 @@ def same_head(place: Path, old: dict[str, Any], head: dict[str, Any]) -> None:
     for name, value in json.loads(canonical_json(head)).items():
         found = old.get(name)
         if found != value:
-            part = ""
+            part, remedy = "", "remove it or choose another --out"
+            if name in ("threads", "at_once", "precision"):
+                remedy = f"give --{name.replace('_', '-')} {found} as there, or choose another --out"
             if isinstance(value, dict) and isinstance(found, dict):
                 part = next((name for name in value if found.get(name) != value[name]), "")
             raise UserError(
-                f"{place} holds runs of another evaluation ({name}{'.' + part if part else ''} differs); "
-                f"remove it or choose another --out"
+                f"{place} holds runs of another evaluation ({name}{'.' + part if part else ''} differs); {remedy}"
             )

@@ -18,7 +18,7 @@ from ddbench.protocols.protocol import Protocol, changed, protocol, result_name
 from ddbench.protocols.teacher import protocol_teacher
 from ddbench.registry import unknown
 from ddbench.runtime.common import Common
-from ddbench.runtime.device import worker_count
+from ddbench.runtime.device import begun_threads, worker_count
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.jobs import warm
 from ddbench.runtime.progress import Console
@@ -190,6 +190,7 @@ def _order(run: Path, asked: Asked) -> Order:
 
     from ddbench.data.load import load_dataset
     from ddbench.data.specs import size_to_load
+    from ddbench.evaluation.parts import HEAD, parts_folder
     from ddbench.evaluation.tasks import Job
     from ddbench.synset import read_synset, synset_path
 
@@ -204,6 +205,8 @@ def _order(run: Path, asked: Asked) -> Order:
     labels = _labels(asked, altered, path)
     name = result_name(protocol(asked.protocol), _marks(difference, asked))
     out = asked.out or path.parent / "evaluations" / f"{name}.json"
+    if asked.threads == 0:
+        workers, threads = worker_count(asked.workers, begun_threads(out, parts_folder(out) / HEAD))
     if asked.download:
         load_dataset(synset.dataset, asked.data, size=side, download=True)
     return Order(

@@ -41,12 +41,14 @@ class Workshop:
         leaderboard: folder of the board.
         submission: what every row says (author, licence, link, code).
         common: flags of every computing verb.
+        cores: that a cell may use, of those of the machine.
     """
 
     out: Path
     leaderboard: Path
     submission: Mapping[str, str]
     common: tuple[str, ...]
+    cores: int
 
     @property
     def units(self) -> Units:

@@ -16,7 +16,7 @@ from ddbench.networks.names import default_student, parse_student
 from ddbench.protocols.protocol import Protocol, protocol, result_name
 from ddbench.protocols.teacher import protocol_teacher
 from ddbench.runtime.common import Common
-from ddbench.runtime.device import worker_count
+from ddbench.runtime.device import begun_threads, tell_threads, worker_count
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable, file_hash, write_json
 from ddbench.runtime.jobs import warm
@@ -148,6 +148,7 @@ def score(run: Path, asked: Asked, shard: Shard = WHOLE) -> Scored:
     from ddbench.leaderboard.references import make_references
 
     console, plan = Console(asked.quiet), job.chosen.plan
+    tell_threads(job.work.threads, console.say)
     references = make_references(job.synset, **job.asked, data=asked.data, device=asked.device, console=console)
     ensure_writable(job.out.parent)
     scored = train_legs(
@@ -197,16 +198,21 @@ def _prepare(run: Path, asked: Asked) -> _Job:
     workers, threads = worker_count(asked.workers, asked.threads)
     if workers > 1:
         warm("ddbench.evaluation.ddranking.trainings")
-
     from ddbench.data.specs import size_to_load
     from ddbench.evaluation.ddranking.file import check_out, head, marks
-    from ddbench.evaluation.ddranking.trainings import Work, check_legs
+    from ddbench.evaluation.ddranking.trainings import Work, begun_legs, check_legs
     from ddbench.runtime import device as devices
     from ddbench.teachers.store import check_teacher
 
     path, synset = _subject(run)
     base = base or protocol(own_protocol(synset.label_kind))
     chosen = _choose(asked, synset, base, student)
+    marked = marks(chosen.plan["syn"], asked.weight, asked.hard_augmentation)
+    name = result_name(base, marked) + ("" if chosen.student == chosen.usual else f"-{chosen.student}")
+    out = asked.out or path.parent / "scores" / f"{name}.json"
+    if asked.threads == 0:
+        files = begun_legs(chosen.plan, chosen.student, path)
+        workers, threads = worker_count(asked.workers, begun_threads(out, *files))
     work = Work(
         student=chosen.student,
         data=asked.data,
@@ -217,9 +223,6 @@ def _prepare(run: Path, asked: Asked) -> _Job:
         teacher=chosen.teacher.path if chosen.teacher else None,
         versions=devices.versions(),
     )
-    marked = marks(chosen.plan["syn"], asked.weight, asked.hard_augmentation)
-    name = result_name(base, marked) + ("" if chosen.student == chosen.usual else f"-{chosen.student}")
-    out = asked.out or path.parent / "scores" / f"{name}.json"
     start = head(
         synset,
         sha256=file_hash(path),

@@ -97,10 +97,10 @@ def _partial_paths(out: Path) -> tuple[Path, Path]:
     return out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.partial.json")
 
 
-def earlier_teacher(out: Path) -> str | None:
-    """sha256 of the teacher of the labels at ``out``, or of those that a killed run left unfinished; None for none.
+def earlier_try(out: Path) -> tuple[str | None, int]:
+    """sha256 of the teacher, and threads, of the labels at ``out``, or of what a killed run left; None and 0 for none.
 
-    The same command must go on with it, though a better one may have come into the store since.
+    The same command must go on with them, though a better teacher may have come into the store since.
     """
     for path in (out, _partial_paths(out)[0]):
         try:
@@ -109,8 +109,8 @@ def earlier_teacher(out: Path) -> str | None:
         except UserError:
             continue
         if isinstance(teacher, dict) and isinstance(teacher.get("sha256"), str):
-            return str(teacher["sha256"])
-    return None
+            return str(teacher["sha256"]), devices.threads_of(header)
+    return None, 0
 
 
 def relabel(
@@ -152,6 +152,7 @@ def relabel(
     }
     if out.exists():
         return _finished(out, subject, epochs, console)
+    devices.tell_threads(settings.threads, console.say)
     devices.prepare(settings.threads)
     inputs = plan.inputs(device)
     label = teacher_labels(teacher, plan.protocol, device, settings.precision)
@@ -344,7 +345,9 @@ def _resume(
             console.say(f"going on at epoch {done} of {shape[0]}")
             return done
     elif found:
-        console.say(f"starting again: {handle.name} was left by a run of other settings, teacher, synset or versions")
+        console.say(
+            f"starting again: {handle.name} was left by a run of other settings, threads, teacher, synset or versions"
+        )
     progress.unlink(missing_ok=True)
     handle.truncate(0)
     handle.seek(0)

@@ -206,6 +206,7 @@ def train_teacher(
     net = net.to(place)
     attention = _attention(net, recipe, spec.shape, spec.classes, student)
     ensure_writable(path.parent)
+    devices.tell_threads(threads, console.say)
     devices.prepare(threads)
     with turn(path, "teacher", console.say):
         if path.exists():  # another process trained it meanwhile
@@ -265,6 +266,7 @@ def _train(
     done = progress.load(inputs.device)
     if done:
         console.say(f"going on after epoch {done} of {recipe.epochs}")
+        devices.go_on(progress.header, console.say)
     with console.bar(f"teacher ({student}, {dataset}, {recipe.epochs} epochs)", recipe.epochs, done) as bar:
         for epoch in train(
             net,
@@ -361,6 +363,7 @@ class _Progress:
         self.path, self.net, self.recipe, self.meter = path, net, recipe, meter
         self.curves: dict[str, list[float]] = {"loss": [], "train_accuracy": [], "holdout_accuracy": []}
         self.optimizer: dict[str, Tensor] = {}
+        self.header: dict[str, Any] = {}
         self._stepper: Optimizer | None = None
         self._saved = time.monotonic()
 
@@ -390,6 +393,7 @@ class _Progress:
             "kind": CHECKPOINT_KIND,
             "schema": 1,
             "done": epochs,
+            "threads": torch.get_num_threads(),
             "curves": self.curves,
             "wall_seconds": self.meter.wall,
             "cpu_seconds": self.meter.cpu,
@@ -420,7 +424,7 @@ class _Progress:
                 f"{self.path}: not a checkpoint of this teacher ({' '.join(str(error).split()):.160}); remove it to "
                 "start again"
             ) from None
-        self.curves = curves
+        self.curves, self.header = curves, header
         self.meter.earlier_wall, self.meter.earlier_cpu = wall, cpu
         # Step counters stay on the CPU, where torch keeps them.
         self.optimizer = {

@@ -18,7 +18,7 @@ from ddbench.leaderboard.schema import load_results
 from ddbench.protocols.protocol import protocol
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import ensure_writable
+from ddbench.runtime.files import check_writable, ensure_writable
 from ddbench.runtime.progress import Console
 from ddbench.runtime.shards import Shard, State, Units, run_units
 from ddbench.runtime.signs import turn
@@ -162,6 +162,7 @@ def fill(
     missing = sorted((cell for cell in cells if rows[cell.name] is None), key=lambda cell: cell.minutes)
     if not missing:
         return {}
+    check_writable(workshop.leaderboard)
     ensure_writable(workshop.out)
     ensure_writable(workshop.leaderboard)
     failed: dict[str, str] = {}

@@ -18,7 +18,7 @@ from ddbench.protocols.teacher import protocol_teacher
 from ddbench.runtime.common import Common
 from ddbench.runtime.device import begun_threads, tell_threads, worker_count
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import ensure_writable, file_hash, write_json
+from ddbench.runtime.files import check_writable, ensure_writable, file_hash, write_json
 from ddbench.runtime.jobs import warm
 from ddbench.runtime.progress import Console
 from ddbench.runtime.shards import WHOLE, Shard, State
@@ -148,6 +148,7 @@ def score(run: Path, asked: Asked, shard: Shard = WHOLE) -> Scored:
     from ddbench.leaderboard.references import make_references
 
     console, plan = Console(asked.quiet), job.chosen.plan
+    check_writable(job.out.parent)
     tell_threads(job.work.threads, console.say)
     references = make_references(job.synset, **job.asked, data=asked.data, device=asked.device, console=console)
     ensure_writable(job.out.parent)

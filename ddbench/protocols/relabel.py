@@ -64,11 +64,46 @@ def check_relabel(plan: Plan, epochs: int, seed: int, out: Path) -> None:
     plain_or_absent(_partial_paths(out)[0], "unfinished label file")
     if out.exists():
         try:
-            read_labels(out)
+            found = read_labels(out)
         except UserError as error:
             raise UserError(f"{error}; choose another --out, or remove this file if nothing needs it") from None
+        _same(out, found, _subject(plan, seed), epochs)
     else:
         _check_space(plan, epochs, out)
+
+
+def _subject(plan: Plan, seed: int) -> dict[str, Any]:
+    """What labels are of, whoever gives them."""
+    return {
+        "synset_sha256": plan.synset_sha256,
+        "views": view_settings(plan),
+        "seed": seed,
+        "images": plan.synset.decoded_images,
+        "classes": plan.synset.classes,
+    }
+
+
+def _same(out: Path, found: StoredLabels, subject: dict[str, Any], epochs: int) -> None:
+    """Refuse labels of something else, or of fewer epochs.
+
+    Raises:
+        UserError: names what differs.
+    """
+    for name, value in subject.items():
+        old = getattr(found, name)
+        if old != value:
+            for part in value if isinstance(value, dict) else ():
+                if old.get(part) != value[part]:
+                    name, old, value = f"{name}.{part}", old.get(part), value[part]
+                    break
+            raise UserError(
+                f"{out} holds other labels ({name} {str(old)[:60]}, not {str(value)[:60]}); choose another --out, or "
+                "remove that file"
+            )
+    if found.epochs < epochs:
+        raise UserError(
+            f"{out} holds labels of {found.epochs} epochs, not {epochs}; choose another --out, or remove that file"
+        )
 
 
 def _check_space(plan: Plan, epochs: int, out: Path) -> None:
@@ -116,7 +151,6 @@ def earlier_try(out: Path) -> tuple[str | None, int]:
 def relabel(
     *,
     plan: Plan,
-    synset_sha256: str,
     teacher: Teacher,
     epochs: int,
     seed: int,
@@ -142,12 +176,8 @@ def relabel(
     meter = Meter()
     device = devices.resolve_device(settings.device)
     subject = {
-        "synset_sha256": synset_sha256,
+        **_subject(plan, seed),
         "teacher": json.loads(canonical_json(teacher.reference())),
-        "views": view_settings(plan),
-        "seed": seed,
-        "images": plan.synset.decoded_images,
-        "classes": plan.synset.classes,
         "precision": settings.precision,
     }
     if out.exists():
@@ -187,21 +217,7 @@ def _finished(out: Path, subject: dict[str, Any], epochs: int, console: Console)
         UserError: they are others, or fewer, or hold NaN.
     """
     found = read_labels(out)
-    for name, value in subject.items():
-        old = getattr(found, name)
-        if old != value:
-            for part in value if isinstance(value, dict) else ():
-                if old.get(part) != value[part]:
-                    name, old, value = f"{name}.{part}", old.get(part), value[part]
-                    break
-            raise UserError(
-                f"{out} holds other labels ({name} {str(old)[:60]}, not {str(value)[:60]}); choose another --out, or "
-                "remove that file"
-            )
-    if found.epochs < epochs:
-        raise UserError(
-            f"{out} holds labels of {found.epochs} epochs, not {epochs}; choose another --out, or remove that file"
-        )
+    _same(out, found, subject, epochs)
     found.verify()
     for left in _partial_paths(out):
         left.unlink(missing_ok=True)

@@ -81,13 +81,12 @@ def relabel(run: Path, asked: Asked) -> Relabelled:
     out = asked.out or labels_path(path)
     earlier, begun = labelling.earlier_try(out)
     threads = own_threads(asked.threads or begun, dataset.spec.size)
-    sha256 = file_hash(path)
     plan = Plan(
         synset=synset,
         protocol=wanted,
         preprocess=check_against(path, synset, dataset),
         flip=dataset.spec.flip,
-        synset_sha256=sha256,
+        synset_sha256=file_hash(path),
     )
     epochs = plan.epochs if asked.epochs is None else asked.epochs
     resolve_device(asked.device)
@@ -95,8 +94,7 @@ def relabel(run: Path, asked: Asked) -> Relabelled:
     console = Console(asked.quiet)
     stored = labelling.relabel(
         plan=plan,
-        synset_sha256=sha256,
-        teacher=_teacher(run, asked, plan, dataset, earlier, threads, console),
+        teacher=_teacher(run, asked, plan, dataset, out, earlier, threads, console),
         epochs=epochs,
         seed=asked.seed,
         out=out,
@@ -107,7 +105,14 @@ def relabel(run: Path, asked: Asked) -> Relabelled:
 
 
 def _teacher(
-    run: Path, asked: Asked, plan: Plan, dataset: Dataset, earlier: str | None, threads: int, console: Console
+    run: Path,
+    asked: Asked,
+    plan: Plan,
+    dataset: Dataset,
+    out: Path,
+    earlier: str | None,
+    threads: int,
+    console: Console,
 ) -> Teacher:
     """The flag's teacher, the synset's own, that of an earlier try, the best that fits, or one that is trained.
 
@@ -141,6 +146,11 @@ def _teacher(
         raise UserError(
             f"{run}: its own teacher ({named(synset.teacher)}) is not in {asked.teachers}; give --teacher FILE or "
             "--teachers DIR, or --teacher-student for another one"
+        )
+    if out.exists():
+        raise UserError(
+            f"{out} holds the labels of a teacher (sha256 {str(earlier)[:12]}) that is not in {asked.teachers}; give "
+            "--teachers DIR, choose another --out, or remove that file"
         )
     kind = kind_of(plan.preprocess, dataset)
     if kind is None:

@@ -161,6 +161,7 @@ def fill(
     rows = rows_of(cells, workshop.leaderboard)
     missing = sorted((cell for cell in cells if rows[cell.name] is None), key=lambda cell: cell.minutes)
     if not missing:
+        _pages(workshop.leaderboard)
         return {}
     check_writable(workshop.leaderboard)
     ensure_writable(workshop.out)
@@ -182,6 +183,16 @@ def fill(
         console.say("the budget is spent; the same command goes on")
     build(workshop.leaderboard)
     return failed
+
+
+def _pages(leaderboard: Path) -> None:
+    """Build the pages of a board if they are not those of its rows, as when who added the last one was killed."""
+    from ddbench.leaderboard.pages.page import build, check
+
+    try:
+        check(leaderboard)
+    except UserError:
+        build(leaderboard)
 
 
 def buffer_flags(cell: PlanCell, workshop: Workshop) -> list[str]:

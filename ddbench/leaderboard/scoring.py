@@ -57,7 +57,7 @@ class Asked(Common):
     workers: int = 0
     """Trainings at once, each in its own process; 0: one a core."""
     out: Path | None = None
-    """Result file; default: RUN/scores/<protocol>.json."""
+    """Result file; default: RUN/scores/<protocol>.json, for a row of a board scores/<id>/<protocol>.json."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +203,7 @@ def _prepare(run: Path, asked: Asked) -> _Job:
     from ddbench.evaluation.ddranking.file import check_out, head, marks
     from ddbench.evaluation.ddranking.trainings import Work, begun_legs, check_legs
     from ddbench.runtime import device as devices
+    from ddbench.synset import beside
     from ddbench.teachers.store import check_teacher
 
     path, synset = _subject(run)
@@ -210,7 +211,7 @@ def _prepare(run: Path, asked: Asked) -> _Job:
     chosen = _choose(asked, synset, base, student)
     marked = marks(chosen.plan["syn"], asked.weight, asked.hard_augmentation)
     name = result_name(base, marked) + ("" if chosen.student == chosen.usual else f"-{chosen.student}")
-    out = asked.out or path.parent / "scores" / f"{name}.json"
+    out = asked.out or beside(path, "scores") / f"{name}.json"
     if asked.threads == 0:
         files = begun_legs(chosen.plan, chosen.student, path)
         workers, threads = worker_count(asked.workers, begun_threads(out, *files))

@@ -17,7 +17,7 @@ from ddbench.data.specs import resolve_augmentation
 from ddbench.protocols.labels import StoredLabels
 from ddbench.protocols.protocol import Protocol
 from ddbench.runtime.errors import UserError
-from ddbench.synset import Synset
+from ddbench.synset import Synset, beside, on_board
 from ddbench.teachers.store import Teacher, check_teacher
 from ddbench.training.loops import Inputs
 
@@ -223,7 +223,14 @@ def rate_of(plan: Plan, student: str) -> float:
 
 def labels_path(synset: Path) -> Path:
     """Where relabelled labels of a synset lie by default."""
-    return synset.parent / "labels.safetensors"
+    folder = synset.parent if on_board(synset) is None else beside(synset, "evaluations")
+    return folder / "labels.safetensors"
+
+
+def row_labels(synset: Path) -> Path | None:
+    """Stored labels that lie beside a row on its board, with the row's synset; None: there are none."""
+    path = synset.with_name(f"{on_board(synset)}.labels.safetensors")
+    return path if path.is_file() else None
 
 
 def view_settings(plan: Plan) -> dict[str, Any]:

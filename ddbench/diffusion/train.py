@@ -43,6 +43,7 @@ from ddbench.runtime.files import ensure_writable, write_atomic, write_bytes, wr
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.tensors import open_tensors, write_tensors
+from ddbench.training.loops import check_gathered
 
 CHECKPOINT_KIND = "ddbench-diffusion-checkpoint"
 CHECKPOINT_SECONDS = 20.0
@@ -357,6 +358,7 @@ class _Progress:
             for name, tensor in _under(tensors, "optimizer.").items():
                 index, _, part = name.partition(".")
                 state.setdefault(int(index), {})[part] = tensor
+            check_gathered(list(training.net.parameters()), state)
             groups = training.optimizer.state_dict()["param_groups"]
             training.optimizer.load_state_dict({"state": state, "param_groups": groups})
             wall, cpu = float(header["wall_seconds"]), float(header["cpu_seconds"])

@@ -171,6 +171,9 @@ def resume(out: Path, method: Method[Any], meter: Meter, console: Console) -> in
         done = int(header["done"])
         if not 0 <= done <= method.iterations:
             raise ValueError(f"iteration {done} of {method.iterations}")
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and bool(tensor.isnan().any()):
+                raise ValueError(f"{name} holds NaN")
         method.load_state(State(tensors={k: v.to(device) for k, v in tensors.items()}, values=header["values"]))
         meter.earlier_wall, meter.earlier_cpu = float(header["wall_seconds"]), float(header["cpu_seconds"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

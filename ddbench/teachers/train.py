@@ -50,6 +50,7 @@ from ddbench.training.loops import (
     accuracy,
     forward_flops,
     inputs_of,
+    load_optimizer_state,
     make_optimizer,
     optimizer_state,
     own_loss,
@@ -418,6 +419,8 @@ class _Progress:
                 raise ValueError(f"epoch {done} of {self.recipe.epochs}")
             weights = {name.removeprefix("net."): t for name, t in tensors.items() if name.startswith("net.")}
             self.net.load_state_dict(weights)
+            stepper = make_optimizer(self.net.parameters(), self.recipe.optimizer_settings())
+            load_optimizer_state(stepper, "optimizer", tensors)  # now, while its file can be named
             wall, cpu = float(header["wall_seconds"]), float(header["cpu_seconds"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(

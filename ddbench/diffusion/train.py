@@ -133,8 +133,7 @@ def train_model(
         console.say(f"trained already: {folder}")
         return model
     ensure_writable(folder.parent)
-    devices.tell_threads(threads, console.say)
-    devices.prepare(threads)
+    devices.prepare(threads, say=console.say)
     with seeds.isolated(recipe.seed, "diffusion", "weights"):
         net = library.UNet2DModel(**unet_config(recipe, spec.channels, spec.size, spec.classes))
     training = _Training(net.to(place), split, spec.classes, recipe, flip=spec.flip, device=place)

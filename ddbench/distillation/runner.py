@@ -115,8 +115,7 @@ def distill(
         (out / CHECKPOINT).unlink(missing_ok=True)
         console.say(f"finished already: {path}")
         return path
-    devices.tell_threads(settings.threads, console.say)
-    devices.prepare(settings.threads)
+    devices.prepare(settings.threads, say=console.say)
     method = kind(config, context)
     with attention:
         method.setup()

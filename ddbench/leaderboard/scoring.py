@@ -92,6 +92,11 @@ class _Chosen:
     labeller: Teacher | None
 
     @property
+    def suffix(self) -> str:
+        """What a file's name says of the student."""
+        return "" if self.student == self.usual else f"-{self.student}"
+
+    @property
     def teacher_hash(self) -> str | None:
         used = self.teacher or self.labeller
         return used.sha256 if used else None
@@ -192,10 +197,7 @@ def _prepare(run: Path, asked: Asked) -> _Job:
     """
     base = protocol(asked.protocol) if asked.protocol is not None else None
     student = str(parse_student(asked.student)) if asked.student is not None else None
-    if asked.repeats < 2:
-        raise UserError(f"--repeats {asked.repeats}: expected at least 2, one number has no interval")
-    if not 0 <= asked.weight <= 1:
-        raise UserError(f"--weight {asked.weight:g}: expected 0 to 1")
+    _check_numbers(asked)
     workers, threads = worker_count(asked.workers, asked.threads)
     if workers > 1:
         warm("ddbench.evaluation.ddranking.trainings")
@@ -210,11 +212,11 @@ def _prepare(run: Path, asked: Asked) -> _Job:
     base = base or protocol(own_protocol(synset.label_kind))
     chosen = _choose(asked, synset, base, student)
     marked = marks(chosen.plan["syn"], asked.weight, asked.hard_augmentation)
-    name = result_name(base, marked) + ("" if chosen.student == chosen.usual else f"-{chosen.student}")
-    out = asked.out or beside(path, "scores") / f"{name}.json"
+    out = asked.out or beside(path, "scores") / f"{result_name(base, marked)}{chosen.suffix}.json"
     if asked.threads == 0:
-        files = begun_legs(chosen.plan, chosen.student, path)
-        workers, threads = worker_count(asked.workers, begun_threads(out, *files))
+        workers, threads = worker_count(
+            asked.workers, begun_threads(out, *begun_legs(chosen.plan, chosen.student, path))
+        )
     work = Work(
         student=chosen.student,
         data=asked.data,
@@ -256,6 +258,18 @@ def _prepare(run: Path, asked: Asked) -> _Job:
             "labeller": chosen.labeller,
         },
     )
+
+
+def _check_numbers(asked: Asked) -> None:
+    """Refuse numbers that are out of range.
+
+    Raises:
+        UserError: names the flag.
+    """
+    if asked.repeats < 2:
+        raise UserError(f"--repeats {asked.repeats}: expected at least 2, one number has no interval")
+    if not 0 <= asked.weight <= 1:
+        raise UserError(f"--weight {asked.weight:g}: expected 0 to 1")
 
 
 def _subject(run: Path) -> tuple[Path, Synset]:

@@ -182,8 +182,7 @@ def relabel(
     }
     if out.exists():
         return _finished(out, subject, epochs, console)
-    devices.tell_threads(settings.threads, console.say)
-    devices.prepare(settings.threads)
+    devices.prepare(settings.threads, say=console.say)
     inputs = plan.inputs(device)
     label = teacher_labels(teacher, plan.protocol, device, settings.precision)
 

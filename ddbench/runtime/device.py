@@ -121,11 +121,16 @@ def tell_threads(threads: int, say: Callable[[str], None]) -> None:
         say(f"warning: {threads} threads, as asked for or begun, on {cores()} core(s): slow, the bytes are the same")
 
 
-def prepare(threads: int, *, tune_allocator: bool = True) -> None:
+def prepare(threads: int, *, tune_allocator: bool = True, say: Callable[[str], None] | None = None) -> None:
     """Set up the process for computing: allocator and the number of threads of torch.
 
     Results on a CPU may depend on the number of threads in the last bits, so verbs record it.
+
+    Args:
+        say: takes a warning where there are fewer cores.
     """
+    if say is not None:
+        tell_threads(threads, say)
     if tune_allocator:
         keep_freed_memory()
     import torch

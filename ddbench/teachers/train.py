@@ -190,8 +190,7 @@ def train_teacher(
     """
     meter = Meter()
     recipe.check()
-    spec = dataset.spec
-    student = str(parse_student(student))
+    spec, student = dataset.spec, str(parse_student(student))
     check_student(student, spec.channels, spec.size)
     policy = recipe.policy(spec.flip)
     place = devices.resolve_device(device)
@@ -207,8 +206,7 @@ def train_teacher(
     net = net.to(place)
     attention = _attention(net, recipe, spec.shape, spec.classes, student)
     ensure_writable(path.parent)
-    devices.tell_threads(threads, console.say)
-    devices.prepare(threads)
+    devices.prepare(threads, say=console.say)
     with turn(path, "teacher", console.say):
         if path.exists():  # another process trained it meanwhile
             return _finished(path, partial, dataset, preprocess, console)
@@ -226,8 +224,7 @@ def train_teacher(
                 student=student,
             )
         test = predict(net, inputs_of(dataset.test, preprocess, place), precision=recipe.precision)
-        cost = meter.report(devices.describe(place), epochs=recipe.epochs)
-        write_json(path.with_name(f"{path.stem}.cost.json"), cost)
+        write_json(path.with_suffix(".cost.json"), meter.report(devices.describe(place), epochs=recipe.epochs))
         write_teacher(
             path,
             net,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, TypedDict
 
@@ -164,25 +164,63 @@ def auroc(inside: Any, outside: Any) -> float:
 CLIPPED, TOO_FEW = "clipped", "too few seeds for an interval"
 
 
-def interval_words(entry: Statistics, scale: float = 1.0, digits: int = 4, fraction: bool = True) -> str:
-    """The interval of a summary as people read it: ``92.25 to 93.67``; empty for a single value.
+def ends_within(low: float, high: float, fraction: bool) -> tuple[float, float, str]:
+    """The ends of an interval as people are shown them, and what was done: nothing, :data:`CLIPPED`, :data:`TOO_FEW`.
 
-    An interval of a few runs can leave what is possible: of a fraction it ends at 0 and 1, and says so; where it is
-    all that is possible, it says that there are too few seeds.
+    An interval of a few runs can leave what is possible: of a fraction it ends at 0 and 1; where it holds all that is
+    possible, it says nothing.
+    """
+    if not fraction or (low >= 0 and high <= 1):
+        return low, high, ""
+    return max(low, 0.0), min(high, 1.0), TOO_FEW if low < 0 and high > 1 else CLIPPED
+
+
+def range_words(low: float | None, high: float | None, show: Callable[[float], str], fraction: bool) -> str:
+    """An interval as people read it: ``92.25 to 93.67``, with what :func:`ends_within` did; empty where there is none.
+
+    Args:
+        show: a number as text.
+        fraction: whether the numbers are 0 to 1.
+    """
+    if low is None or high is None:
+        return ""
+    low, high, mark = ends_within(low, high, fraction)
+    if mark == TOO_FEW:
+        return TOO_FEW
+    return f"{show(low)} to {show(high)}" + (f" ({mark})" if mark else "")
+
+
+def interval_words(entry: Statistics, scale: float = 1.0, digits: int = 4, fraction: bool = True) -> str:
+    """:func:`range_words` of a summary's interval.
 
     Args:
         scale: factor of the numbers, 100 for percent.
         digits: behind the point.
         fraction: whether the numbers are 0 to 1.
     """
-    low, high = entry["low"], entry["high"]
+    return range_words(entry["low"], entry["high"], lambda value: f"{scale * value:.{digits}f}", fraction)
+
+
+def spread_words(entry: Statistics, show: Callable[[float], str], fraction: bool, sign: str = "±") -> str:
+    """Mean and half of the interval, ``88.7 ± 0.9``; the mean alone for a single run.
+
+    Where the interval leaves what is possible, its ends: ``97.9 (89.5 to 100.0, clipped)``, ``55.0 (too few seeds)``.
+
+    Args:
+        show: a number as text.
+        fraction: whether the numbers are 0 to 1.
+    """
+    mean, low, high = show(entry["mean"]), entry["low"], entry["high"]
     if low is None or high is None:
-        return ""
-    within = (max(low, 0.0), min(high, 1.0)) if fraction else (low, high)
-    if fraction and low < 0 and high > 1:
-        return TOO_FEW
-    mark = "" if within == (low, high) else f" ({CLIPPED})"
-    return f"{scale * within[0]:.{digits}f} to {scale * within[1]:.{digits}f}{mark}"
+        return mean
+    ends = ends_within(low, high, fraction)
+    if ends[2]:
+        return (
+            f"{mean} (too few seeds)"
+            if ends[2] == TOO_FEW
+            else f"{mean} ({show(ends[0])} to {show(ends[1])}, {CLIPPED})"
+        )
+    return f"{mean} {sign} {show((high - low) / 2)}"
 
 
 def count_words(count: int, noun: str) -> str:

@@ -7,6 +7,7 @@ contract and where everything came from.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,25 @@ def synset_path(place: Path) -> Path:
         hint = " (is the run finished? repeat its ddbench distill command)" if place.is_dir() else ""
         raise UserError(f"{path}: no such synset{hint}")
     return path
+
+
+_OF_A_ROW = re.compile(r"([0-9a-f]{16})\.synset\.safetensors")
+
+
+def on_board(path: Path) -> str | None:
+    """The id of the row that a synset's file lies beside on a board; None: it lies on none."""
+    found = _OF_A_ROW.fullmatch(path.name)
+    return found[1] if found and path.with_name(f"{found[1]}.json").exists() else None
+
+
+def beside(path: Path, what: str) -> Path:
+    """Folder for what is found out about a synset, such as ``evaluations``: in its run.
+
+    A board takes results by submission only, so for the synset of a row it is ``evaluations/<id>`` where the command
+    is called.
+    """
+    row = on_board(path)
+    return path.parent / what if row is None else Path(what) / row
 
 
 def read_synset(path: Path) -> Synset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,10 +93,31 @@ def arguments(argv: list[str]) -> dict[str, Any]:
     return {name: value for part in parts for name, value in vars(getattr(args, part)).items()}
 
 
-def evaluation_command(run: Path, method: str) -> str:
-    """The command that scores a run by the protocol that its method is meant for."""
-    wanted = meant_protocol(method)
+def evaluation_command(run: Path, method: str, header: Mapping[str, Any] | None = None) -> str:
+    """The command that scores a run by the protocol that fits it.
+
+    Args:
+        header: of its synset, and ``staged``, where they are known; else the method alone decides.
+    """
+    wanted = meant_protocol(method) if header is None else fitting_protocol(method, header)
     return f"ddbench evaluate {run}" + ("" if wanted == USUAL_PROTOCOL else f" --protocol {wanted}")
+
+
+def fitting_protocol(method: str, header: Mapping[str, Any]) -> str:
+    """The protocol that a method is meant for; for a synset that lacks what that needs, or whose method is not known
+    here, the one that its form asks for.
+    """
+    labels, meant = header.get("label_kind"), meant_protocol(method)
+    needed = {
+        "dd-recipe": bool(header.get("schedule")),
+        "mse-v1": labels == "targets",
+        "pdd": bool(header.get("staged", method == "pdd")),
+        "soft-v1": labels == "soft",
+    }
+    if method in METHODS and needed.get(meant, True):
+        return meant
+    asked = {**needed, "idc": bool(header.get("decoder")), "rded": header.get("patches", 1) != 1}
+    return next((name for name, there in asked.items() if there), USUAL_PROTOCOL)
 
 
 def peeked(argv: list[str]) -> tuple[Chosen, tuple[Any, ...]]:

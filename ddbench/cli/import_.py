@@ -135,6 +135,7 @@ def _config(imported: Imported, source: str) -> dict[str, Any]:
 
 
 def _write(source: str, out: Path, imported: Imported, quiet: bool) -> None:
+    from ddbench.cli.distill import evaluation_command
     from ddbench.preview import preview_png
     from ddbench.runtime.files import write_bytes, write_json
     from ddbench.synset import FILE, check_synset, write_synset
@@ -148,7 +149,8 @@ def _write(source: str, out: Path, imported: Imported, quiet: bool) -> None:
         print("\n".join(replace(imported.description, file=source).lines()))
     write_bytes(out / "preview.png", preview_png(synset, imported.preprocess))
     write_synset(out / FILE, synset)  # last: where it is, the run is whole
-    print(f"synset: {out / FILE}   next: ddbench evaluate {out}")
+    form = {**synset.header(), "staged": synset.stage is not None}
+    print(f"synset: {out / FILE}   next: {evaluation_command(out, synset.method, form)}")
 
 
 def _claim(out: Path, config: dict[str, Any]) -> None:

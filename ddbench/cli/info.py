@@ -123,7 +123,7 @@ def describe(place: Path) -> dict[str, Any]:
         raise UserError(f"{place}: a file of kind {kind[:60]!r}, which `ddbench info` does not know")
     found = _found(TITLES[kind], place, _settings(kind, header))
     if kind == "ddbench-synset":
-        found["next"] = [evaluation_command(place, str(header.get("method")))]
+        found["next"] = [evaluation_command(place, str(header.get("method")), header)]
     elif kind == "ddbench-evaluation":
         found["evaluations"] = {place.stem: _evaluation(place, header)}
         found["next"] = [f"ddbench submit {place.parent.parent} --protocol {place.stem}"]
@@ -190,7 +190,7 @@ def _run(place: Path) -> dict[str, Any]:
         if not path.name.endswith(".cost.json"):
             found["evaluations"][path.stem] = _evaluation(path, _header(path))
     standard = [name for name, table in found["evaluations"].items() if table["standard"]]
-    command = evaluation_command(place, str(header.get("method")))
+    command = evaluation_command(place, str(header.get("method")), header)
     found["next"] = [command] if not standard else [f"ddbench submit {place} --protocol {name}" for name in standard]
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from ddbench.cli.parse import parse
 from ddbench.cli.settings import worker_count
 from ddbench.cli.shards import Sharded, print_status, with_shard
 from ddbench.runtime.errors import UserError
+from ddbench.statistics import range_words
 
 if TYPE_CHECKING:
     from ddbench.leaderboard.result import Result
@@ -156,18 +158,16 @@ def print_verification(row: Result, made: Verification) -> None:
     for metric, table in made.measured.items():
         own = row.metrics[metric].unit
         lines += [(f"{student}, {SHORT.get(metric, metric)}", "-", entry, own) for student, entry in table.items()]
-    width = max(len(name) for name, *_ in lines)
-    print(
-        f"  {'student':<{width}} {'published':>10} {'claimed':>9} {'measured':>9}  {'within':<17} {'runs':>4}  verdict"
-    )
+    rows = [("student", "published", "claimed", "measured", "within", "runs", "verdict")]
     for name, published, entry, unit in lines:
-        bounds = "-"
-        if entry.low is not None and entry.high is not None:
-            bounds = f"{_number(entry.low, unit)} to {_number(entry.high, unit)}"
-        print(
-            f"  {name:<{width}} {published:>10} {_number(entry.claimed, unit):>9} "
-            f"{_number(entry.measured, unit):>9}  {bounds:<17} {entry.n:>4}  {entry.verdict}"
-        )
+        show = partial(_number, unit=unit)
+        within = range_words(entry.low, entry.high, show, unit == "fraction") or "-"
+        rows.append((name, published, show(entry.claimed), show(entry.measured), within, str(entry.n), entry.verdict))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    aligned = (str.ljust, str.rjust, str.rjust, str.rjust, str.ljust, str.rjust, str.ljust)
+    for cells in rows:
+        words = [align(word, width) for align, word, width in zip(aligned, cells, widths, strict=True)]
+        print(f"  {'  '.join(words).rstrip()}")
     print(f"  on {made.device}, torch {made.versions.get('torch', '?')}, {made.threads} thread(s)")
 
 

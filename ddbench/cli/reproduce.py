@@ -30,6 +30,7 @@ from ddbench.leaderboard.reproduction import (
     submit_flags,
     teacher_flags,
 )
+from ddbench.runtime.device import share_of
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable, plain_or_absent
 from ddbench.runtime.progress import Console
@@ -106,7 +107,8 @@ def workshop_of(args: Args, plan: Plan, threads: int) -> Workshop:
         out=args.out or Path("reproduce") / plan.name,
         leaderboard=args.leaderboard,
         submission=plan.submission,
-        common=tuple(_common(args, threads)),
+        common=tuple(_common(args)),
+        cores=threads,
     )
 
 
@@ -124,8 +126,8 @@ def parse_span(text: str) -> float:
     return float(total)
 
 
-def _common(args: Args, threads: int) -> list[str]:
-    flags = ["--device", args.device, "--threads", str(threads), "--compile", args.compile, "--quiet"]
+def _common(args: Args) -> list[str]:
+    flags = ["--device", args.device, "--threads", str(args.threads), "--compile", args.compile, "--quiet"]
     if args.data is not None:
         flags += ["--data", str(args.data)]
     return [*flags, "--download"] if args.download else flags
@@ -142,7 +144,8 @@ def do_cell(workshop: Workshop, cell: PlanCell) -> str:
     plain_or_absent(log, "log")
     with open(log, "a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
-            _do(workshop, cell)
+            with share_of(workshop.cores):
+                _do(workshop, cell)
         except UserError as error:
             message = " ".join(str(error).split())
             print(f"failed: {message}")

@@ -44,6 +44,7 @@ from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.signs import turn
 from ddbench.runtime.tensors import open_tensors, write_tensors
+from ddbench.training.loops import check_gathered
 
 CHECKPOINT_KIND = "ddbench-diffusion-checkpoint"
 CHECKPOINT_SECONDS = 20.0
@@ -133,7 +134,7 @@ def train_model(
     with turn(folder, "diffusion model", console.say):
         if (folder / FILE).exists():  # another process trained it meanwhile
             return _finished(folder, partial, console)
-        devices.prepare(threads)
+        devices.prepare(threads, say=console.say)
         with seeds.isolated(recipe.seed, "diffusion", "weights"):
             net = library.UNet2DModel(**unet_config(recipe, spec.channels, spec.size, spec.classes))
         training = _Training(net.to(place), split, spec.classes, recipe, flip=spec.flip, device=place)
@@ -141,6 +142,7 @@ def train_model(
         done = progress.load()
         if done:
             console.say(f"going on after step {done} of {recipe.steps}")
+            devices.go_on(progress.header, console.say)
         with console.bar(f"diffusion model ({spec.name}, {recipe.steps} steps)", recipe.steps, done) as bar:
             for step in range(done, recipe.steps):
                 loss = training.step(step)
@@ -304,6 +306,7 @@ class _Progress:
         self.path, self.training, self.recipe, self.meter = path, training, recipe, meter
         self.losses: list[float] = []
         self._sum, self._count = 0.0, 0
+        self.header: dict[str, Any] = {}
         self._saved = time.monotonic()
 
     @property
@@ -331,6 +334,7 @@ class _Progress:
             "kind": CHECKPOINT_KIND,
             "schema": 1,
             "done": done,
+            "threads": torch.get_num_threads(),
             "losses": self.losses,
             "sum": self._sum,
             "count": self._count,
@@ -366,6 +370,7 @@ class _Progress:
             for name, tensor in _under(tensors, "optimizer.").items():
                 index, _, part = name.partition(".")
                 state.setdefault(int(index), {})[part] = tensor
+            check_gathered(list(training.net.parameters()), state)
             groups = training.optimizer.state_dict()["param_groups"]
             training.optimizer.load_state_dict({"state": state, "param_groups": groups})
             wall, cpu = float(header["wall_seconds"]), float(header["cpu_seconds"])
@@ -375,6 +380,7 @@ class _Progress:
                 "start again"
             ) from None
         self.meter.earlier_wall, self.meter.earlier_cpu = wall, cpu
+        self.header = header
         return done
 
 

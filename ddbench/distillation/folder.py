@@ -30,6 +30,9 @@ CODE = "code"
 """Field of the configuration: what code made the run (:func:`ddbench.runtime.origin.code_record`); its ``also``: other
 code that went on with it. A run of which only this differs is the same run."""
 
+HOW = ("threads", "compile", "device")
+"""Settings that say how a run computes; each is a flag of the same name."""
+
 _OURS = ("version", "commit", "dirty")
 
 
@@ -127,7 +130,11 @@ def check_folder(out: Path, resolved: dict[str, Any]) -> None:
     """
     path = out / CONFIG
     if path.exists():
-        differing = _differing(read_json(path, "run configuration"), json.loads(canonical_json(resolved)))
+        old, new = read_json(path, "run configuration"), json.loads(canonical_json(resolved))
+        differing = _differing(old, new)
+        if differing and set(differing) <= set(HOW):
+            begun = " ".join(f"--{name} {old.get(name)}" for name in differing)
+            raise UserError(f"{out} was begun with {begun}: give it, or choose another --out, or remove that folder")
         if differing:
             raise UserError(
                 f"{out} holds another run: {', '.join(differing[:4])} differ(s); choose another --out or remove that "
@@ -164,6 +171,9 @@ def resume(out: Path, method: Method[Any], meter: Meter, console: Console) -> in
         done = int(header["done"])
         if not 0 <= done <= method.iterations:
             raise ValueError(f"iteration {done} of {method.iterations}")
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and bool(tensor.isnan().any()):
+                raise ValueError(f"{name} holds NaN")
         method.load_state(State(tensors={k: v.to(device) for k, v in tensors.items()}, values=header["values"]))
         meter.earlier_wall, meter.earlier_cpu = float(header["wall_seconds"]), float(header["cpu_seconds"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -31,7 +31,7 @@ from ddbench.protocols.protocol import PROTOCOLS, changed
 from ddbench.protocols.training import Settings, train_student
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import ensure_writable, write_bytes, write_json
+from ddbench.runtime.files import check_writable, write_bytes, write_json
 from ddbench.runtime.origin import code_record
 from ddbench.runtime.progress import Console
 from ddbench.runtime.ranks import ALONE, Ranks
@@ -115,7 +115,7 @@ def distill(
         (out / CHECKPOINT).unlink(missing_ok=True)
         console.say(f"finished already: {path}")
         return path
-    devices.prepare(settings.threads)
+    devices.prepare(settings.threads, say=console.say)
     method = kind(config, context)
     with attention:
         method.setup()
@@ -291,7 +291,7 @@ def _obtain(needs: Sequence[Need[Any]], request: Request, out: Path) -> dict[str
         UserError: the run's folder could not be made afterwards, or a need cannot be had.
     """
     if needs:
-        ensure_writable(next(place for place in (out, *out.absolute().parents) if place.exists()))
+        check_writable(out)
     return {need.key: _found(need, request) for need in needs}
 
 

@@ -14,7 +14,7 @@ from ddbench.distillation.recipes import RUN_KEYS, Recipe, choose_recipe
 from ddbench.methods import METHODS
 from ddbench.networks.names import default_student, parse_student
 from ddbench.registry import load_file, suggest
-from ddbench.runtime.device import own_threads
+from ddbench.runtime.device import begun_threads, own_threads
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
 from ddbench.runtime.ranks import join
@@ -177,7 +177,8 @@ def distill(
             :class:`ddbench.distillation.runner.RunSettings`; validate_every is 0 by default.
         data, download: folder with the datasets, default $DDBENCH_DATA or the user's cache; fetch what is not here.
         skip_broken: leave image files that cannot be read out; else they are named and nothing is done.
-        device, threads: ``auto``, ``cpu``, ``cuda[:<i>]``; 0: 1 thread for images up to 16 px, else one a core.
+        device, threads: ``auto``, ``cpu``, ``cuda[:<i>]``; 0: as many as the run was begun with, a new one 1 thread
+            for images up to 16 px, else one a core.
         settings: the method's own settings by name, and flags of what it needs (``buffers``, ...).
 
     Returns:
@@ -242,6 +243,7 @@ def _opened(
         given: the other arguments of :func:`distill`.
     """
     from ddbench.data.load import load_dataset
+    from ddbench.distillation.folder import CONFIG
     from ddbench.distillation.runner import RunSettings
 
     config, flags = _settings(chosen, settings)
@@ -262,8 +264,9 @@ def _opened(
     side = dataset.spec.size
     if recipe is not None:
         console.say(f"recipe {chosen.name}/{recipe.name} ({recipe.source})")
-    how = {name: given[name] for name in _HOW}
-    how |= {"threads": own_threads(given["threads"], side, ranks.beside), "device": ranks.device(given["device"])}
+    out = out or default_out(chosen.name, chosen.kind.unit, dataset.spec.name, ipc, given["seed"])
+    threads = own_threads(given["threads"] or begun_threads(out / CONFIG), side, ranks.beside)
+    how = {name: given[name] for name in _HOW} | {"threads": threads, "device": ranks.device(given["device"])}
     run = RunSettings(
         **how,
         ranks=ranks,
@@ -282,7 +285,7 @@ def _opened(
         "dataset": dataset,
         "data": data,
         "settings": run,
-        "out": out or default_out(chosen.name, chosen.kind.unit, dataset.spec.name, ipc, given["seed"]),
+        "out": out,
         "console": console,
     }
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ddbench.evaluation.parts import HEAD, parts_folder, read_head, read_parts
 from ddbench.measurements.suite import Finding
+from ddbench.networks.names import parse_student
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, read_json, text_hash
 from ddbench.statistics import summarise
@@ -58,7 +59,9 @@ class Kept:
         if "measured" in record:
             self.measure(str(record["measured"]), dict(record["settings"]))
             return
-        student = str(record["student"])
+        student = record["student"]
+        if not isinstance(student, str):
+            raise TypeError(f"student {student!r}")
         cost = {name: record["cost"][name] for name in COSTS}
         if "searched_lr" in record:
             rate = float(record["searched_lr"])
@@ -187,6 +190,7 @@ def _take_result(kept: Kept, out: Path, head: dict[str, Any]) -> None:
     try:
         nothing = dict.fromkeys(COSTS, 0)
         for run in [*old["runs"], *old.get("diverged", [])]:
+            parse_student(run["student"])
             kept.take({**run, "cost": nothing})
         for student, entry in old["learning_rates"].items():
             for rate, value in entry["searched"].items():
@@ -201,7 +205,9 @@ def _take_result(kept: Kept, out: Path, head: dict[str, Any]) -> None:
         for entry in costs["runs"]:
             key = f"lr {entry['searched_lr']:g}" if "searched_lr" in entry else f"seed {entry['seed']:09d}"
             key += f" {entry['kind']} {entry['probe']}" if "probe" in entry else ""
-            kept.costs[entry["student"], key] = {**entry, **{name: round(entry[name], 3) for name in COSTS}}
+            kept.costs[str(entry["student"]), key] = {**entry, **{name: round(entry[name], 3) for name in COSTS}}
+    except UserError as error:
+        raise UserError(f"{out}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{out}: its runs (or their costs beside it) are malformed ({error!r}); remove it") from None
 
@@ -221,10 +227,11 @@ def same_head(place: Path, old: dict[str, Any], head: dict[str, Any]) -> None:
     for name, value in json.loads(canonical_json(head)).items():
         found = old.get(name)
         if found != value:
-            part = ""
+            part, remedy = "", "remove it or choose another --out"
+            if name in ("threads", "at_once", "precision"):
+                remedy = f"give --{name.replace('_', '-')} {found} as there, or choose another --out"
             if isinstance(value, dict) and isinstance(found, dict):
                 part = next((name for name in value if found.get(name) != value[name]), "")
             raise UserError(
-                f"{place} holds runs of another evaluation ({name}{'.' + part if part else ''} differs); "
-                f"remove it or choose another --out"
+                f"{place} holds runs of another evaluation ({name}{'.' + part if part else ''} differs); {remedy}"
             )

@@ -18,7 +18,7 @@ from ddbench.protocols.protocol import Protocol, changed, protocol, result_name
 from ddbench.protocols.teacher import protocol_teacher
 from ddbench.registry import unknown
 from ddbench.runtime.common import Common
-from ddbench.runtime.device import worker_count
+from ddbench.runtime.device import begun_threads, worker_count
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.jobs import warm
 from ddbench.runtime.progress import Console
@@ -88,7 +88,7 @@ class Asked(Common):
     size: int | None = None
     """Side in pixels, for image folders and ImageNet; default: the synset's."""
     out: Path | None = None
-    """Result file; default: RUN/evaluations/<protocol>.json."""
+    """Result file; default: RUN/evaluations/<protocol>.json, for a row of a board evaluations/<id>/<protocol>.json."""
 
 
 class Order(TypedDict):
@@ -190,8 +190,9 @@ def _order(run: Path, asked: Asked) -> Order:
 
     from ddbench.data.load import load_dataset
     from ddbench.data.specs import size_to_load
+    from ddbench.evaluation.parts import HEAD, parts_folder
     from ddbench.evaluation.tasks import Job
-    from ddbench.synset import read_synset, synset_path
+    from ddbench.synset import beside, read_synset, synset_path
 
     path = synset_path(run)
     synset = read_synset(path)
@@ -203,7 +204,9 @@ def _order(run: Path, asked: Asked) -> Order:
     teacher = protocol_teacher(altered, synset, given=asked.teacher, root=asked.teachers)
     labels = _labels(asked, altered, path)
     name = result_name(protocol(asked.protocol), _marks(difference, asked))
-    out = asked.out or path.parent / "evaluations" / f"{name}.json"
+    out = asked.out or beside(path, "evaluations") / f"{name}.json"
+    if asked.threads == 0:
+        workers, threads = worker_count(asked.workers, begun_threads(out, parts_folder(out) / HEAD))
     if asked.download:
         load_dataset(synset.dataset, asked.data, size=side, download=True)
     return Order(
@@ -311,7 +314,9 @@ def _labels(asked: Asked, wanted: Protocol, synset: Path) -> Path | None:
         if asked.labels is not None:
             raise UserError(f"--labels: protocol {wanted.name} takes no stored labels; use --protocol fkd")
         return None
-    path = asked.labels or synset.parent / "labels.safetensors"
+    from ddbench.protocols.plan import labels_path, row_labels
+
+    path = asked.labels or row_labels(synset) or labels_path(synset)
     if not path.is_file():
         raise UserError(
             f"protocol {wanted.name} replays stored labels, and {path} is not there: make them with `ddbench relabel "

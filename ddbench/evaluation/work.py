@@ -15,6 +15,7 @@ from ddbench.evaluation.tasks import Job, ProbeTask, Task
 from ddbench.evaluation.weights import usable
 from ddbench.measurements.suite import Probe, Suite
 from ddbench.protocols.plan import Plan
+from ddbench.runtime import device as devices
 from ddbench.runtime import seeds as named_seeds
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json
@@ -79,6 +80,7 @@ class Work:
 def do(work: Work) -> None:
     """Train and measure what is missing, each record kept at once."""
     job, kept = work.job, work.kept
+    devices.tell_threads(job.threads, work.console.say)
     if work.open and not work.console.quiet:
         runs = [(suite.kind, probe.name, student) for student, _, suite, probe in work.open]
         tell(work.console, work.suites, estimates(work.suites, runs, work.plan, job.settings, work.workers))

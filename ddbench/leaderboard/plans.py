@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ddbench.data.specs import dataset_slug
+from ddbench.data.specs import DATASETS, FOLDER, SIZES, dataset_slug
 from ddbench.leaderboard.result import Budget, Result
 from ddbench.leaderboard.rows import RANDOM
 from ddbench.measurements.suite import SUITES
@@ -28,6 +28,7 @@ MAX_CELLS = 10_000
 MAX_SEEDS = 1000
 RANDOM_SUBSETS = 10
 """Subsets of random images unless a plan says otherwise: the interval of three is too wide to tell a method by."""
+MAX_IPC = 1_000_000
 
 CELL_KEYS: dict[str, tuple[type, ...]] = {
     "method": (str,),
@@ -238,10 +239,11 @@ def _expand(entry: dict[str, Any], where: str) -> list[PlanCell]:
     for key in ("method", "dataset"):
         if not entry.get(key):
             raise UserError(f"{where}: {key} is missing")
+    _check_names(entry, where)
     full = entry["method"] == "full"
     ipcs = _listed(entry, "ipc", int, [0] if full else [], where) if not full else [0]
-    if not ipcs or (not full and min(ipcs) < 1):
-        raise UserError(f"{where}: ipc is {entry.get('ipc')!r}, expected at least 1")
+    if not ipcs or (not full and not 1 <= min(ipcs) <= max(ipcs) <= MAX_IPC):
+        raise UserError(f"{where}: ipc is {entry.get('ipc')!r:.80}, expected at least 1, at most {MAX_IPC:,}")
     subsets = RANDOM_SUBSETS if entry["method"] == RANDOM else 1
     run_seeds = _listed(entry, "run_seeds", int, list(range(subsets)), where)
     minutes = _listed(entry, "minutes", float, [1.0], where)
@@ -291,6 +293,17 @@ def _expand(entry: dict[str, Any], where: str) -> list[PlanCell]:
         for seed in run_seeds
         for name in protocols
     ]
+
+
+def _check_names(entry: dict[str, Any], where: str) -> None:
+    """Refuse what no cell could be filled with: names are parts of paths, and are told now."""
+    dataset = entry["dataset"]
+    if not dataset.startswith(FOLDER) and dataset not in DATASETS:
+        raise unknown("dataset", dataset, [*DATASETS, "folder:PATH"], where)
+    if entry.get("size", SIZES.start) not in SIZES:
+        raise UserError(f"{where}: size is {entry['size']}, expected {SIZES.start} to {SIZES.stop - 1}")
+    if entry.get("student"):
+        parse_student(entry["student"])
 
 
 def _known_protocol(name: str) -> str:

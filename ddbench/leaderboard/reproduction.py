@@ -18,7 +18,7 @@ from ddbench.leaderboard.schema import load_results
 from ddbench.protocols.protocol import protocol
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import ensure_writable
+from ddbench.runtime.files import check_writable, ensure_writable
 from ddbench.runtime.progress import Console
 from ddbench.runtime.shards import Shard, State, Units, run_units
 from ddbench.runtime.signs import turn
@@ -41,12 +41,14 @@ class Workshop:
         leaderboard: folder of the board.
         submission: what every row says (author, licence, link, code).
         common: flags of every computing verb.
+        cores: that a cell may use, of those of the machine.
     """
 
     out: Path
     leaderboard: Path
     submission: Mapping[str, str]
     common: tuple[str, ...]
+    cores: int
 
     @property
     def units(self) -> Units:
@@ -159,7 +161,9 @@ def fill(
     rows = rows_of(cells, workshop.leaderboard)
     missing = sorted((cell for cell in cells if rows[cell.name] is None), key=lambda cell: cell.minutes)
     if not missing:
+        _pages(workshop.leaderboard)
         return {}
+    check_writable(workshop.leaderboard)
     ensure_writable(workshop.out)
     ensure_writable(workshop.leaderboard)
     failed: dict[str, str] = {}
@@ -179,6 +183,16 @@ def fill(
         console.say("the budget is spent; the same command goes on")
     build(workshop.leaderboard)
     return failed
+
+
+def _pages(leaderboard: Path) -> None:
+    """Build the pages of a board if they are not those of its rows, as when who added the last one was killed."""
+    from ddbench.leaderboard.pages.page import build, check
+
+    try:
+        check(leaderboard)
+    except UserError:
+        build(leaderboard)
 
 
 def buffer_flags(cell: PlanCell, workshop: Workshop) -> list[str]:

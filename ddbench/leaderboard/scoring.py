@@ -16,9 +16,9 @@ from ddbench.networks.names import default_student, parse_student
 from ddbench.protocols.protocol import Protocol, protocol, result_name
 from ddbench.protocols.teacher import protocol_teacher
 from ddbench.runtime.common import Common
-from ddbench.runtime.device import worker_count
+from ddbench.runtime.device import begun_threads, tell_threads, worker_count
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import ensure_writable, file_hash, write_json
+from ddbench.runtime.files import check_writable, ensure_writable, file_hash, write_json
 from ddbench.runtime.jobs import warm
 from ddbench.runtime.progress import Console
 from ddbench.runtime.shards import WHOLE, Shard, State
@@ -57,7 +57,7 @@ class Asked(Common):
     workers: int = 0
     """Trainings at once, each in its own process; 0: one a core."""
     out: Path | None = None
-    """Result file; default: RUN/scores/<protocol>.json."""
+    """Result file; default: RUN/scores/<protocol>.json, for a row of a board scores/<id>/<protocol>.json."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,11 @@ class _Chosen:
     plan: dict[str, Leg]
     teacher: Teacher | None
     labeller: Teacher | None
+
+    @property
+    def suffix(self) -> str:
+        """What a file's name says of the student."""
+        return "" if self.student == self.usual else f"-{self.student}"
 
     @property
     def teacher_hash(self) -> str | None:
@@ -148,6 +153,8 @@ def score(run: Path, asked: Asked, shard: Shard = WHOLE) -> Scored:
     from ddbench.leaderboard.references import make_references
 
     console, plan = Console(asked.quiet), job.chosen.plan
+    check_writable(job.out.parent)
+    tell_threads(job.work.threads, console.say)
     references = make_references(job.synset, **job.asked, data=asked.data, device=asked.device, console=console)
     ensure_writable(job.out.parent)
     scored = train_legs(
@@ -190,23 +197,26 @@ def _prepare(run: Path, asked: Asked) -> _Job:
     """
     base = protocol(asked.protocol) if asked.protocol is not None else None
     student = str(parse_student(asked.student)) if asked.student is not None else None
-    if asked.repeats < 2:
-        raise UserError(f"--repeats {asked.repeats}: expected at least 2, one number has no interval")
-    if not 0 <= asked.weight <= 1:
-        raise UserError(f"--weight {asked.weight:g}: expected 0 to 1")
+    _check_numbers(asked)
     workers, threads = worker_count(asked.workers, asked.threads)
     if workers > 1:
         warm("ddbench.evaluation.ddranking.trainings")
-
     from ddbench.data.specs import size_to_load
     from ddbench.evaluation.ddranking.file import check_out, head, marks
-    from ddbench.evaluation.ddranking.trainings import Work, check_legs
+    from ddbench.evaluation.ddranking.trainings import Work, begun_legs, check_legs
     from ddbench.runtime import device as devices
+    from ddbench.synset import beside
     from ddbench.teachers.store import check_teacher
 
     path, synset = _subject(run)
     base = base or protocol(own_protocol(synset.label_kind))
     chosen = _choose(asked, synset, base, student)
+    marked = marks(chosen.plan["syn"], asked.weight, asked.hard_augmentation)
+    out = asked.out or beside(path, "scores") / f"{result_name(base, marked)}{chosen.suffix}.json"
+    if asked.threads == 0:
+        workers, threads = worker_count(
+            asked.workers, begun_threads(out, *begun_legs(chosen.plan, chosen.student, path))
+        )
     work = Work(
         student=chosen.student,
         data=asked.data,
@@ -217,9 +227,6 @@ def _prepare(run: Path, asked: Asked) -> _Job:
         teacher=chosen.teacher.path if chosen.teacher else None,
         versions=devices.versions(),
     )
-    marked = marks(chosen.plan["syn"], asked.weight, asked.hard_augmentation)
-    name = result_name(base, marked) + ("" if chosen.student == chosen.usual else f"-{chosen.student}")
-    out = asked.out or path.parent / "scores" / f"{name}.json"
     start = head(
         synset,
         sha256=file_hash(path),
@@ -251,6 +258,18 @@ def _prepare(run: Path, asked: Asked) -> _Job:
             "labeller": chosen.labeller,
         },
     )
+
+
+def _check_numbers(asked: Asked) -> None:
+    """Refuse numbers that are out of range.
+
+    Raises:
+        UserError: names the flag.
+    """
+    if asked.repeats < 2:
+        raise UserError(f"--repeats {asked.repeats}: expected at least 2, one number has no interval")
+    if not 0 <= asked.weight <= 1:
+        raise UserError(f"--weight {asked.weight:g}: expected 0 to 1")
 
 
 def _subject(run: Path) -> tuple[Path, Synset]:

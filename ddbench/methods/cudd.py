@@ -35,7 +35,16 @@ from ddbench.protocols.targets import targets
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.synset import Budget, Synset
-from ddbench.training.loops import Epoch, Optimizer, OptimizerSettings, Resume, optimizer_state, train
+from ddbench.training.loops import (
+    MOMENTUM,
+    Epoch,
+    Optimizer,
+    OptimizerSettings,
+    Resume,
+    check_gathered,
+    optimizer_state,
+    train,
+)
 
 GUIDE_PROTOCOL = "fkd"
 """What trains the guide, with the labels made on line: AdamW, cosine, temperature 20, crop, flip, CutMix."""
@@ -378,3 +387,8 @@ class CUDD(Recovery[CUDDConfig]):
             for name, tensor in state.tensors.items()
             if name.startswith("guide_optimizer.")
         }
+        gathered: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in self._guide_optimizer.items():
+            _, index, *key = name.split(".")
+            gathered.setdefault(int(index), {})[".".join(key) or MOMENTUM] = tensor
+        check_gathered([] if self._guide is None else list(self._guide.parameters()), gathered)

@@ -15,11 +15,11 @@ from ddbench.data.policy import Policy, parse_policy
 from ddbench.data.preprocess import Preprocess
 from ddbench.data.specs import resolve_augmentation
 from ddbench.protocols.labels import StoredLabels
-from ddbench.protocols.protocol import Protocol
+from ddbench.protocols.protocol import PROTOCOLS, Protocol
 from ddbench.runtime.errors import UserError
-from ddbench.synset import Synset
+from ddbench.synset import Synset, beside, on_board
 from ddbench.teachers.store import Teacher, check_teacher
-from ddbench.training.loops import Inputs
+from ddbench.training.loops import Inputs, OptimizerSettings, make_optimizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +169,22 @@ def check_plan(plan: Plan, dataset: Dataset) -> None:
         _check_replay(synset, protocol)
     learned_rate(synset, protocol)
     plan.policy  # noqa: B018 (parsed, so that a wrong name is told now)
+    if protocol.name not in PROTOCOLS:
+        try:  # made, so that a wrong one is told now
+            make_optimizer([torch.zeros(1, 1)], optimizer_settings(protocol, protocol.lr))
+        except (UserError, TypeError, ValueError) as error:
+            raise UserError(f"protocol {protocol.name}: {str(error).removeprefix('--')}") from None
+
+
+def optimizer_settings(protocol: Protocol, lr: float) -> OptimizerSettings:
+    """How a protocol moves the weights, with a learning rate."""
+    return OptimizerSettings(
+        name=protocol.optimizer,
+        lr=lr,
+        momentum=protocol.momentum,
+        weight_decay=protocol.weight_decay,
+        decay_vectors=protocol.decay_vectors,
+    )
 
 
 def _check_replay(synset: Synset, protocol: Protocol) -> None:
@@ -223,7 +239,14 @@ def rate_of(plan: Plan, student: str) -> float:
 
 def labels_path(synset: Path) -> Path:
     """Where relabelled labels of a synset lie by default."""
-    return synset.parent / "labels.safetensors"
+    folder = synset.parent if on_board(synset) is None else beside(synset, "evaluations")
+    return folder / "labels.safetensors"
+
+
+def row_labels(synset: Path) -> Path | None:
+    """Stored labels that lie beside a row on its board, with the row's synset; None: there are none."""
+    path = synset.with_name(f"{on_board(synset)}.labels.safetensors")
+    return path if path.is_file() else None
 
 
 def view_settings(plan: Plan) -> dict[str, Any]:

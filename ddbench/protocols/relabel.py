@@ -64,11 +64,46 @@ def check_relabel(plan: Plan, epochs: int, seed: int, out: Path) -> None:
     plain_or_absent(_partial_paths(out)[0], "unfinished label file")
     if out.exists():
         try:
-            read_labels(out)
+            found = read_labels(out)
         except UserError as error:
             raise UserError(f"{error}; choose another --out, or remove this file if nothing needs it") from None
+        _same(out, found, _subject(plan, seed), epochs)
     else:
         _check_space(plan, epochs, out)
+
+
+def _subject(plan: Plan, seed: int) -> dict[str, Any]:
+    """What labels are of, whoever gives them."""
+    return {
+        "synset_sha256": plan.synset_sha256,
+        "views": view_settings(plan),
+        "seed": seed,
+        "images": plan.synset.decoded_images,
+        "classes": plan.synset.classes,
+    }
+
+
+def _same(out: Path, found: StoredLabels, subject: dict[str, Any], epochs: int) -> None:
+    """Refuse labels of something else, or of fewer epochs.
+
+    Raises:
+        UserError: names what differs.
+    """
+    for name, value in subject.items():
+        old = getattr(found, name)
+        if old != value:
+            for part in value if isinstance(value, dict) else ():
+                if old.get(part) != value[part]:
+                    name, old, value = f"{name}.{part}", old.get(part), value[part]
+                    break
+            raise UserError(
+                f"{out} holds other labels ({name} {str(old)[:60]}, not {str(value)[:60]}); choose another --out, or "
+                "remove that file"
+            )
+    if found.epochs < epochs:
+        raise UserError(
+            f"{out} holds labels of {found.epochs} epochs, not {epochs}; choose another --out, or remove that file"
+        )
 
 
 def _check_space(plan: Plan, epochs: int, out: Path) -> None:
@@ -97,10 +132,10 @@ def _partial_paths(out: Path) -> tuple[Path, Path]:
     return out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.partial.json")
 
 
-def earlier_teacher(out: Path) -> str | None:
-    """sha256 of the teacher of the labels at ``out``, or of those that a killed run left unfinished; None for none.
+def earlier_try(out: Path) -> tuple[str | None, int]:
+    """sha256 of the teacher, and threads, of the labels at ``out``, or of what a killed run left; None and 0 for none.
 
-    The same command must go on with it, though a better one may have come into the store since.
+    The same command must go on with them, though a better teacher may have come into the store since.
     """
     for path in (out, _partial_paths(out)[0]):
         try:
@@ -109,14 +144,13 @@ def earlier_teacher(out: Path) -> str | None:
         except UserError:
             continue
         if isinstance(teacher, dict) and isinstance(teacher.get("sha256"), str):
-            return str(teacher["sha256"])
-    return None
+            return str(teacher["sha256"]), devices.threads_of(header)
+    return None, 0
 
 
 def relabel(
     *,
     plan: Plan,
-    synset_sha256: str,
     teacher: Teacher,
     epochs: int,
     seed: int,
@@ -142,17 +176,13 @@ def relabel(
     meter = Meter()
     device = devices.resolve_device(settings.device)
     subject = {
-        "synset_sha256": synset_sha256,
+        **_subject(plan, seed),
         "teacher": json.loads(canonical_json(teacher.reference())),
-        "views": view_settings(plan),
-        "seed": seed,
-        "images": plan.synset.decoded_images,
-        "classes": plan.synset.classes,
         "precision": settings.precision,
     }
     if out.exists():
         return _finished(out, subject, epochs, console)
-    devices.prepare(settings.threads)
+    devices.prepare(settings.threads, say=console.say)
     inputs = plan.inputs(device)
     label = teacher_labels(teacher, plan.protocol, device, settings.precision)
 
@@ -186,21 +216,7 @@ def _finished(out: Path, subject: dict[str, Any], epochs: int, console: Console)
         UserError: they are others, or fewer, or hold NaN.
     """
     found = read_labels(out)
-    for name, value in subject.items():
-        old = getattr(found, name)
-        if old != value:
-            for part in value if isinstance(value, dict) else ():
-                if old.get(part) != value[part]:
-                    name, old, value = f"{name}.{part}", old.get(part), value[part]
-                    break
-            raise UserError(
-                f"{out} holds other labels ({name} {str(old)[:60]}, not {str(value)[:60]}); choose another --out, or "
-                "remove that file"
-            )
-    if found.epochs < epochs:
-        raise UserError(
-            f"{out} holds labels of {found.epochs} epochs, not {epochs}; choose another --out, or remove that file"
-        )
+    _same(out, found, subject, epochs)
     found.verify()
     for left in _partial_paths(out):
         left.unlink(missing_ok=True)
@@ -344,7 +360,9 @@ def _resume(
             console.say(f"going on at epoch {done} of {shape[0]}")
             return done
     elif found:
-        console.say(f"starting again: {handle.name} was left by a run of other settings, teacher, synset or versions")
+        console.say(
+            f"starting again: {handle.name} was left by a run of other settings, threads, teacher, synset or versions"
+        )
     progress.unlink(missing_ok=True)
     handle.truncate(0)
     handle.seek(0)

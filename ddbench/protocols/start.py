@@ -78,24 +78,23 @@ def relabel(run: Path, asked: Asked) -> Relabelled:
     synset = read_synset(path)
     side = synset.images.shape[-1]
     dataset = load_dataset(synset.dataset, asked.data, size=side, download=asked.download)
-    threads = own_threads(asked.threads, dataset.spec.size)
-    sha256 = file_hash(path)
+    out = asked.out or labels_path(path)
+    earlier, begun = labelling.earlier_try(out)
+    threads = own_threads(asked.threads or begun, dataset.spec.size)
     plan = Plan(
         synset=synset,
         protocol=wanted,
         preprocess=check_against(path, synset, dataset),
         flip=dataset.spec.flip,
-        synset_sha256=sha256,
+        synset_sha256=file_hash(path),
     )
     epochs = plan.epochs if asked.epochs is None else asked.epochs
-    out = asked.out or labels_path(path)
     resolve_device(asked.device)
     labelling.check_relabel(plan, epochs, asked.seed, out)
     console = Console(asked.quiet)
     stored = labelling.relabel(
         plan=plan,
-        synset_sha256=sha256,
-        teacher=_teacher(run, asked, plan, dataset, out, threads, console),
+        teacher=_teacher(run, asked, plan, dataset, out, earlier, threads, console),
         epochs=epochs,
         seed=asked.seed,
         out=out,
@@ -106,7 +105,14 @@ def relabel(run: Path, asked: Asked) -> Relabelled:
 
 
 def _teacher(
-    run: Path, asked: Asked, plan: Plan, dataset: Dataset, out: Path, threads: int, console: Console
+    run: Path,
+    asked: Asked,
+    plan: Plan,
+    dataset: Dataset,
+    out: Path,
+    earlier: str | None,
+    threads: int,
+    console: Console,
 ) -> Teacher:
     """The flag's teacher, the synset's own, that of an earlier try, the best that fits, or one that is trained.
 
@@ -116,7 +122,6 @@ def _teacher(
     from ddbench.data.preprocess import kind_of
     from ddbench.networks.check import check_student
     from ddbench.networks.names import parse_student
-    from ddbench.protocols.relabel import earlier_teacher
     from ddbench.teachers.recipe import TeacherRecipe
     from ddbench.teachers.store import check_teacher
     from ddbench.teachers.train import ensure_teacher, summary
@@ -130,7 +135,7 @@ def _teacher(
         synset,
         given=asked.teacher,
         student=student,
-        earlier=earlier_teacher(out),
+        earlier=earlier,
         preprocess=plan.preprocess,
     )
     if found is not None:
@@ -141,6 +146,11 @@ def _teacher(
         raise UserError(
             f"{run}: its own teacher ({named(synset.teacher)}) is not in {asked.teachers}; give --teacher FILE or "
             "--teachers DIR, or --teacher-student for another one"
+        )
+    if out.exists():
+        raise UserError(
+            f"{out} holds the labels of a teacher (sha256 {str(earlier)[:12]}) that is not in {asked.teachers}; give "
+            "--teachers DIR, choose another --out, or remove that file"
         )
     kind = kind_of(plan.preprocess, dataset)
     if kind is None:

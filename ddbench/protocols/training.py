@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ddbench.data.dataset import Split
 from ddbench.networks.build import build_student
 from ddbench.networks.initialise import initialise
-from ddbench.protocols.plan import Plan, rate_of
+from ddbench.protocols.plan import Plan, optimizer_settings, rate_of
 from ddbench.protocols.replay import replay, replay_network
 from ddbench.protocols.targets import targets
 from ddbench.runtime import device as devices
@@ -23,7 +23,6 @@ from ddbench.runtime.errors import UserError
 from ddbench.training.loops import (
     Inputs,
     Optimizer,
-    OptimizerSettings,
     Resume,
     accuracy,
     forward_flops,
@@ -173,13 +172,7 @@ def _how(
     return {
         "epochs": plan.epochs,
         "batch": plan.batch,
-        "optimizer": OptimizerSettings(
-            name=protocol.optimizer,
-            lr=lr or rate_of(plan, student),
-            momentum=protocol.momentum,
-            weight_decay=protocol.weight_decay,
-            decay_vectors=protocol.decay_vectors,
-        ),
+        "optimizer": optimizer_settings(protocol, lr or rate_of(plan, student)),
         "policy": plan.policy,
         "factor": functools.partial(protocol.factor, epochs=plan.epochs),
         "rebuild": protocol.rebuild,

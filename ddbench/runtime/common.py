@@ -20,7 +20,8 @@ class Common:
     device: str = "auto"
     """auto, cpu, cuda or cuda:<i>."""
     threads: int = 0
-    """Threads of each process; 0: the cores shared out over the workers (one alone: 1 for images up to 16 px)."""
+    """Threads of each process; 0: those that were begun with, else the cores shared out over the workers (one alone: 1
+    for images up to 16 px)."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile: auto uses it where the work repays it; off is easier to debug."""
     quiet: bool = False

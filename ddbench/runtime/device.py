@@ -8,10 +8,13 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -39,16 +42,35 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+MOST_THREADS = 1024
+
+_share = 0
+
+
+@contextmanager
+def share_of(count: int) -> Iterator[None]:
+    """Within the block this process shares out so many cores, since others work beside it; 0: all of the machine."""
+    global _share
+    before, _share = _share, count
+    try:
+        yield
+    finally:
+        _share = before
+
+
 def worker_count(workers: int, threads: int) -> tuple[int, int]:
     """``(workers, threads of each)``: by default one worker a core.
 
     Raises:
-        UserError: a negative number.
+        UserError: a negative number, or more threads than any machine has use for.
     """
     if workers < 0 or threads < 0:
         raise UserError(f"--workers {workers} --threads {threads}: expected at least 0 (0: use every core)")
-    workers = workers or max(1, cores() // (threads or 1))
-    return workers, threads or max(1, cores() // workers)
+    if threads > MOST_THREADS:
+        raise UserError(f"--threads {threads}: expected at most {MOST_THREADS} (0: use every core)")
+    count = _share or cores()
+    workers = workers or max(1, count // (threads or 1))
+    return workers, threads or max(1, count // workers)
 
 
 SMALL_SIDE = 16
@@ -71,16 +93,60 @@ def own_threads(threads: int, size: int, beside: int = 1) -> int:
     return worker_count(beside, threads)[1]
 
 
-def prepare(threads: int, *, tune_allocator: bool = True) -> None:
+def begun_threads(*records: Path) -> int:
+    """Threads that something was begun with: ``threads`` of the first of these JSON files that says it; 0: none does.
+
+    What is computed depends on the number in its last bits, so whoever goes on does so with the same, on a machine of
+    any number of cores.
+    """
+    for path in records:
+        try:
+            record = read_json(path, "record")
+        except UserError:  # not there, or damaged: whoever reads all of it tells
+            continue
+        if threads_of(record):
+            return threads_of(record)
+    return 0
+
+
+def threads_of(record: Any) -> int:
+    """``threads`` of a record that was read; 0: it says none that can be used."""
+    count = record.get("threads") if isinstance(record, dict) else None
+    return count if type(count) is int and 1 <= count <= MOST_THREADS else 0
+
+
+def tell_threads(threads: int, say: Callable[[str], None]) -> None:
+    """Warn where there are fewer cores than threads, as when a run goes on that was begun on a larger machine."""
+    if threads > cores():
+        say(f"warning: {threads} threads, as asked for or begun, on {cores()} core(s): slow, the bytes are the same")
+
+
+def prepare(threads: int, *, tune_allocator: bool = True, say: Callable[[str], None] | None = None) -> None:
     """Set up the process for computing: allocator and the number of threads of torch.
 
     Results on a CPU may depend on the number of threads in the last bits, so verbs record it.
+
+    Args:
+        say: takes a warning where there are fewer cores.
     """
+    if say is not None:
+        tell_threads(threads, say)
     if tune_allocator:
         keep_freed_memory()
     import torch
 
     torch.set_num_threads(threads)
+
+
+def go_on(checkpoint: Any, say: Callable[[str], None]) -> None:
+    """Use the threads that a checkpoint's header says it was begun with; checkpoints of older versions say none."""
+    import torch
+
+    begun = threads_of(checkpoint)
+    if begun and begun != torch.get_num_threads():
+        say(f"with {begun} threads, as it was begun; remove the checkpoint to use others")
+        tell_threads(begun, say)
+        torch.set_num_threads(begun)
 
 
 def resolve_device(name: str) -> torch.device:

@@ -318,6 +318,19 @@ def ensure_writable(folder: Path) -> None:
         raise _explain(error, folder) from error
 
 
+def check_writable(folder: Path) -> None:
+    """See whether ``folder`` can be made and written to, touching nothing: before what is made for it elsewhere.
+
+    Raises:
+        UserError: it cannot.
+    """
+    place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not place.is_dir():
+        raise UserError(f"cannot write {folder}: {place} is no folder; choose a folder you may write to")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {folder}: {place} may not be written to; choose a folder you may write to")
+
+
 def recorded_seconds(path: Path) -> dict[str, float] | None:
     """``wall_seconds`` and ``cpu_seconds`` of a cost record; None where there is none that can be read."""
     if not path.exists():

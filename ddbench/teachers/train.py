@@ -50,6 +50,7 @@ from ddbench.training.loops import (
     accuracy,
     forward_flops,
     inputs_of,
+    load_optimizer_state,
     make_optimizer,
     optimizer_state,
     own_loss,
@@ -189,8 +190,7 @@ def train_teacher(
     """
     meter = Meter()
     recipe.check()
-    spec = dataset.spec
-    student = str(parse_student(student))
+    spec, student = dataset.spec, str(parse_student(student))
     check_student(student, spec.channels, spec.size)
     policy = recipe.policy(spec.flip)
     place = devices.resolve_device(device)
@@ -206,7 +206,7 @@ def train_teacher(
     net = net.to(place)
     attention = _attention(net, recipe, spec.shape, spec.classes, student)
     ensure_writable(path.parent)
-    devices.prepare(threads)
+    devices.prepare(threads, say=console.say)
     with turn(path, "teacher", console.say):
         if path.exists():  # another process trained it meanwhile
             return _finished(path, partial, dataset, preprocess, console)
@@ -279,6 +279,7 @@ def _train(
     done = progress.load(inputs.device)
     if done:
         console.say(f"going on after epoch {done} of {recipe.epochs}")
+        devices.go_on(progress.header, console.say)
     with console.bar(f"teacher ({student}, {dataset}, {recipe.epochs} epochs)", recipe.epochs, done) as bar:
         for epoch in train(
             net,
@@ -375,6 +376,7 @@ class _Progress:
         self.path, self.net, self.recipe, self.meter = path, net, recipe, meter
         self.curves: dict[str, list[float]] = {"loss": [], "train_accuracy": [], "holdout_accuracy": []}
         self.optimizer: dict[str, Tensor] = {}
+        self.header: dict[str, Any] = {}
         self._stepper: Optimizer | None = None
         self._saved = time.monotonic()
 
@@ -404,6 +406,7 @@ class _Progress:
             "kind": CHECKPOINT_KIND,
             "schema": 1,
             "done": epochs,
+            "threads": torch.get_num_threads(),
             "curves": self.curves,
             "wall_seconds": self.meter.wall,
             "cpu_seconds": self.meter.cpu,
@@ -428,13 +431,15 @@ class _Progress:
                 raise ValueError(f"epoch {done} of {self.recipe.epochs}")
             weights = {name.removeprefix("net."): t for name, t in tensors.items() if name.startswith("net.")}
             self.net.load_state_dict(weights)
+            stepper = make_optimizer(self.net.parameters(), self.recipe.optimizer_settings())
+            load_optimizer_state(stepper, "optimizer", tensors)  # now, while its file can be named
             wall, cpu = float(header["wall_seconds"]), float(header["cpu_seconds"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"{self.path}: not a checkpoint of this teacher ({' '.join(str(error).split()):.160}); remove it to "
                 "start again"
             ) from None
-        self.curves = curves
+        self.curves, self.header = curves, header
         self.meter.earlier_wall, self.meter.earlier_cpu = wall, cpu
         # Step counters stay on the CPU, where torch keeps them.
         self.optimizer = {

@@ -7,7 +7,7 @@ size see the same batch order under the same seed, and no generator state has to
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -154,7 +154,11 @@ def optimizer_state(stepper: Optimizer, name: str) -> dict[str, Tensor]:
 
 
 def load_optimizer_state(stepper: Optimizer, name: str, tensors: dict[str, Tensor]) -> None:
-    """Put back what :func:`optimizer_state` gave."""
+    """Put back what :func:`optimizer_state` gave.
+
+    Raises:
+        ValueError: it is of other parameters.
+    """
     if isinstance(stepper, SGD):
         stepper.load_state(name, tensors)
         return
@@ -163,7 +167,27 @@ def load_optimizer_state(stepper: Optimizer, name: str, tensors: dict[str, Tenso
         if key.startswith(f"{name}."):
             index, _, entry = key.removeprefix(f"{name}.").partition(".")
             state.setdefault(int(index), {})[entry] = tensor.clone()
+    check_gathered([one for group in stepper.param_groups for one in group["params"]], state)
     stepper.load_state_dict({**stepper.state_dict(), "state": state})
+
+
+MOMENTUM = "momentum_buffer"
+OF_A_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", MOMENTUM, "square_avg", "grad_avg", "sum")
+
+
+def check_gathered(parameters: Sequence[Tensor], state: Mapping[int, Mapping[str, Tensor]]) -> None:
+    """Refuse what an optimiser has gathered of other parameters; torch takes it and fails at the next step.
+
+    Raises:
+        ValueError: a parameter that is not there, or another shape.
+    """
+    for index, entry in state.items():
+        if not 0 <= index < len(parameters):
+            raise ValueError(f"the optimiser's state of parameter {index} of {len(parameters)}")
+        shape = parameters[index].shape
+        for name, tensor in entry.items():
+            if name in OF_A_PARAMETER and tensor.shape != shape:
+                raise ValueError(f"{name} of parameter {index} has shape {list(tensor.shape)}, expected {list(shape)}")
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:

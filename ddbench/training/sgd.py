@@ -60,7 +60,15 @@ class SGD:
         return {f"{name}.{i}": velocity for i, velocity in enumerate(self.velocities) if velocity is not None}
 
     def load_state(self, name: str, tensors: dict[str, Tensor]) -> None:
-        """Put the velocities of :meth:`state` back, each of its parameter's device and type."""
+        """Put the velocities of :meth:`state` back, each of its parameter's device and type.
+
+        Raises:
+            ValueError: one is not of its parameter's shape.
+        """
+        for i, parameter in enumerate(self.parameters):
+            found = tensors.get(f"{name}.{i}")
+            if found is not None and found.shape != parameter.shape:
+                raise ValueError(f"{name}.{i} has shape {list(found.shape)}, expected {list(parameter.shape)}")
         self.velocities = [
             tensors[key].to(parameter, copy=True) if (key := f"{name}.{i}") in tensors else None
             for i, parameter in enumerate(self.parameters)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from conftest import random_tiny
 
-from ddbench.cli.distill import evaluation_command
+from ddbench.cli.distill import evaluation_command, fitting_protocol
 from ddbench.methods import METHODS, facts_of
 
 
@@ -87,6 +89,36 @@ def test_the_next_command_of_some():
     assert evaluation_command(Path("r"), "datm") == "ddbench evaluate r --protocol soft-v1"
     assert evaluation_command(Path("r"), "mtt") == "ddbench evaluate r"
     assert evaluation_command(Path("r"), "somebody-elses") == "ddbench evaluate r"
+
+
+@pytest.mark.parametrize(
+    ("method", "header", "protocol"),
+    [
+        ("imported", {}, "hard-v1"),
+        ("imported", {"label_kind": "soft"}, "soft-v1"),
+        ("imported", {"decoder": {"factor": 2}}, "idc"),
+        ("imported", {"patches": 2}, "rded"),
+        ("imported", {"staged": True}, "pdd"),
+        ("kip", {"label_kind": "targets"}, "mse-v1"),
+        ("datm", {"label_kind": "soft"}, "soft-v1"),
+        ("datm", {"label_kind": "hard"}, "hard-v1"),  # imported without its labels
+        ("pdd", {"staged": False}, "hard-v1"),
+        ("pdd", {}, "pdd"),
+        ("rded", {"patches": 1}, "rded"),
+        ("tesla", {"label_kind": "soft"}, "hard-v1"),  # whose own labels are soft ones
+        ("dd", {"label_kind": "hard"}, "hard-v1"),
+    ],
+)
+def test_the_next_command_fits_the_form(method: str, header: dict[str, Any], protocol: str):
+    assert fitting_protocol(method, header) == protocol
+
+
+def test_import_says_it(tmp_path: Path, ddb: Callable):
+    torch.save({"images": torch.rand(10, 1, 8, 8), "labels": torch.softmax(3 * torch.eye(10), 1)}, tmp_path / "set.pt")
+    out = tmp_path / "run"
+    said = ddb("import", tmp_path / "set.pt", "--dataset", "digits", "--method", "datm", "--out", out, "--quiet").out
+    assert said == f"synset: {out / 'synset.safetensors'}   next: ddbench evaluate {out} --protocol soft-v1\n"
+    assert f"next: ddbench evaluate {out} --protocol soft-v1" in ddb("info", out).out
 
 
 def test_distill_says_it(tmp_path: Path, ddb: Callable):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import ddbench
 from ddbench.cli.main import run
 from ddbench.leaderboard.schema import load_results
 
@@ -118,6 +119,26 @@ def test_killed_and_stopped_it_goes_on_to_the_same_board(tmp_path: Path, monkeyp
     boards = [folder / "leaderboard" for folder in folders]
     assert rows(boards[0]) == rows(boards[1])
     assert len(rows(boards[0])) == 3
+
+
+def test_two_processes_at_once_leave_the_pages_of_a_fresh_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan_in(tmp_path)
+    command = [sys.executable, "-m", "ddbench", "reproduce", "small.toml", "--quiet", "--threads", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(ddbench.__file__).parents[1])}
+    both = [subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE) for _ in range(2)]
+    said = [process.communicate(timeout=300)[1].decode() for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert len(rows(tmp_path / "leaderboard")) == 3
+    run(["leaderboard", "build", "--check"])
+    # nor does a kill between the last row and the pages matter
+    page = tmp_path / "leaderboard" / "index.html"
+    page.unlink()
+    run(["reproduce", "small.toml", "--quiet"])
+    assert page.is_file()
+    run(["leaderboard", "build", "--check"])
 
 
 @pytest.mark.parametrize("flags", [["--budget", "soon"], ["--only", "*cifar*"], ["--wrokers", "2"]])

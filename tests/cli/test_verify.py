@@ -68,6 +68,30 @@ def verdicts(board: Path) -> list[str]:
     return [verification.verdict for verification in load_verifications(board).values()]
 
 
+def test_what_is_found_out_about_a_row_lies_beside_the_caller(
+    ddb: Ddb, board: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A board takes results by submission only."""
+    monkeypatch.chdir(tmp_path)
+    (row,) = load_results(board)
+    (synset,) = board.rglob("*.synset.safetensors")
+    before = listing(board)
+    brief = ("--epochs", 1, "--workers", 1, "--quiet", *EAGER)
+    out = done(ddb("evaluate", synset, "--students", MLP, "--seeds", 1, *brief))
+    (found,) = Path("evaluations").glob("*/*[0-9].json")
+    assert found.parent.name == row.id
+    assert f"result: {found}" in out
+    out = done(ddb("scores", synset, "--student", MLP, "--repeats", 2, *brief))
+    (found,) = (path for path in Path("scores").rglob("*.json") if not path.name.endswith(".cost.json"))
+    assert found.parent.name == row.id
+    assert f"result: {found}" in out
+    out = done(ddb("relabel", synset, "--teacher-student", TEACHER, *brief[:2], *brief[4:]))
+    assert f"labels: evaluations/{row.id}/labels.safetensors" in out
+    assert f"next: ddbench evaluate {synset} --protocol fkd --epochs 1" in out
+    done(ddb("evaluate", synset, "--protocol", "fkd", "--students", MLP, "--seeds", 1, *brief))
+    assert listing(board) == before
+
+
 def test_our_own_row_gives_the_same_bits(ddb: Ddb, board: Path) -> None:
     """Nothing but the board is there: no run folder, no protocol file."""
     out = done(ddb(*verify(board)))

@@ -154,6 +154,17 @@ def test_what_is_appended_to_or_taken(kind: str, tmp_path: Path):
             use(tmp_path / name)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_record_of_an_evaluation_is_passed_over(kind: str, tmp_path: Path):
+    from ddbench.evaluation.parts import read_head, read_parts
+
+    KINDS[kind][0](tmp_path / "run-0.part")
+    KINDS[kind][0](tmp_path / "head.json") if kind != "link to a pipe" else None
+    with at_once():
+        assert read_parts(tmp_path, lambda record: None) == []
+        assert read_head(tmp_path) is None
+
+
 # The contents
 
 

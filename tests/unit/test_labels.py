@@ -26,7 +26,7 @@ from ddbench.protocols import relabel as making
 from ddbench.protocols.labels import KIND, PROBE_TOLERANCE, PROBED, StoredLabels, probe_of, read_labels
 from ddbench.protocols.plan import Plan, check_labels, policy_of, view_settings
 from ddbench.protocols.protocol import PROTOCOLS, Protocol
-from ddbench.protocols.relabel import earlier_teacher, relabel
+from ddbench.protocols.relabel import earlier_try, relabel
 from ddbench.protocols.targets import teacher_labels
 from ddbench.protocols.training import Settings, trained_students
 from ddbench.runtime.errors import UserError
@@ -119,7 +119,6 @@ def make(
 ) -> StoredLabels:
     return relabel(
         plan=plan or make_plan(),
-        synset_sha256=SHA,
         teacher=teacher or Teacher(network()),
         epochs=epochs,
         seed=seed,
@@ -374,7 +373,7 @@ def test_another_configuration_does_not_go_on(
 ):
     with pytest.raises(Killed):
         make(out, teacher=fused(6, Killed))
-    assert earlier_teacher(out) == "a" * 64
+    assert earlier_try(out)[0] == "a" * 64
     make(out, **CONFIGURATIONS[name], loud=True)
     text = capsys.readouterr().err
     assert "starting again: " in text
@@ -416,8 +415,8 @@ def test_finished_is_left_as_it_is(out: Path, capsys: pytest.CaptureFixture[str]
     assert make(out, epochs=2).epochs == EPOCHS, "more epochs than wanted will do"
     assert "finished already" in capsys.readouterr().err
     assert listing(out.parent) == before
-    assert earlier_teacher(out) == "a" * 64
-    assert earlier_teacher(out.with_name("other")) is None
+    assert earlier_try(out)[0] == "a" * 64
+    assert earlier_try(out.with_name("other")) == (None, 0)
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,12 @@ from made_board import STUDENTS, made_result, put
 from test_leaderboard import CONVNET, MLP, make_run, submit
 
 from ddbench.cli import leaderboard as verb
+from ddbench.leaderboard.board import read_board
 from ddbench.leaderboard.commands import commands
 from ddbench.leaderboard.pages import embed, markdown, page
 from ddbench.leaderboard.pages.details import Pool, result_details
+from ddbench.leaderboard.pages.export import csv_text
+from ddbench.leaderboard.pages.latex import latex_text
 from ddbench.leaderboard.pages.page import build, check, tables
 from ddbench.leaderboard.pages.view import Table, bytes_text, lay_out, parts, ratio_text, seconds_text
 from ddbench.leaderboard.result import Result
@@ -69,6 +72,22 @@ def test_one_table_ranked_with_the_references_last(board: Path) -> None:
     assert [line[:2] for line in lines] == [["1", "mtt"], ["2", "dm"], ["–", "random"], ["–", "full"]]
     assert lines[0][2] == "89.0 ± 2.5"  # t(2) = 4.303: 4.303 * 0.01 / sqrt(3)
     assert lines[2][table.columns.index(next(c for c in table.columns if c.title == "seeds"))] == "3 × 2"
+
+
+def test_an_interval_that_leaves_what_is_possible_is_clipped_everywhere_but_in_the_data(tmp_path: Path) -> None:
+    root = tmp_path / "board"
+    submit(make_run(tmp_path / "run", {CONVNET: [0.99, 0.999, 0.98], MLP: [0.2, 0.8]}), root)
+    clipped, few = "99.0 (96.6 to 100.0, clipped)", "50.0 (too few seeds)"
+    build(root)
+    written = (root / "LEADERBOARD.md").read_text(encoding="utf-8").replace("&#40;", "(").replace("&#41;", ")")
+    data = embedded((root / "index.html").read_text(encoding="utf-8"))
+    shown = [entry[0] for entry in data["tables"][0]["rows"][0]["e"] if entry and entry != 0]
+    cells = read_board(root).cells
+    for text in (written, latex_text(cells, spread="interval"), shown):
+        assert clipped in text
+        assert few in text
+    assert "$\\pm$" in latex_text(cells), "a standard deviation is no interval"
+    assert "1.013" in csv_text(cells), "exports hold the numbers as they are"
 
 
 def test_references_that_nobody_measured_are_said_to_be(tmp_path: Path) -> None:

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ddbench.statistics import count_words, interval_words, paired_difference, summarise, summarise_groups
+from ddbench.statistics import (
+    count_words,
+    interval_words,
+    paired_difference,
+    spread_words,
+    summarise,
+    summarise_groups,
+)
 
 VALUES = [0.611, 0.598, 0.634, 0.605, 0.622]
 
@@ -112,6 +119,23 @@ def test_ties():
 )
 def test_an_interval_in_words(values: list[float], words: str):
     assert interval_words(summarise(values), 100, 2) == words
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([0.5], "50.0"),
+        ([0.9, 0.92, 0.91], "91.0 ± 2.5"),
+        ([0.99, 0.999, 0.98], "99.0 (96.6 to 100.0, clipped)"),
+        ([0.2, 0.8], "50.0 (too few seeds)"),
+    ],
+)
+def test_mean_and_spread_in_words(values: list[float], words: str):
+    assert spread_words(summarise(values), lambda value: f"{100 * value:.1f}", True) == words
+
+
+def test_the_spread_of_what_is_no_fraction_is_not_clipped():
+    assert spread_words(summarise([-1.0, 3.0, 1.0]), lambda value: f"{value:.0f}", False, "+-") == "1 +- 5"
 
 
 def test_an_interval_of_what_is_no_fraction_is_not_clipped():

@@ -12,7 +12,7 @@ from ddbench.data.preprocess import Preprocess
 from ddbench.evaluation.ddranking.definitions import RANDOM, REAL, SYNSET, TITLES, Leg
 from ddbench.evaluation.evaluator import evaluate
 from ddbench.evaluation.kept import cost_path
-from ddbench.evaluation.parts import parts_folder, read_parts, run_unit, units_of
+from ddbench.evaluation.parts import HEAD, parts_folder, read_parts, run_unit, units_of
 from ddbench.evaluation.tasks import Job, load_plan
 from ddbench.protocols.plan import check_plan
 from ddbench.protocols.protocol import result_name
@@ -21,6 +21,7 @@ from ddbench.runtime.files import file_hash, read_json, text_hash
 from ddbench.runtime.jobs import run_jobs
 from ddbench.runtime.progress import Console
 from ddbench.runtime.shards import WHOLE, Shard, State
+from ddbench.synset import beside
 
 LONGEST = 200
 """A longer file name is none that ``ddbench evaluate`` could have written."""
@@ -249,7 +250,7 @@ def score(
 
 def _earlier(leg: Leg, synset: Path) -> Path | None:
     """Where ``ddbench evaluate`` writes what it trains for such a leg; None: it could not."""
-    path = synset.parent / "evaluations" / f"{result_name(leg.base, leg.difference)}.json"
+    path = beside(synset, "evaluations") / f"{result_name(leg.base, leg.difference)}.json"
     return path if len(path.name) < LONGEST else None
 
 
@@ -313,7 +314,14 @@ def _place(work: Work, leg: Leg, synset: Path) -> Path:
     }
     name = f"{leg.base.name}-{work.student}-{text_hash(decides)[:12]}.json"
     # A folder of its own: `ddbench submit RUN` looks for the evaluations beside it.
-    return synset.parent / "evaluations" / "scores" / name
+    return beside(synset, "evaluations") / "scores" / name
+
+
+def begun_legs(plan: dict[str, Leg], student: str, synset: Path) -> list[Path]:
+    """Files that say what the legs of a synset were begun with, whatever that was: of finished ones, and of others."""
+    folder, names = beside(synset, "evaluations") / "scores", {leg.base.name for leg in plan.values()}
+    patterns = [f"{name}-{student}-*{end}" for name in sorted(names) for end in (".json", f".parts/{HEAD}")]
+    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
 
 
 def _holds(out: Path, student: str, seeds: Sequence[int]) -> bool:

@@ -15,7 +15,7 @@ from ddbench.leaderboard.result import CodeInfo, Cost, Costs, Result
 from ddbench.leaderboard.rows import FULL, Cell, Row
 from ddbench.leaderboard.schema import result_path
 from ddbench.leaderboard.verification import Comparison, Verification
-from ddbench.statistics import corruption_errors
+from ddbench.statistics import corruption_errors, range_words
 
 DIGITS = 5
 BYTES = ("images", "labels", "augmentation", "teacher", "other", "total", "real")
@@ -271,9 +271,7 @@ def _verification(result: Result, found: Verification) -> dict[str, Any]:
 
 
 def _bounds(one: Comparison, unit: str) -> str:
-    if one.low is None or one.high is None:
-        return ""
-    return f"{number_text(one.low, unit)} to {number_text(one.high, unit)}"
+    return range_words(one.low, one.high, lambda value: number_text(value, unit), unit == "fraction")
 
 
 def order_of_details(tables: Sequence[Sequence[Any]]) -> list[tuple[int, int]]:

@@ -15,14 +15,13 @@ from ddbench.leaderboard.pages.view import (
     Column,
     Line,
     Table,
-    half_width,
     lay_out,
     number_text,
 )
 from ddbench.leaderboard.rows import Cell
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
-from ddbench.statistics import Statistics
+from ddbench.statistics import Statistics, spread_words
 
 BOOKTABS = "% \\usepackage{booktabs}\n"
 DEFAULT = ("method", MAIN, CROSS, "stored")
@@ -135,9 +134,10 @@ def _cell(table: Table, line: Line, place: int, spread: str) -> str:
 
 def number(statistics: Statistics, unit: str, spread: str) -> str:
     """``88.7 $\\pm$ 0.9``, or the mean alone where there is no spread; ``spread`` as in :func:`latex_text`."""
-    mean = number_text(statistics["mean"], unit)
-    half = statistics["std"] if spread == "std" else half_width(statistics)
-    return mean if half is None else f"{mean} $\\pm$ {number_text(half, unit)}"
+    if spread != "std":
+        return spread_words(statistics, lambda value: number_text(value, unit), unit == "fraction", "$\\pm$")
+    mean, std = number_text(statistics["mean"], unit), statistics["std"]
+    return mean if std is None else f"{mean} $\\pm$ {number_text(std, unit)}"
 
 
 def _is_top(table: Table, column: Column, mean: float) -> bool:

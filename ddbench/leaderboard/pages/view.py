@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ddbench.leaderboard.columns import CROSS, MAIN, Measure, others
 from ddbench.leaderboard.result import Budget, Result
 from ddbench.leaderboard.rows import FULL, RANDOM, REFERENCES, AgainstRandom, Cell, Row
-from ddbench.statistics import Statistics
+from ddbench.statistics import Statistics, spread_words
 
 NONE = "–"
 UNMEASURED = "not measured"
@@ -104,9 +104,8 @@ def half_width(statistics: Statistics) -> float | None:
 
 
 def statistics_text(statistics: Statistics, unit: str) -> str:
-    """``88.7 ± 0.9``: mean and half of the 95 % interval, or the mean alone for a single run."""
-    mean, half = number_text(statistics["mean"], unit), half_width(statistics)
-    return mean if half is None else f"{mean} ± {number_text(half, unit)}"
+    """Mean and interval by :func:`ddbench.statistics.spread_words`."""
+    return spread_words(statistics, lambda value: number_text(value, unit), unit == "fraction")
 
 
 def bytes_text(count: float) -> str:

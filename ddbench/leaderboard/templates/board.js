@@ -252,7 +252,7 @@ function glance(views) {
     const said = [random && `random ${random[0].split(" ")[0]}`, full && `all data ${full[0].split(" ")[0]}`].filter(Boolean).join(" · ") || "no references measured";
     const go = () => { view.section.scrollIntoView({ block: "start" }); const first = view.node.querySelector(".open"); if (first) first.focus({ preventScroll: true }); };
     view.card = h("li", {}, h("button", { type: "button", class: "card", click: go },
-      h("span", { class: "where" }, `${table.dataset} · ${table.budget} · ${table.labels}${table.standard ? "" : " · non-standard"}`), h("span", { class: "who" }, who), h("span", { class: "score" }, top[0].split(" ± ")[0], h("i", {}, top[0].includes(" ± ") ? ` ± ${top[0].split(" ± ")[1]}` : "")), track, h("span", { class: "ends" }, said)));
+      h("span", { class: "where" }, `${table.dataset} · ${table.budget} · ${table.labels}${table.standard ? "" : " · non-standard"}`), h("span", { class: "who" }, who), h("span", { class: "score" }, meanAndSpread(top[0])[0], h("i", {}, ` ${meanAndSpread(top[0])[1]}`.trimEnd())), track, h("span", { class: "ends" }, said)));
     return view.card;
   }).filter(Boolean);
   return h("details", { class: "overview" }, h("summary", {}, "Best of every table"), h("nav", { "aria-label": "Best of every table" }, h("ul", { class: "glance" }, cards)));

@@ -13,6 +13,12 @@ function visibleColumns(table, state) {
   });
 }
 
+/* "88.7 ± 0.9", "97.9 (89.5 to 100.0, clipped)", "55.0 (too few seeds)": the mean, and what follows it. */
+function meanAndSpread(text) {
+  const at = text.search(/ (±|\([-\d.]+ to [^)]*clipped\)$|\(too few seeds\)$)/);
+  return at < 0 ? [text, ""] : [text.slice(0, at), text.slice(at + 1)];
+}
+
 function rankOf(row, table, state) {
   const place = state.student ? table.students.indexOf(state.student) : 0;
   return row.k && place >= 0 ? row.k[place] : 0;
@@ -33,8 +39,8 @@ function cellOf(row, table, column, i, state, open) {
   if (!e) return h("td", { class: column.n ? "number none" : "none" }, "–");
   const kind = (column.n ? "number" : "text") + (e[2] ? " best" : "");
   if (column.t === "verified" && column.g === "about") return h("td", { class: kind }, h("span", { class: `badge ${e[0]}` }, e[0]));
-  const [mean, half] = e[0].split(" ± ");
-  return h("td", { class: kind }, mean, half ? [" ", h("span", { class: "half" }, `± ${half}`)] : null, e[3] ? h("small", {}, e[3]) : null);
+  const [mean, spread] = meanAndSpread(e[0]);
+  return h("td", { class: kind }, mean, spread ? [" ", h("span", { class: "half" }, spread)] : null, e[3] ? h("small", {}, e[3]) : null);
 }
 
 const REFERENCES = ["random", "full"];

@@ -212,6 +212,7 @@ class RayCluster:
                 ready, _ = ray.wait(list(pending), timeout=left)
                 if not ready:  # the time is up
                     return
+                ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0)  # all that ended meanwhile
                 for reference in ready:
                     yield pending.pop(reference), self._result(reference)
         finally:

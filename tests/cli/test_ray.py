@@ -37,7 +37,8 @@ def nodes() -> Iterator[Any]:
     """A head, and two nodes of one core each; jobs find the modules beside this one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")  # no token is left in the home folder
-        patch.setenv("RAY_worker_niceness", "0")
+        for name, value in ray_jobs.QUIET.items():
+            patch.setenv(name, value)
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(Path(__file__).parent)]))
         patch.syspath_prepend(str(Path(__file__).parent))
         from ray.cluster_utils import Cluster

@@ -45,10 +45,9 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_worker_niceness": "0",
-    "RAY_raylet_start_wait_time_s": "300",
 }
-"""Environment in which ray tells nobody about its use, warns of nothing to come, gives its workers the priority of
-others (else 15: on a busy machine they come to a standstill), and waits longer than a minute for a node of it."""
+"""Environment in which ray tells nobody about its use, warns of nothing to come, and gives its workers the priority of
+others (else 15: on a busy machine they come to a standstill)."""
 
 OWN = frozenset(name for name in os.environ if name.startswith("DDBENCH_"))
 """Our variables that a node sets itself; they hold there."""

@@ -84,18 +84,13 @@ def cluster(
     else:
         _check_address(address)
     try:
-        with _own_signals():
-            ray.init(log_to_driver=False, configure_logging=False, logging_level=logging.ERROR, **options)
+        _connect(ray, options)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         share = _share(gpus, device, nodes)
         if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= share for node in nodes):
             said = f"{cpus} core(s)" + (f" and {share:g} GPU" if share else "")
             raise UserError(f"--engine ray: no node has {said} for a job; say other --threads or --gpu-share")
         yield RayCluster(ray, workers or QUEUED, {"num_cpus": cpus, "num_gpus": share})
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        if ray.is_initialized():
-            raise
-        raise UserError(f"--engine ray: {error}") from error
     finally:
         ray.shutdown()
         if folder is not None:
@@ -109,15 +104,16 @@ def _ray() -> Any:
         raise UserError(f"--engine ray needs the package ray: {install_words('ray')}") from None
 
 
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """ray takes SIGTERM; it is given back."""
+def _connect(ray: Any, options: dict[str, Any]) -> None:
+    """Raises UserError when ray cannot, for whatever reason: a slow machine, another version, no node here."""
     before = signal.getsignal(signal.SIGTERM)
     try:
-        yield
+        ray.init(log_to_driver=False, configure_logging=False, logging_level=logging.ERROR, **options)
+    except Exception as error:  # some are no more than that
+        raise UserError(f"--engine ray: {one_line(error)[:300]}") from error
     finally:
         with contextlib.suppress(ValueError):  # not the main thread
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, before)  # ray takes it
 
 
 def _share(gpus: float | None, device: str, nodes: Sequence[dict[str, float]]) -> float:
@@ -212,6 +208,7 @@ class RayCluster:
                 ready, _ = ray.wait(list(pending), timeout=left)
                 if not ready:  # the time is up
                     return
+                ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0)  # all that ended meanwhile
                 for reference in ready:
                     yield pending.pop(reference), self._result(reference)
         finally:

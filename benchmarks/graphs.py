@@ -3,7 +3,7 @@
     python benchmarks/graphs.py graphs:MUTAG graphs:NCI1.txt graphs:ogbg_molbace --cache runs.jsonl
 
 Ten seeds: of a set that comes with a split, ten networks on it; else ten folds, a network each. All rows have the same
-number of updates; Mirage's bytes are the other rows' limit. Tables go to docs/graphs.md by hand. A run that is in the
+number of updates; Mirage's bytes are the other rows' limit. The output goes into docs/graphs.md. A run that is in the
 cache is not made again.
 """
 
@@ -226,7 +226,8 @@ def main() -> None:
         name, config = source.graphs.name, settings(source.graphs.name)
         cost = measure(__file__, spec)
         payload = Cell(source, 0).payload
-        division = "its scaffold split, ten networks" if source.split else "ten folds, a network each"
+        networks = f"{args.seeds} network{'' if args.seeds == 1 else 's'}"
+        division = f"its scaffold split, {networks}" if source.split else f"ten folds, {networks}, each on a fold"
         print(
             f"### {name}\n\n{len(source.graphs)} graphs, {division}. Depth {config.depth}, at least "
             f"{' / '.join(map(str, payload.thresholds))} graphs of a class"

@@ -19,6 +19,7 @@ from ddbench.cli.help import flags_of
 from ddbench.cli.listing import TABLES
 from ddbench.cli.main import VERBS
 from ddbench.cli.parse import parse
+from ddbench.cli.plan import VERBS as PLANNED
 
 ARGS: dict[str, str] = {
     "demo": "demo:Args",
@@ -39,6 +40,8 @@ ARGS: dict[str, str] = {
     "scores": "scores:Args",
     "submit": "submit:SubmitArgs",
     "reproduce": "reproduce:Args",
+    "plan": "plan:Args",
+    "slurm": "slurm:Args",
     "leaderboard build": "leaderboard:BuildArgs",
     "leaderboard show": "leaderboard:ShowArgs",
     "leaderboard export": "leaderboard_export:ExportArgs",
@@ -121,6 +124,8 @@ def places(verb: str) -> tuple[str, ...]:
     below = [one.partition(" ")[2] for one in ARGS if one.startswith(f"{verb} ")]
     known = {
         "list": tuple(TABLES),
+        "plan": PLANNED,
+        "slurm": tuple(name for name in VERBS if name != "slurm"),
         "reproduce": names("plans") if verb == "reproduce" else (),
         "completion": (*SCRIPTS,),
     }

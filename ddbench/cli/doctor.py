@@ -29,6 +29,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "timm": (("timm",), "students named timm-..."),
     "diffusion": (("diffusers",), "diffusion train, distill --method d3hr, mgd3, unguided"),
     "robustness": (("pyautoattack", "foolbox"), "evaluate --robustness full"),
+    "ray": (("ray",), "--engine ray: workers on several machines"),
     "wandb": (("wandb",), "distill --track wandb"),
     "tensorboard": (("tensorboard",), "distill --track tensorboard"),
 }

@@ -55,6 +55,8 @@ CASES = {
     "datasets": ("ddbench distill --dataset fash", {"fashion-mnist"}),
     "lists": ("ddbench list me", {"methods"}),
     "plans": ("ddbench reproduce digits", {"digits-cpu"}),
+    "verbs that are planned": ("ddbench plan di", {"distill"}),
+    "verbs for a cluster": ("ddbench slurm rela", {"relabel"}),
     "shells": ("ddbench completion f", {"fish"}),
 }
 

@@ -2,7 +2,7 @@
 
     python benchmarks/paired_table.py --dataset digits --ipc 1 --methods mtt,ftd,tesla --base mtt
 
-A cell of a table is a method under its protocol, with the networks of the same seeds on both sides; random is three
+A cell of a table is a method under its protocol, with the networks of the same seeds on both sides; random is ten
 subsets, so the interval of a difference is over students and subsets. Random images stand under ``--random-protocol``,
 by default the method's own, else under ``--protocol``.
 """
@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from ddbench.leaderboard.result import Budget, Result
 from ddbench.leaderboard.rows import current
 from ddbench.leaderboard.schema import load_results
-from ddbench.statistics import paired_difference, summarise, summarise_groups
+from ddbench.statistics import Statistics, interval_words, paired_difference, summarise, summarise_groups
 
 
 def chosen(results: list[Result], args: argparse.Namespace, method: str, protocol: str | None) -> list[Result]:
@@ -36,9 +36,9 @@ def chosen(results: list[Result], args: argparse.Namespace, method: str, protoco
     return sorted(found, key=lambda result: (result.protocol.name != args.protocol, result.synset.seed))
 
 
-def interval(entry: dict[str, Any]) -> str:
+def interval(entry: Statistics) -> str:
     """``98.0 (97.5 to 98.4)``."""
-    return f"{100 * entry['mean']:.1f} ({100 * entry['low']:.1f} to {100 * entry['high']:.1f})"
+    return f"{100 * entry['mean']:.1f} ({interval_words(entry, 100, 1)})"
 
 
 def difference(ours: dict[int, float], others: list[dict[int, float]]) -> str:
@@ -66,8 +66,8 @@ def means(results: list[Result], args: argparse.Namespace, student: str) -> None
                 continue
             entry = summarise_groups(groups) if name == "random" else summarise(groups[0])
             digits, unit = (1, 100) if "accuracy" in metric or metric.startswith("robust") else (3, 1)
-            low, high, mean = (unit * entry[key] for key in ("low", "high", "mean"))
-            cells.append(f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})")
+            mean, fraction = f"{unit * entry['mean']:.{digits}f}", unit == 100
+            cells.append(f"{mean} ({interval_words(entry, unit, digits, fraction)})")
         print(f"| {name} | `{rows[0].protocol.name}` | {' | '.join(cells)} |")
 
 

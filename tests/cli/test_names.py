@@ -114,7 +114,9 @@ def test_words_are_those_of_the_source():
     from ddbench.evaluation.start import Asked
 
     words = field_words(Asked)
-    assert words["out"] == "Result file; default: RUN/evaluations/<protocol>.json."
+    assert words["out"] == (
+        "Result file; default: RUN/evaluations/<protocol>.json, for a row of a board evaluations/<id>/<protocol>.json."
+    )
     assert words["device"] == "auto, cpu, cuda or cuda:<i>."
 
 

@@ -36,12 +36,12 @@ from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.synset import Budget, Synset
 from ddbench.training.loops import (
-    MOMENTUM,
     Epoch,
     Optimizer,
     OptimizerSettings,
     Resume,
-    check_gathered,
+    load_optimizer_state,
+    make_optimizer,
     optimizer_state,
     train,
 )
@@ -310,13 +310,7 @@ class CUDD(Recovery[CUDDConfig]):
             inputs,
             epochs=stage.steps,
             batch=plan.batch,
-            optimizer=OptimizerSettings(
-                name=protocol.optimizer,
-                lr=protocol.lr,
-                momentum=protocol.momentum,
-                weight_decay=protocol.weight_decay,
-                decay_vectors=protocol.decay_vectors,
-            ),
+            optimizer=_optimizer(protocol),
             policy=plan.policy,
             seed=seeds.derive(self.context.seed, "guide", stage.phase),
             factor=functools.partial(protocol.factor, epochs=stage.steps),
@@ -387,8 +381,19 @@ class CUDD(Recovery[CUDDConfig]):
             for name, tensor in state.tensors.items()
             if name.startswith("guide_optimizer.")
         }
-        gathered: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in self._guide_optimizer.items():
-            _, index, *key = name.split(".")
-            gathered.setdefault(int(index), {})[".".join(key) or MOMENTUM] = tensor
-        check_gathered([] if self._guide is None else list(self._guide.parameters()), gathered)
+        if self._guide_optimizer:
+            if self._guide is None:
+                raise ValueError("an optimiser's state without its network")
+            stepper = make_optimizer(self._guide.parameters(), _optimizer(PROTOCOLS[GUIDE_PROTOCOL]))
+            load_optimizer_state(stepper, "optimizer", self._guide_optimizer)
+
+
+def _optimizer(protocol: Protocol) -> OptimizerSettings:
+    """The optimiser of a protocol; its order of parameters is that of what it gathered."""
+    return OptimizerSettings(
+        name=protocol.optimizer,
+        lr=protocol.lr,
+        momentum=protocol.momentum,
+        weight_decay=protocol.weight_decay,
+        decay_vectors=protocol.decay_vectors,
+    )

@@ -221,7 +221,9 @@ def test_worker_count():
     assert worker_count(3, 2) == (3, 2)
     assert worker_count(0, 0) == (cores(), 1)
     assert worker_count(1, 0) == (1, cores())
-    assert worker_count(0, 10**6) == (1, 10**6)
+    assert worker_count(0, 1024) == (1, 1024)
+    with pytest.raises(UserError, match="--threads 1000000: expected at most 1024"):
+        worker_count(0, 10**6)
     for workers, threads in ((-1, 0), (0, -1)):
         with pytest.raises(UserError, match=f"--workers {workers} --threads {threads}"):
             worker_count(workers, threads)

@@ -8,14 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ddbench.statistics import (
-    count_words,
-    interval_words,
-    paired_difference,
-    spread_words,
-    summarise,
-    summarise_groups,
-)
+from ddbench.statistics import count_words, interval_words, paired_difference, spread_words, summarise, summarise_groups
 
 VALUES = [0.611, 0.598, 0.634, 0.605, 0.622]
 

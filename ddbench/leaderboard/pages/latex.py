@@ -7,17 +7,7 @@ from collections.abc import Sequence
 
 from ddbench.leaderboard.columns import CROSS, MAIN
 from ddbench.leaderboard.pages.export import load_pandas
-from ddbench.leaderboard.pages.view import (
-    ABOUT,
-    COST,
-    NONE,
-    PLACE,
-    Column,
-    Line,
-    Table,
-    lay_out,
-    number_text,
-)
+from ddbench.leaderboard.pages.view import ABOUT, COST, NONE, PLACE, Column, Line, Table, lay_out, number_text
 from ddbench.leaderboard.rows import Cell
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError

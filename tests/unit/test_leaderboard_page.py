@@ -16,6 +16,7 @@ import pytest
 from made_board import STUDENTS, made_result, put
 from test_leaderboard import CONVNET, MLP, make_run, submit
 
+import ddbench
 from ddbench.cli import leaderboard as verb
 from ddbench.leaderboard.board import read_board
 from ddbench.leaderboard.commands import commands
@@ -516,7 +517,12 @@ leaderboard.main(["build", "--leaderboard", "b"])
 leaderboard.main(["show", "--leaderboard", "b"])
 assert "torch" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env={"PYTHONPATH": str(Path.cwd())})
+    subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        check=True,
+        env={"PYTHONPATH": str(Path(ddbench.__file__).parents[1])},
+    )
 
 
 @pytest.mark.parametrize(

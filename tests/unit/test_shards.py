@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 from conftest import EAGER, TINY, contents
 
+import ddbench
 from ddbench.evaluation import tasks
 from ddbench.runtime import shards, signs
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.shards import WHOLE, Shard, Units, parse_shard, run_common, run_units, status_lines
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(ddbench.__file__).parents[1]
 OTHER = "mlp-d1-w4"
 PATIENCE = 120.0
 

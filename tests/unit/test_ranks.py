@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from conftest import record_digits
@@ -26,7 +26,8 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="th
 
 HERE = Path(__file__).resolve().parent
 DISTILL = [
-    *("-m", "ddbench", "distill", "--dataset", "digits", "--ipc", "2", "--student", "convnet-d2-w4-in"),
+    *("-m", "ddbench"),
+    *("distill", "--dataset", "digits", "--ipc", "2", "--student", "convnet-d2-w4-in"),
     *("--recipe", "none", "--compile", "off", "--threads", "1", "--checkpoint-every", "2"),
 ]
 
@@ -82,16 +83,10 @@ def test_gradients_are_those_of_one_process(tmp_path: Path, tiny_experts: Path, 
 def test_a_killed_run_goes_on_to_what_one_process_makes(tmp_path: Path, data_root: Path):
     settings = ["--method", "dm", "--iterations", "120", "--batch-real", "8"]
     command = torchrun(*DISTILL, *settings, "--out", tmp_path / "two")
-    checkpoint = tmp_path / "two" / "checkpoint.safetensors"
-    process = subprocess.Popen(
-        command, env=environment(data_root), stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    while not checkpoint.exists() and process.poll() is None:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
-    assert checkpoint.exists(), said
-    assert not (tmp_path / "two" / "synset.safetensors").exists(), "it was finished before it was killed"
+    killed = run(torchrun(HERE / "ranks_killed.py", *DISTILL[2:], *settings, "--out", tmp_path / "two"), data_root)
+    assert killed.returncode != 0
+    assert (tmp_path / "two" / "checkpoint.safetensors").exists(), killed.stderr
+    assert not (tmp_path / "two" / "synset.safetensors").exists()
     again = run(command, data_root)
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("going on at iteration") == 1
@@ -112,6 +107,24 @@ def test_a_killed_run_goes_on_to_what_one_process_makes(tmp_path: Path, data_roo
     other = run([sys.executable, *DISTILL, *settings, "--out", str(tmp_path / "two")], data_root)
     assert other.returncode == 2
     assert "processes differ(s)" in other.stderr
+
+
+def test_ranks_end_with_a_killed_launcher(tmp_path: Path, data_root: Path):
+    """torchrun killed outright tells its processes nothing; they end by themselves."""
+    settings = ["--method", "dm", "--iterations", "1000000", "--batch-real", "8", "--quiet"]
+    command = torchrun(*DISTILL, *settings, "--out", tmp_path / "run")
+    launcher = subprocess.Popen(command, env=environment(data_root), stderr=subprocess.DEVNULL)
+    limit = time.monotonic() + 120
+    while not (tmp_path / "run" / "checkpoint.safetensors").exists():
+        assert launcher.poll() is None
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    ranks = psutil.Process(launcher.pid).children(recursive=True)
+    launcher.kill()
+    launcher.wait()
+    assert len(ranks) >= 2
+    _, alive = psutil.wait_procs(ranks, timeout=30)
+    assert not alive
 
 
 def test_one_line_ends_all(tmp_path: Path, data_root: Path):

@@ -44,6 +44,9 @@ from ddbench.training.twice import check_steady
 CONFIDENCE = 0.99
 """Probability of its class in the first soft label of an image."""
 
+KEPT = 30
+"""Steps whose weights are kept; of a longer recipe some are computed again, so that memory does not grow with it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DDConfig:
@@ -154,7 +157,7 @@ class DD(Method[DDConfig]):
         net = self._network(0)
         flops = forward_flops(net, shape[1:]) * 9 * config.epochs * len(self.images) * config.iterations
         compiler = devices.choose_compiler(context.compile, flops, context.device, context.console.say)
-        self._inner = InnerLoop(FlatNet(net).to(context.device), config.inner, compiler)
+        self._inner = InnerLoop(FlatNet(net).to(context.device), config.inner, compiler, kept=KEPT)
 
     def _network(self, seed: int) -> torch.nn.Module:
         spec = self.context.dataset.spec

@@ -12,8 +12,8 @@ to the images X, the labels y (when they are soft), the learning rate(s) and ``t
 
 Modes:
     ``unroll``: autograd through all N steps; memory grows with N.
-    ``adjoint``: the same gradient by the discrete adjoint recursion; keeps the weights of every step and the graph of
-        one step only.
+    ``adjoint``: the same gradient by the discrete adjoint recursion; keeps the weights of every step, or of some of
+        them, and the graph of one step only.
     ``truncated``: the adjoint recursion without the Hessian product, that is, the gradient with the weights detached
         at the input of every step (TESLA, Cui et al. 2023, section 3).
     ``higher``: autograd through all steps by the package ``higher``, as an oracle and for code written against it.
@@ -21,6 +21,7 @@ Modes:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -44,13 +45,20 @@ class InnerLoop:
         mode: one of :data:`MODES`.
         compiler: wraps the one-step functions of ``adjoint`` and ``truncated`` (``torch.compile``); ``None``: eager.
         ranks: share out the images of each batch in these two modes; the loss must be a mean over images.
+        kept: steps whose weights these two modes keep at most, for a problem of more steps about twice its root
+            and one more gradient a step, with the same numbers; ``None``: all.
 
     Raises:
         UserError: unknown mode.
     """
 
     def __init__(
-        self, net: FlatNet, mode: str = "adjoint", compiler: Compiler | None = None, ranks: Ranks = ALONE
+        self,
+        net: FlatNet,
+        mode: str = "adjoint",
+        compiler: Compiler | None = None,
+        ranks: Ranks = ALONE,
+        kept: int | None = None,
     ) -> None:
         if mode not in MODES:
             raise unknown("inner-loop mode", mode, MODES, "--inner")
@@ -58,6 +66,7 @@ class InnerLoop:
         self.mode = mode
         self.compiler = compiler
         self.ranks = ranks
+        self.kept = kept
         self._compiled: dict[tuple[Loss, bool, bool], tuple[Callable[..., Any], Callable[..., Any]]] = {}
 
     def __call__(self, problem: InnerProblem) -> InnerResult:
@@ -97,27 +106,19 @@ class InnerLoop:
         forward, reverse = self._steps(problem, exact)
         steps = len(problem.batches)
         images, labels = problem.images.detach(), problem.labels.detach()
-        thetas: list[Tensor] = [problem.start.detach()]
-        velocities: list[Tensor] = []
-        for step in range(steps):
-            with torch.no_grad():
-                x, y = problem.batch(step, images, labels)
-            gradient = forward(thetas[-1], x, y, self._scale(problem, step))
-            if problem.momentum:
-                gradient = problem.momentum * velocities[-1] + gradient if velocities else gradient
-                velocities.append(gradient)
-            thetas.append(thetas[-1] - problem.lr_at(step) * gradient)
-
-        final = thetas[-1]
+        path = _Path(problem, lambda theta, step: self._gradient(forward, problem, theta, step), self.kept)
+        final = path.final
         outer = torch.zeros((), dtype=final.dtype, device=final.device)
-        lam, eta = torch.zeros_like(thetas[0]), torch.zeros_like(thetas[0])
+        lam, eta = torch.zeros_like(final), torch.zeros_like(final)
         grad_images = torch.zeros_like(images)
         grad_labels = torch.zeros_like(labels) if problem.soft else None
         grad_lr = torch.zeros_like(problem.lr)
+        after = final
         for step in range(steps - 1, -1, -1):
+            theta, velocity = path.before(step)
             for term in problem.terms:
                 if term.step == step + 1:
-                    at = leaf(thetas[step + 1])
+                    at = leaf(after)
                     value = term.value(at)
                     lam = lam + torch.autograd.grad(value, at)[0]
                     outer = outer + value.detach()
@@ -125,10 +126,8 @@ class InnerLoop:
             x_raw, y_raw = _select(problem.batches[step], images, labels)
             x_raw = leaf(x_raw)
             x = problem.view(step, x_raw)
-            gradient, (pull_x, pull_y, pull_theta) = reverse(
-                thetas[step], x.detach(), y_raw, self._scale(problem, step), eta
-            )
-            descent = velocities[step] if problem.momentum else gradient
+            gradient, (pull_x, pull_y, pull_theta) = reverse(theta, x.detach(), y_raw, self._scale(problem, step), eta)
+            descent = gradient if velocity is None else velocity
             slope = -(lam @ descent)
             if grad_lr.ndim:
                 grad_lr[step] = slope
@@ -141,9 +140,16 @@ class InnerLoop:
                 _scatter(grad_labels, problem.batches[step], pull_y)
             if pull_theta is not None:
                 lam = lam + pull_theta
-            thetas.pop()
+            after = theta
         grad_images, *soft = self.ranks.sum(grad_images, *([] if grad_labels is None else [grad_labels]))
         return InnerResult(outer, grad_images, soft[0] if soft else None, grad_lr, lam, final)
+
+    def _gradient(self, forward: Callable[..., Any], problem: InnerProblem, theta: Tensor, step: int) -> Tensor:
+        """Of the student's loss on the batch of a step."""
+        with torch.no_grad():
+            x, y = problem.batch(step, problem.images.detach(), problem.labels.detach())
+        gradient: Tensor = forward(theta, x, y, self._scale(problem, step))
+        return gradient
 
     def _scale(self, problem: InnerProblem, step: int) -> float | Tensor:
         """Loss factor of a step; compiled, every other number would be compiled for again, a tensor is not."""
@@ -160,6 +166,52 @@ class InnerLoop:
                 forward, reverse = _functional_steps(self.net, *key)
                 self._compiled[key] = (self.compiler(forward), self.compiler(reverse))
         return _shared(*self._compiled[key], self.ranks) if self.ranks.world > 1 else self._compiled[key]
+
+
+class _Path:
+    """The weights of a student on its way, asked for backwards.
+
+    Args:
+        gradient: of the student's loss, at weights before a step.
+        kept: as in :class:`InnerLoop`.
+
+    Attributes:
+        final: weights after the last step.
+    """
+
+    def __init__(
+        self, problem: InnerProblem, gradient: Callable[[Tensor, int], Tensor], kept: int | None = None
+    ) -> None:
+        self._problem, self._gradient = problem, gradient
+        steps = len(problem.batches)
+        self._part = steps if kept is None or steps <= kept else math.isqrt(steps - 1) + 1
+        self._starts: list[tuple[Tensor, Tensor | None]] = []
+        self.final: Tensor = problem.start.detach()
+        self._here: list[tuple[Tensor, Tensor | None]] = []
+        velocity: Tensor | None = None
+        for first in range(0, steps, self._part):
+            self._starts.append((self.final, velocity))
+            self.final, velocity = self._walk(first)
+
+    def _walk(self, first: int) -> tuple[Tensor, Tensor | None]:
+        """Keep weights and velocity of each step of a part; returns the weights after it, and the velocity."""
+        self._here = []
+        theta, velocity = self._starts[first // self._part]
+        for step in range(first, min(first + self._part, len(self._problem.batches))):
+            descent = self._gradient(theta, step)
+            if self._problem.momentum:
+                descent = descent if velocity is None else self._problem.momentum * velocity + descent
+                velocity = descent
+            self._here.append((theta, velocity))
+            theta = theta - self._problem.lr_at(step) * descent
+        return theta, velocity
+
+    def before(self, step: int) -> tuple[Tensor, Tensor | None]:
+        """Weights before a step, and its velocity if there is momentum; steps in falling order, each once."""
+        if not self._here:
+            self._starts.pop()
+            self._walk(step // self._part * self._part)
+        return self._here.pop()
 
 
 def _shared(

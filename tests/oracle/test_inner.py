@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from ddbench.networks.build import build_student
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.seeds import generator, isolated
 from ddbench.training.flat import FlatNet, flatten_parameters
-from ddbench.training.inner import InnerLoop
+from ddbench.training.inner import InnerLoop, _Path
 from ddbench.training.losses import cross_entropy
 from ddbench.training.problem import InnerProblem, InnerResult, OuterTerm, match_term
 
@@ -109,6 +110,37 @@ def assert_same(ours: InnerResult, theirs: InnerResult, tolerance: float = TOLER
 def test_adjoint_equals_unroll(tiny: FlatNet, variant: str) -> None:
     problem = variants(tiny)[variant]
     assert_same(InnerLoop(tiny, "adjoint")(problem), InnerLoop(tiny, "unroll")(problem))
+
+
+@pytest.mark.parametrize("mode", ["adjoint", "truncated"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_weights_computed_again_are_the_same(tiny: FlatNet, variant: str, mode: str) -> None:
+    """Of five steps: in parts of three, and all."""
+    problem = variants(tiny)[variant]
+    every = InnerLoop(tiny, mode)(problem)
+    for kept in (1, 4, 5):
+        some = InnerLoop(tiny, mode, kept=kept)(problem)
+        for name in ("loss", "images", "labels", "lr", "start", "final"):
+            ours, theirs = getattr(some, name), getattr(every, name)
+            assert (ours is None and theirs is None) or torch.equal(ours, theirs), (kept, name)
+
+
+def test_few_weights_are_kept(tiny: FlatNet) -> None:
+    """Of 90 steps about 20 at once, and a step's gradient is computed at most once more."""
+    seen: list[weakref.ref[Tensor]] = []
+    most = 0
+
+    def gradient(theta: Tensor, step: int) -> Tensor:
+        nonlocal most
+        seen.append(weakref.ref(theta))
+        most = max(most, sum(one() is not None for one in seen))
+        return torch.ones_like(theta)
+
+    path = _Path(make_problem(tiny, steps=90), gradient, kept=30)
+    for step in reversed(range(90)):
+        path.before(step)
+    assert most <= 21
+    assert 90 < len(seen) <= 180
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

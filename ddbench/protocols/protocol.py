@@ -187,6 +187,16 @@ _BUILTIN: dict[str, Protocol] = {
         Protocol(name="hard-v1"),
         # Bit-faithful to DC's public loop: E+1 passes, drop after pass index E//2+1, a new optimiser there, lr fixed.
         Protocol(name="dc-legacy", epochs=1001, full_epochs=101, drop_offset=2, rebuild=True, lr_source="protocol"),
+        # The same loop as DC itself was scored by, but for MNIST and batch norm: no augmentation, so 300 + 1 passes.
+        Protocol(
+            name="dc-plain",
+            epochs=301,
+            full_epochs=101,
+            drop_offset=2,
+            rebuild=True,
+            lr_source="protocol",
+            augmentation="none",
+        ),
         # The same loop at the learned rate (MTT, TESLA, FTD, DATM).
         Protocol(name="mtt", epochs=1001, full_epochs=101, drop_offset=2, rebuild=True),
         # IDC and DREAM: MultiStep, CutMix, DSA without cutout.
@@ -296,6 +306,7 @@ PROTOCOLS: Table[Protocol] = Table("protocol", "ddbench.protocols", Protocol, _B
 DESCRIPTIONS = {
     "hard-v1": "hard labels, SGD, 1000 epochs, DSA; the synset's learned lr if it has one, else 0.01",
     "dc-legacy": "as the public DC/DSA/DM code: 1001 epochs, lr 0.01, optimiser rebuilt at the drop, DSA",
+    "dc-plain": "as DC on all but MNIST: 301 epochs, lr 0.01, optimiser rebuilt at the drop, no augmentation",
     "mtt": "as the public MTT code: dc-legacy at the learned lr",
     "idc": "as IDC and DREAM: batch 64, two drops x 0.2, DSA without cutout, CutMix",
     "soft-v1": "one soft label an image (logits), soft cross-entropy, else as hard-v1",

@@ -16,6 +16,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "protocols"
 HASHES = {
     "hard-v1": "44136fa355b3678a",
     "dc-legacy": "084382ba2b23b493",
+    "dc-plain": "e3d8c017bb9081da",
     "mtt": "c113ecfa4aa72d19",
     "idc": "f37bd8911af1d56f",
     "soft-v1": "c8975c64af3f988c",
@@ -72,6 +73,8 @@ def test_drop_of_the_legacy_loop():
     """Its loop runs over 0..E and drops before pass index E // 2 + 2, E = 1000."""
     legacy = PROTOCOLS["dc-legacy"]
     assert (legacy.epochs, legacy.factor(501, 1001), legacy.factor(502, 1001)) == (1001, 1.0, 0.1)
+    plain = PROTOCOLS["dc-plain"]
+    assert (plain.epochs, plain.factor(151, 301), plain.factor(152, 301)) == (301, 1.0, 0.1), "E = 300"
 
 
 def test_two_drops_of_idc():

@@ -10,7 +10,7 @@ from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
 
 VERBS = {
-    "build": "write LEADERBOARD.md and index.html from the results",
+    "build": "write LEADERBOARD.md, index.html and rows/ from the results",
     "show": "print the board",
     "export": "write the board as CSV, Parquet, LaTeX, JSON or SQLite",
     "verify": "train rows again from their synsets and write measured beside claimed",
@@ -85,17 +85,17 @@ def _build(argv: list[str]) -> None:
         BuildArgs,
         argv,
         "ddbench leaderboard build",
-        "Write LEADERBOARD.md and a self-contained index.html from the results of a board.",
+        "Write LEADERBOARD.md, index.html and rows/, which index.html loads, from the results of a board.",
         "  ddbench leaderboard build\n  ddbench leaderboard build --check",
     )
     from ddbench.leaderboard.audit import checked_results
-    from ddbench.leaderboard.pages.page import build, check
+    from ddbench.leaderboard.pages.page import PAGES, build, check
 
     results, _ = checked_results(args.leaderboard)
-    if args.check:
-        print(f"up to date: {', '.join(map(str, check(args.leaderboard, results)))}")
-    else:
-        print(f"wrote {', '.join(map(str, build(args.leaderboard, results)))}")
+    paths = check(args.leaderboard, results) if args.check else build(args.leaderboard, results)
+    rows = len(paths) - PAGES
+    said = [*map(str, paths[:PAGES]), *([f"{rows} files in {paths[-1].parent}"] if rows else [])]
+    print(f"{'up to date:' if args.check else 'wrote'} {', '.join(said)}")
 
 
 def _show(argv: list[str]) -> None:

@@ -81,6 +81,15 @@ def published_png(path: Path) -> bytes:
     return data
 
 
+def published_size(path: Path) -> tuple[int, int]:
+    """Width and height of the preview beside a result.
+
+    Raises:
+        UserError: as :func:`published_png`.
+    """
+    return png_size(published_png(path), str(path))
+
+
 def _check_length(data: bytes, where: str) -> None:
     if len(data) > MAX_PNG_BYTES:
         raise UserError(f"{where}: more than {MAX_PNG_BYTES:,} bytes; a preview is smaller")

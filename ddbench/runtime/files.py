@@ -72,7 +72,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
-        _sweep(path)
+        _sweep(path.parent, path.name)
     except OSError as error:
         raise _explain(error, path) from error
     finally:
@@ -80,12 +80,16 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _sweep(path: Path) -> None:
-    """Remove temporary files of ``path`` that processes of this machine left when they were killed."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+def _sweep(folder: Path, name: str = "") -> None:
+    """Remove temporary files that processes of this machine left when they were killed.
+
+    Args:
+        name: of the file that they were for; default: any of the folder.
+    """
+    for left in folder.glob(f".{glob.escape(name) or '*'}.*.tmp"):
         import psutil  # rarely needed, and ddbench --help should not wait for it
 
-        pid = left.name.removeprefix(f".{path.name}.").partition(".")[0]
+        pid = left.name.split(".")[-3]
         if pid.isdecimal() and int(pid) != os.getpid() and not psutil.pid_exists(int(pid)):
             left.unlink(missing_ok=True)
 
@@ -109,6 +113,27 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Write bytes atomically."""
     write_atomic(path, lambda temporary: _dump(temporary, data))
+
+
+def write_derived(texts: dict[Path, str]) -> None:
+    """Write many UTF-8 texts that can be made again, each atomically for readers, without waiting for the disk.
+
+    Raises:
+        UserError: a folder cannot be written to or the disk is full.
+    """
+    for folder in {path.parent for path in texts}:
+        _sweep(folder)
+    for path, text in texts.items():
+        temporary = _temporary(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _dump(temporary, text.encode())
+            os.replace(temporary, path)
+        except OSError as error:
+            raise _explain(error, path) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def _dump(path: Path, data: bytes) -> None:

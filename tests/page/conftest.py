@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,7 +52,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def said() -> list[str]:
-    """What pages asked for beyond their own file, and what stood on their console."""
+    """What pages asked for beyond their own files, and what stood on their console."""
     return []
 
 
@@ -66,7 +67,7 @@ def visit(browser: Any, said: list[str]) -> Iterator[Callable[..., Any]]:
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(10_000)
-        page.on("request", lambda request: _local(request.url) or said.append(f"request: {request.url[:200]}"))
+        page.on("request", lambda request: _local(request.url, root) or said.append(f"request: {request.url[:200]}"))
         page.on("console", lambda message: said.append(f"console: {message.type}: {message.text}"))
         page.on("pageerror", lambda error: said.append(f"error: {error}"))
         page.goto(f"{(root / 'index.html').resolve().as_uri()}{address}")
@@ -78,8 +79,12 @@ def visit(browser: Any, said: list[str]) -> Iterator[Callable[..., Any]]:
     assert said == []
 
 
-def _local(url: str) -> bool:
-    return url.startswith("data:") or (url.startswith("file:") and url.split("#")[0].endswith("/index.html"))
+def _local(url: str, root: Path) -> bool:
+    """Whether a page may ask for this: itself, the file of a row, a picture beside a result."""
+    here = f"{root.resolve().as_uri()}/"
+    own = url.split("#")[0].removeprefix(here)
+    loaded = re.fullmatch(r"rows/[0-9a-f]{16}\.js|results(/[a-z0-9-]+){3}/[0-9a-f]{16}\.png", own) is not None
+    return url.startswith("data:") or (url.startswith(here) and (own == "index.html" or loaded))
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,8 @@ Visit = Callable[..., Any]
 
 MTT = shipped()["mtt"][1]
 
+READY = "#panel[open] .rest:not([aria-busy])"
+"""An opened row whose file has arrived."""
 COMMITTED = Path(__file__).resolve().parents[2] / "leaderboard"
 
 
@@ -153,6 +156,7 @@ def test_a_row_opens_by_click_with_everything_in_it(visit: Visit, board: Path) -
     page = visit(board, "#dataset=digits&labels=hard&budget=IPC+10")
     page.locator("tr.row", has_text="MTT, our recipe").first.locator("td").nth(4).click()
     panel = page.locator("#panel")
+    page.wait_for_selector(READY)
     assert panel.get_attribute("open") is not None
     assert page.inner_text("#panel-title").startswith("mtt")
     titles = panel.locator("h3").all_inner_texts()
@@ -219,6 +223,7 @@ def test_superseded_results_are_folded_into_the_row(visit: Visit, board: Path) -
     page = visit(board, "#dataset=digits&labels=hard&budget=IPC+1")
     page.locator("tr.row", has_text="MTT, our recipe").first.locator(".open").click()
     fold = page.locator("#panel details", has_text="1 earlier result")
+    page.wait_for_selector(READY)
     assert fold.get_attribute("open") is None
     fold.locator("summary").click()
     assert fold.locator("tbody tr").count() == 1
@@ -302,7 +307,7 @@ def test_a_phone_needs_no_sideways_scroll(visit: Visit, board: Path) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.evaluate("document.querySelector('#t0 .scroll').clientWidth") <= 360
     page.locator("#t0 .open").first.click()
-    page.wait_for_selector("#panel[open]")
+    page.wait_for_selector(READY)
     assert page.evaluate("document.querySelector('#panel .body').scrollWidth") <= 360
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     size = page.locator("#panel .close").bounding_box()
@@ -328,7 +333,7 @@ def test_hostile_texts_are_inert(visit: Visit, tmp_path: Path) -> None:
     build(tmp_path)
     page = visit(tmp_path)
     page.locator(".open").first.click()
-    page.wait_for_selector("#panel[open]")
+    page.wait_for_selector(READY)
     for summary in page.locator("#panel summary").all():
         summary.click()
     assert ATTACK[:60] in page.inner_text("#panel")
@@ -417,8 +422,9 @@ def test_cards_share_a_scale_and_follow_the_filters(visit: Visit, board: Path) -
 def test_two_rows_are_compared_by_their_paired_difference(visit: Visit, board: Path) -> None:
     page = visit(board)
     page.locator("#t0 .open").first.click()
-    page.wait_for_selector("#panel[open]")
+    page.wait_for_selector(READY)
     page.select_option("#compare", index=2)
+    page.wait_for_selector(".compare tbody")
     (one, other) = (page.url.partition(name)[2].partition("&")[0] for name in ("row=", "with="))
     results = {row.first.id: row.first for cell in read_board(board).cells for row in cell.rows}
     lines = page.locator(".compare tbody tr").all_inner_texts()
@@ -436,13 +442,13 @@ def test_two_rows_are_compared_by_their_paired_difference(visit: Visit, board: P
     assert {"stored", "distillation"} < set(table)
     assert page.locator(".compare .pair img").count() == 2
     again = visit(board, f"#{page.url.partition('#')[2]}")
-    again.wait_for_selector("#panel[open]")
+    again.wait_for_selector(".compare tbody")
     assert again.locator(".compare tbody tr").all_inner_texts() == lines
     page.keyboard.press("Escape")
     until(lambda: "row=" not in page.evaluate("location.hash"))
     assert "with=" not in page.evaluate("location.hash")
     broken = visit(board, f"#row={one}&with=%22%5D")
-    broken.wait_for_selector("#panel[open]")
+    broken.wait_for_selector(READY)
     assert broken.locator(".compare tbody tr").count() == 0
 
 
@@ -457,19 +463,45 @@ def test_the_quantile_of_the_page_is_students(visit: Visit, board: Path) -> None
 def test_large_board_shows_the_best_and_says_so(visit: Visit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for result in many_results(400):
         put(tmp_path, result, picture=False)
-    monkeypatch.setattr(embed, "ROW_BYTES", 100_000)
-    monkeypatch.setattr(embed, "DATA_BYTES", 200_000)
+    monkeypatch.setattr(embed, "MAX_PAGE_BYTES", 200_000)
     build(tmp_path)
     page = visit(tmp_path)
     note = page.locator("#board > p.plain").inner_text()
     assert "larger than a page" in note
     assert page.locator("section.table").count() == 24
-    page.locator("tr.row:not(.ref) .open").nth(2).click()
-    page.wait_for_selector("#panel[open]")
     last = page.locator("section.table").last.locator("tr.row:not(.ref)").last
-    page.keyboard.press("Escape")
     last.locator(".open").click()
-    assert "result file" in page.inner_text("#panel .body")
+    page.wait_for_selector(READY)
+    assert page.locator("#panel circle.dot").count() > 0, "every row that is shown has its file"
+
+
+def test_a_page_without_its_files_says_where_a_row_is(visit: Visit, said: list[str], tmp_path: Path) -> None:
+    """As when somebody passed on index.html alone; its tables and charts are there all the same."""
+    put(tmp_path, made_result("mtt"))
+    build(tmp_path)
+    shutil.rmtree(tmp_path / "rows")
+    page = visit(tmp_path)
+    page.locator(".open").first.click()
+    page.wait_for_selector(READY)
+    assert "is not beside this page" in page.inner_text("#panel .body")
+    assert page.locator("#panel .body a[href^='results/digits/ipc1/mtt/']").count() == 1
+    assert len(said) == 1
+    assert "ERR_FILE_NOT_FOUND" in said.pop()
+
+
+def test_a_row_that_was_left_meanwhile_does_not_come_back(visit: Visit, board: Path) -> None:
+    """Its file arrives after another row was opened: the other one stays, with its own runs."""
+    page = visit(board)
+    held = page.locator("#t0 tr.row").nth(1).get_attribute("data-id")
+    page.route(f"**/rows/{held}.js", lambda route: (time.sleep(0.3), route.continue_()))
+    page.locator("#t0 .open").nth(1).click()
+    page.keyboard.press("ArrowLeft")
+    first = page.locator("#t0 tr.row").first.get_attribute("data-id")
+    page.wait_for_selector(READY)
+    page.wait_for_timeout(500)
+    assert page.locator("#panel .rest").count() == 1
+    assert first in page.inner_text("#panel")
+    assert held not in page.inner_text("#panel .rest section:last-of-type")
 
 
 def test_empty_board_says_how_to_begin(visit: Visit, tmp_path: Path) -> None:

@@ -20,11 +20,12 @@ import ddbench
 from ddbench.cli import leaderboard as verb
 from ddbench.leaderboard.board import read_board
 from ddbench.leaderboard.commands import commands
-from ddbench.leaderboard.pages import embed, markdown, page
+from ddbench.leaderboard.pages import markdown, page
 from ddbench.leaderboard.pages.details import Pool, result_details
 from ddbench.leaderboard.pages.export import csv_text
 from ddbench.leaderboard.pages.latex import latex_text
 from ddbench.leaderboard.pages.page import build, check, tables
+from ddbench.leaderboard.pages.row_files import script
 from ddbench.leaderboard.pages.view import Table, bytes_text, lay_out, parts, ratio_text, seconds_text
 from ddbench.leaderboard.result import Result
 from ddbench.leaderboard.rows import Cell, Row, Score, build_cells
@@ -59,6 +60,17 @@ def embedded(text: str) -> dict[str, Any]:
     """The data of a page."""
     (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
     return dict(json.loads(found))
+
+
+def row_file(path: Path) -> dict[str, Any]:
+    """What the file of a row hands over: a JavaScript string of JSON, which its escapes make one of Python as well."""
+    found = re.fullmatch(r"ddbenchRow\('([0-9a-f]{16})','(.*)'\)\n", path.read_text(encoding="utf-8"))
+    assert found is not None
+    name, text = found.groups()
+    assert name == path.stem
+    return dict(
+        json.loads(re.sub(r"\\(u2028|u2029|.)", lambda m: chr(int(m[1][1:], 16)) if len(m[1]) > 1 else m[1], text))
+    )
 
 
 def main_score(cell: Cell, row: Row, student: str = CONVNET) -> Score:
@@ -256,8 +268,9 @@ def test_only_the_newest_is_shown_and_the_rest_is_folded(tmp_path: Path) -> None
     lines = (root / "LEADERBOARD.md").read_text()
     assert "2 earlier results are superseded" in lines
     assert lines.count("- superseded: mtt") == 2
-    data = embedded((root / "index.html").read_text())
-    assert [entry[0] for entry in data["tables"][0]["rows"][0]["d"]["earlier"]] == [paths[1].stem, paths[0].stem]
+    found = row_file(root / "rows" / f"{paths[2].stem}.js")
+    assert [entry[0] for entry in found["earlier"]] == [paths[1].stem, paths[0].stem]
+    assert len(list((root / "rows").iterdir())) == 1
 
 
 def test_a_single_seed_has_no_rank(tmp_path: Path) -> None:
@@ -408,7 +421,14 @@ def test_page_is_self_contained(board: Path) -> None:
     reader.feed(text)
     assert "img" not in reader.tags
     assert not [address for _, _, address in reader.addresses if address.startswith(("http", "//"))]
-    assert len(embedded(text)["pictures"]) == 3
+    pictures = [
+        result["picture"]
+        for path in (board / "rows").iterdir()
+        for result in row_file(path)["results"][:1]
+        if "picture" in result
+    ]
+    assert len(pictures) == 3
+    assert all((board / place).is_file() and width > 0 < height for place, width, height in pictures)
     assert str(board) not in text
 
 
@@ -429,21 +449,36 @@ def test_policy_names_the_script_and_style_that_are_there(board: Path) -> None:
         assert page._source_hash(content) in html.unescape(text)
 
 
-def test_previews_beyond_the_bound_stay_beside_their_results(board: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_of_any_text_is_handed_over_as_it_is(tmp_path: Path) -> None:
+    value = {"__proto__": {"x": 1}, "text": "\\ ' \" \u2028\u2029 </script> \n ${x} `"}
+    (tmp_path / "0123456789abcdef.js").write_text(script("0123456789abcdef", value), encoding="utf-8")
+    assert row_file(tmp_path / "0123456789abcdef.js") == value
+
+
+def test_files_of_rows_come_and_go_with_their_rows(board: Path, tmp_path: Path) -> None:
+    """A row that is gone takes its file with it; what somebody else put into the folder stays."""
     build(board)
-    text = (board / "index.html").read_text()
-    one = len(next(iter(embedded(text)["pictures"].values()))[2])
-    monkeypatch.setattr(embed, "MAX_PAGE_BYTES", len(text.encode()) - one)
+    before = {path.name: path.stat().st_mtime_ns for path in (board / "rows").iterdir()}
+    assert set(before) == {f"{row.first.id}.js" for cell in read_board(board).cells for row in cell.rows}
+    (board / "rows" / "notes.txt").write_text("mine")
+    (board / "rows" / f".{'0' * 16}.js.999999999.0a1b2c3d.tmp").touch()  # of a build that was killed
+    (board / "rows" / f"{'0' * 16}.js").write_text("of a row that was removed")
+    with pytest.raises(UserError, match=f"{'0' * 16}.js is of no row"):
+        check(board)
+    new = submit(make_run(tmp_path / "new", method="new"), board)
     build(board)
-    text = (board / "index.html").read_text()
-    data = embedded(text)
-    assert 0 < len(data["pictures"]) < 3
-    assert len(text.encode()) <= embed.MAX_PAGE_BYTES
-    found = [result for row in data["tables"][0]["rows"] for result in row["d"]["results"]]
-    assert all(result["picture"].startswith("results/") for result in found if "full" not in result["path"])
-    monkeypatch.setattr(embed, "MAX_PREVIEW_BYTES", 10)
+    check(board)
+    after = {path.name: path.stat().st_mtime_ns for path in (board / "rows").iterdir()}
+    assert set(after) == {*before, f"{new.stem}.js", "notes.txt"}
+    assert {name: after[name] for name in before} == before, "a file that stays the same is not written"
+    next((board / "rows").glob("*.js")).write_text("x")
+    with pytest.raises(UserError, match=r"\.js differs"):
+        check(board)
+    next((board / "rows").glob("*.js")).unlink()
+    with pytest.raises(UserError, match=r"\.js is missing"):
+        verb.main(["build", "--check", "--leaderboard", str(board)])
     build(board)
-    assert embedded((board / "index.html").read_text())["pictures"] == {}
+    check(board)
 
 
 def test_builds_are_the_same_bytes(board: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ddbench.evaluation.ddranking.definitions import SCORES, TITLES
 from ddbench.leaderboard.columns import SHORT
 from ddbench.leaderboard.commands import commands
+from ddbench.leaderboard.images import published_size
 from ddbench.leaderboard.pages.view import bytes_text, number_text, seconds_text, statistics_text
 from ddbench.leaderboard.result import CodeInfo, Cost, Costs, Result
 from ddbench.leaderboard.rows import FULL, Cell, Row
@@ -22,7 +23,7 @@ BYTES = ("images", "labels", "augmentation", "teacher", "other", "total", "real"
 
 
 class Pool:
-    """Texts that many rows share, kept once; a row carries their number."""
+    """Texts that stand more than once in a row, kept once; in their places are their numbers."""
 
     def __init__(self) -> None:
         self.texts: dict[str, int] = {}
@@ -30,10 +31,6 @@ class Pool:
     def put(self, text: str) -> int:
         """The number of a text."""
         return self.texts.setdefault(text, len(self.texts))
-
-    def forget(self, kept: int) -> None:
-        """Drop all texts but the first ``kept``."""
-        self.texts = dict(list(self.texts.items())[:kept])
 
     def json(self, value: Any) -> int:
         """The number of a value's indented JSON."""
@@ -59,6 +56,9 @@ def row_details(
 
     Args:
         root: of the board, to see which files lie beside a result.
+
+    Raises:
+        UserError: a preview is refused.
     """
     full = next((one.first for one in cell.rows if one.reference == FULL), None)
     return {
@@ -74,14 +74,18 @@ def result_details(
 
     Args:
         full: the result of all real data in the same table, which errors under corruption are compared with.
+
+    Raises:
+        UserError: its preview is refused.
     """
     synset, said = result.synset, result.submission
     path = result_path(result)
     beside = path.with_suffix(".synset.safetensors")
+    picture = root / path.with_suffix(".png")
     found = {
         "id": result.id,
         "path": path.as_posix(),
-        "picture": path.with_suffix(".png").as_posix() if (root / path).with_suffix(".png").is_file() else "",
+        "picture": [path.with_suffix(".png").as_posix(), *published_size(picture)] if picture.is_file() else [],
         "synset": beside.as_posix() if (root / beside).is_file() else said.synset_url or "",
         "sha256": synset.sha256,
         "title": said.method_title,
@@ -272,9 +276,3 @@ def _verification(result: Result, found: Verification) -> dict[str, Any]:
 
 def _bounds(one: Comparison, unit: str) -> str:
     return range_words(one.low, one.high, lambda value: number_text(value, unit), unit == "fraction")
-
-
-def order_of_details(tables: Sequence[Sequence[Any]]) -> list[tuple[int, int]]:
-    """(table, line) of every line, the first line of each table first: who gets room when not everybody can."""
-    places = [(line, table) for table, lines in enumerate(tables) for line in range(len(lines))]
-    return [(table, line) for line, table in sorted(places)]

@@ -1,33 +1,23 @@
-"""What ``index.html`` carries for its script, within 2 MB. The room is spent in this order:
+"""What ``index.html`` carries for its script, within 2 MB: the rows of all tables, as they are drawn.
 
-1. rows: every table gets all its rows while they fit into :data:`ROW_BYTES`; else each gets its best K, with the
-   largest K that fits, and the references;
-2. what an opened row shows, into :data:`DATA_BYTES` together with the rows: the best row of every table first, then
-   the second, ..., until one does not fit;
-3. previews of opened rows in the same order, each that fits into what is left.
+Every table has all its rows while they fit; else each gets its best K, with the largest K that fits, and the
+references. What an opened row shows is in a file of its own (:mod:`ddbench.leaderboard.pages.row_files`).
 """
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from ddbench.leaderboard.board import Board
 from ddbench.leaderboard.columns import MAIN
-from ddbench.leaderboard.images import png_size, published_png
-from ddbench.leaderboard.pages.details import Pool, order_of_details, rounded, row_details
-from ddbench.leaderboard.pages.view import EMPTY, Column, Entry, Line, Table, budget_text, half_width, lay_out
+from ddbench.leaderboard.pages.details import rounded
+from ddbench.leaderboard.pages.view import EMPTY, Column, Entry, Line, Table, budget_text, half_width
 from ddbench.leaderboard.schema import result_path
 from ddbench.methods import shipped
 from ddbench.methods.facts import CARDS
 
 MAX_PAGE_BYTES = 2_000_000
-ROW_BYTES = 1_000_000
-DATA_BYTES = 1_700_000
-MAX_PREVIEW_BYTES = 60_000
-"""A preview whose file is larger stays beside its result, so that it does not take the room of many."""
 
 DOCS = CARDS.removesuffix("/methods")
 LINKS = (
@@ -77,24 +67,28 @@ def _size(value: Any) -> int:
     return len(embedded(value).encode()) + 1
 
 
-def page_data(board: Board) -> dict[str, Any]:
-    """What the page's script draws from, without pictures, within its bounds."""
-    laid = [lay_out(cell, everyone=True) for cell in board.cells]
+def page_data(laid: Sequence[Table], room: int) -> dict[str, Any]:
+    """What the page's script draws from.
+
+    Args:
+        laid: every table, with the columns of all students.
+        room: bytes that the rows may take, as JSON.
+    """
     lines = [[_line(table, line) for line in table.lines] for table in laid]
-    most = largest([[_size(line) for line in own] for own in lines], [methods(table) for table in laid], ROW_BYTES)
-    short = [shortened(table, most) for table in laid]
+    most = largest([[_size(line) for line in own] for own in lines], [methods(table) for table in laid], room)
     shown = [_kept(own, table, most) for own, table in zip(lines, laid, strict=True)]
-    pool = Pool()
-    _attach_details(board, short, shown, pool)
     return {
-        "tables": [_table(table, own) for table, own in zip(short, shown, strict=True)],
-        "texts": list(pool.texts),
+        "tables": [_table(table, own) for table, own in zip(laid, shown, strict=True)],
         "most": most,
-        "methods": _methods(shown),
+        "methods": _methods(lines),
         "left": sum(len(every) - len(own) for every, own in zip(lines, shown, strict=True)),
         "links": [list(one) for one in LINKS],
-        "pictures": {},
     }
+
+
+def without_rows(data: dict[str, Any]) -> dict[str, Any]:
+    """The same without a row: what the rows leave of the page's room does not hang on them."""
+    return data | {"tables": [table | {"rows": []} for table in data["tables"]]}
 
 
 def _methods(tables: Sequence[Sequence[dict[str, Any]]]) -> dict[str, dict[str, str]]:
@@ -177,6 +171,8 @@ def _line(table: Table, line: Line) -> dict[str, Any]:
     }
     if row.verified:
         found["ok"] = 1
+    if len(row.results) > 1:
+        found["n"] = len(row.results)
     return found
 
 
@@ -196,49 +192,3 @@ def _entry(line: Line, place: int, table: Table) -> Any:
 
 def _key(entry: Entry) -> Any:
     return rounded(float(entry.key)) if isinstance(entry.key, int | float) else entry.key
-
-
-def _attach_details(board: Board, tables: Sequence[Table], lines: Sequence[Sequence[Any]], pool: Pool) -> None:
-    """Put what an opened row shows into the lines, the best of every table first, while there is room.
-
-    A row that stands in several tables (all real data) has them in the first.
-    """
-    room, seen = DATA_BYTES - _size(list(lines)), set()
-    for table, place in order_of_details(lines):
-        row, line = tables[table].lines[place].row, lines[table][place]
-        if row is None or line["id"] in seen:
-            continue
-        known = len(pool.texts)
-        details = row_details(tables[table].cell, row, board.root, board.verifications, pool)
-        size = _size(details) + _size(list(pool.texts)[known:])
-        if size > room:
-            pool.forget(known)
-            return
-        room -= size
-        seen.add(line["id"])
-        line["d"] = details
-
-
-def pictures(board: Board, data: dict[str, Any], room: int) -> Iterator[tuple[str, list[Any]]]:
-    """Result id -> preview as width, height and base64, in the order of the details, while there is room.
-
-    Args:
-        data: of :func:`page_data`.
-        room: bytes.
-
-    Raises:
-        UserError: a preview is refused.
-    """
-    lines = [table["rows"] for table in data["tables"]]
-    for table, place in order_of_details(lines):
-        details = lines[table][place].get("d")
-        result = details["results"][0] if details else {}
-        if "picture" not in result:
-            continue
-        path = board.root / result["picture"]
-        content = published_png(path)
-        picture = [*png_size(content, str(path)), base64.b64encode(content).decode()]
-        size = _size({result["id"]: picture})
-        if len(content) <= MAX_PREVIEW_BYTES and size <= room:
-            room -= size
-            yield result["id"], picture

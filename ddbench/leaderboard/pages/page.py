@@ -1,7 +1,8 @@
-"""The generated files: ``LEADERBOARD.md`` and a self-contained ``index.html``. Same results, same bytes.
+"""The generated files: ``LEADERBOARD.md``, ``index.html`` and a file for each row. Same results, same bytes.
 
-The page carries its data as JSON, and its script draws tables, plots and opened rows from it by DOM calls, never from
-markup: no text of a submitter is parsed as HTML. What fits is decided in :mod:`ddbench.leaderboard.pages.embed`.
+The page carries its rows as JSON, and its script draws tables, plots and opened rows by DOM calls, never from markup:
+no text of a submitter is parsed as HTML. What fits is decided in :mod:`ddbench.leaderboard.pages.embed`; what an opened
+row shows is loaded from its own file (:mod:`ddbench.leaderboard.pages.row_files`).
 """
 
 from __future__ import annotations
@@ -17,17 +18,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ddbench.leaderboard.board import Board, read_board
-from ddbench.leaderboard.pages import embed, markdown
+from ddbench.leaderboard.pages import embed, markdown, row_files
 from ddbench.leaderboard.pages.embed import largest, methods, shortened
 from ddbench.leaderboard.pages.view import Table, lay_out, parts
 from ddbench.leaderboard.result import Result
 from ddbench.leaderboard.schema import RESULTS, result_path
 from ddbench.leaderboard.verification import SUFFIX
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import write_text
+from ddbench.runtime.files import write_derived, write_text
 
 MARKDOWN_BYTES = 400_000
 """Bound on the table lines of LEADERBOARD.md; a page beyond half a megabyte is not rendered by code hosts."""
+PAGES = 2
+"""So many of the generated files are pages; the others are what one loads."""
 SCRIPTS = ("dom.js", "plots.js", "panel.js", "compare.js", "table.js", "board.js")
 
 
@@ -41,7 +44,7 @@ def tables(root: Path) -> list[Table]:
 
 
 def render(root: Path, results: Sequence[Result] | None = None) -> dict[Path, str]:
-    """The text of every generated file of the board at ``root``.
+    """The text of every generated file of the board at ``root``: the two pages, then the files of the rows.
 
     Args:
         results: its rows where they were read already.
@@ -50,14 +53,20 @@ def render(root: Path, results: Sequence[Result] | None = None) -> dict[Path, st
         UserError: as :func:`read_board`, or a preview is refused.
     """
     board = read_board(root, results)
-    return {root / "LEADERBOARD.md": _markdown(board), root / "index.html": _html(board)}
+    laid = [lay_out(cell, everyone=True) for cell in board.cells]
+    html, shown = _html(board, laid)
+    pages = {root / "LEADERBOARD.md": _markdown(board), root / "index.html": html}
+    return pages | dict(row_files.row_files(board, shown))
 
 
 def build(root: Path, results: Sequence[Result] | None = None) -> list[Path]:
-    """Write ``LEADERBOARD.md`` and ``index.html``; returns their paths.
+    """Write ``LEADERBOARD.md``, ``index.html`` and the files of the rows; remove those of rows that are gone.
 
     Rows that another process adds meanwhile are on the pages: of two that build at once the one that writes last may
     have read first.
+
+    Returns:
+        The paths, the two pages first.
 
     Raises:
         UserError: as :func:`render`, or the folder cannot be written to.
@@ -67,8 +76,13 @@ def build(root: Path, results: Sequence[Result] | None = None) -> list[Path]:
         results = None
     while True:
         pages = render(root, results)
-        for path, text in pages.items():
-            write_text(path, text)
+        texts = [(path, text) for path, text in pages.items() if not _holds(path, text.encode())]
+        write_derived({path: text for path, text in texts if path.parent != root})
+        for path, text in texts:
+            if path.parent == root:
+                write_text(path, text)
+        for path in row_files.stale(root, set(pages)):
+            path.unlink(missing_ok=True)
         before, there, results = there, _there(root), None
         if there == before:
             return list(pages)
@@ -83,18 +97,20 @@ def check(root: Path, results: Sequence[Result] | None = None) -> list[Path]:
     """Compare the generated files with a fresh build; returns their paths.
 
     Raises:
-        UserError: as :func:`render`, or a file is missing or differs.
+        UserError: as :func:`render`, a file is missing or differs, or one is of a row that is not there.
     """
     pages = render(root, results)
+    again = f"run `ddbench leaderboard build --leaderboard {root}` and commit it"
     for path, text in pages.items():
-        if not path.is_file() or not _holds(path, text.encode()):
-            state = "differs from a fresh build" if path.is_file() else "is missing"
-            raise UserError(f"{path} {state}: run `ddbench leaderboard build --leaderboard {root}` and commit it")
+        if not _holds(path, text.encode()):
+            raise UserError(f"{path} {'differs from a fresh build' if path.is_file() else 'is missing'}: {again}")
+    for path in row_files.stale(root, set(pages)):
+        raise UserError(f"{path} is of no row that is on the page: {again}")
     return list(pages)
 
 
 def _holds(path: Path, data: bytes) -> bool:
-    return path.stat().st_size == len(data) and path.read_bytes() == data
+    return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data
 
 
 def _asset(name: str) -> str:
@@ -169,7 +185,8 @@ def _markdown(board: Board) -> str:
 # index.html
 
 
-def _html(board: Board) -> str:
+def _html(board: Board, laid: Sequence[Table]) -> tuple[str, list[Table]]:
+    """The page, and the tables as it has them."""
     style, script = _asset("style.css"), "\n".join(_asset(name) for name in SCRIPTS)
     template = _environment().get_template("index.html.j2")
     context = {
@@ -177,12 +194,16 @@ def _html(board: Board) -> str:
         "empty": not board.cells,
         "style": Markup(style),
         "script": Markup(script),
+        # 'self' and, where the page is a file, file: are for the files of rows and the pictures of synsets
         "policy": (
-            f"default-src 'none'; img-src data:; style-src '{_source_hash(style)}'; "
-            f"script-src '{_source_hash(script)}'; base-uri 'none'; form-action 'none'"
+            f"default-src 'none'; img-src 'self' file: data:; style-src '{_source_hash(style)}'; "
+            f"script-src 'self' file: '{_source_hash(script)}'; base-uri 'none'; form-action 'none'"
         ),
     }
-    data = embed.page_data(board)
-    bare = str(template.render(context, data=Markup(embed.embedded(data))))
-    data["pictures"] = dict(embed.pictures(board, data, embed.MAX_PAGE_BYTES - len(bare.encode())))
-    return str(template.render(context, data=Markup(embed.embedded(data)))) if data["pictures"] else bare
+
+    def page(data: dict[str, Any]) -> str:
+        return str(template.render(context, data=Markup(embed.embedded(data))))
+
+    bare = page(embed.without_rows(embed.page_data(laid, 0)))
+    data = embed.page_data(laid, embed.MAX_PAGE_BYTES - len(bare.encode()) - 100)  # 100: the counts of rows
+    return page(data), [embed.shortened(table, data["most"]) for table in laid]

@@ -15,7 +15,6 @@ function start() {
 
 function showBoard(board) {
   const state = { dataset: "", budget: "", labels: "", student: "", q: "", verified: false, hidden: new Set(), narrowed: false };
-  const details = new Map(board.tables.flatMap((table) => table.rows.filter((row) => row.d).map((row) => [row.id, row.d])));
   const controls = { dataset: byId("dataset"), budget: byId("budget"), labels: byId("labels"), student: byId("student"), q: byId("search") };
 
   /* Colours: methods by how often they share rank 1, then by name. */
@@ -173,8 +172,8 @@ function showBoard(board) {
         h("div", {}, h("p", { class: "under" }, `${table.title} · ${table.labels} labels · ${table.protocol}`),
           h("h2", { id: "panel-title" }, title, rank ? h("span", { class: "badge rank" }, `rank ${rank}`) : "", row.e[1][3] ? h("small", {}, row.e[1][3]) : "")),
         h("div", { class: "buttons" }, step(-1), step(1), h("button", { type: "button", class: "close", "aria-label": "Close", click: () => panel.close() }, "✕"))),
-      h("div", { class: "body", tabindex: -1 }, panelContent(row, table, board, details.get(row.id),
-        compareSection(row, table, board, details, other, (id) => { opened.other = id; remember(); }))));
+      h("div", { class: "body", tabindex: -1 }, panelContent(row, table, board,
+        compareSection(row, table, other, (id) => { opened.other = id; remember(); }))));
     if (!panel.open) panel.showModal();
     panel.querySelector(".body").scrollTop = 0;
     panel.querySelector(".close").focus();

@@ -21,8 +21,8 @@ function paired(ours, theirs) {
   return { mean, half: quantile(n - 1) * Math.sqrt(variance / n), n };
 }
 
-/* Rows that can be compared: with every run on the page, and one synset each. */
-const comparable = (table, details) => table.rows.filter((row) => row.id && details.has(row.id) && details.get(row.id).results.length === 1);
+/* Rows that can be compared: of one synset each. */
+const comparable = (table) => table.rows.filter((row) => row.id && !row.n);
 const rowTitle = (row) => (row.e[1][3] ? `${row.e[1][0]} (${row.e[1][3]})` : row.e[1][0]);
 const signed = (value, unit) => (value < 0 ? "−" : "+") + shown(Math.abs(value), unit);
 
@@ -33,13 +33,13 @@ function verdict({ mean, half }, better) {
 }
 
 /* The table of two rows: each student's accuracy with the difference, then cost. */
-function comparison(row, other, table, board, details) {
-  const [mine, theirs] = [row, other].map((one) => details.get(one.id).results[0]);
+function comparison(row, other, table, ours, its) {
+  const [mine, theirs] = [ours.results[0], its.results[0]];
   const run = new Map(theirs.runs);
   const order = ([student]) => table.students.indexOf(student); // the student that ranks comes first
   const lines = mine.runs.filter(([student]) => run.has(student)).sort((a, b) => order(a) - order(b)).map(([student, metrics]) => {
     const [a, b] = [metrics[0], run.get(student)[0]];
-    const unit = board.texts[a[2]];
+    const unit = ours.texts[a[2]];
     const found = paired(a[3], b[3]);
     const half = found && found.half !== null ? ` (${signed(found.mean - found.half, unit)} to ${signed(found.mean + found.half, unit)})` : "";
     return [student, a[1], b[1], found ? signed(found.mean, unit) + half : "–", found ? found.n : 0, found ? verdict(found, table.better) : "no common seed"];
@@ -49,7 +49,7 @@ function comparison(row, other, table, board, details) {
     const [a, b] = [row.e[i], other.e[i]];
     if (a && b) lines.push([name, a[0], b[0], b[1] > 0 ? `× ${Number((a[1] / b[1]).toPrecision(3))}` : "–", "", ""]);
   }
-  const pictures = [[row, mine], [other, theirs]].map(([one, result]) => preview(result, board.pictures, one.m)).filter((one) => one && one.tagName === "FIGURE");
+  const pictures = [[row, mine], [other, theirs]].map(([one, result]) => preview(result, one.m)).filter(Boolean);
   return [
     simpleTable(["student", row.e[1][0], other.e[1][0], "difference (95 % interval)", "paired seeds", "this row is"], lines, [1, 2, 3, 4]),
     pictures.length === 2 ? h("div", { class: "pair" }, pictures) : null,
@@ -57,15 +57,17 @@ function comparison(row, other, table, board, details) {
 }
 
 /* The choice of another row of the table, and what it gives; `chosen(id)` is told. */
-function compareSection(row, table, board, details, wanted, chosen) {
-  const others = comparable(table, details).filter((one) => one.id !== row.id);
-  if (!others.length || !comparable(table, details).includes(row)) return null;
+function compareSection(row, table, wanted, chosen) {
+  const others = comparable(table).filter((one) => one.id !== row.id);
+  if (!others.length || row.n) return null;
   const hold = h("div", { "aria-live": "polite" });
   const select = h("select", { id: "compare", "aria-label": "Compare with another row" }, h("option", { value: "" }, "another row"), others.map((one) => h("option", { value: one.id }, rowTitle(one))));
-  const draw = () => {
+  const draw = async () => {
     const other = others.find((one) => one.id === select.value);
-    hold.replaceChildren(...(other ? comparison(row, other, table, board, details).filter(Boolean) : []));
     chosen(other ? other.id : null);
+    const found = other ? await Promise.all([row, other].map((one) => detailsOf(one.id))) : [];
+    if (select.value !== (other ? other.id : "")) return; // another one was chosen meanwhile
+    hold.replaceChildren(...(!other ? [] : found.every(Boolean) ? comparison(row, other, table, ...found).filter(Boolean) : [missingRow(found[0] ? other : row)]));
   };
   select.addEventListener("change", draw);
   if (others.some((one) => one.id === wanted)) select.value = wanted;

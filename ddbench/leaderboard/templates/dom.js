@@ -40,3 +40,19 @@ function bytes(count) {
   }
   return `${unit === "B" || count >= 99.95 ? count.toFixed(0) : count.toFixed(1)} ${unit}`;
 }
+
+/* Files of rows, each one call of ddbenchRow: a page from file:// can fetch nothing, but add a script. */
+const arrived = new Map();
+function ddbenchRow(id, text) {
+  arrived.set(id, JSON.parse(text));
+}
+
+/* What an opened row shows, in a promise; null where its file is not beside the page. */
+function detailsOf(id) {
+  if (arrived.has(id)) return Promise.resolve(arrived.get(id));
+  return new Promise((done) => {
+    const node = h("script", { src: `rows/${id}.js`, load: () => end(), error: () => end() });
+    const end = () => { node.remove(); done(arrived.get(id) || null); };
+    document.head.append(node);
+  });
+}

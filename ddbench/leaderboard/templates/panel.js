@@ -151,18 +151,15 @@ function curvesOf(result) {
   return parts;
 }
 
-function preview(result, pictures, method) {
-  const found = pictures[result.id];
-  if (found) {
-    const [width, height, data] = found;
-    const factor = Math.max(1, Math.floor(320 / width));
-    return h("figure", { class: "preview" }, h("img", { src: `data:image/png;base64,${data}`, width: width * factor, height: height * factor, alt: `Preview of the synset by ${method}` }), h("figcaption", {}, "synset preview"));
-  }
-  return result.picture ? h("p", { class: "soft" }, "Preview: file beside the result, ", link(result.picture), ".") : null;
+function preview(result, method) {
+  if (!result.picture) return null;
+  const [path, width, height] = result.picture;
+  const factor = Math.max(1, Math.floor(320 / width));
+  return h("figure", { class: "preview" }, h("img", { src: path, width: width * factor, height: height * factor, alt: `Preview of the synset by ${method}` }), h("figcaption", {}, "synset preview"));
 }
 
-function resultBlock(result, row, board, several) {
-  const text = (i) => board.texts[i];
+function resultBlock(result, row, texts, several) {
+  const text = (i) => texts[i];
   const unit = text(result.runs[0][1][0][2]);
   const main = result.runs.map(([student, metrics]) => [student, metrics[0][3]]);
   const who = [
@@ -174,14 +171,14 @@ function resultBlock(result, row, board, several) {
     ["Stored", result.bytes.map(([part, count]) => `${part} ${count.toLocaleString("en")}`).join(", ") + " bytes"],
     ...result.cost,
     ["Made with", text(result.made)],
-    ["Files", [link(result.path, "result"), result.synset ? [" · ", link(result.synset, "synset")] : "", result.picture ? [" · ", link(result.picture, "picture")] : "", " · sha256 ", h("code", {}, result.sha256)]],
+    ["Files", [link(result.path, "result"), result.synset ? [" · ", link(result.synset, "synset")] : "", result.picture ? [" · ", link(result.picture[0], "picture")] : "", " · sha256 ", h("code", {}, result.sha256)]],
   ].filter(([, value]) => value !== "" && !(Array.isArray(value) && !value.length));
   const claims = (result.claims || []).map(([student, metric, claimed, ours, source]) => [student, metric, claimed, ours || "–", source ? link(source) : "–"]);
   const check = result.verification;
   return [
     several ? h("h2", { class: "one" }, `Synset seed ${result.facts.find(([name]) => name === "Synset seed")[1]}`) : null,
     result.note ? h("p", { class: "note" }, result.note) : null,
-    h("div", { class: "two" }, section("Every seed", seedPlot(main, unit)), preview(result, board.pictures, row.m)),
+    h("div", { class: "two" }, section("Every seed", seedPlot(main, unit)), preview(result, row.m)),
     check ? section("Verification", h("p", {}, h("span", { class: `badge ${check.verdict}` }, check.verdict), " ", h("span", { class: "soft" }, check.by)),
       simpleTable(["student", "claimed", "measured", "expected within", "runs", "verdict"], check.students, [1, 2, 3, 4])) : null,
     claims.length ? section("Published beside ours", simpleTable(["student", "metric", "published", "ours", "source"], claims, [2, 3])) : null,
@@ -208,16 +205,24 @@ function methodFacts(known) {
   return h("section", {}, facts(pairs.filter(([, value]) => value !== "")));
 }
 
-function panelContent(row, table, board, details, compare) {
+/* An opened row: what the table knows at once, and the rest when its file is there. */
+function panelContent(row, table, board, compare) {
   const place = table.columns.map((column, i) => [column, row.e[i]]).filter(([column, e]) => e && ["accuracy", "cross", "cost", "scores"].includes(column.g));
   const numbers = place.slice(0, 9).map(([column, e]) => h("div", { class: e[2] ? "best" : null }, h("dt", { title: column.h }, column.t), h("dd", {}, e[0])));
-  const head = [h("dl", { class: "numbers" }, numbers)];
   const method = Object.hasOwn(board.methods, row.m) ? methodFacts(board.methods[row.m]) : null;
-  if (!details) {
-    return [head, method, h("p", {}, "This board has more rows than the page has room for; everything about this one is in its ", link(row.path, "result file"), ".")];
-  }
+  const rest = h("div", { class: "rest", "aria-busy": "true" }, h("p", { class: "soft" }, "Loading …"));
+  detailsOf(row.id).then((details) => {
+    rest.replaceChildren(...(details ? restOf(row, details, compare) : [missingRow(row)]));
+    rest.removeAttribute("aria-busy");
+  });
+  return [h("dl", { class: "numbers" }, numbers), method, rest];
+}
+
+const missingRow = (row) => h("p", {}, "What else is known of this row is in ", h("code", {}, `rows/${row.id}.js`), ", which is not beside this page; all of it is in its ", link(row.path, "result file"), ".");
+
+function restOf(row, details, compare) {
   const several = details.results.length > 1;
   const earlier = details.earlier.length ? section("Superseded", h("details", {}, h("summary", {}, `${details.earlier.length} earlier ${details.earlier.length === 1 ? "result" : "results"} of the same synset and protocol`),
     simpleTable(["result", "numbers"], details.earlier.map(([id, path, numbersText]) => [link(path, id), numbersText])))) : null;
-  return [head, method, compare, details.results.map((result) => resultBlock(result, row, board, several)), earlier];
+  return [compare, details.results.map((result) => resultBlock(result, row, details.texts, several)), earlier].flat(Infinity).filter(Boolean);
 }

@@ -34,7 +34,8 @@ def stdev(values: Sequence[float]) -> float:
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
-def _t_quantile(degrees: float) -> float:
+def student_quantile(degrees: float) -> float:
+    """Of the 95 % interval, for so many degrees of freedom (infinitely many: the normal one)."""
     from scipy.special import stdtrit  # Student's quantile; scipy.stats takes a second to import
 
     return float(stdtrit(degrees, 0.5 + LEVEL / 2))
@@ -64,7 +65,7 @@ def summarise(values: Sequence[float]) -> Statistics:
     if n == 1:
         return _summary(mean, None, 1, None)
     spread = stdev(values)
-    return _summary(mean, spread, n, _t_quantile(n - 1) * spread / math.sqrt(n))
+    return _summary(mean, spread, n, student_quantile(n - 1) * spread / math.sqrt(n))
 
 
 def summarise_groups(groups: Sequence[Sequence[float]]) -> Statistics:
@@ -83,7 +84,7 @@ def summarise_groups(groups: Sequence[Sequence[float]]) -> Statistics:
         return summarise(groups[0])
     every = [value for group in groups for value in group]
     means = [fmean(group) for group in groups]
-    half = _t_quantile(len(means) - 1) * stdev(means) / math.sqrt(len(means))
+    half = student_quantile(len(means) - 1) * stdev(means) / math.sqrt(len(means))
     return _summary(fmean(means), stdev(every), len(every), half)
 
 
@@ -119,7 +120,7 @@ def paired_difference(ours: dict[int, float], others: Sequence[dict[int, float]]
     variance = sum(part for part, _ in parts)
     if variance > 0:
         degrees = variance**2 / sum(part**2 / free for part, free in parts)
-        half = _t_quantile(degrees) * math.sqrt(variance)
+        half = student_quantile(degrees) * math.sqrt(variance)
     else:
         half = 0.0
     return {**_summary(mean, stdev(seed_means), n, half), "tie": mean - half <= 0 <= mean + half}

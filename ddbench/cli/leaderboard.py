@@ -1,4 +1,4 @@
-"""``ddbench leaderboard build|show|export|verify|check``: a board's pages, tables, exports and checks."""
+"""``ddbench leaderboard build|show|export|verify|truth|check``: a board's pages, tables, exports and checks."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ VERBS = {
     "show": "print the board",
     "export": "write the board as CSV, Parquet, LaTeX, JSON or SQLite",
     "verify": "train rows again from their synsets and write measured beside claimed",
+    "truth": "published figures beside what the board has measured of them (docs/truth.md)",
     "check": "look through a board: rows, files beside them, verifications",
 }
 
-HELP = """usage: ddbench leaderboard build|show|export|verify|check [--help] ...
+HELP = """usage: ddbench leaderboard build|show|export|verify|truth|check [--help] ...
 
 {verbs}
 
@@ -72,6 +73,10 @@ def main(argv: list[str]) -> None:
         from ddbench.cli import leaderboard_export
 
         leaderboard_export.main(argv[1:])
+    elif argv[0] == "truth":
+        from ddbench.cli import leaderboard_truth
+
+        leaderboard_truth.main(argv[1:])
     elif argv[0] in ("verify", "check"):
         from ddbench.cli import leaderboard_verify
 

@@ -67,6 +67,10 @@ EXAMPLES = """  ddbench reproduce digits-cpu --dry-run
   ddbench reproduce my-plan.toml --out /data/my-plan --leaderboard my-board"""
 
 
+EXPECTED = " (expected)"
+"""Behind minutes that nobody has measured."""
+
+
 def main(argv: list[str]) -> None:
     """Run the verb.
 
@@ -188,10 +192,13 @@ def _print(cells: Sequence[PlanCell], leaderboard: Path, failed: Mapping[str, st
         result = rows[cell.name]
         if result is None:
             state = "failed" if cell.name in failed else "open"
-            targets = "; ".join(f"published {100 * one.value:.1f} ({one.student})" for one in cell.published)
-            print(f"  {cell.name:<{width}}  {state:<7} about {cell.minutes:g} min  {targets}".rstrip())
+            targets = "; ".join(
+                f"published {100 * one.value:.1f} ({one.student})" for one in cell.published if one.value is not None
+            )
+            cost = f"about {cell.minutes:g} min{EXPECTED if cell.expected else ''}"
+            print(f"  {cell.name:<{width}}  {state:<7} {cost}  {targets}".rstrip())
             continue
-        published = {one.student: one.value for one in cell.published}
+        published = {one.student: one.value for one in cell.published if one.value is not None}
         parts = []
         for student in cell.students or result.students:
             mean = result.summary[student]["accuracy"]["mean"]
@@ -199,5 +206,7 @@ def _print(cells: Sequence[PlanCell], leaderboard: Path, failed: Mapping[str, st
             parts.append(f"{student} {100 * mean:.1f}{target}")
         print(f"  {cell.name:<{width}}  {'; '.join(parts)}")
     done = sum(row is not None for row in rows.values())
+    if any(cell.expected and rows[cell.name] is None for cell in cells):
+        print(f"minutes with{EXPECTED} are expectations for the plan's device; nobody has measured them")
     print(f"{done} of {len(cells)} cells have a row in {leaderboard}")
     return done == len(cells)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ddbench.data.specs import DATASETS, FOLDER, SIZES, dataset_slug
+from ddbench.leaderboard.published import Published, read_published
 from ddbench.leaderboard.result import Budget, Result
 from ddbench.leaderboard.rows import RANDOM
 from ddbench.measurements.suite import SUITES
@@ -48,24 +49,18 @@ CELL_KEYS: dict[str, tuple[type, ...]] = {
     "minutes": (int, float, list),
     "published": (list,),
     "note": (str,),
+    "expected": (bool,),
+    "deviations": (list,),
+    "not_comparable": (str,),
+    "config": (dict,),
 }
+LISTS = ("distill", "evaluate", "teacher", "deviations")
+"""Keys with a list of texts."""
 SUBMISSION_KEYS = ("author", "licence", "link", "code")
-PLAN_KEYS = ("title", "description", "defaults", "submission", "cells")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """What a paper reports for a cell: the target.
-
-    Attributes:
-        student: whose accuracy.
-        value: fraction.
-        source: where it is printed.
-    """
-
-    student: str
-    value: float
-    source: str
+PLAN_KEYS = ("title", "description", "kind", "defaults", "submission", "cells")
+BOARD, REPRODUCTION = "board", "reproduction"
+KINDS = (BOARD, REPRODUCTION)
+"""A plan fills a board, or measures what others publish: then it says of every figure how it came about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +76,12 @@ class PlanCell:
         distill, evaluate: further flags of the two verbs.
         teacher: flags of ``ddbench teacher`` for protocols with a teacher, where the method needs none of its own.
         minutes: expected cost, in minutes of one core or GPU; only the order depends on it.
+        expected: whether nobody has measured these minutes yet.
         published: targets.
         note: for the row.
+        deviations: how the cell differs from the publication, in words.
+        not_comparable: why its accuracy cannot be held against the published one; empty: it can.
+        config: settings that a row's synset must have been made with to be this cell's.
     """
 
     method: str
@@ -100,8 +99,12 @@ class PlanCell:
     evaluate: tuple[str, ...] = ()
     teacher: tuple[str, ...] | None = None
     minutes: float = 1.0
+    expected: bool = False
     published: tuple[Published, ...] = ()
     note: str = ""
+    deviations: tuple[str, ...] = ()
+    not_comparable: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def budget(self) -> str:
@@ -126,6 +129,7 @@ class Plan:
     Attributes:
         name: of the file.
         title, description: for people.
+        kind: ``board`` or ``reproduction``.
         submission: what every row says (author, licence, link, code).
         cells: in the order of the file.
     """
@@ -133,6 +137,7 @@ class Plan:
     name: str
     title: str
     description: str
+    kind: str = BOARD
     submission: dict[str, str] = field(default_factory=dict)
     cells: tuple[PlanCell, ...]
 
@@ -178,12 +183,15 @@ def read_plan(path: Path) -> Plan:
     defaults, entries = table.get("defaults", {}), table.get("cells", [])
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: no [[cells]]; each names a method, and an ipc unless it is full")
+    kind = table.get("kind", BOARD)
+    if kind not in KINDS:
+        raise UserError(f"{path}: kind is {kind!r:.80}, expected {' or '.join(KINDS)}")
     cells: list[PlanCell] = []
     for number, entry in enumerate(entries, 1):
         where = f"{path}, cell {number}"
         _check_keys(defaults, f"{path}, [defaults]")
         _check_keys(entry, where)
-        cells += _expand({**defaults, **entry}, where)
+        cells += _expand({**defaults, **entry}, where, kind == REPRODUCTION)
         if len(cells) > MAX_CELLS:
             raise UserError(f"{path}: more than {MAX_CELLS:,} cells")
     twice = next((name for name, count in Counter(cell.name for cell in cells).items() if count > 1), None)
@@ -193,6 +201,7 @@ def read_plan(path: Path) -> Plan:
         name=path.stem,
         title=_text(table.get("title", path.stem), f"{path}: title"),
         description=_text(table.get("description", ""), f"{path}: description"),
+        kind=kind,
         submission=_submission(table.get("submission", {}), path),
         cells=tuple(cells),
     )
@@ -220,7 +229,7 @@ def _check_keys(entry: Any, where: str) -> None:
         kinds = CELL_KEYS.get(key)
         if kinds is None:
             raise UserError(f"{where}: unknown key {key!r}{suggest(key, CELL_KEYS)}")
-        if not isinstance(value, kinds) or isinstance(value, bool):
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise UserError(f"{where}: {key} is {value!r}, expected {' or '.join(kind.__name__ for kind in kinds)}")
 
 
@@ -234,7 +243,7 @@ def _listed(entry: dict[str, Any], key: str, kind: type, default: list[Any], whe
     return found
 
 
-def _expand(entry: dict[str, Any], where: str) -> list[PlanCell]:
+def _expand(entry: dict[str, Any], where: str, reproduction: bool) -> list[PlanCell]:
     """The cells of one entry: every IPC with every seed and protocol."""
     for key in ("method", "dataset"):
         if not entry.get(key):
@@ -263,10 +272,8 @@ def _expand(entry: dict[str, Any], where: str) -> list[PlanCell]:
             f"{MAX_CELLS:,} cells"
         )
     students = tuple(str(parse_student(name)) for name in _listed(entry, "students", str, [], where))
-    published = _published(entry.get("published", []), students, where)
-    texts = {
-        key: tuple(_listed(entry, key, str, [], where)) for key in ("distill", "evaluate", "teacher") if key in entry
-    }
+    published = read_published(entry.get("published", []), students, where, reproduction)
+    texts = {key: tuple(_listed(entry, key, str, [], where)) for key in LISTS if key in entry}
     return [
         PlanCell(
             method=entry["method"],
@@ -284,10 +291,14 @@ def _expand(entry: dict[str, Any], where: str) -> list[PlanCell]:
             evaluate=texts.get("evaluate", ()),
             teacher=texts.get("teacher"),
             minutes=float(cost),
+            expected=entry.get("expected", False),
             published=tuple(
                 target for budget, own, target in published if budget in (None, ipc) and own in (None, name)
             ),
             note=entry.get("note", ""),
+            deviations=texts.get("deviations", ()),
+            not_comparable=entry.get("not_comparable", ""),
+            config=entry.get("config", {}),
         )
         for ipc, cost in zip(ipcs, minutes, strict=True)
         for seed in run_seeds
@@ -311,37 +322,13 @@ def _known_protocol(name: str) -> str:
     return name
 
 
-def _published(
-    entries: list[Any], students: Sequence[str], where: str
-) -> list[tuple[int | None, str | None, Published]]:
-    """Targets with the IPC and the protocol that each is for (None: every one)."""
-    found = []
-    for entry in entries:
-        whole = isinstance(entry, dict) and set(entry) <= {"ipc", "protocol", "student", "value", "source"}
-        if not whole or not isinstance(entry.get("source"), str) or not entry["source"]:
-            raise UserError(
-                f"{where}: published needs student, value and source (ipc and protocol if wanted), got {entry!r:.80}"
-            )
-        student, value = entry.get("student"), entry.get("value")
-        ipc, own = entry.get("ipc"), entry.get("protocol")
-        if student not in students:
-            raise UserError(f"{where}: published: {student!r} is none of the cell's students ({', '.join(students)})")
-        if not isinstance(value, float) or not 0 < value < 1:
-            raise UserError(f"{where}: published: value is {value!r}, expected a fraction such as 0.463")
-        if ipc is not None and (not isinstance(ipc, int) or isinstance(ipc, bool)):
-            raise UserError(f"{where}: published: ipc is {ipc!r}, expected a whole number")
-        if own is not None and not isinstance(own, str):
-            raise UserError(f"{where}: published: protocol is {own!r}, expected a name")
-        found.append((ipc, own, Published(student=student, value=value, source=entry["source"])))
-    return found
-
-
 def result_of(cell: PlanCell, results: Sequence[Result]) -> Result | None:
     """The row of a cell: same method, data, budget, seed and protocol (unaltered), with all its students and seeds.
 
     Of several the one with the most runs.
     """
     wanted = protocol(cell.protocol)
+    student = str(parse_student(cell.student)) if cell.student else ""
     measures = {flag[2:] for flag in cell.evaluate} & set(SUITES)
     found = []
     for result in results:
@@ -352,10 +339,16 @@ def result_of(cell: PlanCell, results: Sequence[Result]) -> Result | None:
             and synset.dataset == cell.dataset
             and (budget.unit == "all" if cell.method == "full" else budget == Budget("ipc", cell.ipc))
             and synset.seed == cell.seed
+            and (not student or synset.student in (None, student))
             and (used.name, used.hash, used.standard) == (wanted.name, wanted.hash, True)
+            and cell.config.items() <= _settings(synset.config).items()
             and measures <= set(result.measured or {})
             and all(len(result.values(student, "accuracy")) >= cell.seeds for student in cell.students)
         )
         if fits:
             found.append(result)
     return max(found, key=lambda result: (len(result.runs), result.id), default=None)
+
+
+def _settings(config: Any) -> Mapping[str, Any]:
+    return config if isinstance(config, dict) else {}

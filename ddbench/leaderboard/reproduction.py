@@ -262,7 +262,7 @@ def submit_flags(cell: PlanCell, workshop: Workshop) -> list[str]:
     flags += [*_pair("--name", cell.title), *_pair("--note", cell.note)]
     for key, value in workshop.submission.items():
         flags += [f"--{key}", value]
-    for target in cell.published:
+    for target in (target for target in cell.published if target.value is not None):
         flags += ["--claim", f"{target.student}={target.value!r}", "--claim-source", target.source]
     return flags
 

@@ -18,11 +18,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ddbench.leaderboard.board import Board, read_board
-from ddbench.leaderboard.pages import embed, markdown, row_files
+from ddbench.leaderboard.pages import embed, markdown, row_files, truth
 from ddbench.leaderboard.pages.embed import largest, methods, shortened
 from ddbench.leaderboard.pages.view import Table, lay_out, parts
 from ddbench.leaderboard.result import Result
 from ddbench.leaderboard.schema import RESULTS, result_path
+from ddbench.leaderboard.truth import reproduction_plans, truths
 from ddbench.leaderboard.verification import SUFFIX
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import write_derived, write_text
@@ -185,6 +186,15 @@ def _markdown(board: Board) -> str:
 # index.html
 
 
+def _truth(board: Board) -> dict[str, Any] | None:
+    """What of published figures the board has measured; None: nothing."""
+    found = truths(reproduction_plans(), board.results, board.verifications)
+    shown = [line for line in truth.lines(found) if line.word != "open"]
+    if not shown:
+        return None
+    return {"summary": truth.summary(found), "open": len(found) - len(shown), "head": truth.HEAD, "lines": shown}
+
+
 def _html(board: Board, laid: Sequence[Table]) -> tuple[str, list[Table]]:
     """The page, and the tables as it has them."""
     style, script = _asset("style.css"), "\n".join(_asset(name) for name in SCRIPTS)
@@ -192,6 +202,7 @@ def _html(board: Board, laid: Sequence[Table]) -> tuple[str, list[Table]]:
     context = {
         "counts": _counts(board),
         "empty": not board.cells,
+        "truth": _truth(board),
         "style": Markup(style),
         "script": Markup(script),
         # 'self' and, where the page is a file, file: are for the files of rows and the pictures of synsets

@@ -25,6 +25,7 @@ ARGS: dict[str, str] = {
     "demo": "demo:Args",
     "list": "listing:Args",
     "info": "info:Args",
+    "data check": "data:CheckArgs",
     "buffer": "buffer:Args",
     "buffer verify": "buffer:StoreArgs",
     "buffer info": "buffer:StoreArgs",

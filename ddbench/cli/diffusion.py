@@ -23,7 +23,7 @@ class TrainArgs:
     """
 
     dataset: str = "digits"
-    """Dataset name (ddbench list datasets), or folder:PATH for your own images."""
+    """Dataset name (ddbench list datasets), or folder:PATH, npz:PATH, hub:OWNER/NAME for your own images."""
     size: int | None = None
     """Side in pixels for image folders and ImageNet."""
     diffusions: Path = Path("diffusions")

@@ -25,7 +25,8 @@ class RunArgs(Common):
     method: str | None = None
     """Which method (ddbench list methods); --method M --help shows its own flags too, and those of what it needs."""
     dataset: str | None = None
-    """Dataset name (ddbench list datasets), or folder:PATH for your own images; default: the recipe's, else digits."""
+    """Dataset name (ddbench list datasets), or folder:PATH, npz:PATH, hub:OWNER/NAME for your own images; default:
+    the recipe's, else digits."""
     ipc: int | None = None
     """Images per class; default: the recipe's."""
     size: int | None = None

@@ -24,8 +24,11 @@ NEEDED: tuple[str, ...] = (
 """Packages that every installation has."""
 
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
-    "parquet": (("pyarrow",), "export --format hub, import of such a folder, leaderboard export --format parquet"),
-    "hub": (("huggingface_hub", "pyarrow"), "push, pull"),
+    "parquet": (
+        ("pyarrow",),
+        "export --format hub, import of such a folder, leaderboard export --format parquet, --dataset hub:FOLDER",
+    ),
+    "hub": (("huggingface_hub", "pyarrow"), "push, pull, --dataset hub:OWNER/NAME"),
     "timm": (("timm",), "students named timm-..."),
     "diffusion": (("diffusers",), "diffusion train, distill --method d3hr, mgd3, unguided"),
     "robustness": (("pyautoattack", "foolbox"), "evaluate --robustness full"),

@@ -94,8 +94,8 @@ def _completed(argv: list[str]) -> list[str]:
 
 def _is_run(token: str) -> bool:
     """Whether it is rather a run or a synset than a value, were it misspelt."""
-    from ddbench.data.specs import DATASETS, FOLDER
+    from ddbench.data.specs import DATASETS, is_own
 
-    if token in (*BUDGETS, NOISE, *DATASETS) or token.startswith(FOLDER):
+    if token in (*BUDGETS, NOISE, *DATASETS) or is_own(token):
         return False
     return bool({"/", os.sep, "."} & set(token)) or Path(token).exists()

@@ -108,14 +108,16 @@ def import_hub(
     """
     from ddbench.cli.settings import open_dataset
     from ddbench.data.load import data_root
+    from ddbench.data.specs import OWN_FORMS, is_own
     from ddbench.exchange.importer import import_content
     from ddbench.hub.read import open_hub, read_content, same_bytes, write_labels
     from ddbench.runtime.files import write_json
     from ddbench.synset import FILE
 
     hub = open_hub(place)
-    if name is None and hub.dataset.startswith("folder:"):
-        raise UserError(f"{place}: made of images of a folder: say where they are here, --dataset folder:PATH")
+    if name is None and is_own(hub.dataset):
+        form = next(form for form in OWN_FORMS if form.partition(":")[0] == hub.dataset.partition(":")[0])
+        raise UserError(f"{place}: made of images of {hub.dataset[:80]}: say where they are here, --dataset {form}")
     content = read_content(hub)
     dataset = open_dataset(name or hub.dataset, size or hub.shape[-1], common)
     imported = import_content(place, content, dataset=dataset, data=data_root(common.data), settings=settings)

@@ -61,7 +61,7 @@ class VerifyArgs(Engines, Sharded):
     max_minutes: float | None = None
     """Stop after so many minutes; the same command goes on. Rows are then trained side by side, --workers at once."""
     allow_folders: bool = False
-    """Let a row of an image folder read the folder of that name on this machine."""
+    """Let a row of its submitter's own images (folder:, npz:, hub:) read what has that name on this machine."""
     work: Path = Path("runs/verify")
     """Folder for the trainings, so that they can be resumed."""
     data: Path | None = None

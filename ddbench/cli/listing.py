@@ -68,7 +68,12 @@ def _datasets() -> dict[str, str]:
         name: f"{spec.channels}x{spec.size}x{spec.size}, {spec.classes} classes; {spec.source}"
         for name, spec in DATASETS.items()
     }
-    return {**table, "folder:PATH": "your own images: PATH/CLASS/*.png or PATH/{train,test}/CLASS/*.png, with --size"}
+    own = {
+        "folder:PATH": "your own images: PATH/CLASS/*.png or PATH/{train,test}/CLASS/*.png, with --size",
+        "npz:PATH": "your own arrays: train_images, train_labels, test_images, test_labels, or images and labels",
+        "hub:OWNER/NAME": "images in parquet files, on the Hugging Face hub (--download) or in a folder, with --size",
+    }
+    return {**table, **own}
 
 
 def _students() -> dict[str, str]:

@@ -18,6 +18,7 @@ from ddbench.runtime.ranks import launched, tells
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("ddbench.cli.demo", "the whole pipeline on an embedded dataset, in minutes on two cores"),
     "list": ("ddbench.cli.listing", "methods, datasets, students, protocols, recipes that are known"),
+    "data": ("ddbench.cli.data", "what a dataset or your own images hold, with a picture, before work (check)"),
     "info": ("ddbench.cli.info", "what a run, synset, store, teacher or evaluation is, and what to do next"),
     "buffer": ("ddbench.cli.buffer", "record experts: networks trained on real data (also: verify, info, import)"),
     "teacher": ("ddbench.cli.teacher", "train a network on real data that labels synsets' views (also: info)"),

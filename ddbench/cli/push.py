@@ -38,9 +38,10 @@ def main(argv: list[str]) -> None:
     args = parse(Args, argv, "ddbench push", str(Args.__doc__), EXAMPLES)
     from ddbench.hub import is_hub, remote
     from ddbench.hub.read import open_hub
+    from ddbench.runtime.hub_library import check_name, library
 
-    remote.check_name(args.name)
-    remote.library()
+    check_name(args.name)
+    library("push and pull need")
     if is_hub(args.place):
         if args.leaderboard is not None:
             raise UserError(

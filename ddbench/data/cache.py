@@ -22,7 +22,7 @@ from ddbench.data.dataset import Dataset, Split, fingerprint, make_dataset
 from ddbench.data.images import DEEPEST, Pixels, read_image, statistics
 from ddbench.data.limits import require_disk
 from ddbench.data.look import Look, keep_look, kept_look, look_over, refuse_broken, report
-from ddbench.data.specs import DatasetSpec
+from ddbench.data.spec import DatasetSpec
 from ddbench.runtime.device import cores
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable, plain_file, plain_or_absent, read_json, write_json
@@ -82,7 +82,8 @@ def load_listing(spec: DatasetSpec, listing: Listing, root: Path, console: Conso
     skip_broken = spec.skip_broken
     spec = replace(spec, classes=len(listing.class_names), class_names=listing.class_names, skip_broken=False)
     place = root / "decoded"
-    listing, look = _looked(spec, listing, place, skip_broken)
+    seen = place / f"{_key(spec, listing)}.look.json"
+    listing, look = _looked(seen, listing, skip_broken)
     if console is not None:
         counts = [torch.bincount(_labels(getattr(listing, name)), minlength=spec.classes).tolist() for name in SPLITS]
         console.say(report(look, counts, spec.name, listing.class_names, listing.notes))
@@ -91,19 +92,22 @@ def load_listing(spec: DatasetSpec, listing: Listing, root: Path, console: Conso
     found = _open(final, spec, listing, root)
     if found is None:
         ensure_writable(final.parent)
-        with _alone(final.parent / "lock"):
+        with alone(final.parent / "lock"):
             found = _open(final, spec, listing, root)  # another process may have just finished it
             if found is None:
-                _decode(final, spec, listing, look, console)
+                try:
+                    _decode(final, spec, listing, look, console)
+                except UserError:
+                    seen.unlink(missing_ok=True)  # --skip-broken has to look again, at whole files
+                    raise
                 found = _open(final, spec, listing, root)
     if found is None:
         raise UserError(f"{final}: what was decoded cannot be read back; check that disk, or use another --data folder")
     return found
 
 
-def _looked(spec: DatasetSpec, listing: Listing, place: Path, skip_broken: bool) -> tuple[Listing, Look]:
-    """The listing without the files that are left out, and what the others are."""
-    path = place / f"{_key(spec, listing)}.look.json"
+def _looked(path: Path, listing: Listing, skip_broken: bool) -> tuple[Listing, Look]:
+    """The listing without the files that are left out, and what the others are: as ``path`` says, or looked at now."""
     look = kept_look(path)
     if look is None:
         parts = ([file for file, _ in getattr(listing, name)] for name in SPLITS)
@@ -274,7 +278,7 @@ def _describe(part: Path, spec: DatasetSpec, listing: Listing) -> None:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def alone(path: Path) -> Iterator[None]:
     """Hold a lock between processes; the system frees it when a process dies."""
     plain_or_absent(path, "lock file")
     with open(path, "a") as handle:

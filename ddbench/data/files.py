@@ -1,4 +1,4 @@
-"""Datasets that come as image files: folders of one's own, Tiny-ImageNet, ImageNet."""
+"""Datasets that come as image files: folders of one's own, Tiny-ImageNet, ImageNet, Imagenette."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ddbench.data.cache import load_listing
 from ddbench.data.dataset import Dataset
-from ddbench.data.folder import list_folder, list_imagenet, list_tiny_imagenet
+from ddbench.data.folder import list_archive, list_folder, list_imagenet, list_tiny_imagenet
 from ddbench.data.specs import DatasetSpec
 from ddbench.runtime.progress import Console
 
@@ -28,3 +28,8 @@ def load_tiny_imagenet(
 def load_imagenet(spec: DatasetSpec, root: Path, download: bool = False, console: Console | None = None) -> Dataset:
     """ImageNet-1k or a subset of it; see :func:`ddbench.data.folder.list_imagenet`."""
     return load_listing(spec, list_imagenet(spec, root), root, console)
+
+
+def load_archive(spec: DatasetSpec, root: Path, download: bool = False, console: Console | None = None) -> Dataset:
+    """Imagenette's or Imagewoof's own archive; see :func:`ddbench.data.folder.list_archive`."""
+    return load_listing(spec, list_archive(spec, root), root, console)

@@ -159,11 +159,39 @@ def list_imagenet(spec: DatasetSpec, root: Path) -> Listing:
     if len(known) != expected:
         raise UserError(
             f"{folder / 'train'}: {len(known)} class folders; all {expected} wnids are needed to number the classes "
-            f"(they may be empty); for other images use {FOLDER}PATH"
+            f"(they may be empty); for other images use {FOLDER}PATH, for the archive of Imagenette itself imagenette2"
         )
     names = tuple(known[index] for index in spec.indices)
     train, test = (_labelled([_image_files(folder / part / name) for name in names]) for part in ("train", "val"))
     return Listing(folder, names, train, test)
+
+
+ARCHIVE_SIDES = {"": 1024, "-320": 320, "-160": 160}
+"""Ending of an archive's name -> the largest side in pixels that its images, shorter side so long, are used for."""
+
+
+def list_archive(spec: DatasetSpec, root: Path) -> Listing:
+    """The files of an archive of Imagenette's makers: ``imagenette2[-320|-160]/{train,val}/<wnid>/*``.
+
+    Of several the one with the largest images is taken; classes stand in the order of the spec.
+
+    Raises:
+        UserError: no such folder, images that are too small for the size, other classes, or a class without images.
+    """
+    places = {ending: root / f"{spec.name}{ending}" for ending in ARCHIVE_SIDES}
+    ending = next((ending for ending, place in places.items() if (place / "train").is_dir()), None)
+    if ending is None:
+        raise UserError(f"{spec.name}: no folder {places['']}{os.sep}train; needed: {spec.source}")
+    folder = places[ending].resolve()
+    if spec.size > ARCHIVE_SIDES[ending]:
+        raise UserError(f"--size {spec.size}: the images of {folder} are smaller; unpack {spec.name}.tgz into {root}")
+    for part in ("train", "val"):
+        if set(_class_names(folder / part)) != set(spec.class_names):
+            raise UserError(f"{folder / part}: its folders are not the classes of {spec.name}; unpack again")
+    train, test = (
+        _labelled([_image_files(folder / part / name) for name in spec.class_names]) for part in ("train", "val")
+    )
+    return Listing(folder, spec.class_names, train, test, notes=(f"from {folder.name}; {spec.note}",))
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:

@@ -18,6 +18,13 @@ FILES: dict[str, tuple[str, ...]] = {
     "cifar100": ("cifar-100-python",),
     "tiny-imagenet": ("tiny-imagenet-200",),
     "imagenet-1k": ("imagenet/train",),
+    "imagenette2": ("imagenette2*/train",),
+    "imagewoof2": ("imagewoof2*/train",),
+    "kmnist": (f"KMNIST/raw/{IDX}",),
+    "emnist": ("EMNIST/raw/emnist-*-train-images-idx3-ubyte*",),
+    "usps": ("USPS/usps.bz2", "usps.bz2"),
+    "stl10": ("stl10_binary/train_X.bin",),
+    "medmnist": ("medmnist/*mnist.npz",),
 }
 """Below the data folder: one of these, where a dataset is there. Digits need no file; subsets are parts of ImageNet."""
 

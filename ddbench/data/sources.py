@@ -1,4 +1,4 @@
-"""Datasets that come as archives of arrays: digits, MNIST, Fashion-MNIST, SVHN, CIFAR."""
+"""Datasets that come as archives of arrays: digits, SVHN, CIFAR, and those of IDX files (MNIST and its kin)."""
 
 from __future__ import annotations
 
@@ -55,34 +55,44 @@ def load_digits_dataset(
     return make_dataset(spec, Split(images[~test], labels[~test]), Split(images[test], labels[test]), root=root)
 
 
-def load_idx_dataset(spec: DatasetSpec, root: Path, download: bool = False, console: Console | None = None) -> Dataset:
-    """MNIST or Fashion-MNIST from IDX files, plain or gzipped.
+IDX_FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
+"""Datasets of IDX files -> torchvision's class, which is the folder's name too; EMNIST's are all in one."""
 
-    Looked for in ``root/MNIST/raw`` or ``root/FashionMNIST/raw`` (torchvision's layout), then where Debian's package
-    has them.
+
+def load_idx_dataset(spec: DatasetSpec, root: Path, download: bool = False, console: Console | None = None) -> Dataset:
+    """MNIST, Fashion-MNIST, KMNIST or a split of EMNIST from IDX files, plain or gzipped.
+
+    Looked for in ``root/MNIST/raw`` and so on (torchvision's layout), then where Debian's package has them. EMNIST's
+    images lie on their side in the files and are turned upright; its letters are counted from 1 there.
 
     Raises:
         UserError: no files and no ``download``, a failed download, or a damaged file.
     """
-    name = "MNIST" if spec.name == "mnist" else "FashionMNIST"
+    emnist = spec.name.partition("emnist-")[2]
+    name = "EMNIST" if emnist else IDX_FOLDERS[spec.name]
+    parts = (f"emnist-{emnist}-train", f"emnist-{emnist}-test") if emnist else ("train", "t10k")
     folders = [root / name / "raw"]
-    remedy = f"get them with --download, or put the four *-ubyte or *-ubyte.gz files into {folders[0]}"
+    kind = f"emnist-{emnist}-*-ubyte" if emnist else "*-ubyte"
+    remedy = f"get them with --download, or put the four {kind} or {kind}.gz files into {folders[0]}"
     if spec.name in DEBIAN:
         package, place = DEBIAN[spec.name]
         folders.append(place)
         remedy += f", or install the Debian package {package}"
-    folder = next((one for one in folders if _idx(one, "train-images-idx3-ubyte") is not None), None)
+    folder = next((one for one in folders if _idx(one, f"{parts[0]}-images-idx3-ubyte") is not None), None)
     if folder is None and download:
-        _torchvision(spec, name, root, download=True)
+        archive(spec, name, root, download=True, **({"split": emnist} if emnist else {}))
         folder = folders[0]
     if folder is None:
         raise UserError(f"{spec.name}: no IDX files in {' or '.join(map(str, folders))}; {remedy}")
     splits = []
-    for part in ("train", "t10k"):
+    for part in parts:
         images, labels = (_idx(folder, f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
         if images is None or labels is None:
             raise UserError(f"{spec.name}: {folder} lacks {part}-images-idx3-ubyte or its labels; {remedy}")
-        splits.append(Split(read_idx(images, 3).unsqueeze(1), read_idx(labels, 1).to(torch.int64)))
+        pixels, classes = read_idx(images, 3).unsqueeze(1), read_idx(labels, 1).to(torch.int64)
+        if emnist:
+            pixels = pixels.transpose(2, 3).contiguous()
+        splits.append(Split(pixels, classes - 1 if emnist == "letters" else classes))
     return make_dataset(spec, *splits, root=root)
 
 
@@ -128,11 +138,15 @@ def _archive(spec: DatasetSpec, name: str, root: Path, expected: Path, download:
     require_memory(3 * 100_000 * spec.channels * spec.size**2, f"reading {spec.name}", "close other programs")
     if not download and not expected.exists():
         raise UserError(f"{spec.name}: {expected} is not there; get it with --download, or give its folder with --data")
-    return _torchvision(spec, name, root, download=download, **split)
+    return archive(spec, name, root, download=download, **split)
 
 
-def _torchvision(spec: DatasetSpec, name: str, root: Path, *, download: bool, **split: Any) -> Any:
-    """A dataset of torchvision; a failure is told in one line."""
+def archive(spec: DatasetSpec, name: str, root: Path, *, download: bool, **split: Any) -> Any:
+    """A dataset of torchvision, read or fetched; a failure is told in one line.
+
+    Raises:
+        UserError: files that are missing or altered, or a failed download.
+    """
     import torchvision
 
     try:

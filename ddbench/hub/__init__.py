@@ -8,9 +8,8 @@ and the card, and ``preview.png``. Parquet is written and read by pyarrow alone.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from ddbench.runtime.errors import UserError, install_words
+from ddbench.runtime.hub_library import parquet as parquet
 
 KIND = "ddbench-hub"
 SCHEMA = 1
@@ -31,17 +30,3 @@ def is_hub(path: Path) -> bool:
 def shard_name(number: int, count: int) -> str:
     """Name of a parquet file, as ``datasets`` itself names them: ``train-00000-of-00003.parquet``."""
     return f"train-{number:05d}-of-{count:05d}.parquet"
-
-
-def parquet() -> tuple[Any, Any]:
-    """The modules ``pyarrow`` and ``pyarrow.parquet``.
-
-    Raises:
-        UserError: pyarrow is not installed.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise UserError(f"the form hub needs pyarrow: {install_words('parquet')}") from None
-    return pyarrow, pyarrow.parquet

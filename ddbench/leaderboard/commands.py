@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import fields
 
+from ddbench.data.specs import DATASETS, is_own
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.leaderboard.result import Result
 
@@ -22,9 +23,7 @@ def expert_command(result: Result) -> str | None:
     if not isinstance(experts, dict) or not isinstance(recipe, dict) or recipe.get("kind") == "imported":
         return None
     synset = result.synset
-    command = ["ddbench", "buffer", "--dataset", synset.dataset]
-    if synset.dataset.startswith("folder:"):
-        command += ["--size", str(synset.shape[-1])]
+    command = ["ddbench", "buffer", "--dataset", synset.dataset, *_size(result)]
     if synset.student:
         command += ["--student", synset.student]
     command += ["--experts", str(experts.get("count"))]
@@ -35,6 +34,13 @@ def expert_command(result: Result) -> str | None:
     if isinstance(options, dict) and options:
         command += ["--options", *(f"{name}={value!r}" for name, value in sorted(options.items()))]
     return shlex.join(command)
+
+
+def _size(result: Result) -> list[str]:
+    """``--size``, where a dataset comes in several sizes and the row's is not what it has without the flag."""
+    dataset, side = result.synset.dataset, result.synset.shape[-1]
+    usual = DATASETS[dataset].size if dataset in DATASETS else side
+    return ["--size", str(side)] if is_own(dataset) or side != usual else []
 
 
 def run_flags(result: Result) -> list[str]:
@@ -61,7 +67,7 @@ def commands(result: Result) -> list[str]:
     """The commands that make this row again; of a synset made elsewhere, the one that trains students on it again."""
     synset, protocol = result.synset, result.protocol
     again = ["ddbench", "leaderboard", "verify", result.id]
-    size = ["--size", str(synset.shape[-1])] if synset.dataset.startswith("folder:") else []
+    size = _size(result)
     if not _made_here(result):
         return [shlex.join(again)]
     distill = ["ddbench", "distill", "--method", synset.method, "--dataset", synset.dataset, *size]

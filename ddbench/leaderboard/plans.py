@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ddbench.data.specs import DATASETS, FOLDER, SIZES, dataset_slug
+from ddbench.data.specs import DATASETS, OWN_FORMS, SIZES, dataset_slug, is_own
 from ddbench.leaderboard.published import Published, read_published
 from ddbench.leaderboard.result import Budget, Result
 from ddbench.leaderboard.rows import RANDOM
@@ -309,8 +309,8 @@ def _expand(entry: dict[str, Any], where: str, reproduction: bool) -> list[PlanC
 def _check_names(entry: dict[str, Any], where: str) -> None:
     """Refuse what no cell could be filled with: names are parts of paths, and are told now."""
     dataset = entry["dataset"]
-    if not dataset.startswith(FOLDER) and dataset not in DATASETS:
-        raise unknown("dataset", dataset, [*DATASETS, "folder:PATH"], where)
+    if not is_own(dataset) and dataset not in DATASETS:
+        raise unknown("dataset", dataset, [*DATASETS, *OWN_FORMS], where)
     if entry.get("size", SIZES.start) not in SIZES:
         raise UserError(f"{where}: size is {entry['size']}, expected {SIZES.start} to {SIZES.stop - 1}")
     if entry.get("student"):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddbench.data.specs import FOLDER
+from ddbench.data.specs import is_own, size_to_load
 from ddbench.leaderboard.attachments import SYNSET, Part, address, beside, check_part, needed
 from ddbench.leaderboard.columns import repeated
 from ddbench.leaderboard.consistency import SETTINGS, protocol_of
@@ -303,15 +303,14 @@ def make_job(result: Result, request: Request) -> Job:
     Raises:
         UserError: a file is not at hand or not the row's, or the row asks for what this machine must not do.
     """
-    from ddbench.data.specs import dataset_spec
     from ddbench.evaluation.tasks import Job
 
     where = f"row {result.id}"
     protocol, synset = _protocol(result, where), result.synset
-    own_folder = synset.dataset.startswith(FOLDER)
-    if own_folder and not request.folders:
+    own = is_own(synset.dataset)
+    if own and not request.folders:
         raise UserError(
-            f"{where} is of {synset.dataset[:80]}, a folder of its submitter's: --allow-folders reads the folder of "
+            f"{where} is of {synset.dataset[:80]}, images of its submitter's own: --allow-folders reads those of "
             "that name on this machine"
         )
     size = synset.shape[-1]
@@ -323,7 +322,7 @@ def make_job(result: Result, request: Request) -> Job:
     return Job(
         synset=path,
         data=request.data,
-        size=size if dataset_spec(synset.dataset, size if own_folder else None).resizable else None,
+        size=size_to_load(synset.dataset, size),
         protocol=protocol,
         device=_device(result, request),
         threads=request.threads or result.threads,
@@ -406,8 +405,7 @@ def _real_images(result: Result, request: Request) -> Path:
     said = result.synset
     if said.method != "full":
         raise UserError(f"row {result.id} claims all real images, but its method is {said.method}")
-    size = said.shape[-1] if said.dataset.startswith(FOLDER) else None
-    dataset = load_dataset(said.dataset, request.data, size=size)
+    dataset = load_dataset(said.dataset, request.data, size=size_to_load(said.dataset, said.shape[-1]))
     if dataset.fingerprint != said.dataset_fingerprint:
         raise UserError(f"row {result.id} is of other {said.dataset} data than this machine has")
     config = said.config if isinstance(said.config, dict) else {}

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ddbench.data.dataset import Dataset
 from ddbench.data.load import load_dataset
-from ddbench.data.specs import DATASETS, FOLDER, dataset_spec, size_to_load
+from ddbench.data.specs import DATASETS, dataset_spec, is_own, size_to_load
 from ddbench.measurements.suite import NOISE, Choice, Cost, Finding, Metric, Probe, Suite, Trained
 from ddbench.measurements.trained import balanced
 from ddbench.protocols.plan import Plan
@@ -158,8 +158,8 @@ def outlier_suite(choice: Choice, plan: Plan, dataset: Dataset) -> Suite:
     if choice.other == NOISE:
         return OutlierSuite(images=count, other=NOISE, root=dataset.root, other_images=count)
     where = f"--ood {choice.other}"
-    if choice.other.startswith(FOLDER):
-        raise UserError(f"{where}: a folder has no name that others know; expected {NOISE} or a dataset's name")
+    if is_own(choice.other):
+        raise UserError(f"{where}: images of one's own have no name others know; expected {NOISE} or a dataset's name")
     if choice.other == dataset.spec.name:
         raise UserError(f"{where}: the synset is of this dataset itself; expected {NOISE} or another one")
     if choice.other not in DATASETS:

@@ -123,7 +123,7 @@ def test_without_the_library_one_line(random_run: Path, refused: Callable, monke
 
 
 def test_errors_are_cleared_of_tokens():
-    from ddbench.hub.remote import _clear
+    from ddbench.runtime.hub_library import clear
 
     class Library:
         @staticmethod
@@ -131,6 +131,6 @@ def test_errors_are_cleared_of_tokens():
             return "a-token-of-another-form"
 
     text = "Illegal header value b'Bearer abc def', hf_0123, a-token-of-another-form"
-    told = _clear(Library, ValueError(text))
+    told = clear(Library, ValueError(text))
     for secret in ("abc", "hf_0123", "another-form"):
         assert secret not in told

@@ -307,3 +307,13 @@ def test_imagenet_subset(tmp_path):
     (tmp_path / "imagenet" / "train" / names[-1]).rmdir()
     with pytest.raises(UserError, match=r"999 class folders; all 1000 .*folder:PATH"):
         load_dataset("imagenette", tmp_path, size=16)
+
+
+def test_skip_broken_after_a_refusal(tmp_path, data):
+    """The header of a truncated file is whole, so that it is found when it is decoded; the next call looks again."""
+    name = make_folder(tmp_path / "set")
+    path = tmp_path / "set" / "train" / "cat" / "0.png"
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(UserError, match=r"truncated.*--skip-broken"):
+        load_dataset(name, data, size=8)
+    assert len(load_dataset(name, data, size=8, skip_broken=True).train) == 9

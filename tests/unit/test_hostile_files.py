@@ -85,9 +85,20 @@ def _image(path: Path) -> Any:
     return read_image(path, 3, 8)
 
 
+def _stl10(path: Path) -> Any:
+    from ddbench.data.arrays import _stl10
+    from ddbench.data.specs import DATASETS
+
+    path.with_name("train_y.bin").write_bytes(b"\1")
+    return _stl10(path.parent, "train", DATASETS["stl10"])
+
+
 def _readers() -> dict[str, tuple[str, Callable[[Path], Any]]]:
     """Name -> the name of a file that the reader takes, and the reader."""
+    from ddbench.data.arrays import _usps
     from ddbench.data.idx import read_idx
+    from ddbench.data.load import load_dataset
+    from ddbench.data.specs import DATASETS
     from ddbench.exchange.read import _from_npz
     from ddbench.experts.store import read_store
     from ddbench.leaderboard.attachments import read_header
@@ -121,6 +132,11 @@ def _readers() -> dict[str, tuple[str, Callable[[Path], Any]]]:
         "idx": ("x-ubyte", lambda path: read_idx(path, 3)),
         "idx.gz": ("x-ubyte.gz", lambda path: read_idx(path, 3)),
         "npz": ("x.npz", _from_npz),
+        "own npz": ("x.npz", lambda path: load_dataset(f"npz:{path}", path.parent)),
+        "own parquet": ("train.parquet", lambda path: load_dataset(f"hub:{path.parent}", path.parent, size=8)),
+        "usps": ("usps.bz2", lambda path: _usps(path, DATASETS["usps"])),
+        "stl10": ("train_X.bin", _stl10),
+        "medmnist": ("bloodmnist.npz", lambda path: load_dataset("bloodmnist", path.parent)),
         "method file": ("x.py", lambda path: load_file(path) and files.read_json(path, "empty is a module")),
     }
 

@@ -1,0 +1,72 @@
+"""What is known about a dataset before its images are read. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation per channel, of pixels in [0, 1]."""
+
+STATISTICS: dict[str, Statistics] = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar10-idc": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "mtt": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+}
+"""Named statistics that a dataset can be normalised with instead of its own.
+
+``cifar10-idc`` is what IDC, DREAM and DD-RobustBench use on CIFAR-10; ``mtt`` is what MTT and its successors use on
+CIFAR-10 *and* CIFAR-100 (CIFAR-10's numbers); RDED uses ``imagenet`` on CIFAR.
+"""
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What is known about a dataset before its images are read.
+
+    Attributes:
+        name: as on the command line; ``folder:PATH``, ``npz:PATH`` or ``hub:NAME`` for a user's own images.
+        channels: 1 or 3; 0 for images of a user's own that were not read yet.
+        size: side in pixels (images are square); 0 for an array of a user's own that was not read yet.
+        classes: number of classes; 0 for images of a user's own that were not read yet.
+        class_names: in label order; empty until loaded where only the files tell.
+        mean, std: per channel, of pixels in [0, 1]; empty for images of a user's own that were not read yet.
+        flip: whether a mirrored image is still one of its class (not so for digits).
+        source: how the images are obtained.
+        note: what a reader of a result should know.
+        modality: always ``image`` today.
+        resizable: whether ``--size`` applies.
+        sizes: the only sides in pixels that it comes in, of a resizable dataset; empty: any.
+        needs_folder: whether the user has to provide the files (there is no download).
+        indices: ImageNet-1k indices of the classes, in label order, for its subsets.
+        reader: function, or ``module:function``, that is called as ``(spec, root, download, console)`` with the data
+            folder, whether missing files may be fetched, and a :class:`ddbench.runtime.progress.Console` or None; it
+            gives a :class:`ddbench.data.dataset.Dataset` (:func:`ddbench.data.dataset.make_dataset`).
+        skip_broken: a wish to its reader: leave image files out that cannot be read, instead of refusing the set.
+    """
+
+    name: str
+    channels: int
+    size: int
+    classes: int
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flip: bool
+    source: str
+    note: str = ""
+    modality: str = "image"
+    resizable: bool = False
+    sizes: tuple[int, ...] = ()
+    needs_folder: bool = False
+    indices: tuple[int, ...] = ()
+    reader: str | Callable[..., Any] = ""
+    skip_broken: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """``(channels, size, size)``."""
+        return self.channels, self.size, self.size

@@ -1,0 +1,316 @@
+"""Data of one's own as arrays (``npz:PATH``) and as parquet files (``hub:...``)."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddbench.data.load import load_dataset
+from ddbench.data.specs import dataset_slug, dataset_spec, size_to_load
+from ddbench.runtime.errors import UserError
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (20, 8, 8), dtype=np.uint8)
+COLOUR = RNG.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+CLASSES = np.arange(20) % 2
+
+
+def arrays(tmp_path: Path, **parts: np.ndarray) -> str:
+    np.savez(tmp_path / "own.npz", **parts)
+    return f"npz:{tmp_path / 'own.npz'}"
+
+
+def test_names_of_data_of_ones_own():
+    assert dataset_spec("npz:a/b c.npz").size == 0
+    assert dataset_slug("npz:a/b c.npz").startswith("npz-b-c.npz-")
+    assert dataset_slug("hub:me/cats").startswith("hub-cats-")
+    assert size_to_load("npz:a.npz", 8) is None
+    assert size_to_load("hub:me/cats", 8) == 8
+    with pytest.raises(UserError, match="--size PIXELS"):
+        dataset_spec("hub:me/cats")
+    for name in ("npz:", "hub:"):
+        with pytest.raises(UserError, match=f"--dataset {name} names no"):
+            dataset_spec(name, 32)
+
+
+@pytest.mark.parametrize(
+    ("names", "images"),
+    [
+        (("train_images", "train_labels", "test_images", "test_labels"), IMAGES),
+        (("x_train", "y_train", "x_test", "y_test"), COLOUR),
+        (("train_images", "train_labels", "test_images", "test_labels"), COLOUR.transpose(0, 3, 1, 2)),
+        (("x_train", "y_train", "x_test", "y_test"), np.asfortranarray(COLOUR)),
+    ],
+)
+def test_arrays_with_a_test_set(tmp_path: Path, names: tuple[str, ...], images: np.ndarray):
+    parts = (images, CLASSES[:, None], images[:10], CLASSES[:10])
+    name = arrays(tmp_path, **dict(zip(names, parts, strict=True)))
+    found = load_dataset(name, tmp_path / "data")
+    channels = 1 if images.ndim == 3 else 3
+    expected = IMAGES[:, None] if channels == 1 else COLOUR.transpose(0, 3, 1, 2)
+    assert np.array_equal(found.train.images, expected)
+    assert found.test.labels.tolist() == CLASSES[:10].tolist()
+    assert found.spec.shape == (channels, 8, 8)
+    assert found.spec.class_names == ("0", "1")
+    np.testing.assert_allclose(found.spec.mean, (expected / 255).mean((0, 2, 3)), atol=1e-6)
+    assert load_dataset(name, tmp_path / "data", size=8).fingerprint == found.fingerprint
+    with pytest.raises(UserError, match=r"--size 16: the images of .* are 8 pixels"):
+        load_dataset(name, tmp_path / "data", size=16)
+
+
+def test_arrays_without_a_test_set(tmp_path: Path):
+    name = arrays(tmp_path, images=IMAGES, labels=CLASSES, class_names=np.array(["cat", "dog"]))
+    found, again = load_dataset(name, tmp_path), load_dataset(name, tmp_path)
+    assert found.fingerprint == again.fingerprint
+    assert torch.bincount(found.test.labels).tolist() == [2, 2]
+    assert len(found.train) == 16
+    assert found.spec.class_names == ("cat", "dog")
+    assert "a fixed fifth" in found.spec.note
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": IMAGES.astype(np.float32)}, "images are float32; expected uint8"),
+        ({"images": IMAGES[:, :6]}, "images of 6 x 8 pixels"),
+        ({"images": IMAGES[:, :2, :2]}, "images of 2 x 2 pixels"),
+        ({"images": IMAGES[0]}, r"images of shape \[8, 8\]"),
+        ({"images": IMAGES[:0], "labels": CLASSES[:0]}, "images of shape"),
+        ({"labels": np.eye(20)}, "several an image"),
+        ({"labels": CLASSES.astype(float)}, "labels are float64"),
+        ({"labels": CLASSES[1:]}, "20 images, but labels of shape"),
+        ({"labels": CLASSES - 1}, "labels from -1 to 0"),
+        ({"labels": CLASSES * 10**9}, "labels from 0 to 1000000000"),
+        ({"labels": CLASSES * 0}, "labels of one class only"),
+        ({"labels": CLASSES * 3}, "without a training image"),
+        ({"images": np.array([object()] * 20, dtype=object)}, "plain numbers, which need no pickle"),
+        ({"class_names": np.array(["cat", "cat"])}, "at least two that differ"),
+        ({"class_names": np.array(["a", "b"], dtype=object)}, "which need no pickle"),
+        ({"class_names": np.arange(2)}, "expected a list of texts"),
+        ({"labels": CLASSES + 1, "class_names": np.array(["cat", "dog"])}, "2 class_names, but labels up to 2"),
+    ],
+)
+def test_arrays_that_are_refused(tmp_path: Path, change: dict[str, Any], message: str):
+    parts = {"images": IMAGES, "labels": CLASSES, **change}
+    with zipfile.ZipFile(tmp_path / "own.npz", "w") as archive:  # numpy would warn of objects
+        for name, array in parts.items():
+            with archive.open(f"{name}.npy", "w") as handle:
+                np.lib.format.write_array(handle, array, allow_pickle=True)
+    with pytest.raises(UserError, match=message) as caught:
+        load_dataset(f"npz:{tmp_path / 'own.npz'}", tmp_path / "data")
+    assert "\n" not in str(caught.value)
+
+
+def npy(shape: tuple[int, ...], data: bytes, descr: str = "|u1", version: bytes = b"\x01\x00") -> bytes:
+    header = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape!r}}}".encode().ljust(117) + b"\n"
+    return b"\x93NUMPY" + version + struct.pack("<H", len(header)) + header + data
+
+
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [
+        (npy((10**12, 8, 8), bytes(64)), "its header announces"),
+        (npy((2, -8, 8), bytes(128)), "its header announces"),
+        (npy((1, 8, 8), bytes(64), descr="|O"), "need no pickle"),
+        (npy((1, 8, 8), bytes(64), version=b"\x03\x00"), "not a .npy of a plain array"),
+        (npy((1, 8, 8), bytes(640)), "it holds more"),
+        (npy((1, 8, 8), bytes(64))[:40], "not a .npy of a plain array"),
+        (b"", "not a .npy of a plain array"),
+        (b"pickle" * 10, "not a .npy of a plain array"),
+    ],
+)
+def test_headers_that_lie(tmp_path: Path, member: bytes, message: str):
+    path = tmp_path / "own.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images.npy", member)
+        archive.writestr("labels.npy", npy((1,), b"\0"))
+    with pytest.raises(UserError, match=message):
+        load_dataset(f"npz:{path}", tmp_path)
+
+
+def test_damaged_archives(tmp_path: Path):
+    name = arrays(tmp_path, images=IMAGES, labels=CLASSES)
+    whole = (tmp_path / "own.npz").read_bytes()
+    for data in (whole[:100], b"", b"no zip", whole[:200] + bytes(50) + whole[250:]):
+        (tmp_path / "own.npz").write_bytes(data)
+        with pytest.raises(UserError, match="not a whole npz file"):
+            load_dataset(name, tmp_path)
+    with pytest.raises(UserError, match="no such npz file"):
+        load_dataset("npz:nowhere.npz", tmp_path)
+
+
+def test_arrays_that_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    name = arrays(tmp_path, images=IMAGES, labels=CLASSES)
+    monkeypatch.setattr("ddbench.data.limits.available_memory", lambda: 100)
+    with pytest.raises(UserError, match=r"needs 3\.8 KiB of memory"):
+        load_dataset(name, tmp_path)
+
+
+# Parquet.
+
+
+@pytest.fixture
+def pq() -> Any:
+    return pytest.importorskip("pyarrow.parquet")
+
+
+def png(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write(path: Path, images: Any = COLOUR, labels: Any = CLASSES, column: str = "label", **more: Any) -> None:
+    """A file with a column of images and one of labels, as ``datasets`` writes them, but for what it says of them."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"bytes": one if one is None or isinstance(one, bytes) else png(one), "path": None} for one in images]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({"image": pa.array(rows, kind), column: pa.array(list(labels)), **more})
+    pyarrow.parquet.write_table(table, path)
+
+
+def load(folder: Path, size: int = 8, **settings: Any) -> Any:
+    return load_dataset(f"hub:{folder}", folder.parent / "data", size=size, **settings)
+
+
+def test_what_datasets_writes(tmp_path: Path):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    for part in ("train", "test"):
+        rows = {"img": [Image.fromarray(one) for one in COLOUR], "label": CLASSES.tolist()}
+        path = tmp_path / "set" / "data" / f"{part}-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(str(path))
+    found = load(tmp_path / "set")
+    assert found.spec.class_names == ("cat", "dog")
+    assert np.array_equal(found.train.images, COLOUR.transpose(0, 3, 1, 2))
+    assert found.test.labels.tolist() == CLASSES.tolist()
+    assert load(tmp_path / "set", size=4).test.images.shape == (20, 3, 4, 4)
+    assert len(list((tmp_path / "data" / "hub").glob("*/index.json"))) == 1  # laid down once for every size
+
+
+def test_grey_images_and_labels_as_texts(tmp_path: Path, pq: Any):
+    write(tmp_path / "set" / "default" / "train" / "0000.parquet", IMAGES[:10], ["b", "a"] * 5)
+    write(tmp_path / "set" / "default" / "train" / "0001.parquet", IMAGES[10:], ["b", "a"] * 5)
+    write(tmp_path / "set" / "default" / "validation" / "0000.parquet", IMAGES[:4], ["a", "b"] * 2)
+    found = load(tmp_path / "set")
+    assert found.spec.class_names == ("a", "b")
+    assert np.array_equal(found.train.images[:, 0], IMAGES)
+    assert found.train.labels.tolist() == [1, 0] * 10
+    assert found.spec.note == "scored on the validation images"
+
+
+def test_no_test_images(tmp_path: Path, pq: Any):
+    write(tmp_path / "set" / "everything.parquet")
+    found = load(tmp_path / "set")
+    assert torch.bincount(found.test.labels).tolist() == [2, 2]
+    assert found.spec.note == "no test images: a fixed fifth of each class is the test set"
+
+
+def test_hidden_test_labels_are_no_test_set(tmp_path: Path, pq: Any):
+    write(tmp_path / "set" / "train.parquet")
+    write(tmp_path / "set" / "test.parquet", COLOUR[:4], [-1] * 4)
+    write(tmp_path / "set" / "valid.parquet", COLOUR[:6], CLASSES[:6])
+    assert len(load(tmp_path / "set").test) == 6
+
+
+def test_a_part_of_a_dataset(tmp_path: Path, pq: Any):
+    for name in ("small", "large"):
+        write(tmp_path / "set" / name / "train-00000-of-00001.parquet", column="fine_label", coarse_label=CLASSES)
+    with pytest.raises(UserError, match=r"several sets \(large, small\); name one"):
+        load(tmp_path / "set")
+    assert len(load(tmp_path / "set" / "small").train) == 16
+
+
+def test_broken_images_are_named_or_left_out(tmp_path: Path, pq: Any):
+    images = [png(one) for one in COLOUR]
+    images[4] = images[4][:60]
+    write(tmp_path / "set" / "train.parquet", images)
+    write(tmp_path / "set" / "test.parquet")
+    with pytest.raises(UserError, match=r"000000004: cannot decode this image.*--skip-broken"):
+        load(tmp_path / "set")
+    assert len(load(tmp_path / "set", skip_broken=True).train) == 19
+
+
+def test_a_killed_laying_down_begins_again(tmp_path: Path, pq: Any, monkeypatch: pytest.MonkeyPatch):
+    write(tmp_path / "set" / "train.parquet")
+    monkeypatch.setattr("ddbench.data.hub._numbered", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        load(tmp_path / "set")
+    monkeypatch.undo()
+    assert len(load(tmp_path / "set").train) == 16
+    assert not list((tmp_path / "data" / "hub").glob("*.part"))
+
+
+NESTED = [[0, 1]] * 20
+BAD_PARQUET: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "nothing": (lambda root: root.mkdir(), "no parquet files in it"),
+    "no training": (lambda root: write(root / "test.parquet"), "files of test, but none named train"),
+    "no parquet": (
+        lambda root: (root.mkdir(), (root / "train.parquet").write_bytes(b"PAR1 no")),
+        "not a whole parquet",
+    ),
+    "empty": (lambda root: (root.mkdir(), (root / "train.parquet").touch()), "not a whole parquet"),
+    "no labels": (lambda root: write(root / "train.parquet", column="caption"), "no column of labels"),
+    "several labels": (lambda root: write(root / "train.parquet", labels=NESTED), "several labels an image"),
+    "numbers": (lambda root: write(root / "train.parquet", labels=CLASSES / 2), "column 'label' is double"),
+    "no image": (lambda root: write(root / "train.parquet", [None, *COLOUR[1:]]), "row 0: no image in it"),
+    "one class": (lambda root: write(root / "train.parquet", labels=CLASSES * 0), "1 class"),
+    "a class below": (lambda root: write(root / "train.parquet", labels=CLASSES - 2), "none of the"),
+    "gap": (lambda root: write(root / "train.parquet", labels=CLASSES * 5), "without a training image: 1, 2, 3, 4"),
+    "huge label": (lambda root: write(root / "train.parquet", labels=CLASSES * 10**12), "none of the 100001 classes"),
+    "another class": (
+        lambda root: (
+            write(root / "train.parquet", labels=["a", "b"] * 10),
+            write(root / "test.parquet", labels=["c"] * 20),
+        ),
+        "test label 'c' is none of the 2 classes",
+    ),
+    "other columns": (
+        lambda root: (write(root / "train-0.parquet"), write(root / "train-1.parquet", column="labels")),
+        "has no column 'label'",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_PARQUET)
+def test_parquet_that_is_refused(tmp_path: Path, pq: Any, kind: str):
+    make, message = BAD_PARQUET[kind]
+    make(tmp_path / "set")
+    with pytest.raises(UserError, match=message) as caught:
+        load(tmp_path / "set")
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_in_the_middle(tmp_path: Path, pq: Any):
+    path = tmp_path / "set" / "train.parquet"
+    write(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:200] + bytes(400) + whole[600:])
+    with pytest.raises(UserError, match=r"not a whole parquet file|cannot (decode|be used)|no image in it"):
+        load(tmp_path / "set")
+
+
+def test_synsets_are_no_real_images(tmp_path: Path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "synset.json").write_text("{}")
+    with pytest.raises(UserError, match="a synset, not real images; ddbench import"):
+        load(tmp_path / "set")
+
+
+@pytest.mark.parametrize("name", ["hub:no-folder", "hub:../../etc/passwd", "hub:a b/c", "hub:/nowhere/at/all"])
+def test_neither_folder_nor_name(tmp_path: Path, name: str):
+    with pytest.raises(UserError, match=r"neither a folder nor OWNER/NAME"):
+        load_dataset(name, tmp_path, size=8)

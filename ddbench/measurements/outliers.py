@@ -159,7 +159,9 @@ def outlier_suite(choice: Choice, plan: Plan, dataset: Dataset) -> Suite:
         return OutlierSuite(images=count, other=NOISE, root=dataset.root, other_images=count)
     where = f"--ood {choice.other}"
     if is_own(choice.other):
-        raise UserError(f"{where}: images of one's own have no name others know; expected {NOISE} or a dataset's name")
+        raise UserError(
+            f"{where}: a folder or file of one's own has no name others know; expected {NOISE} or a dataset's name"
+        )
     if choice.other == dataset.spec.name:
         raise UserError(f"{where}: the synset is of this dataset itself; expected {NOISE} or another one")
     if choice.other not in DATASETS:

@@ -28,7 +28,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
         ("pyarrow",),
         "export --format hub, import of such a folder, leaderboard export --format parquet, --dataset hub:FOLDER",
     ),
-    "hub": (("huggingface_hub", "pyarrow"), "push, pull, --dataset hub:OWNER/NAME"),
+    "hub": (("huggingface_hub", "pyarrow"), "push, pull"),
     "timm": (("timm",), "students named timm-..."),
     "diffusion": (("diffusers",), "diffusion train, distill --method d3hr, mgd3, unguided"),
     "robustness": (("pyautoattack", "foolbox"), "evaluate --robustness full"),

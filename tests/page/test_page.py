@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +18,13 @@ from ddbench.methods import shipped
 from ddbench.methods.facts import CARDS
 from ddbench.statistics import paired_difference
 
+from .reading import READY, Visit, shown, until
+
 pytestmark = pytest.mark.page
-Visit = Callable[..., Any]
 
 MTT = shipped()["mtt"][1]
 
-READY = "#panel[open] .rest:not([aria-busy])"
-"""An opened row whose file has arrived."""
 COMMITTED = Path(__file__).resolve().parents[2] / "leaderboard"
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Wait for what the page does a moment later; playwright's own waiting evaluates text, which the policy forbids."""
-    end = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def shown(page: Any, selector: str) -> list[Any]:
-    """The elements that can be seen."""
-    return [one for one in page.query_selector_all(selector) if one.is_visible()]
 
 
 def methods(page: Any, table: str = "#t0") -> list[str]:
@@ -150,6 +135,10 @@ def test_columns_can_be_left_out(visit: Visit, board: Path) -> None:
     assert "HLR" in page.locator("#t0 thead").inner_text()
     page.locator("#columns label", has_text="DD-Ranking").locator("input").uncheck()
     assert "HLR" not in page.locator("#t0 thead").inner_text()
+    assert "columns=" in page.url
+    again = visit(board, f"#{page.url.partition('#')[2]}")
+    assert "HLR" not in again.locator("#t0 thead").inner_text()
+    assert "ECE" in again.locator("#t0 thead").inner_text()
 
 
 def test_a_row_opens_by_click_with_everything_in_it(visit: Visit, board: Path) -> None:

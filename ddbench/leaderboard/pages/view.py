@@ -223,14 +223,19 @@ def _method_detail(cell: Cell, row: Row) -> str:
     title = row.first.submission.method_title
     labels = row.first.synset.label_kind
     said = [
-        title if title != row.method else "",
+        title if _letters(title) != _letters(row.method) else "",
         f"{len(row.results)} subsets" if len(row.results) > 1 else "",
         f"{labels} labels" if row.reference == RANDOM and labels != cell.label_kind else "",
-        "all real images" if row.reference == FULL else "",
+        "all real images" if row.reference == FULL and _letters(title) != "allrealimages" else "",
         "fixed network" if row.first.synset.fixed_network else "",
         against_random_text(row.against_random, cell.described.unit),
     ]
     return ", ".join(filter(None, said))
+
+
+def _letters(name: str) -> str:
+    """What is left of a name without case and signs: "k-Center" says no more than "kcenter"."""
+    return "".join(filter(str.isalnum, name.casefold()))
 
 
 def _claim(cell: Cell, row: Row, student: str) -> Entry:

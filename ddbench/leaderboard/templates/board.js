@@ -17,10 +17,10 @@ function showBoard(board) {
   const state = { dataset: "", budget: "", labels: "", student: "", q: "", verified: false, hidden: new Set(), narrowed: false };
   const controls = { dataset: byId("dataset"), budget: byId("budget"), labels: byId("labels"), student: byId("student"), q: byId("search") };
 
-  /* Colours: methods by how often they share rank 1, then by name. */
+  /* Looks: methods by how often they share rank 1, then by name. */
   const wins = new Map();
   for (const table of board.tables) for (const row of table.rows) if (row.id && !row.ref) wins.set(row.m, (wins.get(row.m) || 0) + (row.k[0] === 1 ? 1 : 0));
-  [...wins].sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1)).slice(0, COLOURS).forEach(([method], i) => colourOf.set(method, i));
+  [...wins].sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1)).forEach(([method], i) => placeOf.set(method, i));
 
   byId("links").append(...board.links.map(([text, address]) => h("a", { href: address }, text)));
   const option = (select, values) => select.append(...values.map((value) => h("option", {}, value)));
@@ -40,16 +40,19 @@ function showBoard(board) {
 
   const open = (row, table) => showRow(row, table);
   const root = byId("board");
+  let place = 0;
   if (views.length > 1) root.append(glance(views));
   if (board.left) root.append(h("p", { class: "plain" }, `This board is larger than a page of 2 MB can show: of every table here are its best ${board.most} rows and the references; ${board.left} more are in results/, and `, h("code", {}, "ddbench leaderboard show"), " prints all."));
   for (const group of groups.values()) {
     const table = group.views[0].table;
+    place += 1;
+    const about = `g${place}`;
     group.node = h("section", { class: "group" },
       h("h2", {}, table.dataset),
-      h("p", { class: "under" }, `${table.labels} labels · protocol `, h("b", {}, table.protocol), " ", h("code", {}, table.hash), ` · ${table.precision} · data `, h("code", {}, table.fingerprint),
+      h("p", { class: "under", id: about }, `${table.labels} labels · protocol `, h("b", {}, table.protocol), " ", h("code", {}, table.hash), ` · ${table.precision} · data `, h("code", {}, table.fingerprint),
         table.standard ? "" : [" · ", h("span", { class: "badge below" }, "non-standard"), ` ${table.changed}`]));
     for (const view of group.views) {
-      view.section = h("section", { class: "table", id: view.id, "aria-label": view.table.title }, h("h3", {}, view.table.budget,
+      view.section = h("section", { class: "table", id: view.id, "aria-label": view.table.title, "aria-labelledby": `${view.id}-title ${about}` }, h("h3", { id: `${view.id}-title` }, view.table.budget,
         h("span", { class: "under" }, `${view.table.metric}${view.table.unit === "fraction" ? ", per cent" : ""}${view.table.better === "lower" ? ", lower is better" : ""}`)), view.node);
       group.node.append(view.section);
     }
@@ -64,7 +67,7 @@ function showBoard(board) {
     if (!points.length) return group.charts.replaceChildren();
     const { unit, metric } = tables[0];
     const heat = heatFigure(tables, open);
-    group.charts.replaceChildren(...[plotBytes(points, unit, metric, open), plotBudget(points, unit, metric, open), heat].filter(Boolean), legend(points));
+    group.charts.replaceChildren(...[plotBytes, plotTime, plotBudget].map((plot) => plot(points, unit, metric, open)).concat(heat).filter(Boolean), legend(points, group.charts));
     return null;
   }
 
@@ -112,12 +115,14 @@ function showBoard(board) {
     remember();
   }
 
-  /* Filters and the opened row are in the address, so that it can be shared. */
+  /* Filters, columns that were chosen and the opened row are in the address, so that it can be shared. */
+  const boxes = new Map();
   let opened = null;
   function remember() {
     const said = new URLSearchParams();
     for (const name of ["dataset", "budget", "labels", "student", "q"]) if (state[name]) said.set(name, state[name]);
     if (state.verified) said.set("verified", "1");
+    if (boxes.chosen) said.set("columns", [...boxes.keys()].filter((g) => !state.hidden.has(g)).join(","));
     if (opened) said.set("row", opened.row.id);
     if (opened && opened.other) said.set("with", opened.other);
     const text = said.toString();
@@ -131,6 +136,11 @@ function showBoard(board) {
       state[name] = control.value;
     }
     byId("verified").checked = state.verified = said.get("verified") === "1";
+    if (said.has("columns")) {
+      const shown = said.get("columns").split(",");
+      boxes.chosen = true;
+      for (const [g, box] of boxes) { box.checked = shown.includes(g); state.hidden[box.checked ? "delete" : "add"](g); }
+    }
     return [said.get("row"), said.get("with")];
   }
 
@@ -139,7 +149,8 @@ function showBoard(board) {
   const there = unique(board.tables.flatMap((t) => t.columns.map((c) => c.g))).filter((g) => g in labels && g !== "accuracy");
   const narrow = matchMedia("(max-width: 40rem)").matches;
   for (const g of there) {
-    const box = h("input", { type: "checkbox", checked: !narrow, change: () => { state.hidden[box.checked ? "delete" : "add"](g); apply(); } });
+    const box = h("input", { type: "checkbox", checked: !narrow, change: () => { boxes.chosen = true; state.hidden[box.checked ? "delete" : "add"](g); apply(); } });
+    boxes.set(g, box);
     if (narrow) state.hidden.add(g);
     byId("columns").append(h("label", {}, box, ` ${labels[g]}`));
   }

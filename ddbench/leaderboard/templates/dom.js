@@ -41,6 +41,11 @@ function bytes(count) {
   return `${unit === "B" || count >= 99.95 ? count.toFixed(0) : count.toFixed(1)} ${unit}`;
 }
 
+function duration(seconds) {
+  if (seconds < 99.5) return `${Number(seconds.toPrecision(3))} s`;
+  return seconds < 5970 ? `${Number((seconds / 60).toPrecision(3))} min` : `${Number((seconds / 3600).toPrecision(3))} h`;
+}
+
 /* Files of rows, each one call of ddbenchRow: a page from file:// can fetch nothing, but add a script. */
 const arrived = new Map();
 function ddbenchRow(id, text) {

@@ -92,10 +92,35 @@ function corruptions(found, errors) {
   const cell = (v) => h("td", { class: "number", "data-level": high > low ? Math.round((9 * (v - low)) / (high - low)) : 9 }, percent(v));
   const rows = names.map((name) => h("tr", {}, h("th", { scope: "row" }, name.replace(/_/g, " ")), found[name].map(cell), h("td", { class: "number strong" }, percent(mean(found[name]))), errors ? h("td", { class: "number" }, errors[name].toFixed(2)) : null));
   const head = h("tr", {}, h("th", { scope: "col" }, "corruption"), [...Array(levels).keys()].map((i) => h("th", { scope: "col", class: "number" }, i + 1)), h("th", { scope: "col", class: "number" }, "mean"), errors ? h("th", { scope: "col", class: "number" }, "error / full") : null);
-  const table = h("div", { class: "scroll" }, h("table", { class: "small heat" }, h("thead", {}, head), h("tbody", {}, rows)));
+  const table = h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Accuracy by corruption" }, h("table", { class: "small heat" }, h("thead", {}, head), h("tbody", {}, rows)));
   if (!errors) return table;
   const mce = mean(names.map((name) => errors[name])).toFixed(2);
   return [table, h("p", { class: "soft" }, `Mean corruption error (mCE) ${mce}: errors relative to the same network trained on all real data. It flatters rows of low accuracy.`)];
+}
+
+const TO_SHARE = "Copy the link to this row";
+
+/* Addresses of the row: to share, and its files to take along. */
+function copyLink() {
+  const button = h("button", { type: "button", class: "share", click: async () => {
+    try {
+      await navigator.clipboard.writeText(location.href);
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "It is in the address bar";
+    }
+    setTimeout(() => { button.textContent = TO_SHARE; }, 2500);
+  } }, TO_SHARE);
+  return button;
+}
+function takeAlong(result) {
+  const entry = (address, text) => {
+    const node = link(address, text);
+    if (node.setAttribute && !/^https?:/.test(address)) node.setAttribute("download", "");
+    return node;
+  };
+  return h("p", { class: "take" }, h("span", { class: "soft" }, "Download "), entry(result.path, "row (JSON)"),
+    result.synset ? entry(result.synset, "synset (safetensors)") : h("span", { class: "soft" }, "no synset on the board"), result.picture ? entry(result.picture[0], "preview (PNG)") : null);
 }
 
 const section = (title, ...content) => h("section", {}, h("h3", {}, title), content);
@@ -119,7 +144,7 @@ function commandBox(commands) {
 
 function simpleTable(heads, rows, numbers = []) {
   const at = (i) => (numbers.includes(i) ? "number" : "text");
-  return h("div", { class: "scroll" }, h("table", { class: "small" },
+  return h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": heads.join(", ") }, h("table", { class: "small" },
     h("thead", {}, h("tr", {}, heads.map((text, i) => h("th", { scope: "col", class: at(i) }, text)))),
     h("tbody", {}, rows.map((row) => h("tr", {}, row.map((value, i) => h("td", { class: at(i) }, value)))))));
 }
@@ -177,6 +202,7 @@ function resultBlock(result, row, texts, several) {
   const check = result.verification;
   return [
     several ? h("h2", { class: "one" }, `Synset seed ${result.facts.find(([name]) => name === "Synset seed")[1]}`) : null,
+    takeAlong(result),
     result.note ? h("p", { class: "note" }, result.note) : null,
     h("div", { class: "two" }, section("Every seed", seedPlot(main, unit)), preview(result, row.m)),
     check ? section("Verification", h("p", {}, h("span", { class: `badge ${check.verdict}` }, check.verdict), " ", h("span", { class: "soft" }, check.by)),
@@ -215,7 +241,7 @@ function panelContent(row, table, board, compare) {
     rest.replaceChildren(...(details ? restOf(row, details, compare) : [missingRow(row)]));
     rest.removeAttribute("aria-busy");
   });
-  return [h("dl", { class: "numbers" }, numbers), method, rest];
+  return [h("dl", { class: "numbers" }, numbers), h("p", { class: "take" }, copyLink()), method, rest];
 }
 
 const missingRow = (row) => h("p", {}, "What else is known of this row is in ", h("code", {}, `rows/${row.id}.js`), ", which is not beside this page; all of it is in its ", link(row.path, "result file"), ".");

@@ -1,11 +1,12 @@
 
 /* Plots: small SVG, drawn from the rows on the page. */
 const COLOURS = 10;
-const HEAT_ROWS = 12;
+const HEAT_ROWS = 40;
 const MARKS = ["circle", "square", "triangle", "diamond", "cross"];
 
-/* Colours go to the methods that are best most often, in that order; the rest is grey. */
-const colourOf = new Map();
+/* Every method has a look of its own, a colour with a mark, filled or hollow: 100 of them, then they repeat. The methods
+   that are best most often come first, so that their colours differ. */
+const placeOf = new Map();
 
 function mark(kind, x, y, attributes) {
   const r = 4;
@@ -21,8 +22,9 @@ function mark(kind, x, y, attributes) {
 }
 
 const looks = (method) => {
-  const i = colourOf.get(method);
-  return i === undefined ? { colour: "c-other", kind: "circle" } : { colour: `c${i}`, kind: MARKS[i % MARKS.length] };
+  const i = placeOf.get(method) || 0;
+  const hollow = Math.floor(i / (COLOURS * MARKS.length)) % 2 ? " hollow" : "";
+  return { colour: `c${i % COLOURS}${hollow}`, kind: MARKS[(i + Math.floor(i / COLOURS)) % MARKS.length] };
 };
 
 function ticks(low, high, count) {
@@ -70,14 +72,14 @@ function valueAxis(points, unit, label) {
 
 const around = (values) => [Math.min(...values), Math.max(...values)];
 
-function byteAxis(values) {
+function logAxis(values, text, label) {
   const [low, high] = around(values);
   const from = low / 1.6, to = high * 1.6, found = [];
   const steps = Math.log10(to / from) > 2.6 ? [1] : Math.log10(to / from) > 1.2 ? [1, 3] : [1, 2, 5];
   for (let e = Math.floor(Math.log10(from)); e <= Math.log10(to); e += 1) {
     for (const f of steps) if (f * 10 ** e >= from && f * 10 ** e <= to) found.push(f * 10 ** e);
   }
-  return { low: from, high: to, log: true, ticks: found, text: bytes, label: "stored bytes (log)" };
+  return { low: from, high: to, log: true, ticks: found, text, label };
 }
 
 /* Points of a group of tables: one a row, {method, mean, half, bytes, value, row, table, ref}. */
@@ -89,7 +91,9 @@ function pointsOf(tables, student) {
     for (const row of table.rows) {
       const e = row.e[column];
       if (!row.id || !e) continue;
-      found.push({ method: row.m, mean: e[1], half: e[4] || 0, text: e[0], bytes: row.b, value: table.value, row, table, ref: row.ref || "" });
+      const spent = table.columns.findIndex((c) => c.g === "cost" && c.t === "distillation");
+      const seconds = spent >= 0 && row.e[spent] ? row.e[spent][1] : null;
+      found.push({ method: row.m, mean: e[1], half: e[4] || 0, text: e[0], bytes: row.b, seconds, value: table.value, row, table, ref: row.ref || "" });
     }
   }
   return found;
@@ -98,8 +102,8 @@ function pointsOf(tables, student) {
 function drawPoint(axes, p, x, open) {
   const look = looks(p.method);
   const classes = p.ref ? "point c-ref" : `point ${look.colour}`;
-  const node = s("g", { class: classes, click: () => open(p.row, p.table) });
-  node.append(s("title", {}, `${p.method}, ${p.table.budget}: ${p.text}, ${bytes(p.bytes)}`));
+  const node = s("g", { class: classes, "data-method": p.ref || p.method, click: () => open(p.row, p.table) });
+  node.append(s("title", {}, `${p.method}, ${p.table.budget}: ${p.text}, ${p.seconds === null ? "" : `${duration(p.seconds)} CPU, `}${bytes(p.bytes)}`));
   if (p.half) {
     const top = axes.py(Math.min(p.mean + p.half, axes.high)), low = axes.py(Math.max(p.mean - p.half, axes.low));
     node.append(s("path", { class: "bar", d: `M${x - 3} ${top}h6M${x} ${top}V${low}M${x - 3} ${low}h6` }));
@@ -120,7 +124,7 @@ function drawFull(axes, points) {
 
 function line(axes, points, x, classes) {
   const d = points.map((p, i) => `${i ? "L" : "M"}${x(p).toFixed(1)} ${axes.py(p.mean).toFixed(1)}`).join("");
-  return s("path", { class: `line ${classes}`, d });
+  return s("path", { class: `line ${classes}`, d, "data-method": points[0].ref || points[0].method });
 }
 
 /* Points of one method in the order of their budget; of several rows of a method in a table, the best. */
@@ -138,22 +142,26 @@ function byMethod(points) {
 
 const lineClass = (method, points) => (points[0].ref ? "c-ref dashed" : looks(method).colour);
 
-function plotBytes(points, unit, label, open) {
-  const own = points.filter((p) => p.ref !== "full");
+/* Accuracy against what a row costs: stored bytes, or CPU time of the distillation. What has no place is counted. */
+function plotCost(points, unit, label, open, { what, of, text, axis, missing }) {
+  const all = points.filter((p) => p.ref !== "full");
+  const own = all.filter((p) => of(p) > 0);
   if (!own.length) return null;
-  const axes = frame(430, 290, byteAxis(own.map((p) => p.bytes)), valueAxis(points, unit, label),
-    `${label} against stored bytes, with 95 % intervals`);
+  const axes = frame(430, 290, logAxis(own.map(of), text, axis), valueAxis(points, unit, label), `${label} against ${what}, with 95 % intervals`);
   axes.root.append(...drawFull(axes, points));
-  for (const [method, mine] of byMethod(points)) {
-    if (mine.length > 1) axes.root.append(line(axes, mine, (p) => axes.px(p.bytes), `thin ${lineClass(method, mine)}`));
+  for (const [method, mine] of byMethod(own)) {
+    if (mine.length > 1) axes.root.append(line(axes, mine, (p) => axes.px(of(p)), `thin ${lineClass(method, mine)}`));
   }
-  const grey = (p) => (p.ref || !colourOf.has(p.method) ? 0 : 1);
-  for (const p of [...own].sort((a, b) => grey(a) - grey(b))) axes.root.append(drawPoint(axes, p, axes.px(p.bytes), open));
-  return figure("Accuracy against stored bytes", axes.root);
+  for (const p of [...own].sort((a, b) => Boolean(b.ref) - Boolean(a.ref))) axes.root.append(drawPoint(axes, p, axes.px(of(p)), open));
+  const left = unique(all.filter((p) => !own.includes(p)).map((p) => (p.ref ? "random images" : p.method)));
+  return figure(`Accuracy against ${what}`, axes.root, null, left.length ? `Not drawn, ${missing}: ${left.join(", ")}.` : "");
 }
 
+const plotBytes = (...to) => plotCost(...to, { what: "stored bytes", of: (p) => p.bytes, text: bytes, axis: "stored bytes (log)", missing: "nothing stored" });
+const plotTime = (...to) => plotCost(...to, { what: "time to distil", of: (p) => p.seconds, text: duration, axis: "CPU time of the distillation (log)", missing: "no time recorded or none spent" });
+
 function plotBudget(points, unit, label, open) {
-  const own = points.filter((p) => p.ref !== "full" && p.value);
+  const own = points.filter((p) => p.ref !== "full" && p.value); // every row has a budget but the one of all images
   const values = unique(own.map((p) => p.value)).sort((a, b) => a - b);
   if (values.length < 2) return null;
   const x = { low: values[0] / 1.25, high: values[values.length - 1] * 1.25, log: true, ticks: values, text: String, label: "images per class (log)" };
@@ -166,11 +174,12 @@ function plotBudget(points, unit, label, open) {
   return figure("Accuracy against images per class", axes.root);
 }
 
-/* Cross-architecture heat map of one table: its best methods and the references by students. */
+/* Cross-architecture heat map of one table: its best rows and the references by students, and what is left out. */
 function plotHeat(table, open) {
   const columns = table.columns.flatMap((c, i) => (c.g === "accuracy" ? [{ name: c.s, i }] : []));
   const known = table.rows.filter((row) => row.id && columns.some((c) => row.e[c.i]));
-  const rows = [...known.filter((row) => !row.ref).slice(0, HEAT_ROWS), ...known.filter((row) => row.ref)];
+  const own = known.filter((row) => !row.ref);
+  const rows = [...own.slice(0, HEAT_ROWS), ...known.filter((row) => row.ref)];
   if (columns.length < 2 || !rows.length) return null;
   const keys = rows.flatMap((row) => columns.flatMap((c) => (row.e[c.i] ? [row.e[c.i][1]] : [])));
   const [low, high] = around(keys);
@@ -186,7 +195,7 @@ function plotHeat(table, open) {
       const g = s("g", { class: "cell", click: () => open(row, table) });
       g.append(s("title", {}, e ? `${row.m}, ${c.name}: ${e[0]}` : `${row.m}, ${c.name}: not evaluated`));
       g.append(s("rect", { class: e ? "tile" : "tile none", x: left + place * cw + 1, y: y + 1, width: cw - 2, height: ch - 2, rx: 3, "fill-opacity": e ? (0.08 + 0.84 * level).toFixed(3) : null }));
-      g.append(s("text", { class: level > 0.55 ? "tick on" : "tick value", x: left + place * cw + cw / 2, y: y + ch / 2 + 4, "text-anchor": "middle" }, e ? shown(e[1], table.unit) : "–"));
+      g.append(s("text", { class: `tick ${level > 0.95 ? "on" : level > 0.65 ? "middle" : "value"}`, x: left + place * cw + cw / 2, y: y + ch / 2 + 4, "text-anchor": "middle" }, e ? shown(e[1], table.unit) : "–"));
       root.append(g);
     }
   });
@@ -194,24 +203,31 @@ function plotHeat(table, open) {
     const x = left + place * cw + cw / 2, y = top + rows.length * ch + 14;
     root.append(s("text", { class: "tick", x, y, "text-anchor": "end", transform: `rotate(-24 ${x} ${y})` }, cut(c.name, 22)));
   });
-  return root;
+  return h("div", {}, root, own.length > HEAT_ROWS ? h("p", { class: "soft" }, `The best ${HEAT_ROWS} of ${own.length} rows.`) : null);
 }
 
 const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
-function figure(title, drawing, extra) {
-  return h("figure", { class: "chart" }, h("figcaption", {}, title, extra), drawing);
+function figure(title, drawing, extra, note) {
+  return h("figure", { class: "chart" }, h("figcaption", {}, title, extra), drawing, note ? h("p", { class: "soft" }, note) : null);
 }
 
-function legend(points) {
-  const methods = unique(points.filter((p) => !p.ref && colourOf.has(p.method)).map((p) => p.method));
-  methods.sort((a, b) => colourOf.get(a) - colourOf.get(b));
-  const entries = methods.map((method) => {
-    const look = looks(method);
-    return h("li", {}, s("svg", { viewBox: "0 0 14 14", width: 14, height: 14, "aria-hidden": "true", class: look.colour }, mark(look.kind, 7, 7, { class: "mark" })), method);
-  });
-  const more = (name, text) => entries.push(h("li", {}, s("svg", { viewBox: "0 0 14 14", width: 14, height: 14, "aria-hidden": "true", class: name }, mark("circle", 7, 7, { class: "mark" })), text));
-  if (points.some((p) => p.ref === "random")) more("c-ref", "random images");
-  if (points.some((p) => !p.ref && !colourOf.has(p.method))) more("c-other", "other methods");
-  return h("ul", { class: "legend" }, entries);
+/* What the marks mean: all methods of a group's charts, and a press shows one of them alone. */
+function legend(points, charts) {
+  const methods = unique(points.filter((p) => !p.ref).map((p) => p.method)).sort((a, b) => placeOf.get(a) - placeOf.get(b));
+  const light = (name, button) => {
+    const on = button.getAttribute("aria-pressed") !== "true";
+    for (const one of charts.querySelectorAll(".legend button")) one.setAttribute("aria-pressed", String(on && one === button));
+    charts.classList.toggle("lit", on);
+    for (const node of charts.querySelectorAll("[data-method]")) node.classList.toggle("on", on && node.dataset.method === name);
+  };
+  const entry = (name, classes, kind, text) => {
+    const button = h("button", { type: "button", "aria-pressed": "false", click: () => light(name, button) },
+      s("svg", { viewBox: "0 0 14 14", width: 14, height: 14, "aria-hidden": "true", class: classes }, mark(kind, 7, 7, { class: "mark" })), text);
+    return h("li", {}, button);
+  };
+  const entries = methods.map((method) => entry(method, looks(method).colour, looks(method).kind, method));
+  if (points.some((p) => p.ref === "random")) entries.push(entry("random", "c-ref", "circle", "random images"));
+  const repeated = placeOf.size > 2 * COLOURS * MARKS.length ? h("li", {}, "More than 100 methods: looks repeat, a point tells its own.") : null;
+  return h("ul", { class: "legend", "aria-label": "Methods in these charts" }, entries, repeated);
 }

@@ -57,6 +57,19 @@ function compareRows(table, column, i, descending, state) {
   };
 }
 
+/* A box that a table scrolls in; its right edge fades while there is more, and a line below says so. */
+function wideBox(title, table) {
+  const hint = h("p", { class: "soft sideways", hidden: true }, "More columns to the right: scroll sideways, or leave some out at the top of the page.");
+  const scroll = h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": title, scroll: () => look() }, table);
+  const box = h("div", { class: "box" }, scroll);
+  const look = () => {
+    box.classList.toggle("more-right", scroll.scrollLeft + scroll.clientWidth < scroll.scrollWidth - 2);
+    hint.hidden = scroll.scrollWidth <= scroll.clientWidth + 2;
+  };
+  new ResizeObserver(look).observe(scroll);
+  return [hint, box];
+}
+
 /* Draw a table anew; `matches(row)` says which rows stay. Returns the number of rows that match. */
 function drawTable(view, state, matches, open) {
   const { table } = view;
@@ -102,8 +115,7 @@ function drawTable(view, state, matches, open) {
   const rest = methods.length - some.length;
   const more = rest > 0 ? h("p", { class: "more" }, h("button", { type: "button", click: () => { view.all = true; drawTable(view, state, matches, open); } }, `Show ${rest} more`)) : null;
   view.node.replaceChildren(
-    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": table.title },
-      h("table", { class: "board" }, h("caption", {}, table.title), h("thead", {}, groups, head), body)),
+    ...wideBox(table.title, h("table", { class: "board" }, h("caption", {}, table.title), h("thead", {}, groups, head), body)),
     ...(more ? [more] : []));
   return methods.length;
 }

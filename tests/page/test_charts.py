@@ -1,0 +1,115 @@
+"""Charts: every method has a look of its own that the legend states, and what is not drawn is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_board import made_result, put
+
+from ddbench.leaderboard.pages.page import build
+from ddbench.leaderboard.schema import check_result
+
+from .reading import READY, Visit
+
+pytestmark = pytest.mark.page
+LOOKS = """nodes => nodes.map(node => [node.closest('[data-method], li').dataset.method || node.closest('li').innerText,
+    getComputedStyle(node).fill, getComputedStyle(node).stroke, node.tagName,
+    node.tagName === 'circle' ? '' : node.getAttribute('points').split(' ').map(point => point.split(',').map(Number))
+        .map(([x, y], _, all) => [x - all[0][0], y - all[0][1]].map(Math.round)).join(' ')])"""
+
+
+def looks(page: Any, selector: str) -> dict[str, tuple[Any, ...]]:
+    """Method -> colours and shape of its marks."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for name, *look in page.locator(selector).evaluate_all(LOOKS):
+        assert found.setdefault(name, tuple(look)) == tuple(look), "a method looks the same everywhere"
+    return found
+
+
+def test_every_method_has_its_own_look_and_is_in_the_legend(visit: Visit, tmp_path: Path) -> None:
+    names = [f"method-{place:02}" for place in range(60)]
+    for place, name in enumerate(names):
+        put(tmp_path, made_result(name, accuracy=0.5 + place / 200, rich=False), picture=False)
+    put(tmp_path, made_result("random", accuracy=0.4, rich=False))
+    build(tmp_path)
+    page = visit(tmp_path)
+    points = looks(page, "svg[aria-label*='against stored bytes'] .point:not(.c-ref) .mark")
+    legend = looks(page, ".legend button:not(:has(.c-ref)) .mark")
+    assert set(points) == set(legend) == set(names)
+    assert len(set(points.values())) == len(names), "no two look alike"
+    assert points == legend
+    assert "The best 40 of 60 rows." in page.locator("figure", has_text="Across architectures").inner_text()
+
+
+def test_accuracy_against_bytes_and_time(visit: Visit, tmp_path: Path) -> None:
+    """Points stand in the order of their cost; a row without a recorded time is named below the chart."""
+    for place, name in enumerate(("dm", "mtt", "dc")):
+        made = made_result(name, accuracy=0.8 - place / 50, rich=False).to_json()
+        spent = made["cost"]["distill"] | {"cpu_seconds": 10.0 ** (3 - place)}
+        made["cost"]["distill"] = None if name == "dc" else spent
+        put(tmp_path, check_result(made, name))
+    build(tmp_path)
+    page = visit(tmp_path)
+    chart = page.locator("figure", has_text="Accuracy against time to distil")
+    at = chart.locator(".point").evaluate_all(
+        "nodes => nodes.map(n => [n.dataset.method, n.querySelector('.mark').getBBox().x])"
+    )
+    places = dict(at)
+    assert places["mtt"] < places["dm"]
+    assert "dc" not in places
+    assert "Not drawn, no time recorded or none spent: dc." in chart.inner_text()
+    titles = chart.locator("title").all_text_contents()
+    assert any(title.startswith("dm, IPC 1: ") and "16.7 min CPU" in title for title in titles)
+    assert page.locator("figure", has_text="Accuracy against stored bytes").locator(".point").count() == 3
+
+
+def test_a_press_on_the_legend_shows_one_method(visit: Visit, board: Path) -> None:
+    page = visit(board, "#dataset=digits&labels=hard")
+    charts = page.locator(".charts:visible")
+    button = charts.locator(".legend button", has_text="mtt")
+    button.click()
+    assert button.get_attribute("aria-pressed") == "true"
+    assert set(charts.locator("[data-method].on").evaluate_all("nodes => nodes.map(node => node.dataset.method)")) == {
+        "mtt"
+    }
+    assert charts.locator(".point:not(.on)").first.evaluate("node => Number(getComputedStyle(node).opacity)") < 0.5
+    button.press("Enter")
+    assert button.get_attribute("aria-pressed") == "false"
+    assert charts.locator("[data-method].on").count() == 0
+
+
+def test_a_row_can_be_taken_along_and_shared(visit: Visit, board: Path) -> None:
+    """Its JSON, its synset where the board has it, its preview, and an address that opens it."""
+    page = visit(board)
+    row = page.locator("#t0 tr.row").first
+    name = row.get_attribute("data-id")
+    row.locator(".open").click()
+    page.wait_for_selector(READY)
+    files = page.locator("#panel .take a").evaluate_all(
+        "links => links.map(a => [a.innerText, a.getAttribute('href')])"
+    )
+    assert [text for text, _ in files] == ["row (JSON)", "preview (PNG)"]
+    for _, address in files:
+        assert (board / address).is_file()
+        assert name in address
+    assert page.locator("#panel .take a[download]").count() == 2
+    assert "no synset on the board" in page.inner_text("#panel .rest .take")
+    share = page.locator("#panel .share")
+    share.click()
+    assert share.inner_text() in ("Copied", "It is in the address bar")
+    assert f"row={name}" in page.url
+
+
+def test_the_synset_beside_a_row_can_be_downloaded(visit: Visit, tmp_path: Path) -> None:
+    path = put(tmp_path, made_result("mtt"))
+    beside = path.with_suffix(".synset.safetensors")
+    beside.write_bytes(b"synset")  # what is in it is seen to by `leaderboard check`
+    build(tmp_path)
+    page = visit(tmp_path)
+    page.locator(".open").first.click()
+    page.wait_for_selector(READY)
+    link = page.locator("#panel .take a", has_text="synset (safetensors)")
+    assert link.get_attribute("href") == beside.relative_to(tmp_path).as_posix()
+    assert link.get_attribute("download") is not None

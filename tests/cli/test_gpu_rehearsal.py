@@ -1,0 +1,163 @@
+"""``python -m benchmarks.gpu``: rehearsed on the CPU, piece by piece and as a whole."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from scipy import special
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("tests", "smoke", "speed", "figures")
+
+if not (ROOT / "benchmarks" / "gpu").is_dir():
+    pytest.skip("the benchmarks are not here", allow_module_level=True)
+
+
+@pytest.fixture(autouse=True)
+def checkout_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+
+
+def world(scratch: Path):
+    from benchmarks.gpu.world import World
+
+    return World(device="cpu", rehearse=True, data=None, scratch=scratch)
+
+
+def report(folder: Path):
+    from benchmarks.gpu.report import Report
+
+    return Report(folder / "part.md", "A part", "a machine")
+
+
+def standin(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("standin", ROOT / "benchmarks" / "gpu" / "standins" / name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_table_is_on_the_disk_after_every_line(tmp_path: Path) -> None:
+    own = report(tmp_path)
+    own.table("Numbers", ("name", "seconds"))
+    own.row("one", 1 / 3)
+    assert (tmp_path / "part.md").read_text() == (
+        "# A part\n\n## Numbers\n\nOn a machine.\n\n| name | seconds |\n| --- | --- |\n| one | 0.3333 |\n"
+    )
+
+
+def test_a_part_that_is_out_of_time_keeps_its_lines(tmp_path: Path) -> None:
+    from benchmarks.gpu.__main__ import _part
+
+    own = report(tmp_path)
+
+    def work() -> None:
+        own.table("Numbers", ("name",))
+        own.row("first")
+        while True:
+            time.sleep(0.01)
+
+    assert _part(work, time.monotonic() + 0.2) == "out of time"
+    assert "| first |" in (tmp_path / "part.md").read_text()
+    assert _part(work, time.monotonic() - 1) == "no time left"
+    assert _part(lambda: 1 / 0, time.monotonic() + 60).startswith("FAILED: ZeroDivisionError")
+
+
+@pytest.mark.parametrize("degrees", [1.0, 2.5, 4.0, 19.0, 200.0, float("inf")])
+def test_the_stand_in_for_scipy_gives_its_quantiles(degrees: float) -> None:
+    own = standin("scipy/special.py")
+    for p in (0.025, 0.5, 0.9, 0.975, 0.999):
+        assert own.stdtrit(degrees, p) == pytest.approx(special.stdtrit(degrees, p), rel=1e-4, abs=1e-6)
+
+
+def test_the_stand_in_for_psutil_knows_processes_and_memory() -> None:
+    own = standin("psutil.py")
+    assert own.pid_exists(os.getpid())
+    assert not own.pid_exists(2**22 + 1)
+    assert 0 < own.virtual_memory().available <= own.virtual_memory().total
+
+
+@pytest.mark.parametrize("name", ["dm", "random", "rded"])
+def test_a_method_is_compared_with_itself_on_the_cpu(tmp_path: Path, name: str) -> None:
+    from benchmarks.gpu.smoke import _synset
+
+    one, two = (_synset(world(tmp_path), name, "cpu")[0] for _ in range(2))
+    assert one.equal(two)
+
+
+def test_the_lines_of_speed(tmp_path: Path) -> None:
+    from benchmarks.gpu import speed
+
+    own = report(tmp_path)
+    for table in (speed.inner_loop, speed.training, speed.methods, speed.selection):
+        table(world(tmp_path), own)
+    text = (tmp_path / "part.md").read_text()
+    assert "FAILED" not in text
+    for words in (
+        "| truncated | 3 | TF32 |",
+        "| at once | 2 | bfloat16 |",
+        "| datadam | ddbench |",
+        "| rded | ddbench |",
+    ):
+        assert words in text
+
+
+def test_a_published_figure_is_measured_and_not_judged_in_a_rehearsal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks.gpu import figures
+
+    monkeypatch.setattr(figures, "ORDER", figures.ORDER[:1])
+    figures.run(world(tmp_path), report(tmp_path), time.monotonic() + 60)
+    (line,) = [one for one in (tmp_path / "part.md").read_text().splitlines() if one.startswith("| dc IPC 1")]
+    assert "70.5 | not comparable: a rehearsal |" in line
+
+
+def test_every_wanted_figure_is_a_cell_of_its_plan() -> None:
+    from benchmarks.gpu.figures import ORDER
+    from ddbench.leaderboard.plans import find_plan
+
+    for wanted in ORDER:
+        cells = find_plan(wanted.plan).cells
+        assert any(
+            (one.method, one.ipc, one.protocol) == (wanted.method, wanted.ipc, wanted.protocol) for one in cells
+        ), wanted
+
+
+def test_a_pack_is_not_made_over_other_things(tmp_path: Path) -> None:
+    from benchmarks.gpu.pack import pack
+
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(SystemExit, match="holds other things"):
+        pack(tmp_path, ROOT, None)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_the_whole_run_ends_in_time_and_names_the_machine_in_every_table(tmp_path: Path) -> None:
+    """Rehearsed is the checkout, which is what the machine with the GPU gets: hence its path, not the wheel's."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "--rehearse", "--minutes", "0.3", "--device", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DDBENCH_DATA": str(tmp_path)}
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "out")],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    files = {path.stem: path.read_text() for path in (tmp_path / "out").glob("*.md")}
+    assert all(f"| {part} |" in files["parts"] for part in PARTS)
+    for name, text in files.items():
+        assert "FAILED" not in text, name
+        assert text.count("\n## ") == text.count("\nOn cpu: "), name

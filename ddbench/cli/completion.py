@@ -20,6 +20,7 @@ from ddbench.cli.listing import TABLES
 from ddbench.cli.main import VERBS
 from ddbench.cli.parse import parse
 from ddbench.cli.plan import VERBS as PLANNED
+from ddbench.tasks import TASKS
 
 ARGS: dict[str, str] = {
     "demo": "demo:Args",
@@ -37,6 +38,7 @@ ARGS: dict[str, str] = {
     "diffusion sample": "diffusion:SampleArgs",
     "distill": "distill:RunArgs",
     "evaluate": "evaluate:Args",
+    "task": "task:Args",
     "relabel": "relabel:Args",
     "scores": "scores:Args",
     "submit": "submit:SubmitArgs",
@@ -126,6 +128,7 @@ def places(verb: str) -> tuple[str, ...]:
     known = {
         "list": tuple(TABLES),
         "plan": PLANNED,
+        "task": tuple(TASKS),
         "slurm": tuple(name for name in VERBS if name != "slurm"),
         "reproduce": names("plans") if verb == "reproduce" else (),
         "completion": (*SCRIPTS,),

@@ -28,6 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "distill": ("ddbench.cli.distill", "make a synset with a method"),
     "evaluate": ("ddbench.cli.evaluate", "train students on a synset and test them once"),
+    "task": ("ddbench.cli.task", "what synsets are for: features elsewhere, continual learning, search, privacy"),
     "plan": ("ddbench.cli.plan", "what a buffer, distill, evaluate or reproduce will take: hours, memory, disk"),
     "relabel": ("ddbench.cli.relabel", "store a teacher's labels of every view of a synset, for replay (fkd)"),
     "scores": ("ddbench.cli.scores", "DD-Ranking's scores of a synset: HLR, IOR, LRS, ARS"),

@@ -33,6 +33,7 @@ FLOORS = (
     ("methods", "measurements"),
     ("evaluation",),
     ("distillation",),
+    ("tasks",),
     ("leaderboard",),
     ("hub",),
     ("loaded",),

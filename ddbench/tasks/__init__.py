@@ -1,0 +1,23 @@
+"""Tasks: what a synset is for, beside test accuracy. One file a task. Imports no torch.
+
+A task of another package is an entry point in the group ``ddbench.tasks``: a subclass of
+:class:`ddbench.tasks.base.Task`.
+"""
+
+from __future__ import annotations
+
+from ddbench.registry import Registry
+
+LINES = {
+    "transfer": "features for another dataset: linear probe and fine-tuning; how redundant the images are",
+}
+"""The tasks of this package, each in one line."""
+
+_CLASSES = {"transfer": "Transfer"}
+
+TASKS = Registry("task", "ddbench.tasks", {name: f"{__name__}.{name}:{kind}" for name, kind in _CLASSES.items()})
+
+
+def description(name: str) -> str:
+    """A task in one line; of another package's, where its code is."""
+    return LINES.get(name) or TASKS.origin(name)

@@ -1,0 +1,193 @@
+"""Doing a task: its units on several processes, each record kept at once; the last one puts the result together."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ddbench.config import recorded_config
+from ddbench.runtime import device as devices
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import canonical_json, ensure_writable, read_json, text_hash, write_json, write_text
+from ddbench.runtime.progress import Console
+from ddbench.runtime.shards import WHOLE, Shard, State, Units, run_units
+from ddbench.tasks import TASKS
+from ddbench.tasks.base import Job, Task, Unit
+from ddbench.tasks.record import KIND, SCHEMA, check_result, extended, read_result
+
+WORK = "ddbench.tasks.runner:work"
+HEAD = "head.json"
+
+
+@functools.lru_cache(maxsize=1)
+def task_of(job: Job) -> Task[Any]:
+    """The task of a job, with its data; read once a process."""
+    made: Task[Any] = TASKS.get(job.task)(job.config, job)
+    return made
+
+
+def work(job: Job, unit: Unit) -> dict[str, Any]:
+    """One unit; run by a worker."""
+    devices.prepare(job.settings.threads)
+    return task_of(job).work(unit)
+
+
+def parts_folder(out: Path) -> Path:
+    """Where a task keeps its records until it is finished."""
+    return out.with_name(f"{out.stem}.parts")
+
+
+def do(job: Job, changed: Mapping[str, Any], out: Path, workers: int, console: Console, shard: Shard = WHOLE) -> Any:
+    """Do a task and write its result; what ``out`` or the records beside it hold is not done again.
+
+    The bytes of ``out`` depend neither on the number of workers nor on interruptions.
+
+    Args:
+        changed: settings of the protocol that were altered.
+        shard: the share of each stage's units that is done here.
+
+    Returns:
+        The result, JSON.
+
+    Raises:
+        UserError: whatever the user can mend, before anything is written.
+        Unfinished: the shard's units are done, those of others are not.
+    """
+    devices.resolve_device(job.settings.device)
+    task = task_of(job)
+    task.check()
+    head = _head(task, changed)
+    found = _kept(out, head)
+    folder = parts_folder(out)
+    stages = [[unit for unit in stage if not _done(task, unit, found)] for stage in task.stages()]
+    if not any(stages) and out.exists():
+        console.say(f"finished already: {out}")
+    else:
+        ensure_writable(folder)
+        write_text(folder / HEAD, canonical_json(head) + "\n")
+    names = {unit.name for stage in task.stages() for unit in stage}
+    for stage in task.stages():
+        _do_stage(task, list(stage), found, folder, workers, console, shard, out)
+    result = {
+        "kind": KIND,
+        "schema": SCHEMA,
+        "task": job.task,
+        "head": head,
+        "units": {name: record for name, record in sorted(found.items()) if name in names},
+        "results": task.results(head, found),
+    }
+    check_result(out, result)
+    if not out.exists() or read_json(out, "result of a task") != result:
+        write_json(out, result)
+    _clear(folder)
+    return result
+
+
+def status(job: Job, changed: Mapping[str, Any], out: Path) -> list[State]:
+    """What became of each unit, by all processes; nothing is written.
+
+    Raises:
+        UserError: as :func:`do`.
+    """
+    task = task_of(job)
+    task.check()
+    found = _kept(out, _head(task, changed))
+    units = [unit for stage in task.stages() for unit in stage]
+    done = {unit.name for unit in units if _done(task, unit, found)}
+    return Units(parts_folder(out) / "units").states([unit.name for unit in units], done)
+
+
+def _do_stage(
+    task: Task[Any],
+    stage: list[Unit],
+    found: dict[str, dict[str, Any]],
+    folder: Path,
+    workers: int,
+    console: Console,
+    shard: Shard,
+    out: Path,
+) -> None:
+    own = shard.own(stage)
+    missing = [unit for unit in own if not _done(task, unit, found)]
+    if missing:
+        names = [(unit.name,) for unit in missing]
+        with console.bar(task.job.task, len(own), len(own) - len(missing)) as bar:
+            units = Units(folder / "units")
+            for index, record in run_units(WORK, task.job, missing, workers, units=units, names=names):
+                unit = missing[index]
+                found[unit.name] = record
+                write_text(_part(folder, unit.name), canonical_json({"unit": unit.name, "record": record}) + "\n")
+                bar.advance(unit.name)
+    if shard.count > 1:
+        found.update(_parts(folder))
+        left = [unit for unit in stage if not _done(task, unit, found)]
+        if left:
+            raise shard.unfinished("unit", len(own), len(left), len(stage), str(out))
+
+
+def _done(task: Task[Any], unit: Unit, found: Mapping[str, dict[str, Any]]) -> bool:
+    return unit.name in found and task.there(unit, found[unit.name])
+
+
+def _head(task: Task[Any], changed: Mapping[str, Any]) -> dict[str, Any]:
+    """The question that the result answers: all that decides it."""
+    job, spec = task.job, task.dataset.spec
+    return {
+        "config": recorded_config(job.config),
+        "dataset": {"name": spec.name, "fingerprint": task.dataset.fingerprint, "size": spec.size},
+        "decides": task.decides(),
+        "precision": job.settings.precision,
+        "protocol": {"name": job.protocol.name, "hash": job.protocol.hash, "changed": dict(changed)},
+        "runs": [run.to_json() for run in job.runs],
+        "seeds": job.seeds,
+        "student": job.student,
+        "threads": job.settings.threads,
+        "versions": devices.versions(),
+    }
+
+
+def _kept(out: Path, head: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Records of the result and of those beside it.
+
+    Raises:
+        UserError: they are of another question.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    if out.exists():
+        old = read_result(out)
+        extended(out, old["head"], head)
+        found.update(old["units"])
+    begun = parts_folder(out) / HEAD
+    if begun.exists():
+        other = read_json(begun, "head of a task")
+        if not isinstance(other, dict) or not {"runs", "seeds"} <= set(other):
+            raise UserError(f"{begun}: not the head of a task; remove {begun.parent}")
+        extended(begun.parent, other, head)
+    found.update(_parts(parts_folder(out)))
+    return found
+
+
+def _parts(folder: Path) -> dict[str, dict[str, Any]]:
+    """The records that are there; those that are damaged are passed over, and done again."""
+    found = {}
+    for path in sorted(folder.glob("*.part")):
+        with contextlib.suppress(UserError, KeyError, TypeError):
+            part = read_json(path, "record of a task")
+            found[str(part["unit"])] = dict(part["record"])
+    return found
+
+
+def _part(folder: Path, unit: str) -> Path:
+    return folder / f"{text_hash(unit)[:20]}.part"
+
+
+def _clear(folder: Path) -> None:
+    """Remove the records that are in the result."""
+    Units(folder / "units").clear()
+    for path in [*folder.glob("*.part"), folder / HEAD]:
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # another process is at work there, or it is gone
+        folder.rmdir()

@@ -1,0 +1,126 @@
+"""Transfer: the probe is logistic regression, parts are disjoint, equal parts are fully redundant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import EAGER, TINY, random_tiny
+from made_synsets import KINDS
+from torch import nn
+
+from ddbench.data.dataset import Split
+from ddbench.networks.build import build_student
+from ddbench.tasks.learning import few, fitted, linear_probe, probe_accuracy
+from ddbench.tasks.record import read_result
+from ddbench.tasks.transfer import TransferConfig, finetune, parts_of
+from ddbench.training.loops import Inputs
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_probe_is_logistic_regression():
+    """The minimum of a convex function is where its gradient, here by its closed form, is zero."""
+    randomness = torch.Generator().manual_seed(0)
+    x, y = torch.randn(90, 5, generator=randomness).double(), torch.arange(90) % 3
+    x[:, 0] += y
+    weight, bias = linear_probe(x, y, 3, 0.02)
+    rest = torch.nn.functional.one_hot(y, 3) - (x @ weight.T + bias).softmax(1)
+    torch.testing.assert_close(0.02 * weight, rest.T @ x / len(x), atol=1e-6, rtol=0)
+    torch.testing.assert_close(rest.mean(0), torch.zeros(3).double(), atol=1e-6, rtol=0)
+
+
+def test_probe_standardises():
+    """A shift and a scale of the features change nothing; a constant feature neither."""
+    randomness = torch.Generator().manual_seed(1)
+    x, y = torch.randn(60, 4, generator=randomness).double(), torch.arange(60) % 2
+    x[:, 1] += 4 * y
+    moved = torch.cat([x * 1000 + 7, torch.ones(60, 1)], 1).double()
+    plain = probe_accuracy((x[:40], y[:40]), (x[40:], y[40:]), 2, 1e-2)
+    assert plain == probe_accuracy((moved[:40], y[:40]), (moved[40:], y[40:]), 2, 1e-2)
+    assert plain > 0.7
+
+
+def test_parts_are_disjoint():
+    synset = KINDS["grey pixels"]
+    tagged = torch.arange(len(synset.images), dtype=torch.uint8)
+    images = synset.images.clone()
+    images[:, 0, 0, 0] = tagged
+    parts = parts_of(type(synset)(**{**vars(synset), "images": images}), 2)
+    seen = torch.cat([part.images[:, 0, 0, 0] for part in parts])
+    assert sorted(seen.tolist()) == tagged.tolist()
+    for part in parts:
+        assert part.labels.bincount(minlength=10).tolist() == [1] * 10
+        assert (part.budget.unit, part.budget.value) == ("ipc", 1)
+
+
+def test_images_take_another_shape():
+    grey = Split(torch.full((2, 1, 28, 28), 77, dtype=torch.uint8), torch.arange(2))
+    assert fitted(grey, 3, 8).images.shape == (2, 3, 8, 8)
+    assert bool((fitted(grey, 3, 8).images == 77).all())
+    back = fitted(fitted(grey, 3, 28), 1, 28)
+    assert bool((back.images == grey.images).all())
+    green = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+    green[:, 1] = 200
+    assert int(fitted(Split(green, torch.zeros(1).long()), 1, 4).images[0, 0, 0, 0]) == 117  # .587 * 200
+
+
+def test_few():
+    split = Split(torch.arange(30, dtype=torch.uint8).view(30, 1, 1, 1), torch.arange(30) % 3)
+    found = few(split, 3, 4, "x")
+    assert found.labels.bincount().tolist() == [4, 4, 4]
+    assert bool((few(split, 3, 4, "x").images == found.images).all())
+    assert len(few(split, 3, 99, "x")) == 30
+
+
+def test_finetune_learns():
+    net: nn.Module = build_student(TINY, channels=1, size=8, classes=10, seed=0)
+    randomness = torch.Generator().manual_seed(0)
+    x, y = torch.randn(40, 1, 8, 8, generator=randomness), torch.arange(40) % 2
+    x[y == 1] += 1.5
+    finetune(net, Inputs(x, y, None, torch.device("cpu")), 2, 0, TransferConfig(finetune_epochs=30, finetune_lr=0.05))
+    assert net.classifier.out_features == 2
+    net.eval()
+    assert float((net(x).argmax(1) == y).float().mean()) > 0.9
+
+
+def test_to_another_dataset(tmp_path: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
+    """Digits to digits: the synset's student beats none, and random images are what others are compared with."""
+    monkeypatch.chdir(tmp_path)
+    assert ddb(*random_tiny(tmp_path / "a", "--ipc", 2)).code == 0
+    argv = (
+        "task",
+        "transfer",
+        "a",
+        "--to",
+        "digits",
+        "--parts",
+        0,
+        "--seeds",
+        2,
+        "--epochs",
+        20,
+        "--finetune-epochs",
+        2,
+    )
+    done = ddb(*argv, "--student", TINY, "--workers", 1, "--quiet", *EAGER, "--out", "x.json")
+    assert done.code == 0, done.err
+    found = read_result(tmp_path / "x.json")
+    assert found["results"]["rows"][0]["run"] == "scratch"
+    assert set(found["results"]["rows"][0]["metrics"]) == {"probe", "finetune"}
+    assert set(found["results"]["rows"][1]["metrics"]) == {"accuracy", "probe", "finetune"}
+    assert [row["against"] for row in found["results"]["differences"]] == [["scratch"]]
+    assert len(found["head"]["decides"]["to_fingerprint"]) == 64
+
+
+def test_refused(tmp_path: Path, ddb: Callable, refused: Callable, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert ddb(*random_tiny(tmp_path / "a", "--ipc", 2)).code == 0
+    argv = ("task", "transfer", "a", "--quiet", *EAGER)
+    refused((*argv, "--parts", 3), "--parts 3", "2 image(s)", "choose --parts 2")
+    refused((*argv, "--parts", 0), "--parts 0 without --to")
+    refused((*argv, "--parts", 1), "--parts", "at least 2")
+    refused((*argv, "--to", "mnits"), "mnits", "mnist")
+    refused((*argv, "--to", "mnist"), "mnist")

@@ -1,0 +1,141 @@
+"""What all tasks share: verb, records, the result file and its checks; going on leaves the bytes of one go."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import EAGER, TINY, random_tiny
+
+from ddbench.runtime.errors import UserError
+from ddbench.statistics import paired_difference, summarise
+from ddbench.tasks import TASKS, runner
+from ddbench.tasks.base import table
+from ddbench.tasks.record import read_result
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FAST = ("--epochs", 2, "--student", TINY, "--workers", 1, "--quiet", *EAGER)
+SMALL = (*FAST, "--parts", 2)
+
+
+@pytest.fixture
+def pair(tmp_path: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with two runs of random images, two a class, ``a`` and ``b``; it is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("a", 0), ("b", 1)):
+        assert ddb(*random_tiny(tmp_path / name, "--ipc", 2, "--seed", seed)).code == 0
+    return tmp_path
+
+
+def test_verb(pair: Path, ddb: Callable):
+    done = ddb("task", "transfer", "a", "b", "--seeds", 2, *SMALL)
+    assert (done.code, done.err) == (0, "")
+    path = pair / "tasks" / "digits-transfer.json"
+    found = read_result(path)
+    assert done.out.splitlines()[-1] == f"result: {path.relative_to(pair)}"
+    assert [run["method"] for run in found["head"]["runs"]] == ["random", "random"]
+    assert len(found["units"]) == 4
+    assert str(pair) not in path.read_text()
+    assert sorted(one.name for one in path.parent.iterdir()) == [path.name]
+    before = path.stat().st_mtime_ns
+    assert ddb("task", "transfer", "a", "b", "--seeds", 2, *SMALL).out == done.out
+    assert path.stat().st_mtime_ns == before
+    assert ddb("task", "transfer", "a", "b", "--seeds", 2, "--status", *SMALL).out.startswith(
+        "tasks/digits-transfer.json: 4 done, of 4"
+    )
+
+
+def test_going_on(pair: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
+    """Stopped after each unit, by shards, by workers, and extended: the bytes of one go."""
+    argv = ("task", "transfer", "a", "b", "--seeds", 2, *SMALL)
+    assert ddb(*argv, "--out", "whole.json").code == 0
+    wanted = (pair / "whole.json").read_bytes()
+    work = runner.work
+
+    for _ in range(4):
+        calls: list[Any] = []
+
+        def once(job: Any, unit: Any, calls: list[Any] = calls) -> Any:
+            if calls:
+                raise KeyboardInterrupt
+            calls.append(unit)
+            return work(job, unit)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(runner, "work", once)
+            ddb(*argv, "--out", "stopped.json")
+    assert (pair / "stopped.json").read_bytes() == wanted
+    assert not (pair / "stopped.parts").exists()
+
+    first = ddb(*argv, "--out", "shards.json", "--shard", "0/2")
+    assert (first.code, (pair / "shards.json").exists()) == (0, False)
+    assert "2 of other shards are open" in first.out
+    assert ddb(*argv, "--out", "shards.json", "--shard", "1/2").code == 0
+    assert (pair / "shards.json").read_bytes() == wanted
+
+    assert ddb("task", "transfer", "a", "--seeds", 1, *SMALL, "--out", "grown.json").code == 0
+    assert ddb(*argv, "--out", "grown.json").code == 0
+    assert (pair / "grown.json").read_bytes() == wanted
+
+
+def test_refused(pair: Path, ddb: Callable, refused: Callable, tmp_path: Path):
+    argv = ("task", "transfer")
+    refused(("task", "transfr", "a"), "unknown task 'transfr'", "transfer")
+    refused(("task",), "which task?", "transfer")
+    refused(argv, "no RUN is named")
+    refused((*argv, "nowhere"), "nowhere")
+    refused((*argv, "a", "a", *SMALL), "the same synset")
+    refused((*argv, "a", "--seeds", 0, *SMALL), "--seeds 0")
+    refused((*argv, "a", "--protocol", "kd-v1", *SMALL), "--protocol kd-v1", "teacher")
+    refused((*argv, "a", "--part", 2), "unknown flag --part", "--parts")
+    assert ddb(*argv, "a", "b", "--seeds", 2, *SMALL, "--out", "x.json").code == 0
+    refused((*argv, "a", "b", "--seeds", 1, *SMALL, "--out", "x.json"), "--seeds 1", "has 2")
+    refused((*argv, "a", "--seeds", 2, *SMALL, "--out", "x.json"), "has the run random-ipc2-s1")
+    refused((*argv, "a", "b", "--seeds", 2, *SMALL, "--epochs", 3, "--out", "x.json"), "protocol differs")
+    shutil.copy("a/config.json", "y.json")
+    refused((*argv, "a", *SMALL, "--out", "y.json"), "y.json: no result of a task")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda v: v.pop("units"), "'units' is a required property"),
+        (lambda v: v.update(schema=9), "newer ddbench"),
+        (lambda v: v["head"].update(seeds="two"), "head.seeds"),
+        (lambda v: v["results"]["rows"][0]["metrics"]["cross"].update(mean=0.123), "do not follow"),
+        (lambda v: v["results"].update(more=1), "results"),
+        (lambda v: next(iter(v["units"].values())).pop("metrics"), "malformed"),
+        (lambda v: v.update(task="nonsense"), "unknown task"),
+    ],
+)
+def test_file_is_checked(pair: Path, ddb: Callable, change: Callable, words: str):
+    assert ddb("task", "transfer", "a", "--seeds", 1, *SMALL, "--out", "x.json").code == 0
+    value = json.loads((pair / "x.json").read_text())
+    change(value)
+    (pair / "x.json").write_text(json.dumps(value))
+    with pytest.raises(UserError, match=words):
+        read_result(pair / "x.json")
+
+
+def test_table():
+    values = {"one": {"accuracy": {0: 0.5, 1: 0.7}}, "random": {"accuracy": {0: 0.4, 1: 0.65}}}
+    found = table(values, ["random"])
+    assert found["rows"][0] == {"run": "one", "metrics": {"accuracy": summarise([0.5, 0.7])}}
+    (row,) = found["differences"]
+    assert row["against"] == ["random"]
+    assert row["metrics"]["accuracy"] == paired_difference({0: 0.5, 1: 0.7}, [{0: 0.4, 1: 0.65}])
+
+
+def test_every_task_says_itself():
+    from jsonschema import Draft202012Validator
+
+    from ddbench.tasks import LINES
+
+    for name in TASKS:
+        Draft202012Validator.check_schema(TASKS.get(name).schema)
+        assert LINES[name]

@@ -7,19 +7,22 @@ from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ddbench.cli.engine import ENGINE, Engines, fan_out
 from ddbench.cli.parse import parse, peek, settings_in
 from ddbench.cli.settings import Common
-from ddbench.distillation.start import Chosen, choose, distill
+from ddbench.cli.shards import SHARE, Sharded, print_status, with_shard
+from ddbench.distillation.start import Chosen, choose, distill, status
 from ddbench.methods import METHODS, USUAL_PROTOCOL, description, meant_protocol
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.ranks import leads
+from ddbench.runtime.shards import WHOLE
 
 if TYPE_CHECKING:
     from ddbench.methods.needs import Need
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunArgs(Common):
+class RunArgs(Common, Engines, Sharded):
     """Flags of every method."""
 
     method: str | None = None
@@ -53,6 +56,8 @@ class RunArgs(Common):
     """Iterations between checkpoints; 0: every 30 seconds."""
     method_file: Path | None = None
     """A Python file that defines a method class of your own, named by --method."""
+    workers: int = 1
+    """Processes that share the work out, if the method's parts need nothing of each other; 0: one a core."""
 
 
 EXAMPLES = """  ddbench distill --method mtt --dataset digits --ipc 1
@@ -60,6 +65,9 @@ EXAMPLES = """  ddbench distill --method mtt --dataset digits --ipc 1
   ddbench distill --method mtt --recipe cifar10-ipc10
   ddbench distill --method mtt --dataset folder:my-images --size 32 --ipc 10 --iterations 500
   ddbench distill --method dm --dataset digits --ipc 10  # or: torchrun --nproc-per-node 2 -m ddbench distill ...
+  ddbench distill --method rded --dataset cifar10 --ipc 10 --workers 4
+  ddbench distill --method sre2l --dataset cifar10 --ipc 10 --shard 0/2   # and 1/2 elsewhere: the last one merges
+  ddbench distill --method sre2l --dataset cifar10 --ipc 10 --status
   ddbench distill --method mtt --help                   # with MTT's own flags, and those of the experts it needs"""
 
 
@@ -67,8 +75,13 @@ def main(argv: list[str]) -> None:
     """Run the verb."""
     if peek(argv, "--method") is None and ("-h" in argv or "--help" in argv):
         parse(RunArgs, argv, "ddbench distill", _title(None), EXAMPLES)
-    given = arguments(argv)
-    path = distill(**given)
+    parts = _parsed(with_shard(argv))
+    if parts["run"].status:
+        print_status(*status(**_given(parts)))
+        return
+    with fan_out(parts["run"]) as run:
+        given = _given(parts | {"run": run})
+        path = distill(**given)
     if leads():
         print(f"synset: {path}   next: {evaluation_command(path.parent, str(given['method']))}")
 
@@ -79,6 +92,11 @@ def arguments(argv: list[str]) -> dict[str, Any]:
     Raises:
         UserError: no method, or a flag or value that it does not take.
     """
+    return _given(_parsed(with_shard(argv)))
+
+
+def _parsed(argv: list[str]) -> dict[str, Any]:
+    """The flags of the run, under ``run``, of the method, and of each kind of what it needs."""
     if peek(argv, "--method") is None:
         raise UserError(f"--method is missing; one of: {', '.join(METHODS)}")
     chosen, flags = peeked(argv)
@@ -91,7 +109,16 @@ def arguments(argv: list[str]) -> dict[str, Any]:
         kw_only=True,
     )
     args: Any = parse(combined, argv, "ddbench distill", _title(chosen.kind), EXAMPLES, default=combined(**parts))
-    return {name: value for part in parts for name, value in vars(getattr(args, part)).items()}
+    return {name: getattr(args, name) for name in parts}
+
+
+def _given(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of :func:`ddbench.distillation.start.distill`."""
+    run: RunArgs = parts["run"]
+    given = {name: value for part in parts.values() for name, value in vars(part).items()}
+    # A job array distills with a seed a task as a rule: what its variables say counts where --shard asks for it only.
+    shard = WHOLE if run.shard is None else run.part
+    return {name: value for name, value in given.items() if name not in (*ENGINE, *SHARE)} | {"shard": shard}
 
 
 def evaluation_command(run: Path, method: str, header: Mapping[str, Any] | None = None) -> str:

@@ -7,7 +7,7 @@ a run not among it: runs of other seeds and budgets find them done. No more than
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,13 @@ from ddbench.runtime import device as devices
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import read_json, text_hash, write_json
-from ddbench.runtime.progress import Console
+from ddbench.runtime.progress import Bar, Console
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.tensors import check_tensor, open_tensors, read_finite, write_tensors
 
 KIND = "ddbench-latents"
+COST = "cost.json"
+SECONDS = ("wall_seconds", "cpu_seconds")
 SHARD = 512
 """Images of a file."""
 
@@ -117,42 +119,50 @@ class Latents:
                     raise UserError(f"{path}: latents of shape {list(shape)}, expected {[len(index), self.size]}")
                 yield read_finite(path, handle, "latents")
 
-    def make(self, console: Console) -> dict[str, Any]:
-        """Make what is missing; returns what all of it cost, earlier tries and runs included.
+    def make(self, console: Console, labels: Iterable[int] | None = None) -> dict[str, Any]:
+        """Make what is missing; returns what all of it cost, earlier tries, runs and processes included.
+
+        Args:
+            labels: classes that are wanted; None: all. Several processes may make different ones at once.
 
         Raises:
             UserError: the disk is too small or full, a folder cannot be written to, or latents are not finite.
         """
         parts = [
             (label, part, index)
-            for label, indices in enumerate(self._index)
-            for part, index in enumerate(indices.split(SHARD))
+            for label in (range(len(self._index)) if labels is None else labels)
+            for part, index in enumerate(self._index[label].split(SHARD))
         ]
         missing = [one for one in parts if not self._path(one[0], one[1]).exists()]
-        path = self.folder / "cost.json"
         if not missing:
             console.say(f"latents made already: {self.folder}")
-            return self._cost(path)
+            return self._cost()
         count, left = sum(len(one[2]) for one in parts), sum(len(one[2]) for one in missing)
         require_disk(4 * self.size * left, self.folder, "caching the latents", "invert fewer images: --images")
-        earlier = self._cost(path) if path.exists() else {"wall_seconds": 0.0, "cpu_seconds": 0.0}
-        meter = Meter(earlier_wall=earlier["wall_seconds"], earlier_cpu=earlier["cpu_seconds"])
         with console.bar(f"latents ({self._name}, {len(self._moves)} moves)", count, count - left) as bar:
-            for label, part, index in missing:
-                made = []
-                for few in index.split(self.backend.batch):
-                    made.append(self._latents(few, label))
-                    bar.advance(units=len(few))
-                latents = torch.cat(made)
-                if not bool(torch.isfinite(latents).all()):
-                    raise UserError(
-                        f"latents of class {label} are not finite: the model cannot invert these images; lower "
-                        f"--guidance (now {self.inversion.guidance:g})"
-                    )
-                header = {"kind": KIND, "schema": 1, "label": label, "part": part}
-                write_tensors(self._path(label, part), {"latents": latents}, header)
-                write_json(path, {"wall_seconds": round(meter.wall, 3), "cpu_seconds": round(meter.cpu, 3)})
-        return self._cost(path)
+            for label in dict.fromkeys(one[0] for one in missing):
+                self._make(label, [one for one in missing if one[0] == label], bar)
+        return self._cost()
+
+    def _make(self, label: int, missing: list[tuple[int, int, Tensor]], bar: Bar) -> None:
+        """Make files of a class; what they cost stands beside them."""
+        path = self._path(label, 0).with_name(COST)
+        earlier = self._read_cost(path)
+        meter = Meter(earlier_wall=earlier["wall_seconds"], earlier_cpu=earlier["cpu_seconds"])
+        for _, part, index in missing:
+            made = []
+            for few in index.split(self.backend.batch):
+                made.append(self._latents(few, label))
+                bar.advance(units=len(few))
+            latents = torch.cat(made)
+            if not bool(torch.isfinite(latents).all()):
+                raise UserError(
+                    f"latents of class {label} are not finite: the model cannot invert these images; lower "
+                    f"--guidance (now {self.inversion.guidance:g})"
+                )
+            header = {"kind": KIND, "schema": 1, "label": label, "part": part}
+            write_tensors(self._path(label, part), {"latents": latents}, header)
+            write_json(path, {"wall_seconds": round(meter.wall, 3), "cpu_seconds": round(meter.cpu, 3)})
 
     @torch.no_grad()
     def _latents(self, index: Tensor, label: int) -> Tensor:
@@ -176,10 +186,17 @@ class Latents:
     def _path(self, label: int, part: int) -> Path:
         return self.folder / f"class_{label:05d}" / f"part_{part:05d}.safetensors"
 
-    def _cost(self, path: Path) -> dict[str, Any]:
+    def _cost(self) -> dict[str, Any]:
+        """What all classes cost; one record of all was left by versions before there was one for each."""
+        found = [self._read_cost(path) for path in (self.folder / COST, *sorted(self.folder.glob(f"class_*/{COST}")))]
+        return {name: round(sum(one[name] for one in found), 3) for name in SECONDS}
+
+    def _read_cost(self, path: Path) -> dict[str, float]:
+        if not path.exists():
+            return dict.fromkeys(SECONDS, 0.0)
         cost = read_json(path, "cost record")
         try:
-            return {name: float(cost[name]) for name in ("wall_seconds", "cpu_seconds")}
+            return {name: float(cost[name]) for name in SECONDS}
         except (KeyError, TypeError, ValueError):
             raise UserError(f"{path}: no cost record of latents; remove {self.folder}, it is made again") from None
 

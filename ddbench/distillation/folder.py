@@ -160,28 +160,50 @@ def _differing(old: Any, new: dict[str, Any]) -> list[str]:
     return sorted(names, key=lambda name: "." in name)
 
 
-def resume(out: Path, method: Method[Any], meter: Meter, console: Console) -> int:
-    path = out / CHECKPOINT
+def resume(path: Path, method: Method[Any], meter: Meter, steps: range, console: Console) -> int:
+    """Go on at a checkpoint of these steps; returns the number of the next one.
+
+    Raises:
+        UserError: it is damaged, or another run's.
+    """
     if not path.exists():
-        return 0
-    with open_tensors(path, CHECKPOINT_KIND, 1) as (handle, header):
-        tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
-    device = method.context.device
+        return steps.start
+    state, header = read_state(path, method)
     try:
         done = int(header["done"])
-        if not 0 <= done <= method.iterations:
-            raise ValueError(f"iteration {done} of {method.iterations}")
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point() and bool(tensor.isnan().any()):
-                raise ValueError(f"{name} holds NaN")
-        method.load_state(State(tensors={k: v.to(device) for k, v in tensors.items()}, values=header["values"]))
+        if not steps.start <= done <= steps.stop:
+            raise ValueError(f"iteration {done} of {steps.stop}")
+        method.load_state(state)
         meter.earlier_wall, meter.earlier_cpu = float(header["wall_seconds"]), float(header["cpu_seconds"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{path}: not a checkpoint of this run ({' '.join(str(error).split()):.160}); remove it to start again"
-        ) from None
-    console.say(f"going on at iteration {done} of {method.iterations}")
+        raise damaged(path, error) from None
+    console.say(f"going on at iteration {done} of {steps.stop}")
     return done
+
+
+def read_state(path: Path, method: Method[Any], kind: str = CHECKPOINT_KIND) -> tuple[State, dict[str, Any]]:
+    """A state that was kept, on the method's device, and the header of its file.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    with open_tensors(path, kind, 1) as (handle, header):
+        tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and bool(tensor.isnan().any()):
+            raise damaged(path, f"{name} holds NaN")
+    values = header.get("values")
+    if not isinstance(values, dict):
+        raise damaged(path, "no values")
+    device = method.context.device
+    return State(tensors={name: tensor.to(device) for name, tensor in tensors.items()}, values=values), header
+
+
+def damaged(path: Path, error: object) -> UserError:
+    """That a state cannot be gone on from."""
+    return UserError(
+        f"{path}: not a checkpoint of this run ({' '.join(str(error).split()):.160}); remove it to start again"
+    )
 
 
 class Rhythm:
@@ -210,7 +232,8 @@ class Rhythm:
         self._pause = max(CHECKPOINT_SECONDS, LONGEST_SHARE * (self._saved - begin))
 
 
-def checkpoint(out: Path, method: Method[Any], done: int, meter: Meter) -> None:
+def checkpoint(path: Path, method: Method[Any], done: int, meter: Meter, **more: Any) -> None:
+    """Keep the state of a method after ``done`` iterations, and ``more`` in the header."""
     state = method.state()
     header = {
         "kind": CHECKPOINT_KIND,
@@ -219,5 +242,6 @@ def checkpoint(out: Path, method: Method[Any], done: int, meter: Meter) -> None:
         "values": state.values,
         "wall_seconds": meter.wall,
         "cpu_seconds": meter.cpu,
+        **more,
     }
-    write_tensors(out / CHECKPOINT, state.tensors, header)
+    write_tensors(path, state.tensors, header)

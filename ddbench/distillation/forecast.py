@@ -9,8 +9,8 @@ from typing import Any
 
 from ddbench.config import check_config
 from ddbench.data.dataset import Dataset
+from ddbench.distillation.begin import RunSettings, attention_for, look, references, resolved_settings
 from ddbench.distillation.folder import CHECKPOINT, CHECKPOINT_KIND, check_folder
-from ddbench.distillation.runner import RunSettings, attention_for, look, references, resolved_settings
 from ddbench.methods.base import Context, Method, NotFiniteError
 from ddbench.methods.needs import Need
 from ddbench.runtime import device as devices

@@ -14,15 +14,17 @@ from ddbench.distillation.recipes import RUN_KEYS, Recipe, choose_recipe
 from ddbench.methods import METHODS
 from ddbench.networks.names import default_student, parse_student
 from ddbench.registry import load_file, suggest
-from ddbench.runtime.device import begun_threads, own_threads
+from ddbench.runtime.device import begun_threads, own_threads, worker_count
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
 from ddbench.runtime.ranks import join
+from ddbench.runtime.shards import WHOLE, Shard
 
 if TYPE_CHECKING:
     from ddbench.methods.base import Method
     from ddbench.methods.needs import Need
     from ddbench.runtime.forecast import Forecast
+    from ddbench.runtime.shards import State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +164,8 @@ def distill(
     threads: int = 0,
     compile: str = "auto",
     quiet: bool = False,
+    workers: int = 1,
+    shard: Shard = WHOLE,
     **settings: Any,
 ) -> Path:
     """Make a synset with a method, as ``ddbench distill``; a killed run goes on, a finished one is left as it is.
@@ -178,7 +182,9 @@ def distill(
         data, download: folder with the datasets, default $DDBENCH_DATA or the user's cache; fetch what is not here.
         skip_broken: leave image files that cannot be read out; else they are named and nothing is done.
         device, threads: ``auto``, ``cpu``, ``cuda[:<i>]``; 0: as many as the run was begun with, a new one 1 thread
-            for images up to 16 px, else one a core.
+            for images up to 16 px, else one a core, shared out over the workers.
+        workers, shard: processes that share the parts of the work out, 0: one a core; and which of the parts this
+            process does. For methods whose parts need nothing of each other (RDED, SRe2L, D3HR, coresets and more).
         settings: the method's own settings by name, and flags of what it needs (``buffers``, ...).
 
     Returns:
@@ -186,11 +192,23 @@ def distill(
 
     Raises:
         UserError: whatever the user can mend, before anything is written where possible.
+        Unfinished: the shard is done, others are not.
     """
     given = {name: value for name, value in locals().items() if name != "settings"}
     from ddbench.distillation import runner
 
-    return runner.distill(**_run(given, settings))
+    return runner.distill(**opened(given, settings))
+
+
+def status(**given: Any) -> tuple[Path, list[State]]:
+    """The folder of the run that :func:`distill` makes with the same arguments, and what became of each of its parts.
+
+    Raises:
+        UserError: as :func:`distill`.
+    """
+    from ddbench.distillation import pieces
+
+    return pieces.status(**_run(given))
 
 
 def forecast(seconds: float, **given: Any) -> Forecast:
@@ -199,20 +217,24 @@ def forecast(seconds: float, **given: Any) -> Forecast:
     Raises:
         UserError: as :func:`distill`, or nothing can be tried.
     """
-    own = {name: one.default for name, one in inspect.signature(distill).parameters.items() if name != "settings"}
-    settings = {name: value for name, value in given.items() if name not in own}
     from ddbench.distillation import forecast as forecasts
 
-    return forecasts.forecast(
-        **_run(own | {name: given[name] for name in own if name in given}, settings), seconds=seconds
-    )
+    return forecasts.forecast(**_run(given), seconds=seconds)
 
 
-def _run(given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What the runner is called with.
+def _run(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the runner is called with, of some arguments of :func:`distill`."""
+    own = {name: one.default for name, one in inspect.signature(distill).parameters.items() if name != "settings"}
+    settings = {name: value for name, value in given.items() if name not in own}
+    return opened(own | {name: given[name] for name in own if name in given}, settings)
+
+
+def opened(given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the runner is called with, the dataset opened.
 
     Args:
-        given: arguments of :func:`distill` by name, but its ``settings``.
+        given: all arguments of :func:`distill` by name, but its ``settings``.
+        settings: the method's own and those of its needs, as far as they are not the recipe's.
     """
     named = {name: given[name] for name in ("recipe", "dataset", "ipc", "student", "size")}
     file, out, data = (None if given[name] is None else Path(given[name]) for name in ("method_file", "out", "data"))
@@ -243,8 +265,8 @@ def _opened(
         given: the other arguments of :func:`distill`.
     """
     from ddbench.data.load import load_dataset
+    from ddbench.distillation.begin import RunSettings, Sharing
     from ddbench.distillation.folder import CONFIG
-    from ddbench.distillation.runner import RunSettings
 
     config, flags = _settings(chosen, settings)
     ipc, student, recipe = said.get("ipc"), said.get("student"), chosen.recipe
@@ -265,11 +287,15 @@ def _opened(
     if recipe is not None:
         console.say(f"recipe {chosen.name}/{recipe.name} ({recipe.source})")
     out = out or default_out(chosen.name, chosen.kind.unit, dataset.spec.name, ipc, given["seed"])
-    threads = own_threads(given["threads"] or begun_threads(out / CONFIG), side, ranks.beside)
+    begun = given["threads"] or begun_threads(out / CONFIG)
+    workers = worker_count(given["workers"], begun)[0]
+    threads = own_threads(begun, side, ranks.beside * workers)
     how = {name: given[name] for name in _HOW} | {"threads": threads, "device": ranks.device(given["device"])}
+    again = {**given, "out": out, "threads": threads, "quiet": True, "workers": 1, "shard": WHOLE}
     run = RunSettings(
         **how,
         ranks=ranks,
+        sharing=Sharing(shard=given["shard"], workers=workers, arguments={"given": again, "settings": dict(settings)}),
         ipc=ipc or 0,
         student=str(parse_student(student)) if student else default_student(side),
         preprocess=said["preprocess"],

@@ -5,12 +5,13 @@ A method is written as a class with four parts that the runner (:mod:`ddbench.di
 ``setup()`` prepares (initial images, optimisers, checks); ``iterations`` says how many steps there are, 0 for a
 one-shot method; ``step(i)`` does the i-th and returns its metrics; ``distilled()`` gives the product at any time.
 ``state()`` and ``load_state()`` make it resumable. All randomness is derived from (seed, purpose, iteration), so that
-no generator state has to be kept.
+no generator state has to be kept. A method whose steps fall into parts that need nothing of each other says so in
+``pieces()``; they are then shared out over processes, and ``merge()`` puts together what they leave.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -168,6 +169,8 @@ class Method(Generic[C]):
     """Whether it needs ``ipc`` different real images of every class; others begin with noise, or repeat real ones."""
     second_order: ClassVar[bool] = False
     """Whether it differentiates the student's gradient: the run then tries before work that the student allows it."""
+    uses_student: ClassVar[bool] = True
+    """Whether the student takes part in it; the synset of one that takes steps then names it."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -218,8 +221,31 @@ class Method(Generic[C]):
     def setup(self) -> None:
         """Prepare the first step."""
 
-    def prepare(self) -> dict[str, Any]:
+    def pieces(self) -> Sequence[range]:
+        """Ranges of steps that need nothing of each other, in order and together all; fewer than two: of one piece.
+
+        Known before :meth:`setup`, from settings and context alone. A process that does one of them sets the method up,
+        gives it the state of its beginning, and does these steps; what :meth:`state` then says goes to :meth:`merge`.
+        """
+        return ()
+
+    def merge(self, states: Sequence[State]) -> State:
+        """The state after all steps.
+
+        Args:
+            states: in the order of :meth:`pieces`, of each what it left; the first may be that of several, as they were
+                done by one process, and one more that it had begun.
+
+        Raises:
+            KeyError, ValueError, RuntimeError: these are not such states.
+        """
+        raise NotImplementedError
+
+    def prepare(self, steps: range | None = None) -> dict[str, Any]:
         """Make what other runs can use as well (cached latents), resumable by itself; called after :meth:`setup`.
+
+        Args:
+            steps: that are to be taken; None: all.
 
         Returns:
             Cost records by name: told beside the run's own cost, as those of its needs, and not counted in it.
@@ -244,6 +270,12 @@ class Method(Generic[C]):
 
     def load_state(self, state: State) -> None:
         """Take over a state that :meth:`state` gave, after :meth:`setup`."""
+
+
+def joined(states: Sequence[State], name: str) -> State:
+    """One tensor of some states, the first after the other along the first axis; those that lack it have no rows."""
+    found = [state.tensors[name] for state in states if name in state.tensors]
+    return State(tensors={name: torch.cat(found)})
 
 
 def repeated(positions: Tensor, count: int) -> Tensor:

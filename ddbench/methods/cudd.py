@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -194,6 +194,10 @@ class CUDD(Recovery[CUDDConfig]):
                 found.append(GuideTraining(steps=self.config.guide_epochs, phase=phase, ipc=end))
             start, number = end, number + len(batches)
         return found
+
+    def pieces(self) -> Sequence[range]:
+        """One: a phase needs the images and the guide of the phases before it."""
+        return ()
 
     def setup(self) -> None:
         """As for every recovery; no real image is chosen yet, no guide is there."""

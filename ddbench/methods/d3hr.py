@@ -177,11 +177,11 @@ class D3HR(Generation[D3HRConfig]):
         self.skew_weight = (0.1 if config.paper_code else 0.5) if config.skew_weight < 0 else config.skew_weight
         self.moves = sampling_moves(self.backend.alphas, config.steps, config.start, released=config.paper_code)
 
-    def prepare(self) -> dict[str, Any]:
-        """Invert the images, as far as that is not done."""
+    def prepare(self, steps: range | None = None) -> dict[str, Any]:
+        """Invert the images of these classes, as far as that is not done."""
         config = self.config
         self._latents = self.latents(start=config.start, released=config.paper_code, images=config.images)
-        return {"latents": self._latents.make(self.context.console)}
+        return {"latents": self._latents.make(self.context.console, steps)}
 
     def draw(self, label: int) -> Draw:
         """The best group of a class.

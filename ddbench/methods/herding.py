@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ddbench.data.coreset import herding, unit_length
-from ddbench.methods.base import Distilled, Method
 from ddbench.methods.facts import Facts
-from ddbench.methods.needs.teacher import TrainedTeacher
-from ddbench.methods.parts.features import choose_images
+from ddbench.methods.families.coreset import Coreset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +27,10 @@ class HerdingConfig:
     """Divide each feature vector by its length first, as iCaRL does; DC's pseudocode does not."""
 
 
-class Herding(Method[HerdingConfig]):
+class Herding(Coreset[HerdingConfig]):
     """Herding in the teacher's features."""
 
     config_class = HerdingConfig
-    distinct = True
     facts = Facts(
         title="Herding",
         line="a coreset: real images whose mean feature follows the class mean",
@@ -45,18 +42,5 @@ class Herding(Method[HerdingConfig]):
         doi="10.1145/1553374.1553517",
     )
 
-    @classmethod
-    def needs(cls, config: HerdingConfig) -> tuple[TrainedTeacher]:
-        """A teacher."""
-        return (TrainedTeacher(),)
-
-    def setup(self) -> None:
-        """Choose the images; nothing is random."""
-        self._chosen = choose_images(self.context, "herding", self._choose)
-
-    def _choose(self, features: Tensor, label: int) -> Tensor:
+    def choose(self, features: Tensor, label: int) -> Tensor:
         return herding(unit_length(features) if self.config.normalise else features, self.context.ipc)
-
-    def distilled(self) -> Distilled:
-        """The subset: uint8 pixels, hard labels, in a class the first choice first."""
-        return self._chosen

@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ddbench.data.coreset import k_center, unit_length
-from ddbench.methods.base import Distilled, Method
 from ddbench.methods.facts import Facts
-from ddbench.methods.needs.teacher import TrainedTeacher
-from ddbench.methods.parts.features import choose_images
+from ddbench.methods.families.coreset import Coreset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +27,10 @@ class KCenterConfig:
     """Divide each feature vector by its length first, so that angles count and not lengths."""
 
 
-class KCenter(Method[KCenterConfig]):
+class KCenter(Coreset[KCenterConfig]):
     """Greedy k-center in the teacher's features."""
 
     config_class = KCenterConfig
-    distinct = True
     facts = Facts(
         title="k-center",
         line="a coreset: real images that cover their class, farthest first",
@@ -45,18 +42,5 @@ class KCenter(Method[KCenterConfig]):
         arxiv="1708.00489",
     )
 
-    @classmethod
-    def needs(cls, config: KCenterConfig) -> tuple[TrainedTeacher]:
-        """A teacher."""
-        return (TrainedTeacher(),)
-
-    def setup(self) -> None:
-        """Choose the images; nothing is random."""
-        self._chosen = choose_images(self.context, "kcenter", self._choose)
-
-    def _choose(self, features: Tensor, label: int) -> Tensor:
+    def choose(self, features: Tensor, label: int) -> Tensor:
         return k_center(unit_length(features) if self.config.normalise else features, self.context.ipc)
-
-    def distilled(self) -> Distilled:
-        """The subset: uint8 pixels, hard labels, in a class the first choice first."""
-        return self._chosen

@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ddbench.data.coreset import k_means
-from ddbench.methods.base import Distilled, Method
 from ddbench.methods.facts import Facts
-from ddbench.methods.needs.teacher import TrainedTeacher
-from ddbench.methods.parts.features import choose_images
+from ddbench.methods.families.coreset import Coreset
 from ddbench.runtime import seeds
 
 
@@ -26,11 +24,10 @@ class KMeansConfig:
     """``kmeans`` has no settings of its own; ``--seed`` names the clustering."""
 
 
-class KMeans(Method[KMeansConfig]):
+class KMeans(Coreset[KMeansConfig]):
     """Images nearest to k-means centres in the teacher's features."""
 
     config_class = KMeansConfig
-    distinct = True
     facts = Facts(
         title="k-means",
         line="a coreset: real images nearest to k-means centres of their class",
@@ -42,18 +39,5 @@ class KMeans(Method[KMeansConfig]):
         arxiv="2207.09639",
     )
 
-    @classmethod
-    def needs(cls, config: KMeansConfig) -> tuple[TrainedTeacher]:
-        """A teacher."""
-        return (TrainedTeacher(),)
-
-    def setup(self) -> None:
-        """Choose the images."""
-        self._chosen = choose_images(self.context, "kmeans", self._choose)
-
-    def _choose(self, features: Tensor, label: int) -> Tensor:
+    def choose(self, features: Tensor, label: int) -> Tensor:
         return k_means(features, self.context.ipc, seeds.derive(self.context.seed, "kmeans", label))
-
-    def distilled(self) -> Distilled:
-        """The subset: uint8 pixels, hard labels, in a class in the order of the training set."""
-        return self._chosen

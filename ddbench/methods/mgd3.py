@@ -74,9 +74,9 @@ class MGD3(Generation[MGD3Config]):
                 f"--images {config.images}: expected 0 (all) or at least --ipc {context.ipc}: every mode needs an image"
             )
 
-    def prepare(self) -> dict[str, Any]:
+    def prepare(self, steps: range | None = None) -> dict[str, Any]:
         self._latents = self.latents(start=None, images=self.config.images)
-        return {"latents": self._latents.make(self.context.console)}
+        return {"latents": self._latents.make(self.context.console, steps)}
 
     def draw(self, label: int) -> Draw:
         """Noise, pulled to the modes of a class; ``loss`` is the mean squared distance of its images to their modes."""

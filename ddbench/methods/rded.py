@@ -13,6 +13,7 @@ stored instead of JPEG files.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 from ddbench.config import setting
 from ddbench.data.crops import centred, draw_squares, grey_levels, jpeg, resize_squares, stitch
 from ddbench.data.dataset import class_indices
-from ddbench.methods.base import Context, Distilled, Method, State
+from ddbench.methods.base import Context, Distilled, Method, State, joined
 from ddbench.methods.facts import Facts
 from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.runtime import seeds
@@ -108,6 +109,14 @@ class RDED(Method[RDEDConfig]):
     def iterations(self) -> int:
         return self.context.classes
 
+    def pieces(self) -> Sequence[range]:
+        """Classes."""
+        return [range(label, label + 1) for label in range(self.context.classes)]
+
+    def merge(self, states: Sequence[State]) -> State:
+        """The crops of all classes."""
+        return joined(states, "chosen")
+
     def setup(self) -> None:
         """Load the observer."""
         context = self.context
@@ -191,6 +200,7 @@ class RDED(Method[RDEDConfig]):
         Raises:
             ValueError: they are no crops of the training images.
         """
+        self._chosen, self._images = [], []
         if "chosen" not in state.tensors:
             return
         chosen, count = state.tensors["chosen"].cpu(), self.context.ipc * self._factor**2

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from ddbench.runtime.errors import Unfinished, UserError, one_line
 from ddbench.runtime.files import canonical_json, read_json, text_hash, write_text
 from ddbench.runtime.jobs import WorkerDied, resolve, run_jobs, warm
-from ddbench.runtime.signs import POLL, Seen, Sign, signs
+from ddbench.runtime.signs import POLL, Seen, Sign, holder, signs
 
 T = TypeVar("T")
 
@@ -305,6 +305,12 @@ def _claimed(unit: str, sign: Seen) -> State:
     since = sign.content.get("since")
     spent = f", for {_span(time.time() - since)}" if isinstance(since, float) else ""
     return State(unit=unit, state="running", words=f"{who}{spent}, last sign of life {_span(sign.silent)} ago")
+
+
+def turn_state(unit: str, path: Path) -> State:
+    """What became of a unit that is done in the turn of this path (:func:`ddbench.runtime.signs.turn`)."""
+    found = holder(path)
+    return State(unit=unit, state="open") if found is None else _claimed(unit, found)
 
 
 def _span(seconds: float) -> str:

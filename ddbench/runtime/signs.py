@@ -225,6 +225,11 @@ def turn(path: Path, what: str, say: Callable[[str], None] = lambda line: None) 
                 folder.rmdir()
 
 
+def holder(path: Path) -> Seen | None:
+    """Who has, or died in, the :func:`turn` of this path; None: nobody."""
+    return _holder(path.with_name(f"{path.name}{TURN}"))
+
+
 def _holder(place: Path) -> Seen | None:
     try:
         name, _, text = read_bytes(place, "sign of life", LIMIT).decode(errors="replace").partition("\n")

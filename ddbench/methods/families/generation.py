@@ -19,7 +19,7 @@ from ddbench.diffusion.ddim import STEPS, Move, check_grid, travel
 from ddbench.diffusion.latents import Inversion, Latents
 from ddbench.diffusion.recipe import TIMESTEPS
 from ddbench.diffusion.store import class_map
-from ddbench.methods.base import Context, Distilled, Method, State
+from ddbench.methods.base import Context, Distilled, Method, State, joined
 from ddbench.methods.needs.diffusion import Diffusion
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
@@ -81,6 +81,14 @@ class Generation(Method[G], Generic[G]):
     @property
     def iterations(self) -> int:
         return self.context.classes
+
+    def pieces(self) -> Sequence[range]:
+        """Classes."""
+        return [range(label, label + 1) for label in range(self.context.classes)]
+
+    def merge(self, states: Sequence[State]) -> State:
+        """The images of all classes."""
+        return joined(states, "images")
 
     def setup(self) -> None:
         """Load the model."""
@@ -168,6 +176,7 @@ class Generation(Method[G], Generic[G]):
         Raises:
             ValueError: they are not those of whole classes of this run.
         """
+        self._images = []
         if "images" not in state.tensors:
             return
         images, ipc = state.tensors["images"].cpu(), self.context.ipc

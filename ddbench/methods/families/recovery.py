@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Generic, Literal, TypeVar
@@ -29,7 +30,7 @@ from ddbench.config import setting
 from ddbench.data.augment import Strategy
 from ddbench.data.limits import require_memory
 from ddbench.data.policy import Policy, augment
-from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
+from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State, joined
 from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
@@ -302,6 +303,14 @@ class Recovery(Method[R], Generic[R]):
         """Steps of all stages together."""
         return self._ends[-1]
 
+    def pieces(self) -> Sequence[range]:
+        """Stages: a batch of images knows nothing of the others."""
+        return [range(end - stage.steps, end) for stage, end in zip(self._stages, self._ends, strict=True)]
+
+    def merge(self, states: Sequence[State]) -> State:
+        """All images finished."""
+        return replace(joined(states, "finished"), values={"stages": len(self._stages)})
+
     def setup(self) -> None:
         """The teacher and what its norms remember; no images yet."""
         context = self.context
@@ -313,12 +322,14 @@ class Recovery(Method[R], Generic[R]):
         shape = (context.classes * context.ipc, *context.dataset.spec.shape)
         self._images = torch.zeros(shape, dtype=torch.uint8)
         self._iterate = None
-        self._done = 0
+        self._begun = self._done = 0
 
     def step(self, iteration: int) -> dict[str, float]:
         """One step of the stage that the iteration belongs to."""
         position = bisect_right(self._ends, iteration)
         stage = self._stages[position]
+        if position > self._done:  # the stages before are another process's
+            self._begun = position
         metrics = self.stage_step(stage, iteration - self._ends[position] + stage.steps)
         self._done = position + (iteration + 1 == self._ends[position])
         return metrics
@@ -337,11 +348,11 @@ class Recovery(Method[R], Generic[R]):
         return Distilled(images=images, labels=context.hard_labels(), teacher=context.given(TrainedTeacher).reference())
 
     def state(self) -> State:
-        """Finished images as pixels; images and moments of the batch at hand; how many stages are done."""
-        tensors = {"finished": self._images[self._finished(self._done)]}
+        """Finished images as pixels; images and moments of the batch at hand; which stages are done."""
+        tensors = {"finished": self._images[self._finished(self._begun, self._done)]}
         if self._iterate is not None:
             tensors.update(x=self._iterate.x, first=self._iterate.first, second=self._iterate.second)
-        return State(tensors=tensors, values={"stages": self._done})
+        return State(tensors=tensors, values={"stages": self._done} | ({"begun": self._begun} if self._begun else {}))
 
     def load_state(self, state: State) -> None:
         """Take over images, moments and the number of stages.
@@ -349,16 +360,17 @@ class Recovery(Method[R], Generic[R]):
         Raises:
             ValueError: not the state of such a run.
         """
-        self._done = int(state.values["stages"])
-        if not 0 <= self._done <= len(self._stages):
-            raise ValueError(f"{self._done} of {len(self._stages)} stages done")
-        self._images[self._finished(self._done)] = state.tensors["finished"].cpu()
+        self._begun, self._done = int(state.values.get("begun", 0)), int(state.values["stages"])
+        if not 0 <= self._begun <= self._done <= len(self._stages):
+            raise ValueError(f"stages {self._begun} to {self._done} of {len(self._stages)} done")
+        self._images[self._finished(self._begun, self._done)] = state.tensors["finished"].cpu()
+        self._iterate = None
         if "x" in state.tensors:
             self._iterate = Iterate(**{name: state.tensors[name].clone() for name in ("x", "first", "second")})
 
-    def _finished(self, stages: int) -> Tensor:
-        """Rows of the synset that the first stages made, int64."""
-        made = [stage.positions for stage in self._stages[:stages] if isinstance(stage, Batch)]
+    def _finished(self, begin: int, end: int) -> Tensor:
+        """Rows of the synset that some stages made, int64."""
+        made = [stage.positions for stage in self._stages[begin:end] if isinstance(stage, Batch)]
         return torch.cat(made) if made else torch.zeros(0, dtype=torch.int64)
 
     def _valid(self, x: Tensor) -> Tensor:

@@ -1,15 +1,15 @@
-"""Choosing real images by a teacher's features: what the coreset methods share."""
+"""A teacher's features of real images, class by class."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from ddbench.data.dataset import class_indices
 from ddbench.data.limits import require_memory
-from ddbench.methods.base import Context, Distilled
+from ddbench.methods.base import Context
 from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.networks.base import Student
 from ddbench.runtime.errors import UserError
@@ -20,33 +20,44 @@ BATCH = 256
 FEATURE_BYTES = 20
 """Memory for each feature of a class: float32, float64, and another float64 of unit length or centred by k-means."""
 
-Choose = Callable[[Tensor, int], Tensor]
-"""Of the features ``(n, D)`` of a class and its number, the positions to keep, int64 ``(ipc,)``."""
 
+class TeacherFeatures:
+    """The input of the teacher's last layer for the training images of a class.
 
-def teacher_features(context: Context) -> Iterator[tuple[Tensor, Tensor]]:
-    """The input of the teacher's last layer for every training image that the method may use, class by class.
-
-    One class is in memory at a time. The network is in evaluation mode, without gradients and augmentation.
+    The network is in evaluation mode, without gradients and augmentation.
 
     Args:
         context: with a teacher.
-
-    Yields:
-        Positions in ``context.train`` int64 ``(n,)``, ascending, and features float32 ``(n, D)`` on the CPU.
-
-    Raises:
-        UserError: the features of a class do not fit into memory, or are not finite, or this teacher has none.
     """
-    teacher = context.given(TrainedTeacher)
-    net = teacher.network(context.device)
-    assert isinstance(net, Student)
-    for label, index in enumerate(class_indices(context.train.labels, context.classes)):
-        name = context.dataset.spec.class_names[label]
-        features = _features(net, context, index, name)
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        net = context.given(TrainedTeacher).network(context.device)
+        assert isinstance(net, Student)
+        self._net = net
+        self._of_class = class_indices(context.train.labels, context.classes)
+
+    def of(self, label: int) -> tuple[Tensor, Tensor]:
+        """Positions of a class in ``context.train`` int64 ``(n,)``, ascending, and features float32 ``(n, D)``.
+
+        They are on the CPU.
+
+        Raises:
+            UserError: the features do not fit into memory, or are not finite, or this teacher has none.
+        """
+        index, name = self._of_class[label], self._context.dataset.spec.class_names[label]
+        features = _features(self._net, self._context, index, name)
         if not bool(torch.isfinite(features).all()):
-            raise UserError(f"{teacher.path}: its features of class {name!r} are not finite; train another teacher")
-        yield index, features
+            path = self._context.given(TrainedTeacher).path
+            raise UserError(f"{path}: its features of class {name!r} are not finite; train another teacher")
+        return index, features
+
+
+def teacher_features(context: Context) -> Iterator[tuple[Tensor, Tensor]]:
+    """:meth:`TeacherFeatures.of` every class in turn; one class is in memory at a time."""
+    features = TeacherFeatures(context)
+    for label in range(context.classes):
+        yield features.of(label)
 
 
 @torch.no_grad()
@@ -63,22 +74,3 @@ def _features(net: Student, context: Context, index: Tensor, name: str) -> Tenso
             made = torch.empty(len(index), features.shape[1])
         made[start : start + len(batch)] = features
     return made
-
-
-def choose_images(context: Context, title: str, choose: Choose) -> Distilled:
-    """``ipc`` real images of each class, chosen by the teacher's features.
-
-    Args:
-        context: with a teacher.
-        title: of the progress display.
-        choose: goes to each class in turn.
-
-    Returns:
-        Images uint8 as they are stored, hard labels, class-major.
-    """
-    chosen = []
-    with context.console.bar(f"{title} ({context.dataset.spec.name}, ipc {context.ipc})", context.classes) as bar:
-        for label, (index, features) in enumerate(teacher_features(context)):
-            chosen.append(index[choose(features, label)])
-            bar.advance()
-    return Distilled(images=context.train.images[torch.cat(chosen)], labels=context.hard_labels())

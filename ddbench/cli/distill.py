@@ -79,6 +79,8 @@ def main(argv: list[str]) -> None:
     if parts["run"].status:
         print_status(*status(**_given(parts)))
         return
+    if parts["run"].engine != "local" and not has_pieces(argv):
+        raise UserError(f"--engine {parts['run'].engine}: {parts['run'].method} is of one piece; leave it out")
     with fan_out(parts["run"]) as run:
         given = _given(parts | {"run": run})
         path = distill(**given)
@@ -165,6 +167,13 @@ def peeked(argv: list[str]) -> tuple[Chosen, tuple[Any, ...]]:
         size=_number(peek(argv, "--size")),
     )
     return chosen, chosen.flags(settings_in(chosen.config, argv))
+
+
+def has_pieces(argv: list[str]) -> bool:
+    """Whether the method that the flags name may be done in pieces; settings and data may leave it one all the same."""
+    from ddbench.methods.base import Method
+
+    return peek(argv, "--method") is not None and peeked(argv)[0].kind.pieces is not Method.pieces
 
 
 def needed(argv: list[str]) -> tuple[Need[Any], ...]:

@@ -112,7 +112,8 @@ def _distill(flags: list[str], seconds: float) -> tuple[Forecast, int]:
     from ddbench.cli.distill import arguments
     from ddbench.distillation.start import forecast
 
-    return forecast(seconds, **arguments(flags)), 1
+    given = arguments(flags)
+    return forecast(seconds, **given), worker_count(given["workers"], given["threads"])[0]
 
 
 def _evaluate(flags: list[str], seconds: float) -> tuple[Forecast, int]:
@@ -157,7 +158,7 @@ def _print(found: Forecast, counts: list[int], here: int) -> None:
     lines.append(("on", f"{found.device}, {found.threads} thread(s)"))
     for count in counts:
         words = f"{count} worker{'s' if count > 1 else ''}{' (this command here)' if count == here else ''}"
-        shared = " at best: torchrun, messages not counted" if min(count, found.parts) > 1 and left == 1 else ""
+        shared = f" at best: {found.means}, messages not counted" if min(count, found.parts) > 1 and left == 1 else ""
         lines.append(("time", f"{span(found.wall(count))} with {words}{shared}"))
     if found.memory:
         lines.append(("memory", f"{readable(found.memory)} a worker; {readable(available_memory())} are free here"))

@@ -12,7 +12,7 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.slurm import Requests, batch_script, submit
 
 SHARED_OUT = (("buffer",), ("evaluate",), ("scores",), ("reproduce",), ("leaderboard", "verify"))
-"""Verbs with ``--shard``, whose default is the task's place in a Slurm array."""
+"""Verbs with ``--shard``, whose default is the task's place in a Slurm array; ``distill`` must be told so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,8 @@ EXAMPLES = """  ddbench slurm evaluate runs/digits-ipc1-mtt-s0 --seeds 24 > job.
   ddbench slurm --submit --array 20 --at-most 4 --partition gpu --account lab --gpus a100:1 --cpus 8 \\
       buffer --recipe mtt/cifar10-ipc10
   ddbench slurm --submit --time 1-00:00:00 --gpus 1 --options "qos=low constraint=a100" --setup "module load cuda" \\
-      distill --method mtt --dataset cifar10 --ipc 10"""
+      distill --method mtt --dataset cifar10 --ipc 10
+  ddbench slurm --submit --array 8 --gpus 1 distill --method rded --dataset imagenet --size 224 --ipc 10"""
 
 GROUPS = {
     "what a task asks of Slurm": ("partition", "account", "time", "gpus", "cpus", "memory", "options"),
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> None:
         importlib.import_module(VERBS[words[0]][0]).main(words[1:])
         return
     if args.array is not None:
-        _check_array(args.array, words)
+        words = _in_array(args.array, words)
     text = batch_script(args, [sys.executable, "-m", "ddbench", *words], f"ddbench-{words[0]}")
     if not args.submit:
         print(text, end="")
@@ -68,14 +69,29 @@ def main(argv: list[str]) -> None:
     print(f"next: squeue --job {number}")
 
 
-def _check_array(tasks: int, words: list[str]) -> None:
-    """Raises UserError where the tasks of an array would not share the work out."""
+def _in_array(tasks: int, words: list[str]) -> list[str]:
+    """The verb and its flags as each task of an array runs them.
+
+    Raises:
+        UserError: the tasks would not share the work out.
+    """
     verb = tuple(words[:2] if words[0] == "leaderboard" else words[:1])
-    if verb not in SHARED_OUT or (verb == ("buffer",) and words[1:2] and not words[1].startswith("-")):
+    pieces = verb == ("distill",) and _shared(words[1:])
+    if not pieces and (verb not in SHARED_OUT or (verb == ("buffer",) and words[1:2] and not words[1].startswith("-"))):
         known = ", ".join(" ".join(one) for one in SHARED_OUT)
-        raise UserError(f"--array {tasks}: the work of {' '.join(words[:2])} is not shared out, only that of {known}")
+        raise UserError(
+            f"--array {tasks}: the work of {' '.join(words[:3])} is not shared out, only that of {known}, and of "
+            "distill with a method whose parts need nothing of each other, such as rded"
+        )
     if any(word.partition("=")[0] == "--shard" for word in words):
         raise UserError(f"--array {tasks}: leave --shard out; each task takes its own from its place in the array")
+    return [*words, "--shard"] if pieces else words
+
+
+def _shared(flags: list[str]) -> bool:
+    from ddbench.cli.distill import has_pieces
+
+    return has_pieces(flags)
 
 
 def _apart(argv: list[str]) -> tuple[list[str], list[str]]:

@@ -11,6 +11,7 @@ from ddbench.config import check_config
 from ddbench.data.dataset import Dataset
 from ddbench.distillation.begin import RunSettings, attention_for, look, references, resolved_settings
 from ddbench.distillation.folder import CHECKPOINT, CHECKPOINT_KIND, check_folder
+from ddbench.distillation.pieces import begun, steps_done
 from ddbench.methods.base import Context, Method, NotFiniteError
 from ddbench.methods.needs import Need
 from ddbench.runtime import device as devices
@@ -71,7 +72,7 @@ def _measured(
     method, wait = kind(config, context), waiter(context.device)
     _, setup = clocked(lambda _: method.setup(), 0, 1, wait)
     measured = [Measured(what="preparation", times=1, seconds=setup)]
-    done = 0 if (out / FILE).exists() else _done(out)
+    done = 0 if (out / FILE).exists() else _done(out, method)
     total, flops = setup, None
     try:
         if method.iterations:
@@ -104,7 +105,8 @@ def _measured(
         place=str(out),
         device=devices.describe(context.device),
         threads=settings.threads,
-        parts=kind.terms_of_a_step(config, context),
+        parts=max(kind.terms_of_a_step(config, context), len(method.pieces())),
+        means="--workers" if len(method.pieces()) > 1 else "torchrun",
         notes=[*_left_out(settings), *(["measured without torch.compile"] if settings.compile == "off" else [])],
     )
 
@@ -123,8 +125,10 @@ def _there(kind: type[Method[Any]], need: Need[Any], found: Any) -> Any:
     return found
 
 
-def _done(out: Path) -> int:
-    """Steps that a checkpoint has."""
+def _done(out: Path, method: Method[Any]) -> int:
+    """Steps that a checkpoint has, or what other processes left of a run in pieces."""
+    if begun(out):
+        return steps_done(out, method.pieces())
     path = out / CHECKPOINT
     if not path.exists():
         return 0

@@ -36,7 +36,7 @@ from ddbench.runtime.files import ensure_writable
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter, peak_memory
 from ddbench.runtime.shards import State, Units, run_units, turn_state
-from ddbench.runtime.signs import turn
+from ddbench.runtime.signs import end_turns, turn
 from ddbench.runtime.tensors import open_tensors
 from ddbench.runtime.tracking import open_trackers
 from ddbench.synset import FILE
@@ -84,6 +84,7 @@ def clear(out: Path) -> None:
     """Remove what a finished run no longer needs."""
     (out / CHECKPOINT).unlink(missing_ok=True)
     shutil.rmtree(out / PARTS, ignore_errors=True)
+    end_turns(units_of(out).folder)
     units_of(out).clear()
 
 
@@ -156,6 +157,12 @@ def _covered(out: Path, ranges: Sequence[range]) -> int:
 
 def _open(out: Path, covered: int, ranges: Sequence[range]) -> list[int]:
     return [number for number in range(covered, len(ranges)) if not part_file(out, number).exists()]
+
+
+def steps_done(out: Path, ranges: Sequence[range]) -> int:
+    """Steps of the pieces that are done."""
+    left = _open(out, _covered(out, ranges), ranges)
+    return sum(len(steps) for number, steps in enumerate(ranges) if number not in left)
 
 
 class Piecework:

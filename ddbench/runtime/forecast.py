@@ -44,7 +44,8 @@ class Forecast:
         memory: bytes that one worker takes at its peak.
         disk: bytes that are written; None: unknown.
         place: the folder that they go to.
-        parts: workers that can share one unit (torchrun); 1: none.
+        parts: workers that can share one unit; 1: none.
+        means: by which they do.
         device, threads: where it was measured, and with how many threads.
         notes: what is not in it.
     """
@@ -62,6 +63,7 @@ class Forecast:
     device: str
     threads: int
     parts: int = 1
+    means: str = "torchrun"
     notes: Sequence[str] = ()
 
     def wall(self, workers: int) -> float:

@@ -238,6 +238,14 @@ def _holder(place: Path) -> Seen | None:
     return _seen(place, name.removesuffix(TURN), _now(place.parent), text)
 
 
+def end_turns(folder: Path) -> None:
+    """Take away what dead processes left that had turns there."""
+    for place in folder.glob(f"*{TURN}"):
+        found = _holder(place)
+        if found is not None and found.dead:
+            _bury(place, found)
+
+
 def _bury(place: Path, holder: Seen) -> None:
     """Take a dead process's sign away, and only that one."""
     grave = place.with_name(f".{place.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")

@@ -6,7 +6,8 @@ import dataclasses
 import json
 import shutil
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from conftest import TINY, contents, digits_context, record_digits
 from ddbench.config import recorded_config
 from ddbench.data.load import load_dataset
 from ddbench.diffusion.store import find_model
+from ddbench.distillation.begin import Sharing
 from ddbench.distillation.recipes import content_folder
 from ddbench.distillation.runner import RunSettings, distill
 from ddbench.experts.recipe import KINDS
@@ -28,8 +30,9 @@ from ddbench.methods.needs.experts import Experts
 from ddbench.methods.needs.flags import DiffusionFlags, ExpertsFlags, TeacherFlags
 from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.methods.parts import features
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import Unfinished, UserError
 from ddbench.runtime.progress import Console
+from ddbench.runtime.shards import Shard
 from ddbench.runtime.tensors import open_tensors, write_tensors
 from ddbench.synset import read_synset
 from ddbench.teachers.recipe import TeacherRecipe
@@ -262,6 +265,81 @@ def test_killed_half_way(name: str, make: Callable, tmp_path: Path, monkeypatch:
     steps = len(metrics.read_text().splitlines()) if metrics.exists() else 0
     assert tries == 1 + len(range(3, steps, 2)), "it died in step 3 and every second one after it"
     assert contents(tmp_path / "killed", "cost.json") == contents(tmp_path / "whole", "cost.json")
+
+
+def shared_out(name: str, make: Callable, out: Path, order: Sequence[int], count: int) -> None:
+    """Do the shards of a run in this order; the last one finishes it."""
+    for position, index in enumerate(order):
+        left = position + 1 < len(order)
+        with pytest.raises(Unfinished) if left else nullcontext():
+            make(name, out, sharing=Sharing(shard=Shard(index, count)))
+        assert (out / "synset.safetensors").exists() != left
+
+
+def pieces_of(name: str, context: Context) -> int:
+    return len(METHODS.get(name)(small_config(name), context).pieces())
+
+
+def test_which_methods_are_shared_out(context: Context):
+    shared = {name for name in NAMES if pieces_of(name, context) > 1}
+    assert shared >= {"rded", "sre2l", "cda", "guard", "d3hr", "mgd3", "unguided", *CORESETS}
+    assert not shared & {"mtt", "dm", "dc", "cudd", "random"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shards(name: str, make: Callable, context: Context, tmp_path: Path):
+    """Any number of shards in any order leaves the bytes of one process; what is of one piece is refused."""
+    if pieces_of(name, context) < 2:
+        with pytest.raises(UserError, match=r"^--shard 0/2: .* is of one piece here"):
+            make(name, tmp_path / "run", sharing=Sharing(shard=Shard(0, 2)))
+        assert not (tmp_path / "run").exists()
+        return
+    make(name, tmp_path / "whole")
+    whole = contents(tmp_path / "whole", "cost.json")
+    for order in ([1, 0], [2, 0, 1]):
+        out = tmp_path / f"of-{len(order)}"
+        few = pieces_of(name, context) < len(order)  # the last shard has nothing to do
+        shared_out(name, make, out, order[few:], len(order))
+        assert contents(out, "cost.json") == whole
+    make(name, tmp_path / "one", sharing=Sharing(shard=Shard(0, 1)))
+    assert contents(tmp_path / "one", "cost.json") == whole
+    costs = [json.loads((tmp_path / run / "cost.json").read_text()) for run in ("whole", "of-2")]
+    assert costs[0].keys() == costs[1].keys()
+    assert costs[1]["iterations"] == costs[0]["iterations"]
+    assert costs[1]["wall_seconds"] > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_killed_shards(name: str, make: Callable, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One process is killed, then each of two shards, and gone on with by the other ones and by one process."""
+    if pieces_of(name, context) < 2:
+        return
+    kind = METHODS.get(name)
+    make(name, tmp_path / "whole")
+    step, left = kind.step, [0]
+
+    def dying(self: Any, iteration: int) -> dict[str, float]:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return step(self, iteration)
+
+    monkeypatch.setattr(kind, "step", dying)
+    half = len((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()) // 2
+    for case, begin in (("first", None), ("second", Sharing(shard=Shard(0, 2)))):
+        out = tmp_path / case
+        tries: list[Any] = [{} if begin is None else {"sharing": begin}]
+        tries += [{"sharing": Sharing(shard=Shard(index, 2))} for index in (1, 0)]
+        for number, more in enumerate(tries):
+            left[0] = min(half + 1 if begin is None and not number else 2, half)
+            with pytest.raises(KeyboardInterrupt):
+                make(name, out, **more)
+        left[0] = 0
+        if begin is None:
+            shared_out(name, make, out, [0, 1], 2)
+        else:
+            make(name, out)
+        assert contents(out, "cost.json") == contents(tmp_path / "whole", "cost.json")
 
 
 @pytest.mark.parametrize("name", NAMES)

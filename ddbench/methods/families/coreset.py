@@ -43,8 +43,13 @@ class Coreset(Method[C], Generic[C]):
         return joined(states, "chosen")
 
     def setup(self) -> None:
-        """Load the teacher."""
+        """Load the teacher, and see whether it has features.
+
+        Raises:
+            UserError: as :meth:`TeacherFeatures.of`.
+        """
         self._features = TeacherFeatures(self.context)
+        self._features.check()
         self._chosen = torch.zeros(0, self.context.ipc, dtype=torch.int64)
 
     def step(self, iteration: int) -> dict[str, float]:

@@ -37,6 +37,14 @@ class TeacherFeatures:
         self._net = net
         self._of_class = class_indices(context.train.labels, context.classes)
 
+    def check(self) -> None:
+        """Look at a few images, before work.
+
+        Raises:
+            UserError: as :meth:`of`.
+        """
+        next(self._batches(0))
+
     def of(self, label: int) -> tuple[Tensor, Tensor]:
         """Positions of a class in ``context.train`` int64 ``(n,)``, ascending, and features float32 ``(n, D)``.
 
@@ -45,12 +53,29 @@ class TeacherFeatures:
         Raises:
             UserError: the features do not fit into memory, or are not finite, or this teacher has none.
         """
-        index, name = self._of_class[label], self._context.dataset.spec.class_names[label]
-        features = _features(self._net, self._context, index, name)
-        if not bool(torch.isfinite(features).all()):
-            path = self._context.given(TrainedTeacher).path
-            raise UserError(f"{path}: its features of class {name!r} are not finite; train another teacher")
-        return index, features
+        index, made, start = self._of_class[label], torch.empty(0), 0
+        for features in self._batches(label):
+            if not start:
+                made = torch.empty(len(index), features.shape[1])
+            made[start : start + len(features)] = features
+            start += len(features)
+        return index, made
+
+    @torch.no_grad()
+    def _batches(self, label: int) -> Iterator[Tensor]:
+        """Features of :data:`BATCH` images at a time; the images may be a memory map."""
+        context, index = self._context, self._of_class[label]
+        name, path = context.dataset.spec.class_names[label], context.given(TrainedTeacher).path
+        for start in range(0, len(index), BATCH):
+            batch = context.train.images[index[start : start + BATCH]].to(context.device)
+            features = self._net.features(context.preprocess.apply(batch))
+            if not start:
+                needed = FEATURE_BYTES * len(index) * features.shape[1]
+                what = f"keeping the teacher's features of class {name!r}"
+                require_memory(needed, what, "use a teacher with fewer features")
+            if not bool(torch.isfinite(features).all()):
+                raise UserError(f"{path}: its features of class {name!r} are not finite; train another teacher")
+            yield features
 
 
 def teacher_features(context: Context) -> Iterator[tuple[Tensor, Tensor]]:
@@ -58,19 +83,3 @@ def teacher_features(context: Context) -> Iterator[tuple[Tensor, Tensor]]:
     features = TeacherFeatures(context)
     for label in range(context.classes):
         yield features.of(label)
-
-
-@torch.no_grad()
-def _features(net: Student, context: Context, index: Tensor, name: str) -> Tensor:
-    """Features float32 ``(n, D)`` of some training images; the images may be a memory map."""
-    made = torch.empty(0)
-    for start in range(0, len(index), BATCH):
-        batch = context.train.images[index[start : start + BATCH]].to(context.device)
-        features = net.features(context.preprocess.apply(batch))
-        if not start:
-            needed = FEATURE_BYTES * len(index) * features.shape[1]
-            what = f"keeping the teacher's features of class {name!r}"
-            require_memory(needed, what, "use a teacher with fewer features")
-            made = torch.empty(len(index), features.shape[1])
-        made[start : start + len(batch)] = features
-    return made

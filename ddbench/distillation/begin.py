@@ -20,7 +20,6 @@ from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import check_writable
 from ddbench.runtime.jobs import elsewhere
-from ddbench.runtime.origin import code_record
 from ddbench.runtime.progress import Console
 from ddbench.runtime.ranks import ALONE, Ranks
 from ddbench.runtime.resources import Meter
@@ -131,14 +130,18 @@ def begin(
     settings: RunSettings,
     out: Path,
     console: Console,
+    code: dict[str, Any],
 ) -> Run:
     """Check everything, find or make what the method needs, and claim the folder.
+
+    Args:
+        code: what code makes the run (:func:`ddbench.runtime.origin.code_record`).
 
     Raises:
         UserError: whatever the user can mend, before anything is written where possible.
     """
     check_config(config)
-    meter, needs, code, ranks = Meter(), kind.needs(config), code_record(kind), settings.ranks
+    meter, needs, ranks = Meter(), kind.needs(config), settings.ranks
     with ranks.first():
         context, request = look(name, kind, needs, dataset, data, settings, out, console)
     kind.check(config, context)

@@ -28,7 +28,7 @@ from ddbench.distillation.folder import (
     read_state,
     resume,
 )
-from ddbench.distillation.product import finish
+from ddbench.distillation.product import finish, wrap
 from ddbench.methods.base import Method, NotFiniteError
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
@@ -291,7 +291,8 @@ def _merge(run: Run, method: Method[Any], ranges: Sequence[range], covered: int)
             tracker.close()
     cost = meter.report(devices.describe(run.context.device), iterations=method.iterations)
     peaks = [cost["peak_memory_bytes"], *(int(header.get("peak_memory_bytes", 0)) for header in headers)]
-    finish(run, method, cost | {"peak_memory_bytes": max(peaks)}, prepared)
+    synset = wrap(method.distilled(), method, run.resolved)
+    finish(run, synset, cost | {"peak_memory_bytes": max(peaks)}, prepared)
 
 
 def status(

@@ -12,7 +12,7 @@ from ddbench.runtime.files import write_bytes, write_json
 from ddbench.synset import Synset, write_synset
 
 
-def finish(run: Run, method: Method[Any], cost: dict[str, Any], prepared: dict[str, Any]) -> None:
+def finish(run: Run, synset: Synset, cost: dict[str, Any], prepared: dict[str, Any]) -> None:
     """Write the product and what it cost, the product last: where it is, the run is finished.
 
     Args:
@@ -22,7 +22,6 @@ def finish(run: Run, method: Method[Any], cost: dict[str, Any], prepared: dict[s
     Raises:
         UserError: the disk refuses.
     """
-    synset = wrap(method.distilled(), method, run.resolved)
     write_bytes(run.out / "preview.png", preview_png(synset, run.context.preprocess))
     upstream = dict.fromkeys(TOLD_OF_ALL) | {need.key: need.cost(run.context.given(need)) for need in run.needs}
     write_json(run.out / "cost.json", cost | {"upstream": upstream | prepared} | run.settings.ranks.record())

@@ -12,13 +12,15 @@ from ddbench.distillation.begin import Run, begin
 from ddbench.distillation.begin import RunSettings as RunSettings
 from ddbench.distillation.begin import attention_for as attention_for
 from ddbench.distillation.folder import CHECKPOINT, Rhythm, checkpoint, resume
-from ddbench.distillation.product import finish, wrap
+from ddbench.distillation.product import finish
+from ddbench.distillation.product import wrap as _wrap
 from ddbench.methods.base import Method, NotFiniteError
 from ddbench.protocols.plan import Plan, own_protocol
 from ddbench.protocols.protocol import PROTOCOLS, changed
 from ddbench.protocols.training import Settings, train_student
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.origin import code_record
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.tracking import Tracker, open_trackers
@@ -44,7 +46,8 @@ def distill(
         UserError: whatever the user can mend, before anything is written where possible.
         Unfinished: this process's share of the pieces is done, those of others are not.
     """
-    run = begin(name, kind, config, dataset=dataset, data=data, settings=settings, out=out, console=console)
+    told: dict[str, Any] = {"dataset": dataset, "data": data, "settings": settings, "out": out, "console": console}
+    run = begin(name, kind, config, **told, code=code_record(kind))
     ranks = settings.ranks
     with ExitStack() as stack:
         with ranks.first():
@@ -82,7 +85,7 @@ def _steps(run: Run) -> None:
             for tracker in trackers:
                 tracker.close()
     cost = meter.report(devices.describe(run.context.device), iterations=method.iterations)
-    finish(run, method, cost, prepared)
+    finish(run, _wrap(method.distilled(), method, run.resolved), cost, prepared)
 
 
 def _follow(method: Method[Any], done: int) -> None:
@@ -115,7 +118,7 @@ def _loop(
                 metrics = method.step(iteration)
             except NotFiniteError as error:
                 checkpoint(out / CHECKPOINT, method, iteration, meter)
-                write_synset(out / "last_good.safetensors", wrap(method.distilled(), method, resolved))
+                write_synset(out / "last_good.safetensors", _wrap(method.distilled(), method, resolved))
                 raise UserError(
                     f"iteration {iteration}: {error}; stopped, the last good state is {out / 'last_good.safetensors'}"
                 ) from None
@@ -136,7 +139,7 @@ def _loop(
 def _validate(method: Method[Any], settings: RunSettings, resolved: dict[str, Any]) -> float:
     """Held-out accuracy of one student trained on the synset as it is; never the test set."""
     context = method.context
-    synset = wrap(method.distilled(), method, resolved)
+    synset = _wrap(method.distilled(), method, resolved)
     lr = synset.learned_lr
     if lr is not None and lr.ndim == 0 and float(lr) <= 0:
         return 0.0

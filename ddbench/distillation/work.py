@@ -5,6 +5,7 @@ from __future__ import annotations
 from ddbench.distillation.begin import begin
 from ddbench.distillation.pieces import PieceJob, Piecework, piecework_here
 from ddbench.distillation.start import opened
+from ddbench.runtime.origin import code_record
 
 _BEGUN: dict[str, Piecework] = {}
 """The run that this worker is at, by its arguments."""
@@ -21,6 +22,7 @@ def do_piece(job: PieceJob, number: int) -> dict[str, float]:
         key = repr(job)
         if key not in _BEGUN:
             _BEGUN.clear()
-            _BEGUN[key] = Piecework(begin(**opened(**job.arguments)))
+            arguments = opened(**job.arguments)
+            _BEGUN[key] = Piecework(begin(**arguments, code=code_record(arguments["kind"])))
         work = _BEGUN[key]
     return work.do(number)

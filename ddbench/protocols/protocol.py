@@ -209,6 +209,21 @@ _BUILTIN: dict[str, Protocol] = {
             drop_factor=0.2,
             augmentation="color_crop_flip_scale_rotate+cutmix",
         ),
+        # NCFM: AdamW, the rate halved at each fifth, flip, colour, one move, cutout, half of the batches mixed.
+        Protocol(
+            name="ncfm",
+            epochs=2000,
+            optimizer="adamw",
+            lr=0.001,
+            momentum=0.0,
+            lr_source="protocol",
+            batch=128,
+            drops=(0.2, 0.4, 0.6, 0.8),
+            drop_offset=0,
+            drop_factor=0.5,
+            augmentation="flip+color+crop_scale_rotate+cutout+cutmix",
+            mix_probability=0.5,
+        ),
         # One soft label an image, given as logits (DATM, TESLA).
         Protocol(name="soft-v1", labels="soft"),
         # PDD: the stages of a synset one after the other, as many passes together as hard-v1 makes.
@@ -309,6 +324,7 @@ DESCRIPTIONS = {
     "dc-plain": "as DC on all but MNIST: 301 epochs, lr 0.01, optimiser rebuilt at the drop, no augmentation",
     "mtt": "as the public MTT code: dc-legacy at the learned lr",
     "idc": "as IDC and DREAM: batch 64, two drops x 0.2, DSA without cutout, CutMix",
+    "ncfm": "as NCFM: AdamW 0.001, halved at each fifth of 2000 epochs, batch 128, CutMix in half the batches",
     "soft-v1": "one soft label an image (logits), soft cross-entropy, else as hard-v1",
     "pdd": "as hard-v1, but a synset of stages is learned stage by stage, 1000 epochs in all",
     "dd-recipe": "as DD: the synset's learned recipe, replayed step by step on a network of its initialisation",

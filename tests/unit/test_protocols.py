@@ -19,6 +19,7 @@ HASHES = {
     "dc-plain": "e3d8c017bb9081da",
     "mtt": "c113ecfa4aa72d19",
     "idc": "f37bd8911af1d56f",
+    "ncfm": "2424e83b76195875",
     "soft-v1": "c8975c64af3f988c",
     "pdd": "2bc0c127c8e1165b",
     "kd-v1": "465f6050586fc47f",

@@ -1,0 +1,299 @@
+"""NCFM: neural characteristic function matching.
+
+Wang, Yang, Liu, Sun, Hu, He, Zhang; CVPR 2025; arXiv 2502.20653; code: gszfwsb/NCFM.
+
+Each iteration: one of the experts, its weights a random mixture of its start and its end; for every class in turn the
+features of a real batch and of the class's decoded synthetic images, under one augmentation; the loss is the distance
+of their characteristic functions (:mod:`ddbench.training.characteristic`) at random frequencies, and one step on the
+images follows. Then, class by class, one step on the expert's own cross-entropy on them. Stored images carry factor x
+factor smaller ones, as IDC's. With ``--frequencies learned`` a sampler moves the frequencies to where the two differ:
+the images lower the loss, the sampler raises it.
+
+Deviations from the public code, all listed in ``methods/ncfm/README.md``: explicit seeds; the sampler learns (in the
+published code its two gradients cancel), and its frequencies are all different; networks and their starts come from the
+trajectory store; the product is clamped to [0, 1]; a step whose loss or gradient is not finite is not taken.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ddbench.config import setting
+from ddbench.data.augment import apply, draw
+from ddbench.data.formation import LARGEST_FACTOR
+from ddbench.data.specs import resolve_augmentation
+from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
+from ddbench.methods.facts import Facts
+from ddbench.methods.families.distribution import PIXELS_AT_ONCE
+from ddbench.methods.families.multi_formation import form, formation_strategies, formed_input
+from ddbench.methods.needs.experts import Experts
+from ddbench.methods.parts.batches import RealBatches
+from ddbench.methods.parts.frequencies import Frequencies, make_frequencies
+from ddbench.methods.parts.sampling import initial_positions
+from ddbench.networks.base import Student
+from ddbench.runtime import seeds
+from ddbench.runtime.errors import UserError
+from ddbench.training.characteristic import Characteristic, characteristic, discrepancy, unit_rows
+from ddbench.training.distribution import mixes_images
+from ddbench.training.flat import FlatNet, load_flat
+from ddbench.training.loops import OptimizerSettings, load_optimizer_state, make_optimizer, optimizer_state
+from ddbench.training.plateau import Plateau
+
+SCALE = 300.0
+"""Factor of the matching loss, as published; it weighs the loss against that of the fine-tuning steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NCFMConfig:
+    """Settings of NCFM; the defaults are those of the public code."""
+
+    iterations: int = setting(20000, at_least=1)
+    """Outer iterations, each with one expert and two steps a class."""
+    batch_real: int = setting(1024, at_least=1)
+    """Real images of a class in one step, all different (all there are in a smaller class)."""
+    factor: int = setting(2, at_least=1, at_most=LARGEST_FACTOR, expected=f"1 to {LARGEST_FACTOR} tiles a side")
+    """Each stored image carries factor x factor smaller ones."""
+    frequencies: Literal["gauss", "learned"] = "gauss"
+    """Frequencies of the characteristic functions: standard normal, or of a sampler that raises the loss."""
+    frequency_count: int = setting(4096, at_least=2)
+    """Frequencies in one step."""
+    lr_frequencies: float = setting(1e-3, above=0)
+    """Learning rate of the sampler's Adam (learned)."""
+    alpha: float = setting(0.5, at_least=0, at_most=1)
+    """Weight of the amplitudes' difference: how far features scatter."""
+    beta: float = setting(0.5, at_least=0, at_most=1)
+    """Weight of the phases' difference: where they lie."""
+    finetune_steps: int = setting(1, at_least=0)
+    """Sweeps over the classes in an iteration that lower the trained expert's cross-entropy; 0: none."""
+    finetune_weight: float = setting(1.0, at_least=0)
+    """Weight of that cross-entropy."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """Optimiser of the images."""
+    lr_images: float = setting(1e-3, above=0)
+    """Learning rate of the images (pixels)."""
+    momentum: float = setting(0.5, at_least=0, below=1)
+    """Momentum of sgd."""
+    weight_decay: float = setting(5e-4, at_least=0)
+    """Weight decay of adamw: it pulls pixels towards black."""
+    patience: int = setting(500, at_least=0)
+    """The rate of the images is halved where the loss has not fallen for more iterations than this; 0: never."""
+    init: Literal["real", "mix", "dream"] = "mix"
+    """First images: a real one each (real), factor x factor reduced ones (mix), or such chosen by DREAM (dream)."""
+    augmentation: str = "color_crop_cutout"
+    """Families joined by _, dsa for all, or none: flip, colour and cutout always, of crop, scale and rotate one."""
+
+
+class NCFM(Method[NCFMConfig]):
+    """Characteristic functions of features, under networks between the start and the end of experts."""
+
+    config_class = NCFMConfig
+    facts = Facts(
+        title="NCFM",
+        line="characteristic functions of features, at frequencies where they differ",
+        family="distribution matching",
+        protocol="ncfm",
+        paper="Dataset Distillation with Neural Characteristic Function: A Minmax Perspective",
+        authors=(
+            "Shaobo Wang",
+            "Yicun Yang",
+            "Zhiyuan Liu",
+            "Chenghao Sun",
+            "Xuming Hu",
+            "Conghui He",
+            "Linfeng Zhang",
+        ),
+        venue="CVPR",
+        year=2025,
+        arxiv="2502.20653",
+        code="https://github.com/gszfwsb/NCFM",
+    )
+
+    @classmethod
+    def needs(cls, config: NCFMConfig) -> tuple[Experts]:
+        """Experts trained by the optimiser alone: their starts and their ends."""
+        return (Experts(),)
+
+    @classmethod
+    def check(cls, config: NCFMConfig, context: Context) -> None:
+        """Tiles that fit the images, a known augmentation, and something to match.
+
+        Raises:
+            UserError: names the flag, its value and what is possible.
+        """
+        super().check(config, context)
+        side = context.dataset.spec.size
+        if config.factor > side:
+            raise UserError(f"--factor {config.factor}: expected 1 to {side} tiles a side")
+        if not config.alpha and not config.beta:
+            raise UserError("--alpha 0 with --beta 0: nothing is matched; give one of them a number up to 1")
+        formation_strategies(config.augmentation, context.dataset.spec.flip, siamese=True)
+
+    @property
+    def iterations(self) -> int:
+        """Outer iterations."""
+        return self.config.iterations
+
+    @property
+    def augmentation(self) -> str:
+        """The resolved families."""
+        return resolve_augmentation(self.config.augmentation, self.context.dataset.spec.flip)
+
+    def setup(self) -> None:
+        """First images and their optimiser, real batches, networks, frequencies."""
+        config, context = self.config, self.context
+        tiles = 1 if config.init == "real" else config.factor
+        kind = "dream" if config.init == "dream" else "random"
+        positions = initial_positions(context, kind, context.ipc * tiles**2, "ncfm-init")
+        stored = [form(context.train.images[row].float() / 255, tiles) for row in positions]
+        self.images = torch.cat(stored).to(context.device)
+        self.optimizer = make_optimizer([self.images], self._optimizer_settings())
+        self.plateau = Plateau(config.lr_images, config.patience)
+        self._batches = RealBatches(context)
+        self._strategies = formation_strategies(config.augmentation, context.dataset.spec.flip, siamese=True)
+        # batch norms use the statistics of the batch and keep none, dropout is off
+        self.between = self._network()
+        self.trained = self._network()
+        with torch.no_grad():
+            width = self.between.features(torch.zeros(2, *context.dataset.spec.shape, device=context.device)).shape[1]
+        self.frequencies = make_frequencies(
+            config.frequencies, config.frequency_count, width, context.seed, context.device, config.lr_frequencies
+        )
+        limit = max(1, PIXELS_AT_ONCE[context.device.type] // context.dataset.spec.size**2)
+        self._limit = None if mixes_images(self.between) else limit
+
+    def _optimizer_settings(self) -> OptimizerSettings:
+        config = self.config
+        if config.optimizer == "sgd":
+            return OptimizerSettings(lr=config.lr_images, momentum=config.momentum)
+        return OptimizerSettings(name="adamw", lr=config.lr_images, weight_decay=config.weight_decay)
+
+    def _network(self) -> Student:
+        net = FlatNet(self.context.network(0)).to(self.context.device).module
+        return cast(Student, net.requires_grad_(False))
+
+    def step(self, iteration: int) -> dict[str, float]:
+        """One iteration; returns the mean losses of a class, the gradients' norm and the images' learning rate."""
+        before = {name: tensor.clone() for name, tensor in self.state().tensors.items()}
+        try:
+            return self._iterate(iteration)
+        except NotFiniteError:
+            self.load_state(State(tensors=before))
+            raise
+
+    def _iterate(self, iteration: int) -> dict[str, float]:
+        config, classes = self.config, self.context.classes
+        self._take_expert(iteration)
+        self.images.clamp_(0, 1)
+        matching, squares, tuning = 0.0, 0.0, 0.0
+        for label in range(classes):
+            stored = self._stored(label)
+            loss, norm = self._descend(label, stored, self._match(stored, iteration, label), self.frequencies)
+            matching, squares = matching + loss, squares + norm**2
+        for sweep in range(config.finetune_steps):
+            for label in range(classes):
+                stored = self._stored(label)
+                loss, norm = self._descend(label, stored, self._finetune(stored, iteration, label, sweep))
+                tuning, squares = tuning + loss, squares + norm**2
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.plateau.after((matching + tuning) / classes)
+        metrics = {"loss": matching / classes, "grad_norm_images": math.sqrt(squares)}
+        if config.finetune_steps:
+            metrics["finetune_loss"] = tuning / (classes * config.finetune_steps)
+        return {**metrics, "lr_images": self.plateau.rate}
+
+    def _take_expert(self, iteration: int) -> None:
+        """Load the networks of an iteration: an expert's end, and a point between its start and its end."""
+        store, generator = self.context.given(Experts), seeds.generator(self.context.seed, "ncfm-expert", iteration)
+        expert = store.indices[int(torch.randint(len(store.indices), (), generator=generator))]
+        share = float(torch.rand((), generator=generator))
+        start, end = store.rows(expert, 0, store.recipe.epochs)
+        load_flat(self.trained, end)
+        load_flat(self.between, torch.lerp(end, start, share))
+
+    def _stored(self, label: int) -> Tensor:
+        """The stored images ``(ipc, C, H, W)`` of a class as a leaf."""
+        rows = slice(label * self.context.ipc, (label + 1) * self.context.ipc)
+        return self.images[rows].requires_grad_()
+
+    def _descend(
+        self, label: int, stored: Tensor, loss: Tensor, frequencies: Frequencies | None = None
+    ) -> tuple[float, float]:
+        """One step on the images by the loss of a class; frequencies that learn make theirs, upwards.
+
+        The images are one tensor with one optimiser, as in the public code: a step of one class also moves the others,
+        by what their moments still hold.
+
+        Returns:
+            The loss, and the norm of its gradient in the stored images.
+        """
+        learned = frequencies.parameters if frequencies else ()
+        own, *others = torch.autograd.grad(loss, [stored, *learned])
+        values = torch.stack([loss.detach(), *(part.norm() for part in (own, *others))]).tolist()  # one transfer
+        if not all(map(math.isfinite, values)):
+            raise NotFiniteError(
+                f"the loss of class {label} is {values[0]:g}; likely cause: --lr-images {self.config.lr_images:g} is "
+                "too high for this synset: divide it by 10"
+            )
+        self.images.grad = torch.zeros_like(self.images)
+        self.images.grad[label * self.context.ipc : (label + 1) * self.context.ipc] = own
+        self.optimizer.step()
+        self.images.grad = None
+        if frequencies:
+            frequencies.ascend(others)
+        return values[0], values[1]
+
+    def _match(self, stored: Tensor, iteration: int, label: int) -> Tensor:
+        """The matching loss of a class's stored images ``(ipc, C, H, W)``, with everything drawn."""
+        config, context = self.config, self.context
+        generator = seeds.generator(context.seed, "ncfm-match", iteration, label)
+        real = self._batches.batch(label, config.batch_real, generator)
+        synthetic = formed_input(stored, config.factor, None, context.preprocess)
+        for strategy in self._strategies:
+            one = draw(strategy, 1, context.dataset.spec.size, generator)
+            real, synthetic = apply(one, real), apply(one, synthetic)
+        frequencies = self.frequencies.draw(iteration, label)
+        theirs = self._real(real, frequencies)
+        ours = characteristic(unit_rows(self.between.features(synthetic)), frequencies)
+        return SCALE * discrepancy(ours, theirs, config.alpha, config.beta)
+
+    def _real(self, x: Tensor, frequencies: Tensor) -> Characteristic:
+        """The characteristic function of real images; no gradient in their features, which are taken in pieces."""
+        with torch.no_grad():
+            pieces = x.split(self._limit or len(x))
+            features = unit_rows(torch.cat([self.between.features(piece) for piece in pieces]))
+        return characteristic(features, frequencies)
+
+    def _finetune(self, stored: Tensor, iteration: int, label: int, sweep: int) -> Tensor:
+        """The trained expert's weighted cross-entropy on a class's decoded images."""
+        config, context = self.config, self.context
+        generator = seeds.generator(context.seed, "ncfm-finetune", iteration, sweep, label)
+        x = formed_input(stored, config.factor, None, context.preprocess)
+        for strategy in self._strategies:
+            x = apply(draw(strategy, 1, context.dataset.spec.size, generator), x)
+        labels = torch.full((len(x),), label, device=x.device)
+        return config.finetune_weight * F.cross_entropy(self.trained(x), labels)
+
+    def distilled(self) -> Distilled:
+        """Stored images as network input, hard labels, and the factor that the evaluator decodes with."""
+        images = self.context.preprocess.apply(self.images.clamp(0, 1)).cpu()
+        return Distilled(images=images, labels=self.context.hard_labels(), decode_factor=self.config.factor)
+
+    def state(self) -> State:
+        """Images and their moments, the schedule of the rate, the sampler."""
+        moments = optimizer_state(self.optimizer, "image_moments")
+        own: dict[str, Any] = {"images": self.images, **moments, **self.plateau.state(), **self.frequencies.state()}
+        return State(tensors=own)
+
+    def load_state(self, state: State) -> None:
+        """Take over what :meth:`state` gave."""
+        self.images.copy_(state.tensors["images"])
+        self.plateau.load_state(state.tensors)
+        self.optimizer = make_optimizer([self.images], replace(self._optimizer_settings(), lr=self.plateau.rate))
+        load_optimizer_state(self.optimizer, "image_moments", state.tensors)
+        self.frequencies.load_state(state.tensors)

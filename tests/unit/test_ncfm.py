@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import cmath
-import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -297,9 +296,9 @@ def test_refused(context: Context, settings: dict[str, Any], words: str):
     assert "\n" not in str(caught.value)
 
 
-def test_experts_that_are_missing_are_told(refused: Callable[..., str], tmp_path: Path):
-    message = functools.partial(refused, root=tmp_path)
-    message(["distill", "--method", "ncfm", "--dataset", "digits", "--ipc", 1], "no experts", "ddbench buffer")
+def test_experts_that_are_missing_are_told(refused: Callable[..., str]):
+    argv = ["distill", "--method", "ncfm", "--dataset", "digits", "--ipc", 1, "--recipe", "none"]
+    refused(argv, "no experts", "ddbench buffer")
 
 
 # The schedule of the rate

@@ -9,11 +9,12 @@ from __future__ import annotations
 from ddbench.registry import Registry
 
 LINES = {
+    "continual": "class-incremental learning with a memory of distilled images: accuracy after each step, forgetting",
     "transfer": "features for another dataset: linear probe and fine-tuning; how redundant the images are",
 }
 """The tasks of this package, each in one line."""
 
-_CLASSES = {"transfer": "Transfer"}
+_CLASSES = {"continual": "Continual", "transfer": "Transfer"}
 
 TASKS = Registry("task", "ddbench.tasks", {name: f"{__name__}.{name}:{kind}" for name, kind in _CLASSES.items()})
 

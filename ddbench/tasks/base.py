@@ -229,18 +229,19 @@ def table_lines(results: Mapping[str, Any]) -> list[str]:
     lines = []
     for row in results["rows"]:
         for name, entry in row["metrics"].items():
-            lines.append(f"{row['run']}  {name}: {_shown(entry)}")
+            lines.append(f"{row['run']}  {name}: {shown(entry)}")
     for row in results["differences"]:
         for name, entry in row["metrics"].items():
-            tie = ", a tie" if entry["tie"] else ""
-            lines.append(f"{row['run']} - {', '.join(row['against'])}  {name}: {_shown(entry)}{tie}")
+            lines.append(f"{row['run']} - {', '.join(row['against'])}  {name}: {shown(entry)}")
     return lines
 
 
-def _shown(entry: Mapping[str, Any]) -> str:
+def shown(entry: Mapping[str, Any]) -> str:
+    """A mean with its interval; of a difference also whether it is a tie."""
+    tie = ", a tie" if entry.get("tie") else ""
     if entry["low"] is None:
-        return f"{entry['mean']:.4f}"
-    return f"{entry['mean']:.4f} ({entry['low']:.4f} to {entry['high']:.4f})"
+        return f"{entry['mean']:.4f}{tie}"
+    return f"{entry['mean']:.4f} ({entry['low']:.4f} to {entry['high']:.4f}){tie}"
 
 
 def refuse_replay(runs: Sequence[Run], synsets: Mapping[str, Synset], why: str) -> None:

@@ -82,20 +82,20 @@ def _commands() -> list[tuple[str, list[str]]]:
     run, student = "{at}/run", ["--students", TINY, "--seeds", "2"]
     buffer = ["buffer", "--dataset", "digits", "--student", TINY, "--experts", "2", "--epochs", "4", "--lr", "0.02"]
     trajectory = ["--student-steps", "2", "--expert-epochs", "1", "--max-start-epoch", "2", "--lr-images", "10"]
-    scored = ["--epochs", "20", "--workers", "1"]
+    alone = ["--workers", "1"]
     teacher = ["teacher", "--dataset", "digits", "--student", TINY, "--epochs", "2", "--teachers", "{at}/teachers"]
     distill = ["distill", "--method", "mtt", *small, "--iterations", "2", *trajectory, "--buffers", "{at}/buffers"]
     taught = ["--teachers", "{at}/teachers"]
     return [
         ("doctor", ["doctor"]),
-        ("buffer", [*buffer, "--batch", "256", "--buffers", "{at}/buffers", *how]),
+        ("buffer", [*buffer, "--batch", "256", "--buffers", "{at}/buffers", *alone, *how]),
         ("teacher", [*teacher, *how]),
         ("distill", [*distill, "--out", run, *how]),
-        ("evaluate", ["evaluate", run, *student, *scored, *how]),
-        ("evaluate kd-v1", ["evaluate", run, "--protocol", "kd-v1", *student, "--epochs", "2", *taught, *how]),
+        ("evaluate", ["evaluate", run, *student, "--epochs", "20", *alone, *how]),
+        ("evaluate kd-v1", ["evaluate", run, "--protocol", "kd-v1", *student, "--epochs", "2", *taught, *alone, *how]),
         ("relabel", ["relabel", run, "--epochs", "2", *taught, *how]),
-        ("scores", ["scores", run, "--student", TINY, "--repeats", "2", "--epochs", "2", *how]),
-        ("export", ["export", run, "--format", "pt", "--out", "{at}/exported"]),
+        ("scores", ["scores", run, "--student", TINY, "--repeats", "2", "--epochs", "2", *alone, *how]),
+        ("export", ["export", run, "--format", "npz", "--out", "{at}/exported"]),
         ("info", ["info", run]),
         ("leaderboard", ["leaderboard", "build", "--leaderboard", "{at}"]),
     ]

@@ -94,6 +94,16 @@ def test_a_method_is_compared_with_itself_on_the_cpu(tmp_path: Path, name: str) 
     assert one.equal(two)
 
 
+def test_every_verb_ends_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.gpu import smoke
+
+    monkeypatch.setenv("DDBENCH_DATA", str(tmp_path))
+    smoke.verbs(world(tmp_path), report(tmp_path))
+    lines = (tmp_path / "part.md").read_text().splitlines()[8:]
+    assert len(lines) == len(smoke._commands())
+    assert [line for line in lines if not line.endswith("| yes |")] == []
+
+
 def test_the_lines_of_speed(tmp_path: Path) -> None:
     from benchmarks.gpu import speed
 

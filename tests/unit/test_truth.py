@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
+from ddbench.cli.distill import arguments
 from ddbench.cli.main import run
 from ddbench.leaderboard.board import Board, read_board
 from ddbench.leaderboard.pages.truth import document, lines, summary
 from ddbench.leaderboard.plans import REPRODUCTION, Plan, find_plan, read_plan, shipped_plans
 from ddbench.leaderboard.published import Published, judge
+from ddbench.leaderboard.reproduction import Workshop, distill_flags
 from ddbench.leaderboard.truth import Truth, reproduction_plans, truths
 from ddbench.runtime.errors import UserError
 from ddbench.statistics import summarise
@@ -134,6 +136,16 @@ def test_shipped_cells_of_reproduction_say_what_they_differ_in() -> None:
             assert cell.config, f"{cell.name}: rows of other settings would count"
             if cell.not_comparable:
                 assert cell.deviations, cell.name
+
+
+def test_cells_of_reproduction_are_commands_with_their_own_settings(tmp_path: Path) -> None:
+    """What a cell asks of its row is what its command makes."""
+    workshop = Workshop(out=tmp_path, leaderboard=tmp_path, submission={}, common=(), cores=1)
+    for plan in reproduction_plans():
+        for cell in {cell.method: cell for cell in plan.cells}.values():
+            given = arguments(distill_flags(cell, workshop)[1:])
+            assert {name: given[name] for name in cell.config} == cell.config, cell.name
+            assert cell.student in ("", given["student"]), cell.name
 
 
 def test_only_rows_of_the_cells_own_settings_count(board: Board) -> None:

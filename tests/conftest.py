@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,19 @@ def contents(folder: Path, *skip: str) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not path.name.endswith(skip or ("\0",))
     }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def board_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What is kept of boards, away from the user's own; on in all tests, which so try that it hides nothing."""
+    folder = tmp_path_factory.mktemp("boards")
+    before = os.environ.get("DDBENCH_BOARD_CACHE")
+    os.environ["DDBENCH_BOARD_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["DDBENCH_BOARD_CACHE"]
+    else:
+        os.environ["DDBENCH_BOARD_CACHE"] = before
 
 
 @pytest.fixture(scope="session")

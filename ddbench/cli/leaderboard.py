@@ -93,10 +93,10 @@ def _build(argv: list[str]) -> None:
         "Write LEADERBOARD.md, index.html and rows/, which index.html loads, from the results of a board.",
         "  ddbench leaderboard build\n  ddbench leaderboard build --check",
     )
-    from ddbench.leaderboard.audit import checked_results
+    from ddbench.leaderboard.audit import known_or_checked
     from ddbench.leaderboard.pages.page import PAGES, build, check
 
-    results, _ = checked_results(args.leaderboard)
+    results, _ = known_or_checked(args.leaderboard)
     paths = check(args.leaderboard, results) if args.check else build(args.leaderboard, results)
     rows = len(paths) - PAGES
     said = [*map(str, paths[:PAGES]), *([f"{rows} files in {paths[-1].parent}"] if rows else [])]
@@ -111,11 +111,7 @@ def _show(argv: list[str]) -> None:
         "Print the board as tables. Bold: rank 1 of its column; rows that cannot be told apart share a rank.",
         "  ddbench leaderboard show\n  ddbench leaderboard show --dataset digits --ipc 10 --student mlp-d3-w128",
     )
-    from ddbench.leaderboard.board import read_board
-    from ddbench.leaderboard.pages.terminal import show
-    from ddbench.leaderboard.pages.view import lay_out
-    from ddbench.leaderboard.select import Selection, select
+    from ddbench.leaderboard.pages.terminal import show_board
+    from ddbench.leaderboard.select import Selection
 
-    cells = read_board(args.leaderboard).cells
-    chosen = select(cells, Selection(args.dataset, args.ipc, args.labels, args.student, args.verified))
-    show([lay_out(cell, args.student) for cell in chosen])
+    show_board(args.leaderboard, Selection(args.dataset, args.ipc, args.labels, args.student, args.verified))

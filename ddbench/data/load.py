@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from ddbench.data.dataset import Dataset, check_dataset
 from ddbench.data.specs import dataset_spec
 from ddbench.registry import resolve
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.folders import user_cache
 from ddbench.runtime.progress import Console
 
 
@@ -24,9 +24,7 @@ def data_root(root: Path | None) -> Path:
     named = os.environ.get("DDBENCH_DATA")
     if named:
         return Path(named).expanduser()
-    variable = "LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME"
-    cache = os.environ.get(variable)
-    return (Path(cache) if cache else Path.home() / ".cache") / "ddbench"
+    return user_cache()
 
 
 def load_dataset(

@@ -17,9 +17,10 @@ from typing import Any
 
 from ddbench.leaderboard.compiled import compile_schema
 from ddbench.leaderboard.consistency import check_scores, protocol_of, same
+from ddbench.leaderboard.kept import Kept, Marks, digest
 from ddbench.leaderboard.result import KIND, SCHEMA, Metric, Result, Run, plain
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import canonical_json, read_json, text_hash, write_json
+from ddbench.runtime.files import canonical_json, json_of, read_bytes, read_json, text_hash, write_json
 from ddbench.statistics import Statistics, summarise
 
 MAX_RESULT_BYTES = 2**20
@@ -136,15 +137,27 @@ def load_results(root: Path) -> list[Result]:
     Raises:
         UserError: a file is refused, or is not where its content says it belongs.
     """
-    found = []
+    found, marks = [], Kept(root).marks("results")
     for path in sorted((root / RESULTS).rglob("*.json")):
         if path.name.endswith(".verified.json"):  # see ddbench.leaderboard.verification
             continue
-        result = read_result(path)
+        result = _read_marked(path, marks)
         if path.relative_to(root) != result_path(result):
             raise UserError(f"{path}: this result belongs at {root / result_path(result)}; move it there")
         found.append(result)
+    marks.keep()
     return found
+
+
+def _read_marked(path: Path, marks: Marks) -> Result:
+    """The same as :func:`read_result`; a content that passed the check is not checked again."""
+    data = read_bytes(path, "result file", MAX_RESULT_BYTES)
+    key = digest(data)
+    if key in marks:
+        return Result.from_json(json.loads(data))
+    result = check_result(json_of(data, path, "result file"), str(path))
+    marks.add(key)
+    return result
 
 
 def check_text(value: Any, where: str) -> None:

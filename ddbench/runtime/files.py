@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,19 +115,22 @@ def write_bytes(path: Path, data: bytes) -> None:
     write_atomic(path, lambda temporary: _dump(temporary, data))
 
 
-def write_derived(texts: dict[Path, str]) -> None:
-    """Write many UTF-8 texts that can be made again, each atomically for readers, without waiting for the disk.
+def write_derived(contents: Mapping[Path, str | bytes]) -> None:
+    """Write many files that can be made again, each atomically for readers, without waiting for the disk.
+
+    Args:
+        contents: path -> bytes, or text for UTF-8.
 
     Raises:
         UserError: a folder cannot be written to or the disk is full.
     """
-    for folder in {path.parent for path in texts}:
+    for folder in {path.parent for path in contents}:
         _sweep(folder)
-    for path, text in texts.items():
+    for path, content in contents.items():
         temporary = _temporary(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _dump(temporary, text.encode())
+            _dump(temporary, content.encode() if isinstance(content, str) else content)
             os.replace(temporary, path)
         except OSError as error:
             raise _explain(error, path) from error
@@ -225,7 +228,15 @@ def read_json(path: Path, what: str, limit: int = MAX_JSON_BYTES) -> Any:
     Raises:
         UserError: see :func:`plain_file`, or not JSON as :func:`parse_json` takes it.
     """
-    data = read_bytes(path, what, limit)
+    return json_of(read_bytes(path, what, limit), path, what)
+
+
+def json_of(data: bytes, path: Path, what: str) -> Any:
+    """The value of a JSON file that was read.
+
+    Raises:
+        UserError: not JSON as :func:`parse_json` takes it.
+    """
     try:
         return parse_json(data.decode("utf-8"))
     except ValueError as error:

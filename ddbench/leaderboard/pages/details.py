@@ -11,6 +11,7 @@ from ddbench.evaluation.ddranking.definitions import SCORES, TITLES
 from ddbench.leaderboard.columns import SHORT
 from ddbench.leaderboard.commands import commands
 from ddbench.leaderboard.images import published_size
+from ddbench.leaderboard.kept import Marks
 from ddbench.leaderboard.pages.view import bytes_text, number_text, seconds_text, statistics_text
 from ddbench.leaderboard.result import CodeInfo, Cost, Costs, Result
 from ddbench.leaderboard.rows import FULL, Cell, Row
@@ -50,25 +51,38 @@ def rounded(value: Any) -> Any:
 
 
 def row_details(
-    cell: Cell, row: Row, root: Path, verifications: Mapping[str, Verification], pool: Pool
+    cell: Cell,
+    row: Row,
+    root: Path,
+    verifications: Mapping[str, Verification],
+    pool: Pool,
+    marks: Marks | None = None,
 ) -> dict[str, Any]:
     """Everything that an opened row shows: its results, and the ones that they superseded.
 
     Args:
         root: of the board, to see which files lie beside a result.
+        marks: previews that need no second look.
 
     Raises:
         UserError: a preview is refused.
     """
     full = next((one.first for one in cell.rows if one.reference == FULL), None)
     return {
-        "results": [result_details(result, root, verifications.get(result.id), pool, full) for result in row.results],
+        "results": [
+            result_details(result, root, verifications.get(result.id), pool, full, marks) for result in row.results
+        ],
         "earlier": [_earlier(cell, result) for result in row.earlier],
     }
 
 
 def result_details(
-    result: Result, root: Path, verification: Verification | None, pool: Pool, full: Result | None
+    result: Result,
+    root: Path,
+    verification: Verification | None,
+    pool: Pool,
+    full: Result | None,
+    marks: Marks | None = None,
 ) -> dict[str, Any]:
     """One result: who and what, every single run, pooled curves, recipe, cost, commands, verification.
 
@@ -85,7 +99,7 @@ def result_details(
     found = {
         "id": result.id,
         "path": path.as_posix(),
-        "picture": [path.with_suffix(".png").as_posix(), *published_size(picture)] if picture.is_file() else [],
+        "picture": [path.with_suffix(".png").as_posix(), *published_size(picture, marks)] if picture.is_file() else [],
         "synset": beside.as_posix() if (root / beside).is_file() else said.synset_url or "",
         "sha256": synset.sha256,
         "title": said.method_title,

@@ -8,8 +8,9 @@ row shows is loaded from its own file (:mod:`ddbench.leaderboard.pages.row_files
 from __future__ import annotations
 
 import base64
-import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ddbench.leaderboard.board import Board, read_board
+from ddbench.leaderboard.kept import Kept, board_digest
 from ddbench.leaderboard.pages import embed, markdown, row_files, truth
 from ddbench.leaderboard.pages.embed import largest, methods, shortened
 from ddbench.leaderboard.pages.view import Table, lay_out, parts
@@ -26,7 +28,7 @@ from ddbench.leaderboard.schema import RESULTS, result_path
 from ddbench.leaderboard.truth import reproduction_plans, truths
 from ddbench.leaderboard.verification import SUFFIX
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import write_derived, write_text
+from ddbench.runtime.files import file_hash, write_derived, write_text
 
 MARKDOWN_BYTES = 400_000
 """Bound on the table lines of LEADERBOARD.md; a page beyond half a megabyte is not rendered by code hosts."""
@@ -72,6 +74,9 @@ def build(root: Path, results: Sequence[Result] | None = None) -> list[Path]:
     Raises:
         UserError: as :func:`render`, or the folder cannot be written to.
     """
+    before = board_digest(root / RESULTS)
+    if (known := _as_kept(root, before)) is not None:
+        return known
     there = _there(root)
     if results is not None and len(results) != sum(not path.name.endswith(SUFFIX) for path in there):
         results = None
@@ -84,9 +89,11 @@ def build(root: Path, results: Sequence[Result] | None = None) -> list[Path]:
                 write_text(path, text)
         for path in row_files.stale(root, set(pages)):
             path.unlink(missing_ok=True)
-        before, there, results = there, _there(root), None
-        if there == before:
+        earlier, there, results = there, _there(root), None
+        if there == earlier:
+            _keep(root, before, pages)
             return list(pages)
+        before = board_digest(root / RESULTS)
 
 
 def _there(root: Path) -> dict[Path, int]:
@@ -100,6 +107,9 @@ def check(root: Path, results: Sequence[Result] | None = None) -> list[Path]:
     Raises:
         UserError: as :func:`render`, a file is missing or differs, or one is of a row that is not there.
     """
+    before = board_digest(root / RESULTS)
+    if (known := _as_kept(root, before)) is not None:
+        return known
     pages = render(root, results)
     again = f"run `ddbench leaderboard build --leaderboard {root}` and commit it"
     for path, text in pages.items():
@@ -107,7 +117,27 @@ def check(root: Path, results: Sequence[Result] | None = None) -> list[Path]:
             raise UserError(f"{path} {'differs from a fresh build' if path.is_file() else 'is missing'}: {again}")
     for path in row_files.stale(root, set(pages)):
         raise UserError(f"{path} is of no row that is on the page: {again}")
+    _keep(root, before, pages)
     return list(pages)
+
+
+def _as_kept(root: Path, before: bytes | None) -> list[Path] | None:
+    """The generated files where they are, to the byte, what these very results gave before; else None."""
+    text = None if before is None else Kept(root).product("pages", before)
+    if text is None:
+        return None
+    hashes = {root / name: found for name, found in json.loads(text)}
+    same = all(path.is_file() and file_hash(path) == found for path, found in hashes.items())
+    return list(hashes) if same and not row_files.stale(root, set(hashes)) else None
+
+
+def _keep(root: Path, before: bytes | None, pages: Mapping[Path, str]) -> None:
+    """Keep what these results gave, if nobody wrote meanwhile."""
+    if before is not None and board_digest(root / RESULTS) == before:
+        hashes = [
+            (path.relative_to(root).as_posix(), sha256(text.encode()).hexdigest()) for path, text in pages.items()
+        ]
+        Kept(root).keep("pages", before, json.dumps(hashes))
 
 
 def _holds(path: Path, data: bytes) -> bool:
@@ -119,7 +149,7 @@ def _asset(name: str) -> str:
 
 
 def _source_hash(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+    return f"sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}"
 
 
 def _environment() -> Environment:

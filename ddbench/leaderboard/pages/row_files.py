@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ddbench.leaderboard.board import Board
+from ddbench.leaderboard.kept import Kept
 from ddbench.leaderboard.pages.details import Pool, row_details
 from ddbench.leaderboard.pages.view import Table
 
@@ -26,7 +27,7 @@ def row_files(board: Board, tables: Sequence[Table]) -> Iterator[tuple[Path, str
     Raises:
         UserError: a preview is refused.
     """
-    seen = set()
+    seen, marks = set(), Kept(board.root).marks("previews")
     for table in tables:
         for line in table.lines:
             if line.row is None or line.row.first.id in seen:
@@ -34,8 +35,9 @@ def row_files(board: Board, tables: Sequence[Table]) -> Iterator[tuple[Path, str
             name = line.row.first.id
             seen.add(name)
             pool = Pool()
-            details = row_details(table.cell, line.row, board.root, board.verifications, pool)
+            details = row_details(table.cell, line.row, board.root, board.verifications, pool, marks)
             yield board.root / FOLDER / f"{name}.js", script(name, details | {"texts": list(pool.texts)})
+    marks.keep()
 
 
 def script(name: str, value: object) -> str:

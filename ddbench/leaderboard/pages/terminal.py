@@ -3,23 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from ddbench.leaderboard.pages.view import Table, parts
+from ddbench.leaderboard.board import read_board
+from ddbench.leaderboard.kept import made_once
+from ddbench.leaderboard.pages.view import Table, lay_out, parts
+from ddbench.leaderboard.select import Selection, select
 
 PLAIN_WIDTH = 200
 """Columns when the output is no terminal: wide enough that nothing is cut."""
 
 
+def show_board(root: Path, selection: Selection) -> None:
+    """Print part of a board; the same part of the same files as it was printed before (:mod:`..kept`).
+
+    Raises:
+        UserError: as :func:`read_board` and :func:`select`.
+    """
+    console = _console()
+
+    def make() -> str:
+        cells = select(read_board(root).cells, selection)
+        with console.capture() as captured:
+            show([lay_out(cell, selection.student) for cell in cells], console)
+        return captured.get()
+
+    look = (console.width, console.color_system, console.is_terminal, console.encoding, console.legacy_windows)
+    text = make() if not root.is_dir() else made_once(root, "show", f"{selection} {look} {console.no_color}", make)
+    console.file.write(text)
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+
+
 def show(tables: Sequence[Table], console: Console | None = None) -> None:
     """Print the tables; text of submitters is never read as markup."""
-    if console is None:
-        console = Console(highlight=False)
-        if not console.is_terminal:
-            console = Console(highlight=False, width=PLAIN_WIDTH)
+    console = console or _console()
     if not tables:
         console.print("the board is empty; `ddbench submit RUN` adds a row")
     for table in tables:

@@ -120,7 +120,8 @@ def _given(parts: Mapping[str, Any]) -> dict[str, Any]:
     given = {name: value for part in parts.values() for name, value in vars(part).items()}
     # A job array distills with a seed a task as a rule: what its variables say counts where --shard asks for it only.
     shard = WHOLE if run.shard is None else run.part
-    return {name: value for name, value in given.items() if name not in (*ENGINE, *SHARE)} | {"shard": shard}
+    own = {name: value for name, value in given.items() if name not in (*ENGINE, *SHARE)}
+    return own | {"shard": shard, "in_parts": run.engine != "local"}
 
 
 def evaluation_command(run: Path, method: str, header: Mapping[str, Any] | None = None) -> str:

@@ -19,7 +19,6 @@ from ddbench.networks.check import check_student
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import check_writable
-from ddbench.runtime.jobs import elsewhere
 from ddbench.runtime.progress import Console
 from ddbench.runtime.ranks import ALONE, Ranks
 from ddbench.runtime.resources import Meter
@@ -36,11 +35,13 @@ class Sharing:
     Attributes:
         shard: which of them this process does.
         workers: processes that do them.
+        in_parts: do them one by one in any case, as an engine such as Ray wants them.
         arguments: of :func:`ddbench.distillation.start.distill`, by which a worker begins the run for itself.
     """
 
     shard: Shard = WHOLE
     workers: int = 1
+    in_parts: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -48,7 +49,7 @@ class Sharing:
         """The flag that asks for it; empty: none does, and one process does all steps in turn."""
         if self.shard.count > 1:
             return f"--shard {self.shard.index}/{self.shard.count}"
-        return f"--workers {self.workers}" if self.workers > 1 else "--engine ray" if elsewhere() else ""
+        return f"--workers {self.workers}" if self.workers > 1 else "--engine ray" if self.in_parts else ""
 
 
 @dataclass(frozen=True, kw_only=True)

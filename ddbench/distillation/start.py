@@ -166,6 +166,7 @@ def distill(
     quiet: bool = False,
     workers: int = 1,
     shard: Shard = WHOLE,
+    in_parts: bool = False,
     **settings: Any,
 ) -> Path:
     """Make a synset with a method, as ``ddbench distill``; a killed run goes on, a finished one is left as it is.
@@ -183,8 +184,8 @@ def distill(
         skip_broken: leave image files that cannot be read out; else they are named and nothing is done.
         device, threads: ``auto``, ``cpu``, ``cuda[:<i>]``; 0: as many as the run was begun with, a new one 1 thread
             for images up to 16 px, else one a core, shared out over the workers.
-        workers, shard: processes that share the parts of the work out, 0: one a core; and which of the parts this
-            process does. For methods whose parts need nothing of each other (RDED, SRe2L, D3HR, coresets and more).
+        workers, shard, in_parts: processes that share the parts of the work out, 0: one a core; which of the parts this
+            process does; part by part in any case, as :func:`ddbench.runtime.jobs.engine` wants it. For methods whose parts need nothing of each other (RDED, SRe2L, D3HR, coresets and more).
         settings: the method's own settings by name, and flags of what it needs (``buffers``, ...).
 
     Returns:
@@ -291,7 +292,7 @@ def _opened(
     workers = worker_count(given["workers"], begun)[0]
     threads = own_threads(begun, side, ranks.beside * workers)
     how = {name: given[name] for name in _HOW} | {"threads": threads, "device": ranks.device(given["device"])}
-    again = {**given, "out": out, "threads": threads, "quiet": True, "workers": 1, "shard": WHOLE}
+    again = {**given, "out": out, "threads": threads, "quiet": True, "workers": 1, "shard": WHOLE, "in_parts": False}
     run = RunSettings(
         **how,
         ranks=ranks,

@@ -53,11 +53,6 @@ def engine(one: Engine) -> Iterator[None]:
         _ENGINE.reset(token)
 
 
-def elsewhere() -> bool:
-    """Whether jobs run on another engine now."""
-    return _ENGINE.get() is not None
-
-
 def run_jobs(
     target: str, shared: Any, payloads: Sequence[Any], workers: int, deadline: float | None = None
 ) -> Iterator[tuple[int, Any]]:

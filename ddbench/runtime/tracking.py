@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -93,13 +94,15 @@ class _TensorBoard:
 
 
 def check_tracker(name: str) -> None:
-    """Refuse an unknown tracker.
+    """Refuse a tracker that is not known, or not installed, before work.
 
     Raises:
-        UserError: names the known ones.
+        UserError: names the known ones, or how it is installed.
     """
     if name not in TRACKERS:
         raise UserError(f"--track: {name!r} is none of {', '.join(TRACKERS)}")
+    if name != TRACKERS[0] and importlib.util.find_spec(name) is None:
+        raise UserError(f"--track {name} needs the package {name}: {install_words(name)}")
 
 
 def open_trackers(name: str, folder: Path, config: dict[str, Any], done: int, console: Console) -> list[Tracker]:

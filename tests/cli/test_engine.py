@@ -20,6 +20,7 @@ VERBS = [
     ["evaluate", "run"],
     ["scores", "run"],
     ["reproduce", "digits-cpu"],
+    ["distill", "--method", "kcenter", "--ipc", "1"],
 ]
 
 
@@ -63,6 +64,13 @@ def test_refusals(flags: list[str], needle: str, here: Path, refused: Callable):
     assert time.monotonic() - begin < 30
 
 
+@pytest.mark.parametrize("name", ["wandb", "tensorboard"])
+def test_without_a_tracker(name: str, here: Path, refused: Callable, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    flags = ["distill", "--method", "kcenter", "--dataset", "digits", "--ipc", 1, "--track", name]
+    refused(flags, f"--track {name} needs the package {name}: pip install", f"[{name}]")
+
+
 class Backwards:
     """An engine that does the last job first."""
 
@@ -77,3 +85,10 @@ def test_jobs_run_on_the_engine_of_the_block():
     with jobs.engine(Backwards()):
         assert list(run_jobs("builtins:pow", 2, [1, 2, 3], workers=1)) == [(2, 8), (1, 4), (0, 2)]
     assert list(run_jobs("builtins:pow", 2, [1, 2, 3], workers=1)) == [(0, 2), (1, 4), (2, 8)]
+
+
+def test_what_a_verb_distills_for_itself_is_done_by_itself(ddb: Callable, tmp_path: Path):
+    """An engine is for the jobs of the verb that was asked to use it; a method of one piece is no mistake then."""
+    with jobs.engine(Backwards()):
+        made = ddb(*random_tiny(tmp_path / "run"))
+    assert made.code == 0, made.err

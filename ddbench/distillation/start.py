@@ -185,7 +185,8 @@ def distill(
         device, threads: ``auto``, ``cpu``, ``cuda[:<i>]``; 0: as many as the run was begun with, a new one 1 thread
             for images up to 16 px, else one a core, shared out over the workers.
         workers, shard, in_parts: processes that share the parts of the work out, 0: one a core; which of the parts this
-            process does; part by part in any case, as :func:`ddbench.runtime.jobs.engine` wants it. For methods whose parts need nothing of each other (RDED, SRe2L, D3HR, coresets and more).
+            process does; part by part in any case, as :func:`ddbench.runtime.jobs.engine` wants it. For methods whose
+            parts need nothing of each other (RDED, SRe2L, D3HR, coresets and more).
         settings: the method's own settings by name, and flags of what it needs (``buffers``, ...).
 
     Returns:

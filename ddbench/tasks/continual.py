@@ -26,20 +26,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddbench.config import apply_config, setting
+from ddbench.config import setting
 from ddbench.data.dataset import Dataset, Split, make_dataset
 from ddbench.data.preprocess import kind_of
-from ddbench.distillation.runner import RunSettings, distill
 from ddbench.methods import METHODS
-from ddbench.methods.needs.flags import TeacherFlags
-from ddbench.networks.names import default_student
 from ddbench.runtime.device import resolve_device
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash
-from ddbench.runtime.progress import Console
 from ddbench.statistics import summarise_groups
 from ddbench.synset import FILE, Budget, Synset, read_synset
 from ddbench.tasks.base import BASELINE, STATISTICS_SCHEMA, Job, Records, Task, Unit, shown
+from ddbench.tasks.distilling import Source, again, check_source, default_source, source_of
 from ddbench.tasks.learning import real_inputs, trained
 from ddbench.tasks.measures import forgetting, paired_groups, seen_accuracies
 from ddbench.training.loops import predict
@@ -63,18 +60,6 @@ class ContinualConfig:
     """Use the runs' synsets as they are, distilled from all classes at once: their rows are marked as leaking."""
     against: str = "random,herding"
     """Methods that are learned beside the runs, with their defaults; empty: none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """What fills a memory: a method with its settings."""
-
-    label: str
-    method: str
-    config: Mapping[str, Any]
-    student: str
-    seed: int
-    synset: Synset | None = None
 
 
 class Continual(Task[ContinualConfig]):
@@ -123,22 +108,14 @@ class Continual(Task[ContinualConfig]):
         first = self.synsets[job.runs[0].label]
         self.holdout = _holdout(first)
         self.preprocess = self.plan(job.runs[0].label).preprocess
-        self.sources = [self._source(run.label) for run in job.runs]
-        for name in filter(None, map(str.strip, config.against.split(","))):
-            student = default_student(self.dataset.spec.size)
-            self.sources.append(Source(label=name, method=name, config={}, student=student, seed=0))
+        self.sources = [source_of(run.label, self.synsets[run.label]) for run in job.runs]
+        names = filter(None, map(str.strip, config.against.split(",")))
+        self.sources += [default_source(name, self.dataset.spec.size) for name in names]
         self.by_label = {source.label: source for source in self.sources}
 
-    def _source(self, label: str) -> Source:
-        synset = self.synsets[label]
-        return Source(
-            label=label,
-            method=synset.method,
-            config={name: value for name, value in synset.config.items() if name != "holdout"},
-            student=synset.student or default_student(self.dataset.spec.size),
-            seed=synset.seed,
-            synset=synset if self.config.joint else None,
-        )
+    def _joint(self, label: str) -> Synset | None:
+        """The set of all classes that fills the memory of a run; None: its steps are distilled."""
+        return self.synsets.get(label) if self.config.joint else None
 
     def check(self) -> None:
         super().check()
@@ -161,33 +138,12 @@ class Continual(Task[ContinualConfig]):
                 raise UserError(f"{run.path}: its preprocess is not meanstd: a whitening of all classes would leak")
             if config.joint:
                 _check_joint(run.path, synset, config.memory)
-        for source in self.sources:
-            self._check_source(source)
-
-    def _check_source(self, source: Source) -> None:
-        """Refuse a method that cannot be run step by step.
-
-        Raises:
-            UserError: says what is missing.
-        """
-        if source.synset is not None:
-            return
         remedy = "leave it out, or give --joint, which uses the set as it is and marks its row as leaking"
-        if source.method not in METHODS:
-            raise UserError(
-                f"{source.label}: no method {source.method!r} is known, so its steps cannot be distilled, and the set "
-                f"itself has seen all classes; {remedy}"
-            )
-        kind = METHODS.get(source.method)
-        if kind.unit != "ipc":
-            raise UserError(f"{source.label}: {source.method} has no images per class; {remedy}")
-        needs = kind.needs(apply_config(kind.config_class, dict(source.config), source.label))
-        early = [need.key for need in needs if need.early]
-        if early:
-            raise UserError(
-                f"{source.label}: {source.method} needs {', '.join(early)} of each step's classes, which are not "
-                f"recorded here; {remedy}"
-            )
+        for source in self.sources:
+            if self._joint(source.label) is None:
+                check_source(source, remedy)
+                if METHODS.get(source.method).unit != "ipc":
+                    raise UserError(f"{source.label}: {source.method} has no images per class; {remedy}")
 
     def decides(self) -> dict[str, Any]:
         return {"orders": self.orders, "holdout": self.holdout}
@@ -198,7 +154,7 @@ class Continual(Task[ContinualConfig]):
             [
                 Unit(name=f"{source.label} order {order} step {step}", values=("distil", source.label, order, step))
                 for source in sources
-                if source.synset is None
+                if self._joint(source.label) is None
                 for order in orders
                 for step in steps
             ],
@@ -227,37 +183,23 @@ class Continual(Task[ContinualConfig]):
 
     def _distil(self, source: Source, order: int, step: int) -> Path:
         """The step's set, from the step's classes."""
-        kind, settings = METHODS.get(source.method), self.job.settings
-        return distill(
-            source.method,
-            kind,
-            apply_config(kind.config_class, dict(source.config), source.label),
-            dataset=of_classes(self.dataset, steps_of(self.orders[order], self.config.steps)[step]),
-            data=self.job.data,
-            settings=RunSettings(
-                ipc=self.config.memory,
-                student=source.student,
-                seed=source.seed,
-                preprocess="meanstd",
-                holdout=self.holdout,
-                validate_every=0,
-                validate_epochs=1,
-                track="jsonl",
-                checkpoint_every=0,
-                device=settings.device,
-                threads=settings.threads,
-                compile=settings.compile,
-                flags=(TeacherFlags(teachers=self.job.folder / "teachers" / f"order{order}-step{step}"),),
-            ),
+        name = f"order{order}-step{step}"
+        return again(
+            source,
+            of_classes(self.dataset, steps_of(self.orders[order], self.config.steps)[step]),
+            self.job,
+            ipc=self.config.memory,
+            holdout=self.holdout,
             out=self._folder(source.label, order, step),
-            console=Console(quiet=True),
+            teachers=self.job.folder / "teachers" / name,
         )
 
     def _memory(self, source: Source, order: int) -> list[Synset]:
         """Each step's part of the memory, labelled by the dataset's classes."""
         steps = steps_of(self.orders[order], self.config.steps)
-        if source.synset is not None:
-            return [_of_step(source.synset, torch.tensor(own)) for own in steps]
+        joint = self._joint(source.label)
+        if joint is not None:
+            return [_of_step(joint, torch.tensor(own)) for own in steps]
         found = []
         for step, own in enumerate(steps):
             part = read_synset(self._folder(source.label, order, step) / FILE)
@@ -276,12 +218,11 @@ class Continual(Task[ContinualConfig]):
             right = (predict(net, tests).argmax(1) == tests.labels.cpu()).float()
             rows = [torch.isin(tests.labels.cpu(), own) for own in steps[: step + 1]]
             matrix.append([round(float(right[own].double().mean()), 6) for own in rows])
-        leaks = source.synset is not None
         return {
             "run": source.label,
             "order": order,
             "seed": seed,
-            "leaks": leaks,
+            "leaks": self._joint(source.label) is not None,
             "matrix": matrix,
             "test_images": counts,
         }

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
+
+import numpy as np
+import numpy.typing as npt
 
 from ddbench.statistics import Difference, Statistics, summarise_groups
 
@@ -53,3 +57,72 @@ def as_difference(found: Statistics) -> Difference:
     """A mean difference, a tie where its interval contains 0 or is unknown."""
     low, high = found["low"], found["high"]
     return {**found, "tie": low is None or high is None or low <= 0 <= high}
+
+
+# Membership
+
+Scores = npt.NDArray[np.float64]
+
+
+def tpr_at_fpr(inside: Scores, outside: Scores, fpr: float) -> float:
+    """The largest true-positive rate of a rule ``score > t`` whose false-positive rate is at most ``fpr``.
+
+    Args:
+        inside, outside: scores of members and of others; neither is empty.
+    """
+    allowed = int(fpr * len(outside) + 1e-9)
+    if allowed >= len(outside):
+        return 1.0
+    threshold = np.partition(outside, len(outside) - 1 - allowed)[len(outside) - 1 - allowed]
+    return float((inside > threshold).mean())
+
+
+def lira_scores(confidences: Scores, members: npt.NDArray[np.bool_], target: int) -> Scores:
+    """Log-likelihood ratios of membership of a target's images, by the other shadows (Carlini et al. 2022).
+
+    Each image has a normal distribution of the confidence when it is a member and one when it is not; their variances
+    are pooled over images, as the paper advises for few shadows.
+
+    Args:
+        confidences: log-odds of the right class, ``(N, n)``.
+        members: ``(N, n)``; among the shadows without the target every image is at least once in and once out.
+
+    Returns:
+        ``(n,)``; higher: rather a member.
+    """
+    others = np.arange(len(confidences)) != target
+    phi, own = confidences[others], confidences[target]
+    ratios = []
+    for mask in (members[others], ~members[others]):
+        counts = mask.sum(0)
+        mean = (phi * mask).sum(0) / counts
+        squares = (((phi - mean) ** 2) * mask).sum()
+        variance = max(float(squares) / max(1, int((counts - 1).sum())), 1e-12)
+        ratios.append(-((own - mean) ** 2) / (2 * variance) - math.log(variance) / 2)
+    found: Scores = ratios[0] - ratios[1]
+    return found
+
+
+DRAWS = 400
+"""Resamples of a bootstrap."""
+
+
+def pooled_tpr(pairs: Sequence[tuple[Scores, Scores]], fpr: float) -> dict[str, float]:
+    """:func:`tpr_at_fpr` over the scores of all targets together, and a 95 % interval by drawing targets anew.
+
+    Args:
+        pairs: (members' scores, others' scores) of each target.
+
+    Returns:
+        ``value``, ``low``, ``high``: percentiles of :data:`DRAWS` resamples.
+    """
+
+    def of(chosen: Sequence[int]) -> float:
+        return tpr_at_fpr(
+            np.concatenate([pairs[k][0] for k in chosen]), np.concatenate([pairs[k][1] for k in chosen]), fpr
+        )
+
+    randomness = np.random.default_rng(0)
+    draws = [of(randomness.integers(len(pairs), size=len(pairs)).tolist()) for _ in range(DRAWS)]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return {"value": of(range(len(pairs))), "low": float(low), "high": float(high)}

@@ -137,7 +137,7 @@ def test_refused(run: Path, ddb: Callable, refused: Callable, finished_runs: Pat
     refused((*TASK, "--joint", "--memory", 3), "has ipc 2", "--memory is 3")
     refused((*TASK, "--against", "randm"), "no method 'randm' is known")
     mtt = next(path for path in finished_runs.iterdir() if "mtt" in path.name)
-    words = refused(("task", "continual", mtt, *SMALL), "mtt needs experts of each step's classes", "--joint")
+    words = refused(("task", "continual", mtt, *SMALL), "mtt needs experts of the very images", "--joint")
     assert "leaking" in words
     assert ddb(*random_tiny(run / "b", "--ipc", 2, "--holdout", 0.2)).code == 0
     refused((*TASK[:3], "b", *TASK[3:]), "--holdout 0.2", "one --holdout")

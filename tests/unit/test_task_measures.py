@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from statistics import fmean, stdev
 
+import numpy as np
 import pytest
 from scipy import stats
 
-from ddbench.tasks.measures import forgetting, paired_groups, seen_accuracies
+from ddbench.statistics import auroc
+from ddbench.tasks.measures import forgetting, lira_scores, paired_groups, pooled_tpr, seen_accuracies, tpr_at_fpr
 
 MATRIX = [[0.9], [0.7, 0.8], [0.5, 0.9, 0.6]]
 
@@ -32,3 +34,53 @@ def test_paired_groups():
     assert (found["mean"], found["low"], found["high"]) == pytest.approx((fmean(means), low, high))
     assert found["tie"] is True
     assert paired_groups({0: {0: 1.0}}, {0: {0: 0.0}})["tie"] is True  # one value has no interval
+
+
+def test_tpr_at_fpr():
+    """The best of all thresholds, ties included."""
+    randomness = np.random.default_rng(0)
+    for decimals in (8, 1):
+        inside = randomness.normal(0.8, 1, 300).round(decimals)
+        outside = randomness.normal(0, 1, 200).round(decimals)
+        for wanted in (0.001, 0.01, 0.05, 0.3, 1.0):
+            thresholds = [-np.inf, *inside, *outside]
+            best = max((inside > t).mean() for t in thresholds if (outside > t).mean() <= wanted)
+            assert tpr_at_fpr(inside, outside, wanted) == pytest.approx(best)
+    assert tpr_at_fpr(np.ones(5), np.zeros(5), 0.001) == 1
+    assert tpr_at_fpr(np.zeros(5), np.zeros(5), 0.001) == 0
+
+
+def test_lira_is_the_likelihood_ratio():
+    """With one variance for all images it is that of scipy's normal densities."""
+    randomness = np.random.default_rng(1)
+    members = np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=bool)
+    phi = randomness.normal(size=(6, 3)) + members
+    scores = lira_scores(phi, members, 2)
+    rest = [0, 1, 3, 4, 5]
+    for image in range(3):
+        densities = []
+        for kind in (True, False):
+            cells = [[phi[row, x] for row in rest if members[row, x] == kind] for x in range(3)]
+            pooled = sum(np.var(cell) * len(cell) for cell in cells) / sum(len(cell) - 1 for cell in cells)
+            densities.append(stats.norm.logpdf(phi[2, image], np.mean(cells[image]), pooled**0.5))
+        assert scores[image] == pytest.approx(densities[0] - densities[1])
+
+
+def test_lira_reaches_the_closed_form():
+    """Confidences N(d, 1) of members and N(0, 1) of others: the best AUC is that of normals, Phi(d / sqrt 2)."""
+    randomness = np.random.default_rng(2)
+    members = np.argsort(np.argsort(randomness.random((64, 2000)), 0), 0) < 32
+    hard = randomness.normal(0, 5, 2000)  # images differ far more than membership does: the plain attack sees little
+    phi = hard + 1.5 * members + randomness.normal(size=members.shape)
+    scores = lira_scores(phi, members, 0)
+    area = auroc(scores[members[0]], scores[~members[0]])
+    assert area == pytest.approx(stats.norm.cdf(1.5 / 2**0.5), abs=0.02)
+    assert auroc(phi[0][members[0]], phi[0][~members[0]]) < area - 0.2
+
+
+def test_pooled_tpr():
+    pairs = [(np.array([1.0, 3.0]), np.array([0.0, 2.0])), (np.array([5.0, 6.0]), np.array([0.0, 1.0]))]
+    found = pooled_tpr(pairs, 0.001)
+    assert found["value"] == 0.75
+    assert (found["low"], found["high"]) == (0.5, 1.0)
+    assert pooled_tpr(pairs, 0.001) == found

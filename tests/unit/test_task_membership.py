@@ -1,0 +1,151 @@
+"""Membership: a set that is the members is found out, images that no set has seen are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import EAGER, TINY, random_tiny
+
+from ddbench.data.dataset import Dataset, Split, make_dataset
+from ddbench.data.load import load_dataset
+from ddbench.data.preprocess import fit_preprocess
+from ddbench.data.specs import DATASETS, DatasetSpec
+from ddbench.protocols.plan import Plan
+from ddbench.protocols.protocol import PROTOCOLS
+from ddbench.synset import Budget, Synset
+from ddbench.tasks.membership import distances, first_images, log_odds, member_table
+from ddbench.tasks.record import read_result
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NOISE = "noise-of-tests"
+SMALL = ("--workers", 1, "--seeds", 1, "--quiet", *EAGER)
+
+
+def read_noise(spec: DatasetSpec, root: Path, download: bool, console: object) -> Dataset:
+    """Noise with random labels: what a network knows of it, it has learned by heart."""
+    randomness = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (120, 1, 8, 8), generator=randomness, dtype=torch.uint8)
+    return make_dataset(spec, Split(images[:80], torch.arange(80) % 2), Split(images[80:], torch.arange(40) % 2))
+
+
+SPEC = DatasetSpec(
+    name=NOISE,
+    channels=1,
+    size=8,
+    classes=2,
+    class_names=("a", "b"),
+    mean=(0.5,),
+    std=(0.3,),
+    flip=False,
+    source="made by a test",
+    reader=read_noise,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def noise() -> None:
+    DATASETS.register(NOISE, SPEC)
+
+
+def attacked(ddb: Callable, folder: Path, method: str, *more: object) -> dict:
+    """The row of a run of a method on noise."""
+    made = ddb("distill", "--method", method, "--dataset", NOISE, "--out", folder / method, "--quiet", *EAGER, *more)
+    assert made.code == 0, made.err
+    argv = ("task", "membership", folder / method, "--images", 80, "--shadows", 8, "--student", "mlp-d2-w64", *SMALL)
+    done = ddb(*argv, "--protocol", "dc-plain", "--epochs", 400, "--out", folder / "x.json")
+    assert done.code == 0, done.err
+    found = read_result(folder / "x.json")
+    assert len(found["units"]) == 9
+    return found["results"]["rows"][0]
+
+
+def test_a_planted_leak_is_found(tmp_path: Path, ddb: Callable):
+    """Method ``full``: each shadow's set is its members."""
+    row = attacked(ddb, tmp_path, "full")
+    assert (row["members"], row["others"], row["first_images"]) == (320, 320, "real")
+    assert row["threshold"]["auc"]["mean"] > 0.95
+    assert row["lira"]["auc"]["mean"] > 0.95
+    assert row["lira"]["tpr_at_fpr_0.01"]["value"] > 0.2
+    assert row["distance"]["copies"] == row["distance"]["images"]
+
+
+def test_images_never_seen_are_not_found(tmp_path: Path, ddb: Callable):
+    """One random image a class: 38 of 40 members are in no set."""
+    row = attacked(ddb, tmp_path, "random", "--ipc", 1)
+    assert 0.35 < row["threshold"]["auc"]["mean"] < 0.65
+    assert 0.35 < row["lira"]["auc"]["mean"] < 0.65
+    assert row["distance"]["copies"] == 2
+
+
+def test_every_image_is_in_half_of_the_shadows():
+    table = member_table(50, 6)
+    assert table.shape == (6, 50)
+    assert bool((table.sum(0) == 3).all())
+    assert bool((member_table(50, 6) == table).all())
+    assert len({tuple(row.tolist()) for row in table}) == 6
+
+
+def test_log_odds():
+    logits = torch.tensor([[1.0, 2.0, 0.5], [0.0, 900.0, 0.0]])
+    p = logits[0].softmax(0)[1]
+    found = log_odds(logits, torch.tensor([1, 1]))
+    assert float(found[0]) == pytest.approx(float((p / (1 - p)).log()), rel=1e-5)
+    assert float(found[1]) == pytest.approx(900 - 0.6931, rel=1e-4)
+
+
+def test_distances(data_root: Path):
+    """Copies have distance 0; a set of grey images is as far from both splits as they are."""
+    dataset = load_dataset("digits", data_root)
+    preprocess = fit_preprocess(dataset, "meanstd")
+
+    def plan(images: torch.Tensor) -> Plan:
+        synset = Synset(
+            images=images,
+            labels=torch.arange(10),
+            preprocess=preprocess.to_json(),
+            budget=Budget("ipc", 1),
+            dataset="digits",
+            fingerprint=dataset.fingerprint,
+            class_names=dataset.spec.class_names,
+            method="random",
+            config={},
+            seed=0,
+        )
+        return Plan(synset=synset, protocol=PROTOCOLS["hard-v1"], preprocess=preprocess, flip=False)
+
+    copied = distances(plan(dataset.train.images[:10]), dataset.train, dataset.test)
+    assert (copied["copies"], copied["images"]) == (10, 10)
+    assert copied["to_unseen"] > 0.05
+    test = distances(plan(dataset.test.images[:10]), dataset.train, dataset.test)
+    assert (test["copies"], test["to_unseen"]) == (0, 0)
+    grey = distances(plan(torch.full((10, 1, 8, 8), 128, dtype=torch.uint8)), dataset.train, dataset.test)
+    own = (dataset.test.images.flatten(1).double() / 255 - 128 / 255).square().mean(1).sqrt().min()
+    assert grey["to_unseen"] == pytest.approx(float(own), abs=1e-5)
+    synset = plan(dataset.test.images[:10]).synset
+    assert first_images(synset) == "real"
+    learned = replace(synset, student=TINY, method="dm")
+    assert [first_images(replace(learned, config={"init": init})) for init in ("real", "noise")] == ["real", "noise"]
+    assert first_images(learned) == "unknown"
+
+
+def test_stopped_and_refused(tmp_path: Path, ddb: Callable, refused: Callable, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert ddb(*random_tiny(tmp_path / "a", "--ipc", 2)).code == 0
+    argv = ("task", "membership", "a", "--student", TINY, "--epochs", 2, *SMALL)
+    refused((*argv, "--shadows", 5), "--shadows 5", "even number")
+    refused((*argv, "--shadows", 2), "--shadows", "at least 4")
+    refused((*argv, "--images", 20), "--images", "at least 40")
+    assert ddb(*random_tiny(tmp_path / "b", "--ipc", 30)).code == 0
+    refused((*argv[:2], "b", *argv[3:], "--images", 100), "--images 100", "needs 30")
+    small = (*argv, "--images", 200, "--shadows", 4)
+    assert ddb(*small, "--out", "x.json").code == 0
+    for part in ("0/3", "1/3", "2/3"):  # the last shard cannot end before the others' second stage
+        ddb(*small, "--out", "y.json", "--shard", part)
+    for part in ("0/3", "1/3", "2/3"):
+        ddb(*small, "--out", "y.json", "--shard", part)
+    assert (tmp_path / "y.json").read_bytes() == (tmp_path / "x.json").read_bytes()

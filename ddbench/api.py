@@ -65,7 +65,7 @@ def evaluate(
     run: Path | str,
     *,
     students: str | Sequence[str] | None = None,
-    protocol: str = "hard-v1",
+    protocol: str | None = None,
     seeds: int = 5,
     calibration: bool = False,
     robustness: bool | str = False,
@@ -82,7 +82,7 @@ def evaluate(
     Args:
         run: a run folder, or a synset file.
         students: names or groups; default: the network that the synset was distilled on.
-        protocol: its name, or a TOML file.
+        protocol: its name, or a TOML file; default: the usual one for what the synset holds.
         seeds: number of fresh networks of each student.
         calibration, corruptions: whether they are measured.
         robustness: a budget of attacks; True: ``quick``.

@@ -35,13 +35,13 @@ MAX_CLASSES = 100_000
 
 @dataclass(frozen=True)
 class Budget:
-    """How large a synset may be: ``ipc`` images per class, or ``all`` (the whole training set; value = its size)."""
+    """How large it may be: ``ipc`` images per class, ``bytes``, or ``all`` (the training set; value = its size)."""
 
     unit: str
     value: int
 
     def __str__(self) -> str:
-        return f"ipc {self.value}" if self.unit == "ipc" else "all images"
+        return "all images" if self.unit == "all" else f"{self.unit} {self.value}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,32 +64,16 @@ class Replay:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Synset:
-    """A distilled set and its provenance.
+class Provenance:
+    """What a synset says of itself, whatever it holds.
 
     Attributes:
-        images: uint8 ``(N, C, H, W)`` with ``space`` "pixels", or float32 with ``space`` "input" (after preprocess).
-        labels: int64 ``(N,)``, or float32 ``(N, K)``: soft labels as logits, or targets of a regression.
-        label_scale: factor that makes logits of targets of a regression; ``None``: the labels are none.
-        preprocess: how pixels become network input, as :meth:`Preprocess.to_json`.
         budget: what the method was allowed.
-        learned_lr: student learning rate that was learned with the images: scalar, one a stage (of a synset of stages)
-            or else one a step; ``None``.
-        stage: int64 ``(N,)`` stage of each image, from 0 (progressive methods, batches of a learned recipe); ``None``.
-        schedule: the learned recipe that it belongs to; ``None``.
         dataset, fingerprint, class_names: the real data it stands for.
-        method, config, seed, student: what made it.
-        augmentation: strategy that the method distilled with; the evaluator's default.
-        decode_factor: tiles a side that each stored image is decoded to (:func:`ddbench.data.formation.decode`);
-            1: none.
-        patches: patches a side that each image was stitched of (RDED's factor); 1: none.
-        teacher: reference to the network that labels its views (:meth:`ddbench.teachers.store.Teacher.reference`).
-        versions, parents: libraries, and hashes of what it was made from.
+        method, config, seed, student, versions, parents: what made it, of which libraries and files (hashes).
+        modality: what it holds (:mod:`ddbench.modalities`).
     """
 
-    images: Tensor
-    labels: Tensor
-    preprocess: dict[str, Any]
     budget: Budget
     dataset: str
     fingerprint: str
@@ -98,6 +82,38 @@ class Synset:
     config: dict[str, Any]
     seed: int
     student: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    parents: dict[str, str] = field(default_factory=dict)
+    modality: str
+
+    @property
+    def classes(self) -> int:
+        """Number of classes K."""
+        return len(self.class_names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synset(Provenance):
+    """A distilled set of images and its provenance.
+
+    Attributes:
+        images: uint8 ``(N, C, H, W)`` with ``space`` "pixels", or float32 with ``space`` "input" (after preprocess).
+        labels: int64 ``(N,)``, or float32 ``(N, K)``: soft labels as logits, or targets of a regression.
+        label_scale: factor that makes logits of targets of a regression; ``None``: the labels are none.
+        preprocess: how pixels become network input, as :meth:`Preprocess.to_json`.
+        learned_lr: student learning rate learned with the images: scalar, one a stage or else one a step; ``None``.
+        stage: int64 ``(N,)`` stage of each image, from 0 (progressive methods, batches of a learned recipe); ``None``.
+        schedule: the learned recipe that it belongs to; ``None``.
+        augmentation: strategy that the method distilled with; the evaluator's default.
+        decode_factor: tiles a side that each stored image is decoded to (:func:`ddbench.data.formation.decode`);
+            1: none.
+        patches: patches a side that each image was stitched of (RDED's factor); 1: none.
+        teacher: reference to the network that labels its views (:meth:`ddbench.teachers.store.Teacher.reference`).
+    """
+
+    images: Tensor
+    labels: Tensor
+    preprocess: dict[str, Any]
     label_scale: float | None = None
     augmentation: str = "none"
     learned_lr: Tensor | None = None
@@ -106,14 +122,7 @@ class Synset:
     decode_factor: int = 1
     patches: int = 1
     teacher: dict[str, Any] | None = None
-    versions: dict[str, str] = field(default_factory=dict)
-    parents: dict[str, str] = field(default_factory=dict)
     modality: str = "image"
-
-    @property
-    def classes(self) -> int:
-        """Number of classes K."""
-        return len(self.class_names)
 
     @property
     def space(self) -> str:
@@ -224,6 +233,8 @@ def read_synset(path: Path) -> Synset:
         UserError: truncated, foreign, newer, or with contents out of shape or range; names the file and the value.
     """
     with open_tensors(path, KIND, SCHEMA) as (handle, header):
+        if header.get("modality") != "image":
+            raise UserError(f"{path}: modality {header.get('modality')!r:.60}: this works on images only")
         shape = check_tensor(path, handle, "images", ("F32", "U8"), 4)
         if not (
             0 < shape[0] <= MAX_IMAGES and 0 < shape[1] <= 16 and max(shape[2:]) <= MAX_SIDE and min(shape[2:]) > 0
@@ -267,23 +278,11 @@ def from_header(
     known = isinstance(decoder, dict) and set(decoder) == {"kind", "factor"} and decoder["kind"] == DECODER
     if not (decoder is None or known):
         raise UserError(f"{path}: holds a decoder, which this version does not know: upgrade ddbench")
-    budget = _get(path, header, "budget", dict)
-    class_names = _get(path, header, "class_names", list)
-    if not 2 <= len(class_names) <= MAX_CLASSES or not all(isinstance(n, str) and len(n) < 200 for n in class_names):
-        raise UserError(f"{path}: class_names is not a list of 2 to {MAX_CLASSES} short names")
-    student = header.get("student")
     synset = Synset(
+        **provenance(path, header),
         images=images,
         labels=labels,
         preprocess=_get(path, header, "preprocess", dict),
-        budget=Budget(_get(path, budget, "unit", str), _get(path, budget, "value", int)),
-        dataset=_get(path, header, "dataset", str),
-        fingerprint=_get(path, header, "dataset_fingerprint", str),
-        class_names=tuple(class_names),
-        method=_get(path, header, "method", str),
-        config=_get(path, header, "config", dict),
-        seed=_get(path, header, "seed", int),
-        student=student if isinstance(student, str) else None,
         label_scale=_get(path, header, "label_scale", float) if header.get("label_kind") == "targets" else None,
         augmentation=_get(path, header, "augmentation", str),
         learned_lr=lr,
@@ -292,14 +291,33 @@ def from_header(
         decode_factor=1 if decoder is None else _get(path, decoder, "factor", int),
         patches=_get(path, header, "patches", int) if "patches" in header else 1,
         teacher=_get(path, header, "teacher", dict) if header.get("teacher") is not None else None,
-        versions=_get(path, header, "versions", dict),
-        parents=_get(path, header, "parents", dict),
-        modality=_get(path, header, "modality", str),
     )
     if header.get("space") != synset.space:
         raise UserError(f"{path}: space {header.get('space')!r:.60} does not fit {images.dtype} images")
     check_synset(path, synset)
     return synset
+
+
+def provenance(path: Path, header: dict[str, Any]) -> dict[str, Any]:
+    """The fields of :class:`Provenance` out of a header.
+
+    Raises:
+        UserError: one is missing or of another type.
+    """
+    budget = _get(path, header, "budget", dict)
+    class_names = _get(path, header, "class_names", list)
+    if not 2 <= len(class_names) <= MAX_CLASSES or not all(isinstance(n, str) and len(n) < 200 for n in class_names):
+        raise UserError(f"{path}: class_names is not a list of 2 to {MAX_CLASSES} short names")
+    student = header.get("student")
+    plain = {"dataset": str, "method": str, "config": dict, "seed": int, "versions": dict, "parents": dict}
+    return {
+        **{name: _get(path, header, name, kind) for name, kind in plain.items()},
+        "budget": Budget(_get(path, budget, "unit", str), _get(path, budget, "value", int)),
+        "fingerprint": _get(path, header, "dataset_fingerprint", str),
+        "class_names": tuple(class_names),
+        "student": student if isinstance(student, str) else None,
+        "modality": _get(path, header, "modality", str),
+    }
 
 
 def _get(path: Path, header: dict[str, Any], name: str, kind: type) -> Any:
@@ -344,7 +362,7 @@ def check_synset(path: Path, synset: Synset) -> None:
     """
     images, labels = synset.images, synset.labels
     if synset.modality != "image":
-        raise UserError(f"{path}: modality {synset.modality!r:.60}: this version scores images only")
+        raise UserError(f"{path}: modality {synset.modality!r:.60}: this works on images only")
     if images.is_floating_point() and not bool(torch.isfinite(images).all()):
         raise UserError(f"{path}: images hold NaN or infinite values")
     if synset.label_scale is not None and not (labels.is_floating_point() and 0 < synset.label_scale < 1e6):

@@ -11,8 +11,10 @@ from ddbench.cli.engine import ENGINE, Engines, fan_out
 from ddbench.cli.parse import parse, peek, settings_in
 from ddbench.cli.settings import Common
 from ddbench.cli.shards import SHARE, Sharded, print_status, with_shard
+from ddbench.data.specs import modality_of
 from ddbench.distillation.start import Chosen, choose, distill, status
 from ddbench.methods import METHODS, USUAL_PROTOCOL, description, meant_protocol
+from ddbench.modalities import IMAGE
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.ranks import leads
 from ddbench.runtime.shards import WHOLE
@@ -28,8 +30,8 @@ class RunArgs(Common, Engines, Sharded):
     method: str | None = None
     """Which method (ddbench list methods); --method M --help shows its own flags too, and those of what it needs."""
     dataset: str | None = None
-    """Dataset name (ddbench list datasets), or folder:PATH, npz:PATH, hub:OWNER/NAME for your own images; default:
-    the recipe's, else digits."""
+    """Dataset name (ddbench list datasets), or folder:PATH, npz:PATH, hub:OWNER/NAME, graphs:PATH for your own;
+    default: the recipe's, else digits."""
     ipc: int | None = None
     """Images per class; default: the recipe's."""
     size: int | None = None
@@ -68,6 +70,8 @@ EXAMPLES = """  ddbench distill --method mtt --dataset digits --ipc 1
   ddbench distill --method rded --dataset cifar10 --ipc 10 --workers 4
   ddbench distill --method sre2l --dataset cifar10 --ipc 10 --shard 0/2   # and 1/2 elsewhere: the last one merges
   ddbench distill --method sre2l --dataset cifar10 --ipc 10 --status
+  ddbench distill --method mirage --dataset graphs:made --support 0.3
+  ddbench distill --method random --dataset graphs:made --max-bytes 500
   ddbench distill --method mtt --help                   # with MTT's own flags, and those of the experts it needs"""
 
 
@@ -85,7 +89,8 @@ def main(argv: list[str]) -> None:
         given = _given(parts | {"run": run})
         path = distill(**given)
     if leads():
-        print(f"synset: {path}   next: {evaluation_command(path.parent, str(given['method']))}")
+        command = evaluation_command(path.parent, str(given["method"]), data=data_of(given))
+        print(f"synset: {path}   next: {command}")
 
 
 def arguments(argv: list[str]) -> dict[str, Any]:
@@ -124,14 +129,22 @@ def _given(parts: Mapping[str, Any]) -> dict[str, Any]:
     return own | {"shard": shard, "in_parts": run.engine != "local"}
 
 
-def evaluation_command(run: Path, method: str, header: Mapping[str, Any] | None = None) -> str:
+def evaluation_command(run: Path, method: str, header: Mapping[str, Any] | None = None, data: str = IMAGE) -> str:
     """The command that scores a run by the protocol that fits it.
 
     Args:
         header: of its synset, and ``staged``, where they are known; else the method alone decides.
+        data: the modality, where there is no header.
     """
+    if str((header or {}).get("modality", data)) != IMAGE:  # the usual protocol is the default
+        return f"ddbench evaluate {run}"
     wanted = meant_protocol(method) if header is None else fitting_protocol(method, header)
     return f"ddbench evaluate {run}" + ("" if wanted == USUAL_PROTOCOL else f" --protocol {wanted}")
+
+
+def data_of(given: Mapping[str, Any]) -> str:
+    """The modality of a run's data, from its arguments."""
+    return IMAGE if given["dataset"] is None else modality_of(str(given["dataset"]))
 
 
 def fitting_protocol(method: str, header: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import tyro
 
 from ddbench.cli.parse import parse
+from ddbench.data.specs import DatasetSpec
 from ddbench.registry import unknown
 from ddbench.runtime.errors import UserError
 
@@ -64,16 +65,18 @@ def _bibtex() -> str:
 def _datasets() -> dict[str, str]:
     from ddbench.data.specs import DATASETS
 
-    table = {
-        name: f"{spec.channels}x{spec.size}x{spec.size}, {spec.classes} classes; {spec.source}"
-        for name, spec in DATASETS.items()
-    }
+    table = {name: f"{_shape(spec)}, {spec.classes} classes; {spec.source}" for name, spec in DATASETS.items()}
     own = {
         "folder:PATH": "your own images: PATH/CLASS/*.png or PATH/{train,test}/CLASS/*.png, with --size",
         "npz:PATH": "your own arrays: train_images, train_labels, test_images, test_labels, or images and labels",
         "hub:OWNER/NAME": "images in parquet files, on the Hugging Face hub (--download) or in a folder, with --size",
+        "graphs:PATH": "your own graphs: a TU or OGB folder, DGCNN text or npz; graphs:made: 160 made ones",
     }
     return {**table, **own}
+
+
+def _shape(spec: DatasetSpec) -> str:
+    return f"{spec.channels}x{spec.size}x{spec.size}" if spec.modality == "image" else f"{spec.modality}s"
 
 
 def _students() -> dict[str, str]:
@@ -86,6 +89,7 @@ def _students() -> dict[str, str]:
         "tv-NAME": f"any other network of torchvision, for {SMALLEST_EXTERNAL} px and more",
         "timm-NAME": f'any network of timm (pip install ".[timm]"), for {SMALLEST_EXTERNAL} px and more',
     }
+    forms["gin|gcn|gat-dD-wW-mean|sum"] = "for graphs: layers, width, pooling, then -bn|-ln if wanted"
     forms["on grey 28 px"] = (
         "as MNIST's, and there only: the first convolution of convnet, lenet, alexnet, vgg11 pads by more, to see "
         "32 px, as in the public code"
@@ -96,10 +100,11 @@ def _students() -> dict[str, str]:
 
 
 def _protocols() -> dict[str, str]:
+    from ddbench.graphs.protocols import DESCRIPTIONS as GRAPHS
     from ddbench.protocols.protocol import DESCRIPTIONS, PROTOCOLS
 
     own = {"FILE.toml": "a protocol of your own: its name, a base, and the settings that differ (docs/protocols.md)"}
-    return {**{name: DESCRIPTIONS.get(name, PROTOCOLS.origin(name)) for name in PROTOCOLS}, **own}
+    return {**{name: DESCRIPTIONS.get(name, PROTOCOLS.origin(name)) for name in PROTOCOLS}, **GRAPHS, **own}
 
 
 def _recipes() -> dict[str, str]:

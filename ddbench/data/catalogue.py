@@ -196,6 +196,40 @@ def _medmnist(name: str, channels: int, flip: bool, names: tuple[str, ...]) -> D
 
 # DC, DSA, DM, DC-BENCH and BEARD normalise CIFAR-100 with its own statistics, which is the default here;
 # MTT and DD-Ranking take CIFAR-10's: STATISTICS["mtt"].
+def graph_spec(name: str, classes: int, source: str, note: str, folds: int = 0) -> DatasetSpec:
+    """The spec of a set of graphs.
+
+    Args:
+        classes: 0: told by its files.
+        note: how it is split.
+        folds: as :attr:`DatasetSpec.folds`.
+    """
+    return DatasetSpec(
+        name,
+        channels=0,
+        size=0,
+        classes=classes,
+        class_names=(),
+        mean=(),
+        std=(),
+        flip=False,
+        source=source,
+        note=note,
+        modality="graph",
+        folds=folds,
+        needs_folder=True,
+        reader="ddbench.graphs.dataset:load_graph_dataset",
+    )
+
+
+_TU = "a TU folder, DGCNN text or npz of yours in DATA or DATA/graphs"
+_OGB = "OGB's folder (raw/, split/scaffold/) or npz of yours in DATA or DATA/graphs"
+_TENTHS = "80 / 10 / 10 percent by seed 0; with a fold behind it, NAME:0 to NAME:9, that one for testing"
+_GRAPHS = (
+    *(graph_spec(name, 2, _TU, _TENTHS, 10) for name in ("mutag", "proteins", "nci1", "imdb-binary", "dd")),
+    *(graph_spec(f"ogbg-mol{name}", 2, _OGB, "its scaffold split") for name in ("bace", "bbbp", "hiv")),
+)
+
 BUILTIN = (
     # Mean and std measured on the 1,297 training images of the fixed split.
     DatasetSpec(
@@ -305,4 +339,5 @@ BUILTIN = (
         reader="ddbench.data.arrays:load_stl10",
     ),
     *(_medmnist(name, channels, flip, names) for name, (channels, flip, names) in _MEDMNIST.items()),
+    *_GRAPHS,
 )

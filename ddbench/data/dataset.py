@@ -55,6 +55,10 @@ class Dataset:
     fingerprint: str
     root: Path | None = field(default=None, compare=False)
 
+    def check(self) -> None:
+        """Refuse a dataset that cannot be worked with: :func:`check_dataset`."""
+        check_dataset(self)
+
 
 def make_dataset(
     spec: DatasetSpec, train: Split, test: Split, *, root: Path | None = None, known_fingerprint: str | None = None

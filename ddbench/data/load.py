@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from ddbench.data.dataset import Dataset, check_dataset
+from ddbench.data.dataset import Dataset
 from ddbench.data.specs import dataset_spec
 from ddbench.registry import resolve
 from ddbench.runtime.errors import UserError
@@ -35,6 +35,7 @@ def load_dataset(
     download: bool = False,
     console: Console | None = None,
     skip_broken: bool = False,
+    modality: str | None = "image",
 ) -> Dataset:
     """Read a dataset; image files are decoded once and mapped from the disk afterwards.
 
@@ -45,18 +46,21 @@ def load_dataset(
         download: get missing files, where the dataset has a public address.
         console: where it is told what the image files are, before they are decoded; None: nowhere.
         skip_broken: leave broken image files out, now and later, while the files stay as they are.
+        modality: what the caller works on; None: it asks the dataset.
 
     Returns:
         A checked dataset with a complete spec.
 
     Raises:
-        UserError: unknown name, wrong size, missing or damaged files (the folder that was looked in and the remedy are
-            named), too little memory or disk.
+        UserError: unknown name, another modality, wrong size, missing or damaged files (the folder that was looked in
+            and the remedy are named), too little memory or disk.
     """
     spec = replace(dataset_spec(name, size), skip_broken=skip_broken)
+    if modality not in (None, spec.modality):
+        raise UserError(f"--dataset {name}: a set of {spec.modality}s, but this works on {modality}s only")
     read = resolve(spec.reader, f"dataset {name}")
     made = read(spec, data_root(root), download, console)
     if not isinstance(made, Dataset) or made.spec.name != name:
         raise UserError(f"dataset {name}: its reader gave {type(made).__name__}, expected a Dataset of that name")
-    check_dataset(made)
+    made.check()
     return made

@@ -37,7 +37,8 @@ class DatasetSpec:
         flip: whether a mirrored image is still one of its class (not so for digits).
         source: how the images are obtained.
         note: what a reader of a result should know.
-        modality: always ``image`` today.
+        modality: ``image``, or ``graph``: then channels, size, mean and std are 0 or empty.
+        folds: so many folds it can be split in, ``NAME:0`` and so on, each tested on one of them.
         resizable: whether ``--size`` applies.
         sizes: the only sides in pixels that it comes in, of a resizable dataset; empty: any.
         needs_folder: whether the user has to provide the files (there is no download).
@@ -59,6 +60,7 @@ class DatasetSpec:
     source: str
     note: str = ""
     modality: str = "image"
+    folds: int = 0
     resizable: bool = False
     sizes: tuple[int, ...] = ()
     needs_folder: bool = False

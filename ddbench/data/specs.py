@@ -7,18 +7,19 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from ddbench.data.catalogue import BUILTIN, REFUSED
+from ddbench.data.catalogue import BUILTIN, REFUSED, graph_spec
 from ddbench.data.spec import STATISTICS as STATISTICS
 from ddbench.data.spec import DatasetSpec as DatasetSpec
 from ddbench.data.spec import Statistics as Statistics
 from ddbench.registry import Table, unknown
 from ddbench.runtime.errors import UserError
 
-FOLDER, NPZ, HUB = "folder:", "npz:", "hub:"
-OWN = (FOLDER, NPZ, HUB)
-"""Prefixes of the names of images of a user's own: ``folder:PATH``, ``npz:PATH``, ``hub:OWNER/NAME``."""
+FOLDER, NPZ, HUB, GRAPHS = "folder:", "npz:", "hub:", "graphs:"
+OWN = (FOLDER, NPZ, HUB, GRAPHS)
+"""Prefixes of the names of data of a user's own: ``folder:PATH``, ``npz:PATH``, ``hub:OWNER/NAME``, ``graphs:PATH``
+(``graphs:made`` is made on the spot)."""
 
-OWN_FORMS = ("folder:PATH", "npz:PATH", "hub:OWNER/NAME")
+OWN_FORMS = ("folder:PATH", "npz:PATH", "hub:OWNER/NAME", "graphs:PATH")
 
 SIZES = range(4, 1025)
 """Sides in pixels that a resizable dataset can be given."""
@@ -28,14 +29,14 @@ PREPROCESS_KINDS: tuple[str, ...] = ("meanstd", "zca", *STATISTICS)
 
 
 def is_own(name: str) -> bool:
-    """Whether a dataset is a user's own: its name says where its images are, and no other machine need have them."""
+    """Whether a dataset is a user's own: its name says where its data are, and no other machine need have them."""
     return name.startswith(OWN)
 
 
 def dataset_slug(name: str) -> str:
     """A dataset's name as a safe, short file name; different places get different ones."""
     if not is_own(name):
-        return name
+        return name.replace(":", "-")
     kind, _, path = name.partition(":")
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).name).strip("-.")[:40] or "images"
     return f"{kind}-{stem}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
@@ -84,20 +85,40 @@ def dataset_spec(name: str, size: int | None = None) -> DatasetSpec:
         raise UserError(f"--size {size}: expected {SIZES.start} to {SIZES.stop - 1} pixels")
     if is_own(name):
         return _own_spec(name, size)
-    if name.startswith("graphs:"):
-        raise UserError(f"--dataset {name}: commands work on images; graph sets are used from Python (docs/graphs.md)")
-    if name in REFUSED:
-        raise UserError(f"--dataset {name}: {REFUSED[name]}")
-    if name not in DATASETS:
-        raise unknown("dataset", name, [*DATASETS, *OWN_FORMS], "--dataset")
-    spec = DATASETS[name]
+    spec = _named(name)
     if size is None or size == spec.size:
         return spec
     if not spec.resizable:
-        raise UserError(f"--size {size}: {name} has a fixed size of {spec.size} pixels; leave --size out")
+        what = f"has a fixed size of {spec.size} pixels" if spec.size else "is no set of images"
+        raise UserError(f"--size {size}: {name} {what}; leave --size out")
     if spec.sizes and size not in spec.sizes:
         raise UserError(f"--size {size}: {name} comes in {', '.join(map(str, spec.sizes))} pixels")
     return replace(spec, size=size)
+
+
+def _named(name: str) -> DatasetSpec:
+    """A spec of :data:`DATASETS`, also of one fold of a set of graphs: ``NAME:FOLD``."""
+    if name in REFUSED:
+        raise UserError(f"--dataset {name}: {REFUSED[name]}")
+    base, _, fold = name.rpartition(":")
+    if base in DATASETS and DATASETS[base].modality == "graph":
+        if fold not in map(str, range(DATASETS[base].folds)):
+            raise UserError(f"--dataset {name}: {base} has no such fold; its split: {DATASETS[base].note}")
+        return replace(DATASETS[base], name=name)
+    if name not in DATASETS:
+        raise unknown("dataset", name, [*DATASETS, *OWN_FORMS], "--dataset")
+    return DATASETS[name]
+
+
+def modality_of(name: str) -> str:
+    """The modality of a dataset by its name.
+
+    Raises:
+        UserError: unknown name, with a suggestion.
+    """
+    if is_own(name):
+        return "graph" if name.startswith(GRAPHS) else "image"
+    return dataset_spec(name).modality
 
 
 def _own_spec(name: str, size: int | None) -> DatasetSpec:
@@ -106,6 +127,10 @@ def _own_spec(name: str, size: int | None) -> DatasetSpec:
     if not place:
         form = next(form for form in OWN_FORMS if form.startswith(kind))
         raise UserError(f"--dataset {kind} names no {form.removeprefix(kind).lower()}; write {form}")
+    if kind == GRAPHS:
+        if size is not None:
+            raise UserError(f"--size {size}: {name} is no set of images; leave --size out")
+        return graph_spec(name, 0, f"a set of graphs at {place}", "its own split, else 80 / 10 / 10 percent by seed 0")
     if size is None and kind != NPZ:
         what = "an image folder" if kind == FOLDER else "a dataset of image files"
         raise UserError(f"--dataset {name}: {what} needs --size PIXELS (images are resized and cropped to it)")

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ddbench.config import check_config, recorded_config
-from ddbench.data.dataset import Dataset, Split, holdout_split, validation_sample
+from ddbench.data.dataset import Dataset, Split
 from ddbench.data.load import data_root
-from ddbench.data.preprocess import fit_preprocess
 from ddbench.distillation.folder import check_code, check_folder, claim_folder, recorded
-from ddbench.methods.base import Context, Method, check_ipc
+from ddbench.methods.base import Context, Method
 from ddbench.methods.needs import TOLD_OF_ALL, Need, Request
-from ddbench.networks.check import check_student
+from ddbench.modalities import modality
+from ddbench.modalities.base import RunFacts
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import check_writable
@@ -196,7 +196,7 @@ def look(
         method=name,
         dataset=dataset,
         data=data,
-        preprocess=fit_preprocess(dataset, settings.preprocess, data_root(data)),
+        preprocess=modality(dataset.spec.modality).preprocess(dataset, settings.preprocess, data_root(data)),
         preprocess_kind=settings.preprocess,
         student=settings.student,
         holdout=settings.holdout,
@@ -215,7 +215,7 @@ def look(
     context = Context(
         dataset=dataset,
         train=train,
-        held_out=validation_sample(held_out),
+        held_out=held_out,
         preprocess=request.preprocess,
         ipc=settings.ipc,
         student=settings.student,
@@ -308,7 +308,6 @@ def _split(kind: type[Method[Any]], dataset: Dataset, settings: RunSettings) -> 
     Raises:
         UserError: names the flag, its value and what is possible.
     """
-    spec = dataset.spec
     if settings.ipc < 1 and kind.unit == "ipc":
         raise UserError(f"--ipc {settings.ipc}: expected at least 1")
     if settings.validate_every < 0 or settings.checkpoint_every < 0:
@@ -316,16 +315,14 @@ def _split(kind: type[Method[Any]], dataset: Dataset, settings: RunSettings) -> 
     if settings.validate_epochs < 1:
         raise UserError(f"--validate-epochs {settings.validate_epochs}: expected at least 1")
     check_tracker(settings.track)
-    check_student(settings.student, spec.channels, spec.size)
-    train, held_out = holdout_split(dataset.train, settings.holdout, spec.classes, dataset.root, names=spec.class_names)
-    if settings.validate_every and not len(held_out.labels):
-        raise UserError(
-            "--validate-every needs held-out training images: give --holdout 0.1 (experts then need it too), or "
-            "--validate-every 0"
-        )
-    if kind.unit == "ipc":
-        check_ipc(settings.ipc, train, spec.classes, spec.class_names, distinct=kind.distinct)
-    return train, held_out
+    said = RunFacts(
+        ipc=settings.ipc,
+        student=settings.student,
+        holdout=settings.holdout,
+        preprocess=settings.preprocess,
+        validate_every=settings.validate_every,
+    )
+    return modality(dataset.spec.modality).split(kind, dataset, said)
 
 
 def _late(needs: Sequence[Need[Any]]) -> list[Need[Any]]:

@@ -14,6 +14,7 @@ from ddbench.distillation.folder import CHECKPOINT, CHECKPOINT_KIND, check_folde
 from ddbench.distillation.pieces import begun, steps_done
 from ddbench.methods.base import Context, Method, NotFiniteError
 from ddbench.methods.needs import Need
+from ddbench.modalities import require_forecast
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.forecast import Forecast, Measured, clocked, count_flops, taken_memory, waiter
@@ -46,6 +47,7 @@ def forecast(
         UserError: what it would refuse; or something that the method needs is not there, and is made by the run.
     """
     check_config(config)
+    require_forecast(dataset.spec.modality)
     needs = kind.needs(config)
     compile = "on" if settings.compile == "on" else "off"
     eager = replace(settings, compile=compile)

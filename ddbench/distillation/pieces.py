@@ -291,7 +291,7 @@ def _merge(run: Run, method: Method[Any], ranges: Sequence[range], covered: int)
             tracker.close()
     cost = meter.report(devices.describe(run.context.device), iterations=method.iterations)
     peaks = [cost["peak_memory_bytes"], *(int(header.get("peak_memory_bytes", 0)) for header in headers)]
-    synset = wrap(method.distilled(), method, run.resolved)
+    synset = wrap(method, run.resolved)
     finish(run, synset, cost | {"peak_memory_bytes": max(peaks)}, prepared)
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ddbench.distillation.begin import Run
-from ddbench.methods.base import Distilled, Method
+from ddbench.methods.base import Method
 from ddbench.methods.needs import TOLD_OF_ALL
-from ddbench.preview import preview_png
+from ddbench.modalities import modality
 from ddbench.runtime.files import write_bytes, write_json
-from ddbench.synset import Synset, write_synset
+from ddbench.synset import Provenance
 
 
-def finish(run: Run, synset: Synset, cost: dict[str, Any], prepared: dict[str, Any]) -> None:
+def finish(run: Run, synset: Provenance, cost: dict[str, Any], prepared: dict[str, Any]) -> None:
     """Write the product and what it cost, the product last: where it is, the run is finished.
 
     Args:
@@ -22,27 +23,21 @@ def finish(run: Run, synset: Synset, cost: dict[str, Any], prepared: dict[str, A
     Raises:
         UserError: the disk refuses.
     """
-    write_bytes(run.out / "preview.png", preview_png(synset, run.context.preprocess))
+    write_bytes(run.out / "preview.png", modality(synset.modality).preview(synset, run.context.preprocess))
     upstream = dict.fromkeys(TOLD_OF_ALL) | {need.key: need.cost(run.context.given(need)) for need in run.needs}
     write_json(run.out / "cost.json", cost | {"upstream": upstream | prepared} | run.settings.ranks.record())
-    write_synset(run.product, synset)
+    write(run.product, synset)
 
 
-def wrap(product: Distilled, method: Method[Any], resolved: dict[str, Any]) -> Synset:
-    """A product with its provenance."""
-    context = method.context
-    return Synset(
-        **vars(product),
-        preprocess=resolved["preprocess"],
-        budget=method.budget,
-        dataset=context.dataset.spec.name,
-        fingerprint=context.dataset.fingerprint,
-        class_names=context.dataset.spec.class_names,
-        method=resolved["method"],
-        config={**resolved["config"], "holdout": resolved["holdout"]},
-        seed=context.seed,
-        student=context.student if method.iterations and method.uses_student else None,
-        augmentation=method.augmentation,
-        versions=resolved["versions"],
-        parents={need.key: resolved[need.key][need.identity] for need in method.needs(method.config)},
-    )
+def wrap(method: Method[Any], resolved: dict[str, Any]) -> Any:
+    """A method's product as it is now, with its provenance."""
+    return modality(method.context.dataset.spec.modality).synset(method, resolved)
+
+
+def write(path: Path, synset: Provenance) -> None:
+    """Check and write a synset.
+
+    Raises:
+        UserError: it breaks the format, or the disk refuses.
+    """
+    modality(synset.modality).write(path, synset)

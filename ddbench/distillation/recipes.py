@@ -150,7 +150,7 @@ def choose_recipe(wanted: str, method: str, run: dict[str, Any]) -> Recipe | Non
             if run.get("dataset")
             and all(run.get(key) in (None, recipe.run.get(key)) for key in ("dataset", "ipc", "student", "size"))
         ]
-        return fitting[0] if fitting and run.get("ipc") is not None else None
+        return fitting[0] if fitting and (run.get("ipc") is not None or "ipc" not in fitting[0].run) else None
     file, _, name = wanted.partition(".toml")
     if ".toml" in wanted:
         recipes = read_recipes(Path(file + ".toml"), method)

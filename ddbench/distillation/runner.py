@@ -12,7 +12,7 @@ from ddbench.distillation.begin import Run, begin
 from ddbench.distillation.begin import RunSettings as RunSettings
 from ddbench.distillation.begin import attention_for as attention_for
 from ddbench.distillation.folder import CHECKPOINT, Rhythm, checkpoint, resume
-from ddbench.distillation.product import finish
+from ddbench.distillation.product import finish, write
 from ddbench.distillation.product import wrap as _wrap
 from ddbench.methods.base import Method, NotFiniteError
 from ddbench.protocols.plan import Plan, own_protocol
@@ -24,7 +24,6 @@ from ddbench.runtime.origin import code_record
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.tracking import Tracker, open_trackers
-from ddbench.synset import write_synset
 
 
 def distill(
@@ -85,7 +84,7 @@ def _steps(run: Run) -> None:
             for tracker in trackers:
                 tracker.close()
     cost = meter.report(devices.describe(run.context.device), iterations=method.iterations)
-    finish(run, _wrap(method.distilled(), method, run.resolved), cost, prepared)
+    finish(run, _wrap(method, run.resolved), cost, prepared)
 
 
 def _follow(method: Method[Any], done: int) -> None:
@@ -118,7 +117,7 @@ def _loop(
                 metrics = method.step(iteration)
             except NotFiniteError as error:
                 checkpoint(out / CHECKPOINT, method, iteration, meter)
-                write_synset(out / "last_good.safetensors", _wrap(method.distilled(), method, resolved))
+                write(out / "last_good.safetensors", _wrap(method, resolved))
                 raise UserError(
                     f"iteration {iteration}: {error}; stopped, the last good state is {out / 'last_good.safetensors'}"
                 ) from None
@@ -139,7 +138,7 @@ def _loop(
 def _validate(method: Method[Any], settings: RunSettings, resolved: dict[str, Any]) -> float:
     """Held-out accuracy of one student trained on the synset as it is; never the test set."""
     context = method.context
-    synset = _wrap(method.distilled(), method, resolved)
+    synset = _wrap(method, resolved)
     lr = synset.learned_lr
     if lr is not None and lr.ndim == 0 and float(lr) <= 0:
         return 0.0

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddbench.config import apply_config, check_config_class
-from ddbench.data.specs import dataset_slug
+from ddbench.data.specs import dataset_slug, modality_of
 from ddbench.distillation.recipes import RUN_KEYS, Recipe, choose_recipe
 from ddbench.methods import METHODS
-from ddbench.networks.names import default_student, parse_student
+from ddbench.modalities import modality
 from ddbench.registry import load_file, suggest
 from ddbench.runtime.device import begun_threads, own_threads, worker_count
 from ddbench.runtime.errors import UserError
@@ -87,6 +87,8 @@ def choose(
     kind: type[Method[Any]] = METHODS.get(method, "--method")
     found = choose_recipe(recipe, method, {"dataset": dataset, "ipc": ipc, "student": student, "size": size})
     where = f"recipe {found.name}" if found else ""
+    data = dataset or (found.run.get("dataset") if found else None)
+    kind = kind.fitting(method, data, modality_of(data)) if data else kind
     config = apply_config(kind.config_class, found.config if found else {}, where)
     return Chosen(name=method, kind=kind, recipe=found, config=config)
 
@@ -135,9 +137,9 @@ def needed_experts(chosen: Chosen) -> tuple[int, Any] | None:
 
 
 def default_out(method: str, unit: str, dataset: str, ipc: int | None, seed: int) -> Path:
-    """``runs/<dataset>-ipc<K>-<method>-s<seed>``, with ``full`` for a method of the whole training set."""
-    budget = f"ipc{ipc}" if unit == "ipc" else "full"
-    return Path("runs") / f"{dataset_slug(dataset)}-{budget}-{method}-s{seed}"
+    """``runs/<dataset>-ipc<K>-<method>-s<seed>``; ``full`` for one of the whole training set, nothing for bytes."""
+    budget = {"ipc": f"-ipc{ipc}", "all": "-full"}.get(unit, "")
+    return Path("runs") / f"{dataset_slug(dataset)}{budget}-{method}-s{seed}"
 
 
 def distill(
@@ -242,13 +244,15 @@ def opened(given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, A
     file, out, data = (None if given[name] is None else Path(given[name]) for name in ("method_file", "out", "data"))
     chosen = choose(given["method"], method_file=file, **named)
     asked = {name: given[name] for name in RUN_KEYS if given[name] is not None}
-    return _opened(chosen, settings, {**_DEFAULTS, **chosen.run, **asked}, given, out, data)
+    said = {**_DEFAULTS, **chosen.run, **asked}
+    chosen.kind.fitting(chosen.name, said["dataset"], own := modality_of(said["dataset"]))
+    return _opened(chosen, settings, {**modality(own).run_defaults, **said}, given, out, data)
 
 
 _HOW = ("seed", "validate_epochs", "track", "checkpoint_every", "device", "threads", "compile", "download")
 """Fields of the run's settings that are the caller's alone."""
 
-_DEFAULTS = {"dataset": "digits", "preprocess": "meanstd", "holdout": 0.1, "validate_every": 0}
+_DEFAULTS = {"dataset": "digits", "validate_every": 0}
 
 
 def _opened(
@@ -284,6 +288,7 @@ def _opened(
             download=given["download"],
             console=console,
             skip_broken=given["skip_broken"],
+            modality=None,
         )
     side = dataset.spec.size
     if recipe is not None:
@@ -299,7 +304,7 @@ def _opened(
         ranks=ranks,
         sharing=Sharing(shard=given["shard"], workers=workers, arguments={"given": again, "settings": dict(settings)}),
         ipc=ipc or 0,
-        student=str(parse_student(student)) if student else default_student(side),
+        student=modality(dataset.spec.modality).run_student(student, dataset),
         preprocess=said["preprocess"],
         holdout=said["holdout"],
         validate_every=said["validate_every"],

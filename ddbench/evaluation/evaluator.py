@@ -30,8 +30,7 @@ from ddbench.evaluation.weights import LIMIT, clear
 from ddbench.evaluation.work import Work, do
 from ddbench.measurements.suite import Choice
 from ddbench.measurements.trained import weights_folder
-from ddbench.networks.check import check_student
-from ddbench.protocols.plan import check_plan
+from ddbench.modalities import modality
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable, file_hash, read_json, text_hash, write_json
@@ -152,9 +151,7 @@ def prepared(
     devices.resolve_device(job.device)
     sha256 = file_hash(job.synset)
     plan, dataset = load_plan(job, sha256)
-    for student in students:
-        check_student(student, dataset.spec.channels, dataset.spec.size)
-    check_plan(plan, dataset)
+    modality(plan.synset.modality).check(plan, dataset, students, choices)
     if job.at_once < 1:
         raise UserError(f"--at-once {job.at_once}: expected at least 1")
     if job.max_images is not None:

@@ -15,6 +15,7 @@ from ddbench.evaluation.weights import LIMIT
 from ddbench.evaluation.work import Work, trained_again
 from ddbench.measurements.suite import Choice
 from ddbench.measurements.trained import weights_bytes
+from ddbench.modalities import require_forecast
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.training import Settings, tested_students, trained_students
 from ddbench.runtime import device as devices
@@ -55,6 +56,7 @@ def forecast(
     devices.prepare(job.threads)
     device = devices.resolve_device(job.device)
     plan, dataset = load_plan(job, work.sha256)
+    require_forecast(plan.synset.modality)
     test = Split(dataset.test.images[: job.max_images], dataset.test.labels[: job.max_images])
     missing = [student for student, _ in work.missing]
     trained = missing + [student for student, _ in trained_again(work)]

@@ -11,7 +11,7 @@ from typing import Any
 
 from ddbench.evaluation.parts import HEAD, parts_folder, read_head, read_parts
 from ddbench.measurements.suite import Finding
-from ddbench.networks.names import parse_student
+from ddbench.modalities import modality
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, read_json, text_hash
 from ddbench.statistics import summarise
@@ -189,8 +189,9 @@ def _take_result(kept: Kept, out: Path, head: dict[str, Any]) -> None:
     costs = read_json(cost, "cost record") if cost.exists() else {"runs": []}
     try:
         nothing = dict.fromkeys(COSTS, 0)
+        kind = modality(str(head["synset"]["modality"]))
         for run in [*old["runs"], *old.get("diverged", [])]:
-            parse_student(run["student"])
+            kind.check_student(run["student"])
             kept.take({**run, "cost": nothing})
         for student, entry in old["learning_rates"].items():
             for rate, value in entry["searched"].items():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ddbench.modalities import modality
 from ddbench.registry import unknown
 from ddbench.runtime.errors import UserError
 from ddbench.statistics import TOO_FEW, count_words, interval_words
@@ -152,8 +153,9 @@ class Evaluation:
         synset = self.data["synset"]
         stored = synset["bytes"]
         names = ("images", "labels", "augmentation", "teacher", "other")
-        parts = ", ".join(f"{name} {stored[name]:,}" for name in names if stored[name])
-        share = f"1/{stored['real_images'] / synset['images']:.0f} of the images"
+        items = modality(synset["modality"]).items
+        parts = ", ".join(f"{name} {stored[name]:,}" for name in names if stored[name]).replace("images", items)
+        share = f"1/{stored['real_images'] / synset['images']:.0f} of the {items}"
         yield f"  bytes {stored['total']:,} ({parts}): {stored['total'] / stored['real']:.2%} of the real set, {share}"
 
 

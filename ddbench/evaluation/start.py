@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from ddbench.config import apply_config, types_of
 from ddbench.measurements.suite import BUDGETS, NOISE, Choice
-from ddbench.networks.check import check_student
-from ddbench.networks.names import default_student, expand_students
-from ddbench.protocols.protocol import Protocol, changed, protocol, result_name
-from ddbench.protocols.teacher import protocol_teacher
+from ddbench.modalities import Modality, modality, modality_at
+from ddbench.protocols.protocol import result_name
 from ddbench.registry import unknown
 from ddbench.runtime.common import Common
 from ddbench.runtime.device import begun_threads, worker_count
@@ -36,8 +34,8 @@ if TYPE_CHECKING:
 class Asked(Common):
     """How a synset is to be scored: what the flags of ``ddbench evaluate`` and :func:`ddbench.evaluate` say."""
 
-    protocol: str = "hard-v1"
-    """Protocol (ddbench list protocols), or a TOML file with one of your own."""
+    protocol: str | None = None
+    """Protocol (ddbench list protocols), or a TOML file with one of your own; default: hard-v1, for graphs graph-v1."""
     students: str | None = None
     """Comma-separated networks or groups (quick, mtt, all-small, ...); default: the network it was distilled on."""
     seeds: int = 5
@@ -179,8 +177,11 @@ def _order(run: Path, asked: Asked) -> Order:
     Raises:
         UserError: whatever the user can mend.
     """
-    altered, difference = _altered(asked)
-    students = expand_students(asked.students) if asked.students is not None else None
+    kind = _kind(run)
+    kind.check_asked(asked)
+    base = kind.protocol(asked.protocol or kind.usual_protocol)
+    altered, difference = _altered(asked, base, kind)
+    students = kind.students(asked.students) if asked.students is not None else None
     if asked.seeds < 1:
         raise UserError(f"--seeds {asked.seeds}: expected at least 1")
     workers, threads = worker_count(asked.workers, asked.threads)
@@ -189,26 +190,24 @@ def _order(run: Path, asked: Asked) -> Order:
     choices = _choices(asked)
 
     from ddbench.data.load import load_dataset
-    from ddbench.data.specs import size_to_load
     from ddbench.evaluation.parts import HEAD, parts_folder
     from ddbench.evaluation.tasks import Job
-    from ddbench.synset import beside, read_synset, synset_path
+    from ddbench.synset import beside, synset_path
 
     path = synset_path(run)
-    synset = read_synset(path)
-    _, channels, size, _ = synset.images.shape
-    students = students or (synset.student or default_student(size),)
+    synset = kind.read(path)
+    students = students or (synset.student or kind.default_student(synset),)
     for student in students:
-        check_student(student, channels, size)
-    side = size_to_load(synset.dataset, asked.size or size)
-    teacher = protocol_teacher(altered, synset, given=asked.teacher, root=asked.teachers)
+        kind.check_student(student, synset)
+    side = kind.side(synset, asked.size)
+    teacher = kind.teacher(altered, synset, asked.teacher, asked.teachers)
     labels = _labels(asked, altered, path)
-    name = result_name(protocol(asked.protocol), _marks(difference, asked))
+    name = result_name(base, _marks(difference, asked))
     out = asked.out or beside(path, "evaluations") / f"{name}.json"
     if asked.threads == 0:
         workers, threads = worker_count(asked.workers, begun_threads(out, parts_folder(out) / HEAD))
     if asked.download:
-        load_dataset(synset.dataset, asked.data, size=side, download=True)
+        load_dataset(synset.dataset, asked.data, size=side, download=True, modality=kind.name)
     return Order(
         job=Job(
             synset=path,
@@ -235,13 +234,18 @@ def _order(run: Path, asked: Asked) -> Order:
     )
 
 
-def _altered(asked: Asked) -> tuple[Protocol, dict[str, Any]]:
+def _kind(run: Path) -> Modality:
+    """The modality of a synset; of a place without one that of images, which says what is missing."""
+    path = run / "synset.safetensors" if run.is_dir() else run
+    return modality_at(path) if path.is_file() else modality("image")
+
+
+def _altered(asked: Asked, base: Any, kind: Modality) -> tuple[Any, dict[str, Any]]:
     """The protocol with what was altered, and what differs from its standard.
 
     Raises:
         UserError: an unknown protocol, or a setting out of range or against another one.
     """
-    base = protocol(asked.protocol)
     settings = {
         "epochs": asked.epochs,
         "full_epochs": asked.epochs,
@@ -256,7 +260,7 @@ def _altered(asked: Asked) -> tuple[Protocol, dict[str, Any]]:
         source = {"lr_source": "protocol", "lr_students": ()}
     if asked.lr is not None and asked.lr_source is not None:
         raise UserError(f"--lr {asked.lr:g} --lr-source {asked.lr_source}: give one of the two")
-    return changed(base, **settings, **source)
+    return kind.changed(base, **settings, **source)
 
 
 def _extra(asked: Asked) -> bool:
@@ -290,7 +294,7 @@ def _choices(asked: Asked) -> list[Choice]:
     ]
 
 
-def _augmentation(asked: Asked, base: Protocol) -> str | None:
+def _augmentation(asked: Asked, base: Any) -> str | None:
     """The augmentation that is asked for, MixUp with it.
 
     Raises:
@@ -304,7 +308,7 @@ def _augmentation(asked: Asked, base: Protocol) -> str | None:
     return "mixup" if given == "none" else f"{given}+mixup"
 
 
-def _labels(asked: Asked, wanted: Protocol, synset: Path) -> Path | None:
+def _labels(asked: Asked, wanted: Any, synset: Path) -> Path | None:
     """The file of stored labels, for a protocol that replays them.
 
     Raises:

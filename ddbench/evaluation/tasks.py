@@ -7,20 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ddbench.data.dataset import Dataset, Split, holdout_split, validation_sample
-from ddbench.data.load import load_dataset
+from ddbench.data.dataset import Dataset, holdout_split, validation_sample
 from ddbench.evaluation.weights import room
 from ddbench.measurements.suite import Probe, Trained
 from ddbench.measurements.trained import measure, open_student, weights_bytes, write_weights
-from ddbench.protocols.labels import read_labels
+from ddbench.modalities import modality, modality_at
 from ddbench.protocols.plan import Plan
-from ddbench.protocols.protocol import Protocol
-from ddbench.protocols.training import Settings, diverged, tested_students, train_student, trained_students
+from ddbench.protocols.training import Settings, train_student
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.resources import Meter, peak_memory
-from ddbench.synset import check_against, read_synset
-from ddbench.teachers.store import read_teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +24,7 @@ class Job:
     """What every worker needs to train any student on the synset.
 
     Attributes:
-        synset: the file.
+        synset: the file; its modality says what the rest is.
         data: folder with the datasets.
         size: side in pixels, for datasets that come in any size.
         teacher: file of the teacher, for protocols whose labels come from one.
@@ -40,7 +36,7 @@ class Job:
     synset: Path
     data: Path | None
     size: int | None
-    protocol: Protocol
+    protocol: Any
     device: str
     threads: int
     precision: str
@@ -92,23 +88,12 @@ class ProbeTask:
 @functools.lru_cache(maxsize=1)
 def _loaded(
     synset: Path, sha256: str, data: Path | None, size: int | None, teacher: Path | None, labels: Path | None
-) -> tuple[Plan, Dataset]:
-    """Synset, teacher, labels and data of a job, read once a process; the plan's protocol is set by the caller."""
-    content = read_synset(synset)
-    dataset = load_dataset(content.dataset, data, size=size)
-    plan = Plan(
-        synset=content,
-        protocol=Protocol(name="none"),
-        preprocess=check_against(synset, content, dataset),
-        flip=dataset.spec.flip,
-        teacher=read_teacher(teacher) if teacher else None,
-        stored=read_labels(labels) if labels else None,
-        synset_sha256=sha256,
-    )
-    return plan, dataset
+) -> tuple[Any, Any]:
+    """Plan and dataset of a job, read once a process; the plan's protocol is set by the caller."""
+    return modality_at(synset).open(synset, sha256, data, size, teacher, labels)
 
 
-def load_plan(job: Job, sha256: str) -> tuple[Plan, Dataset]:
+def load_plan(job: Job, sha256: str) -> tuple[Any, Any]:
     """The plan of a job, and its dataset.
 
     Raises:
@@ -137,20 +122,17 @@ def run_task(job: Job, task: Task) -> list[dict[str, Any]]:
     return [{"student": task.student, **record, "cost": cost} for record in found]
 
 
-def _train_and_test(job: Job, task: Task, plan: Plan, dataset: Dataset) -> list[dict[str, Any]]:
-    test = Split(dataset.test.images[: job.max_images], dataset.test.labels[: job.max_images])
-    nets, compiler = trained_students(plan, task.student, task.seeds, job.settings, task.lr, tests=len(test))
-    by_seed = dict(zip(task.seeds, nets, strict=True))
-    scores = tested_students(plan, test, by_seed, job.settings, compiler)
+def _train_and_test(job: Job, task: Task, plan: Any, dataset: Any) -> list[dict[str, Any]]:
+    kind = modality(plan.synset.modality)
     found: list[dict[str, Any]] = []
-    for (seed, net), score in zip(by_seed.items(), scores, strict=True):
-        if score is None:
-            found.append({"seed": seed, "diverged": diverged(plan, task.student, task.lr)})
+    for one in kind.train_and_test(plan, dataset, task.student, task.seeds, job.settings, task.lr, job.max_images):
+        if isinstance(one.metrics, str):
+            found.append({"seed": one.seed, "diverged": one.metrics})
             continue
-        found.append({"seed": seed, "metrics": score})
-        if task.keep is not None and (task.needed or room(task.keep, weights_bytes(net))):
-            own = score["accuracy"]
-            write_weights(task.keep, net, student=task.student, seed=seed, accuracy=own, identity=task.identity)
+        found.append({"seed": one.seed, "metrics": one.metrics})
+        if task.keep is not None and one.net is not None and (task.needed or room(task.keep, weights_bytes(one.net))):
+            own = one.metrics["accuracy"]
+            write_weights(task.keep, one.net, student=task.student, seed=one.seed, accuracy=own, identity=task.identity)
     return found
 
 

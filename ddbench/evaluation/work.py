@@ -14,7 +14,6 @@ from ddbench.evaluation.probing import estimates, tell
 from ddbench.evaluation.tasks import Job, ProbeTask, Task
 from ddbench.evaluation.weights import usable
 from ddbench.measurements.suite import Probe, Suite
-from ddbench.protocols.plan import Plan
 from ddbench.runtime import device as devices
 from ddbench.runtime import seeds as named_seeds
 from ddbench.runtime.errors import UserError
@@ -48,7 +47,7 @@ class Work:
     """
 
     job: Job
-    plan: Plan
+    plan: Any
     kept: Kept
     suites: Sequence[Suite]
     sha256: str

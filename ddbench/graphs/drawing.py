@@ -58,6 +58,29 @@ def _tree(payload: TreePayload, tree: int, kinds: tuple[Ints, Ints], left: int, 
     begin, end = int(payload.trees.ptr[tree]), int(payload.trees.ptr[tree + 1])
     parent = payload.trees.parent[begin:end].tolist()
     size = end - begin
+    within, wide, high = tree_places(parent)
+    places = [(left + across, top + down) for across, down in within]
+    lines = []
+    for node in range(1, size):
+        (x1, y1), (x2, y2) = places[parent[node]], places[node]
+        dash = DASHES[int(kinds[1][begin + node]) % len(DASHES)]
+        style = f'stroke="#888" stroke-dasharray="{dash}"' if dash else 'stroke="#888"'
+        lines.append(f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}" {style}/>')
+    dots = []
+    for node, (across, down) in enumerate(places):
+        kind = int(kinds[0][begin + node])
+        fill = COLOURS[kind % len(COLOURS)]
+        dots.append(f'<circle cx="{across:g}" cy="{down:g}" r="{RADIUS}" fill="{fill}"><title>{kind}</title></circle>')
+    return "\n".join([*lines, *dots]), wide, high
+
+
+def tree_places(parent: list[int]) -> tuple[list[tuple[float, float]], int, int]:
+    """Where the nodes of a tree stand, root above, in pixels from the corner; width and height of all.
+
+    Args:
+        parent: of each node; parents come first, the root's is itself.
+    """
+    size = len(parent)
     level = [0] * size
     children: list[list[int]] = [[] for _ in range(size)]
     for node in range(1, size):
@@ -72,19 +95,8 @@ def _tree(payload: TreePayload, tree: int, kinds: tuple[Ints, Ints], left: int, 
             x[node] = (x[children[node][0]] + x[children[node][-1]]) / 2
         else:
             waiting += [(node, True), *((child, False) for child in reversed(children[node]))]
-    places = [(left + RADIUS + STEP * x[node], top + RADIUS + 2 * STEP * level[node]) for node in range(size)]
-    lines = []
-    for node in range(1, size):
-        (x1, y1), (x2, y2) = places[parent[node]], places[node]
-        dash = DASHES[int(kinds[1][begin + node]) % len(DASHES)]
-        style = f'stroke="#888" stroke-dasharray="{dash}"' if dash else 'stroke="#888"'
-        lines.append(f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}" {style}/>')
-    dots = []
-    for node, (across, down) in enumerate(places):
-        kind = int(kinds[0][begin + node])
-        fill = COLOURS[kind % len(COLOURS)]
-        dots.append(f'<circle cx="{across:g}" cy="{down:g}" r="{RADIUS}" fill="{fill}"><title>{kind}</title></circle>')
-    return "\n".join([*lines, *dots]), STEP * leaves, 2 * STEP * max(level) + 2 * RADIUS
+    places = [(RADIUS + STEP * x[node], float(RADIUS + 2 * STEP * level[node])) for node in range(size)]
+    return places, STEP * leaves, 2 * STEP * max(level) + 2 * RADIUS
 
 
 def _text(x: int, y: int, words: str) -> str:

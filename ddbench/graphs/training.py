@@ -1,4 +1,4 @@
-"""How a student learns graphs or a distilled set, and how it is tested: protocols as data, ROC-AUC and accuracy."""
+"""How a student learns graphs or a distilled set, and how it is tested: ROC-AUC and accuracy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,8 +14,10 @@ from torch import nn
 
 from ddbench.graphs.batches import Items
 from ddbench.graphs.graphset import Ints
+from ddbench.graphs.protocols import PROTOCOLS as PROTOCOLS
+from ddbench.graphs.protocols import GraphProtocol
+from ddbench.graphs.protocols import graph_protocol as graph_protocol
 from ddbench.graphs.students import GraphStudent, build_student
-from ddbench.registry import unknown
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.seeds import generator, isolated
 from ddbench.statistics import auroc
@@ -27,54 +28,8 @@ TESTED_AT_ONCE = 512
 """Items of one batch while testing."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class GraphProtocol:
-    """How a student is trained: cross-entropy, Adam at a constant rate, a fixed number of updates.
-
-    Attributes:
-        name: in tables.
-        updates, batch: updates, and items of each.
-        lr, weight_decay: of Adam.
-        dropout: of the pooled embedding.
-        draw: ``balanced``: a class, all alike, then an item of it in proportion to its weight; ``weighted``: an item in
-            proportion to its weight; ``each``: every item once, in an order drawn anew, over and over.
-        choice: which weights are tested: the ``last`` ones, or those best on the ``validation`` part (ROC-AUC, the
-            earliest of several).
-        every: updates between two looks at the validation part.
-    """
-
-    name: str
-    updates: int = 300
-    batch: int = 32
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    dropout: float = 0.0
-    draw: Literal["balanced", "weighted", "each"] = "balanced"
-    choice: Literal["last", "validation"] = "last"
-    every: int = 10
-
-
-PROTOCOLS = {
-    made.name: made
-    for made in (
-        GraphProtocol(name="graph-v1"),
-        GraphProtocol(name="mirage", weight_decay=1e-3, dropout=0.3, draw="weighted", choice="validation"),
-        GraphProtocol(name="mirage-code", weight_decay=1e-3, dropout=0.3, draw="each", choice="validation"),
-    )
-}
-"""``graph-v1`` is ours. ``mirage`` draws as the paper says and chooses on the validation part, as it does; the released
-code overwrites its weighted draw by every itemset once an epoch: ``mirage-code``."""
-
-
-def graph_protocol(name: str) -> GraphProtocol:
-    """A protocol by name.
-
-    Raises:
-        UserError: no such one.
-    """
-    if name not in PROTOCOLS:
-        raise unknown("graph protocol", name, PROTOCOLS)
-    return PROTOCOLS[name]
+class DivergedError(UserError):
+    """A student's loss is no longer finite."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +61,7 @@ def train_student(
 
     Raises:
         UserError: see :func:`ddbench.graphs.students.parse_student`; the protocol chooses and there is nothing to
-            choose on; the loss is no longer finite.
+            choose on. DivergedError: the loss is no longer finite.
     """
     if protocol.choice == "validation" and valid is None:
         raise UserError(f"protocol {protocol.name} chooses weights on a validation part; give one, or take graph-v1")
@@ -119,7 +74,9 @@ def train_student(
         for update, index in enumerate(draws(items, protocol, seed), start=1):
             loss = nn.functional.cross_entropy(net(items.batch(index)), labels[torch.from_numpy(index)])
             if not math.isfinite(loss.item()):
-                raise UserError(f"{name} on {protocol.name}, seed {seed}: the loss is {loss.item()} at update {update}")
+                raise DivergedError(
+                    f"{name} on {protocol.name}, seed {seed}: the loss is {loss.item()} at update {update}"
+                )
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -15,13 +15,27 @@ from typing import Any
 
 from ddbench.leaderboard.result import Result, plain
 from ddbench.leaderboard.schema import check_text
+from ddbench.modalities import modality
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash, parse_json, plain_file
 
 MAX_BYTES = 2 * 10**6
 """Larger files lie elsewhere: the row names an address and a hash."""
 MAX_HEADER = 2**20
-BYTES = {"U8": 1, "I64": 8, "F16": 2, "F32": 4, "BF16": 2, "F64": 8, "I32": 4, "BOOL": 1}
+BYTES = {
+    "U8": 1,
+    "I8": 1,
+    "BOOL": 1,
+    "U16": 2,
+    "I16": 2,
+    "F16": 2,
+    "BF16": 2,
+    "U32": 4,
+    "I32": 4,
+    "F32": 4,
+    "I64": 8,
+    "F64": 8,
+}
 IMPORTED = "imported"
 """Method that ``ddbench import`` writes where none is named; the submission then names it."""
 
@@ -142,25 +156,25 @@ def read_header(path: Path, kind: str) -> tuple[dict[str, tuple[str, list[int]]]
 def _check_synset(path: Path, tensors: dict[str, Any], header: dict[str, Any], result: Result) -> None:
     """A row repeats what its synset's file says of itself."""
     said = result.synset
-    dtype, shape = tensors.get("images", ("none", []))
     names = header.get("class_names")
+    sized = {name: (dtype, shape, BYTES[dtype] * math.prod(shape)) for name, (dtype, shape) in tensors.items()}
+    kind = header.get("modality")
     own = {
-        "images": shape[0] if shape else None,
-        "shape": shape[1:],
         "dataset": header.get("dataset"),
         "dataset_fingerprint": header.get("dataset_fingerprint"),
-        "modality": header.get("modality"),
+        "modality": kind,
         "budget": header.get("budget"),
         "classes": len(names) if isinstance(names, list) else None,
         "student": header.get("student"),
         "seed": header.get("seed"),
-        "preprocess": header.get("preprocess"),
         "config": header.get("config"),
     }
     if header.get("method") != IMPORTED:
         own["method"] = header.get("method")
+    own |= modality(said.modality).stored(sized, header) if kind == said.modality else {}
+    size = own.pop("bytes.images", None)
     wrong = next((name for name, value in own.items() if plain(getattr(said, name)) != value), None)
-    if wrong is None and said.bytes.images != math.prod(shape) * BYTES[dtype]:
+    if wrong is None and said.bytes.images != size:
         wrong = "bytes.images"
     if wrong is not None:
         raise UserError(f"{path}: its {wrong} is not what row {result.id} says; evaluate and submit the file again")

@@ -11,13 +11,14 @@ from ddbench.leaderboard.result import Result, plain
 from ddbench.runtime.files import canonical_json
 
 HEADLINE = {
+    "accuracy": ("accuracy",),
     "calibration": ("ece_scaled", "ece"),
     "robustness": ("robust_accuracy", "robust_autoattack"),
     "corruptions": ("corruption_accuracy", "mce"),
     "ood": ("ood_auroc",),
 }
-"""Metrics with a column of their own, by group; an opened row shows all others. The group is also the name of the
-settings in a result's ``measured``."""
+"""Metrics with a column of their own, by group (the accuracy where another metric ranks); an opened row shows all
+others. The group is also the name of the settings in a result's ``measured``."""
 
 _BINS = ("n_test", "n_bins", "norm")
 _CORRUPTED = ("version", "set", "constants", "types", "severities", "images")

@@ -71,8 +71,8 @@ def commands(result: Result) -> list[str]:
     if not _made_here(result):
         return [shlex.join(again)]
     distill = ["ddbench", "distill", "--method", synset.method, "--dataset", synset.dataset, *size]
-    if synset.budget.unit != "all":
-        distill += [f"--{synset.budget.unit}", str(synset.budget.value)]
+    if synset.budget.unit == "ipc":  # others are in the config
+        distill += ["--ipc", str(synset.budget.value)]
     if synset.student:
         distill += ["--student", synset.student]
     if synset.preprocess.get("kind") not in (None, "meanstd"):

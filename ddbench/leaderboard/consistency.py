@@ -9,45 +9,44 @@ import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 from ddbench.evaluation.ddranking.definitions import SCORES, Accuracies, repeat_scores, summary
 from ddbench.leaderboard.result import ProtocolInfo, Scores
-from ddbench.protocols.protocol import LATER, PROTOCOLS, Protocol, changed
+from ddbench.modalities import IMAGE, Modality, modality
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json
 from ddbench.statistics import Statistics
 
 TOLERANCE = 1e-9
-SETTINGS = frozenset(field.name for field in fields(Protocol)) - {"name"}
 
 
-def protocol_of(entry: ProtocolInfo, where: str) -> Protocol:
+def protocol_of(entry: ProtocolInfo, where: str, kind: str = IMAGE) -> Any:
     """The protocol that a row was evaluated under, from the row alone: its name, settings and hash.
 
     Args:
         entry: ``protocol`` of a row.
+        kind: modality of its synset.
 
     Raises:
         UserError: a setting that no protocol has or whose value is out of range, a hash that is not that of the
             settings, the name of a protocol whose settings are others, or alterations that are not told.
     """
     try:
-        return _protocol_of(canonical_json(entry.to_json()))
+        return _protocol_of(canonical_json(entry.to_json()), kind)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 
 
 @functools.lru_cache(maxsize=256)
-def _protocol_of(text: str) -> Protocol:
+def _protocol_of(text: str, kind: str) -> Any:
     entry = ProtocolInfo(**json.loads(text))
-    name, settings, difference = entry.name, entry.settings, entry.changed
+    name, settings, difference, own = entry.name, entry.settings, entry.changed, modality(kind)
     try:
-        made, _ = changed(Protocol(name=name), **settings)
+        made = own.protocol_from(name, settings)
     except UserError as error:
         raise UserError(f"protocol.settings: {error}") from None
-    found = {**dict.fromkeys(LATER, 0.0), **made.settings()}
+    found = {**dict.fromkeys(own.later, 0.0), **made.settings()}
     odd = next((key for key, value in settings.items() if found[key] != value), None)
     if odd is not None:
         raise UserError(f"protocol.settings: {odd} {str(settings[odd])[:40]!a} is no value of that setting")
@@ -55,16 +54,17 @@ def _protocol_of(text: str) -> Protocol:
         raise UserError(f"protocol.hash {entry.hash} is not that of its settings ({made.hash}): evaluate again")
     if entry.standard != (not difference):
         raise UserError("protocol.standard does not fit protocol.changed: a standard evaluation alters nothing")
-    _check_base(name, found, difference)
+    _check_base(own, name, found, difference)
     return made
 
 
-def _check_base(name: str, found: Mapping[str, Any], difference: Mapping[str, Any]) -> None:
+def _check_base(own: Modality, name: str, found: Mapping[str, Any], difference: Mapping[str, Any]) -> None:
     """A known name stands for its own settings, but for those that are told as changed."""
-    told = {key: value for key, value in difference.items() if key in SETTINGS}
+    told = {key: value for key, value in difference.items() if key in own.setting_names}
     wrong = next((key for key, value in told.items() if found[key] != value), None)
-    if wrong is None and name in PROTOCOLS:
-        base = {**dict.fromkeys(LATER, 0.0), **PROTOCOLS[name].settings()}
+    standard = own.standard(name)
+    if wrong is None and standard is not None:
+        base = {**dict.fromkeys(own.later, 0.0), **standard.settings()}
         wrong = next((key for key, value in found.items() if base[key] != value and key not in told), None)
     if wrong is not None:
         raise UserError(

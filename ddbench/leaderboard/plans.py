@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ddbench.data.specs import DATASETS, OWN_FORMS, SIZES, dataset_slug, is_own
+from ddbench.data.specs import DATASETS, OWN_FORMS, SIZES, dataset_slug, is_own, modality_of
 from ddbench.leaderboard.published import Published, read_published
 from ddbench.leaderboard.result import Budget, Result
 from ddbench.leaderboard.rows import RANDOM
 from ddbench.measurements.suite import SUITES
-from ddbench.networks.names import parse_student
-from ddbench.protocols.protocol import protocol
+from ddbench.modalities import Modality, modality
 from ddbench.registry import suggest, unknown
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import read_toml
@@ -37,6 +36,7 @@ CELL_KEYS: dict[str, tuple[type, ...]] = {
     "dataset": (str,),
     "size": (int,),
     "ipc": (int, list),
+    "max_bytes": (int,),
     "recipe": (str,),
     "student": (str,),
     "run_seeds": (list,),
@@ -69,7 +69,8 @@ class PlanCell:
 
     Attributes:
         method, title: its name, and how the board calls it.
-        dataset, size, ipc, seed: what is made, with which seed.
+        dataset, size, ipc, max_bytes, seed: what is made, with which seed; ``ipc`` 0 and ``max_bytes`` 0: as many as
+            its settings give.
         recipe, student: of ``ddbench distill``; empty: its defaults. ``{ipc}`` in the recipe stands for the IPC.
         protocol, students, seeds: how it is scored, with ``seeds`` networks of each; the protocol is a name or a
             TOML file.
@@ -89,6 +90,7 @@ class PlanCell:
     dataset: str
     size: int | None = None
     ipc: int
+    max_bytes: int = 0
     seed: int = 0
     recipe: str = "auto"
     student: str = ""
@@ -108,8 +110,15 @@ class PlanCell:
 
     @property
     def budget(self) -> str:
-        """``ipc10``, or ``full`` for all real images."""
-        return "full" if self.method == "full" else f"ipc{self.ipc}"
+        """``ipc10``, ``bytes500``, or ``full`` for all real images."""
+        if self.method == "full":
+            return "full"
+        return f"ipc{self.ipc}" if self.ipc else f"bytes{self.max_bytes or ''}"
+
+    @property
+    def kind(self) -> Modality:
+        """The modality of its data."""
+        return modality(modality_of(self.dataset))
 
     @property
     def run(self) -> str:
@@ -119,7 +128,7 @@ class PlanCell:
     @property
     def name(self) -> str:
         """``digits-ipc1-mtt-s0/hard-v1``."""
-        return f"{self.run}/{protocol(self.protocol).name}"
+        return f"{self.run}/{self.kind.protocol(self.protocol).name}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,8 +257,8 @@ def _expand(entry: dict[str, Any], where: str, reproduction: bool) -> list[PlanC
     for key in ("method", "dataset"):
         if not entry.get(key):
             raise UserError(f"{where}: {key} is missing")
-    _check_names(entry, where)
-    full = entry["method"] == "full"
+    kind = _check_names(entry, where)
+    full = entry["method"] == "full" or kind.unit != "ipc"
     ipcs = _listed(entry, "ipc", int, [0] if full else [], where) if not full else [0]
     if not ipcs or (not full and not 1 <= min(ipcs) <= max(ipcs) <= MAX_IPC):
         raise UserError(f"{where}: ipc is {entry.get('ipc')!r:.80}, expected at least 1, at most {MAX_IPC:,}")
@@ -263,7 +272,7 @@ def _expand(entry: dict[str, Any], where: str, reproduction: bool) -> list[PlanC
         )
     if min(run_seeds, default=-1) < 0 or not 1 <= entry.get("seeds", 5) <= MAX_SEEDS:
         raise UserError(f"{where}: expected run_seeds from 0 on, and seeds of at least 1, at most {MAX_SEEDS:,}")
-    protocols = _listed(entry, "protocols", str, ["hard-v1"], where)
+    protocols = _listed(entry, "protocols", str, [kind.usual_protocol], where)
     if not protocols:
         raise UserError(f"{where}: protocols is an empty list, expected at least one (or no such key: hard-v1)")
     if len(ipcs) * len(run_seeds) * len(protocols) > MAX_CELLS:
@@ -271,7 +280,7 @@ def _expand(entry: dict[str, Any], where: str, reproduction: bool) -> list[PlanC
             f"{where}: {len(ipcs):,} ipc x {len(run_seeds):,} run_seeds x {len(protocols):,} protocols are more than "
             f"{MAX_CELLS:,} cells"
         )
-    students = tuple(str(parse_student(name)) for name in _listed(entry, "students", str, [], where))
+    students = tuple(kind.students(name)[0] for name in _listed(entry, "students", str, [], where))
     published = read_published(entry.get("published", []), students, where, reproduction)
     texts = {key: tuple(_listed(entry, key, str, [], where)) for key in LISTS if key in entry}
     return [
@@ -281,10 +290,11 @@ def _expand(entry: dict[str, Any], where: str, reproduction: bool) -> list[PlanC
             dataset=entry["dataset"],
             size=entry.get("size"),
             ipc=ipc,
+            max_bytes=entry.get("max_bytes", 0),
             seed=seed,
             recipe=entry.get("recipe", "auto").replace("{ipc}", str(ipc)),
             student=entry.get("student", ""),
-            protocol=_known_protocol(name),
+            protocol=_known_protocol(name, kind),
             students=students,
             seeds=entry.get("seeds", 5),
             distill=texts.get("distill", ()),
@@ -306,19 +316,21 @@ def _expand(entry: dict[str, Any], where: str, reproduction: bool) -> list[PlanC
     ]
 
 
-def _check_names(entry: dict[str, Any], where: str) -> None:
-    """Refuse what no cell could be filled with: names are parts of paths, and are told now."""
+def _check_names(entry: dict[str, Any], where: str) -> Modality:
+    """The modality of the data; refuses what no cell could be filled with: names are parts of paths, told now."""
     dataset = entry["dataset"]
     if not is_own(dataset) and dataset not in DATASETS:
         raise unknown("dataset", dataset, [*DATASETS, *OWN_FORMS], where)
     if entry.get("size", SIZES.start) not in SIZES:
         raise UserError(f"{where}: size is {entry['size']}, expected {SIZES.start} to {SIZES.stop - 1}")
+    kind = modality(modality_of(dataset))
     if entry.get("student"):
-        parse_student(entry["student"])
+        kind.check_student(entry["student"])
+    return kind
 
 
-def _known_protocol(name: str) -> str:
-    protocol(name)  # so that a wrong one is told now
+def _known_protocol(name: str, kind: Modality) -> str:
+    kind.protocol(name)  # so that a wrong one is told now
     return name
 
 
@@ -327,8 +339,8 @@ def result_of(cell: PlanCell, results: Sequence[Result]) -> Result | None:
 
     Of several the one with the most runs.
     """
-    wanted = protocol(cell.protocol)
-    student = str(parse_student(cell.student)) if cell.student else ""
+    wanted = cell.kind.protocol(cell.protocol)
+    student = cell.kind.students(cell.student)[0] if cell.student else ""
     measures = {flag[2:] for flag in cell.evaluate} & set(SUITES)
     found = []
     for result in results:
@@ -337,7 +349,7 @@ def result_of(cell: PlanCell, results: Sequence[Result]) -> Result | None:
         fits = (
             synset.method == cell.method
             and synset.dataset == cell.dataset
-            and (budget.unit == "all" if cell.method == "full" else budget == Budget("ipc", cell.ipc))
+            and _fits(cell, budget)
             and synset.seed == cell.seed
             and (not student or synset.student in (None, student))
             and (used.name, used.hash, used.standard) == (wanted.name, wanted.hash, True)
@@ -348,6 +360,12 @@ def result_of(cell: PlanCell, results: Sequence[Result]) -> Result | None:
         if fits:
             found.append(result)
     return max(found, key=lambda result: (len(result.runs), result.id), default=None)
+
+
+def _fits(cell: PlanCell, budget: Budget) -> bool:
+    if cell.method == "full" or cell.ipc:
+        return budget.unit == "all" if cell.method == "full" else budget == Budget("ipc", cell.ipc)
+    return budget.unit == cell.kind.unit and cell.max_bytes in (0, budget.value)
 
 
 def _settings(config: Any) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddbench.networks.names import default_student
+from ddbench.modalities import modality
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
 from ddbench.runtime.signs import turn
@@ -183,7 +183,8 @@ def _make(
     from ddbench.distillation.runner import RunSettings, distill
     from ddbench.methods import METHODS
 
-    kind = METHODS.get(method)
+    own = modality(dataset.spec.modality)
+    kind = METHODS.get(method).fitting(method, dataset.spec.name, own.name)
     return distill(
         method,
         kind,
@@ -192,7 +193,7 @@ def _make(
         data=data,
         settings=RunSettings(
             ipc=ipc,
-            student=default_student(dataset.spec.size),  # recorded only: real images are of no student
+            student=own.run_student(None, dataset),  # recorded only: real images are of no student
             seed=seed,
             preprocess=preprocess,
             holdout=holdout,

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from ddbench.leaderboard.plans import Plan, PlanCell, result_of
 from ddbench.leaderboard.schema import load_results
-from ddbench.protocols.protocol import protocol
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import check_writable, ensure_writable
@@ -207,7 +206,7 @@ def buffer_flags(cell: PlanCell, workshop: Workshop) -> list[str]:
         cell.method,
         recipe=cell.recipe,
         dataset=cell.dataset,
-        ipc=cell.ipc,
+        ipc=cell.ipc or None,
         student=cell.student or None,
         size=cell.size,
     )
@@ -230,7 +229,14 @@ def teacher_flags(cell: PlanCell, workshop: Workshop) -> list[str] | None:
 def distill_flags(cell: PlanCell, workshop: Workshop) -> list[str]:
     """The command that makes a cell's synset, without what its needs and the machine add."""
     flags = ["distill", "--method", cell.method, *_data(cell), "--seed", str(cell.seed)]
-    flags += ["--out", str(workshop.run(cell)), *_pair("--ipc", cell.ipc or None), "--recipe", cell.recipe]
+    flags += [
+        "--out",
+        str(workshop.run(cell)),
+        *_pair("--ipc", cell.ipc),
+        *_pair("--max-bytes", cell.max_bytes),
+        "--recipe",
+        cell.recipe,
+    ]
     return [*flags, *_pair("--student", cell.student), *cell.distill]
 
 
@@ -257,7 +263,7 @@ def evaluate_flags(cell: PlanCell, workshop: Workshop, teacher: Path | None) -> 
 
 def submit_flags(cell: PlanCell, workshop: Workshop) -> list[str]:
     """The command that makes a cell's row."""
-    flags = ["submit", str(workshop.run(cell)), "--protocol", protocol(cell.protocol).name]
+    flags = ["submit", str(workshop.run(cell)), "--protocol", cell.kind.protocol(cell.protocol).name]
     flags += ["--leaderboard", str(workshop.leaderboard), "--teachers", str(workshop.teachers)]
     flags += [*_pair("--name", cell.title), *_pair("--note", cell.note)]
     for key, value in workshop.submission.items():

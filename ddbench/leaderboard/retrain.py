@@ -13,15 +13,16 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ddbench.data.specs import is_own, size_to_load
+from ddbench.data.specs import is_own
 from ddbench.leaderboard.attachments import SYNSET, Part, address, beside, check_part, needed
 from ddbench.leaderboard.columns import repeated
-from ddbench.leaderboard.consistency import SETTINGS, protocol_of
+from ddbench.leaderboard.consistency import protocol_of
 from ddbench.leaderboard.result import Result, Run
 from ddbench.leaderboard.schema import RESULTS, load_results, result_path
 from ddbench.leaderboard.verification import Verification, load_verifications, make_verification, write_verification
+from ddbench.modalities import modality
 from ddbench.runtime.errors import UserError, one_line
 from ddbench.runtime.files import canonical_json, ensure_writable, text_hash
 from ddbench.runtime.progress import Console
@@ -30,7 +31,6 @@ from ddbench.runtime.shards import WHOLE, Shard, State, Units, run_units
 if TYPE_CHECKING:
     from ddbench.evaluation.tasks import Job
     from ddbench.measurements.suite import Choice
-    from ddbench.protocols.protocol import Protocol
 
 MAX_EPOCHS = 100_000
 """No known protocol trains a hundredth of it; a row that asks for more would keep a machine busy for nothing."""
@@ -200,11 +200,12 @@ def verify_row(request: Request, result: Result) -> Outcome:
     try:
         pairs = wanted_runs(result, request)
         job = make_job(result, request)
+        own_names = modality(result.synset.modality).setting_names
         choices = measurements(result, job) if request.measured else []
         device = devices.describe(devices.resolve_device(job.device))
         kind = {"device": device, "versions": devices.versions(), "threads": job.threads, "compile": job.compile}
         out = request.work / result.id / f"{text_hash(kind)[:12]}.json"
-        difference = {key: value for key, value in result.protocol.changed.items() if key in SETTINGS}
+        difference = {key: value for key, value in result.protocol.changed.items() if key in own_names}
         runs: dict[tuple[str, int], Run] = {}
         for seeds in dict.fromkeys(map(tuple, pairs.values())):  # students with equal seeds are trained together
             evaluation = evaluate(
@@ -310,10 +311,10 @@ def make_job(result: Result, request: Request) -> Job:
     own = is_own(synset.dataset)
     if own and not request.folders:
         raise UserError(
-            f"{where} is of {synset.dataset[:80]}, images of its submitter's own: --allow-folders reads those of "
+            f"{where} is of {synset.dataset[:80]}, data of its submitter's own: --allow-folders reads those of "
             "that name on this machine"
         )
-    size = synset.shape[-1]
+    kind = modality(synset.modality)
     files = {part: locate(result, part, request) for part in needed(result)}
     path = files.get(SYNSET) or _real_images(result, request)
     if SYNSET in files:
@@ -322,7 +323,7 @@ def make_job(result: Result, request: Request) -> Job:
     return Job(
         synset=path,
         data=request.data,
-        size=size_to_load(synset.dataset, size),
+        size=kind.side_of_row(synset),
         protocol=protocol,
         device=_device(result, request),
         threads=request.threads or result.threads,
@@ -335,12 +336,13 @@ def make_job(result: Result, request: Request) -> Job:
     )
 
 
-def _protocol(result: Result, where: str) -> Protocol:
-    protocol = protocol_of(result.protocol, where)
-    unknown = set(result.protocol.changed) - SETTINGS - {"max_images"}
+def _protocol(result: Result, where: str) -> Any:
+    kind = modality(result.synset.modality)
+    protocol = protocol_of(result.protocol, where, kind.name)
+    unknown = set(result.protocol.changed) - kind.setting_names - {"max_images"}
     if unknown:
         raise UserError(f"{where} was measured with an altered {min(unknown)}, which verification does not repeat")
-    longest = max(protocol.epochs, protocol.full_epochs)
+    longest = kind.work(protocol)
     if longest > MAX_EPOCHS:
         raise UserError(f"{where} asks for {longest:,} epochs; verification trains at most {MAX_EPOCHS:,}")
     return protocol
@@ -379,12 +381,10 @@ def locate(result: Result, part: Part, request: Request) -> Path:
 
 def _check_numbers(path: Path, result: Result) -> None:
     """Read the synset in full, so that a malformed one is refused before anything is made."""
-    from ddbench.synset import read_synset
-
-    synset = read_synset(path)
-    said = result.synset
-    if synset.decoded_images != said.decoded_images:
-        raise UserError(f"{path}: decodes to {synset.decoded_images} images, row {result.id} says otherwise")
+    kind, said = modality(result.synset.modality), result.synset
+    count = kind.count(kind.read(path))
+    if count != said.decoded_images:
+        raise UserError(f"{path}: decodes to {count} {kind.items}, row {result.id} says otherwise")
 
 
 def _device(result: Result, request: Request) -> str:
@@ -400,18 +400,20 @@ def _device(result: Result, request: Request) -> str:
 def _real_images(result: Result, request: Request) -> Path:
     """The row of all real images needs no file: they are taken from the dataset, as a run in the work folder."""
     from ddbench.data.load import load_dataset
-    from ddbench.leaderboard.references import HOLDOUT, real_run
+    from ddbench.leaderboard.references import real_run
 
     said = result.synset
     if said.method != "full":
         raise UserError(f"row {result.id} claims all real images, but its method is {said.method}")
-    dataset = load_dataset(said.dataset, request.data, size=size_to_load(said.dataset, said.shape[-1]))
+    own = modality(said.modality)
+    size = own.side_of_row(said)
+    dataset = load_dataset(said.dataset, request.data, size=size, modality=own.name)
     if dataset.fingerprint != said.dataset_fingerprint:
         raise UserError(f"row {result.id} is of other {said.dataset} data than this machine has")
     config = said.config if isinstance(said.config, dict) else {}
-    kind, holdout = said.preprocess.get("kind"), config.get("holdout", HOLDOUT)
+    kind, holdout = own.real_settings(said.preprocess, config)
     make = functools.partial(real_run, dataset=dataset, data=request.data)
     key = text_hash([kind, holdout, said.seed, dataset.fingerprint])[:12]
-    if kind not in ("meanstd", "zca") or not isinstance(holdout, int | float) or not 0 <= holdout <= 0.9:
+    if kind is None or holdout is None:
         raise UserError(f"row {result.id}: its preprocess or held-out fraction is none that ddbench makes")
-    return make(request.work / f"full-{key}", "full", ipc=0, seed=said.seed, holdout=float(holdout), preprocess=kind)
+    return make(request.work / f"full-{key}", "full", ipc=0, seed=said.seed, holdout=holdout, preprocess=kind)

@@ -19,6 +19,7 @@ from ddbench.leaderboard.compiled import compile_schema
 from ddbench.leaderboard.consistency import check_scores, protocol_of, same
 from ddbench.leaderboard.kept import Kept, Marks, digest
 from ddbench.leaderboard.result import KIND, SCHEMA, Metric, Result, Run, plain
+from ddbench.modalities import MODALITIES
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, json_of, read_bytes, read_json, text_hash, write_json
 from ddbench.statistics import Statistics, summarise
@@ -96,7 +97,9 @@ def check_result(content: Any, where: str) -> Result:
     _check_shape(content, where)
     result = Result.from_json(content)
     _check_sizes(result, where)
-    protocol_of(result.protocol, where)
+    if result.synset.modality not in MODALITIES:
+        raise UserError(f"{where}: synset.modality {result.synset.modality!r:.60} is none of {', '.join(MODALITIES)}")
+    protocol_of(result.protocol, where, result.synset.modality)
     _check_numbers(result, where)
     if result.scores is not None:
         check_scores(result.scores, where)

@@ -16,7 +16,6 @@ from ddbench.leaderboard.plans import REPRODUCTION, Plan, PlanCell, find_plan, r
 from ddbench.leaderboard.published import Published, Verdict, judge
 from ddbench.leaderboard.result import Cost, Result
 from ddbench.leaderboard.verification import Verification
-from ddbench.protocols.protocol import protocol
 from ddbench.statistics import Statistics, count_words, summarise
 
 
@@ -50,7 +49,7 @@ class Truth:
     @property
     def protocol(self) -> str:
         """Name of the protocol that ours is measured by."""
-        return protocol(self.cell.protocol).name
+        return str(self.cell.kind.protocol(self.cell.protocol).name)
 
     @property
     def cpu_seconds(self) -> float:

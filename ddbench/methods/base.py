@@ -25,6 +25,7 @@ from ddbench.data.preprocess import Preprocess
 from ddbench.methods.facts import Facts
 from ddbench.methods.needs import Need
 from ddbench.networks.build import build_student
+from ddbench.registry import resolve
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
@@ -167,6 +168,10 @@ class Method(Generic[C]):
     """Budget unit of the product: ``ipc``, or ``all`` for the whole training set."""
     distinct: ClassVar[bool] = False
     """Whether it needs ``ipc`` different real images of every class; others begin with noise, or repeat real ones."""
+    modalities: ClassVar[tuple[str, ...]] = ("image",)
+    """What data it works on (:mod:`ddbench.modalities`)."""
+    variants: ClassVar[Mapping[str, str]] = {}
+    """The same method for other data: modality -> ``module:Class``."""
     second_order: ClassVar[bool] = False
     """Whether it differentiates the student's gradient: the run then tries before work that the student allows it."""
     uses_student: ClassVar[bool] = True
@@ -180,6 +185,28 @@ class Method(Generic[C]):
     def __init__(self, config: C, context: Context) -> None:
         self.config = config
         self.context = context
+
+    @classmethod
+    def fitting(cls, name: str, dataset: str, modality: str) -> type[Method[Any]]:
+        """The class of this method for data of a modality.
+
+        Args:
+            name, dataset: for the message.
+
+        Raises:
+            UserError: it does not work on such data.
+        """
+        if modality in cls.modalities:
+            return cls
+        if modality not in cls.variants:
+            fits = " and ".join(f"{one}s" for one in (*cls.modalities, *cls.variants))
+            raise UserError(
+                f"--method {name} --dataset {dataset}: the method works on {fits}, this is a set of {modality}s"
+            )
+        found = resolve(cls.variants[modality], f"method {name}")
+        assert isinstance(found, type)
+        assert issubclass(found, Method)
+        return found
 
     @classmethod
     def needs(cls, config: C) -> tuple[Need[Any], ...]:

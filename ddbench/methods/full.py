@@ -7,6 +7,7 @@ same evaluator, protocol and seeds as every other row; the protocol states its o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ddbench.methods.base import Distilled, Method
 from ddbench.methods.facts import Facts
@@ -22,6 +23,7 @@ class Full(Method[FullConfig]):
     """The real training set."""
 
     config_class = FullConfig
+    variants: ClassVar = {"graph": "ddbench.methods.families.graphs:FullGraphs"}
     facts = Facts(
         title="All real images",
         line="all real training images: the upper row",

@@ -11,6 +11,7 @@ held-out images are not candidates.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -31,6 +32,7 @@ class Herding(Coreset[HerdingConfig]):
     """Herding in the teacher's features."""
 
     config_class = HerdingConfig
+    variants: ClassVar = {"graph": "ddbench.methods.families.graphs:HerdedGraphs"}
     facts = Facts(
         title="Herding",
         line="a coreset: real images whose mean feature follows the class mean",

@@ -11,6 +11,7 @@ an image is never chosen twice; held-out images are not candidates.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -31,6 +32,7 @@ class KCenter(Coreset[KCenterConfig]):
     """Greedy k-center in the teacher's features."""
 
     config_class = KCenterConfig
+    variants: ClassVar = {"graph": "ddbench.methods.families.graphs:KCenterGraphs"}
     facts = Facts(
         title="k-center",
         line="a coreset: real images that cover their class, farthest first",

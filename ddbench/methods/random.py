@@ -6,6 +6,7 @@ Each class gives ``ipc`` different training images, uniformly; pixels are kept a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ddbench.methods.base import Distilled, Method
 from ddbench.methods.facts import Facts
@@ -20,6 +21,7 @@ class Random(Method[RandomConfig]):
     """A random subset of the real training images."""
 
     config_class = RandomConfig
+    variants: ClassVar = {"graph": "ddbench.methods.families.graphs:RandomGraphs"}
     distinct = True
     facts = Facts(
         title="Random real images",

@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import EAGER, TINY, Outcome, contents, listing, random_tiny
 
+from ddbench.data import load
 from ddbench.evaluation import tasks
 from ddbench.evaluation.ddranking.definitions import Accuracies, repeat_scores, summary
 from ddbench.protocols.protocol import PROTOCOLS
@@ -173,7 +174,7 @@ def test_table(ddb: Command, random_run: Path, tmp_path: Path):
 def test_search_looks_at_training_images_only(ddb: Command, random_run: Path, tmp_path: Path, monkeypatch):
     """With the test images spoilt, the searched learning rates are the same."""
     found = scored(ddb, random_run, tmp_path / "cache")
-    whole = tasks.load_dataset
+    whole = load.load_dataset
 
     def spoilt(*args: object, **options: object) -> Any:
         dataset = whole(*args, **options)
@@ -181,7 +182,7 @@ def test_search_looks_at_training_images_only(ddb: Command, random_run: Path, tm
         return replace(dataset, test=test)
 
     tasks._loaded.cache_clear()
-    monkeypatch.setattr(tasks, "load_dataset", spoilt)
+    monkeypatch.setattr(load, "load_dataset", spoilt)
     other = scored(ddb, Path(shutil.copytree(random_run, tmp_path / "copy", ignore=_no_results)), tmp_path / "cache2")
     tasks._loaded.cache_clear()
     for name in ("real_hard", "syn_hard"):

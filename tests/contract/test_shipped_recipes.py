@@ -17,6 +17,8 @@ from ddbench.networks.check import check_student
 from ddbench.networks.names import parse_student
 
 RECIPES = all_recipes()
+IMAGES = [recipe for recipe in RECIPES if DATASETS[recipe.run["dataset"]].modality == "image"]
+GRAPHS = [recipe for recipe in RECIPES if recipe not in IMAGES]
 
 
 def test_there_are_recipes():
@@ -32,7 +34,16 @@ def test_there_are_recipes():
     assert {recipe.method for recipe in RECIPES} <= set(METHODS)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: f"{recipe.method}/{recipe.name}")
+@pytest.mark.parametrize("recipe", GRAPHS, ids=lambda recipe: f"{recipe.method}/{recipe.name}")
+def test_recipe_of_graphs(recipe):
+    assert len(recipe.source) > 3
+    assert recipe.name == recipe.run["dataset"]
+    kind = METHODS.get(recipe.method)
+    apply_config(kind.config_class, recipe.config, recipe.name)
+    assert choose_recipe("auto", recipe.method, {"dataset": recipe.name}) == recipe
+
+
+@pytest.mark.parametrize("recipe", IMAGES, ids=lambda recipe: f"{recipe.method}/{recipe.name}")
 def test_recipe(recipe):
     assert len(recipe.source) > 3, "no source"
     for setting, source in recipe.sources.items():
@@ -62,7 +73,7 @@ def test_recipe(recipe):
         assert experts.preprocess == recipe.run.get("preprocess", experts.preprocess)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: f"{recipe.method}/{recipe.name}")
+@pytest.mark.parametrize("recipe", IMAGES, ids=lambda recipe: f"{recipe.method}/{recipe.name}")
 def test_recipe_is_chosen_by_itself(recipe):
     """``--dataset D --ipc K`` (and size) find a recipe of that cell; its experts are those of ``buffer --recipe``."""
     run = {"dataset": recipe.run["dataset"], "ipc": recipe.run["ipc"], "student": recipe.run["student"]}

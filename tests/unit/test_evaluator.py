@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from conftest import EAGER, TINY, evaluate_tiny
 from PIL import Image
 
+from ddbench.data import load
 from ddbench.data.augment import apply, draw, parse_strategy
 from ddbench.data.dataset import Dataset, Split, holdout_split
 from ddbench.data.load import load_dataset
@@ -22,6 +23,7 @@ from ddbench.evaluation import tasks
 from ddbench.evaluation.kept import Kept
 from ddbench.evaluation.work import SEARCH_SEED
 from ddbench.networks.build import build_student
+from ddbench.protocols import training
 from ddbench.protocols.plan import Plan, rate_of
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.protocols.training import Settings
@@ -174,14 +176,14 @@ def test_searched_lr(ddb: Callable, random_run: Path, data_root: Path, tmp_path:
 def test_search_never_looks_at_the_test_set(ddb: Callable, random_run: Path, tmp_path: Path, monkeypatch):
     """The search's accuracies do not move when the test labels are wrong."""
     first = score(ddb, random_run, tmp_path / "a.json", "--lr-source", "search", "--seeds", 1)
-    real = tasks.load_dataset
+    real = load.load_dataset
 
     def wrong(*args: Any, **more: Any) -> Dataset:
         dataset = real(*args, **more)
         test = Split(dataset.test.images, dataset.test.labels.flip(0))
         return Dataset(dataset.spec, dataset.train, test, dataset.fingerprint, dataset.root)
 
-    monkeypatch.setattr(tasks, "load_dataset", wrong)
+    monkeypatch.setattr(load, "load_dataset", wrong)
     tasks._loaded.cache_clear()
     second = score(ddb, random_run, tmp_path / "b.json", "--lr-source", "search", "--seeds", 1)
     tasks._loaded.cache_clear()
@@ -339,9 +341,7 @@ def test_several_seeds_at_once(ddb: Callable, random_run: Path, tmp_path: Path):
 @pytest.fixture
 def hot(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str, int], bool]], None]:
     """``hot(which)``: outputs of the students and seeds that are named are not finite."""
-    from ddbench.evaluation import tasks
-
-    real = tasks.tested_students
+    real = training.tested_students
 
     def make(which: Callable[[str, int], bool]) -> None:
         def tested(plan: Any, test: Any, nets: dict[int, Any], *more: Any) -> Any:
@@ -351,7 +351,7 @@ def hot(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str, int], bool]
                     next(net.parameters()).data.fill_(float("nan"))
             return real(plan, test, nets, *more)
 
-        monkeypatch.setattr(tasks, "tested_students", tested)
+        monkeypatch.setattr(training, "tested_students", tested)
 
     return make
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from conftest import EAGER, TINY
 
-from ddbench.evaluation import tasks, weights
+from ddbench.evaluation import weights
 from ddbench.evaluation.weights import LIST
+from ddbench.protocols import training
 
 SEEDS = 2
 
@@ -27,13 +28,13 @@ def command(run: Path, *more: object) -> list[object]:
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The seeds of every training, as they are trained."""
     done: list[tuple[int, ...]] = []
-    real = tasks.trained_students
+    real = training.trained_students
 
     def counted(plan: Any, student: str, seeds: Sequence[int], *more: Any, **options: Any) -> Any:
         done.append(tuple(seeds))
         return real(plan, student, seeds, *more, **options)
 
-    monkeypatch.setattr(tasks, "trained_students", counted)
+    monkeypatch.setattr(training, "trained_students", counted)
     return done
 
 

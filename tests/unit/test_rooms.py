@@ -31,6 +31,7 @@ FLOORS = (
     ("experts", "teachers", "diffusion"),
     ("protocols",),
     ("methods", "measurements"),
+    ("modalities",),
     ("evaluation",),
     ("distillation",),
     ("tasks",),

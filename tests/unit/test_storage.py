@@ -12,9 +12,9 @@ import torch
 
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
-from ddbench.evaluation.storage import label_bytes, storage
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import PROTOCOLS
+from ddbench.protocols.storage import label_bytes, storage
 from ddbench.synset import Budget, Synset
 
 

@@ -1,0 +1,238 @@
+"""Images: every answer is a function that the rooms below have. Imports no torch at module level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ddbench.modalities.base import Modality, RunFacts, SynsetFacts, Tested, provenance_of
+from ddbench.networks.names import default_student, expand_students, parse_student
+from ddbench.protocols.protocol import LATER, PROTOCOLS, Protocol, changed, protocol
+from ddbench.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from ddbench.data.dataset import Dataset, Split
+    from ddbench.data.preprocess import Preprocess
+    from ddbench.measurements.suite import Choice
+    from ddbench.methods.base import Method
+    from ddbench.protocols.plan import Plan
+    from ddbench.protocols.training import Settings
+    from ddbench.synset import Synset
+    from ddbench.teachers.store import Teacher
+
+
+class ImageModality(Modality):
+    """Images of one shape with a class each."""
+
+    name = "image"
+    items = "images"
+    unit = "ipc"
+    usual_protocol = "hard-v1"
+    run_defaults: ClassVar[Mapping[str, Any]] = {"preprocess": "meanstd", "holdout": 0.1}
+    metrics: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "accuracy": {"unit": "fraction", "better": "higher", "title": "Test accuracy"}
+    }
+    forecasts = True
+    setting_names = frozenset(Protocol.__dataclass_fields__) - {"name"}
+    later = LATER
+
+    def run_student(self, student: str | None, dataset: Dataset) -> str:
+        return str(parse_student(student)) if student else default_student(dataset.spec.size)
+
+    def split(self, kind: type[Method[Any]], dataset: Dataset, said: RunFacts) -> tuple[Split, Split]:
+        from ddbench.data.dataset import holdout_split, validation_sample
+        from ddbench.methods.base import check_ipc
+        from ddbench.networks.check import check_student
+
+        spec = dataset.spec
+        check_student(said.student, spec.channels, spec.size)
+        train, held_out = holdout_split(dataset.train, said.holdout, spec.classes, dataset.root, names=spec.class_names)
+        if said.validate_every and not len(held_out.labels):
+            raise UserError(
+                "--validate-every needs held-out training images: give --holdout 0.1 (experts then need it too), or "
+                "--validate-every 0"
+            )
+        if kind.unit == "ipc":
+            check_ipc(said.ipc, train, spec.classes, spec.class_names, distinct=kind.distinct)
+        return train, validation_sample(held_out)
+
+    def preprocess(self, dataset: Dataset, kind: str, root: Path) -> Preprocess:
+        from ddbench.data.preprocess import fit_preprocess
+
+        return fit_preprocess(dataset, kind, root)
+
+    def synset(self, method: Method[Any], resolved: Mapping[str, Any]) -> Synset:
+        from ddbench.synset import Synset
+
+        return Synset(
+            **vars(method.distilled()),
+            preprocess=resolved["preprocess"],
+            augmentation=method.augmentation,
+            **provenance_of(method, resolved),
+        )
+
+    def write(self, path: Path, synset: Synset) -> None:
+        from ddbench.synset import write_synset
+
+        write_synset(path, synset)
+
+    def preview(self, synset: Synset, preprocess: Preprocess) -> bytes:
+        from ddbench.preview import preview_png
+
+        return preview_png(synset, preprocess)
+
+    def read(self, path: Path) -> Synset:
+        from ddbench.synset import read_synset
+
+        return read_synset(path)
+
+    def protocol(self, name: str) -> Protocol:
+        return protocol(name)
+
+    def changed(self, base: Protocol, **settings: Any) -> tuple[Protocol, dict[str, Any]]:
+        return changed(base, **settings)
+
+    def check_asked(self, asked: Any) -> None:
+        """Every wish can be one about images."""
+
+    def students(self, text: str) -> tuple[str, ...]:
+        return expand_students(text)
+
+    def default_student(self, synset: Synset) -> str:
+        return default_student(synset.images.shape[2])
+
+    def check_student(self, name: str, synset: Synset | None = None) -> None:
+        from ddbench.networks.check import check_student
+
+        if synset is None:
+            parse_student(name)
+        else:
+            check_student(name, synset.images.shape[1], synset.images.shape[2])
+
+    def side(self, synset: Synset, asked: int | None) -> int | None:
+        from ddbench.data.specs import size_to_load
+
+        return size_to_load(synset.dataset, asked or synset.images.shape[2])
+
+    def teacher(self, protocol: Protocol, synset: Synset, given: Path | None, root: Path) -> Teacher | None:
+        from ddbench.protocols.teacher import protocol_teacher
+
+        return protocol_teacher(protocol, synset, given=given, root=root)
+
+    def open(
+        self, path: Path, sha256: str, data: Path | None, size: int | None, teacher: Path | None, labels: Path | None
+    ) -> tuple[Plan, Dataset]:
+        from ddbench.data.load import load_dataset
+        from ddbench.protocols.labels import read_labels
+        from ddbench.protocols.plan import Plan
+        from ddbench.synset import check_against, read_synset
+        from ddbench.teachers.store import read_teacher
+
+        content = read_synset(path)
+        dataset = load_dataset(content.dataset, data, size=size)
+        plan = Plan(
+            synset=content,
+            protocol=Protocol(name="none"),
+            preprocess=check_against(path, content, dataset),
+            flip=dataset.spec.flip,
+            teacher=read_teacher(teacher) if teacher else None,
+            stored=read_labels(labels) if labels else None,
+            synset_sha256=sha256,
+        )
+        return plan, dataset
+
+    def check(self, plan: Plan, dataset: Dataset, students: Sequence[str], choices: Sequence[Choice]) -> None:
+        from ddbench.networks.check import check_student
+        from ddbench.protocols.plan import check_plan
+
+        for student in students:
+            check_student(student, dataset.spec.channels, dataset.spec.size)
+        check_plan(plan, dataset)
+
+    def train_and_test(
+        self,
+        plan: Plan,
+        dataset: Dataset,
+        student: str,
+        seeds: Sequence[int],
+        settings: Settings,
+        lr: float | None,
+        max_images: int | None,
+    ) -> list[Tested]:
+        from ddbench.data.dataset import Split
+        from ddbench.protocols.training import diverged, tested_students, trained_students
+
+        test = Split(dataset.test.images[:max_images], dataset.test.labels[:max_images])
+        nets, compiler = trained_students(plan, student, seeds, settings, lr, tests=len(test))
+        by_seed = dict(zip(seeds, nets, strict=True))
+        scores = tested_students(plan, test, by_seed, settings, compiler)
+        return [
+            Tested(seed, net, diverged(plan, student, lr) if score is None else score)
+            for (seed, net), score in zip(by_seed.items(), scores, strict=True)
+        ]
+
+    def describe(self, plan: Plan, dataset: Dataset) -> dict[str, Any]:
+        from ddbench.protocols.storage import storage
+
+        synset, lr, labels = plan.synset, plan.synset.learned_lr, plan.protocol.labels
+        kinds = {"teacher": "teacher", "stored": "teacher", "hard": "hard"}
+        bound = plan.protocol.replay and synset.schedule is not None and synset.schedule.fixed is not None
+        return {
+            "method": synset.method,
+            "dataset": synset.dataset,
+            "dataset_fingerprint": synset.fingerprint,
+            "modality": synset.modality,
+            "budget": {"unit": synset.budget.unit, "value": synset.budget.value},
+            "classes": synset.classes,
+            "shape": list(synset.images.shape[1:]),
+            "images": len(synset.images),
+            "decoded_images": synset.decoded_images,
+            "label_kind": kinds.get(labels, synset.label_kind),
+            "student": synset.student,
+            "seed": synset.seed,
+            "preprocess": synset.preprocess,
+            "config": synset.config,
+            "learned_lr": float(lr) if lr is not None and lr.ndim == 0 else None,
+            "bytes": storage(plan, dataset),
+            **({"fixed_network": True} if bound else {}),
+        }
+
+    def count(self, synset: Synset) -> int:
+        return synset.decoded_images
+
+    def rate(self, plan: Plan, student: str) -> tuple[float, str]:
+        from ddbench.protocols.plan import learned_rate, rate_of
+
+        source = "protocol" if learned_rate(plan.synset, plan.protocol) is None else "synset"
+        return rate_of(plan, student), source
+
+    def protocol_from(self, name: str, settings: Mapping[str, Any]) -> Protocol:
+        return changed(Protocol(name=name), **settings)[0]
+
+    def standard(self, name: str) -> Protocol | None:
+        return PROTOCOLS.get(name, "protocol") if name in PROTOCOLS else None
+
+    def work(self, protocol: Protocol) -> int:
+        return max(protocol.epochs, protocol.full_epochs)
+
+    def side_of_row(self, said: SynsetFacts) -> int | None:
+        from ddbench.data.specs import size_to_load
+
+        return size_to_load(said.dataset, said.shape[-1])
+
+    def real_settings(
+        self, preprocess: Mapping[str, Any], config: Mapping[str, Any]
+    ) -> tuple[str | None, float | None]:
+        kind, holdout = preprocess.get("kind"), config.get("holdout", self.run_defaults["holdout"])
+        good = isinstance(holdout, int | float) and 0 <= holdout <= 0.9
+        return (kind if kind in ("meanstd", "zca") else None), (float(holdout) if good else None)
+
+    def stored(self, tensors: Mapping[str, tuple[str, list[int], int]], header: Mapping[str, Any]) -> dict[str, Any]:
+        _, shape, size = tensors.get("images", ("none", [], 0))
+        return {
+            "images": shape[0] if shape else None,
+            "shape": shape[1:],
+            "preprocess": header.get("preprocess"),
+            "bytes.images": size,
+        }

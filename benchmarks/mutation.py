@@ -20,6 +20,7 @@ import io
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -51,20 +52,25 @@ TESTS: dict[str, str] = {
     "training/solve": "kernel",
     "training/statistics_matching": "recovery",
     "training/trajectory_losses": "datm ast",
+    "training/twice": "twice",
     "evaluation/ddranking/definitions": "scores",
     "evaluation/ddranking/file": "scores cli/scores_verb",
     "evaluation/ddranking/trainings": "scores cli/scores_verb",
     "evaluation/evaluator": "evaluator measurements",
     "evaluation/kept": "evaluator measurements",
+    "evaluation/parts": "writers hostile_files evaluator",
     "evaluation/probing": "measurements",
     "evaluation/record": "evaluator measurements",
     "evaluation/storage": "storage",
     "evaluation/tasks": "evaluator measurements",
+    "evaluation/weights": "keep_weights",
+    "evaluation/work": "evaluator measurements",
     "protocols/labels": "labels",
     "protocols/plan": "plan storage evaluator decode labels pdd",
     "protocols/protocol": "protocols plan",
     "protocols/relabel": "labels cli/relabel",
     "protocols/targets": "plan labels",
+    "protocols/replay": "dd",
     "protocols/teacher": "which_teacher",
     "protocols/training": "plan evaluator decode pdd labels",
     "methods/ast": "ast",
@@ -83,6 +89,7 @@ TESTS: dict[str, str] = {
     "methods/families/multi_formation": "idc",
     "methods/families/recovery": "recovery",
     "methods/families/trajectory": "trajectory_methods trajectory_experts datm pdd",
+    "methods/frepo": "kernel",
     "methods/ftd": "trajectory_methods",
     "methods/guard": "recovery",
     "methods/herding": "coreset",
@@ -90,6 +97,7 @@ TESTS: dict[str, str] = {
     "methods/kmeans": "coreset",
     "methods/mgd3": "d3hr",
     "methods/needs/__init__": "needs",
+    "methods/needs/diffusion": "needs d3hr",
     "methods/needs/experts": "needs trajectory_experts upstream",
     "methods/needs/teacher": "needs which_teacher upstream teacher rded",
     "methods/parts/batches": "representative gradient_matching",
@@ -101,8 +109,10 @@ TESTS: dict[str, str] = {
     "methods/parts/sampling": "representative",
     "methods/parts/segments": "trajectory_methods datm pdd",
     "methods/pdd": "pdd",
+    "methods/rcig": "kernel",
     "methods/rded": "rded",
     "methods/tesla": "trajectory_methods",
+    "methods/unguided": "d3hr",
 }
 """Module -> test files, of tests/unit where no other folder is named; the quickest first."""
 
@@ -179,6 +189,7 @@ def sample(count: int, seed: int) -> list[dict[str, Any]]:
                     places.setdefault((module, *mutant["place"]), []).append(mutant)
         share = count // len(folders) + (number < count % len(folders))
         chosen += [draw.choice(places[place]) for place in draw.sample(sorted(places), min(share, len(places)))]
+    draw.shuffle(chosen)  # those that were tried, where not all are, are a sample too
     return chosen
 
 
@@ -189,11 +200,16 @@ def test_files(module: str) -> list[str]:
 
 
 def run_tests(copy: Path, tests: list[str], seconds: float, *flags: str) -> tuple[str, list[str]]:
-    """``killed``, ``survived`` or ``timeout``, and the tests that failed; forked, which spares the start of torch."""
+    """``killed``, ``survived`` or ``timeout``, and the tests that failed; forked, which spares the start of torch.
+
+    Args:
+        seconds: of CPU time, so that a busy machine kills no mutant; ten times as much by the clock.
+    """
     with tempfile.TemporaryFile("w+") as said:
         child = os.fork()
         if not child:
             os.setsid()
+            resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds)))
             os.chdir(copy)
             os.dup2(said.fileno(), 1)
             os.dup2(said.fileno(), 2)
@@ -206,7 +222,7 @@ def run_tests(copy: Path, tests: list[str], seconds: float, *flags: str) -> tupl
                 code = int(pytest.main(["-q", "--tb=no", "--no-header", "-p", "no:cacheprovider", *flags, *tests]))
             sys.stdout.flush()
             os._exit(code)
-        end = time.monotonic() + seconds
+        end = time.monotonic() + 10 * seconds
         while time.monotonic() < end:
             done, status = os.waitpid(child, os.WNOHANG)
             if done:
@@ -218,6 +234,8 @@ def run_tests(copy: Path, tests: list[str], seconds: float, *flags: str) -> tupl
             return "timeout", []
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)  # workers that a failed test left
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL):
+            return "timeout", []
         said.seek(0)
         lines = [line for line in said.read().splitlines() if line.startswith(("FAILED ", "ERROR "))]
         failed = [line.partition(" ")[2].partition(" - ")[0] for line in lines]
@@ -250,7 +268,7 @@ def main() -> None:
     parser.add_argument("--tests", default="HEAD", help="the commit whose tests are used")
     parser.add_argument("--only", type=Path, help="only those that survived by this log")
     parser.add_argument("--log", type=Path, required=True, help="one JSON line a mutant; goes on where it ended")
-    parser.add_argument("--seconds", type=float, default=300, help="for the tests of one mutant")
+    parser.add_argument("--seconds", type=float, default=300, help="CPU time for the tests of one mutant")
     args = parser.parse_args()
 
     import torch

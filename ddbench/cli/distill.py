@@ -16,6 +16,7 @@ from ddbench.distillation.start import Chosen, choose, distill, status
 from ddbench.methods import METHODS, USUAL_PROTOCOL, description, meant_protocol
 from ddbench.modalities import IMAGE
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.numbers import whole
 from ddbench.runtime.ranks import leads
 from ddbench.runtime.shards import WHOLE
 
@@ -208,4 +209,4 @@ def _title(kind: Any) -> str:
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdecimal() else None
+    return None if text is None else whole(text)

@@ -155,7 +155,10 @@ def _open(folder: Path, spec: DatasetSpec, listing: Listing, root: Path) -> Data
             files = getattr(listing, name)
             # "c": pages are private, so the tensor is writable and the file is never changed through it.
             plain_file(folder / f"{name}.npy", "decoded images")
-            images = np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)
+            try:
+                images = np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)
+            except Exception:  # numpy raises many kinds for a damaged header
+                return None
             if images.shape != (len(files), *spec.shape) or images.dtype != np.uint8:
                 return None
             splits.append(Split(torch.from_numpy(images), _labels(files)))

@@ -115,7 +115,7 @@ def kept_look(path: Path) -> Look | None:
         counts = (found.deep, found.turned, found.alpha, *found.modes.values())
         texts = (*found.skipped, *found.skipped.values())
         whole = whole and all(type(one) is int for one in counts) and all(type(one) is str for one in texts)
-    except (UserError, TypeError, AttributeError, IndexError):
+    except (UserError, TypeError, AttributeError, LookupError):
         return None
     return found if whole else None
 

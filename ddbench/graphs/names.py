@@ -9,7 +9,7 @@ from ddbench.runtime.errors import UserError
 
 MAX_DEPTH = 8
 MAX_WIDTH = 1024
-_NAME = re.compile(r"(gin|gcn|gat)-d([1-9][0-9]*)-w([1-9][0-9]*)-(sum|mean)(?:-(bn|ln))?")
+_NAME = re.compile(r"(gin|gcn|gat)-d([1-9][0-9]{0,8})-w([1-9][0-9]{0,8})-(sum|mean)(?:-(bn|ln))?")
 
 
 @dataclass(frozen=True)

@@ -296,6 +296,8 @@ def plan_submission(run: Path, board: Path, result: Result, given: Given | None 
     result = _named({**result.to_json(), "supersedes": latest.id if latest else None}, str(run))
     path = board / result_path(result)
     if path.exists():
+        if any(_content(old) == _content(result) for old in _earlier(board, result)):  # from another process, just now
+            return plan_submission(run, board, result, given)
         raise UserError(f"{path}: another row has this id; add a --note, which gives this one an id of its own")
     package = pack(run, path, result, given or Given())
     return Plan(result, path, False, package.files, tuple(package.items))

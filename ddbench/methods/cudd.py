@@ -34,6 +34,7 @@ from ddbench.protocols.protocol import PROTOCOLS, Protocol, changed
 from ddbench.protocols.targets import targets
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.numbers import whole
 from ddbench.synset import Budget, Synset
 from ddbench.training.loops import (
     Epoch,
@@ -105,7 +106,7 @@ def parse_phases(text: str, ipc: int) -> tuple[int, ...]:
     if text == "auto":
         return (ipc // 2, ipc) if ipc > 1 else (ipc,)
     parts = text.split(",")
-    ends = tuple(int(part) for part in parts if part.strip().isdecimal())
+    ends = tuple(end for part in parts if (end := whole(part.strip())) is not None)
     if len(ends) != len(parts) or not ends or list(ends) != sorted(set(ends)) or ends[0] < 1 or ends[-1] != ipc:
         raise UserError(
             f"--phases {text}: expected ascending numbers of images per class joined by commas that end with --ipc "

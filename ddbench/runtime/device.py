@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import read_json
+from ddbench.runtime.numbers import whole
 
 if TYPE_CHECKING:
     import torch
@@ -162,10 +163,11 @@ def resolve_device(name: str) -> torch.device:
     if name == "cpu":
         return torch.device("cpu")
     kind, _, index = name.partition(":")
-    if kind != "cuda" or (index and not index.isdecimal()):
+    number = whole(index or "0")
+    if kind != "cuda" or number is None:
         raise UserError(f"--device: {name!r} is none of auto, cpu, cuda, cuda:<number>")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if int(index or 0) >= count:
+    if number >= count:
         raise UserError(f"--device {name}: this machine has {count} CUDA device(s); use --device cpu or auto")
     return torch.device(name)
 

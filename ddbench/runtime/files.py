@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.numbers import process_exists, whole
 
 MAX_JSON_BYTES = 64 * 2**20
 """No JSON that ddbench reads is larger; a larger file is refused before it is parsed."""
@@ -28,6 +29,9 @@ MAX_DIGITS = 300
 """Digits of an integer: as a float64 it is still finite."""
 
 _TOO_LARGE = 10**MAX_DIGITS
+
+ATTEMPTS = 10
+"""A folder is made so often while other processes take it away."""
 
 MAX_DEPTH = 64
 """Lists and tables inside each other in JSON and TOML from files."""
@@ -87,10 +91,8 @@ def _sweep(folder: Path, name: str = "") -> None:
         name: of the file that they were for; default: any of the folder.
     """
     for left in folder.glob(f".{glob.escape(name) or '*'}.*.tmp"):
-        import psutil  # rarely needed, and ddbench --help should not wait for it
-
-        pid = left.name.split(".")[-3]
-        if pid.isdecimal() and int(pid) != os.getpid() and not psutil.pid_exists(int(pid)):
+        pid = whole(left.name.split(".")[-3])
+        if pid is not None and pid != os.getpid() and not process_exists(pid):
             left.unlink(missing_ok=True)
 
 
@@ -170,17 +172,25 @@ def plain_file(path: Path, what: str, limit: int | None = None) -> int:
     Raises:
         UserError: missing, a folder, a pipe, a device or a socket, or too large.
     """
+    size = _plain_size(path, what)
+    if size is None:
+        raise UserError(f"{path}: no such {what}")
+    if limit is not None and size > limit:
+        raise UserError(f"{path}: {size:,} bytes is too large for a {what} (at most {limit:,})")
+    return size
+
+
+def _plain_size(path: Path, what: str) -> int | None:
+    """Size of a plain file; None: there is none, nor anything else. Looks once: others come and go."""
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path}: no such {what}") from None
+        return None
     except (OSError, ValueError) as error:  # ValueError: a null character in a name
         raise UserError(f"{path}: cannot read this {what}: {getattr(error, 'strerror', None) or error}") from None
     if not stat.S_ISREG(found.st_mode):
         kind = next((name for check, name in _KINDS if check(found.st_mode)), "a special file")
         raise UserError(f"{path}: cannot read this {what}: it is {kind}, no plain file")
-    if limit is not None and found.st_size > limit:
-        raise UserError(f"{path}: {found.st_size:,} bytes is too large for a {what} (at most {limit:,})")
     return found.st_size
 
 
@@ -199,10 +209,7 @@ def plain_or_absent(path: Path, what: str) -> bool:
     Raises:
         UserError: there is something else.
     """
-    if not os.path.lexists(path) or not path.exists():
-        return False
-    plain_file(path, what)
-    return True
+    return _plain_size(path, what) is not None
 
 
 def read_bytes(path: Path, what: str, limit: int) -> bytes:
@@ -346,12 +353,16 @@ def ensure_writable(folder: Path) -> None:
         UserError: it cannot be created or written to.
     """
     probe = _temporary(folder / "probe")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise _explain(error, folder) from error
+    for attempt in range(ATTEMPTS):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink()
+            return
+        except OSError as error:
+            # another process that had made it took it away, empty, just now
+            if not isinstance(error, FileNotFoundError) or attempt == ATTEMPTS - 1:
+                raise _explain(error, folder) from error
 
 
 def check_writable(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ def load_pt(path: Path, mmap: bool = False, limit: int = MAX_BYTES) -> Any:
         packed = zipfile.is_zipfile(path)
         if packed and (size := _unfolded(path)) > limit:
             raise UserError(f"{path}: unfolds to {size:,} bytes, too large (at most {limit:,})")
-        with torch.serialization.safe_globals(_numpy_scalars()):
+        # torch warns of odd pickles; whether it can be read is told below
+        with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and packed)
     except UserError:
         raise

@@ -19,6 +19,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.numbers import whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -263,5 +264,5 @@ def _leave() -> None:
 
 
 def _number(name: str, default: int) -> int:
-    text = os.environ.get(name, "")
-    return int(text) if text.isdecimal() else default
+    found = whole(os.environ.get(name, ""))
+    return default if found is None else found

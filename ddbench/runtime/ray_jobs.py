@@ -29,6 +29,7 @@ from ddbench.runtime.by_value import packed, unpacked
 from ddbench.runtime.device import cores
 from ddbench.runtime.errors import UserError, install_words, one_line
 from ddbench.runtime.jobs import ATTEMPTS, WorkerDied, answer, resolve, unwrapped
+from ddbench.runtime.numbers import whole
 
 QUEUED = 256
 """Jobs that wait at Ray at once, so that a cluster that grows sees what is wanted and the driver's memory does not."""
@@ -129,10 +130,11 @@ def _check_address(address: str) -> None:
         UserError: no address, or no cluster there that takes us.
     """
     host, _, port = address.rpartition(":")
-    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
+    number = whole(port)
+    if not host or "/" in host or number is None or not 0 < number < 65536:
         raise UserError(f"--ray-address {address}: expected HOST:PORT of a head, such as 10.0.0.5:6379")
     try:
-        socket.create_connection((host, int(port)), CONNECT).close()
+        socket.create_connection((host, number), CONNECT).close()
     except OSError as error:
         raise UserError(f"--ray-address {address}: nothing answers there ({error}); is `ray start` running?") from None
     command = [sys.executable, "-c", ASK, "health-check", "--address", address]

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from ddbench.runtime.errors import Unfinished, UserError, one_line
 from ddbench.runtime.files import canonical_json, read_json, text_hash, write_text
 from ddbench.runtime.jobs import WorkerDied, resolve, run_jobs, warm
+from ddbench.runtime.numbers import whole
 from ddbench.runtime.signs import POLL, Seen, Sign, holder, signs
 
 T = TypeVar("T")
@@ -96,20 +97,21 @@ def parse_shard(text: str | None, environment: Mapping[str, str] = os.environ) -
     if text is None or text == ENVIRONMENT:
         return _from_slurm(environment)
     first, slash, last = text.partition("/")
-    if not slash or not last.isdecimal() or not int(last):
-        raise UserError(f"--shard {text}: expected i/n such as 0/4, with i from 0 to n - 1")
-    index, source = first, ""
-    if not first.isdecimal():
+    count = whole(last)
+    if not slash or not count:
+        raise UserError(f"--shard {text:.80}: expected i/n such as 0/4, with i from 0 to n - 1")
+    index, source = whole(first), ""
+    if index is None:
         source = first
-        index = environment.get(first, "") if re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", first) else ""
-        if not index.isdecimal():
+        index = whole(environment.get(first, "")) if re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", first) else None
+        if index is None:
             raise UserError(
-                f"--shard {text}: {first!r} is no number, and no variable of the environment that holds one; expected "
-                f"i/n such as 0/{last}"
+                f"--shard {text:.80}: {first!r:.80} is no number, and no variable of the environment that holds one; "
+                f"expected i/n such as 0/{last:.40}"
             )
-    if int(index) >= int(last):
-        raise UserError(f"--shard {text}: {index} is too large, the {last} shard(s) are counted from 0")
-    return Shard(int(index), int(last), source)
+    if index >= count:
+        raise UserError(f"--shard {text:.80}: {index} is too large, the {last} shard(s) are counted from 0")
+    return Shard(index, count, source)
 
 
 def _from_slurm(environment: Mapping[str, str]) -> Shard:
@@ -122,10 +124,11 @@ def _from_slurm(environment: Mapping[str, str]) -> Shard:
         raise UserError(f"--shard: no {SLURM_ID} in the environment; outside of a Slurm array say i/n, such as 0/4")
     wanted = {SLURM_ID: "", SLURM_COUNT: "", SLURM_MIN: "0", SLURM_STEP: "1"}
     found = {name: environment.get(name, default) for name, default in wanted.items()}
-    for name, value in found.items():
-        if not value.isdecimal():
-            raise UserError(f"--shard: {name} is {value!r:.40}, expected a number; say i/n instead, such as 0/4")
-    place, count, least, step = (int(value) for value in found.values())
+    numbers = [whole(value) for value in found.values()]
+    if None in numbers:
+        name, value = [*found.items()][numbers.index(None)]
+        raise UserError(f"--shard: {name} is {value!r:.40}, expected a number; say i/n instead, such as 0/4")
+    place, count, least, step = (number or 0 for number in numbers)
     index, left_over = divmod(place - least, max(1, step))
     if left_over or not 0 <= index < count:
         raise UserError(

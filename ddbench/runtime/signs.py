@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import canonical_json, ensure_writable, parse_json, plain_or_absent, read_bytes
+from ddbench.runtime.files import ATTEMPTS, canonical_json, ensure_writable, parse_json, plain_or_absent, read_bytes
+from ddbench.runtime.numbers import process_exists, whole
 
 HEARTBEAT = 20.0
 """Seconds between two signs of life of a process."""
@@ -73,13 +74,13 @@ class Sign:
         Raises:
             OSError: the folder cannot be written to.
         """
-        for attempt in range(10):
+        for attempt in range(ATTEMPTS):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self.path.write_text(self._text)
                 break
             except FileNotFoundError:  # another process has just finished, and removed the folder
-                if attempt == 9:
+                if attempt == ATTEMPTS - 1:
                     raise
         _live(self.path)
 
@@ -145,7 +146,7 @@ def _seen(path: Path, name: str, now: float, text: str | None = None) -> Seen | 
         content = parse_json(text)
     except ValueError:  # it is just being written
         content = {}
-    number = int(pid) if pid.isdecimal() else 0
+    number = whole(pid) or 0
     dead = silent > SILENCE or _is_gone(path, host, number)
     return Seen(
         path=path,
@@ -179,9 +180,7 @@ def _is_gone(path: Path, host: str, pid: int) -> bool:
         return False
     if pid == os.getpid():
         return path not in _OWN  # an earlier process had this number
-    import psutil  # rarely needed
-
-    return not psutil.pid_exists(pid)
+    return not process_exists(pid)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from ddbench.runtime.errors import UserError
 FORMS = {
     "partition": (r"\S+", "the name of a partition (sinfo lists them)"),
     "account": (r"\S+", "the name of an account"),
-    "time": (r"\d+|\d+:\d+|\d+:\d+:\d+|\d+-\d+(:\d+){0,2}", "minutes, or a time such as 8:00:00 or 1-12:00:00"),
+    "time": (r"(\d{1,9}-)?\d{1,9}(:\d{1,9}){0,2}", "minutes, or a time such as 8:00:00 or 1-12:00:00"),
     "gpus": (r"([A-Za-z]\S*:)?[1-9]\d*", "a number such as 1, or kind and number such as a100:1"),
     "memory": (r"[1-9]\d*[KMGT]?", "an amount such as 16G"),
     "name": (r"[\w.-]+", "letters, digits, dots and dashes"),

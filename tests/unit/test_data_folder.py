@@ -186,7 +186,7 @@ def test_changed_file_is_seen(tmp_path, data):
     np.testing.assert_array_equal(second.train.images[2].numpy(), read_image(path, 3, 8))
 
 
-@pytest.mark.parametrize("damage", ["meta", "cut", "absent"])
+@pytest.mark.parametrize("damage", ["meta", "cut", "header", "absent"])
 def test_damaged_cache_is_decoded_again(tmp_path, data, damage):
     name = make_folder(tmp_path / "set")
     first = load_dataset(name, data, size=8)
@@ -195,6 +195,8 @@ def test_damaged_cache_is_decoded_again(tmp_path, data, damage):
         (folder / "meta.json").write_text("{")
     elif damage == "cut":
         (folder / "train.npy").write_bytes((folder / "train.npy").read_bytes()[:-5])
+    elif damage == "header":
+        (folder / "train.npy").write_bytes(b"\x93NUMPY\1\0\x0d\0{'shape': (('")
     else:
         (folder / "test.npy").unlink()
     assert load_dataset(name, data, size=8).fingerprint == first.fingerprint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from ddbench.data.load import load_dataset
+from ddbench.data.look import kept_look
 from ddbench.methods.base import check_ipc, repeated
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
@@ -33,6 +35,24 @@ def fill(root: Path, *splits: str, count: int = 2) -> str:
             for index in range(count):
                 save(root / split / name / f"{index}.png", colour(100 * label + 10 * number + index))
     return f"folder:{root}"
+
+
+def test_what_an_earlier_look_left_may_be_damaged(tmp_path: Path):
+    """It is looked again then."""
+    whole = {"modes": {"L": 1}, "channels": 1, "bits": 8, "smallest": [8, 8], "largest": [8, 8]}
+    whole |= {"deep": 0, "turned": 0, "alpha": 0, "skipped": {}}
+    path = tmp_path / "look.json"
+    path.write_text(json.dumps(whole))
+    assert kept_look(path) is not None
+    for name, value in {
+        "smallest": {"width": 8},
+        "largest": [8],
+        "bits": "8",
+        "modes": None,
+        "skipped": {"a": 1},
+    }.items():
+        path.write_text(json.dumps({**whole, name: value}))
+        assert kept_look(path) is None, name
 
 
 # Names of splits

@@ -141,6 +141,15 @@ def npz(shape: tuple[int, ...], kind: str = "<i8") -> bytes:
     return made.getvalue()
 
 
+def damaged_npz() -> bytes:
+    """A compact file whose first array has a header that ends in the middle of a word of Python."""
+    header = b"{'descr': '<i8', 'shape': (('"
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as packed:
+        packed.writestr("nodes_per_graph.npy", b"\x93NUMPY\1\0" + bytes((len(header), 0)) + header)
+    return made.getvalue()
+
+
 def text(path: Path, content: str | bytes) -> Path:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
@@ -183,6 +192,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "npz of 10^9": (lambda p: text(p / "s.npz", npz((10**9,))), "declares 1,000,000,000 numbers"),
     "npz of 10^30": (lambda p: text(p / "s.npz", npz((10**15, 10**15))), "holds fewer"),
     "npz of objects": (lambda p: text(p / "s.npz", npz((1,), "|O")), "tables of whole numbers"),
+    "npz of a cut header": (lambda p: text(p / "s.npz", damaged_npz()), "not a compact graph set"),
     "npz of nothing": (lambda p: text(p / "s.npz", b"PK"), "not a compact graph set"),
 }
 

@@ -306,7 +306,9 @@ def test_phases(text: str, ipc: int, expected: tuple[int, ...]):
     assert parse_phases(text, ipc) == expected
 
 
-@pytest.mark.parametrize("text", ["", "5", "5,20", "10,5", "5,5,10", "0,10", "5;10", "-5,10", "x,10", "5,,10"])
+@pytest.mark.parametrize(
+    "text", ["", "5", "5,20", "10,5", "5,5,10", "0,10", "5;10", "-5,10", "x,10", "5,,10", f"{10**99},10"]
+)
 def test_phases_that_are_none(text: str):
     with pytest.raises(UserError, match=r"--phases .*: expected ascending numbers .* end with --ipc 10"):
         parse_phases(text, 10)

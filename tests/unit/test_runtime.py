@@ -96,6 +96,30 @@ def test_ensure_writable(tmp_path: Path):
         files.ensure_writable(tmp_path / "file" / "below")
 
 
+def test_a_folder_that_another_process_takes_away_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    touch, times = Path.touch, 0
+
+    def late(path: Path) -> None:
+        nonlocal times
+        times += 1
+        if times <= 2:
+            path.parent.rmdir()
+        touch(path)
+
+    monkeypatch.setattr(Path, "touch", late)
+    files.ensure_writable(tmp_path / "locks")
+    assert times == 3
+    assert list(tmp_path.rglob("*")) == [tmp_path / "locks"]
+
+
+def test_a_file_that_another_process_takes_away_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It was there when its name was looked up, and is not when it is looked at."""
+    (tmp_path / "sign").symlink_to("gone")
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    assert not files.plain_or_absent(tmp_path / "sign", "sign of life")
+    assert not files.plain_or_absent(tmp_path / "nothing", "sign of life")
+
+
 # Seeds
 
 
@@ -254,11 +278,13 @@ def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     left = tmp_path / f".{path.name}.{dead.pid}.ab12.tmp"
+    none = tmp_path / f".{path.name}.{'9' * 15}.ab12.tmp"  # no process has such a number
     alive = tmp_path / f".{path.name}.{os.getppid()}.ab12.tmp"
     other = tmp_path / f".b.json.{dead.pid}.ab12.tmp"
-    for file in (left, alive, other):
+    for file in (left, none, alive, other):
         file.write_text("part")
     files.write_json(path, {})
     assert not left.exists()
+    assert not none.exists()
     assert alive.exists()
     assert other.exists()

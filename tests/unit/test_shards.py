@@ -103,9 +103,12 @@ def test_which_part(text: str | None, environment: dict[str, str], expected: Sha
         (["--shard", "1"], {}, "expected i/n"),
         (["--shard", "0/0"], {}, "expected i/n"),
         (["--shard", "1/x"], {}, "expected i/n"),
+        (["--shard", "0/" + "9" * 5000], {}, "expected i/n"),
+        (["--shard", "9" * 5000 + "/2"], {}, "is no number"),
         (["--shard", "NOT_THERE/2"], {}, "'NOT_THERE' is no number"),
         (["--shard"], {}, "no SLURM_ARRAY_TASK_ID"),
         ([], slurm(ID="x", COUNT=2), "SLURM_ARRAY_TASK_ID is 'x'"),
+        ([], slurm(ID=0, COUNT="9" * 5000), "SLURM_ARRAY_TASK_COUNT is '999"),
         ([], slurm(ID=0), "SLURM_ARRAY_TASK_COUNT is ''"),
         ([], slurm(ID=7, COUNT=3, MIN=0), "without gaps"),
         ([], slurm(ID=2, COUNT=3, MIN=1, STEP=2), "without gaps"),
@@ -120,6 +123,13 @@ def test_wrong_parts_are_refused(
 
 
 # Who is at which unit
+
+
+def test_a_sign_with_an_impossible_process_is_of_a_dead_one(tmp_path: Path):
+    """Anybody may put a file of such a name into a folder."""
+    for pid in ("9" * 15, "9" * 200):
+        (tmp_path / f"{socket.gethostname()}.{pid}.00000000{shards.CLAIM}").write_text("{}")
+    assert [seen.dead for seen in signs.signs(tmp_path, shards.CLAIM)] == [True, True]
 
 
 def test_what_became_of_units(tmp_path: Path):

@@ -16,6 +16,7 @@ from ddbench.cli.buffer import Args
 from ddbench.cli.parse import parse
 from ddbench.evaluation.ddranking.definitions import Accuracies, repeat_scores
 from ddbench.experts.recipe import ExpertRecipe
+from ddbench.leaderboard import submit
 from ddbench.leaderboard.audit import check_board
 from ddbench.leaderboard.commands import expert_command, run_flags
 from ddbench.leaderboard.packing import Given
@@ -229,6 +230,28 @@ def test_each_claim_may_have_its_source(tmp_path: Path, board: Path) -> None:
     assert [claim.source for claim in both.submission.claims] == ["all", "all"]
     with pytest.raises(UserError, match="3 --claim-source for 2"):
         call(run, board, *claims, "--claim-source", "b", "--claim-source", "c")
+
+
+def test_a_row_that_another_process_writes_meanwhile_is_known(
+    tmp_path: Path, board: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes after the board was looked over."""
+    result = make_result(make_run(tmp_path / "run"))
+    looked_over, looks = submit._earlier, 0
+
+    def look_over(*args: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        found = looked_over(*args)
+        if looks == 1:
+            write_plan(plan_submission(tmp_path / "run", board, result))
+        return found
+
+    monkeypatch.setattr(submit, "_earlier", look_over)
+    plan = plan_submission(tmp_path / "run", board, result)
+    assert plan.known
+    assert plan.attachments == {}
+    assert len(load_results(board)) == 1
 
 
 def test_another_row_with_the_same_id_is_kept(tmp_path: Path, board: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,493 @@
+"""The readers of foreign files and texts that ``fuzz.py`` tries, and the valid files that it starts from."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fuzz_inputs as inputs
+from fuzz_inputs import Change, Draws
+
+Reader = Callable[[bytes], object]
+
+CHANGED = "hard-v1-nonstandard-epochs=2-full_epochs=2-max_images=50"
+TINY = "mlp-d2-w8"
+BATCH_NORM = "convnet-d1-w4-bn"
+
+
+def make_valid(root: Path) -> None:
+    """A run of digits with all that belongs to one, made by the command line; kept between calls."""
+    if (root / "done").exists():
+        return
+    from ddbench.cli.main import run
+
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    same = ("--quiet", "--compile", "off", "--data", root / "data")
+    teacher = ("--teachers", root / "teachers", "--student", BATCH_NORM)
+    shared = (root / "run",)
+    student, experts = ("--student", TINY), ("--buffers", root / "experts")
+    evaluate = ("evaluate", *shared, "--students", TINY, "--seeds", 2, "--epochs", 2, "--workers", 1)
+    commands: list[tuple[object, ...]] = [
+        (
+            "distill",
+            "--method",
+            "random",
+            "--dataset",
+            "digits",
+            "--ipc",
+            1,
+            "--student",
+            TINY,
+            *same,
+            "--out",
+            *shared,
+        ),
+        (*evaluate, "--max-images", 50, "--calibration", *same),
+        ("teacher", "--dataset", "digits", "--epochs", 1, *teacher, *same),
+        ("relabel", *shared, "--epochs", 2, "--teachers", root / "teachers", "--teacher-student", BATCH_NORM, *same),
+        ("buffer", "--dataset", "digits", "--experts", 1, "--epochs", 2, "--workers", 1, *student, *experts, *same),
+        ("submit", *shared, "--leaderboard", root / "board"),
+        ("export", *shared, "--format", "hub", "--out", root / "hub"),
+        ("export", *shared, "--format", "npz", "--out", root / "npz", "--data", root / "data"),
+        ("export", *shared, "--format", "png", "--out", root / "png", "--data", root / "data"),
+    ]
+    for command in commands:
+        with contextlib.redirect_stdout(io.StringIO()):
+            run([str(part) for part in command])
+    for path in (root / "run" / "evaluations").glob(f"{CHANGED}*"):
+        path.rename(path.with_name(path.name.replace(CHANGED, "hard-v1")))
+    _other_files(root)
+    (root / "done").touch()
+
+
+def _other_files(root: Path) -> None:
+    """What no verb writes: tensors as others publish them, trees, pictures of every kind."""
+    import torch
+    from PIL import Image
+
+    from ddbench.diffusion.recipe import DiffusionRecipe
+    from ddbench.diffusion.store import FILES
+    from ddbench.graphs.made import made_graphs
+    from ddbench.graphs.mirage import MirageConfig, distil
+    from ddbench.graphs.read import Source, write_compact
+    from ddbench.graphs.store import write_trees
+
+    graphs = made_graphs(12)
+    write_trees(root / "trees.safetensors", distil(graphs, MirageConfig(depth=2, support=(3,))))
+    write_compact(root / "graphs.npz", Source(graphs))
+    images, labels = torch.rand(10, 1, 8, 8), torch.arange(10)
+    torch.save([images, labels], root / "pair.pt")
+    torch.save({"data": [[images, labels]], "accs_all_exps": {}}, root / "res.pt")
+    torch.save({"images": images, "labels": labels, "lr": 0.1}, root / "dict.pt")
+    torch.save(images, root / "tensor.pt")
+    weights = [torch.rand(8, 64), torch.rand(8), torch.rand(10, 8), torch.rand(10)]
+    torch.save([[weights, [part + 1 for part in weights]]], root / "buffer.pt")
+    picture = Image.effect_noise((12, 10), 60)
+    kinds = {"png": "L", "jpg": "RGB", "bmp": "RGB", "webp": "RGB", "ppm": "RGB", "tiff": "I;16", "tif": "RGB"}
+    for ending, mode in kinds.items():
+        picture.convert("RGB" if mode == "RGB" else "L").convert(mode).save(root / f"picture.{ending}")
+    picture.convert("P").save(root / "palette.png", transparency=0)
+    (root / "val" / "images").mkdir(parents=True)
+    picture.save(root / "val" / "images" / "a.png")
+    model = {"kind": "ddbench-diffusion", "schema": 1, "shape": [1, 8, 8], "class_names": ["a", "b"], "losses": [0.5]}
+    model |= {"dataset": "digits", "dataset_fingerprint": "0" * 64, "recipe": DiffusionRecipe().to_json()}
+    (root / "model.json").write_text(json.dumps({**model, "files": dict.fromkeys(FILES, "0" * 64), "parameters": 9}))
+
+
+@dataclass(frozen=True)
+class Form:
+    """A file that is given to a reader.
+
+    Attributes:
+        file: its name; what is before the last ``/`` are folders.
+        read: is given its path.
+        valid: files to start from, below the folder of valid files, or their bytes.
+        change: how the first of these is damaged by a structured input; None: bytes only.
+        beside: file or folder below the folder of valid files that is copied into the folder first.
+    """
+
+    file: str
+    read: Callable[[Path], object]
+    valid: tuple[str | bytes, ...]
+    change: Change | None = None
+    beside: str = ""
+
+
+def _lazy(module: str, name: str) -> Callable[..., Any]:
+    import importlib
+
+    return getattr(importlib.import_module(f"ddbench.{module}"), name)  # type: ignore[no-any-return]
+
+
+def _info(path: Path) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        _lazy("cli.info", "main")([str(path)])
+
+
+def _synset(path: Path) -> None:
+    synset = _lazy("synset", "read_synset")(path)
+    _lazy("data.preprocess", "Preprocess").from_json(synset.preprocess, None)
+    synset.hard_labels()
+
+
+def _teacher(path: Path) -> None:
+    _lazy("teachers.store", "read_teacher")(path).network("cpu")
+
+
+def _manifest(path: Path) -> None:
+    store = _lazy("experts.store", "read_store")(path.parent)
+    assert store.size >= 0
+    store.verify()
+
+
+def _evaluation(path: Path) -> None:
+    run = path.parents[1]
+    _info(run)
+    _info(path)
+    given, submission = _lazy("leaderboard.submit", "Given")(), _lazy("leaderboard.submit", "Submission")()
+    _lazy("leaderboard.submit", "plan_submissions")(run, run / "board", submission, given, protocol=path.stem)
+
+
+def _row(path: Path) -> None:
+    _lazy("leaderboard.schema", "read_result")(path)
+    _info(path)
+
+
+def _import(path: Path) -> None:
+    settings = _lazy("exchange.settings", "ImportSettings")()
+    _lazy("exchange.importer", "import_synset")(path, dataset=_digits(), data=None, settings=settings)
+
+
+def _digits() -> Any:
+    return _lazy("data.load", "load_dataset")("digits", Path("data"))
+
+
+def _buffers(path: Path) -> None:
+    from ddbench.experts.importer import import_buffers
+
+    with tempfile.TemporaryDirectory() as root:
+        import_buffers(
+            [path], root=Path(root), dataset=_digits(), data=Path("data"), student=TINY, preprocess="meanstd",
+            lr=0.01, augmentation="none",
+        )  # fmt: skip
+
+
+def _hub(path: Path) -> None:
+    from ddbench.exchange.importer import import_content
+    from ddbench.hub.read import open_hub, read_content
+
+    folder = path if path.is_dir() else path.parents[path.parent.name != "hub"]
+    hub = open_hub(folder)
+    content = read_content(hub)
+    import_content(
+        folder, content, dataset=_digits(), data=None, settings=_lazy("exchange.settings", "ImportSettings")()
+    )
+
+
+def _plan(path: Path) -> None:
+    for cell in _lazy("leaderboard.plans", "read_plan")(path).cells:
+        assert str(cell)
+
+
+def _picture(path: Path) -> None:
+    for whole in (False, True):
+        _lazy("data.images", "look_at")(path, whole=whole)
+    for channels in (1, 3):
+        _lazy("data.images", "read_image")(path, channels, 8, upright=True)
+
+
+def _look(path: Path) -> None:
+    _lazy("data.look", "kept_look")(path)
+
+
+def _annotated(path: Path) -> None:
+    _lazy("data.folder", "_annotated")(path, ("n01", "n02"))
+
+
+def _class_order(path: Path) -> None:
+    _lazy("exchange.convert", "class_order")(str(path), _digits().spec)
+
+
+def _diffusion(path: Path) -> None:
+    _lazy("diffusion.store", "read_model")(path.parent)
+
+
+def _graphs(path: Path) -> None:
+    _lazy("graphs.read", "load_graphs")(f"graphs:{path}")
+
+
+def _signs(path: Path) -> None:
+    assert _lazy("runtime.signs", "signs")(path.parent, path.suffix) is not None
+
+
+def _idx(path: Path) -> None:
+    with path.open("rb") as handle:
+        dims = 1 if handle.read(4)[3:] == b"\1" else 3
+    _lazy("data.idx", "read_idx")(path, dims)
+
+
+def _gzipped(valid: bytes, draws: Draws) -> bytes:
+    return gzip.compress(inputs.bytes_changed(gzip.decompress(valid), draws), 1)
+
+
+IDX = bytes((0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 2)) + bytes(8)
+DGCNN = b"2\n2 0\n1 1 1\n2 1 0\n1 1\n0 0\n"
+PLAN = b"""
+title = "t"
+[submission]
+author = "a"
+[defaults]
+dataset = "digits"
+seeds = 5
+protocols = ["hard-v1"]
+students = ["mlp-d3-w128"]
+evaluate = ["--calibration"]
+[[cells]]
+method = "random"
+title = "Random"
+ipc = [1, 10]
+run_seeds = [0]
+minutes = [0.6, 1]
+[[cells]]
+method = "mtt"
+size = 8
+student = "convnet-d2-w32-in"
+recipe = "digits-ipc{ipc}"
+ipc = 1
+distill = ["--iterations", "5"]
+teacher = []
+config = {iterations = 5}
+published = [{student = "mlp-d3-w128", value = 0.5, source = "s", ipc = 1}]
+note = "n"
+"""
+LOOK = (
+    b'{"modes": {"L": 2}, "channels": 1, "bits": 8, "smallest": [8, 8], "largest": [8, 8], "deep": 0, "turned": 0, '
+    b'"alpha": 0, "skipped": {}}'
+)
+SIGN = b'{"host": "a", "pid": 1, "started": 1.0, "beat": 2.0, "units": ["a"]}'
+
+MADE: dict[str, Form] = {
+    "synset": Form("x.safetensors", _synset, ("run/synset.safetensors",), inputs.safetensors_file),
+    "labels": Form(
+        "x.safetensors",
+        lambda path: _lazy("protocols.labels", "read_labels")(path).verify(),
+        ("run/labels.safetensors",),
+        inputs.safetensors_file,
+    ),
+    "teacher": Form("x.safetensors", _teacher, ("teachers/*/*/*.safetensors",), inputs.safetensors_file),
+    "expert": Form(
+        "store/expert_0000.safetensors",
+        lambda path: _manifest(path.with_name("manifest.json")),
+        ("experts/*/*/*/expert_*.safetensors",),
+        inputs.safetensors_file,
+        "experts/*/*/*/manifest.json",
+    ),
+    "manifest": Form("store/manifest.json", _manifest, ("experts/*/*/*/manifest.json",), inputs.json_file),
+    "trees": Form(
+        "x.safetensors",
+        lambda path: _lazy("graphs.store", "read_trees")(path),
+        ("trees.safetensors",),
+        inputs.safetensors_file,
+    ),
+    "info": Form("x.safetensors", _info, ("run/synset.safetensors",), inputs.safetensors_file),
+    "evaluation": Form(
+        "run/evaluations/hard-v1.json", _evaluation, ("run/evaluations/hard-v1.json",), inputs.json_file, "run"
+    ),
+    "cost": Form(
+        "run/evaluations/hard-v1.cost.json",
+        lambda path: _evaluation(path.with_name("hard-v1.json")),
+        ("run/evaluations/hard-v1.cost.json",),
+        inputs.json_file,
+        "run",
+    ),
+    "config": Form(
+        "run/config.json",
+        lambda path: _evaluation(path.parent / "evaluations" / "hard-v1.json"),
+        ("run/config.json",),
+        inputs.json_file,
+        "run",
+    ),
+    "row": Form("x.json", _row, ("board/results/*/*/*/????????????????.json",), inputs.json_file),
+    "plan": Form("x.toml", _plan, (PLAN,), inputs.toml_file),
+    "protocol": Form(
+        "x.toml",
+        lambda path: _lazy("protocols.protocol", "read_protocol")(path),
+        (b'name = "mine"\nbase = "hard-v1"\nepochs = 5\nlr = 0.01\naugmentation = "crop+flip"\n',),
+        inputs.toml_file,
+    ),
+    "recipe": Form(
+        "x.toml",
+        lambda path: _lazy("distillation.recipes", "read_recipes")(path, "mtt"),
+        (b"[one]\ndataset = 'digits'\nipc = 1\n[one.config]\niterations = 5\n[one.experts]\nepochs = 3\n",),
+        inputs.toml_file,
+    ),
+    "pt": Form("x.pt", _import, ("pair.pt", "res.pt", "dict.pt", "tensor.pt"), inputs.zip_file),
+    "buffers": Form("x.pt", _buffers, ("buffer.pt",), inputs.zip_file),
+    "npz": Form("x.npz", _import, ("npz/*.npz",), inputs.zip_file),
+    "npy": Form(
+        "x.npy",
+        _import,
+        (
+            b"\x93NUMPY\x01\0v\0{'descr': '<f4', 'fortran_order': False, 'shape': (10, 1, 8, 8), }"
+            + b" " * 53
+            + b"\n"
+            + bytes(2560),
+        ),
+    ),
+    "hub description": Form("hub/synset.json", _hub, ("hub/synset.json",), inputs.json_file, "hub"),
+    "hub parquet": Form(
+        "hub/data/train-00000-of-00001.parquet", _hub, ("hub/data/*.parquet",), inputs.bytes_changed, "hub"
+    ),
+    "picture": Form("x.png", _picture, ("picture.*", "palette.png"), inputs.bytes_changed),
+    "picture folder": Form(
+        "png/0000_0/00000.png",
+        lambda path: _import(path.parents[1]),
+        ("png/0000_0/*.png",),
+        inputs.bytes_changed,
+        "png",
+    ),
+    "idx": Form("x-ubyte", _idx, (IDX, IDX[:3] + b"\1" + IDX[4:8] + b"ab")),
+    "idx gz": Form("x-ubyte.gz", lambda path: _lazy("data.idx", "read_idx")(path, 3), (gzip.compress(IDX),), _gzipped),
+    "annotations": Form("val/val_annotations.txt", _annotated, (b"a.png\tn01\t0\t0\n",), beside="val"),
+    "class order": Form("x.txt", _class_order, (b"\n".join(b"%d" % k for k in range(10)),)),
+    "look": Form("x.json", _look, (LOOK,), inputs.json_file),
+    "sign of life": Form("x.sign", _signs, (SIGN,), inputs.json_file),
+    "diffusion": Form("model/ddbench.json", _diffusion, ("model.json",), inputs.json_file),
+    "graphs dgcnn": Form("x.txt", _graphs, (DGCNN,)),
+    "graphs npz": Form("x.npz", _graphs, ("graphs.npz",), inputs.zip_file),
+}
+"""Reader -> the file that it is given."""
+
+TU = {
+    "T_A.txt": b"1, 2\n2, 1\n3, 4\n",
+    "T_graph_indicator.txt": b"1\n1\n2\n2\n",
+    "T_graph_labels.txt": b"0\n1\n",
+    "T_node_labels.txt": b"0\n1\n0\n1\n",
+    "T_edge_labels.txt": b"0\n0\n1\n",
+}
+OGB = {
+    "raw/edge.csv": b"0,1\n1,0\n0,1\n",
+    "raw/num-node-list.csv": b"2\n2\n1\n",
+    "raw/num-edge-list.csv": b"2\n1\n0\n",
+    "raw/graph-label.csv": b"0\n1\n0\n",
+    "raw/node-feat.csv": b"0,1\n1,1\n0,0\n1,0\n1,1\n",
+    "split/scaffold/train.csv": b"0\n",
+    "split/scaffold/valid.csv": b"1\n",
+    "split/scaffold/test.csv": b"2\n",
+}
+SEVERAL = {"graphs tu": (TU, ""), "graphs ogb": (OGB, ".gz")}
+"""Readers of several files: what is in them, and the ending of packed ones. An input has them in turn, cut by zeros."""
+
+
+def _student(text: str) -> None:
+    for name in _lazy("networks.names", "expand_students")(text):
+        for channels, size in ((1, 8), (3, 32)):
+            _lazy("networks.check", "check_student")(name, channels, size)
+
+
+def _texts() -> dict[str, tuple[Callable[[str], object], list[str]]]:
+    def strategies(text: str) -> None:
+        for parse in (_lazy("data.augment", "parse_strategy"), _lazy("data.policy", "parse_policy")):
+            with contextlib.suppress(_lazy("runtime.errors", "UserError")):
+                parse(text)
+        _lazy("data.specs", "resolve_augmentation")(text, True)
+
+    def names(text: str) -> None:
+        for call in (
+            lambda: _lazy("data.specs", "dataset_spec")(text),
+            lambda: _lazy("protocols.protocol", "protocol")(text),
+            lambda: _lazy("distillation.recipes", "choose_recipe")(text, "mtt", {}),
+            lambda: _lazy("leaderboard.plans", "find_plan")(text),
+            lambda: _lazy("runtime.shards", "parse_shard")(text, {}),
+            lambda: _lazy("leaderboard.submit", "parse_claim")(text),
+            lambda: _lazy("cli.parse", "options_from_text")([text]),
+            lambda: _lazy("exchange.importer", "learned_lr")(text),
+            lambda: _lazy("graphs.read", "load_graphs")(text),
+        ):
+            with contextlib.suppress(_lazy("runtime.errors", "UserError"), OSError):
+                call()
+
+    def flags(text: str) -> None:
+        verb, *argv = text.split("\n")
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+            if verb in ("evaluate", "distill", "buffer", "plan", "reproduce", "import", "leaderboard", "info", "list"):
+                # a run that is not there: everything but the flags ends there
+                _lazy("cli.main", "dispatch")([verb, *argv, "--nothing-of-this-name"])
+
+    return {
+        "student names": (_student, ["convnet-d2-w32-in", "mlp-d3-w128,resnet18-bn", "all-small", "vit-d2-w32"]),
+        "strategies": (strategies, ["color_crop_cutout_flip_scale_rotate", "rrc+flip+cutmix", "dsa", "none"]),
+        "names": (names, ["digits", "0/4", "folder:x", "eps=1e-8", "convnet-d2-w32-in=0.5", "hard-v1", "graphs:x"]),
+        "flags": (flags, ["evaluate\nx\n--students\nmlp-d3-w128", "distill\n--method\nmtt\n--ipc\n1", "list\nplans"]),
+    }
+
+
+TEXTS = ("student names", "strategies", "names", "flags")
+READERS = (*MADE, *SEVERAL, *TEXTS)
+
+
+def make_reader(name: str, valid: Path) -> tuple[Reader, list[bytes]]:
+    """A function of the bytes of an input, and inputs to start from. Works in a folder of its own."""
+    folder = Path(tempfile.mkdtemp())
+    os.environ["DDBENCH_DATA"] = str(folder / "data")
+    if name in TEXTS:
+        call, texts = _texts()[name]
+        return lambda data: call(data.decode("utf-8", "replace")), [text.encode() for text in texts]
+    if name in SEVERAL:
+        files, ending = SEVERAL[name]
+        return lambda data: _read_several(folder, files, ending, data), [b"\0".join(files.values())]
+    form = MADE[name]
+    seeds = [
+        part
+        for one in form.valid
+        for part in ([one] if isinstance(one, bytes) else [path.read_bytes() for path in sorted(valid.glob(one))[:9]])
+    ]
+    assert seeds, f"{name}: no valid file"
+    path = folder / form.file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if form.beside:
+        (source,) = valid.glob(form.beside)
+        if source.is_dir():
+            shutil.copytree(source, folder / source.name, dirs_exist_ok=True)
+        else:
+            shutil.copy(source, path.with_name(source.name))
+    return lambda data: form.read(_filled(path, _content(form, seeds, data))), [b"\0" + seed for seed in seeds] + [
+        b"\1" + bytes(range(40)),
+        b"\1" + bytes(range(200, 100, -1)),
+    ]
+
+
+def _content(form: Form, seeds: list[bytes], data: bytes) -> bytes:
+    """The file of an input: its bytes, or a valid file that they damage."""
+    if form.change is None or data[:1] < b"\1":
+        return data[1:]
+    return form.change(seeds[data[0] % len(seeds)], Draws(data[1:]))
+
+
+def _filled(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def _read_several(folder: Path, files: dict[str, bytes], ending: str, data: bytes) -> None:
+    place = folder / "set"
+    parts = data.split(b"\0")
+    for number, name in enumerate(files):
+        path = place / f"{name}{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = parts[number] if number < len(parts) else b""
+        if content == b"-":
+            path.unlink(missing_ok=True)
+        else:
+            path.write_bytes(gzip.compress(content, 1) if ending else content)
+    _graphs(place)

@@ -21,5 +21,6 @@ def stdtrit(degrees: float, p: float) -> float:
         middle = (low + high) / 2
         angles = np.linspace(0.0, middle, 2001)
         density = np.exp(log + (degrees - 1) * np.log(np.cos(angles).clip(1e-300)))
-        low, high = (middle, high) if 0.5 + np.trapezoid(density, angles) < p else (low, middle)
+        below = 0.5 + float((density[1:] + density[:-1]).sum()) * (angles[1] - angles[0]) / 2
+        low, high = (middle, high) if below < p else (low, middle)
     return math.sqrt(degrees) * math.tan(low)

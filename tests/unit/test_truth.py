@@ -172,6 +172,8 @@ def test_subsets_count_as_one_figure_and_each_as_one_value(board: Board) -> None
     assert found.ours["n"] == len(found.rows) == len(cells) > 1
     assert found.cpu_seconds > 0
     assert any("theirs 5 synsets, 20 networks each" in one for one in found.deviations)
+    (some,) = truths([plan], [row for row in board.results if row.id != found.rows[0].id], board.verifications)
+    assert f"{len(cells) - 1} of the {len(cells)} synsets of the plan so far" in some.deviations
 
 
 def made(**changes: object) -> Truth:
@@ -184,8 +186,8 @@ def test_the_document_prints_no_figure_that_nobody_has_seen() -> None:
     text = document([made(published=replace(THEIRS, value=None, checked=""))])
     assert "not checked" in text
     assert "70.0" not in text
-    assert "70.0 ± 1.0 &#40;n 5&#41;" in document([made()])
-    assert "A &#124; B" in text, "text is made harmless"
+    assert "70.0 ± 1.0 (n 5)" in document([made()])
+    assert "A \\| B" in text, "no title ends a column"
 
 
 def test_the_words_of_a_line() -> None:

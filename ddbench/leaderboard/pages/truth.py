@@ -81,7 +81,7 @@ def document(truths: Sequence[Truth]) -> str:
         text += f"\n## {dataset}\n\n| {' | '.join(heads)} |\n|{' --- |' * len(heads)}\n"
         for line in group:
             number = notes.setdefault(_note(line), len(notes) + 1)
-            text += f"| {' | '.join(map(escape, line.entries))} | {number} |\n"
+            text += f"| {' | '.join(map(_entry, line.entries))} | {number} |\n"
     return text + "\n## Notes\n\n" + "".join(f"{number}. {note}\n" for note, number in notes.items())
 
 
@@ -92,7 +92,12 @@ def _note(line: Line) -> str:
         f"Ours deviates: {'; '.join(line.deviations)}." if line.deviations else "No deviation known.",
     ]
     rows = f" Rows: {', '.join(f'`{row}`' for row in line.ids)}." if line.ids else ""
-    return f"{escape(' '.join(words))}{rows}"
+    return f"{_entry(' '.join(words))}{rows}"
+
+
+def _entry(text: str) -> str:
+    """Words of a plan, which ships with ddbench, in a table."""
+    return text.replace("|", "\\|")
 
 
 def _line(truth: Truth) -> Line:

@@ -11,7 +11,8 @@ import tyro
 from ddbench.cli.engine import ENGINE, Engines, fan_out
 from ddbench.cli.parse import parse
 from ddbench.cli.shards import SHARE, Sharded, print_status, with_shard
-from ddbench.evaluation.start import Asked, evaluate, status
+from ddbench.evaluation.result import side_by_side
+from ddbench.evaluation.start import Asked, each_protocol, evaluate_all, status
 from ddbench.measurements.suite import BUDGETS, NOISE
 
 
@@ -32,6 +33,7 @@ EXAMPLES = """  ddbench evaluate runs/digits-ipc1-mtt-s0
   ddbench evaluate runs/digits-ipc1-mtt-s0 --keep-weights               # later measurements do not train again
   ddbench evaluate runs/mnist-ipc1-dm-s0 --ood fashion-mnist
   ddbench evaluate runs/digits-ipc10-random-s0 --protocol kd-v1        # after: ddbench teacher
+  ddbench evaluate runs/digits-ipc10-random-s0 --protocol regimes      # hard labels, one soft label, a label a view
   ddbench evaluate runs/digits-ipc1-mtt-s0 --protocol my-protocol.toml
   ddbench evaluate runs/digits-ipc1-mtt-s0 --seeds 24 --shard 0/2       # and 1/2 elsewhere: the last one writes
   ddbench evaluate runs/digits-ipc1-mtt-s0 --seeds 24 --status
@@ -64,12 +66,16 @@ def main(argv: list[str]) -> None:
     args = arguments(argv)
     shard = args.part
     if args.status:
-        print_status(*status(args.run, args))
+        for one in each_protocol(args.run, args):
+            print_status(*status(args.run, one))
         return
     with fan_out(args) as asked:
-        found = evaluate(asked.run, asked, shard)
-    print(found)
-    print(f"result: {found.path}")
+        results = evaluate_all(asked.run, asked, shard)
+    for found in results:
+        print(found)
+        print(f"result: {found.path}")
+    if len(results) > 1:
+        print("\n".join(side_by_side(results)))
 
 
 def arguments(argv: list[str]) -> Args:

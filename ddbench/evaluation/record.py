@@ -48,7 +48,7 @@ def head_of(job: Job, plan: Any, sha256: str, dataset: Any, difference: dict[str
         "kind": KIND,
         "schema": SCHEMA,
         "synset": {"sha256": sha256, **modality(plan.synset.modality).describe(plan, dataset)},
-        "teacher": teacher.reference() if job.protocol.labels == "teacher" and teacher else None,
+        "teacher": teacher.reference() if job.protocol.labels in ("once", "teacher") and teacher else None,
         "labels": stored.reference() if job.protocol.labels == "stored" and stored else None,
         "protocol": {
             "name": job.protocol.name,

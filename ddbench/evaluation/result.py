@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ddbench.modalities import modality
 from ddbench.registry import unknown
 from ddbench.runtime.errors import UserError
-from ddbench.statistics import TOO_FEW, count_words, interval_words
+from ddbench.statistics import TOO_FEW, count_words, interval_words, paired_difference
 
 if TYPE_CHECKING:
     import pandas
@@ -108,6 +108,10 @@ class Evaluation:
         """
         return float(self.summary(student)["mean"])
 
+    def by_seed(self, student: str) -> dict[int, float]:
+        """Test accuracy of each of a student's runs, by seed."""
+        return {run["seed"]: run["metrics"]["accuracy"] for run in self.data["runs"] if run["student"] == student}
+
     def frame(self) -> pandas.DataFrame:
         """One row a run: ``method``, ``dataset``, ``protocol``, ``student``, ``seed``, then a column a metric.
 
@@ -157,6 +161,30 @@ class Evaluation:
         parts = ", ".join(f"{name} {stored[name]:,}" for name in names if stored[name]).replace("images", items)
         share = f"1/{stored['real_images'] / synset['images']:.0f} of the {items}"
         yield f"  bytes {stored['total']:,} ({parts}): {stored['total'] / stored['real']:.2%} of the real set, {share}"
+
+
+def side_by_side(results: Sequence[Evaluation]) -> list[str]:
+    """Lines of a table: each student's accuracy by each protocol, and its paired difference from the first one.
+
+    Args:
+        results: evaluations of one synset, at least one.
+    """
+    first, width = results[0], max(len(one.data["protocol"]["name"]) for one in results)
+    lines = ["", f"accuracy in %, and - {first.data['protocol']['name']} with its 95 % interval, seeds paired"]
+    for student in first.students:
+        base = first.by_seed(student)
+        lines.append(f"  {student}")
+        for one in results:
+            if student not in one.students or student in one.diverged or student in first.diverged:
+                continue
+            line = f"    {one.data['protocol']['name']:{width}}  {100 * one.accuracy(student):5.1f}"
+            if one is not first:
+                gap = paired_difference(one.by_seed(student), [base])
+                line += f"  {100 * gap['mean']:+.1f}"
+                if gap["low"] is not None and gap["high"] is not None:
+                    line += f" ({100 * gap['low']:+.1f} to {100 * gap['high']:+.1f})" + (": tie" if gap["tie"] else "")
+            lines.append(line)
+    return lines
 
 
 def _listed(seeds: list[int]) -> str:

@@ -35,7 +35,8 @@ class Asked(Common):
     """How a synset is to be scored: what the flags of ``ddbench evaluate`` and :func:`ddbench.evaluate` say."""
 
     protocol: str | None = None
-    """Protocol (ddbench list protocols), or a TOML file with one of your own; default: hard-v1, for graphs graph-v1."""
+    """Protocol (ddbench list protocols), or a TOML file with one of your own; default: hard-v1, for graphs graph-v1.
+    Typed, also several joined by commas, or regimes: hard labels, one soft label an image, a label of every view."""
     students: str | None = None
     """Comma-separated networks or groups (quick, mtt, all-small, ...); default: the network it was distilled on."""
     seeds: int = 5
@@ -143,6 +144,49 @@ def evaluate(run: Path, asked: Asked, shard: Shard = WHOLE) -> Evaluation:
     from ddbench.evaluation.result import Evaluation
 
     return Evaluation(path=order["out"], data=evaluator.evaluate(**order, shard=shard))
+
+
+REGIMES = "regimes"
+"""Name for the three protocols that differ in their labels only."""
+
+LABELS = ("labels-hard", "labels-once", "labels-view")
+"""They, in the order in which they are compared with the first one."""
+
+
+def evaluate_all(run: Path, asked: Asked, shard: Shard = WHOLE) -> list[Evaluation]:
+    """As :func:`evaluate` by every protocol of a comma-separated list; all are looked at before the first one begins.
+
+    ``regimes`` stands for :data:`LABELS`. A teacher that is given goes to the protocols that take one.
+
+    Raises:
+        UserError: as :func:`evaluate`, a protocol named twice, or one file asked for several results.
+        Unfinished: as :func:`evaluate`.
+    """
+    each = each_protocol(run, asked)
+    for one in each if len(each) > 1 else ():
+        _order(run, one)
+    return [evaluate(run, one, shard) for one in each]
+
+
+def each_protocol(run: Path, asked: Asked) -> list[Asked]:
+    """What is asked for by each protocol of the list.
+
+    Raises:
+        UserError: a protocol named twice, or one file asked for several results.
+    """
+    names = LABELS if asked.protocol == REGIMES else tuple((asked.protocol or "").split(","))
+    if len(names) == 1:
+        return [asked]
+    if len(set(names)) < len(names):
+        raise UserError(f"--protocol {asked.protocol}: a protocol is named twice")
+    if asked.out is not None:
+        raise UserError(f"--out {asked.out}: one file for {len(names)} results; leave it out, or give one --protocol")
+    kind = _kind(run)
+    taught = [kind.protocol(name).labels in ("once", "teacher") for name in names]
+    return [
+        replace(asked, protocol=name, teacher=asked.teacher if takes or not any(taught) else None)
+        for name, takes in zip(names, taught, strict=True)
+    ]
 
 
 def status(run: Path, asked: Asked) -> tuple[Path, list[State]]:

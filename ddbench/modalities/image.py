@@ -176,7 +176,7 @@ class ImageModality(Modality):
         from ddbench.protocols.storage import storage
 
         synset, lr, labels = plan.synset, plan.synset.learned_lr, plan.protocol.labels
-        kinds = {"teacher": "teacher", "stored": "teacher", "hard": "hard"}
+        kinds = {"once": "teacher", "teacher": "teacher", "stored": "teacher", "hard": "hard"}
         bound = plan.protocol.replay and synset.schedule is not None and synset.schedule.fixed is not None
         return {
             "method": synset.method,

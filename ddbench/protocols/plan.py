@@ -70,7 +70,7 @@ class Plan:
     def inputs(self, device: torch.device) -> Inputs:
         """The synset as network inputs, decoded, with the labels that the protocol takes from it."""
         synset, images, labels = self.synset, self.synset.images, self.synset.labels
-        if self.protocol.labels in ("hard", "teacher", "stored"):
+        if self.protocol.labels in ("hard", "once", "teacher", "stored"):
             labels = synset.hard_labels()
         elif synset.label_kind != "hard":
             labels = synset.logits() / self.protocol.temperature
@@ -151,7 +151,7 @@ def check_plan(plan: Plan, dataset: Dataset) -> None:
     if (protocol.label_smoothing or protocol.focal_gamma) and protocol.labels == "own" and synset.label_kind != "hard":
         what = "label smoothing" if protocol.label_smoothing else "focal loss"
         raise UserError(f"{what} is n/a: the synset ({synset.method} on {synset.dataset}) has soft labels")
-    if protocol.labels == "teacher":
+    if protocol.needs_teacher:
         if plan.teacher is None:
             raise UserError(
                 f"protocol {protocol.name} needs a teacher: train one with ddbench teacher --dataset {synset.dataset}, "

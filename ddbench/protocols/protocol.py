@@ -73,10 +73,10 @@ class Protocol:
     """Of ``cutmix`` and ``mixup``."""
     mix_probability: float = setting(1.0, at_least=0, at_most=1, expected="0 to 1")
     """Of ``cutmix`` and ``mixup``."""
-    labels: Literal["own", "hard", "soft", "teacher", "stored"] = "own"
+    labels: Literal["own", "hard", "soft", "once", "teacher", "stored"] = "own"
     """What the student learns: ``own`` (the synset's labels, hard or soft), ``hard`` (the class of each), ``soft`` (the
-    synset must have soft labels), ``teacher`` (a teacher labels every view), ``stored`` (a teacher's labels of every
-    view, replayed from ``ddbench relabel``)."""
+    synset must have soft labels), ``once`` (a teacher labels every image before it is augmented), ``teacher`` (a
+    teacher labels every view), ``stored`` (a teacher's labels of every view, replayed from ``ddbench relabel``)."""
     loss: Literal["ce", "kl", "mse-gt", "mse"] = "ce"
     """``ce``; ``kl`` of softened outputs; ``mse-gt`` (squared error of logits + ``gt_weight`` cross-entropy); ``mse``
     (half the squared error of the outputs, summed over classes, to the targets, or to probabilities less 1/K)."""
@@ -116,7 +116,7 @@ class Protocol:
     @property
     def needs_teacher(self) -> bool:
         """Whether a teacher must be at hand while the student trains."""
-        return self.labels == "teacher"
+        return self.labels in ("once", "teacher")
 
     def settings(self) -> dict[str, Any]:
         """The settings as plain JSON, without the name; those of :data:`LATER` only where they are altered."""
@@ -226,6 +226,10 @@ _BUILTIN: dict[str, Protocol] = {
         ),
         # One soft label an image, given as logits (DATM, TESLA).
         Protocol(name="soft-v1", labels="soft"),
+        # One training under three label regimes: the class, a teacher's label of the image, or of every view of it.
+        Protocol(name="labels-hard", labels="hard"),
+        Protocol(name="labels-once", labels="once"),
+        Protocol(name="labels-view", labels="teacher", loss="kl"),
         # PDD: the stages of a synset one after the other, as many passes together as hard-v1 makes.
         Protocol(name="pdd", sequential=True),
         # DD: what was learned is a recipe (batches, order, one rate a step); it is replayed on a fresh network.
@@ -326,6 +330,9 @@ DESCRIPTIONS = {
     "idc": "as IDC and DREAM: batch 64, two drops x 0.2, DSA without cutout, CutMix",
     "ncfm": "as NCFM: AdamW 0.001, halved at each fifth of 2000 epochs, batch 128, CutMix in half the batches",
     "soft-v1": "one soft label an image (logits), soft cross-entropy, else as hard-v1",
+    "labels-hard": "as hard-v1 with the class of each image, whatever labels the synset has",
+    "labels-once": "as hard-v1 with one soft label an image: a teacher's, asked before the augmentation",
+    "labels-view": "as hard-v1 with a teacher's soft label of every view",
     "pdd": "as hard-v1, but a synset of stages is learned stage by stage, 1000 epochs in all",
     "dd-recipe": "as DD: the synset's learned recipe, replayed step by step on a network of its initialisation",
     "mse-v1": "as RCIG and FRePo: Adam with warm-up and cosine, squared error to the targets, LeCun initialisation",
@@ -387,6 +394,8 @@ def changed(base: Protocol, **settings: Any) -> tuple[Protocol, dict[str, Any]]:
         raise UserError(f"labels {made.labels!r} with loss 'ce': a teacher's labels need loss 'kl' or 'mse-gt'")
     if made.labels not in ("teacher", "stored") and made.loss == "mse-gt":
         raise UserError(f"loss 'mse-gt' with labels {made.labels!r}: it compares with a teacher's logits")
+    if made.labels == "once" and made.loss != "ce":
+        raise UserError(f"labels 'once' with loss {made.loss!r}: a label for each image is learned with loss 'ce'")
     if made.labels == "stored" and (made.loss != "kl" or made.lr_source == "search"):
         raise UserError(
             f"labels 'stored' with loss {made.loss!r} and lr_source {made.lr_source!r}: stored labels are learned with "
@@ -414,7 +423,7 @@ def _check_hard_loss(made: Protocol) -> None:
         UserError: the protocol learns others, or both are asked for, or mixed labels have no single class.
     """
     what = "label smoothing" if made.label_smoothing else "focal loss"
-    if made.labels in ("soft", "teacher", "stored"):
+    if made.labels in ("soft", "once", "teacher", "stored"):
         raise UserError(f"{what} is n/a for protocol {made.name}: it learns {made.labels} labels, not hard ones")
     if made.label_smoothing and made.focal_gamma:
         raise UserError("label smoothing and focal loss are two baselines: choose one")

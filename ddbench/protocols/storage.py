@@ -28,6 +28,8 @@ def storage(plan: Plan, dataset: Dataset) -> dict[str, Any]:
     labels, augmentation, teacher = label_bytes(synset), 0, 0
     if plan.protocol.labels == "stored" and plan.stored is not None:
         labels, augmentation = labels + plan.stored.bytes, 8
+    if plan.protocol.labels == "once":  # what would be stored: a number for each class and decoded image
+        labels = 4 * synset.decoded_images * synset.classes
     if plan.protocol.labels == "teacher" and plan.teacher is not None:
         teacher = plan.teacher.bytes
     images = synset.images.numel() * synset.images.element_size()

@@ -10,7 +10,7 @@ from torch import Tensor
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import Protocol
 from ddbench.teachers.store import Teacher
-from ddbench.training.loops import Inputs, Labels, Loss, View, autocast, own_labels, own_loss
+from ddbench.training.loops import TEST_BATCH, Inputs, Labels, Loss, View, autocast, own_labels, own_loss
 from ddbench.training.losses import cross_entropy, focal, half_squared_error, smoothed, soft_target_kl
 
 
@@ -22,6 +22,9 @@ def targets(plan: Plan, inputs: Inputs, device: torch.device, precision: str) ->
         return plan.stored.labels(device), _soft_loss(protocol)
     if protocol.loss == "mse":
         return own_labels(inputs), half_squared_error
+    if protocol.labels == "once":
+        assert plan.teacher is not None
+        inputs.labels = image_labels(plan.teacher, inputs) / protocol.temperature
     if protocol.labels != "teacher":
         return own_labels(inputs), _class_loss(plan)
     assert plan.teacher is not None
@@ -56,6 +59,14 @@ def _soft_loss(protocol: Protocol) -> Loss:
     if protocol.loss == "ce":
         return cross_entropy
     return lambda logits, teacher: soft_target_kl(logits, teacher, protocol.temperature, protocol.tau_squared)
+
+
+@torch.no_grad()
+def image_labels(teacher: Teacher, inputs: Inputs) -> Tensor:
+    """A teacher's logits ``(N, K)`` of images as they are, without augmentation; it is in evaluation mode."""
+    net = teacher.network(inputs.device).eval()
+    pieces = torch.arange(len(inputs)).split(TEST_BATCH)
+    return torch.cat([net(inputs.batch(piece.to(inputs.device))).float() for piece in pieces])
 
 
 def teacher_labels(teacher: Teacher, protocol: Protocol, device: torch.device, precision: str) -> Labels:

@@ -147,8 +147,9 @@ def test_one_command(ddb: Callable[..., Any], random_run: Path, teacher: Teacher
     argv = ("evaluate", random_run, "--students", STUDENT, "--seeds", 2, "--epochs", 3, *EAGER)
     found = ddb(*argv, "--protocol", "regimes", "--teacher", teacher.path)
     assert found.code == 0, found.err
-    files = sorted((random_run / "evaluations").glob("labels-*.json"))
-    assert [path.name.partition("-nonstandard")[0] for path in files] == sorted(LABELS)
+    lines = [line.partition("result: ") for line in found.out.splitlines()]
+    files = [Path(path) for _, head, path in lines if head]
+    assert [path.name.partition("-nonstandard")[0] for path in files] == list(LABELS)
     data = {path.name.partition("-nonstandard")[0]: json.loads(path.read_text()) for path in files}
     assert data["labels-hard"]["teacher"] is None
     assert data["labels-once"]["teacher"] == data["labels-view"]["teacher"] == teacher.reference()

@@ -28,6 +28,7 @@ EXAMPLES = """  ddbench task transfer runs/digits-ipc10-dm-s0 runs/digits-ipc10-
   ddbench task transfer runs/digits-ipc10-dm-s0 --seeds 3 --parts 5    # redundancy only
   ddbench task continual runs/digits-ipc10-dm-s0 --memory 10 --steps 5
   ddbench task membership runs/digits-ipc1-random-s0 --shadows 16 --seeds 1
+  ddbench task nas runs/digits-ipc10-dm-s0 --nets 24 --widest 64 --seeds 1
   ddbench task transfer runs/digits-ipc10-dm-s0 --to mnist --shard 0/2    # and 1/2 elsewhere
   ddbench task transfer --help                                         # with the task's own flags"""
 

@@ -11,11 +11,12 @@ from ddbench.registry import Registry
 LINES = {
     "continual": "class-incremental learning with a memory of distilled images: accuracy after each step, forgetting",
     "membership": "which images a synset was made from: LiRA with shadow distillations; distance to real images",
+    "nas": "architecture search: rankings of ConvNets by a synset against those by real images; regret",
     "transfer": "features for another dataset: linear probe and fine-tuning; how redundant the images are",
 }
 """The tasks of this package, each in one line."""
 
-_CLASSES = {"continual": "Continual", "membership": "Membership", "transfer": "Transfer"}
+_CLASSES = {"continual": "Continual", "membership": "Membership", "nas": "Nas", "transfer": "Transfer"}
 
 TASKS = Registry("task", "ddbench.tasks", {name: f"{__name__}.{name}:{kind}" for name, kind in _CLASSES.items()})
 

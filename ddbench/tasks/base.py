@@ -138,6 +138,13 @@ class Task(Generic[C]):
         """Whether what the unit left beside its record is there."""
         return True
 
+    def remembered(self) -> dict[str, dict[str, Any]]:
+        """Records of units that other tasks left where this one finds them."""
+        return {}
+
+    def remember(self, records: Records) -> None:
+        """Leave records for other tasks; called when all units are done."""
+
     @classmethod
     def results(cls, head: Mapping[str, Any], records: Records) -> dict[str, Any]:
         """What the records say, as :attr:`schema` has it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
 import numpy as np
@@ -126,3 +126,61 @@ def pooled_tpr(pairs: Sequence[tuple[Scores, Scores]], fpr: float) -> dict[str, 
     draws = [of(randomness.integers(len(pairs), size=len(pairs)).tolist()) for _ in range(DRAWS)]
     low, high = np.quantile(draws, [0.025, 0.975])
     return {"value": of(range(len(pairs))), "low": float(low), "high": float(high)}
+
+
+# Rankings
+
+
+def spearman(x: Scores, y: Scores) -> float:
+    """Spearman's rank correlation, ties by their mean rank; 0 where one side has no order at all."""
+    from scipy.stats import rankdata
+
+    a, b = rankdata(x), rankdata(y)
+    a, b = a - a.mean(), b - b.mean()
+    scale = math.sqrt(float((a * a).sum()) * float((b * b).sum()))
+    return float((a * b).sum()) / scale if scale > 0 else 0.0
+
+
+def kendall(x: Scores, y: Scores) -> float:
+    """Kendall's tau-b: concordant less discordant pairs, corrected for ties; 0 where one side has no order at all."""
+    a, b = np.sign(x[:, None] - x[None, :]), np.sign(y[:, None] - y[None, :])
+    scale = math.sqrt(float((a * a).sum()) * float((b * b).sum()))
+    return float((a * b).sum()) / scale if scale > 0 else 0.0
+
+
+def regret(proxy: Scores, real: Scores) -> float:
+    """Best real score less that of the choice by the proxy; of equal choices the mean."""
+    return float(real.max() - real[proxy == proxy.max()].mean())
+
+
+def top_spearman(proxy: Scores, real: Scores, count: int) -> float:
+    """Spearman's correlation among the ``count`` best by the *real* score; of equal ones the first."""
+    best = np.argsort(-real, kind="stable")[:count]
+    return spearman(proxy[best], real[best])
+
+
+Statistic = Callable[[Scores, Scores], float]
+
+
+def bootstrap(
+    statistic: Statistic, proxy: Scores, real: Scores, other: Scores | None = None
+) -> dict[str, float | bool]:
+    """A statistic of paired scores and its 95 % interval by drawing networks anew (percentiles).
+
+    Args:
+        other: another proxy's scores; then it is the difference of both that is told, under the same draws, and
+            ``tie``: whether its interval contains 0.
+
+    Returns:
+        ``value``, ``low``, ``high``.
+    """
+
+    def of(index: npt.NDArray[np.int64]) -> float:
+        own = statistic(proxy[index], real[index])
+        return own if other is None else own - statistic(other[index], real[index])
+
+    randomness = np.random.default_rng(0)
+    draws = [of(randomness.integers(len(real), size=len(real))) for _ in range(DRAWS)]
+    low, high = (float(end) for end in np.quantile(draws, [0.025, 0.975]))
+    found: dict[str, float | bool] = {"value": of(np.arange(len(real))), "low": low, "high": high}
+    return found if other is None else {**found, "tie": low <= 0 <= high}

@@ -60,7 +60,7 @@ def do(job: Job, changed: Mapping[str, Any], out: Path, workers: int, console: C
     task = task_of(job)
     task.check()
     head = _head(task, changed)
-    found = _kept(out, head)
+    found = {**task.remembered(), **_kept(out, head)}
     folder = parts_folder(out)
     stages = [[unit for unit in stage if not _done(task, unit, found)] for stage in task.stages()]
     if not any(stages) and out.exists():
@@ -71,15 +71,17 @@ def do(job: Job, changed: Mapping[str, Any], out: Path, workers: int, console: C
     names = {unit.name for stage in task.stages() for unit in stage}
     for stage in task.stages():
         _do_stage(task, list(stage), found, folder, workers, console, shard, out)
+    units = {name: record for name, record in sorted(found.items()) if name in names}  # the order of the file
     result = {
         "kind": KIND,
         "schema": SCHEMA,
         "task": job.task,
         "head": head,
-        "units": {name: record for name, record in sorted(found.items()) if name in names},
-        "results": task.results(head, found),
+        "units": units,
+        "results": task.results(head, units),
     }
     check_result(out, result)
+    task.remember(found)
     if not out.exists() or read_json(out, "result of a task") != result:
         write_json(out, result)
     _clear(folder)
@@ -94,7 +96,7 @@ def status(job: Job, changed: Mapping[str, Any], out: Path) -> list[State]:
     """
     task = task_of(job)
     task.check()
-    found = _kept(out, _head(task, changed))
+    found = {**task.remembered(), **_kept(out, _head(task, changed))}
     units = [unit for stage in task.stages() for unit in stage]
     done = {unit.name for unit in units if _done(task, unit, found)}
     return Units(parts_folder(out) / "units").states([unit.name for unit in units], done)

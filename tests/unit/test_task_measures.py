@@ -9,7 +9,19 @@ import pytest
 from scipy import stats
 
 from ddbench.statistics import auroc
-from ddbench.tasks.measures import forgetting, lira_scores, paired_groups, pooled_tpr, seen_accuracies, tpr_at_fpr
+from ddbench.tasks.measures import (
+    bootstrap,
+    forgetting,
+    kendall,
+    lira_scores,
+    paired_groups,
+    pooled_tpr,
+    regret,
+    seen_accuracies,
+    spearman,
+    top_spearman,
+    tpr_at_fpr,
+)
 
 MATRIX = [[0.9], [0.7, 0.8], [0.5, 0.9, 0.6]]
 
@@ -84,3 +96,40 @@ def test_pooled_tpr():
     assert found["value"] == 0.75
     assert (found["low"], found["high"]) == (0.5, 1.0)
     assert pooled_tpr(pairs, 0.001) == found
+
+
+def test_rank_correlations():
+    randomness = np.random.default_rng(3)
+    for decimals in (8, 0):  # without and with ties
+        x = randomness.normal(size=30).round(decimals)
+        y = (x + randomness.normal(size=30)).round(decimals)
+        assert spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
+        assert kendall(x, y) == pytest.approx(stats.kendalltau(x, y).statistic)
+    assert spearman(np.ones(5), np.arange(5.0)) == kendall(np.ones(5), np.arange(5.0)) == 0
+    assert spearman(np.arange(5.0), np.arange(5.0) ** 3) == pytest.approx(1)
+
+
+def test_regret():
+    real = np.array([0.5, 0.9, 0.7])
+    assert regret(np.array([0.1, 0.2, 0.3]), real) == pytest.approx(0.2)
+    assert regret(np.array([0.1, 0.3, 0.3]), real) == pytest.approx(0.9 - 0.8)  # two are chosen alike
+    assert regret(real, real) == 0
+
+
+def test_top_by_the_real_ranking():
+    real = np.array([0.9, 0.8, 0.7, 0.1, 0.2])
+    proxy = np.array([3.0, 2.0, 1.0, 9.0, 8.0])  # the worst two are what it likes best
+    assert top_spearman(proxy, real, 3) == pytest.approx(1)
+    assert top_spearman(real, proxy, 3) == pytest.approx(stats.spearmanr(real[[3, 4, 0]], proxy[[3, 4, 0]]).statistic)
+
+
+def test_bootstrap():
+    """Of a mean it is the interval of the normal law; a difference to itself is an exact tie."""
+    randomness = np.random.default_rng(4)
+    x, y = randomness.normal(1, 1, 200), randomness.normal(size=200)
+    found = bootstrap(lambda own, _: float(own.mean()), x, y)
+    assert found["value"] == pytest.approx(x.mean())
+    low, high = stats.norm.interval(0.95, loc=x.mean(), scale=x.std() / 200**0.5)
+    assert (found["low"], found["high"]) == pytest.approx((low, high), abs=0.03)
+    assert bootstrap(spearman, x, y, x) == {"value": 0, "low": 0, "high": 0, "tie": True}
+    assert bootstrap(spearman, y, y, x)["tie"] is False

@@ -1,0 +1,72 @@
+"""The grid of architectures that ``nas`` draws from, and the file of their real rankings. Imports no torch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ddbench.networks.check import check_student
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import canonical_json, read_json, text_hash, write_json
+
+WIDTHS, DEPTHS = (32, 64, 128, 256), (1, 2, 3, 4)
+NORMS, ACTIVATIONS, POOLINGS = ("nn", "bn", "ln", "in", "gn"), ("sigmoid", "relu", "leaky"), ("none", "max", "avg")
+
+KIND = "ddbench-rankings"
+
+
+def grid(widest: int = WIDTHS[-1]) -> list[str]:
+    """The field's 720 ConvNets, by name: widths, depths, norms, activations, poolings; those up to a width."""
+    found = []
+    for width, depth, norm, activation, pooling in itertools.product(WIDTHS, DEPTHS, NORMS, ACTIVATIONS, POOLINGS):
+        if width <= widest:
+            ends = [part for part, usual in ((activation, "relu"), (pooling, "avg")) if part != usual]
+            found.append("-".join([f"convnet-d{depth}-w{width}-{norm}", *ends]))
+    return found
+
+
+def fitting(names: list[str], channels: int, size: int) -> list[str]:
+    """Those that take images of this shape: too many poolings leave no pixel of small ones."""
+    found = []
+    for name in names:
+        try:
+            check_student(name, channels, size)
+        except UserError:
+            continue
+        found.append(name)
+    return found
+
+
+def rankings_path(folder: Path, dataset: str, head: Mapping[str, Any]) -> Path:
+    """Where the real rankings of a dataset and a training are."""
+    return folder / f"{dataset}-{text_hash(head)[:12]}.json"
+
+
+def read_rankings(path: Path, head: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Records by unit of networks that were trained on real images; empty where there is no file.
+
+    Raises:
+        UserError: another file, or of another training.
+    """
+    if not path.exists():
+        return {}
+    found = read_json(path, "file of rankings")
+    if not isinstance(found, dict) or found.get("kind") != KIND or not isinstance(found.get("units"), dict):
+        raise UserError(f"{path}: not a file of rankings; remove it")
+    if canonical_json(found.get("head")) != canonical_json(head):
+        raise UserError(f"{path}: its rankings are of another training; remove it")
+    for unit, record in found["units"].items():
+        if not isinstance(record, dict) or not all(
+            isinstance(record.get(k), float | int) for k in ("held_out", "test")
+        ):
+            raise UserError(f"{path}: the record of {unit!r:.80} is malformed; remove the file")
+    return {str(unit): dict(record) for unit, record in found["units"].items()}
+
+
+def write_rankings(path: Path, head: Mapping[str, Any], units: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add records to the file."""
+    known = read_rankings(path, head)
+    if any(unit not in known for unit in units):
+        write_json(path, {"kind": KIND, "head": dict(head), "units": {**known, **units}})

@@ -1,0 +1,95 @@
+"""Architecture search: the grid, the shared rankings, the same steps for all, held-out images only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import EAGER, random_tiny
+
+from ddbench.networks.names import parse_student
+from ddbench.runtime.errors import UserError
+from ddbench.tasks import measures, runner
+from ddbench.tasks.record import read_result
+from ddbench.tasks.search import fitting, grid, read_rankings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SMALL = (
+    *("--nets", 4, "--widest", 32, "--real-epochs", 1, "--epochs", 2, "--seeds", 1, "--against", "random"),
+    *("--workers", 1, "--quiet", *EAGER),
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a run ``a`` of one random image a class; it is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    assert ddb(*random_tiny(tmp_path / "a", "--seed", 1)).code == 0
+    return tmp_path
+
+
+def test_grid():
+    names = grid()
+    assert len(set(names)) == 720
+    assert all(str(parse_student(name)) == name for name in names)
+    assert len(grid(64)) == 360
+    assert fitting(names, 3, 32) == names
+    small = fitting(names, 1, 8)
+    assert len(small) == 720 - 4 * 5 * 3 * 2  # depth 4 with either pooling
+    assert "convnet-d4-w32-in-leaky-none" in small
+
+
+def test_whole(run: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
+    """Held-out scores for proxies, test scores for the real ranking only, which a second task finds in its file."""
+    monkeypatch.setattr(measures, "DRAWS", 10)
+    done = ddb("task", "nas", "a", *SMALL, "--out", "x.json")
+    assert (done.code, done.err) == (0, "")
+    found = read_result(run / "x.json")
+    nets = found["head"]["decides"]["nets"]
+    assert set(found["results"]["nets"]) == set(nets)
+    label = found["head"]["runs"][0]["label"]
+    assert [row["run"] for row in found["results"]["rows"]] == [label, "early stopping", "random"]
+    for record in found["units"].values():
+        if "net" in record:
+            assert ("test" in record) == (record["run"] == "real")
+            assert record["steps"] == 2 or record["run"] in ("real", "early stopping")
+    assert len(found["results"]["differences"]) == 2
+    (rankings,) = (run / "rankings").iterdir()
+    head = json.loads(rankings.read_text())["head"]
+    assert len(read_rankings(rankings, head)) == 4
+
+    seen, work = [], runner.work
+
+    def watched(job: Any, unit: Any) -> Any:
+        seen.append(unit.name)
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+        return work(job, unit)
+
+    monkeypatch.setattr(runner, "work", watched)
+    for _ in range(2):
+        ddb("task", "nas", "a", *SMALL, "--out", "y.json")
+    assert not [name for name in seen if name.startswith("real")]
+    assert (run / "y.json").read_bytes() == (run / "x.json").read_bytes()
+
+    with pytest.raises(UserError, match="of another training"):
+        read_rankings(rankings, {**head, "holdout": 0.5})
+    rankings.write_text("[]")
+    with pytest.raises(UserError, match="not a file of rankings"):
+        read_rankings(rankings, head)
+
+
+def test_refused(run: Path, ddb: Callable, refused: Callable):
+    argv = ("task", "nas")
+    for name, more in (("none", ("--holdout", 0)), ("other", ("--holdout", 0.2)), ("two", ("--ipc", 2))):
+        assert ddb(*random_tiny(run / name, *more)).code == 0
+    refused((*argv, "none", *SMALL), "--holdout 0", "no held-out images to choose by")
+    refused((*argv, "a", "other", *SMALL), "held out 0.2", "one --holdout")
+    refused((*argv, "a", "two", *SMALL), "ipc 2", "one IPC")
+    refused((*argv, "a", *SMALL, "--nets", 999), "--nets 999", "the grid has 150")
+    refused((*argv, "a", *SMALL, "--nets", 3), "--nets", "at least 4")
+    refused((*argv, "a", *SMALL, "--against", "full"), "--against full")

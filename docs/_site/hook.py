@@ -37,13 +37,23 @@ NAV: list[Any] = [
     {"Start": ["index.md", "start.md", "which-method.md", "tutorial.md"]},
     {"How to": ["data.md", "own-method.md", "submitting.md", "reproduce.md", "scale.md"]},
     {"Methods": ["methods/README.md", "methods/*/README.md", "reference/bibtex.md"]},
-    {"Scoring": ["protocols.md", "protocols/*.md", "scores.md", "calibration.md", "robustness.md", "baselines.md"]},
+    {
+        "Scoring": [
+            "protocols.md",
+            "protocols/*.md",
+            "scores.md",
+            "calibration.md",
+            "robustness.md",
+            "tasks/*.md",
+            "baselines.md",
+        ]
+    },
     {"Results": ["leaderboard.md", "digits.md", "mnist.md", "truth.md"]},
     {"Reference": ["reference/cli.md", "api.md", "reference/api.md", "files.md", "architecture.md"]},
-    {"More": ["*.md", "contributing.md", "changelog.md"]},
     {"Measured": ["benchmarks/README.md", "benchmarks/*.md"]},
+    {"More": ["contributing.md", "changelog.md", "**"]},
 ]
-"""The menu; a pattern stands for the pages that no entry before or after it names."""
+"""The menu; a pattern stands for the pages that no entry names and no pattern before it has, ``**`` for all of them."""
 
 
 def on_config(config: Any) -> Any:
@@ -71,7 +81,7 @@ def _filled(entries: list[Any], left: set[str]) -> Iterator[Any]:
         if isinstance(one, dict):
             yield {name: list(_filled(below, left)) for name, below in one.items()}
         elif "*" in one:
-            pattern = re.compile(re.escape(one).replace(r"\*", "[^/]*"))
+            pattern = re.compile(".*" if one == "**" else re.escape(one).replace(r"\*", "[^/]*"))
             found = sorted(name for name in left if pattern.fullmatch(name))
             left.difference_update(found)
             yield from found

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ddbench.cli.parse import parse
 from ddbench.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from ddbench.leaderboard.rows import Cell
 
 DESCRIPTION = """Write the board for other programs. csv, parquet: one line for each number of each row. latex: with
 booktabs, for each table of the board one, or methods by dataset and IPC (--layout wide). json: the index of all tables
@@ -57,9 +60,8 @@ def main(argv: list[str]) -> None:
     """
     args = parse(ExportArgs, argv, "ddbench leaderboard export", DESCRIPTION, EXAMPLES)
     from ddbench.leaderboard.board import read_board
-    from ddbench.leaderboard.pages.export import BINARY, csv_text, default_path, json_text, write_export
-    from ddbench.leaderboard.pages.latex import latex_text
-    from ddbench.leaderboard.pages.latex_wide import wide_text
+    from ddbench.leaderboard.kept import made_once
+    from ddbench.leaderboard.pages.export import BINARY, default_path, write_export
     from ddbench.leaderboard.select import Selection, select
 
     if args.format != "latex" and args.layout != "tables":
@@ -68,22 +70,42 @@ def main(argv: list[str]) -> None:
         raise UserError("--columns is for --layout tables; wide has one number of each method, dataset and budget")
     if args.format != "latex" and (args.columns or args.spread != "std"):
         raise UserError("--columns and --spread are for --format latex; the other formats have everything")
-    board = read_board(args.leaderboard)
-    cells = select(board.cells, Selection(args.dataset, args.ipc, args.labels, args.student, args.verified))
-    text = ""
-    if args.format == "csv":
-        text = csv_text(cells)
-    elif args.format == "json":
-        text = json_text(cells)
-    elif args.format == "latex" and args.layout == "wide":
-        text = wide_text(cells, args.student, args.spread)
-    elif args.format == "latex":
-        wanted = [name.strip() for name in args.columns.split(",") if name.strip()]
-        text = latex_text(cells, wanted, args.student, args.spread)
+    selection = Selection(args.dataset, args.ipc, args.labels, args.student, args.verified)
+
+    def chosen() -> list[Cell]:
+        return select(read_board(args.leaderboard).cells, selection)
+
+    def make() -> str:
+        cells = chosen()
+        return f"{len(cells)}\n{_text(args, cells)}"
+
     out = args.out or default_path(args.leaderboard, args.format)
+    if args.format in BINARY:
+        cells, text = chosen(), ""
+        count = len(cells)
+    else:
+        said = f"{selection} {args.format} {args.columns} {args.layout} {args.spread}"
+        first, _, text = made_once(args.leaderboard, "export", said, make).partition("\n")
+        cells, count = [], int(first)
     if out is None:
         print(text, end="")
         return
     write_export(out, args.format, cells, text)
     what = "everything" if args.format in BINARY else f"{len(text.splitlines())} lines"
-    print(f"wrote {out}: {what} of {len(cells)} {'table' if len(cells) == 1 else 'tables'}")
+    print(f"wrote {out}: {what} of {count} {'table' if count == 1 else 'tables'}")
+
+
+def _text(args: ExportArgs, cells: list[Cell]) -> str:
+    """These tables in a format that is text."""
+    from ddbench.leaderboard.pages.export import csv_text, json_text
+    from ddbench.leaderboard.pages.latex import latex_text
+    from ddbench.leaderboard.pages.latex_wide import wide_text
+
+    if args.format == "csv":
+        return csv_text(cells)
+    if args.format == "json":
+        return json_text(cells)
+    if args.layout == "wide":
+        return wide_text(cells, args.student, args.spread)
+    wanted = [name.strip() for name in args.columns.split(",") if name.strip()]
+    return latex_text(cells, wanted, args.student, args.spread)

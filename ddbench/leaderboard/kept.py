@@ -128,7 +128,7 @@ def made_once(root: Path, name: str, said: str, make: Callable[[], str]) -> str:
         UserError: what ``make`` raises.
     """
     kept, folder = Kept(root), root / "results"
-    before = board_digest(folder, ".json")
+    before = board_digest(folder, ".json")  # None as well where there is no board, which is refused
     key = None if before is None else digest(before, said)
     text = None if key is None else kept.product(name, key)
     if text is None:

@@ -98,6 +98,24 @@ def test_nothing_is_checked_twice(board: Path, show: Callable[[], str], checks: 
     page.check(board)
 
 
+@pytest.mark.parametrize("flags", [["csv"], ["json"], ["latex"], ["latex", "--layout", "wide"]], ids=" ".join)
+def test_an_export_is_the_same_again_and_follows_the_board(
+    flags: list[str], board: Path, checks: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def export(*more: str) -> str:
+        verb.main(["export", "--format", *flags, "--leaderboard", str(board), *more])
+        return capsys.readouterr().out
+
+    first = export()
+    checks.clear()
+    assert export() == first
+    assert checks == []
+    assert "of 1 table" in export("--out", str(board.parent / "out"))
+    assert (board.parent / "out").read_text() == first
+    put(board, made_result("dc", accuracy=0.7, seed=3))
+    assert export() != first
+
+
 def test_a_changed_file_of_the_same_size_and_time_is_seen(board: Path, show: Callable[[], str]) -> None:
     first = show()
     page.build(board)

@@ -33,8 +33,7 @@ def show_board(root: Path, selection: Selection) -> None:
         return captured.get()
 
     look = (console.width, console.color_system, console.is_terminal, console.encoding, console.legacy_windows)
-    text = make() if not root.is_dir() else made_once(root, "show", f"{selection} {look} {console.no_color}", make)
-    console.file.write(text)
+    console.file.write(made_once(root, "show", f"{selection} {look} {console.no_color}", make))
 
 
 def _console() -> Console:

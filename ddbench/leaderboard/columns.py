@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from ddbench.evaluation.ddranking.definitions import repeat_scores
 from ddbench.leaderboard.result import Result, plain
 from ddbench.runtime.files import canonical_json
 
@@ -121,7 +120,7 @@ def _scores(result: Result, name: str) -> dict[int, float]:
     scores = result.scores
     if scores is None:
         return {}
-    return {repeat.seed: repeat_scores(repeat.accuracies, scores.weight)[name] for repeat in scores.repeats}
+    return {seed: table[name] for seed, table in scores.by_seed.items()}
 
 
 def _cross(result: Result, metric: str, names: Sequence[str]) -> dict[int, float]:

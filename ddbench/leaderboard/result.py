@@ -11,7 +11,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, TypedDict
 
-from ddbench.evaluation.ddranking.definitions import Accuracies
+from ddbench.evaluation.ddranking.definitions import Accuracies, repeat_scores
 from ddbench.statistics import Statistics
 
 KIND = "ddbench-result"
@@ -271,6 +271,11 @@ class Scores(Record):
         """From checked JSON."""
         return cls(**{**data, "repeats": tuple(map(Repeat.from_json, data["repeats"]))})
 
+    @cached_property
+    def by_seed(self) -> Mapping[int, Mapping[str, float]]:
+        """Seed -> accuracies and scores of its repeat."""
+        return {repeat.seed: repeat_scores(repeat.accuracies, self.weight) for repeat in self.repeats}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result(Record):
@@ -345,7 +350,16 @@ class Result(Record):
 
     def values(self, student: str, metric: str) -> dict[int, float]:
         """Seed -> value of one student's runs; empty where it has none."""
-        return {run.seed: run.metrics[metric] for run in self.runs if run.student == student and metric in run.metrics}
+        return dict(self._values.get((student, metric), {}))
+
+    @cached_property
+    def _values(self) -> dict[tuple[str, str], dict[int, float]]:
+        """(student, metric) -> seed -> value: ranking asks for it many times."""
+        found: dict[tuple[str, str], dict[int, float]] = {}
+        for run in self.runs:
+            for metric, value in run.metrics.items():
+                found.setdefault((run.student, metric), {})[run.seed] = value
+        return found
 
     def measured_as(self, kind: str) -> Settings:
         """The settings of an extra measurement; empty where it was not made."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
 import io
@@ -72,6 +73,7 @@ def make_valid(root: Path) -> None:
 
 def _other_files(root: Path) -> None:
     """What no verb writes: tensors as others publish them, trees, pictures of every kind."""
+    import numpy as np
     import torch
     from PIL import Image
 
@@ -97,6 +99,7 @@ def _other_files(root: Path) -> None:
     for ending, mode in kinds.items():
         picture.convert("RGB" if mode == "RGB" else "L").convert(mode).save(root / f"picture.{ending}")
     picture.convert("P").save(root / "palette.png", transparency=0)
+    np.savez(root / "own.npz", images=np.zeros((4, 8, 8), np.uint8), labels=[0, 1, 0, 1], class_names=["a", "b"])
     (root / "val" / "images").mkdir(parents=True)
     picture.save(root / "val" / "images" / "a.png")
     model = {"kind": "ddbench-diffusion", "schema": 1, "shape": [1, 8, 8], "class_names": ["a", "b"], "losses": [0.5]}
@@ -236,6 +239,23 @@ def _idx(path: Path) -> None:
     _lazy("data.idx", "read_idx")(path, dims)
 
 
+def _own(path: Path) -> None:
+    _lazy("data.load", "load_dataset")(f"npz:{path}", Path("data"))
+
+
+def _usps(path: Path) -> None:
+    _lazy("data.arrays", "_usps")(path, _lazy("data.specs", "dataset_spec")("usps"))
+
+
+def _parquet(path: Path) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        _lazy("data.load", "load_dataset")(f"hub:{path.parents[1]}", Path(root), size=8)
+
+
+def _bzipped(valid: bytes, draws: Draws) -> bytes:
+    return bz2.compress(inputs.bytes_changed(bz2.decompress(valid), draws))
+
+
 def _gzipped(valid: bytes, draws: Draws) -> bytes:
     return gzip.compress(inputs.bytes_changed(gzip.decompress(valid), draws), 1)
 
@@ -363,6 +383,11 @@ MADE: dict[str, Form] = {
     "look": Form("x.json", _look, (LOOK,), inputs.json_file),
     "sign of life": Form("x.sign", _signs, (SIGN,), inputs.json_file),
     "diffusion": Form("model/ddbench.json", _diffusion, ("model.json",), inputs.json_file),
+    "data npz": Form("x.npz", _own, ("own.npz",), inputs.zip_file),
+    "data usps": Form("USPS/usps.bz2", _usps, (bz2.compress(b"1 1:0.5 2:-1\n2 256:1\n"),), _bzipped),
+    "data parquet": Form(
+        "hub/data/train-00000-of-00001.parquet", _parquet, ("hub/data/*.parquet",), inputs.bytes_changed
+    ),
     "graphs dgcnn": Form("x.txt", _graphs, (DGCNN,)),
     "graphs npz": Form("x.npz", _graphs, ("graphs.npz",), inputs.zip_file),
 }

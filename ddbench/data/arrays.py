@@ -64,8 +64,8 @@ def _usps(path: Path, spec: DatasetSpec) -> Split:
                 row = np.zeros(spec.size**2, dtype=np.float32)  # libsvm leaves zeros out
                 row[index.astype(np.int64) - 1] = values
                 images.append(((row + 1) / 2 * 255).astype(np.uint8))
-                labels.append(int(label) - 1)
-    except (OSError, EOFError, ValueError) as error:
+                labels.append(np.int64(int(label) - 1))
+    except (OSError, EOFError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: not a whole libsvm file of 16 x 16 images: {error}; get it again") from error
     if not labels:
         raise UserError(f"{path}: it holds no images; get it again")

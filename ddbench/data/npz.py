@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -108,7 +107,9 @@ def _splits(path: Path, forms: tuple[Any, ...]) -> tuple[list[Split], tuple[str,
             pairs = [pair for pair in form if pair is not None and set(pair) <= set(members)]
             splits = [_split(path, *(_member(path, archive, members[name]) for name in pair)) for pair in pairs]
             named = _names(path, _member(path, archive, members[NAMES])) if NAMES in members else ()
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # zipfile, what unpacks for it, and numpy raise many kinds for a damaged archive
         raise UserError(f"{path}: not a whole npz file: {error}; get it again") from error
     shapes = [tuple(split.images.shape[1:]) for split in splits]
     if len(set(shapes)) > 1:
@@ -144,7 +145,7 @@ def _header(where: str, handle: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dt
             raise ValueError(f"version {version}")
         start = io.BytesIO(start.getvalue()[8:] + handle.read(int.from_bytes(start.getvalue()[8:], "little")))
         return np.lib.format.read_array_header_1_0(start)
-    except (ValueError, TypeError, SyntaxError) as error:
+    except Exception as error:  # numpy reads it as Python
         raise UserError(f"{where}: not a .npy of a plain array: {error!s:.120}") from None
 
 

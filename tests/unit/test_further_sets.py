@@ -90,6 +90,7 @@ def test_usps_is_what_torchvision_reads(tmp_path: Path):
         (b"1 " + b" " * 20000, "line 1: too long"),
         (b"", "no images"),
         (b"12 1:0.5\n", "labels from 11"),
+        (b"9" * 30 + b" 1:0.5\n", "not a whole libsvm file"),
     ],
 )
 def test_damaged_usps(tmp_path: Path, text: bytes, message: str):

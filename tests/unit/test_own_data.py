@@ -124,6 +124,8 @@ def npy(shape: tuple[int, ...], data: bytes, descr: str = "|u1", version: bytes 
         (npy((1, 8, 8), bytes(64), version=b"\x03\x00"), "not a .npy of a plain array"),
         (npy((1, 8, 8), bytes(640)), "it holds more"),
         (npy((1, 8, 8), bytes(64))[:40], "not a .npy of a plain array"),
+        (b"\x93NUMPY\1\0\x0d\0{'shape': (('", "not a .npy of a plain array"),
+        (npy((1, 8, 8), b"", descr="<U0"), "not a whole npz file"),
         (b"", "not a .npy of a plain array"),
         (b"pickle" * 10, "not a .npy of a plain array"),
     ],
@@ -134,6 +136,17 @@ def test_headers_that_lie(tmp_path: Path, member: bytes, message: str):
         archive.writestr("images.npy", member)
         archive.writestr("labels.npy", npy((1,), b"\0"))
     with pytest.raises(UserError, match=message):
+        load_dataset(f"npz:{path}", tmp_path)
+
+
+def test_names_of_classes_that_are_no_text(tmp_path: Path):
+    """Numbers beyond Unicode."""
+    path = tmp_path / "own.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images.npy", npy((2, 8, 8), bytes(128)))
+        archive.writestr("labels.npy", npy((2,), b"\0\1"))
+        archive.writestr("class_names.npy", npy((2,), b"\xff" * 8, descr="<U1"))
+    with pytest.raises(UserError, match="not a whole npz file"):
         load_dataset(f"npz:{path}", tmp_path)
 
 

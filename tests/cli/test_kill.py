@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import halting
 import psutil
 import pytest
 from conftest import EAGER, TINY, contents, distill_tiny, random_tiny
@@ -24,6 +25,7 @@ from ddbench.runtime.jobs import run_jobs
 
 ROOT = Path(ddbench.__file__).parents[1]  # where the package of these tests lies: a wheel, or the checkout
 PATIENCE = 120.0
+RECORDED = "ddbench.evaluation.parts:Writer.append"
 
 
 def started(argv: list[object], data: Path) -> subprocess.Popen[bytes]:
@@ -31,6 +33,13 @@ def started(argv: list[object], data: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "DDBENCH_DATA": str(data), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "ddbench", *map(str, argv)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def halted(place: str, count: int, argv: list[object], data: Path, *constants: str) -> subprocess.Popen[bytes]:
+    """The command, which stands still when a function has been called so often (:mod:`halting`): it cannot get further
+    than this before it is killed."""
+    environment = {**os.environ, "DDBENCH_DATA": str(data), "PYTHONPATH": str(ROOT)}
+    return halting.started(halting.command("after", place, count, argv, *constants), environment)
 
 
 def kill_when(process: subprocess.Popen[bytes], ready: Callable[[], bool]) -> None:
@@ -63,7 +72,8 @@ def test_buffer(ddb: Callable, data_root: Path, tmp_path: Path):
         ]
 
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    kill_when(started(command(killed, 2), data_root), lambda: any(killed.rglob("expert_*.safetensors")))
+    process = halted("ddbench.experts.record:_take_in", 1, command(killed, 2), data_root)
+    kill_when(process, lambda: any(killed.rglob("expert_*.safetensors")))
     done = sorted(path.name for path in killed.rglob("expert_*.safetensors"))
     assert len(done) < 6
     result = ddb(*command(killed, 2))
@@ -82,7 +92,8 @@ def test_distill(ddb: Callable, data_root: Path, buffers: Path, tmp_path: Path):
         return loud(distill_tiny(buffers, place, *more))
 
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    kill_when(started(command(killed), data_root), (killed / "checkpoint.safetensors").exists)
+    process = halted("ddbench.distillation.runner:checkpoint", 1, command(killed), data_root)
+    kill_when(process, (killed / "checkpoint.safetensors").exists)
     assert not (killed / "synset.safetensors").exists()
     result = ddb(*command(killed))
     assert result.code == 0, result.err
@@ -109,7 +120,7 @@ def test_evaluate(ddb: Callable, data_root: Path, tmp_path: Path):
     def one_run_is_kept() -> bool:
         return any(partial.glob("*.parts/run-*.part"))
 
-    kill_when(started(command(tmp_path / "killed"), data_root), one_run_is_kept)
+    kill_when(halted(RECORDED, 1, command(tmp_path / "killed"), data_root), one_run_is_kept)
     assert not any(partial.glob("*.json"))
     result = ddb(*command(tmp_path / "killed"))
     assert result.code == 0, result.err
@@ -136,7 +147,7 @@ def test_measurements(ddb: Callable, data_root: Path, tmp_path: Path):
     def some_probes_are_kept() -> bool:
         return len(list(partial.glob("*.parts/probe-*.part"))) >= 4
 
-    kill_when(started(command(tmp_path / "killed"), data_root), some_probes_are_kept)
+    kill_when(halted(RECORDED, 2 + 4, command(tmp_path / "killed"), data_root), some_probes_are_kept)
     assert not any(partial.glob("*.json"))
     result = ddb(*command(tmp_path / "killed"))
     assert result.code == 0, result.err

@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import shutil
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ import pytest
 import torch
 from conftest import EAGER, contents, evaluate_tiny, random_tiny
 from safetensors.torch import load_file, save_file
-from test_kill import ROOT, kill_when
+from test_kill import halted, kill_when
 
 from ddbench.runtime.files import file_hash
 
@@ -150,15 +147,9 @@ def test_which_teacher(ddb: Callable, place: Path):
 def test_kill(ddb: Callable, place: Path, data_root: Path):
     """kill -9 in the middle: the same command goes on and leaves the bytes of a run that was never killed."""
     killed, whole = place / "killed.safetensors", place / "whole.safetensors"
-    argv = [str(part) for part in relabel_tiny(place, "--epochs", 300, "--out", killed)]
-    code = (
-        "import ddbench.protocols.relabel as relabel; from ddbench.cli.main import run; relabel.SAVE_SECONDS = -1; "
-        f"run({argv!r})"
-    )
-    environment = {**os.environ, "DDBENCH_DATA": str(data_root), "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+    argv = relabel_tiny(place, "--epochs", 300, "--out", killed)
+    relabel = "ddbench.protocols.relabel"
+    process = halted(f"{relabel}:write_json", 1, argv, data_root, f"{relabel}:SAVE_SECONDS=-1")
     kill_when(process, (place / ".killed.safetensors.partial.json").exists)
     assert not killed.exists()
     result = ddb(*argv)

@@ -6,10 +6,8 @@ import dataclasses
 import errno
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import pytest
 import torch
 from conftest import EAGER, contents, listing
 from safetensors.torch import load_file, save_file
+from test_kill import halted, kill_when
 
 import ddbench
 from ddbench.cli.teacher import Args
@@ -220,25 +219,9 @@ def test_killed(ddb: Callable, data_root: Path, tmp_path: Path):
 
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     # a checkpoint after every epoch instead of every 20 seconds
-    code = (
-        "import sys\nfrom ddbench.cli.main import run\nfrom ddbench.teachers import train\n"
-        "train.CHECKPOINT_SECONDS = 0.0\nrun(sys.argv[1:])\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, command(killed))],
-        env={**os.environ, "DDBENCH_DATA": str(data_root), "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    limit = time.monotonic() + PATIENCE
-    try:
-        while not any(killed.rglob("*.partial.safetensors")):
-            assert process.poll() is None, "ended before it could be killed"
-            assert time.monotonic() < limit, "nothing happened"
-            time.sleep(0.002)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    train = "ddbench.teachers.train"
+    process = halted(f"{train}:_Progress.save", 1, command(killed), data_root, f"{train}:CHECKPOINT_SECONDS=0")
+    kill_when(process, lambda: any(killed.rglob("*.partial.safetensors")))
     assert not teacher_files(killed)
     result = ddb(*command(killed))
     assert result.code == 0, result.err

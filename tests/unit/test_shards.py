@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import halting
 import pytest
 from conftest import EAGER, TINY, contents
 
@@ -34,6 +35,12 @@ def started(argv: Sequence[object], data: Path, **more: str) -> subprocess.Popen
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def halted(place: str, argv: Sequence[object], data: Path) -> subprocess.Popen[bytes]:
+    """The command, which stands still before a function's second call (:mod:`halting`)."""
+    environment = {**os.environ, "DDBENCH_DATA": str(data), "PYTHONPATH": str(ROOT)}
+    return halting.started(halting.command("before", place, 2, argv), environment)
+
+
 def ended(process: subprocess.Popen[str]) -> str:
     """What a command printed; it must end well."""
     out, err = process.communicate(timeout=PATIENCE)
@@ -41,7 +48,7 @@ def ended(process: subprocess.Popen[str]) -> str:
     return out
 
 
-def wait_for(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
+def wait_for(process: subprocess.Popen[Any], ready: Callable[[], bool]) -> None:
     """Wait until something is so; the process must be at work until then."""
     limit = time.monotonic() + PATIENCE
     while not ready():
@@ -346,7 +353,7 @@ def test_a_killed_shard_is_typed_again(ddb: Callable, random_run: Path, data_roo
     assert ddb(*long(out, "--shard", "1/2")).code == 0
     other = set(out.parent.glob("score.parts/run-*"))
     assert len(other) == 3
-    victim = started(long(out, "--shard", "0/2"), data_root)
+    victim = halted("ddbench.evaluation.tasks:run_task", long(out, "--shard", "0/2"), data_root)
     parts = out.parent / "score.parts"
     wait_for(victim, lambda: len(list(parts.glob("run-*"))) == 4 and any(parts.glob("units/*.claim")))
     shown = ddb(*long(out, "--status"))
@@ -434,7 +441,7 @@ def test_a_killed_shard_of_experts(ddb: Callable, data_root: Path, tmp_path: Pat
         return experts(place, "--epochs", 40, *more)
 
     assert ddb(*long(whole)).code == 0
-    victim = started(long(parts, "--shard", "0/2"), data_root)
+    victim = halted("ddbench.experts.record:record_block", long(parts, "--shard", "0/2"), data_root)
     wait_for(victim, lambda: any("expert 00002" in path.read_text() for path in parts.rglob("*.claim")))
     victim.kill()
     victim.communicate()

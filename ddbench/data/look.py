@@ -15,6 +15,9 @@ from ddbench.runtime.device import cores
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import read_json, write_json
 
+AT_ONCE = 1024
+"""Files that wait to be looked at."""
+
 SHOWN = 8
 """So many broken files are named in one line."""
 
@@ -92,9 +95,17 @@ def refuse_broken(paths: Sequence[Path]) -> None:
 
 
 def _facts(paths: Sequence[Path], *, whole: bool) -> list[Facts | str]:
-    """What each file is, or why it cannot be used."""
+    """What each file is, or why it cannot be used.
+
+    Few files wait at the workers at a time, and what is said of many files is kept once: a million files take little.
+    """
+    found: list[Facts | str] = []
+    known: dict[Facts | str, Facts | str] = {}
     with ThreadPoolExecutor(cores()) as pool:
-        return list(pool.map(_try, paths, repeat(whole)))
+        for start in range(0, len(paths), AT_ONCE):
+            seen = pool.map(_try, paths[start : start + AT_ONCE], repeat(whole))
+            found += [known.setdefault(one, one) for one in seen]
+    return found
 
 
 def _try(path: Path, whole: bool) -> Facts | str:

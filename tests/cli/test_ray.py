@@ -15,8 +15,10 @@ from typing import Any
 import psutil
 import pytest
 from conftest import EAGER, TINY, contents, random_tiny
+from test_distill_shared import METHOD
 
 import ddbench
+from ddbench.leaderboard.schema import load_results
 from ddbench.runtime import jobs, ray_jobs
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.jobs import WorkerDied, run_jobs
@@ -224,3 +226,93 @@ def test_a_driver_that_ends(number: int, ddb: Callable, data_root: Path, tmp_pat
     assert ddb(*evaluation(tmp_path / "whole", "--seeds", 40)).code == 0
     left = [contents(tmp_path / name / "evaluations", "cost.json") for name in ("killed", "whole")]
     assert left[0] == left[1]
+
+
+OWN = 'name = "quick-1"\nbase = "hard-v1"\nepochs = 3\n'
+PLAN = """
+title = "small"
+[submission]
+author = "A. Author"
+licence = "MIT"
+[defaults]
+dataset = "digits"
+ipc = 1
+seeds = 2
+protocols = ["quick.toml"]
+students = ["mlp-d1-w8"]
+[[cells]]
+method = "random"
+run_seeds = [0, 1]
+minutes = 1
+"""
+
+
+def both(nodes: Any, ddb: Callable, command: Callable[[Path], list[object]], root: Path) -> None:
+    """Run a command in one folder on local workers, in another one on the cluster."""
+    for name, more in (("local", ()), ("ray", ("--engine", "ray", "--ray-address", nodes.address))):
+        result = ddb(*command(root / name), "--workers", 2, "--threads", 1, "--quiet", *more)
+        assert result.code == 0, result.err
+
+
+def test_scores(nodes: Any, ddb: Callable, tmp_path: Path):
+    def command(folder: Path) -> list[object]:
+        assert ddb(*random_tiny(folder / "run")).code == 0
+        flags = ("--student", TINY, "--repeats", 2, "--epochs", 2, "--cache", folder / "cache", "--compile", "off")
+        return ["scores", folder / "run", *flags, "--out", folder / "scores.json"]
+
+    both(nodes, ddb, command, tmp_path)
+    local, ray = (contents(tmp_path / name, "cost.json") for name in ("local", "ray"))
+    assert "scores.json" in local
+    assert local == ray
+
+
+def test_verification(nodes: Any, ddb: Callable, tmp_path: Path):
+    def command(folder: Path) -> list[object]:
+        folder.mkdir()
+        (folder / "quick.toml").write_text(OWN)
+        for argv in (
+            random_tiny(folder / "run"),
+            ["evaluate", folder / "run", "--protocol", folder / "quick.toml", "--students", TINY, "--seeds", 3, *EAGER],
+            ["submit", folder / "run", "--leaderboard", folder / "board"],
+        ):
+            result = ddb(*argv)
+            assert result.code == 0, result.err
+        return ["leaderboard", "verify", "--leaderboard", folder / "board", "--work", folder / "work"]
+
+    both(nodes, ddb, command, tmp_path)
+    (local,), (ray,) = ([*(tmp_path / name / "board").rglob("*.verified.json")] for name in ("local", "ray"))
+    assert local.name == ray.name
+    assert local.read_bytes() == ray.read_bytes()
+    assert b'"identical"' in local.read_bytes()
+
+
+def test_a_plan(nodes: Any, ddb: Callable, tmp_path: Path):
+    def command(folder: Path) -> list[object]:
+        folder.mkdir()
+        (folder / "quick.toml").write_text(OWN)
+        (folder / "small.toml").write_text(PLAN.replace("quick.toml", str(folder / "quick.toml")))
+        places = ("--out", folder / "work", "--leaderboard", folder / "board")
+        return ["reproduce", folder / "small.toml", *places, "--compile", "off"]
+
+    both(nodes, ddb, command, tmp_path)
+    local, ray = (contents(tmp_path / name / "work", "cost.json", ".log") for name in ("local", "ray"))
+    assert sum(path.endswith("synset.safetensors") for path in local) == 2
+    assert local == ray
+    rows = [load_results(tmp_path / name / "board") for name in ("local", "ray")]
+    assert len(rows[0]) == 2
+    assert [row.id for row in rows[0]] == [row.id for row in rows[1]]  # hashes of all but the cost
+
+
+def test_a_distillation_in_parts(nodes: Any, ddb: Callable, tmp_path: Path):
+    """Of a method that is in a file, and a part of which kills its worker."""
+    (tmp_path / "bright.py").write_text(METHOD)
+
+    def command(folder: Path) -> list[object]:
+        (tmp_path / "dead").unlink(missing_ok=True)
+        method = ("--method", "bright", "--method-file", tmp_path / "bright.py", "--die", tmp_path)
+        flags = ("--dataset", "digits", "--ipc", 1, "--student", TINY, "--compile", "off")
+        return ["distill", *method, *flags, "--out", folder]
+
+    both(nodes, ddb, command, tmp_path)
+    local, ray = (contents(tmp_path / name, "cost.json") for name in ("local", "ray"))
+    assert local == ray

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ddbench.data import look
 from ddbench.data.load import load_dataset
 from ddbench.data.look import kept_look
 from ddbench.methods.base import check_ipc, repeated
@@ -189,6 +190,30 @@ def test_all_broken_files_are_named_at_once_and_can_be_left_out(tmp_path: Path):
     assert torch.bincount(dataset.train.labels).tolist() == [2, 3]
     assert torch.bincount(dataset.test.labels).tolist() == [3, 2]
     assert load_dataset(name, data, size=8).fingerprint == dataset.fingerprint, "remembered"
+
+
+def test_few_files_wait_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Files are looked at in portions, all of them, in their order; what is said of many is kept once."""
+    paths = [tmp_path / f"{number}.png" for number in range(7)]
+    for number, path in enumerate(paths):
+        Image.new("RGB" if number == 3 else "L", (4, 4)).save(path)
+    paths[5].write_bytes(b"no image")
+    whole = look._facts(paths, whole=False)
+    monkeypatch.setattr(look, "AT_ONCE", 2)
+    asked: list[int] = []
+    pool = look.ThreadPoolExecutor
+
+    class Counted(pool):  # type: ignore[misc, valid-type]
+        def map(self, function, some, *more):
+            asked.append(len(some))
+            return super().map(function, some, *more)
+
+    monkeypatch.setattr(look, "ThreadPoolExecutor", Counted)
+    seen = look._facts(paths, whole=False)
+    assert seen == whole
+    assert [isinstance(one, str) for one in seen] == [number == 5 for number in range(7)]
+    assert asked == [2, 2, 2, 1]
+    assert seen[0] is seen[6]
 
 
 def test_a_file_whose_header_alone_is_whole_leaves_no_part_behind(tmp_path: Path):

@@ -8,8 +8,8 @@ ratio. *threshold* is the plain attack beside it: the confidence itself.
 
 What is told: the true-positive rate at 0.1 % and 1 % false positives over the scores of all targets, with intervals by
 drawing targets anew, and the AUC of each target. Beside it stand the RUN's own images: whether they began as real ones,
-how many are copies of training images, and their distance to the nearest training image and to the nearest of as many
-unseen ones.
+how many are copies of training images, and their distance to the nearest training image, and to the nearest of some
+training images and of as many unseen ones.
 """
 
 from __future__ import annotations
@@ -279,8 +279,9 @@ def distances(plan: Plan, train: Split, test: Split) -> dict[str, float]:
     """How near a synset's images are to real ones: root mean squared difference of pixels in [0, 1].
 
     Returns:
-        ``copies`` (images that are training images), ``images`` (how many there are, decoded), ``to_training`` and
-        ``to_unseen``: mean distance to the nearest of as many training and test images.
+        ``copies`` (images that are training images), ``images`` (how many there are, decoded), ``to_any_training``:
+        mean distance to the nearest training image; ``to_training`` and ``to_unseen``: to the nearest of as many
+        training and test images.
     """
     device = torch.device("cpu")
     inputs = plan.inputs(device)
@@ -293,6 +294,7 @@ def distances(plan: Plan, train: Split, test: Split) -> dict[str, float]:
     return {
         "copies": int((nearest <= COPY).sum()),
         "images": len(own),
+        "to_any_training": round(float(nearest.mean()), 6),
         "to_training": round(float(_nearest(own, train.images[index]).mean()), 6),
         "to_unseen": round(float(_nearest(own, test.images[unseen]).mean()), 6),
     }

@@ -70,7 +70,7 @@ def do(job: Job, changed: Mapping[str, Any], out: Path, workers: int, console: C
         write_text(folder / HEAD, canonical_json(head) + "\n")
     names = {unit.name for stage in task.stages() for unit in stage}
     for stage in task.stages():
-        _do_stage(task, list(stage), found, folder, workers, console, shard, out)
+        _do_stage(task, list(stage), found, head, workers, console, shard, out)
     units = {name: record for name, record in sorted(found.items()) if name in names}  # the order of the file
     result = {
         "kind": KIND,
@@ -106,13 +106,13 @@ def _do_stage(
     task: Task[Any],
     stage: list[Unit],
     found: dict[str, dict[str, Any]],
-    folder: Path,
+    head: Mapping[str, Any],
     workers: int,
     console: Console,
     shard: Shard,
     out: Path,
 ) -> None:
-    own = shard.own(stage)
+    own, folder = shard.own(stage), parts_folder(out)
     missing = [unit for unit in own if not _done(task, unit, found)]
     if missing:
         names = [(unit.name,) for unit in missing]
@@ -124,7 +124,7 @@ def _do_stage(
                 write_text(_part(folder, unit.name), canonical_json({"unit": unit.name, "record": record}) + "\n")
                 bar.advance(unit.name)
     if shard.count > 1:
-        found.update(_parts(folder))
+        found.update(_kept(out, head))  # whoever was last has moved the records into the result
         left = [unit for unit in stage if not _done(task, unit, found)]
         if left:
             raise shard.unfinished("unit", len(own), len(left), len(stage), str(out))

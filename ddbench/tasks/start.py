@@ -29,7 +29,8 @@ class Asked(Common):
     """What is asked of every task."""
 
     student: str | None = None
-    """Network that is trained; default: the one that the first run was distilled on, else one that fits."""
+    """Network that is trained; default: the one that the first run was distilled on, else one that fits. For nas the
+    grid says it."""
     seeds: int = 5
     """Number of fresh networks; seeds 0 to n-1, the same for every run, so that rows are paired."""
     protocol: str | None = None
@@ -113,7 +114,7 @@ def _order(name: str, places: Sequence[Path], asked: Asked, config: Any) -> Orde
     threads = own_threads(asked.threads or begun, size)
     workers, _ = worker_count(asked.workers, threads)
     side = size_to_load(first.dataset, asked.size or size)
-    load_dataset(first.dataset, asked.data, size=side, download=asked.download)
+    load_dataset(first.dataset, asked.data, size=side, download=asked.download, skip_broken=asked.skip_broken)
     job = Job(
         task=name,
         config=config,

@@ -120,6 +120,7 @@ def test_distances(data_root: Path):
 
     copied = distances(plan(dataset.train.images[:10]), dataset.train, dataset.test)
     assert (copied["copies"], copied["images"]) == (10, 10)
+    assert copied["to_any_training"] == 0
     assert copied["to_unseen"] > 0.05
     test = distances(plan(dataset.test.images[:10]), dataset.train, dataset.test)
     assert (test["copies"], test["to_unseen"]) == (0, 0)

@@ -8,7 +8,7 @@ stopping*). A proxy's score is the accuracy on the held-out real images: the cho
 
 Told: Spearman's and Kendall's (tau-b) correlation of the proxy's score with the real test accuracy, both means over
 seeds; Spearman's among the best half *by real accuracy*; and regret, the best real accuracy less that of the network
-that the proxy chose. Intervals are by drawing networks anew; differences to random images are under the same draws.
+that the proxy chose (of equal ones their mean). Intervals are by drawing networks anew; differences to random images are under the same draws.
 
 The real trainings are kept in a file of their own (``rankings/`` beside the result), for every later task.
 """
@@ -86,7 +86,7 @@ class Nas(Task[NasConfig]):
                     "additionalProperties": False,
                     "properties": {
                         "run": {"type": "string"},
-                        "chosen": {"type": "string"},
+                        "chosen": {"type": "array", "items": {"type": "string"}, "minItems": 1},
                         "steps": {"type": "integer"},
                         "metrics": _METRICS,
                     },
@@ -278,7 +278,7 @@ class Nas(Task[NasConfig]):
         rows = [
             {
                 "run": label,
-                "chosen": nets[int(proxy.argmax())],
+                "chosen": [net for net, score in zip(nets, proxy, strict=True) if score == proxy.max()],
                 "steps": max(one["steps"] for one in tried if one["run"] == label),
                 "metrics": {name: bootstrap(one, proxy, real) for name, one in statistics.items()},
             }
@@ -301,7 +301,7 @@ class Nas(Task[NasConfig]):
         best = max(results["nets"], key=lambda net: results["nets"][net])
         lines = [f"best of {len(results['nets'])} on real images: {best}, test accuracy {results['nets'][best]:.4f}"]
         for row in results["rows"]:
-            lines.append(f"{row['run']}  chose {row['chosen']} after {row['steps']} steps each")
+            lines.append(f"{row['run']}  chose {' or '.join(row['chosen'])} after {row['steps']} steps each")
             lines += [f"{row['run']}  {name}: {_shown(one)}" for name, one in row["metrics"].items()]
         for row in results["differences"]:
             lines += [f"{row['run']} - {row['against']}  {name}: {_shown(one)}" for name, one in row["metrics"].items()]

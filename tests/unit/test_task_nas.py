@@ -58,6 +58,9 @@ def test_whole(run: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
             assert ("test" in record) == (record["run"] == "real")
             assert record["steps"] == 2 or record["run"] in ("real", "early stopping")
     assert len(found["results"]["differences"]) == 2
+    for row in found["results"]["rows"]:
+        score = {one["net"]: one["held_out"] for one in found["units"].values() if one.get("run") == row["run"]}
+        assert row["chosen"] == [net for net in nets if score[net] == max(score.values())]
     (rankings,) = (run / "rankings").iterdir()
     head = json.loads(rankings.read_text())["head"]
     assert len(read_rankings(rankings, head)) == 4

@@ -8,7 +8,8 @@ stopping*). A proxy's score is the accuracy on the held-out real images: the cho
 
 Told: Spearman's and Kendall's (tau-b) correlation of the proxy's score with the real test accuracy, both means over
 seeds; Spearman's among the best half *by real accuracy*; and regret, the best real accuracy less that of the network
-that the proxy chose (of equal ones their mean). Intervals are by drawing networks anew; differences to random images are under the same draws.
+that the proxy chose (of equal ones their mean). Intervals are by drawing networks anew; differences to random images
+are under the same draws.
 
 The real trainings are kept in a file of their own (``rankings/`` beside the result), for every later task.
 """

@@ -158,11 +158,11 @@ def _check_synset(path: Path, tensors: dict[str, Any], header: dict[str, Any], r
     said = result.synset
     names = header.get("class_names")
     sized = {name: (dtype, shape, BYTES[dtype] * math.prod(shape)) for name, (dtype, shape) in tensors.items()}
-    kind = header.get("modality")
     own = {
+        **modality(said.modality).stored(sized, header),
         "dataset": header.get("dataset"),
         "dataset_fingerprint": header.get("dataset_fingerprint"),
-        "modality": kind,
+        "modality": header.get("modality"),
         "budget": header.get("budget"),
         "classes": len(names) if isinstance(names, list) else None,
         "student": header.get("student"),
@@ -171,7 +171,6 @@ def _check_synset(path: Path, tensors: dict[str, Any], header: dict[str, Any], r
     }
     if header.get("method") != IMPORTED:
         own["method"] = header.get("method")
-    own |= modality(said.modality).stored(sized, header) if kind == said.modality else {}
     size = own.pop("bytes.images", None)
     wrong = next((name for name, value in own.items() if plain(getattr(said, name)) != value), None)
     if wrong is None and said.bytes.images != size:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import EAGER, TINY, contents, listing, random_tiny
 from PIL import Image
-from test_kill import kill_when, started
+from test_kill import RECORDED, halted, kill_when
 from test_relabel import TEACHER
 
 from ddbench.leaderboard.audit import check_board
@@ -223,7 +223,7 @@ def test_killed_and_going_on(ddb: Ddb, board: Path, data_root: Path) -> None:
     def under_way() -> bool:
         return len(list(work.rglob("*.parts/run-*.part"))) > 2
 
-    kill_when(started(command, data_root), under_way)
+    kill_when(halted(RECORDED, 3, command, data_root), under_way)
     assert not load_verifications(board)
     result = ddb(*command)
     assert "of 40 runs are there; going on" in result.err

@@ -100,8 +100,10 @@ def toml_file(valid: bytes, draws: Draws) -> bytes:
     import tomllib
 
     table = changed(tomllib.loads(valid.decode()), draws)
+    if not isinstance(table, dict):
+        return str(table).encode("utf-8", "surrogatepass")
     lines = (f"{json.dumps(str(key))} = {_toml(value)}" for key, value in table.items())
-    return "\n".join(lines).encode("utf-8", "surrogatepass") if isinstance(table, dict) else str(table).encode()
+    return "\n".join(lines).encode("utf-8", "surrogatepass")
 
 
 def _toml(value: Any) -> str:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import halting
 import pytest
 from conftest import EAGER, TINY, random_tiny
 
+import ddbench
 from ddbench.runtime.errors import UserError
 from ddbench.statistics import paired_difference, summarise
 from ddbench.tasks import TASKS, runner
@@ -81,6 +85,27 @@ def test_going_on(pair: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
     assert ddb("task", "transfer", "a", "--seeds", 1, *SMALL, "--out", "grown.json").code == 0
     assert ddb(*argv, "--out", "grown.json").code == 0
     assert (pair / "grown.json").read_bytes() == wanted
+
+
+def test_killed(pair: Path, ddb: Callable, data_root: Path):
+    """SIGKILL at the third unit: the records of two are there, and the same command ends in the bytes of one go."""
+    argv = ("task", "transfer", "a", "b", "--seeds", 2, *SMALL)
+    assert ddb(*argv, "--out", "whole.json").code == 0
+    environment = {**os.environ, "DDBENCH_DATA": str(data_root), "PYTHONPATH": str(Path(ddbench.__file__).parents[1])}
+    command = halting.command("before", "ddbench.tasks.runner:work", 3, [*argv, "--out", pair / "killed.json"])
+    process, limit = halting.started(command, environment), time.monotonic() + 120
+    try:
+        while len(list((pair / "killed.parts").glob("*.part"))) < 2:
+            assert process.poll() is None, "ended before it could be killed"
+            assert time.monotonic() < limit, "nothing happened"
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.communicate()
+    assert not (pair / "killed.json").exists()
+    assert ddb(*argv, "--out", "killed.json").code == 0
+    assert (pair / "killed.json").read_bytes() == (pair / "whole.json").read_bytes()
+    assert not (pair / "killed.parts").exists()
 
 
 def test_refused(pair: Path, ddb: Callable, refused: Callable, tmp_path: Path):

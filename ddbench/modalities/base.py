@@ -266,6 +266,10 @@ class Modality(ABC):
         """Passes, or updates, that a protocol trains at most."""
 
     @abstractmethod
+    def words(self, count: int, shape: Sequence[int]) -> str:
+        """So many items of a shape, in words."""
+
+    @abstractmethod
     def side_of_row(self, said: SynsetFacts) -> int | None:
         """The size that the dataset of a row is loaded with."""
 

@@ -263,6 +263,10 @@ class GraphModality(Modality):
     def work(self, protocol: GraphProtocol) -> int:
         return protocol.updates
 
+    def words(self, count: int, shape: Sequence[int]) -> str:
+        edges = f", {shape[1]} an edge" if len(shape) > 1 else ""
+        return f"{count:,} items; {shape[0]} label(s) a node{edges}"
+
     def side_of_row(self, said: SynsetFacts) -> None:
         return None
 

@@ -216,6 +216,9 @@ class ImageModality(Modality):
     def work(self, protocol: Protocol) -> int:
         return max(protocol.epochs, protocol.full_epochs)
 
+    def words(self, count: int, shape: Sequence[int]) -> str:
+        return f"{count:,} images of {' × '.join(map(str, shape))}"
+
     def side_of_row(self, said: SynsetFacts) -> int | None:
         from ddbench.data.specs import size_to_load
 

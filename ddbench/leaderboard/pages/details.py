@@ -17,6 +17,7 @@ from ddbench.leaderboard.result import CodeInfo, Cost, Costs, Result
 from ddbench.leaderboard.rows import FULL, Cell, Row
 from ddbench.leaderboard.schema import result_path
 from ddbench.leaderboard.verification import Comparison, Verification
+from ddbench.modalities import modality
 from ddbench.statistics import corruption_errors, range_words
 
 DIGITS = 5
@@ -159,7 +160,7 @@ def _facts(result: Result) -> list[list[str]]:
     decoded = synset.decoded_images
     more = f", decoded to {decoded:,}" if decoded != synset.images else ""
     facts = [
-        ["Synset", f"{synset.images:,} images of {' × '.join(map(str, synset.shape))}{more}"],
+        ["Synset", modality(synset.modality).words(synset.images, synset.shape) + more],
         ["Classes", f"{synset.classes:,}"],
         ["Distilled on", synset.student or ""],
         ["Synset seed", str(synset.seed)],

@@ -21,6 +21,9 @@ from ddbench.methods.citation import bibtex
 NEEDED = {"experts": "experts", "teacher": "a teacher", "diffusion": "a diffusion model"}
 """Key of a need -> what it is called in a table."""
 
+METRICS = {"roc_auc": "ROC AUC"}
+"""Metric of a row -> what it is called, where it is not the accuracy."""
+
 MOST = ("digits", "hard-v1", "hard")
 """Dataset, protocol and labels of the tables that have most methods."""
 
@@ -46,7 +49,7 @@ def which_method(root: Path) -> str:
     parts = [(root / "docs" / "_site" / "which-method.md").read_text(encoding="utf-8"), *_answers(groups)]
     for (dataset, protocol, labels), cells in groups.items():
         if any(len([row for row in cell.rows if not row.reference]) > 1 for cell in cells):
-            parts += _compared(dataset, protocol, labels, cells)
+            parts += _compared(root, dataset, protocol, labels, cells)
     return "\n".join(parts)
 
 
@@ -67,13 +70,13 @@ def _answers(groups: dict[tuple[str, str, str], list[Cell]]) -> Iterator[str]:
     yield f"\nThe most accurate of each kind under `{MOST[1]}`; what the marks mean stands below the next table.\n"
 
 
-def _compared(dataset: str, protocol: str, labels: str, cells: list[Cell]) -> Iterator[str]:
+def _compared(root: Path, dataset: str, protocol: str, labels: str, cells: list[Cell]) -> Iterator[str]:
     """A table: a line a method, a column an IPC, then cost and needs."""
-    cells = [cell for cell in cells if cell.budget.unit == "ipc"]
+    cells = [cell for cell in cells if not cell.budget.whole]
     last = cells[-1]
     yield f"## {dataset}, {protocol}, {labels} labels\n"
-    yield f"Student {last.students[0]}; [protocol {protocol}]({_protocol(last)}).\n"
-    heads = [f"IPC {cell.budget.value:g}" for cell in cells]
+    yield f"Student {last.students[0]}; {_protocol(root, protocol)}.\n"
+    heads = [_budget(cell) for cell in cells]
     yield f"| method | {' | '.join(heads)} | other students | CPU minutes | needs |"
     yield "| --- " * (len(heads) + 4) + "|"
     rows: dict[str, dict[int, Row]] = {}
@@ -89,10 +92,11 @@ def _compared(dataset: str, protocol: str, labels: str, cells: list[Cell]) -> It
         cost = "-" if seconds is None or row.reference == "full" else f"{seconds / 60:.2g}"
         yield f"| {_linked(name)} | {' | '.join(values)} | {_others(cells[column], row)} | {cost} | {_needs(name)} |"
     others = ", ".join(last.students[1:]) or "none"
+    metric = METRICS.get(last.main(last.students[0]).metric, "accuracy")
     yield (
-        "\n% test accuracy, half width of the 95 % interval; bold: the best or tied with it; = cannot be told from\n"
+        f"\n% test {metric}, half width of the 95 % interval; bold: the best or tied with it; = cannot be told from\n"
         f"random images. Other students: mean of {others}; CPU minutes of one distillation, without what it\n"
-        "needs: both at the largest IPC that a method has here.\n"
+        "needs: both at the largest budget that a method has here.\n"
     )
 
 
@@ -139,8 +143,15 @@ def _linked(name: str) -> str:
     return f"[{facts.title if facts else name}](../methods/{name}/README.md)" if name in shipped() else name
 
 
-def _protocol(cell: Cell) -> str:
-    return f"protocols/{cell.protocol.name}.md"
+def _budget(cell: Cell) -> str:
+    budget = cell.budget
+    return f"IPC {budget.value:g}" if budget.unit == "ipc" else f"{budget.value:,g} {budget.unit}"
+
+
+def _protocol(root: Path, name: str) -> str:
+    """The protocol with a link to its page, where it has one of its own."""
+    page = f"protocols/{name}.md"
+    return f"[protocol {name}]({page})" if (root / "docs" / page).is_file() else f"protocol {name}"
 
 
 # Reference

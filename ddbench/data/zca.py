@@ -16,8 +16,9 @@ from torch import Tensor
 from ddbench.data.dataset import Dataset, chunks
 from ddbench.data.limits import require_memory
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import canonical_json, write_atomic
+from ddbench.runtime.files import canonical_json
 from ddbench.runtime.seeds import generator
+from ddbench.runtime.tensors import write_foreign
 
 EPS = 0.1
 """What the field adds to every eigenvalue."""
@@ -96,11 +97,9 @@ def fit_cached(dataset: Dataset, eps: float, root: Path | None) -> Zca:
 
 
 def _write(path: Path, header: str, factors: Zca) -> None:
-    from safetensors.torch import save_file
-
     tensors = {"mean": factors.mean, "whiten": factors.whiten, "inverse": factors.inverse}
     # One metadata key: the library writes several in a random order, and the bytes would differ from run to run.
-    write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata={"ddbench": header}))
+    write_foreign(path, tensors, {"ddbench": header})
 
 
 def _read(path: Path, header: str, dims: int) -> Zca | None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ddbench.data.dataset import Dataset, Split, holdout_split
@@ -39,11 +38,11 @@ from ddbench.preview import MAX_ROWS, grid, png
 from ddbench.runtime import device as devices
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import ensure_writable, write_atomic, write_bytes, write_json
+from ddbench.runtime.files import ensure_writable, write_bytes, write_json
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.signs import turn
-from ddbench.runtime.tensors import open_tensors, write_tensors
+from ddbench.runtime.tensors import open_tensors, write_foreign, write_tensors
 from ddbench.training.loops import check_gathered
 
 CHECKPOINT_KIND = "ddbench-diffusion-checkpoint"
@@ -287,7 +286,7 @@ def _save(folder: Path, net: Any, library: Any) -> None:
     """Write the model in diffusers' own format; the same weights give the same bytes."""
     scheduler = library.DDIMScheduler(**scheduler_config())
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
-    write_atomic(folder / UNET_WEIGHTS, lambda path: save_file(weights, path, metadata={"format": "pt"}))
+    write_foreign(folder / UNET_WEIGHTS, weights, {"format": "pt"})
     for name, part in ((UNET_CONFIG, net), (SCHEDULER_CONFIG, scheduler)):
         write_bytes(folder / name, part.to_json_string().encode())
     index = {

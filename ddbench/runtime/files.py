@@ -11,8 +11,9 @@ import math
 import os
 import re
 import secrets
+import shutil
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,15 +85,33 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def own_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside ``path``, for a library that makes temporary files with names of its own there.
+
+    If the process is killed meanwhile, it goes, with what is in it, when ``path`` is written again.
+    """
+    folder = _temporary(path)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _sweep(folder: Path, name: str = "") -> None:
-    """Remove temporary files that processes of this machine left when they were killed.
+    """Remove temporary files and folders that processes of this machine left when they were killed.
 
     Args:
         name: of the file that they were for; default: any of the folder.
     """
     for left in folder.glob(f".{glob.escape(name) or '*'}.*.tmp"):
         pid = whole(left.name.split(".")[-3])
-        if pid is not None and pid != os.getpid() and not process_exists(pid):
+        if pid is None or pid == os.getpid() or process_exists(pid):
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
             left.unlink(missing_ok=True)
 
 

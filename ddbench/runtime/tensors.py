@@ -5,6 +5,7 @@ The library writes its metadata map in random order, so everything goes under on
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import canonical_json, parse_json, plain_file, write_atomic
+from ddbench.runtime.files import canonical_json, own_folder, parse_json, plain_file, write_atomic
 
 KEY = "ddbench"
 MAX_HEADER = 16 * 2**20
@@ -30,13 +31,24 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
         UserError: the folder cannot be written to, or the disk is full.
     """
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = canonical_json(dict(header))
+    write_foreign(path, whole, {KEY: canonical_json(dict(header))})
+
+
+def write_foreign(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file atomically, with this metadata.
+
+    Raises:
+        UserError: the folder cannot be written to, or the disk is full.
+    """
 
     def save(temporary: Path) -> None:
-        try:
-            save_file(whole, temporary, metadata={KEY: text})
-        except SafetensorError as error:  # the library wraps the operating system's error in text
-            raise OSError(28 if "os error 28" in str(error) else 5, str(error)) from error
+        # The library writes to a file of a random name beside the one it is given, which nobody would remove.
+        with own_folder(path) as folder:
+            try:
+                save_file(tensors, folder / path.name, metadata=metadata)
+            except SafetensorError as error:  # the library wraps the operating system's error in text
+                raise OSError(28 if "os error 28" in str(error) else 5, str(error)) from error
+            os.replace(folder / path.name, temporary)
 
     write_atomic(path, save)
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import ddbench
 from ddbench.runtime import device as devices
 from ddbench.runtime import files, seeds
 from ddbench.runtime.errors import UserError
@@ -288,3 +289,27 @@ def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
     assert not none.exists()
     assert alive.exists()
     assert other.exists()
+
+
+KILLED_IN_THE_LIBRARY = """
+import os, pathlib, sys
+import torch
+from ddbench.runtime import tensors
+
+def save_file(made, path, metadata):  # as safetensors 0.8: a random name beside the file first
+    pathlib.Path(path).with_name(".tmpAbC123").write_bytes(b"part")
+    os._exit(9)
+
+tensors.save_file = save_file
+tensors.write_tensors(pathlib.Path(sys.argv[1]), {"a": torch.zeros(2)}, {"kind": "x", "schema": 1})
+"""
+
+
+def test_what_the_tensor_library_left_when_it_was_killed_is_swept_away(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    search = {**os.environ, "PYTHONPATH": str(Path(ddbench.__file__).parents[1])}
+    killed = subprocess.run([sys.executable, "-c", KILLED_IN_THE_LIBRARY, str(path)], env=search, check=False)
+    assert killed.returncode == 9
+    assert all(map(files.is_temporary, tmp_path.iterdir()))  # nothing that a run would take for a foreign file
+    write_tensors(path, {"a": torch.zeros(2)}, {"kind": "x", "schema": 1})
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]

@@ -46,7 +46,7 @@ SUBVERBS = ("check",)
 def main(argv: list[str]) -> None:
     """Run the verb."""
     if not argv or argv[0] in ("-h", "--help"):
-        print(f"usage: ddbench data check [--help] ...\n\n{__doc__}\n\nexamples:\n{EXAMPLES}")
+        print(f"usage: ddbench data check [--help] ...\n\n{CheckArgs.__doc__}\n\nexamples:\n{EXAMPLES}")
         return
     if argv[0] not in SUBVERBS:
         raise UserError(

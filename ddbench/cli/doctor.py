@@ -188,9 +188,9 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         compiler = "torch.compile can work" if found["compiler"] else "no C++ compiler: torch.compile is left out"
         yield f"device    {found['device']} ({found['cuda_devices']} CUDA devices); {compiler}"
         yield f"threads   {found['cores']} cores, torch uses {found['threads']}"
-    yield f"memory    {_size(found['memory_bytes'])}, available {_size(found['memory_available_bytes'])}"
     for name, value in found["environment"].items():
-        yield f"          {name}={value}"
+        yield f"variable  {name}={value}"
+    yield f"memory    {_size(found['memory_bytes'])}, available {_size(found['memory_available_bytes'])}"
     for name in ("data", "here"):
         place = found[name]
         state = "" if place["exists"] else ", not there yet"

@@ -32,6 +32,7 @@ TITLES = {
     "ddbench-scores": "DD-Ranking's scores",
     "ddbench-trajectories": "store of experts",
     "ddbench-diffusion": "diffusion model",
+    "ddbench-task": "result of a task",
     "ddbench-student-weights": "trained student of an evaluation",
     "ddbench-checkpoint": "checkpoint of a run that is not finished",
 }
@@ -58,6 +59,7 @@ SETTINGS: dict[str, tuple[tuple[str, str], ...]] = {
     "ddbench-scores": (("method", "synset.method"), ("dataset", "synset.dataset"), ("student", "student")),
     "ddbench-trajectories": (("dataset", "dataset"), ("student", "student"), ("recipe", "recipe")),
     "ddbench-diffusion": (("dataset", "dataset"), ("parameters", "parameters"), ("recipe", "recipe")),
+    "ddbench-task": (("task", "task"), ("dataset", "head.dataset.name"), ("protocol", "head.protocol.name")),
     "ddbench-student-weights": (("student", "student"), ("seed", "seed"), ("accuracy", "accuracy")),
     "ddbench-checkpoint": (("steps done", "done"),),
     "ddbench-run": (("method", "method"), ("dataset", "dataset"), ("ipc", "ipc"), ("student", "student")),
@@ -166,8 +168,14 @@ def _folder(place: Path) -> dict[str, Any]:
         "teachers": ("*/*/*.safetensors", f"ddbench teacher info {place}"),
         "diffusion models": ("*/*/ddbench.json", f"ddbench diffusion info {place}"),
         "runs": ("*/synset.safetensors", f"ddbench info {place}/RUN"),
+        "runs in its folders": ("*/*/synset.safetensors", f"ddbench info {place}/FOLDER"),
     }
-    counts = {name: sum(1 for _ in place.glob(pattern)) for name, (pattern, _) in parts.items()}
+    counts = {
+        name: sum(
+            name != "teachers" or not (path.parent / "synset.safetensors").exists() for path in place.glob(pattern)
+        )
+        for name, (pattern, _) in parts.items()
+    }
     settings = {name: count for name, count in counts.items() if count}
     if not settings:
         raise UserError(f"{place}: holds no run, store, teacher or board that ddbench made")

@@ -10,7 +10,7 @@ from ddbench.leaderboard.result import Result, plain
 from ddbench.runtime.files import canonical_json
 
 HEADLINE = {
-    "accuracy": ("accuracy",),
+    "further": ("accuracy",),
     "calibration": ("ece_scaled", "ece"),
     "robustness": ("robust_accuracy", "robust_autoattack"),
     "corruptions": ("corruption_accuracy", "mce"),

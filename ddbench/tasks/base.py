@@ -113,6 +113,14 @@ class Task(Generic[C]):
         for run in job.runs:
             check_against(run.path, self.synsets[run.label], self.dataset)
 
+    @classmethod
+    def fetch(cls, config: C, data: Path | None, size: int, download: bool, skip_broken: bool) -> None:
+        """Get datasets beside the runs' (of ``size`` px) before any work, where ``download`` allows it.
+
+        Raises:
+            UserError: one is not there.
+        """
+
     def check(self) -> None:
         """Refuse what cannot work, before anything is written.
 

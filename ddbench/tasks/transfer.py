@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
 
@@ -26,9 +27,9 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.config import setting
-from ddbench.data.dataset import class_indices
+from ddbench.data.dataset import Dataset, class_indices
 from ddbench.data.load import load_dataset
-from ddbench.data.specs import dataset_spec
+from ddbench.data.specs import size_to_load
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
 from ddbench.runtime.device import resolve_device
@@ -47,7 +48,8 @@ class TransferConfig:
     """Settings of transfer."""
 
     to: str | None = None
-    """Dataset that the features are tried on (ddbench list datasets), or folder:PATH; default: redundancy only."""
+    """Dataset that the features are tried on (ddbench list datasets; folder:, npz:, hub: too);
+    default: redundancy only."""
     to_train: int = setting(20, at_least=1)
     """Training images of each class of it; the same for every run and seed."""
     to_test: int = setting(200, at_least=1)
@@ -62,6 +64,19 @@ class TransferConfig:
     """Its images a step."""
     parts: int = setting(10, at_least=2, also=(0,))
     """Disjoint parts of the redundancy test; 0: leave it out."""
+
+
+def _other(to: str, data: Path | None, size: int, download: bool = False, skip_broken: bool = False) -> Dataset:
+    """The other dataset, for images of ``size`` px.
+
+    Raises:
+        UserError: it is not there, or is no set of images; with the task's own flag, not the readers'.
+    """
+    try:
+        return load_dataset(to, data, size=size_to_load(to, size), download=download, skip_broken=skip_broken)
+    except UserError as error:
+        said = str(error)
+        raise UserError("--to" + said.removeprefix("--dataset") if said.startswith("--dataset") else said) from None
 
 
 class Transfer(Task[TransferConfig]):
@@ -80,8 +95,7 @@ class Transfer(Task[TransferConfig]):
         if config.to is None:
             return
         spec = self.dataset.spec
-        resizable = config.to.startswith("folder:") or dataset_spec(config.to).resizable
-        other = load_dataset(config.to, job.data, size=spec.size if resizable else None)
+        other = _other(config.to, job.data, spec.size)
         shape = (spec.channels, spec.size)
         train = fitted(few(other.train, other.spec.classes, config.to_train, "transfer train"), *shape)
         test = fitted(few(other.test, other.spec.classes, config.to_test, "transfer test"), *shape)
@@ -89,6 +103,11 @@ class Transfer(Task[TransferConfig]):
         self.other = other
         self.to_train = inputs_of(train, preprocess, self.device)
         self.to_test = inputs_of(test, preprocess, self.device)
+
+    @classmethod
+    def fetch(cls, config: TransferConfig, data: Path | None, size: int, download: bool, skip_broken: bool) -> None:
+        if config.to is not None:
+            _other(config.to, data, size, download, skip_broken)
 
     def check(self) -> None:
         super().check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,22 @@ def test_what_is_what(random_run: Path, store_folder: Path, ddb: Callable):
         assert result.out.startswith(f"{words}{place}\n")
         assert "next: ddbench " in result.out
     assert json.loads(ddb("info", store_folder, "--json").out)["settings"]["experts"] == 2
+
+
+def test_a_folder_of_folders_and_the_result_of_a_task(random_run: Path, tmp_path: Path, ddb: Callable):
+    """Runs two folders down are no teachers."""
+    place = tmp_path / "project"
+    (place / "runs").mkdir(parents=True)
+    shutil.copytree(random_run, place / "runs" / "one")
+    found = json.loads(ddb("info", place, "--json").out)
+    assert found["settings"] == {"runs in its folders": 1}
+    assert found["next"] == [f"ddbench info {place}/FOLDER"]
+
+    head = {"dataset": {"name": "digits"}, "protocol": {"name": "hard-v1"}}
+    (place / "task.json").write_text(json.dumps({"kind": "ddbench-task", "task": "transfer", "head": head}))
+    found = json.loads(ddb("info", place / "task.json", "--json").out)
+    assert found["what"] == "result of a task"
+    assert found["settings"] == {"task": "transfer", "dataset": "digits", "protocol": "hard-v1"}
 
 
 def test_an_unfinished_run(random_run: Path, ddb: Callable):

@@ -29,7 +29,7 @@ from ddbench.leaderboard.pages.row_files import script
 from ddbench.leaderboard.pages.view import Table, bytes_text, lay_out, parts, ratio_text, seconds_text
 from ddbench.leaderboard.result import Result
 from ddbench.leaderboard.rows import Cell, Row, Score, build_cells
-from ddbench.leaderboard.schema import load_results
+from ddbench.leaderboard.schema import load_results, summary_of
 from ddbench.leaderboard.submit import Submission, make_result
 from ddbench.methods import shipped
 from ddbench.runtime.errors import UserError
@@ -255,6 +255,19 @@ def test_real_data_alone_is_a_table(tmp_path: Path) -> None:
     submit(make_run(tmp_path / "full", method="full", budget=("all", 1297), student=None), tmp_path / "board")
     (table,) = tables(tmp_path / "board")
     assert table.title == "digits, all images"
+
+
+def test_a_table_that_another_metric_ranks_has_one_column_of_the_accuracy() -> None:
+    """That of the student that ranks; the page has every student's, in a group of its own."""
+    made = made_result("mirage", rich=False)
+    runs = tuple(replace(run, metrics={**run.metrics, "roc_auc": run.metrics["accuracy"]}) for run in made.runs)
+    described = {**made.metrics, "roc_auc": replace(made.metrics["accuracy"], title="Test ROC-AUC")}
+    (cell,) = build_cells([replace(made, runs=runs, summary=summary_of(runs), metrics=described)])
+    assert cell.metric == "roc_auc"
+    titles = [column.title for column in lay_out(cell).columns]
+    assert titles.count("Test accuracy") == 1
+    groups = [column.group for column in lay_out(cell, everyone=True).columns]
+    assert (groups.count("accuracy"), groups.count("further")) == (len(STUDENTS), len(STUDENTS))
 
 
 def test_only_the_newest_is_shown_and_the_rest_is_folded(tmp_path: Path) -> None:

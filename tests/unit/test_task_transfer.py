@@ -13,9 +13,10 @@ from torch import nn
 
 from ddbench.data.dataset import Split
 from ddbench.networks.build import build_student
+from ddbench.tasks import transfer
 from ddbench.tasks.learning import few, fitted, linear_probe, probe_accuracy
 from ddbench.tasks.record import read_result
-from ddbench.tasks.transfer import TransferConfig, finetune, parts_of
+from ddbench.tasks.transfer import Transfer, TransferConfig, finetune, parts_of
 from ddbench.training.loops import Inputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -115,6 +116,14 @@ def test_to_another_dataset(tmp_path: Path, ddb: Callable, monkeypatch: pytest.M
     assert len(found["head"]["decides"]["to_fingerprint"]) == 64
 
 
+def test_download_is_for_the_other_dataset_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    asked: list[tuple[object, ...]] = []
+    monkeypatch.setattr(transfer, "load_dataset", lambda name, data, **how: asked.append((name, data, how)))
+    Transfer.fetch(TransferConfig(to="hub:a/b"), tmp_path, 8, True, False)
+    Transfer.fetch(TransferConfig(), tmp_path, 8, True, False)
+    assert asked == [("hub:a/b", tmp_path, {"size": 8, "download": True, "skip_broken": False})]
+
+
 def test_refused(tmp_path: Path, ddb: Callable, refused: Callable, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     assert ddb(*random_tiny(tmp_path / "a", "--ipc", 2)).code == 0
@@ -122,5 +131,7 @@ def test_refused(tmp_path: Path, ddb: Callable, refused: Callable, monkeypatch: 
     refused((*argv, "--parts", 3), "--parts 3", "2 image(s)", "choose --parts 2")
     refused((*argv, "--parts", 0), "--parts 0 without --to")
     refused((*argv, "--parts", 1), "--parts", "at least 2")
-    refused((*argv, "--to", "mnits"), "mnits", "mnist")
+    refused((*argv, "--to", "mnits"), "--to: unknown dataset 'mnits'", "mnist")
+    refused((*argv, "--to", "graphs:made"), "--to graphs:made: a set of graphs")
+    refused((*argv, "--to", "hub:nowhere"), "--to hub:nowhere: neither a folder nor OWNER/NAME")
     refused((*argv, "--to", "mnist"), "mnist")

@@ -15,7 +15,7 @@ from ddbench.statistics import Statistics, spread_words
 
 BOOKTABS = "% \\usepackage{booktabs}\n"
 DEFAULT = ("method", MAIN, CROSS, "stored")
-GROUPS = (MAIN, CROSS, COST, "scores", "calibration", "robustness", "corruptions", "ood", ABOUT)
+GROUPS = (MAIN, CROSS, COST, "further", "scores", "calibration", "robustness", "corruptions", "ood", ABOUT)
 SPECIAL = {
     "\\": r"\textbackslash{}",
     "{": r"\{",

@@ -226,7 +226,7 @@ def _method_detail(cell: Cell, row: Row) -> str:
         title if _letters(title) != _letters(row.method) else "",
         f"{len(row.results)} subsets" if len(row.results) > 1 else "",
         f"{labels} labels" if row.reference == RANDOM and labels != cell.label_kind else "",
-        "all real images" if row.reference == FULL and _letters(title) != "allrealimages" else "",
+        "all real data" if row.reference == FULL and not _letters(title).startswith("allreal") else "",
         "fixed network" if row.first.synset.fixed_network else "",
         against_random_text(row.against_random, cell.described.unit),
     ]

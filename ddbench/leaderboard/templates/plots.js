@@ -118,7 +118,7 @@ function drawFull(axes, points) {
   const y = axes.py(full.mean);
   return [
     s("line", { class: "full", x1: axes.left, x2: axes.right, y1: y, y2: y }),
-    s("text", { class: "tick", x: axes.left + 4, y: y - 4 }, `all real images ${percent(full.mean)}`),
+    s("text", { class: "tick", x: axes.left + 4, y: y - 4 }, `all real data ${percent(full.mean)}`),
   ];
 }
 
@@ -153,7 +153,7 @@ function plotCost(points, unit, label, open, { what, of, text, axis, missing }) 
     if (mine.length > 1) axes.root.append(line(axes, mine, (p) => axes.px(of(p)), `thin ${lineClass(method, mine)}`));
   }
   for (const p of [...own].sort((a, b) => Boolean(b.ref) - Boolean(a.ref))) axes.root.append(drawPoint(axes, p, axes.px(of(p)), open));
-  const left = unique(all.filter((p) => !own.includes(p)).map((p) => (p.ref ? "random images" : p.method)));
+  const left = unique(all.filter((p) => !own.includes(p)).map((p) => (p.ref ? "random subset" : p.method)));
   return figure(`Accuracy against ${what}`, axes.root, null, left.length ? `Not drawn, ${missing}: ${left.join(", ")}.` : "");
 }
 
@@ -227,7 +227,7 @@ function legend(points, charts) {
     return h("li", {}, button);
   };
   const entries = methods.map((method) => entry(method, looks(method).colour, looks(method).kind, method));
-  if (points.some((p) => p.ref === "random")) entries.push(entry("random", "c-ref", "circle", "random images"));
+  if (points.some((p) => p.ref === "random")) entries.push(entry("random", "c-ref", "circle", "random subset"));
   const repeated = placeOf.size > 2 * COLOURS * MARKS.length ? h("li", {}, "More than 100 methods: looks repeat, a point tells its own.") : null;
   return h("ul", { class: "legend", "aria-label": "Methods in these charts" }, entries, repeated);
 }

@@ -1,7 +1,7 @@
 
 /* One table: head, rows, sorting. */
 const FIRST = 25;
-const GROUPS = { accuracy: "Accuracy", cross: "", cost: "Cost", scores: "DD-Ranking", calibration: "Calibration", robustness: "Robustness", corruptions: "Corruptions", ood: "Other data", about: "About", place: "" };
+const GROUPS = { cross: "", cost: "Cost", further: "Second metric", scores: "DD-Ranking", calibration: "Calibration", robustness: "Robustness", corruptions: "Corruptions", ood: "Other data", about: "About", place: "" };
 
 /* Columns that are shown: of one student where one is chosen, of the ranking one for what has a column for each. */
 function visibleColumns(table, state) {
@@ -92,7 +92,7 @@ function drawTable(view, state, matches, open) {
     const g = columns[at].column.g === "cross" ? "accuracy" : columns[at].column.g;
     let wide = 1;
     while (at + wide < columns.length && (columns[at + wide].column.g === g || (g === "accuracy" && columns[at + wide].column.g === "cross"))) wide += 1;
-    groups.append(h("td", { colspan: wide, class: g === "place" ? null : "named" }, GROUPS[g]));
+    groups.append(h("td", { colspan: wide, class: g === "place" ? null : "named" }, g === "accuracy" ? table.metric : GROUPS[g]));
     at += wide;
   }
   const head = h("tr", {}, columns.map(({ column, i }) => {

@@ -17,7 +17,7 @@ from ddbench.protocols.protocol import result_name
 from ddbench.registry import unknown
 from ddbench.runtime.common import Common
 from ddbench.runtime.device import begun_threads, worker_count
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import Unfinished, UserError
 from ddbench.runtime.jobs import warm
 from ddbench.runtime.progress import Console
 from ddbench.runtime.shards import WHOLE, Shard, State
@@ -165,7 +165,15 @@ def evaluate_all(run: Path, asked: Asked, shard: Shard = WHOLE) -> list[Evaluati
     each = each_protocol(run, asked)
     for one in each if len(each) > 1 else ():
         _order(run, one)
-    return [evaluate(run, one, shard) for one in each]
+    found, left = [], []
+    for one in each:
+        try:
+            found.append(evaluate(run, one, shard))
+        except Unfinished as error:  # its share of the other protocols is not done yet
+            left.append(error)
+    if left:
+        raise Unfinished("; ".join(map(str, left)), sum(one.left for one in left))
+    return found
 
 
 def each_protocol(run: Path, asked: Asked) -> list[Asked]:

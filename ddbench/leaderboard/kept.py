@@ -203,7 +203,8 @@ def _read(path: Path | None, seal: bytes) -> bytes | None:
     if path is None:
         return None
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_BYTES + DIGEST:  # larger than any that was written
             return None
         data = path.read_bytes()
     except OSError:

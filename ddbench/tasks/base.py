@@ -102,6 +102,8 @@ class Task(Generic[C]):
     config_class: ClassVar[type[Any]]
     protocol: ClassVar[str] = "hard-v1"
     """How students learn, if nothing else is asked for."""
+    grows: ClassVar[Sequence[str]] = ("runs", "seeds")
+    """Parts of the head that a later command may extend: no unit is another one for more of them."""
     schema: ClassVar[Mapping[str, Any]]
     """JSON Schema of what :meth:`results` gives."""
 

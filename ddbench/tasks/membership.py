@@ -31,7 +31,7 @@ from ddbench.runtime import seeds
 from ddbench.runtime.device import resolve_device
 from ddbench.runtime.errors import UserError
 from ddbench.statistics import auroc, paired_difference, summarise
-from ddbench.synset import FILE, Synset, read_synset
+from ddbench.synset import Synset, read_synset
 from ddbench.tasks.base import DIFFERENCE_SCHEMA, STATISTICS_SCHEMA, Job, Records, Task, Unit, baselines, refuse_replay
 from ddbench.tasks.base import shown as shown_statistics
 from ddbench.tasks.distilling import again, check_source, source_of
@@ -72,6 +72,7 @@ class Membership(Task[MembershipConfig]):
     """LiRA with shadow distillations, and distances."""
 
     config_class = MembershipConfig
+    grows = ("runs",)  # a confidence is a mean over all seeds
     schema: ClassVar[Mapping[str, Any]] = {
         "required": ["rows", "differences"],
         "additionalProperties": False,
@@ -148,20 +149,17 @@ class Membership(Task[MembershipConfig]):
         _, label, shadow = unit.values
         member = member_table(len(self.world), self.config.shadows)[shadow]
         part = Split(self.world.images[member], self.world.labels[member])
-        folder = self.job.folder / f"{label}-shadow{shadow}"
-        if not (folder / FILE).is_file():
-            dataset = make_dataset(self.dataset.spec, part, self.dataset.test)
-            teachers = self.job.folder / "teachers" / f"shadow{shadow}"
-            again(
-                self.sources[label],
-                dataset,
-                self.job,
-                ipc=self._ipc(label),
-                holdout=0.0,
-                out=folder,
-                teachers=teachers,
-            )
-        synset = read_synset(folder / FILE)
+        half = f"shadow{shadow}of{self.config.shadows}-{len(self.world)}"  # all that its members follow from
+        made = again(
+            self.sources[label],
+            make_dataset(self.dataset.spec, part, self.dataset.test),
+            self.job,
+            ipc=self._ipc(label),
+            holdout=0.0,
+            out=self.job.folder / f"{label}-{half}",
+            teachers=self.job.folder / "teachers" / half,
+        )
+        synset = read_synset(made)
         preprocess = Preprocess.from_json(synset.preprocess, None)
         plan = Plan(synset=synset, protocol=self.job.protocol, preprocess=preprocess, flip=self.dataset.spec.flip)
         inputs = inputs_of(self.world, preprocess, resolve_device(self.job.settings.device))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,6 @@ from ddbench.tasks import TASKS
 
 KIND = "ddbench-task"
 SCHEMA = 1
-GROWS = ("runs", "seeds")
-"""Parts of the head that a later command may extend."""
-
 _TEXT = {"type": "string", "maxLength": 200}
 _SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 
@@ -107,15 +104,18 @@ def read_result(path: Path) -> dict[str, Any]:
     return check_result(path, read_json(path, "result of a task"))
 
 
-def extended(place: Path, old: Mapping[str, Any], head: Mapping[str, Any]) -> None:
+def extended(place: Path, old: Mapping[str, Any], head: Mapping[str, Any], grows: Sequence[str]) -> None:
     """See that a head asks what another one does, for the same runs and seeds or more.
+
+    Args:
+        grows: parts of which there may be more (:attr:`ddbench.tasks.base.Task.grows`).
 
     Raises:
         UserError: names what differs.
     """
     wanted = json.loads(canonical_json(head))
     for name, value in wanted.items():
-        if name not in GROWS and old.get(name) != value:
+        if name not in grows and old.get(name) != value:
             raise UserError(f"{place} answers another question ({name} differs); remove it or choose another --out")
     if old["seeds"] > wanted["seeds"]:
         raise UserError(f"--seeds {wanted['seeds']}: {place} has {old['seeds']}; give as many, or choose another --out")

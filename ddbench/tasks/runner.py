@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from ddbench.config import recorded_config
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import canonical_json, ensure_writable, read_json, text_hash, write_json, write_text
+from ddbench.runtime.files import (
+    canonical_json,
+    ensure_writable,
+    is_temporary,
+    read_json,
+    text_hash,
+    write_json,
+    write_text,
+)
 from ddbench.runtime.progress import Console
 from ddbench.runtime.shards import WHOLE, Shard, State, Units, run_units
 from ddbench.tasks import TASKS
@@ -60,7 +68,7 @@ def do(job: Job, changed: Mapping[str, Any], out: Path, workers: int, console: C
     task = task_of(job)
     task.check()
     head = _head(task, changed)
-    found = {**task.remembered(), **_kept(out, head)}
+    found = {**task.remembered(), **_kept(task, out, head)}
     folder = parts_folder(out)
     stages = [[unit for unit in stage if not _done(task, unit, found)] for stage in task.stages()]
     if not any(stages) and out.exists():
@@ -84,7 +92,7 @@ def do(job: Job, changed: Mapping[str, Any], out: Path, workers: int, console: C
     task.remember(found)
     if not out.exists() or read_json(out, "result of a task") != result:
         write_json(out, result)
-    _clear(folder)
+    _clear(folder, names)
     return result
 
 
@@ -96,7 +104,7 @@ def status(job: Job, changed: Mapping[str, Any], out: Path) -> list[State]:
     """
     task = task_of(job)
     task.check()
-    found = {**task.remembered(), **_kept(out, _head(task, changed))}
+    found = {**task.remembered(), **_kept(task, out, _head(task, changed))}
     units = [unit for stage in task.stages() for unit in stage]
     done = {unit.name for unit in units if _done(task, unit, found)}
     return Units(parts_folder(out) / "units").states([unit.name for unit in units], done)
@@ -124,7 +132,7 @@ def _do_stage(
                 write_text(_part(folder, unit.name), canonical_json({"unit": unit.name, "record": record}) + "\n")
                 bar.advance(unit.name)
     if shard.count > 1:
-        found.update(_kept(out, head))  # whoever was last has moved the records into the result
+        found.update(_kept(task, out, head))  # whoever was last has moved the records into the result
         left = [unit for unit in stage if not _done(task, unit, found)]
         if left:
             raise shard.unfinished("unit", len(own), len(left), len(stage), str(out))
@@ -151,25 +159,25 @@ def _head(task: Task[Any], changed: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _kept(out: Path, head: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _kept(task: Task[Any], out: Path, head: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Records of the result and of those beside it.
 
     Raises:
         UserError: they are of another question.
     """
+    parts = _parts(parts_folder(out))  # before the result: who removes one has put it there
     found: dict[str, dict[str, Any]] = {}
     if out.exists():
         old = read_result(out)
-        extended(out, old["head"], head)
+        extended(out, old["head"], head, task.grows)
         found.update(old["units"])
     begun = parts_folder(out) / HEAD
     if begun.exists():
         other = read_json(begun, "head of a task")
         if not isinstance(other, dict) or not {"runs", "seeds"} <= set(other):
             raise UserError(f"{begun}: not the head of a task; remove {begun.parent}")
-        extended(begun.parent, other, head)
-    found.update(_parts(parts_folder(out)))
-    return found
+        extended(begun.parent, other, head, task.grows)
+    return {**found, **parts}
 
 
 def _parts(folder: Path) -> dict[str, dict[str, Any]]:
@@ -186,10 +194,19 @@ def _part(folder: Path, unit: str) -> Path:
     return folder / f"{text_hash(unit)[:20]}.part"
 
 
-def _clear(folder: Path) -> None:
-    """Remove the records that are in the result."""
-    Units(folder / "units").clear()
-    for path in [*folder.glob("*.part"), folder / HEAD]:
+def _clear(folder: Path, done: Collection[str]) -> None:
+    """Remove the records that are in the result; the rest stays for who is at work on more runs or seeds.
+
+    Args:
+        done: names of the units in the result.
+    """
+    units = Units(folder / "units")
+    units.clear()
+    for path in {_part(folder, name) for name in done} & set(folder.glob("*.part")):
         path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # another process is at work there, or it is gone
+    if any(folder.glob("*.part")) or units.running():
+        return
+    for path in [folder / HEAD, *filter(is_temporary, folder.glob(".*"))]:
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # another process has just begun there, or it is gone
         folder.rmdir()

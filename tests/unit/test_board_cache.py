@@ -334,3 +334,11 @@ def test_several_processes_at_once(board: Path, cache: Path) -> None:
     assert len(said) == 1
     assert {path.name.split("-")[0] for path in cache.rglob("*.*")} == {"results.marks", "show"}
     assert not list(cache.rglob("*.tmp"))
+
+
+def test_a_file_that_is_larger_than_any_is_not_read(board: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Kept(board)
+    store.keep("show", b"key", "text")
+    assert store.product("show", b"key") == "text"
+    monkeypatch.setattr(kept, "MAX_BYTES", len("text") - 1)
+    assert store.product("show", b"key") is None

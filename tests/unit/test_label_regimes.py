@@ -179,3 +179,12 @@ def test_refused_before_work(ddb: Callable[..., Any], random_run: Path, more: tu
     assert (found.code, len(found.err.splitlines())) == (2, 1)
     assert words in found.err
     assert contents(random_run) == before
+
+
+def test_a_shard_does_its_share_of_every_protocol(random_run: Path, ddb: Callable):
+    argv = ("evaluate", random_run, "--protocol", "hard-v1,dc-plain", "--students", STUDENT, "--seeds", 2)
+    argv = (*argv, "--epochs", 1, *EAGER, "--quiet")
+    first = ddb(*argv, "--shard", "0/2")
+    assert (first.code, first.err, first.out.count("its runs are done (1 of 2)")) == (0, "", 2)
+    second = ddb(*argv, "--shard", "1/2")
+    assert (second.code, second.err, second.out.count("result: ")) == (0, "", 2)

@@ -150,3 +150,17 @@ def test_stopped_and_refused(tmp_path: Path, ddb: Callable, refused: Callable, m
     for part in ("0/3", "1/3", "2/3"):
         ddb(*small, "--out", "y.json", "--shard", part)
     assert (tmp_path / "y.json").read_bytes() == (tmp_path / "x.json").read_bytes()
+
+
+def test_shadows_of_another_question_are_not_taken(tmp_path: Path, ddb: Callable, refused: Callable):
+    """Also where the result was removed, as the refusal advises: the sets that are left had other members."""
+    made = ddb("distill", "--method", "random", "--dataset", NOISE, "--ipc", 1, "--out", tmp_path / "r", *SMALL[4:])
+    assert made.code == 0, made.err
+    argv = ("task", "membership", tmp_path / "r", "--images", 80, "--student", TINY, "--epochs", 1, *SMALL)
+    fresh, again = tmp_path / "fresh.json", tmp_path / "again.json"
+    assert ddb(*argv, "--shadows", 8, "--out", fresh).code == 0
+    assert ddb(*argv, "--shadows", 4, "--out", again).code == 0
+    refused((*argv, "--shadows", 4, "--out", again, "--seeds", 2), "seeds differs")  # the means are over one
+    again.unlink()
+    assert ddb(*argv, "--shadows", 8, "--out", again).code == 0
+    assert again.read_bytes() == fresh.read_bytes()

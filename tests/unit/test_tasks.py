@@ -16,6 +16,7 @@ from conftest import EAGER, TINY, random_tiny
 
 import ddbench
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import write_json
 from ddbench.statistics import paired_difference, summarise
 from ddbench.tasks import TASKS, runner
 from ddbench.tasks.base import table
@@ -106,6 +107,37 @@ def test_killed(pair: Path, ddb: Callable, data_root: Path):
     assert ddb(*argv, "--out", "killed.json").code == 0
     assert (pair / "killed.json").read_bytes() == (pair / "whole.json").read_bytes()
     assert not (pair / "killed.parts").exists()
+
+
+def test_records_that_another_process_moves_into_the_result_are_found(
+    pair: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    argv = ("task", "transfer", "a", "--seeds", 2, *SMALL)
+    assert ddb(*argv, "--out", "whole.json").code == 0
+    assert "1 of other shards are open" in ddb(*argv, "--out", "x.json", "--shard", "0/2").out
+    parts, looks = runner._parts, []
+
+    def just_moved(folder: Path) -> dict[str, Any]:
+        looks.append(folder)
+        if len(looks) == 2:  # the last look: the other shard ends now
+            shutil.copy("whole.json", "x.json")
+            shutil.rmtree(folder)
+        return parts(folder)
+
+    monkeypatch.setattr(runner, "_parts", just_moved)
+    done = ddb(*argv, "--out", "x.json", "--shard", "0/2")
+    assert (done.code, done.out.splitlines()[-1]) == (0, "result: x.json")
+
+
+def test_records_of_who_does_more_seeds_stay(tmp_path: Path):
+    folder = tmp_path / "x.parts"
+    for unit in ("seed 0", "seed 1"):
+        write_json(runner._part(folder, unit), {"unit": unit, "record": {}})
+    write_json(folder / runner.HEAD, {})
+    runner._clear(folder, {"seed 0"})
+    assert {path.name for path in folder.iterdir()} == {runner._part(folder, "seed 1").name, runner.HEAD}
+    runner._clear(folder, {"seed 0", "seed 1"})
+    assert not folder.exists()
 
 
 def test_refused(pair: Path, ddb: Callable, refused: Callable, tmp_path: Path):

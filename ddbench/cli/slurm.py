@@ -34,7 +34,7 @@ EXAMPLES = """  ddbench slurm evaluate runs/digits-ipc1-mtt-s0 --seeds 24 > job.
       buffer --recipe mtt/cifar10-ipc10
   ddbench slurm --submit --time 1-00:00:00 --gpus 1 --options "qos=low constraint=a100" --setup "module load cuda" \\
       distill --method mtt --dataset cifar10 --ipc 10
-  ddbench slurm --submit --array 8 --gpus 1 distill --method rded --dataset imagenet --size 224 --ipc 10"""
+  ddbench slurm --submit --array 8 --gpus 1 distill --method rded --dataset imagewoof2 --size 224 --ipc 10"""
 
 GROUPS = {
     "what a task asks of Slurm": ("partition", "account", "time", "gpus", "cpus", "memory", "options"),

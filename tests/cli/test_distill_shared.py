@@ -14,6 +14,7 @@ from conftest import EAGER, TINY, Outcome, contents, distill_tiny
 
 import ddbench
 from ddbench.distillation.pieces import RUN, units_of
+from ddbench.methods import METHODS
 from ddbench.runtime import signs
 
 PATIENCE = 120.0
@@ -94,10 +95,13 @@ class Bright(Method[Config]):
 '''
 
 
-@pytest.fixture(scope="module")
-def bright(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Callable[..., list[object]]:
-    """``bright(out, ...)``: the command that makes ten bright images."""
-    path = tmp_path_factory.mktemp("method") / "bright.py"
+@pytest.fixture
+def bright(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[object]]:
+    """``bright(out, ...)``: the command that makes ten bright images; the method is gone after the test."""
+    monkeypatch.setattr(METHODS, "_table", dict(METHODS._table))
+    monkeypatch.setattr(METHODS, "_objects", dict(METHODS._objects))
+    path = tmp_path / "method" / "bright.py"
+    path.parent.mkdir()
     path.write_text(METHOD)
 
     def command(out: Path, *more: object) -> list[object]:

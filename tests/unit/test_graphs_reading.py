@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddbench.data.specs import dataset_spec
 from ddbench.graphs.graphset import GraphSet, make_graphs
 from ddbench.graphs.made import made_graphs
 from ddbench.graphs.read import Source, load_graphs, write_compact
@@ -221,13 +220,6 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: py
 def test_a_spec_says_that_it_is_one():
     with pytest.raises(UserError, match="expected graphs:PATH"):
         load_graphs("mutag")
-
-
-def test_commands_work_on_images():
-    with pytest.raises(
-        UserError, match="--dataset graphs:made: commands work on images; graph sets are used from Python"
-    ):
-        dataset_spec("graphs:made")
 
 
 def test_made_set_has_no_size_to_learn():

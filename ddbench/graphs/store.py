@@ -248,7 +248,8 @@ def _number(path: Path, name: str, value: Any, least: int, most: int) -> int:
 
 
 def _sized(path: Path, name: str, sizes: Ints, pieces: Ints) -> Ints:
-    if not len(sizes) or (sizes < 1).any() or int(sizes.sum()) != len(pieces):
+    most = len(pieces)  # of each, since a sum of huge ones wraps round
+    if not len(sizes) or ((sizes < 1) | (sizes > most)).any() or int(sizes.sum()) != most:
         raise UserError(f"{path}: {name} do not add up to {len(pieces)}; the file is damaged")
     return sizes
 

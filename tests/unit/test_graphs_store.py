@@ -73,6 +73,19 @@ def test_damaged_files_are_refused(tmp_path: Path, payload: TreePayload, case: s
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["tree_sizes", "item_sizes"])
+def test_sizes_whose_sum_wraps_round_are_refused(tmp_path: Path, payload: TreePayload, name: str):
+    path = tmp_path / "a.safetensors"
+    write_trees(path, payload)
+    with open_tensors(path, KIND, 1) as (handle, header):
+        parts = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a dict)
+    sizes = parts[name].to(torch.int64)
+    sizes[:4] += 2**62  # four of them are 2**64, which is 0 in 64 bits
+    write_tensors(path, {**parts, name: sizes}, header)
+    with pytest.raises(UserError, match=f"{name} do not add up"):
+        read_trees(path)
+
+
 def test_a_cut_file_is_refused(tmp_path: Path, payload: TreePayload):
     path = tmp_path / "a.safetensors"
     write_trees(path, payload)

@@ -25,6 +25,9 @@ TYPES = ("U8", "I8", "U16", "I16", "U32", "I32", "I64")
 TREES, WHOLE = "trees", "graphs"
 """Forms; the others are :data:`ddbench.graphs.reference.REFERENCES`."""
 
+MOST_SUPPORT = 2**31 - 1
+"""Graphs that a set of trees may be in: sums of supports stay exact."""
+
 Payload = TreePayload | GraphSet | Reference
 """What can be kept."""
 
@@ -172,6 +175,8 @@ def _read_reference(path: Path, handle: Any, header: dict[str, Any]) -> Referenc
         found[name] = read_finite(path, handle, name).numpy()
         if found[name].shape != (classes,):
             raise UserError(f"{path}: {name} has {len(found[name])} numbers, expected {classes}; the file is damaged")
+    if "spread" in found and not (found["spread"] > 0).all():
+        raise UserError(f"{path}: spread: expected numbers above 0; the file is damaged")
     labels = _arrays(path, handle, ("labels",), MAX_SIZE)["labels"]
     if labels.tolist() != list(range(classes)):
         raise UserError(f"{path}: labels are not one of each class in order; the file is damaged")
@@ -195,8 +200,8 @@ def _read_trees(path: Path, handle: Any, header: dict[str, Any]) -> TreePayload:
     _within(path, "tree_edge_labels", arrays["tree_edge_labels"], np.array(facts["edge_sizes"], dtype=np.int64))
     _within(path, "items", arrays["items"], np.array(len(sizes)))
     _within(path, "labels", arrays["labels"], np.array(facts["classes"]))
-    if (arrays["support"] < 1).any():
-        raise UserError(f"{path}: a support below 1; the file is damaged")
+    if ((arrays["support"] < 1) | (arrays["support"] > MOST_SUPPORT)).any():
+        raise UserError(f"{path}: a support below 1 or above {MOST_SUPPORT}; the file is damaged")
     trees = Trees(
         ptr, arrays["tree_labels"], arrays["tree_parents"], arrays["tree_edge_labels"], arrays["tree_degrees"]
     )

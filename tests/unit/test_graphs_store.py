@@ -10,7 +10,8 @@ import torch
 
 from ddbench.graphs.made import made_graphs
 from ddbench.graphs.mirage import MirageConfig, TreePayload, distil
-from ddbench.graphs.store import KIND, read_trees, write_trees
+from ddbench.graphs.reference import SIZE, reference
+from ddbench.graphs.store import KIND, facts_of, read_form, read_trees, tensors_of, write_trees
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.tensors import open_tensors, write_tensors
 
@@ -84,6 +85,29 @@ def test_sizes_whose_sum_wraps_round_are_refused(tmp_path: Path, payload: TreePa
     write_tensors(path, {**parts, name: sizes}, header)
     with pytest.raises(UserError, match=f"{name} do not add up"):
         read_trees(path)
+
+
+@pytest.mark.parametrize("support", [0, 2**31, 2**62])
+def test_supports_out_of_range_are_refused(tmp_path: Path, payload: TreePayload, support: int):
+    path = tmp_path / "a.safetensors"
+    write_trees(path, payload)
+    with open_tensors(path, KIND, 1) as (handle, header):
+        parts = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a dict)
+    write_tensors(path, {**parts, "support": torch.full_like(parts["support"], support, dtype=torch.int64)}, header)
+    with pytest.raises(UserError, match="a support below 1 or above"):
+        read_trees(path)
+
+
+def test_sizes_that_do_not_spread_are_refused(tmp_path: Path):
+    path = tmp_path / "a.safetensors"
+    payload = reference(SIZE, made_graphs())
+    parts = tensors_of(payload)
+    write_tensors(path, {**parts, "spread": torch.zeros_like(parts["spread"])}, {"kind": KIND, "schema": 1})
+    with (
+        open_tensors(path, KIND, 1) as (handle, _),
+        pytest.raises(UserError, match="spread: expected numbers above 0"),
+    ):
+        read_form(path, handle, facts_of(payload))
 
 
 def test_a_cut_file_is_refused(tmp_path: Path, payload: TreePayload):

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from ddbench.data.dataset import Dataset
-from ddbench.distillation.begin import Run, RunSettings, look
+from ddbench.distillation.begin import Run, RunSettings, look, resolved_settings
 from ddbench.distillation.folder import (
     CHECKPOINT,
     CHECKPOINT_KIND,
     CONFIG,
+    HOW,
     Rhythm,
+    check_folder,
     checkpoint,
     damaged,
     read_state,
@@ -311,10 +313,13 @@ def status(
     One that one process does, or began, is a piece as a whole. Nothing is written.
 
     Raises:
-        UserError: settings that cannot work.
+        UserError: settings that cannot work, or a folder of another run.
     """
     context, _ = look(name, kind, kind.needs(config), dataset, data, settings, out, console)
     kind.check(config, context)
+    if (out / CONFIG).exists():
+        said = resolved_settings(name, config, context, settings)
+        check_folder(out, {key: value for key, value in said.items() if key not in HOW})
     method, product, units = kind(config, context), out / FILE, units_of(out)
     ranges = method.pieces()
     if len(ranges) < 2 or ((out / CONFIG).exists() and not (begun(out) or product.exists())):

@@ -98,6 +98,7 @@ class Bright(Method[Config]):
 @pytest.fixture
 def bright(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[object]]:
     """``bright(out, ...)``: the command that makes ten bright images; the method is gone after the test."""
+    list(METHODS)  # it is filled at its first use, which would be undone with the rest
     monkeypatch.setattr(METHODS, "_table", dict(METHODS._table))
     monkeypatch.setattr(METHODS, "_objects", dict(METHODS._objects))
     path = tmp_path / "method" / "bright.py"
@@ -164,6 +165,13 @@ def test_a_killed_shard(bright: Callable, ddb: Callable[..., Outcome], data_root
     assert made.code == 0, made.err
     assert contents(tmp_path / "one", "cost.json") == contents(tmp_path / "two", "cost.json")
     assert ddb(*command, "--status").out == f"{tmp_path / 'two'}: 10 done, of 10\n"
+
+
+def test_status_of_another_run_is_refused(ddb: Callable[..., Outcome], refused: Callable[..., str], tmp_path: Path):
+    out = tmp_path / "run"
+    both = ("--dataset", "digits", "--ipc", 1, "--holdout", 0.1, "--out", out, *EAGER)
+    assert ddb("distill", "--method", "random", *both).code == 0
+    refused(["distill", "--method", "kcenter", *both, "--status"], "holds another run", "method")
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["of-one-piece", "in-pieces"])

@@ -127,6 +127,7 @@ class Nearest(Method[NearestConfig]):
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[object]]:
     """Commands with the method above; the table of methods is put back at the end."""
+    list(METHODS)  # it is filled at its first use, which would be undone with the rest
     monkeypatch.setattr(METHODS, "_table", dict(METHODS._table))
     monkeypatch.setattr(METHODS, "_objects", dict(METHODS._objects))
     path = tmp_path / "nearest.py"

@@ -79,8 +79,8 @@ def forecast(
         notes.append(f"{measurements:.3g} s of it, coarsely, for the measurements beside accuracy")
         left = [one + measurements / len(left) for one in left] if left else [measurements]
     return Forecast(
-        what=f"{len(students)} students x {len(seeds)} seeds, protocol {job.protocol.name}, {plan.epochs} epochs"
-        + (f", {tries} learning rates searched" if tries else ""),
+        what=f"{_counted(students, 'student')} x {_counted(seeds, 'seed')}, protocol {job.protocol.name}, "
+        f"{plan.epochs} epochs" + (f", {tries} learning rates searched" if tries else ""),
         unit="run",
         all=len(work.wanted),
         done=len(work.wanted) - len(missing),
@@ -94,6 +94,10 @@ def forecast(
         threads=job.threads,
         notes=notes,
     )
+
+
+def _counted(things: Sequence[object], name: str) -> str:
+    return f"{len(things)} {name}{'s' if len(things) != 1 else ''}"
 
 
 def _grid(job: Job) -> Sequence[float]:

@@ -7,8 +7,9 @@ contract and where everything came from.
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ from ddbench.data.dataset import Dataset
 from ddbench.data.formation import LARGEST_FACTOR
 from ddbench.data.preprocess import Preprocess
 from ddbench.networks.initialise import SCHEMES
+from ddbench.provenance import MAX_CLASSES as MAX_CLASSES
+from ddbench.provenance import Budget as Budget
+from ddbench.provenance import Provenance as Provenance
+from ddbench.provenance import field_of
+from ddbench.provenance import provenance as provenance
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.tensors import check_tensor, open_tensors, read_finite, write_tensors
 
@@ -30,18 +36,6 @@ MAX_EPOCHS = 10_000
 FILE = "synset.safetensors"
 MAX_SIDE = 1024
 MAX_IMAGES = 5_000_000
-MAX_CLASSES = 100_000
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How large it may be: ``ipc`` images per class, ``bytes``, or ``all`` (the training set; value = its size)."""
-
-    unit: str
-    value: int
-
-    def __str__(self) -> str:
-        return "all images" if self.unit == "all" else f"{self.unit} {self.value}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,35 +55,6 @@ class Replay:
     def to_json(self) -> dict[str, Any]:
         """As in the header of a file."""
         return {"kind": REPLAY, "epochs": self.epochs, "init": self.init, "fixed": self.fixed}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """What a synset says of itself, whatever it holds.
-
-    Attributes:
-        budget: what the method was allowed.
-        dataset, fingerprint, class_names: the real data it stands for.
-        method, config, seed, student, versions, parents: what made it, of which libraries and files (hashes).
-        modality: what it holds (:mod:`ddbench.modalities`).
-    """
-
-    budget: Budget
-    dataset: str
-    fingerprint: str
-    class_names: tuple[str, ...]
-    method: str
-    config: dict[str, Any]
-    seed: int
-    student: str | None = None
-    versions: dict[str, str] = field(default_factory=dict)
-    parents: dict[str, str] = field(default_factory=dict)
-    modality: str
-
-    @property
-    def classes(self) -> int:
-        """Number of classes K."""
-        return len(self.class_names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +105,24 @@ class Synset(Provenance):
     def decoded_images(self) -> int:
         """Number of images that a student is trained on."""
         return len(self.images) * self.decode_factor**2
+
+    @property
+    def label_bytes(self) -> int:
+        """Bytes of the labels: hard ones ``ceil(log2 K / 8)`` each, others as they are in the file."""
+        if self.label_kind != "hard":
+            return self.labels.numel() * self.labels.element_size()
+        return len(self.labels) * max(1, math.ceil(math.log2(max(2, self.classes)) / 8))
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all that is handed over: images, labels (:attr:`label_bytes`), learned rates and stages."""
+        arrays = [tensor for tensor in (self.images, self.learned_lr, self.stage) if tensor is not None]
+        return self.label_bytes + sum(tensor.numel() * tensor.element_size() for tensor in arrays)
+
+    @property
+    def bits_per_class(self) -> float:
+        """:attr:`stored_bytes` as bits, over the number of classes."""
+        return 8 * self.stored_bytes / self.classes
 
     def hard_labels(self) -> Tensor:
         """Class of each image, int64 ``(N,)``: the largest entry of a soft label or target."""
@@ -243,7 +226,7 @@ def read_synset(path: Path) -> Synset:
                 f"{path}: images of shape {list(shape)} are out of bounds (N <= {MAX_IMAGES}, side <= {MAX_SIDE})"
             )
         images = read_finite(path, handle, "images")
-        kind = _get(path, header, "label_kind", str)
+        kind = field_of(path, header, "label_kind", str)
         soft = kind in ("soft", "targets")
         labels_shape = check_tensor(path, handle, "labels", ("F32",) if soft else ("I64",), 2 if soft else 1)
         if labels_shape[0] != shape[0]:
@@ -282,15 +265,15 @@ def from_header(
         **provenance(path, header),
         images=images,
         labels=labels,
-        preprocess=_get(path, header, "preprocess", dict),
-        label_scale=_get(path, header, "label_scale", float) if header.get("label_kind") == "targets" else None,
-        augmentation=_get(path, header, "augmentation", str),
+        preprocess=field_of(path, header, "preprocess", dict),
+        label_scale=field_of(path, header, "label_scale", float) if header.get("label_kind") == "targets" else None,
+        augmentation=field_of(path, header, "augmentation", str),
         learned_lr=lr,
         stage=stage,
         schedule=_read_schedule(path, header.get("schedule")),
-        decode_factor=1 if decoder is None else _get(path, decoder, "factor", int),
-        patches=_get(path, header, "patches", int) if "patches" in header else 1,
-        teacher=_get(path, header, "teacher", dict) if header.get("teacher") is not None else None,
+        decode_factor=1 if decoder is None else field_of(path, decoder, "factor", int),
+        patches=field_of(path, header, "patches", int) if "patches" in header else 1,
+        teacher=field_of(path, header, "teacher", dict) if header.get("teacher") is not None else None,
     )
     if header.get("space") != synset.space:
         raise UserError(f"{path}: space {header.get('space')!r:.60} does not fit {images.dtype} images")
@@ -298,42 +281,13 @@ def from_header(
     return synset
 
 
-def provenance(path: Path, header: dict[str, Any]) -> dict[str, Any]:
-    """The fields of :class:`Provenance` out of a header.
-
-    Raises:
-        UserError: one is missing or of another type.
-    """
-    budget = _get(path, header, "budget", dict)
-    class_names = _get(path, header, "class_names", list)
-    if not 2 <= len(class_names) <= MAX_CLASSES or not all(isinstance(n, str) and len(n) < 200 for n in class_names):
-        raise UserError(f"{path}: class_names is not a list of 2 to {MAX_CLASSES} short names")
-    student = header.get("student")
-    plain = {"dataset": str, "method": str, "config": dict, "seed": int, "versions": dict, "parents": dict}
-    return {
-        **{name: _get(path, header, name, kind) for name, kind in plain.items()},
-        "budget": Budget(_get(path, budget, "unit", str), _get(path, budget, "value", int)),
-        "fingerprint": _get(path, header, "dataset_fingerprint", str),
-        "class_names": tuple(class_names),
-        "student": student if isinstance(student, str) else None,
-        "modality": _get(path, header, "modality", str),
-    }
-
-
-def _get(path: Path, header: dict[str, Any], name: str, kind: type) -> Any:
-    value = header.get(name)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UserError(f"{path}: header field {name!r} is {value!r:.60}, expected {kind.__name__}")
-    return value
-
-
 def _read_schedule(path: Path, found: Any) -> Replay | None:
     if found is None:
         return None
     if not isinstance(found, dict) or set(found) != {"kind", "epochs", "init", "fixed"} or found["kind"] != REPLAY:
         raise UserError(f"{path}: holds a schedule which this version does not know: upgrade ddbench")
-    fixed = None if found["fixed"] is None else _get(path, found, "fixed", int)
-    return Replay(epochs=_get(path, found, "epochs", int), init=_get(path, found, "init", str), fixed=fixed)
+    fixed = None if found["fixed"] is None else field_of(path, found, "fixed", int)
+    return Replay(epochs=field_of(path, found, "epochs", int), init=field_of(path, found, "init", str), fixed=fixed)
 
 
 def _check_schedule(path: Path, schedule: Replay, stages: int, lr: Tensor | None) -> None:

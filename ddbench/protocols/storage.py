@@ -7,7 +7,6 @@ run while the student trains costs its weights; so does the one network that a r
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from ddbench.data.dataset import Dataset
@@ -51,6 +50,4 @@ def storage(plan: Plan, dataset: Dataset) -> dict[str, Any]:
 
 def label_bytes(synset: Synset) -> int:
     """Bytes of the labels in the synset file."""
-    if synset.label_kind != "hard":
-        return synset.labels.numel() * synset.labels.element_size()
-    return len(synset.labels) * max(1, math.ceil(math.log2(max(2, synset.classes)) / 8))
+    return synset.label_bytes

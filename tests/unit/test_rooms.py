@@ -23,7 +23,7 @@ FLOORS = (
     ("config",),
     ("data",),
     ("graphs",),
-    ("networks",),
+    ("networks", "provenance"),
     ("synset",),
     ("preview",),
     ("exchange",),

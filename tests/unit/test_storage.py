@@ -79,3 +79,12 @@ def test_stored_labels_and_the_seed_of_their_views():
     counted = storage(replace(plan(), stored=stored, protocol=PROTOCOLS["fkd"]), dataset)
     assert counted["labels"] == 20 + 120_000
     assert counted["augmentation"] == 8
+
+
+def test_bits_of_a_class_count_all_that_is_handed_over():
+    """Two float32 images of 64 pixels and their labels; rates, stages and soft labels where there are some."""
+    hard = plan().synset
+    assert hard.stored_bytes == 20 * 64 * 4 + 20
+    assert hard.bits_per_class == 8 * (2 * 64 * 4 + 2)
+    soft = plan(labels=torch.zeros(20, 10), learned_lr=torch.tensor([0.1, 0.2]), stage=torch.arange(20) // 10).synset
+    assert soft.stored_bytes == 20 * 64 * 4 + 20 * 10 * 4 + 2 * 4 + 20 * 8

@@ -5,9 +5,15 @@ too). A finding is any other exception, a call of more than ten CPU seconds, mor
 was there, or the end of the process. Every reader has a process and CPU time of its own; its valid files are made
 first (a run, an evaluation, a row, a teacher, labels, experts, ...).
 
+``FOLDER`` holds ``corpus/READER`` (inputs that reach new lines), ``READER.json`` (executions, CPU seconds and findings
+of all calls so far) and ``findings/`` (an input each): a later call goes on from there. Before it does, the inputs of
+findings are tried again; those that hold now are said to be mended.
+
 Needs ``atheris`` (not in any extra of the package, never run by CI)::
 
     python benchmarks/fuzz.py --out FOLDER                       # all readers, 10 minutes of CPU time each
+    python benchmarks/fuzz.py --out FOLDER --more 60             # at most one minute more of each in this call
+    python benchmarks/fuzz.py --out FOLDER --status              # what is done so far
     python benchmarks/fuzz.py --out FOLDER --readers plan,image --seconds 60
     python benchmarks/fuzz.py --out FOLDER --readers plan --again FOLDER/findings/plan-....bin   # one input, traceback
 """
@@ -18,6 +24,7 @@ import argparse
 import contextlib
 import hashlib
 import importlib
+import io
 import json
 import os
 import pkgutil
@@ -62,6 +69,17 @@ class Record:
         """CPU seconds so far, of killed processes too."""
         return self.before + time.process_time() - self.start
 
+    def again(self, reader: Any) -> None:
+        """Try the inputs of findings once more, and mark those as mended that bring nothing down any longer."""
+        for what, entry in list(self.findings.items()):
+            path = self.out / "findings" / entry.get("input", "")
+            if path.is_file() and not entry.get("mended"):
+                data, before = path.read_bytes(), sum(one["count"] for one in self.findings.values())
+                self.call(data, reader)
+                if sum(one["count"] for one in self.findings.values()) == before:
+                    self.findings[what]["mended"] = True
+        self.write()
+
     def write(self) -> None:
         """Keep the figures."""
         found = {"executions": self.executions, "cpu_seconds": round(self.cpu(), 1), "findings": self.findings}
@@ -72,6 +90,8 @@ class Record:
     def found(self, what: str, data: bytes, text: str) -> None:
         """Keep a finding and the first input that shows it."""
         entry = self.findings.setdefault(what, {"count": 0, "text": text[:300]})
+        if entry.pop("mended", False):
+            entry["count"] = 0  # it came back: the input of today is kept
         entry["count"] += 1
         if entry["count"] == 1:
             place = self.out / "findings" / f"{self.name}-{hashlib.sha256(what.encode()).hexdigest()[:12]}.bin"
@@ -128,10 +148,11 @@ def fuzz(args: argparse.Namespace, name: str) -> None:
         corpus.mkdir(parents=True)
         for number, seed in enumerate(seeds):
             (corpus / f"seed{number}").write_bytes(seed)
-    record = Record(args.out, name, args.seconds)
+    record = Record(args.out, name, min(args.seconds, args.until[name]))
     signal.signal(signal.SIGPROF, _stop)
     # where nothing else ends a call, the kernel does
-    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + args.seconds - record.before) + 120,) * 2)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + record.seconds - record.before) + 120,) * 2)
+    record.again(reader)
     flags = ["-rss_limit_mb=0", "-malloc_limit_mb=0", "-timeout=100000", "-detect_leaks=0", "-verbosity=0"]
     flags += [f"-artifact_prefix={args.out}/findings/{name}-end-", f"-max_len={args.longest}"]
     atheris.Setup([sys.argv[0], *flags, str(corpus)], lambda data: record.call(data, reader))
@@ -163,7 +184,8 @@ def import_all() -> None:
     """Every module of ddbench, so that the fuzzer sees which lines are reached."""
     import atheris
 
-    with atheris.instrument_imports(include=["ddbench"], enable_loader_override=False):
+    quiet = contextlib.redirect_stderr(io.StringIO())  # a line a module
+    with quiet, atheris.instrument_imports(include=["ddbench"], enable_loader_override=False):
         import ddbench
 
         for module in pkgutil.walk_packages(ddbench.__path__, "ddbench."):
@@ -179,19 +201,45 @@ def figures(out: Path, name: str) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.exists() else nothing
 
 
+def status(args: argparse.Namespace, readers: tuple[str, ...]) -> str:
+    """The table of what is done."""
+    lines = ["| reader | executions | CPU s | findings | mended | inputs kept |", "|" + " --- |" * 6]
+    seconds = []
+    for name in readers:
+        known = figures(args.out, name)
+        seconds.append(known["cpu_seconds"])
+        mended = sum(bool(entry.get("mended")) for entry in known["findings"].values())
+        kept = len(list((args.out / "corpus" / name).glob("*")))
+        lines.append(
+            f"| {name} | {known['executions']:,} | {seconds[-1]:.1f} | {len(known['findings'])} | {mended} | {kept:,} |"
+        )
+    enough = sum(one >= args.seconds for one in seconds)
+    done = f"{enough} of {len(readers)} readers have {args.seconds:g} CPU seconds; {sum(seconds):,.0f} in all."
+    return "\n".join([*lines, "", done])
+
+
 def main() -> None:
     """All readers, one after the other, each in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="valid files, corpora, figures, inputs of findings")
     parser.add_argument("--readers", default="", help="names, with commas; default: all")
-    parser.add_argument("--seconds", type=float, default=600, help="CPU seconds a reader; goes on where it ended")
+    parser.add_argument("--seconds", type=float, default=600, help="CPU seconds a reader, of all calls together")
+    parser.add_argument("--more", type=float, default=float("inf"), help="at most so many of them in this call")
+    parser.add_argument("--status", action="store_true", help="print what is done, run nothing")
     parser.add_argument("--longest", type=int, default=8192, help="bytes of an input")
     parser.add_argument("--again", type=Path, help="run one input of the one reader that is named")
     args = parser.parse_args()
     args.out = args.out.absolute()
-    if not args.again:
+    if not args.again and not args.status:
         import_all()
     from fuzz_readers import READERS, make_reader, make_valid
+
+    readers = tuple(args.readers.split(",")) if args.readers else READERS
+    if unknown := set(readers) - set(READERS):
+        parser.error(f"--readers {', '.join(sorted(unknown))}: expected some of {', '.join(READERS)}")
+    if args.status:
+        print(status(args, readers))
+        return
 
     (args.out / "findings").mkdir(parents=True, exist_ok=True)
     make_valid(args.out / "valid")
@@ -199,15 +247,18 @@ def main() -> None:
         make_reader(args.readers, args.out / "valid")[0](args.again.read_bytes())
         return
     print("reader                executions  CPU s  findings", flush=True)
-    for name in args.readers.split(",") if args.readers else READERS:
+    args.until = {name: figures(args.out, name)["cpu_seconds"] + args.more for name in readers}
+    for name in readers:
         for _ in range(5):  # the end of a process is a finding; the fuzzer goes on
-            if figures(args.out, name)["cpu_seconds"] >= args.seconds or (code := apart(args, name)) == 0:
+            done = figures(args.out, name)["cpu_seconds"]
+            if done >= min(args.seconds, args.until[name]) or (code := apart(args, name)) == 0:
                 break
             print(f"{name}: the process ended with {code}: see {args.out / name}.log", flush=True)
         found = figures(args.out, name)
         print(f"{name:20} {found['executions']:11,} {found['cpu_seconds']:6.0f} {len(found['findings']):9}", flush=True)
         for what, entry in found["findings"].items():
-            print(f"    {what}: {entry['text']} ({entry['count']} times, {entry['input']})", flush=True)
+            mended = ", mended" if entry.get("mended") else ""
+            print(f"    {what}: {entry['text']} ({entry['count']} times, {entry['input']}{mended})", flush=True)
 
 
 if __name__ == "__main__":

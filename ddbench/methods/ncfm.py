@@ -17,6 +17,7 @@ trajectory store; the product is clamped to [0, 1]; a step whose loss or gradien
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from ddbench.config import setting
 from ddbench.data.augment import apply, draw
+from ddbench.data.dataset import class_indices
 from ddbench.data.formation import LARGEST_FACTOR
 from ddbench.data.specs import resolve_augmentation
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
@@ -39,9 +41,10 @@ from ddbench.methods.parts.sampling import initial_positions
 from ddbench.networks.base import Student
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.ranks import ALONE
 from ddbench.training.characteristic import Characteristic, characteristic, discrepancy, unit_rows
 from ddbench.training.distribution import mixes_images
-from ddbench.training.flat import FlatNet, load_flat
+from ddbench.training.flat import FlatNet, draws, load_flat
 from ddbench.training.loops import OptimizerSettings, load_optimizer_state, make_optimizer, optimizer_state
 from ddbench.training.plateau import Plateau
 
@@ -134,6 +137,18 @@ class NCFM(Method[NCFMConfig]):
             raise UserError("--alpha 0 with --beta 0: nothing is matched; give one of them a number up to 1")
         formation_strategies(config.augmentation, context.dataset.spec.flip, siamese=True)
 
+    @classmethod
+    def terms_of_a_step(cls, config: NCFMConfig, context: Context) -> int:
+        """Classes; with a sampler, which learns from class to class, a class's real images and frequencies."""
+        net = FlatNet(context.network(0)).module
+        if draws(net, context.dataset.spec.shape):
+            return 1
+        if config.frequencies == "gauss":
+            return context.classes
+        smallest = min(len(index) for index in class_indices(context.train.labels, context.classes))
+        images = config.frequency_count if mixes_images(net) else min(config.batch_real, smallest)
+        return min(config.frequency_count, images)
+
     @property
     def iterations(self) -> int:
         """Outer iterations."""
@@ -166,6 +181,10 @@ class NCFM(Method[NCFMConfig]):
         )
         limit = max(1, PIXELS_AT_ONCE[context.device.type] // context.dataset.spec.size**2)
         self._limit = None if mixes_images(self.between) else limit
+        self._own_classes = range(context.classes)[context.ranks.share(context.classes)]
+        # Frequencies that learn go from class to class: then the processes share the terms of each class.
+        learned = bool(self.frequencies.parameters)
+        self._within, self._matched = (context.ranks, range(context.classes)) if learned else (ALONE, self._own_classes)
 
     def _optimizer_settings(self) -> OptimizerSettings:
         config = self.config
@@ -187,25 +206,70 @@ class NCFM(Method[NCFMConfig]):
             raise
 
     def _iterate(self, iteration: int) -> dict[str, float]:
-        config, classes = self.config, self.context.classes
+        config, classes, ranks = self.config, self.context.classes, self.context.ranks
         self._take_expert(iteration)
         self.images.clamp_(0, 1)
-        matching, squares, tuning = 0.0, 0.0, 0.0
-        for label in range(classes):
-            stored = self._stored(label)
-            loss, norm = self._descend(label, stored, self._match(stored, iteration, label), self.frequencies)
-            matching, squares = matching + loss, squares + norm**2
-        for sweep in range(config.finetune_steps):
-            for label in range(classes):
-                stored = self._stored(label)
-                loss, norm = self._descend(label, stored, self._finetune(stored, iteration, label, sweep))
-                tuning, squares = tuning + loss, squares + norm**2
+        ranks.alike(self.frequencies.state().values())
+
+        def match(stored: Tensor, label: int) -> Tensor:
+            return self._match(stored, iteration, label)
+
+        with ranks.together(NotFiniteError):
+            matching, squares = self._sweep(self._matched, match, (0.0, 0.0), self.frequencies)
+            tuning = 0.0
+            for sweep in range(config.finetune_steps):
+
+                def finetune(stored: Tensor, label: int, sweep: int = sweep) -> Tensor:
+                    return self._finetune(stored, iteration, label, sweep)
+
+                tuning, squares = self._sweep(self._own_classes, finetune, (tuning, squares))
+        self._merge()
+        sums = ranks.sum(torch.tensor([matching, squares, tuning], dtype=torch.float64))[0].tolist()
+        matching, squares, tuning = sums
         for group in self.optimizer.param_groups:
             group["lr"] = self.plateau.after((matching + tuning) / classes)
         metrics = {"loss": matching / classes, "grad_norm_images": math.sqrt(squares)}
         if config.finetune_steps:
             metrics["finetune_loss"] = tuning / (classes * config.finetune_steps)
         return {**metrics, "lr_images": self.plateau.rate}
+
+    def _sweep(
+        self,
+        classes: range,
+        loss: Callable[[Tensor, int], Tensor],
+        sums: tuple[float, float],
+        frequencies: Frequencies | None = None,
+    ) -> tuple[float, float]:
+        """A step on the images of each class in turn, for which only those of ``classes`` have a gradient.
+
+        Args:
+            loss: of the stored images of a class.
+            sums: losses and squared norms of gradients so far.
+            frequencies: that the loss is taken at.
+
+        Returns:
+            The sums with those of this rank's own classes.
+        """
+        total, squares = sums
+        for label in range(self.context.classes):
+            if label not in classes:
+                self._step(label, None)
+                continue
+            stored = self._stored(label)
+            value, norm = self._descend(label, stored, loss(stored, label), frequencies)
+            if label in self._own_classes:
+                total, squares = total + value, squares + norm**2
+        return total, squares
+
+    @torch.no_grad()
+    def _merge(self) -> None:
+        """Take over images and moments of each rank's own classes."""
+        ranks, classes, rows = self.context.ranks, self.context.classes, self.context.ipc
+        moments = optimizer_state(self.optimizer, "").values()
+        whole = [self.images, *(one for one in moments if one.shape == self.images.shape)]
+        own = [ranks.placed(one[ranks.share(classes, rows)], classes, rows) for one in whole]
+        for tensor, merged in zip(whole, ranks.sum(*own), strict=True):
+            tensor.copy_(merged)
 
     def _take_expert(self, iteration: int) -> None:
         """Load the networks of an iteration: an expert's end, and a point between its start and its end."""
@@ -226,27 +290,36 @@ class NCFM(Method[NCFMConfig]):
     ) -> tuple[float, float]:
         """One step on the images by the loss of a class; frequencies that learn make theirs, upwards.
 
-        The images are one tensor with one optimiser, as in the public code: a step of one class also moves the others,
-        by what their moments still hold.
-
         Returns:
             The loss, and the norm of its gradient in the stored images.
         """
         learned = frequencies.parameters if frequencies else ()
         own, *others = torch.autograd.grad(loss, [stored, *learned])
-        values = torch.stack([loss.detach(), *(part.norm() for part in (own, *others))]).tolist()  # one transfer
+        value = loss.detach()
+        if learned:
+            value, own, *others = self._within.sum(value, own, *others)
+        values = torch.stack([value, *(part.norm() for part in (own, *others))]).tolist()  # one transfer
         if not all(map(math.isfinite, values)):
             raise NotFiniteError(
                 f"the loss of class {label} is {values[0]:g}; likely cause: --lr-images {self.config.lr_images:g} is "
                 "too high for this synset: divide it by 10"
             )
-        self.images.grad = torch.zeros_like(self.images)
-        self.images.grad[label * self.context.ipc : (label + 1) * self.context.ipc] = own
-        self.optimizer.step()
-        self.images.grad = None
+        self._step(label, own)
         if frequencies:
             frequencies.ascend(others)
         return values[0], values[1]
+
+    def _step(self, label: int, own: Tensor | None) -> None:
+        """A step on the images by the gradient of a class's; None: of a class that another rank sees to.
+
+        The images are one tensor with one optimiser, as in the public code: a step of one class also moves the others,
+        by what their moments still hold.
+        """
+        self.images.grad = torch.zeros_like(self.images)
+        if own is not None:
+            self.images.grad[label * self.context.ipc : (label + 1) * self.context.ipc] = own
+        self.optimizer.step()
+        self.images.grad = None
 
     def _match(self, stored: Tensor, iteration: int, label: int) -> Tensor:
         """The matching loss of a class's stored images ``(ipc, C, H, W)``, with everything drawn."""
@@ -257,17 +330,23 @@ class NCFM(Method[NCFMConfig]):
         for strategy in self._strategies:
             one = draw(strategy, 1, context.dataset.spec.size, generator)
             real, synthetic = apply(one, real), apply(one, synthetic)
-        frequencies = self.frequencies.draw(iteration, label)
+        # this rank's part of the mean over frequencies
+        frequencies = self.frequencies.draw(iteration, label)[self._within.share(config.frequency_count)]
         theirs = self._real(real, frequencies)
         ours = characteristic(unit_rows(self.between.features(synthetic)), frequencies)
-        return SCALE * discrepancy(ours, theirs, config.alpha, config.beta)
+        weight = SCALE * len(frequencies) / config.frequency_count
+        return weight * discrepancy(ours, theirs, config.alpha, config.beta)
 
     def _real(self, x: Tensor, frequencies: Tensor) -> Characteristic:
         """The characteristic function of real images; no gradient in their features, which are taken in pieces."""
         with torch.no_grad():
-            pieces = x.split(self._limit or len(x))
-            features = unit_rows(torch.cat([self.between.features(piece) for piece in pieces]))
-        return characteristic(features, frequencies)
+            if self._limit is None:
+                features = self.between.features(x)
+            else:
+                own = x[self._within.share(len(x))]
+                part = torch.cat([self.between.features(piece) for piece in own.split(self._limit)])
+                (features,) = self._within.sum(self._within.placed(part, len(x)))
+        return characteristic(unit_rows(features), frequencies)
 
     def _finetune(self, stored: Tensor, iteration: int, label: int, sweep: int) -> Tensor:
         """The trained expert's weighted cross-entropy on a class's decoded images."""

@@ -1,7 +1,7 @@
 """What several processes of torchrun compute together and each of them alone: ``ranks_gradients.py DATA BUFFERS OUT``.
 
-OUT is JSON: name -> largest difference, relative to the largest number. In float64, but for IDC, whose preprocessing is
-in float32: there a difference of 0 is expected.
+OUT is JSON: name -> largest difference, relative to the largest number. In float64, but for IDC and NCFM with Gaussian
+frequencies, whose preprocessing is in float32: there a difference of 0 is expected.
 """
 
 from __future__ import annotations
@@ -9,15 +9,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from conftest import digits_context
 from torch import Tensor
 from trajectory_context import make_context, started
 
+from ddbench.data.formation import decode
+from ddbench.experts.store import find_stores
+from ddbench.methods import ncfm
 from ddbench.methods.base import Context
 from ddbench.methods.datm import DATM
 from ddbench.methods.dc import DC
@@ -25,9 +29,13 @@ from ddbench.methods.dm import DM
 from ddbench.methods.dsa import DSA
 from ddbench.methods.idc import IDC
 from ddbench.methods.mtt import MTT
+from ddbench.methods.ncfm import NCFM, NCFMConfig
+from ddbench.methods.needs.experts import Experts
 from ddbench.methods.parts.batches import RealBatches
+from ddbench.methods.parts.frequencies import Frequencies
 from ddbench.methods.tesla import TESLA
 from ddbench.runtime.ranks import ALONE, Ranks, join
+from ddbench.training.loops import OptimizerSettings, make_optimizer
 
 STUDENT = "convnet-d2-w4-in"
 
@@ -79,6 +87,70 @@ def steps(kind: Any, ranks: Ranks, data: Path, **settings: Any) -> list[Tensor]:
     return [*found, *method.canvas.state().values()]
 
 
+def joined(tensors: Iterable[Tensor]) -> Tensor:
+    """All numbers in one: a bias before a batch norm has a gradient that is nothing but rounding."""
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+class DoubleNCFM(NCFM):
+    """In float64, with gradients of images and sampler that can be listened to.
+
+    The sampler learns by SGD: Adam would make a step of the rounding of a gradient that is 0.
+    """
+
+    def setup(self) -> None:
+        super().setup()
+        for net in (self.between, self.trained):
+            net.double()
+        self.images = self.images.double()
+        self.optimizer = make_optimizer([self.images], self._optimizer_settings())
+        self.frequencies._net.double()
+        self.frequencies._optimizer = make_optimizer(self.frequencies.parameters, OptimizerSettings(lr=0.01))
+        self.found: list[Tensor] = []
+        ascend = self.frequencies.ascend
+        self.frequencies.ascend = lambda gradients: (self.found.append(joined(gradients)), ascend(gradients))
+
+    def _step(self, label: int, own: Tensor | None) -> None:
+        if own is not None:
+            self.found.append(own)
+        super()._step(label, own)
+
+
+def learned_frequencies(ranks: Ranks, data: Path, buffers: Path) -> list[Tensor]:
+    """Gradients of three iterations of NCFM's images and of its sampler, its losses, and what is there after them."""
+    experts = next(store for store in find_stores(buffers) if store.recipe.kind == "sgd")
+    context = digits_context(data, Path(), ranks=ranks).give(Experts, experts)
+    settings = {"batch_real": 9, "frequency_count": 7, "optimizer": "sgd", "lr_images": 0.001, "finetune_steps": 0}
+    method = DoubleNCFM(NCFMConfig(frequencies="learned", **settings), context)
+    DoubleNCFM.check(method.config, context)
+    draw = Frequencies.draw
+    with (
+        patch.object(ncfm, "RealBatches", DoubleBatches),
+        patch.object(ncfm, "formed_input", lambda stored, factor, *_: 2 * decode(stored, factor) - 1),
+        patch.object(Frequencies, "draw", lambda *purpose: draw(*purpose).double()),
+    ):
+        method.setup()
+        losses = [torch.tensor(method.step(number)["loss"], dtype=torch.float64) for number in range(3)]
+    assert len(method.found) == 3 * 10 * 2, "of images and sampler"
+    assert all(float(gradient.norm()) > 1e-6 for gradient in method.found)
+    tensors = method.state().tensors
+    kinds = ("sampler.", "image_moments")
+    parts = [joined(tensors[name] for name in tensors if name.startswith(kind)) for kind in kinds]
+    return [*losses, *method.found, tensors["images"], *parts]
+
+
+def gaussian_frequencies(ranks: Ranks, data: Path, buffers: Path) -> list[Tensor]:
+    """Images and moments after three iterations of NCFM."""
+    experts = next(store for store in find_stores(buffers) if store.recipe.kind == "sgd")
+    context = digits_context(data, Path(), ranks=ranks).give(Experts, experts)
+    method = NCFM(NCFMConfig(batch_real=9, frequency_count=7, finetune_steps=2, lr_images=0.1), context)
+    method.setup()
+    for number in range(3):
+        method.step(number)
+    tensors = method.state().tensors
+    return [tensors[name] for name in tensors if not name.startswith("plateau")]
+
+
 def main(data: Path, buffers: Path, out: Path) -> None:
     """Both ways for each method; every process must come to the same."""
     torch.set_num_threads(1)
@@ -94,6 +166,8 @@ def main(data: Path, buffers: Path, out: Path) -> None:
         "dc": lambda ranks: steps(DC, ranks, data, **loops),
         "dsa": lambda ranks: steps(DSA, ranks, data, **loops),
         "idc": lambda ranks: steps(IDC, ranks, data, **formation),
+        "ncfm": lambda ranks: gaussian_frequencies(ranks, data, buffers),
+        "ncfm, learned": lambda ranks: learned_frequencies(ranks, data, buffers),
     }
     ranks, differences = join(), {}
     for name, case in cases.items():

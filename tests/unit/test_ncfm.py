@@ -281,6 +281,20 @@ def test_a_step_that_is_not_finite_is_not_taken(make: Callable[..., NCFM], monke
 
 
 @pytest.mark.parametrize(
+    ("settings", "terms"),
+    [
+        ({}, 10),
+        ({"frequencies": "learned"}, 8),
+        ({"frequencies": "learned", "frequency_count": 6}, 6),
+        ({"frequencies": "learned", "batch_real": 10_000, "frequency_count": 10_000}, 112),
+    ],
+)
+def test_what_processes_share(context: Context, settings: dict[str, Any], terms: int):
+    """Classes; where frequencies learn, images of the smallest real batch (of 112 in a class) or frequencies."""
+    assert NCFM.terms_of_a_step(NCFMConfig(**{**SMALL, **settings}), context) == terms
+
+
+@pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"factor": 9}, "--factor 9: expected 1 to 8 tiles a side"),

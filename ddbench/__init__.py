@@ -1,8 +1,8 @@
 """ddbench: the benchmark suite for dataset distillation, from Python.
 
-``load`` a synset, ``distill`` one, ``evaluate`` it, ``submit`` it to a board, and ``register_...`` methods, datasets,
-students and protocols of your own (docs/api.md). Importing the package is light: what a name needs is loaded when the
-name is first used, torch when something is computed.
+``load`` a synset, ``distill`` one, ``evaluate`` it, do a ``task`` with it, ``submit`` it to a board, and
+``register_...`` methods, datasets, students, protocols and tasks of your own (docs/api.md). Importing the package is
+light: what a name needs is loaded when the name is first used, torch when something is computed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
         register_method,
         register_protocol,
         register_student,
+        register_task,
         submit,
+        task,
     )
     from ddbench.data.specs import DatasetSpec
     from ddbench.evaluation.result import Evaluation
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from ddbench.networks.names import StudentSpec
     from ddbench.protocols.protocol import Protocol
     from ddbench.runtime.errors import UserError
+    from ddbench.tasks.result import TaskResult
 
 __version__ = "0.1.0"
 
@@ -35,6 +38,7 @@ __all__ = [
     "LoadedSynset",
     "Protocol",
     "StudentSpec",
+    "TaskResult",
     "UserError",
     "__version__",
     "distill",
@@ -44,7 +48,9 @@ __all__ = [
     "register_method",
     "register_protocol",
     "register_student",
+    "register_task",
     "submit",
+    "task",
 ]
 
 _ELSEWHERE = {
@@ -53,6 +59,7 @@ _ELSEWHERE = {
     "LoadedSynset": "ddbench.loaded",
     "Protocol": "ddbench.protocols.protocol",
     "StudentSpec": "ddbench.networks.names",
+    "TaskResult": "ddbench.tasks.result",
     "UserError": "ddbench.runtime.errors",
 }
 """Modules of the names that are not in :mod:`ddbench.api`."""

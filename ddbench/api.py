@@ -14,12 +14,15 @@ from ddbench.methods import METHODS
 from ddbench.networks.names import REGISTERED, StudentSpec
 from ddbench.protocols.protocol import PROTOCOLS, Protocol
 from ddbench.runtime.errors import UserError
+from ddbench.tasks import TASKS
 
 if TYPE_CHECKING:
     from ddbench.evaluation.result import Evaluation
     from ddbench.leaderboard.submit import Plan
     from ddbench.loaded import LoadedSynset
     from ddbench.methods.base import Method
+    from ddbench.tasks.base import Task
+    from ddbench.tasks.result import TaskResult
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -103,6 +106,40 @@ def evaluate(
     return evaluation.evaluate(Path(run), evaluation.asked({**given, **plain, **how, **settings}))
 
 
+@_threads_kept
+def task(
+    name: str,
+    runs: Path | str | Sequence[Path | str],
+    *,
+    seeds: int = 5,
+    out: Path | str | None = None,
+    workers: int = 1,
+    threads: int = 1,
+    quiet: bool = False,
+    **settings: Any,
+) -> TaskResult:
+    """Measure what synsets are for beside test accuracy, as ``ddbench task``; what is there is not done again.
+
+    Args:
+        name: ``continual``, ``membership``, ``nas``, ``transfer``, or a task of one's own.
+        runs: run folders or synset files of one dataset, or a single one.
+        seeds: number of fresh networks, the same for every run.
+        out: result file; default: ``tasks/<dataset>-<task>.json``.
+        workers, threads: as :func:`evaluate`.
+        quiet: show no progress.
+        settings: the other flags of ``ddbench task NAME``: ``memory``, ``to``, ``nets``, ``epochs``, ...
+
+    Raises:
+        UserError: whatever the caller can mend, before anything is written.
+    """
+    from ddbench.tasks import start
+
+    places = [runs] if isinstance(runs, str | Path) else list(runs)
+    given = {"seeds": seeds, "out": out, "workers": workers, "threads": threads, "quiet": quiet, **settings}
+    asked, config = start.asked_of(name, given)
+    return start.run(name, [Path(place) for place in places], asked, config)
+
+
 def submit(
     run: Path | str,
     leaderboard: Path | str = "leaderboard",
@@ -177,6 +214,15 @@ def register_method(name: str, kind: type[Method[Any]]) -> None:
         UserError: the name is taken.
     """
     METHODS.register(name, kind)
+
+
+def register_task(name: str, kind: type[Task[Any]]) -> None:
+    """Add a task under a name, for this process; a package adds its own by an entry point in ``ddbench.tasks``.
+
+    Raises:
+        UserError: the name is taken.
+    """
+    TASKS.register(name, kind)
 
 
 def register_dataset(spec: DatasetSpec) -> None:

@@ -165,15 +165,19 @@ def auroc(inside: Any, outside: Any) -> float:
 CLIPPED, TOO_FEW = "clipped", "too few seeds for an interval"
 
 
-def ends_within(low: float, high: float, fraction: bool) -> tuple[float, float, str]:
+def ends_within(low: float, high: float, fraction: bool, least: float = 0.0) -> tuple[float, float, str]:
     """The ends of an interval as people are shown them, and what was done: nothing, :data:`CLIPPED`, :data:`TOO_FEW`.
 
     An interval of a few runs can leave what is possible: of a fraction it ends at 0 and 1; where it holds all that is
     possible, it says nothing.
+
+    Args:
+        fraction: whether the numbers are ``least`` to 1.
+        least: -1 of what is a difference of two fractions.
     """
-    if not fraction or (low >= 0 and high <= 1):
+    if not fraction or (low >= least and high <= 1):
         return low, high, ""
-    return max(low, 0.0), min(high, 1.0), TOO_FEW if low < 0 and high > 1 else CLIPPED
+    return max(low, least), min(high, 1.0), TOO_FEW if low < least and high > 1 else CLIPPED
 
 
 def range_words(low: float | None, high: float | None, show: Callable[[float], str], fraction: bool) -> str:

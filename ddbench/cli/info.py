@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ LONGEST = 100
 """Letters of a value that are printed."""
 
 KEY = "ddbench"
+TASK = "ddbench-task"
 
 TITLES = {
     "ddbench-synset": "synset",
@@ -59,7 +61,11 @@ SETTINGS: dict[str, tuple[tuple[str, str], ...]] = {
     "ddbench-scores": (("method", "synset.method"), ("dataset", "synset.dataset"), ("student", "student")),
     "ddbench-trajectories": (("dataset", "dataset"), ("student", "student"), ("recipe", "recipe")),
     "ddbench-diffusion": (("dataset", "dataset"), ("parameters", "parameters"), ("recipe", "recipe")),
-    "ddbench-task": (("task", "task"), ("dataset", "head.dataset.name"), ("protocol", "head.protocol.name")),
+    "ddbench-task": (
+        *(("task", "task"), ("dataset", "head.dataset.name"), ("protocol", "head.protocol.name")),
+        *(("changed", "head.protocol.changed"), ("student", "head.student"), ("seeds", "head.seeds")),
+        *(("config", "head.config"),),
+    ),
     "ddbench-student-weights": (("student", "student"), ("seed", "seed"), ("accuracy", "accuracy")),
     "ddbench-checkpoint": (("steps done", "done"),),
     "ddbench-run": (("method", "method"), ("dataset", "dataset"), ("ipc", "ipc"), ("student", "student")),
@@ -135,6 +141,8 @@ def describe(place: Path) -> dict[str, Any]:
         found["next"] = [f"ddbench evaluate RUN --protocol fkd --labels {place}"]
     elif kind == "ddbench-result":
         found["next"] = ["ddbench leaderboard show"]
+    elif kind == TASK:
+        found["settings"] |= _runs_of(header)
     return found
 
 
@@ -158,6 +166,8 @@ def _folder(place: Path) -> dict[str, Any]:
         return found
     if (place / "manifest.json").is_file():
         return _store(place)
+    if (place / "head.json").is_file() and place.suffix == ".parts":
+        return _unfinished_task(place)
     if (place / "ddbench.json").is_file():
         header = _header(place / "ddbench.json")
         found = _found(TITLES["ddbench-diffusion"], place, _settings("ddbench-diffusion", header))
@@ -177,10 +187,43 @@ def _folder(place: Path) -> dict[str, Any]:
         for name, (pattern, _) in parts.items()
     }
     settings = {name: count for name, count in counts.items() if count}
+    following = [parts[name][1] for name in settings]
+    results = [path for path in sorted(place.glob("*.json")) if _is_task(path)]
+    if results:
+        settings["results of tasks"] = len(results)
+        following += [f"ddbench info {path}" for path in results[:1]]
+    begun = sorted(path.parent for path in place.glob("*.parts/head.json"))
+    if begun:
+        settings["tasks that are not finished"] = len(begun)
+        following += [f"ddbench info {path}" for path in begun[:1]]
     if not settings:
-        raise UserError(f"{place}: holds no run, store, teacher or board that ddbench made")
+        raise UserError(f"{place}: holds no run, store, teacher, task or board that ddbench made")
     found = _found("folder", place, settings)
-    found["next"] = [parts[name][1] for name in settings]
+    found["next"] = following
+    return found
+
+
+def _is_task(path: Path) -> bool:
+    """Whether a JSON file is the result of a task; what is no JSON is none."""
+    with contextlib.suppress(UserError):
+        return _kind(path) == TASK
+    return False
+
+
+def _runs_of(header: Mapping[str, Any]) -> dict[str, Any]:
+    """The runs that a task is about, by label."""
+    runs = _at(header, "head.runs")
+    labels = [str(run.get("label")) for run in runs if isinstance(run, dict)] if isinstance(runs, list) else []
+    return {"runs": ", ".join(labels)} if labels else {}
+
+
+def _unfinished_task(place: Path) -> dict[str, Any]:
+    """A task's records, beside which there is no result of all of them yet."""
+    head = {"head": _header(place / "head.json")}
+    own = {words: value for words, value in _settings(TASK, head).items() if words != "task"}
+    found = _found("task that is not finished", place, own | _runs_of(head))
+    found["settings"]["units done"] = sum(1 for _ in place.glob("*.part"))
+    found["next"] = ["repeat its `ddbench task` command: it goes on where it was (--status says what is left)"]
     return found
 
 

@@ -20,7 +20,7 @@ class Args:
     """List the names that ddbench knows."""
 
     what: tyro.conf.Positional[str]
-    """methods, datasets, students, protocols, recipes or plans."""
+    """methods, datasets, students, protocols, tasks, recipes or plans."""
     json: bool = False
     """Print JSON for other programs; of methods all that is known: family, protocol, paper, code, licence, card."""
     bibtex: bool = False
@@ -107,6 +107,12 @@ def _protocols() -> dict[str, str]:
     return {**{name: DESCRIPTIONS.get(name, PROTOCOLS.origin(name)) for name in PROTOCOLS}, **GRAPHS, **own}
 
 
+def _tasks() -> dict[str, str]:
+    from ddbench.tasks import TASKS, description
+
+    return {name: description(name) for name in TASKS}
+
+
 def _recipes() -> dict[str, str]:
     from ddbench.distillation.recipes import all_recipes
 
@@ -128,6 +134,7 @@ TABLES: dict[str, Callable[[], dict[str, str]]] = {
     "datasets": _datasets,
     "students": _students,
     "protocols": _protocols,
+    "tasks": _tasks,
     "recipes": _recipes,
     "plans": _plans,
 }

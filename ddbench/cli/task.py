@@ -8,6 +8,7 @@ from typing import Any
 
 import tyro
 
+from ddbench.cli.engine import ENGINE, Engines, fan_out
 from ddbench.cli.parse import parse
 from ddbench.cli.shards import SHARE, Sharded, print_status, with_shard
 from ddbench.registry import unknown
@@ -17,7 +18,7 @@ from ddbench.tasks.start import Asked, run, status
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(Asked, Sharded):
+class Args(Asked, Engines, Sharded):
     """Measure what synsets are for, beside test accuracy. Killed at any moment, the same command goes on."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]] = ()
@@ -30,11 +31,12 @@ EXAMPLES = """  ddbench task transfer runs/digits-ipc10-dm-s0 runs/digits-ipc10-
   ddbench task membership runs/digits-ipc1-random-s0 --shadows 16 --seeds 1
   ddbench task nas runs/digits-ipc10-dm-s0 --nets 24 --widest 64 --seeds 1
   ddbench task transfer runs/digits-ipc10-dm-s0 --to mnist --shard 0/2    # and 1/2 elsewhere
+  ddbench task membership runs/digits-ipc1-random-s0 --engine ray --workers 4
   ddbench task transfer --help                                         # with the task's own flags"""
 
 GROUPS = {
     "what is trained": ("student", "seeds", "protocol", "epochs"),
-    "how it computes": ("device", "workers", "threads", "compile"),
+    "how it computes": ("device", "workers", "threads", "compile", *ENGINE),
     "how it is shared out": SHARE,
     "where it is, and where it goes": ("data", "download", "skip_broken", "size", "out", "quiet"),
 }
@@ -53,10 +55,11 @@ def main(argv: list[str]) -> None:
     if args.status:
         print_status(*status(name, args.runs, args, config))
         return
-    path, result = run(name, args.runs, args, config, args.part)
-    for line in TASKS.get(name).lines(result["results"]):
-        print(line)
-    print(f"result: {path}")
+    part = args.part
+    with fan_out(args) as asked:
+        found = run(name, args.runs, asked, config, part)
+    print(found)
+    print(f"result: {found.path}")
 
 
 def arguments(name: str, argv: list[str]) -> tuple[Args, Any]:

@@ -44,6 +44,8 @@ class RecordJob:
     device: str
     threads: int
     compile: str
+    images: Dataset | None = None
+    """The dataset itself, where its name does not give it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +117,7 @@ def record(
     console: Console,
     at_once: int = 1,
     shard: Shard = WHOLE,
+    by_name: bool = True,
 ) -> TrajectoryStore:
     """Record experts 0 to ``experts - 1``; those that are there already are kept.
 
@@ -125,6 +128,7 @@ def record(
         at_once: experts that a worker trains at once on one device, their weights stacked.
         shard: record its share of them (in blocks of ``at_once``) only; every process enters all that are there into
             the manifest.
+        by_name: workers load the dataset by its name; else they are given it: a part of one.
 
     Raises:
         UserError: settings out of range, a student that does not fit the images, experts that cannot be trained at
@@ -136,10 +140,7 @@ def record(
     devices.resolve_device(device)
     preprocess = fit_preprocess(dataset, recipe.preprocess, data_root(data))
     store = open_store(root, dataset, student, recipe, preprocess)
-    known = store.indices
-    missing = [index for index in range(experts) if not store.scan(index)]
-    if store.indices != known or not (store.folder / MANIFEST).exists():
-        store.write_manifest()
+    missing = _missing(store, experts)
     done = experts - len(missing)
     units = units_of(store.folder)
     if not missing:
@@ -159,6 +160,7 @@ def record(
         device=device,
         threads=threads,
         compile=compile,
+        images=None if by_name else dataset,
     )
     blocks = shard.own(_blocks(experts, missing, at_once))
     own, open_ = (sum(map(len, part)) for part in ([b.indices for b in blocks], [b.missing for b in blocks]))
@@ -169,6 +171,15 @@ def record(
     if left:
         raise shard.unfinished("expert", own, left, experts, f"the last entry of {store.folder / MANIFEST}")
     return store
+
+
+def _missing(store: TrajectoryStore, experts: int) -> list[int]:
+    """The experts that are not recorded; those that are get into the manifest."""
+    known = store.indices
+    missing = [index for index in range(experts) if not store.scan(index)]
+    if store.indices != known or not (store.folder / MANIFEST).exists():
+        store.write_manifest()
+    return missing
 
 
 def checked(recipe: ExpertRecipe, dataset: Dataset, student: str, experts: int, at_once: int) -> ExpertRecipe:
@@ -296,7 +307,7 @@ def record_block(job: RecordJob, block: Block) -> BlockResult:
     devices.prepare(job.threads)
     meter = Meter()
     recipe, device = job.recipe, devices.resolve_device(job.device)
-    dataset = _dataset(job.dataset, job.data, job.size)
+    dataset = job.images or _dataset(job.dataset, job.data, job.size)
     spec = dataset.spec
     preprocess = fit_preprocess(dataset, recipe.preprocess, data_root(job.data))
     split, held_out = holdout_split(dataset.train, recipe.holdout, spec.classes, dataset.root, names=spec.class_names)

@@ -8,7 +8,7 @@ record, which is on disk as soon as it ends, so that a killed task goes on. ``re
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -18,7 +18,7 @@ from ddbench.protocols.plan import Plan, check_plan
 from ddbench.protocols.protocol import Protocol
 from ddbench.protocols.training import Settings
 from ddbench.runtime.errors import UserError
-from ddbench.statistics import paired_difference, summarise
+from ddbench.statistics import TOO_FEW, ends_within, paired_difference, summarise
 from ddbench.synset import Synset, check_against, read_synset
 
 C = TypeVar("C")
@@ -38,16 +38,20 @@ class Run:
         label: names it in results: method, IPC, seed, and the first hex digits of the file's hash.
         path: the file.
         sha256: of the file.
+        needs: what its method was given (experts, teacher), as the run's record says it; where the task runs the method
+            again.
     """
 
     label: str
     path: Path
     sha256: str
     method: str
+    needs: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in a result: without the place."""
-        return {"label": self.label, "sha256": self.sha256, "method": self.method}
+        own = {"label": self.label, "sha256": self.sha256, "method": self.method}
+        return {**own, "needs": dict(self.needs)} if self.needs else own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +126,11 @@ class Task(Generic[C]):
         Raises:
             UserError: one is not there.
         """
+
+    @classmethod
+    def distils(cls, config: C) -> bool:
+        """Whether the methods of the runs are run again, on other images."""
+        return False
 
     def check(self) -> None:
         """Refuse what cannot work, before anything is written.
@@ -253,12 +262,15 @@ def table_lines(results: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def shown(entry: Mapping[str, Any]) -> str:
-    """A mean with its interval; of a difference also whether it is a tie."""
+def shown(entry: Mapping[str, Any], least: float = 0.0) -> str:
+    """A mean with its interval, which leaves ``least`` to 1 nowhere; of a difference also whether it is a tie."""
+    difference, mean = "tie" in entry, f"{entry['mean']:.4f}"
     tie = ", a tie" if entry.get("tie") else ""
     if entry["low"] is None:
-        return f"{entry['mean']:.4f}{tie}"
-    return f"{entry['mean']:.4f} ({entry['low']:.4f} to {entry['high']:.4f}){tie}"
+        return mean + tie
+    low, high, mark = ends_within(entry["low"], entry["high"], True, -1.0 if difference else least)
+    words = TOO_FEW if mark == TOO_FEW else ", ".join(filter(None, (f"{low:.4f} to {high:.4f}", mark)))
+    return f"{mean} ({words}){tie}"
 
 
 def refuse_replay(runs: Sequence[Run], synsets: Mapping[str, Synset], why: str) -> None:

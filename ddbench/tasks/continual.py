@@ -108,10 +108,14 @@ class Continual(Task[ContinualConfig]):
         first = self.synsets[job.runs[0].label]
         self.holdout = _holdout(first)
         self.preprocess = self.plan(job.runs[0].label).preprocess
-        self.sources = [source_of(run.label, self.synsets[run.label]) for run in job.runs]
+        self.sources = [source_of(run, self.synsets[run.label]) for run in job.runs]
         names = filter(None, map(str.strip, config.against.split(",")))
         self.sources += [default_source(name, self.dataset.spec.size) for name in names]
         self.by_label = {source.label: source for source in self.sources}
+
+    @classmethod
+    def distils(cls, config: ContinualConfig) -> bool:
+        return not config.joint
 
     def _joint(self, label: str) -> Synset | None:
         """The set of all classes that fills the memory of a run; None: its steps are distilled."""
@@ -183,7 +187,6 @@ class Continual(Task[ContinualConfig]):
 
     def _distil(self, source: Source, order: int, step: int) -> Path:
         """The step's set, from the step's classes."""
-        name = f"order{order}-step{step}"
         return again(
             source,
             of_classes(self.dataset, steps_of(self.orders[order], self.config.steps)[step]),
@@ -191,7 +194,7 @@ class Continual(Task[ContinualConfig]):
             ipc=self.config.memory,
             holdout=self.holdout,
             out=self._folder(source.label, order, step),
-            teachers=self.job.folder / "teachers" / name,
+            kept=f"order{order}-step{step}",
         )
 
     def _memory(self, source: Source, order: int) -> list[Synset]:
@@ -253,7 +256,10 @@ class Continual(Task[ContinualConfig]):
             mark = "  LEAKS: distilled from all classes at once" if row["leaks"] else ""
             steps = ", ".join(f"{step['mean']:.4f}" for step in row["steps"])
             lines.append(f"{row['run']}  after each step: {steps}{mark}")
-            lines += [f"{row['run']}  {name}: {shown(entry)}" for name, entry in row["metrics"].items()]
+            lines += [
+                f"{row['run']}  {name}: {shown(entry, -1.0 if name == 'forgetting' else 0.0)}"
+                for name, entry in row["metrics"].items()
+            ]
         for row in results["differences"]:
             lines += [f"{row['run']} - {row['against']}  {name}: {shown(e)}" for name, e in row["metrics"].items()]
         return lines

@@ -1,22 +1,33 @@
-"""A run's method, run again on other data: a step's classes, half of the images."""
+"""A run's method, run again on other data: a step's classes, half of the images.
+
+What the method needs is made of these very images first: experts as the run's were trained, a teacher of the same
+network. They are kept in the task's folder, for every run that needs the same; the sets' cost records name their cost.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ddbench.config import apply_config
 from ddbench.data.dataset import Dataset
 from ddbench.distillation.runner import RunSettings, distill
+from ddbench.experts.recipe import IMPORTED, ExpertRecipe
+from ddbench.experts.record import record
 from ddbench.methods import METHODS
-from ddbench.methods.needs.flags import TeacherFlags
+from ddbench.methods.needs.experts import Experts
+from ddbench.methods.needs.flags import DiffusionFlags, ExpertsFlags, TeacherFlags
 from ddbench.networks.names import default_student
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import read_json
 from ddbench.runtime.progress import Console
 from ddbench.synset import Synset
-from ddbench.tasks.base import Job
+from ddbench.tasks.base import Job, Run
+from ddbench.teachers.store import default_teacher
+
+RUN_KIND = "ddbench-run"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +38,8 @@ class Source:
         label: names it in results.
         config: the method's own settings; the others have their defaults.
         student: the network that it matches.
+        experts: how many experts it was given, and how they were trained; None: it has none, or nothing says it.
+        teacher: network of its teacher; None: the default one.
     """
 
     label: str
@@ -34,16 +47,55 @@ class Source:
     config: Mapping[str, Any]
     student: str
     seed: int
+    experts: tuple[int, ExpertRecipe] | None = None
+    teacher: str | None = None
 
 
-def source_of(label: str, synset: Synset) -> Source:
-    """What made a synset."""
+def recorded_run(synset: Path) -> dict[str, Any]:
+    """The record of the run that made a synset's file, which lies beside it; empty where there is none.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = synset.with_name("config.json")
+    found = read_json(path, "run configuration") if path.is_file() else None
+    return found if isinstance(found, dict) and found.get("kind") == RUN_KIND else {}
+
+
+def needs_of(run: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """What a run was given that nothing else says: its experts, and a teacher that is not the default one.
+
+    Args:
+        run: the run's record, or ``recipe`` of a row of a board.
+        size: side of the images in px.
+    """
+    found: dict[str, Any] = {}
+    experts, teacher = run.get("experts"), run.get("teacher")
+    if isinstance(experts, dict):
+        found["experts"] = {name: experts.get(name) for name in ("count", "recipe")}
+    if isinstance(teacher, dict) and teacher.get("student") not in (None, default_teacher(size)):
+        found["teacher"] = {"student": teacher["student"]}
+    return found
+
+
+def source_of(run: Run, synset: Synset) -> Source:
+    """What made a synset.
+
+    Raises:
+        UserError: its experts are described by something else than their number and recipe.
+    """
+    label, experts = run.label, run.needs.get("experts")
+    count = experts.get("count") if experts else 1
+    if type(count) is not int or count < 1:
+        raise UserError(f"{label}: its record says {str(count)[:40]!a} experts, expected a number; distil it again")
     return Source(
         label=label,
         method=synset.method,
         config={name: value for name, value in synset.config.items() if name != "holdout"},
         student=synset.student or default_student(synset.images.shape[-1]),
         seed=synset.seed,
+        experts=(count, ExpertRecipe.from_json(experts.get("recipe"), f"{label}: experts")) if experts else None,
+        teacher=run.needs.get("teacher", {}).get("student"),
     )
 
 
@@ -69,23 +121,32 @@ def check_source(source: Source, remedy: str) -> None:
         raise UserError(f"{source.label}: no method {source.method!r} is known, so it cannot be run again; {remedy}")
     kind = METHODS.get(source.method)
     needs = kind.needs(apply_config(kind.config_class, dict(source.config), source.label))
-    early = [need.key for need in needs if need.early]
-    if early:
+    if source.experts is not None and source.experts[1].kind == IMPORTED:
+        raise UserError(f"{source.label}: its experts were imported, and nothing here trains such ones; {remedy}")
+    unknown = [need.key for need in needs if need.early and (need.key != Experts.key or source.experts is None)]
+    if unknown:
         raise UserError(
-            f"{source.label}: {source.method} needs {', '.join(early)} of the very images that it is run on, and those "
-            f"are recorded for whole datasets only; {remedy}"
+            f"{source.label}: {source.method} needs {', '.join(unknown)} of the very images that it is run on, and "
+            f"nothing says how they are made: name the run's folder, whose config.json does; or {remedy}"
         )
 
 
-def again(source: Source, dataset: Dataset, job: Job, *, ipc: int, holdout: float, out: Path, teachers: Path) -> Path:
+def again(source: Source, dataset: Dataset, job: Job, *, ipc: int, holdout: float, out: Path, kept: str) -> Path:
     """Run a method on a dataset that may be a part of the job's; returns the synset's file. A killed run goes on.
 
     Args:
         ipc: images a class.
         out: run folder.
-        teachers: where a teacher of these images is kept, if one is needed.
+        kept: names the images, for what is made of them beside the set: experts, a teacher, a diffusion model.
     """
     kind, settings = METHODS.get(source.method), job.settings
+    flags: list[Any] = [
+        TeacherFlags(teachers=job.folder / "teachers" / kept, teacher_student=source.teacher),
+        DiffusionFlags(diffusions=job.folder / "diffusions" / kept),
+    ]
+    if source.experts is not None:
+        folder = _experts(source, dataset, job, holdout, job.folder / "experts" / kept)
+        flags.append(ExpertsFlags(buffers=folder))
     return distill(
         source.method,
         kind,
@@ -105,8 +166,29 @@ def again(source: Source, dataset: Dataset, job: Job, *, ipc: int, holdout: floa
             device=settings.device,
             threads=settings.threads,
             compile=settings.compile,
-            flags=(TeacherFlags(teachers=teachers),),
+            flags=tuple(flags),
         ),
         out=out,
         console=Console(quiet=True),
     )
+
+
+def _experts(source: Source, dataset: Dataset, job: Job, holdout: float, root: Path) -> Path:
+    """The store of a run's experts, recorded on these images; those that are there are kept."""
+    assert source.experts is not None
+    count, recipe = source.experts
+    store = record(
+        root=root,
+        dataset=dataset,
+        data=job.data,
+        student=source.student,
+        recipe=replace(recipe, holdout=holdout, preprocess="meanstd"),
+        experts=count,
+        workers=1,
+        threads=job.settings.threads,
+        device=job.settings.device,
+        compile=job.settings.compile,
+        console=Console(quiet=True),
+        by_name=False,
+    )
+    return store.folder

@@ -102,7 +102,11 @@ class Membership(Task[MembershipConfig]):
         super().__init__(config, job)
         classes = self.dataset.spec.classes
         self.world = few(self.dataset.train, classes, max(1, config.images // classes), "membership")
-        self.sources = {run.label: source_of(run.label, self.synsets[run.label]) for run in job.runs}
+        self.sources = {run.label: source_of(run, self.synsets[run.label]) for run in job.runs}
+
+    @classmethod
+    def distils(cls, config: MembershipConfig) -> bool:
+        return True
 
     def check(self) -> None:
         super().check()
@@ -157,7 +161,7 @@ class Membership(Task[MembershipConfig]):
             ipc=self._ipc(label),
             holdout=0.0,
             out=self.job.folder / f"{label}-{half}",
-            teachers=self.job.folder / "teachers" / half,
+            kept=half,
         )
         synset = read_synset(made)
         preprocess = Preprocess.from_json(synset.preprocess, None)

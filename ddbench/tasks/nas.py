@@ -202,7 +202,7 @@ class Nas(Task[NasConfig]):
                 ipc=self.synsets[self.job.runs[0].label].budget.value,
                 holdout=self.holdout,
                 out=folder / name,
-                teachers=folder / "teachers",
+                kept="",
             )
             return {"set": file_hash(path)}
         _, label, net, seed = unit.values

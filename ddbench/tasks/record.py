@@ -53,7 +53,7 @@ ENVELOPE: dict[str, Any] = {
                     "items": {
                         "type": "object",
                         "required": ["label", "sha256", "method"],
-                        "properties": {"label": _TEXT, "sha256": _SHA256, "method": _TEXT},
+                        "properties": {"label": _TEXT, "sha256": _SHA256, "method": _TEXT, "needs": {"type": "object"}},
                         "additionalProperties": False,
                     },
                 },

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from ddbench.config import check_config
+from ddbench.config import apply_config, check_config, types_of
 from ddbench.data.specs import dataset_slug, size_to_load
 from ddbench.networks.check import check_student
 from ddbench.networks.names import default_student, parse_student
 from ddbench.protocols.protocol import changed, protocol
+from ddbench.registry import suggest
 from ddbench.runtime.common import Common
 from ddbench.runtime.device import begun_threads, own_threads, threads_of, worker_count
 from ddbench.runtime.errors import UserError
@@ -19,6 +20,7 @@ from ddbench.runtime.files import file_hash, read_json
 from ddbench.runtime.progress import Console
 from ddbench.runtime.shards import WHOLE, Shard, State
 from ddbench.tasks import TASKS
+from ddbench.tasks.result import TaskResult
 
 if TYPE_CHECKING:
     from ddbench.tasks.base import Job, Run
@@ -60,8 +62,8 @@ class Order:
     console: Console
 
 
-def run(name: str, runs: Sequence[Path], asked: Asked, config: Any, shard: Shard = WHOLE) -> tuple[Path, Any]:
-    """Do a task; returns its result file and what is in it.
+def run(name: str, runs: Sequence[Path], asked: Asked, config: Any, shard: Shard = WHOLE) -> TaskResult:
+    """Do a task; what is there already is not done again.
 
     Args:
         runs: run folders or synset files of one dataset.
@@ -74,7 +76,30 @@ def run(name: str, runs: Sequence[Path], asked: Asked, config: Any, shard: Shard
     from ddbench.tasks import runner
 
     order = _order(name, runs, asked, config)
-    return order.out, runner.do(order.job, order.changed, order.out, order.workers, order.console, shard)
+    made = runner.do(order.job, order.changed, order.out, order.workers, order.console, shard)
+    return TaskResult(path=order.out, data=made)
+
+
+def asked_of(name: str, settings: Mapping[str, Any]) -> tuple[Asked, Any]:
+    """What a caller in Python asks for: fields of :class:`Asked` and of the task's config by name. Paths may be texts.
+
+    Raises:
+        UserError: no such task, an unknown setting, with a suggestion, or a value of another type.
+    """
+    kind = TASKS.get(name).config_class
+    own = {item.name for item in fields(kind)}
+    types = types_of(Asked)
+    shared: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key not in own:
+            path = isinstance(value, str) and Path in (types.get(key), *get_args(types.get(key)))
+            shared[key] = Path(value) if path else value
+    known = [*types, *own]
+    for key in shared:
+        if key not in types:
+            raise UserError(f"task {name}: unknown setting {key!r}{suggest(key, known)}")
+    made: Asked = apply_config(Asked, shared, f"task {name}")
+    return made, apply_config(kind, {key: value for key, value in settings.items() if key in own}, f"task {name}")
 
 
 def status(name: str, runs: Sequence[Path], asked: Asked, config: Any) -> tuple[Path, list[State]]:
@@ -100,7 +125,7 @@ def _order(name: str, places: Sequence[Path], asked: Asked, config: Any) -> Orde
     check_config(config)
     if asked.seeds < 1:
         raise UserError(f"--seeds {asked.seeds}: expected at least 1")
-    runs = _runs(places)
+    runs = _runs(places, kind.distils(config))
     first = read_synset(synset_path(places[0]))
     _, channels, size, _ = first.images.shape
     student = str(parse_student(asked.student)) if asked.student else first.student or default_student(size)
@@ -140,14 +165,18 @@ def _begun(out: Path) -> int:
     return threads_of(found.get("head")) if isinstance(found, dict) else 0
 
 
-def _runs(places: Sequence[Path]) -> tuple[Run, ...]:
+def _runs(places: Sequence[Path], distils: bool) -> tuple[Run, ...]:
     """The synsets, labelled.
+
+    Args:
+        distils: whether their methods are run again.
 
     Raises:
         UserError: none, one twice, or of several datasets.
     """
     from ddbench.synset import read_synset, synset_path
     from ddbench.tasks.base import Run
+    from ddbench.tasks.distilling import needs_of, recorded_run
 
     if not places:
         raise UserError("no RUN is named: give run folders or synset files, e.g. runs/digits-ipc10-dm-s0")
@@ -164,5 +193,6 @@ def _runs(places: Sequence[Path]) -> tuple[Run, ...]:
         label = f"{synset.method}-{str(synset.budget).replace(' ', '')}-s{synset.seed}-{sha256[:8]}"
         if label in found:
             raise UserError(f"{place}: the same synset as {found[label].path}; name each once")
-        found[label] = Run(label=label, path=path, sha256=sha256, method=synset.method)
+        needs = needs_of(recorded_run(path), synset.images.shape[-1]) if distils else {}
+        found[label] = Run(label=label, path=path, sha256=sha256, method=synset.method, needs=needs)
     return tuple(found.values())

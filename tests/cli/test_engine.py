@@ -19,6 +19,7 @@ VERBS = [
     ["buffer", "--dataset", "digits"],
     ["evaluate", "run"],
     ["scores", "run"],
+    ["task", "transfer", "run"],
     ["reproduce", "digits-cpu"],
     ["distill", "--method", "kcenter", "--ipc", "1"],
 ]

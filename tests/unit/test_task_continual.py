@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from conftest import EAGER, TINY, contents, random_tiny
 from made_synsets import KINDS
 
 from ddbench.data.load import load_dataset
+from ddbench.experts.store import find_stores
 from ddbench.runtime.errors import UserError
 from ddbench.synset import read_synset
 from ddbench.tasks import runner
@@ -129,6 +133,35 @@ def test_herding_learns_from_a_teacher_of_the_step(run: Path, ddb: Callable):
     assert len(list((run / "x.files" / "teachers").iterdir())) == 2
 
 
+def test_experts_of_the_steps_are_recorded_first(run: Path, ddb: Callable, finished_runs: Path):
+    """As the run's own were trained, on the step's classes only; stopped and gone on: the same bytes."""
+    mtt = next(path for path in finished_runs.iterdir() if "mtt" in path.name)
+    argv = ("task", "continual", mtt, "--memory", 1, "--steps", 2, "--orders", 1, "--seeds", 1, "--against", "", *SMALL)
+    done = ddb(*argv, "--out", "x.json")
+    assert (done.code, done.err) == (0, "")
+    wanted = json.loads((mtt / "config.json").read_text())["experts"]
+    head = read_result(run / "x.json")["head"]
+    assert head["runs"][0]["needs"] == {"experts": {name: wanted[name] for name in ("count", "recipe")}}
+    stores = [store for part in (run / "x.files" / "experts").iterdir() for store in find_stores(part)]
+    assert [len(store.experts) for store in stores] == [wanted["count"]] * 2
+    assert [replace(store.recipe, holdout=0.1).to_json() for store in stores] == [wanted["recipe"]] * 2
+    for step in range(2):
+        folder = run / "x.files" / f"{head['runs'][0]['label']}-order0-step{step}"
+        made = json.loads((folder / "config.json").read_text())
+        assert made["experts"]["identity"] in {store.identity() for store in stores}
+        assert json.loads((folder / "cost.json").read_text())["upstream"]["experts"]["experts"] == wanted["count"]
+        assert made["dataset_fingerprint"] in {store.header["dataset_fingerprint"] for store in stores}
+
+    lost = next((run / "x.files" / "experts").rglob("expert_00000.safetensors"))
+    shutil.copytree(run / "x.files", run / "y.files")
+    (run / "y.files" / lost.relative_to(run / "x.files")).unlink()  # as if stopped while experts were recorded
+    for folder in (run / "y.files").glob("*-step*"):
+        shutil.rmtree(folder)
+    assert ddb(*argv, "--out", "y.json").code == 0
+    assert (run / "y.json").read_bytes() == (run / "x.json").read_bytes()
+    assert contents(run / "y.files", "cost.json") == contents(run / "x.files", "cost.json")
+
+
 def test_refused(run: Path, ddb: Callable, refused: Callable, finished_runs: Path):
     refused((*TASK, "--steps", 11), "--steps 11", "10 classes only")
     refused((*TASK, "--steps", 6), "--steps 6", "choose --steps 5 or less")
@@ -137,7 +170,10 @@ def test_refused(run: Path, ddb: Callable, refused: Callable, finished_runs: Pat
     refused((*TASK, "--joint", "--memory", 3), "has ipc 2", "--memory is 3")
     refused((*TASK, "--against", "randm"), "no method 'randm' is known")
     mtt = next(path for path in finished_runs.iterdir() if "mtt" in path.name)
-    words = refused(("task", "continual", mtt, *SMALL), "mtt needs experts of the very images", "--joint")
+    shutil.copy(mtt / "synset.safetensors", "alone.safetensors")  # without the record of the run
+    words = refused(
+        ("task", "continual", "alone.safetensors", *SMALL), "mtt needs experts of the very images", "--joint"
+    )
     assert "leaking" in words
     assert ddb(*random_tiny(run / "b", "--ipc", 2, "--holdout", 0.2)).code == 0
     refused((*TASK[:3], "b", *TASK[3:]), "--holdout 0.2", "one --holdout")

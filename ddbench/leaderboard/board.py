@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ddbench.leaderboard.rates import packed_bytes
 from ddbench.leaderboard.result import Result
 from ddbench.leaderboard.rows import build_cells
 from ddbench.leaderboard.schema import load_results
@@ -19,7 +20,8 @@ class Board:
         self.root = root
         self.results = results
         self.verifications = verifications
-        self.cells = build_cells(results, {name: one.verdict for name, one in verifications.items()})
+        verdicts = {name: one.verdict for name, one in verifications.items()}
+        self.cells = build_cells(results, verdicts, packed_bytes(root, results))
 
 
 def read_board(root: Path, results: Sequence[Result] | None = None) -> Board:

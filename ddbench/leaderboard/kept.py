@@ -35,7 +35,9 @@ MAX_FILE = 64_000_000
 DIGEST = 32
 ENDS = (".json", ".j2", ".js", ".css")
 """Ends of the names of what the board's code reads, beside code."""
-LIBRARIES = ("jinja2", "jsonschema", "markupsafe", "pillow", "rich", "scipy")
+TOLD_BY = (".json", ".synset.safetensors")
+"""Ends of the names of what tables follow from."""
+LIBRARIES = ("jinja2", "jsonschema", "markupsafe", "pillow", "rich", "scipy", "zstandard")
 """What else than ddbench decides what is found."""
 
 
@@ -119,7 +121,7 @@ class Marks:
 
 
 def made_once(root: Path, name: str, said: str, make: Callable[[], str]) -> str:
-    """A text that follows from the results and verifications of a board: kept, or made now and kept.
+    """A text that follows from the results, verifications and synsets of a board: kept, or made now and kept.
 
     Args:
         said: what else it follows from.
@@ -128,23 +130,23 @@ def made_once(root: Path, name: str, said: str, make: Callable[[], str]) -> str:
         UserError: what ``make`` raises.
     """
     kept, folder = Kept(root), root / "results"
-    before = board_digest(folder, ".json")  # None as well where there is no board, which is refused
+    before = board_digest(folder, TOLD_BY)  # None as well where there is no board, which is refused
     key = None if before is None else digest(before, said)
     text = None if key is None else kept.product(name, key)
     if text is None:
         text = make()
-        if key is not None and board_digest(folder, ".json") == before:  # nobody wrote meanwhile
+        if key is not None and board_digest(folder, TOLD_BY) == before:  # nobody wrote meanwhile
             kept.keep(name, key, text)
     return text
 
 
-def board_digest(folder: Path, suffix: str = "") -> bytes | None:
+def board_digest(folder: Path, suffix: str | tuple[str, ...] = "") -> bytes | None:
     """Digest of the names and every byte of all files below a folder; None where something keeps it from being told.
 
     That is a link, a special file, more than 64 MB or what cannot be read: such a board is looked at anew.
 
     Args:
-        suffix: only files whose name ends so.
+        suffix: only files whose name ends so, or in one of these ways.
     """
     found = hashlib.sha256()
     try:
@@ -159,7 +161,7 @@ def board_digest(folder: Path, suffix: str = "") -> bytes | None:
     return found.digest()
 
 
-def _files(folder: str, suffix: str) -> Iterator[str]:
+def _files(folder: str, suffix: str | tuple[str, ...]) -> Iterator[str]:
     """Plain files below a folder in order.
 
     Raises:

@@ -63,6 +63,7 @@ class Row:
         earlier: superseded results behind it, newest first.
         verdict: of the verification, None where there is none; of several results the worst.
         against_random: how it stands to random images; None: not known.
+        packed: bytes that it stores with its synset after zstd; over several subsets their mean; None: not known.
     """
 
     results: tuple[Result, ...]
@@ -71,6 +72,7 @@ class Row:
     earlier: tuple[Result, ...]
     verdict: str | None
     against_random: AgainstRandom | None = None
+    packed: float | None = None
 
     @property
     def first(self) -> Result:
@@ -96,6 +98,16 @@ class Row:
     def compression(self) -> float:
         """Bytes of the real training set over those of the synset."""
         return self.stored.real / self.stored.total
+
+    @property
+    def bits(self) -> float:
+        """Bits per class of everything that training needs, as stored."""
+        return 8 * self.stored.total / self.first.synset.classes
+
+    @property
+    def packed_bits(self) -> float | None:
+        """The same with the arrays of the synset after zstd, to three digits: more differ with zstd's version."""
+        return None if self.packed is None else float(f"{8 * self.packed / self.first.synset.classes:.3g}")
 
     @property
     def distill_seconds(self) -> float | None:
@@ -145,6 +157,14 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class _Known:
+    """What is found out about results and is not in them, by their id: verdicts, stored bytes after zstd."""
+
+    verdicts: Mapping[str, str]
+    packed: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class _Entry:
     """A result that stands, and the ones it superseded."""
 
@@ -168,7 +188,9 @@ def current(results: Sequence[Result]) -> list[_Entry]:
     return chosen
 
 
-def build_cells(results: Sequence[Result], verdicts: Mapping[str, str] | None = None) -> list[Cell]:
+def build_cells(
+    results: Sequence[Result], verdicts: Mapping[str, str] | None = None, packed: Mapping[str, int] | None = None
+) -> list[Cell]:
     """Group results into tables, in the order of dataset, protocol, labels and budget.
 
     All real data joins every table of its data and protocol. Random images join the tables of their budget: with
@@ -176,6 +198,7 @@ def build_cells(results: Sequence[Result], verdicts: Mapping[str, str] | None = 
 
     Args:
         verdicts: result id -> verdict of its verification.
+        packed: result id -> its stored bytes after zstd.
     """
     tables: dict[tuple[Any, ...], list[_Entry]] = {}
     random: dict[tuple[Any, ...], list[_Entry]] = {}
@@ -195,7 +218,8 @@ def build_cells(results: Sequence[Result], verdicts: Mapping[str, str] | None = 
         found = [key for key in tables if key[:-3] == data] or [(*data, "all", 0, "hard")]
         for key in found:
             tables[key] = tables.get(key, []) + entries
-    return [_cell(key, entries, verdicts or {}) for key, entries in sorted(tables.items(), key=lambda i: _order(i[0]))]
+    known = _Known(verdicts or {}, packed or {})
+    return [_cell(key, entries, known) for key, entries in sorted(tables.items(), key=lambda i: _order(i[0]))]
 
 
 def _data_key(result: Result) -> tuple[Any, ...]:
@@ -220,7 +244,7 @@ def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:
     return (*key[:-3], labels, unit, value)
 
 
-def _cell(key: tuple[Any, ...], entries: Sequence[_Entry], verdicts: Mapping[str, str]) -> Cell:
+def _cell(key: tuple[Any, ...], entries: Sequence[_Entry], known: _Known) -> Cell:
     head = entries[0].result
     metric = head.main_metric
     results = [entry.result for entry in entries]
@@ -228,7 +252,7 @@ def _cell(key: tuple[Any, ...], entries: Sequence[_Entry], verdicts: Mapping[str
     names = {student for result in results for student in result.students}
     columns = sorted(names, key=lambda name: (name != ranking, name))
     shown = measures(results, metric, columns)
-    rows = [_row(group, shown, ranking, verdicts) for group in _grouped(entries)]
+    rows = [_row(group, shown, ranking, known) for group in _grouped(entries)]
     for measure in shown:
         rows = _ranked(rows, measure, ranking)
     first = next(one for one in shown if one.group == MAIN)
@@ -262,7 +286,7 @@ def _grouped(entries: Sequence[_Entry]) -> list[list[_Entry]]:
     return [*single, drawn] if drawn else single
 
 
-def _row(group: Sequence[_Entry], shown: Sequence[Measure], ranking: str, verdicts: Mapping[str, str]) -> Row:
+def _row(group: Sequence[_Entry], shown: Sequence[Measure], ranking: str, beside: _Known) -> Row:
     """A row that has no rank yet."""
     from ddbench.leaderboard.verification import VERDICTS
 
@@ -276,13 +300,15 @@ def _row(group: Sequence[_Entry], shown: Sequence[Measure], ranking: str, verdic
             known = summarise_groups(groups) if groups else None
         if known is not None:
             scores[measure] = Score(known, None, False, False)
-    judged = [verdicts[result.id] for result in results if result.id in verdicts]
+    judged = [beside.verdicts[result.id] for result in results if result.id in beside.verdicts]
+    packed = [beside.packed[result.id] for result in results if result.id in beside.packed]
     return Row(
         results=results,
         scores=scores,
         reference=_reference(results[0]),
         earlier=tuple(result for entry in group for result in entry.earlier),
         verdict=min(judged, key=VERDICTS.index) if len(judged) == len(results) else None,
+        packed=sum(packed) / len(packed) if len(packed) == len(results) else None,
     )
 
 

@@ -113,3 +113,30 @@ def test_the_synset_beside_a_row_can_be_downloaded(visit: Visit, tmp_path: Path)
     link = page.locator("#panel .take a", has_text="synset (safetensors)")
     assert link.get_attribute("href") == beside.relative_to(tmp_path).as_posix()
     assert link.get_attribute("download") is not None
+
+
+def test_rate_against_accuracy_over_all_tables_of_a_dataset(visit: Visit, tmp_path: Path) -> None:
+    """One chart a dataset: every budget and kind of labels, after zstd or as stored; filters narrow it."""
+    for place, name in enumerate(("dm", "mtt")):
+        for ipc in (1, 10):
+            put(tmp_path, made_result(name, ipc=ipc, accuracy=0.7 + place / 50, rich=False))
+    put(tmp_path, made_result("datm", labels="soft", accuracy=0.8, rich=False))
+    put(tmp_path, made_result("dm", dataset="cifar10", accuracy=0.3, rich=False))
+    build(tmp_path)
+    page = visit(tmp_path)
+    assert page.locator("section.rate").count() == 2
+    rate = page.locator("section.rate", has_text="digits: rate")
+    points = rate.locator(".point").evaluate_all(
+        "nodes => nodes.map(n => [n.querySelector('title').textContent, n.querySelector('.mark').getBBox().x])"
+    )
+    assert len(points) == 5
+    places = {(title.split(":")[0], title.split("; ")[1]): x for title, x in points}
+    hard, soft = "hard labels, hard-v1", "soft labels, soft-v1"
+    assert places["dm, IPC 1", hard] == pytest.approx(places["mtt, IPC 1", hard], abs=3), "marks are of several widths"
+    assert places["dm, IPC 1", hard] < places["datm, IPC 1", soft]
+    assert places["datm, IPC 1", soft] < places["dm, IPC 10", hard]
+    assert "bits per class, as stored (log)" in rate.locator("svg.plot").inner_html()
+    assert set(looks(page, "section.rate .legend button:not(:has(.c-ref)) .mark")) == {"dm", "mtt", "datm"}
+    page.select_option("#labels", "soft")
+    assert rate.locator(".point").count() == 1
+    assert page.locator("section.rate").nth(1).is_hidden()

@@ -82,6 +82,8 @@ def _row_of(cell: Cell, row: Row) -> Record:
         "verified": row.verdict or "",
         "stored_bytes": row.stored.total,
         "compression": row.compression,
+        "bits_per_class": row.bits,
+        "zstd_bits_per_class": row.packed_bits,
         "distill_cpu_seconds": row.distill_seconds,
         "against_random": "" if against is None else against.verdict,
         "random_difference": None if against is None else against.difference,
@@ -118,7 +120,8 @@ def frame(cells: Sequence[Cell]) -> pandas.DataFrame:
     for name in ("rank", "place", "n", "stored_bytes"):
         table[name] = table[name].astype("Int64")
     differences = ("random_difference", "random_low", "random_high")
-    for name in ("mean", "std", "low", "high", "compression", "distill_cpu_seconds", *differences):
+    rates = ("compression", "bits_per_class", "zstd_bits_per_class")
+    for name in ("mean", "std", "low", "high", *rates, "distill_cpu_seconds", *differences):
         table[name] = table[name].astype("float64")
     whole = all(float(value).is_integer() for value in table["budget"])
     table["budget"] = table["budget"].astype("Int64" if whole else "float64")
@@ -128,7 +131,15 @@ def frame(cells: Sequence[Cell]) -> pandas.DataFrame:
 _COLUMNS = (
     *("dataset", "fingerprint", "budget_unit", "budget", "labels", "protocol", "protocol_hash", "standard", "changed"),
     *("precision", "rank", "method", "reference", "title", "authors", "id", "verified", "stored_bytes", "compression"),
-    *("distill_cpu_seconds", "against_random", "random_difference", "random_low", "random_high"),
+    *(
+        "bits_per_class",
+        "zstd_bits_per_class",
+        "distill_cpu_seconds",
+        "against_random",
+        "random_difference",
+        "random_low",
+        "random_high",
+    ),
     *("student", "metric", "mean", "std", "n", "low", "high", "place", "best", "comparable"),
 )
 

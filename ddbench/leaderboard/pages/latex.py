@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ddbench.leaderboard.columns import CROSS, MAIN
 from ddbench.leaderboard.pages.export import load_pandas
-from ddbench.leaderboard.pages.view import ABOUT, COST, NONE, PLACE, Column, Line, Table, lay_out, number_text
+from ddbench.leaderboard.pages.view import ABOUT, COST, NONE, PLACE, RATE, Column, Line, Table, lay_out, number_text
 from ddbench.leaderboard.rows import Cell
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
@@ -15,7 +15,7 @@ from ddbench.statistics import Statistics, spread_words
 
 BOOKTABS = "% \\usepackage{booktabs}\n"
 DEFAULT = ("method", MAIN, CROSS, "stored")
-GROUPS = (MAIN, CROSS, COST, "further", "scores", "calibration", "robustness", "corruptions", "ood", ABOUT)
+GROUPS = (MAIN, CROSS, COST, RATE, "further", "scores", "calibration", "robustness", "corruptions", "ood", ABOUT)
 SPECIAL = {
     "\\": r"\textbackslash{}",
     "{": r"\{",

@@ -12,7 +12,7 @@ from ddbench.statistics import Statistics, spread_words
 
 NONE = "–"
 UNMEASURED = "not measured"
-PLACE, COST, ABOUT = "place", "cost", "about"
+PLACE, COST, RATE, ABOUT = "place", "cost", "rate", "about"
 """Groups of the columns that are no measures."""
 HEAD_GROUPS = (PLACE, MAIN, CROSS, COST, ABOUT)
 """The groups of the first table, where a board is printed as two; the others follow in the second."""
@@ -117,6 +117,15 @@ def bytes_text(count: float) -> str:
     return f"{count:,.1f} TB"
 
 
+def bits_text(count: float) -> str:
+    """Bits to three digits with a decimal prefix: ``848 bit``, ``20.6 kbit``."""
+    for unit in ("bit", "kbit", "Mbit", "Gbit"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} Tbit"
+
+
 def seconds_text(seconds: float) -> str:
     """Seconds to three digits, in minutes or hours when there are many."""
     if seconds < 99.5:
@@ -146,6 +155,8 @@ def lay_out(cell: Cell, student: str = "", everyone: bool = False) -> Table:
         Column("stored", True, "bytes of images, labels and everything else that training needs", COST),
         Column("compression", True, "bytes of the real training set over stored bytes", COST),
         Column("distillation", True, "CPU time of the distillation", COST),
+        Column("bits/class", True, "bits of everything stored, over the number of classes", RATE),
+        Column("after zstd", True, "bits per class with every array of the synset after zstd", RATE),
         *(_measured(one) for one in tail),
         Column("seeds", True, "independently initialised students", ABOUT),
         Column("claim", True, "what the authors report", ABOUT),
@@ -189,6 +200,8 @@ def _entries(cell: Cell, row: Row, columns: Sequence[Column], student: str) -> l
         "method": Entry(row.method, row.method, detail=_method_detail(cell, row)),
         "stored": Entry(bytes_text(row.stored.total), row.stored.total),
         "compression": Entry(ratio_text(row.compression), row.compression),
+        "bits/class": Entry(bits_text(row.bits), row.bits),
+        "after zstd": EMPTY if row.packed_bits is None else Entry(bits_text(row.packed_bits), row.packed_bits),
         "distillation": EMPTY if spent is None else Entry(seconds_text(spent), spent),
         "seeds": Entry(f"{subsets} × {row.seeds}" if subsets > 1 else str(row.seeds), row.seeds * subsets),
         "claim": _claim(cell, row, student),

@@ -60,6 +60,26 @@ function showBoard(board) {
     root.append(group.node);
   }
 
+  /* Below the last group of a dataset: all its rows of one metric by their rate. */
+  const rates = new Map();
+  for (const group of groups.values()) {
+    const { dataset, fingerprint, metric } = group.views[0].table;
+    const key = JSON.stringify([dataset, fingerprint, metric]);
+    const rate = rates.get(key) || rates.set(key, { views: [], node: h("section", { class: "rate", "aria-label": `${dataset}: ${metric} against bits per class` }) }).get(key);
+    rate.views.push(...group.views);
+    group.node.after(rate.node);
+  }
+
+  function drawRate(rate, active) {
+    const tables = rate.views.filter((view) => active.has(view)).map((view) => view.table);
+    const points = pointsOf(tables, state.student);
+    const chart = points.length ? plotRate(points, tables[0].unit, tables[0].metric, open) : null;
+    rate.node.hidden = !chart;
+    if (!chart) return;
+    chart.append(legend(points, chart));
+    rate.node.replaceChildren(h("h2", {}, `${tables[0].dataset}: rate`), chart);
+  }
+
   function drawCharts(group, active) {
     const student = state.student;
     const tables = active.map((view) => view.table);
@@ -93,6 +113,7 @@ function showBoard(board) {
       return words.every((word) => textOf(row, table).includes(word));
     };
     let count = 0, total = 0;
+    const every = new Set();
     for (const group of groups.values()) {
       const active = [];
       for (const view of group.views) {
@@ -105,11 +126,13 @@ function showBoard(board) {
         view.section.hidden = !any;
         if (view.card) view.card.hidden = !any;
         if (any) active.push(view);
+        if (any) every.add(view);
         count += any ? found : 0;
       }
       group.node.hidden = !active.length;
       if (active.length) drawCharts(group, active);
     }
+    for (const rate of rates.values()) drawRate(rate, every);
     byId("count").textContent = `${count} of ${total} rows`;
     byId("nothing").hidden = [...groups.values()].some((group) => !group.node.hidden);
     remember();
@@ -145,7 +168,7 @@ function showBoard(board) {
   }
 
   const form = byId("filters");
-  const labels = { accuracy: "accuracy", cost: "cost", further: "second metric", scores: "DD-Ranking", calibration: "calibration", robustness: "robustness", corruptions: "corruptions", ood: "other data", about: "about" };
+  const labels = { accuracy: "accuracy", cost: "cost", rate: "rate", further: "second metric", scores: "DD-Ranking", calibration: "calibration", robustness: "robustness", corruptions: "corruptions", ood: "other data", about: "about" };
   const there = unique(board.tables.flatMap((t) => t.columns.map((c) => c.g))).filter((g) => g in labels && g !== "accuracy");
   const narrow = matchMedia("(max-width: 40rem)").matches;
   for (const g of there) {

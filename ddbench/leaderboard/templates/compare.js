@@ -44,8 +44,8 @@ function comparison(row, other, table, ours, its) {
     const half = found && found.half !== null ? ` (${signed(found.mean - found.half, unit)} to ${signed(found.mean + found.half, unit)})` : "";
     return [student, a[1], b[1], found ? signed(found.mean, unit) + half : "–", found ? found.n : 0, found ? verdict(found, table.better) : "no common seed"];
   });
-  for (const name of ["stored", "distillation"]) {
-    const i = table.columns.findIndex((column) => column.g === "cost" && column.t === name);
+  for (const name of ["stored", "after zstd", "distillation"]) {
+    const i = table.columns.findIndex((column) => ["cost", "rate"].includes(column.g) && column.t === name);
     const [a, b] = [row.e[i], other.e[i]];
     if (a && b) lines.push([name, a[0], b[0], b[1] > 0 ? `× ${Number((a[1] / b[1]).toPrecision(3))}` : "–", "", ""]);
   }

@@ -31,6 +31,12 @@ function link(address, text) {
   return h("a", { href: address, rel: web ? "noopener noreferrer nofollow" : null }, text || address);
 }
 
+function bits(count) {
+  const units = ["bit", "kbit", "Mbit", "Gbit", "Tbit"];
+  const place = Math.max(0, Math.min(units.length - 1, Math.floor(Math.log10(Math.max(1, Number(count.toPrecision(3)))) / 3)));
+  return `${Number((count / 1000 ** place).toPrecision(3))} ${units[place]}`;
+}
+
 function bytes(count) {
   let unit = "B";
   for (const next of ["kB", "MB", "GB", "TB"]) {

@@ -91,9 +91,12 @@ function pointsOf(tables, student) {
     for (const row of table.rows) {
       const e = row.e[column];
       if (!row.id || !e) continue;
-      const spent = table.columns.findIndex((c) => c.g === "cost" && c.t === "distillation");
-      const seconds = spent >= 0 && row.e[spent] ? row.e[spent][1] : null;
-      found.push({ method: row.m, mean: e[1], half: e[4] || 0, text: e[0], bytes: row.b, seconds, value: table.value, row, table, ref: row.ref || "" });
+      const cost = (title) => {
+        const at = table.columns.findIndex((c) => ["cost", "rate"].includes(c.g) && c.t === title);
+        return at >= 0 && row.e[at] ? row.e[at][1] : null;
+      };
+      found.push({ method: row.m, mean: e[1], half: e[4] || 0, text: e[0], bytes: row.b, seconds: cost("distillation"), bits: cost("bits/class"),
+        packed: cost("after zstd"), value: table.value, row, table, ref: row.ref || "" });
     }
   }
   return found;
@@ -103,7 +106,9 @@ function drawPoint(axes, p, x, open) {
   const look = looks(p.method);
   const classes = p.ref ? "point c-ref" : `point ${look.colour}`;
   const node = s("g", { class: classes, "data-method": p.ref || p.method, click: () => open(p.row, p.table) });
-  node.append(s("title", {}, `${p.method}, ${p.table.budget}: ${p.text}, ${p.seconds === null ? "" : `${duration(p.seconds)} CPU, `}${bytes(p.bytes)}`));
+  const rate = p.packed === null ? "" : `, ${bits(p.packed)} a class after zstd`;
+  const spent = p.seconds === null ? "" : `${duration(p.seconds)} CPU, `;
+  node.append(s("title", {}, `${p.method}, ${p.table.budget}: ${p.text}, ${spent}${bytes(p.bytes)}${rate}; ${p.table.labels} labels, ${p.table.protocol}`));
   if (p.half) {
     const top = axes.py(Math.min(p.mean + p.half, axes.high)), low = axes.py(Math.max(p.mean - p.half, axes.low));
     node.append(s("path", { class: "bar", d: `M${x - 3} ${top}h6M${x} ${top}V${low}M${x - 3} ${low}h6` }));
@@ -142,14 +147,14 @@ function byMethod(points) {
 
 const lineClass = (method, points) => (points[0].ref ? "c-ref dashed" : looks(method).colour);
 
-/* Accuracy against what a row costs: stored bytes, or CPU time of the distillation. What has no place is counted. */
-function plotCost(points, unit, label, open, { what, of, text, axis, missing }) {
+/* Accuracy against what a row costs: stored bytes, CPU time of the distillation, bits per class. What has no place is counted. */
+function plotCost(points, unit, label, open, { what, of, text, axis, missing, joined = true, width = 430 }) {
   const all = points.filter((p) => p.ref !== "full");
   const own = all.filter((p) => of(p) > 0);
   if (!own.length) return null;
-  const axes = frame(430, 290, logAxis(own.map(of), text, axis), valueAxis(points, unit, label), `${label} against ${what}, with 95 % intervals`);
-  axes.root.append(...drawFull(axes, points));
-  for (const [method, mine] of byMethod(own)) {
+  const axes = frame(width, 290, logAxis(own.map(of), text, axis), valueAxis(points, unit, label), `${label} against ${what}, with 95 % intervals`);
+  if (joined) axes.root.append(...drawFull(axes, points));
+  for (const [method, mine] of joined ? byMethod(own) : []) {
     if (mine.length > 1) axes.root.append(line(axes, mine, (p) => axes.px(of(p)), `thin ${lineClass(method, mine)}`));
   }
   for (const p of [...own].sort((a, b) => Boolean(b.ref) - Boolean(a.ref))) axes.root.append(drawPoint(axes, p, axes.px(of(p)), open));
@@ -159,6 +164,19 @@ function plotCost(points, unit, label, open, { what, of, text, axis, missing }) 
 
 const plotBytes = (...to) => plotCost(...to, { what: "stored bytes", of: (p) => p.bytes, text: bytes, axis: "stored bytes (log)", missing: "nothing stored" });
 const plotTime = (...to) => plotCost(...to, { what: "time to distil", of: (p) => p.seconds, text: duration, axis: "CPU time of the distillation (log)", missing: "no time recorded or none spent" });
+
+/* Rate against accuracy: all tables of a dataset in one chart, after zstd or as stored. */
+function plotRate(points, unit, label, open) {
+  const ways = [["after zstd", (p) => p.packed, "no synset on the board"], ["as stored", (p) => p.bits, "nothing stored"]];
+  const width = matchMedia("(max-width: 40rem)").matches ? 430 : 900;
+  const drawn = ways.map(([way, of, missing]) => [way, plotCost(points, unit, label, open,
+    { what: `bits per class, ${way}`, of, text: bits, axis: `bits per class, ${way} (log)`, missing, joined: false, width })]).filter(([, one]) => one);
+  if (!drawn.length) return null;
+  const select = h("select", { "aria-label": "How bits are counted", change: () => show() }, drawn.map(([way]) => h("option", {}, way)));
+  const show = () => drawn.forEach(([, one], i) => { one.hidden = i !== select.selectedIndex; });
+  show();
+  return h("div", { class: "rates" }, h("p", { class: "soft" }, "Bits per class of images or parameters, labels and all else that training needs, ", select, ": every row of these data, whatever its budget, labels and protocol."), drawn.map(([, one]) => one));
+}
 
 function plotBudget(points, unit, label, open) {
   const own = points.filter((p) => p.ref !== "full" && p.value); // every row has a budget but the one of all images

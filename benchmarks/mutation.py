@@ -63,7 +63,7 @@ TESTS: dict[str, str] = {
     "evaluation/parts": "writers hostile_files evaluator",
     "evaluation/probing": "measurements",
     "evaluation/record": "evaluator measurements",
-    "evaluation/start": "label_regimes cli/names evaluator",
+    "evaluation/start": "label_regimes cli/names evaluator cli/relabel",
     "evaluation/tasks": "evaluator measurements",
     "evaluation/weights": "keep_weights",
     "evaluation/work": "evaluator measurements",

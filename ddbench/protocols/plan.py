@@ -170,10 +170,23 @@ def check_plan(plan: Plan, dataset: Dataset) -> None:
     learned_rate(synset, protocol)
     plan.policy  # noqa: B018 (parsed, so that a wrong name is told now)
     if protocol.name not in PROTOCOLS:
-        try:  # made, so that a wrong one is told now
-            make_optimizer([torch.zeros(1, 1)], optimizer_settings(protocol, protocol.lr))
-        except (UserError, TypeError, ValueError) as error:
-            raise UserError(f"protocol {protocol.name}: {str(error).removeprefix('--')}") from None
+        _check_optimizer(protocol)
+
+
+def _check_optimizer(protocol: Protocol) -> None:
+    """Take a step with weights of the shapes that networks have, so that an optimiser that cannot is told now.
+
+    Raises:
+        UserError: it cannot, or takes other options.
+    """
+    weights = [torch.zeros(shape, requires_grad=True) for shape in ((1, 1, 1, 1), (1, 1), (1,))]
+    for weight in weights:
+        weight.grad = torch.zeros_like(weight)
+    try:
+        make_optimizer(weights, optimizer_settings(protocol, protocol.lr)).step()
+    except (UserError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).removeprefix("--").partition("\n")[0]
+        raise UserError(f"protocol {protocol.name}: optimizer {protocol.optimizer!r}: {reason}") from None
 
 
 def optimizer_settings(protocol: Protocol, lr: float) -> OptimizerSettings:

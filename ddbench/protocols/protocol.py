@@ -401,7 +401,7 @@ def changed(base: Protocol, **settings: Any) -> tuple[Protocol, dict[str, Any]]:
             f"labels 'stored' with loss {made.loss!r} and lr_source {made.lr_source!r}: stored labels are learned with "
             "loss 'kl' at a rate that is not searched"
         )
-    if made.loss == "mse" and (made.labels not in ("own", "hard") or made.label_smoothing or made.focal_gamma):
+    if made.loss == "mse" and made.labels not in ("own", "hard"):
         raise UserError(f"loss 'mse' with labels {made.labels!r}: a squared error is to the synset's own labels")
     if made.loss == "mse" and {"mixup", "cutmix"} & set(made.augmentation.lower().split("+")):
         raise UserError(f"loss 'mse' with augmentation {made.augmentation!r}: targets of a regression are not mixed")
@@ -417,14 +417,17 @@ def changed(base: Protocol, **settings: Any) -> tuple[Protocol, dict[str, Any]]:
 
 
 def _check_hard_loss(made: Protocol) -> None:
-    """Label smoothing and focal loss are defined for hard labels.
+    """Label smoothing and focal loss are defined for the cross-entropy of hard labels.
 
     Raises:
-        UserError: the protocol learns others, or both are asked for, or mixed labels have no single class.
+        UserError: the protocol learns others, or by another loss, or both are asked for, or mixed labels have no single
+            class.
     """
     what = "label smoothing" if made.label_smoothing else "focal loss"
     if made.labels in ("soft", "once", "teacher", "stored"):
         raise UserError(f"{what} is n/a for protocol {made.name}: it learns {made.labels} labels, not hard ones")
+    if made.loss == "mse":
+        raise UserError(f"{what} is n/a for protocol {made.name}: it is part of the cross-entropy, not of loss 'mse'")
     if made.label_smoothing and made.focal_gamma:
         raise UserError("label smoothing and focal loss are two baselines: choose one")
     if made.focal_gamma and {"mixup", "cutmix"} & set(made.augmentation.lower().split("+")):

@@ -123,7 +123,9 @@ def make_optimizer(parameters: Iterable[Tensor], settings: OptimizerSettings) ->
         raise unknown("optimiser", settings.name, known, "--optimizer")
     kind = known[settings.name]
     accepted = inspect.signature(kind).parameters
-    options: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    options: dict[str, Any] = {"lr": settings.lr}
+    if settings.weight_decay or "weight_decay" in accepted:  # some decay by default
+        options["weight_decay"] = settings.weight_decay
     if settings.momentum:
         options["momentum"] = settings.momentum
     options.update(settings.options)

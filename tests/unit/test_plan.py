@@ -270,6 +270,33 @@ def test_refused(refused: Callable, random_run: Path, tmp_path: Path, teacher_pa
     refused([*run, "--protocol", "kd-v1", "--teacher", foreign], "synset.safetensors", "ddbench-teacher")
 
 
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"optimizer": "muon"}, "only supports 2D"),
+        ({"optimizer": "sparseadam"}, "dense gradients"),
+        ({"optimizer": "lbfgs"}, "closure"),
+        ({"optimizer": "adam", "momentum": 0.9}, "has no option 'momentum'"),
+        ({"optimizer": "rprop", "weight_decay": 0.1}, "has no option 'weight_decay'"),
+    ],
+    ids=lambda value: value["optimizer"] if isinstance(value, dict) else "",
+)
+def test_optimisers_that_cannot_train_a_network_are_told_before(settings: dict[str, object], reason: str):
+    plain = {"name": "mine", "momentum": 0.0, "weight_decay": 0.0}
+    mine = replace(PROTOCOLS["hard-v1"], **{**plain, **settings})
+    with pytest.raises(UserError, match=f"protocol mine: optimizer '{settings['optimizer']}': .*{reason}"):
+        check_plan(replace(make_plan(), protocol=mine), load_dataset("digits"))
+
+
+@pytest.mark.parametrize("name", ["rprop", "adagrad", "radam", "adamax"])
+def test_any_optimiser_of_torch_trains_a_student(name: str):
+    protocol = replace(PROTOCOLS["hard-v1"], name="mine", optimizer=name, momentum=0.0, weight_decay=0.0, epochs=1)
+    plan = replace(make_plan(), protocol=protocol)
+    check_plan(plan, load_dataset("digits"))
+    nets, _ = trained_students(plan, TINY, [3], Settings(device="cpu", threads=1))
+    assert all(torch.isfinite(weight).all() for weight in nets[0].parameters())
+
+
 def test_teacher_of_another_class_order_is_refused(teacher_path: Path):
     dataset = load_dataset("digits")
     plan = make_plan("kd-v1", teacher_path)

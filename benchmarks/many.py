@@ -27,8 +27,9 @@ def measure(student: str, many: int, args: argparse.Namespace) -> dict[str, Any]
     from ddbench.networks.build import build_student
     from ddbench.runtime.device import resolve_device
     from ddbench.training.flat import flatten_parameters
-    from ddbench.training.loops import Inputs, OptimizerSettings, predict, train
+    from ddbench.training.loops import Inputs, predict, train
     from ddbench.training.many import predict_many, train_many
+    from ddbench.training.optimizers import OptimizerSettings
 
     device = resolve_device(args.device)
     generator = torch.Generator().manual_seed(0)

@@ -46,6 +46,7 @@ TESTS: dict[str, str] = {
     "training/linearised": "kernel",
     "training/losses": "loops calibration_baselines plan oracle/inner",
     "training/many": "many",
+    "training/optimizers": "loops ncfm plan",
     "training/outer": "kernel dd",
     "training/plateau": "ncfm",
     "training/problem": "oracle/inner masking ast",

@@ -46,7 +46,8 @@ def one(side: str, job: str, precision: str) -> dict[str, float]:
     from ddbench.networks.build import build_student
     from ddbench.runtime import device
     from ddbench.runtime.seeds import generator
-    from ddbench.training.loops import Inputs, OptimizerSettings, accuracy, predict, train
+    from ddbench.training.loops import Inputs, accuracy, predict, train
+    from ddbench.training.optimizers import OptimizerSettings
 
     torch.set_num_threads(1)
     cpu = torch.device("cpu")

@@ -140,8 +140,9 @@ def _train(world: World, at_once: int, many: int, shape: tuple[int, int, int, in
 
     from ddbench.data.policy import parse_policy
     from ddbench.networks.build import build_student
-    from ddbench.training.loops import Inputs, OptimizerSettings, predict, train
+    from ddbench.training.loops import Inputs, predict, train
     from ddbench.training.many import train_many
+    from ddbench.training.optimizers import OptimizerSettings
 
     images, passes, tests, size = shape
     g = torch.Generator().manual_seed(0)

@@ -43,7 +43,7 @@ from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.signs import turn
 from ddbench.runtime.tensors import open_tensors, write_foreign, write_tensors
-from ddbench.training.loops import check_gathered
+from ddbench.training.optimizers import check_gathered
 
 CHECKPOINT_KIND = "ddbench-diffusion-checkpoint"
 CHECKPOINT_SECONDS = 20.0

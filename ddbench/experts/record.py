@@ -28,7 +28,8 @@ from ddbench.runtime.files import ensure_writable, read_json, write_json
 from ddbench.runtime.progress import Bar, Console
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.shards import WHOLE, Shard, State, Units, run_units
-from ddbench.training.loops import accuracy, inputs_of, make_optimizer
+from ddbench.training.loops import accuracy, inputs_of
+from ddbench.training.optimizers import make_optimizer
 
 
 @dataclass(frozen=True, kw_only=True)

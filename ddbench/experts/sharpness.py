@@ -30,19 +30,8 @@ from ddbench.data.policy import Policy
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.runtime import seeds
 from ddbench.runtime.device import Compiler
-from ddbench.training.loops import (
-    Epoch,
-    Inputs,
-    Loss,
-    OptimizerSettings,
-    View,
-    autocast,
-    leaves_one_out,
-    make_optimizer,
-    own_labels,
-    own_loss,
-    views,
-)
+from ddbench.training.loops import Epoch, Inputs, Loss, View, autocast, leaves_one_out, own_labels, own_loss, views
+from ddbench.training.optimizers import OptimizerSettings, make_optimizer
 
 TINY = 1e-12
 """Keeps the divisions by a norm finite, as in the public code."""

@@ -14,7 +14,8 @@ from ddbench.experts.recipe import ExpertRecipe
 from ddbench.experts.sharpness import drop_factor, train_expert
 from ddbench.runtime.device import Compiler
 from ddbench.training.flat import flatten_buffers, flatten_parameters
-from ddbench.training.loops import Epoch, Inputs, OptimizerSettings, accuracy, drop_after, forward_flops, predict, train
+from ddbench.training.loops import Epoch, Inputs, accuracy, drop_after, forward_flops, predict, train
+from ddbench.training.optimizers import OptimizerSettings
 
 PASSES = {"sgd": 1, "gsam": 2, "smooth": 3}
 """About how many forward and backward passes a step of each kind makes."""

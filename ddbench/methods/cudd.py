@@ -36,15 +36,13 @@ from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.numbers import whole
 from ddbench.synset import Budget, Synset
-from ddbench.training.loops import (
-    Epoch,
+from ddbench.training.loops import Epoch, Resume, train
+from ddbench.training.optimizers import (
     Optimizer,
     OptimizerSettings,
-    Resume,
     load_optimizer_state,
     make_optimizer,
     optimizer_state,
-    train,
 )
 
 GUIDE_PROTOCOL = "fkd"

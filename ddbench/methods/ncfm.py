@@ -45,7 +45,7 @@ from ddbench.runtime.ranks import ALONE
 from ddbench.training.characteristic import Characteristic, characteristic, discrepancy, unit_rows
 from ddbench.training.distribution import mixes_images
 from ddbench.training.flat import FlatNet, draws, load_flat
-from ddbench.training.loops import OptimizerSettings, load_optimizer_state, make_optimizer, optimizer_state
+from ddbench.training.optimizers import OptimizerSettings, load_optimizer_state, make_optimizer, optimizer_state
 from ddbench.training.plateau import Plateau
 
 SCALE = 300.0

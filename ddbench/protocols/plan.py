@@ -19,7 +19,8 @@ from ddbench.protocols.protocol import PROTOCOLS, Protocol
 from ddbench.runtime.errors import UserError
 from ddbench.synset import Synset, beside, on_board
 from ddbench.teachers.store import Teacher, check_teacher
-from ddbench.training.loops import Inputs, OptimizerSettings, make_optimizer
+from ddbench.training.loops import Inputs
+from ddbench.training.optimizers import OptimizerSettings, make_optimizer
 
 
 @dataclass(frozen=True, kw_only=True)

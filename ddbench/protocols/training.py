@@ -20,17 +20,8 @@ from ddbench.runtime import device as devices
 from ddbench.runtime import seeds as randomness
 from ddbench.runtime.device import Compiler
 from ddbench.runtime.errors import UserError
-from ddbench.training.loops import (
-    Inputs,
-    Optimizer,
-    Resume,
-    accuracy,
-    forward_flops,
-    inputs_of,
-    optimizer_state,
-    predict,
-    train,
-)
+from ddbench.training.loops import Inputs, Resume, accuracy, forward_flops, inputs_of, predict, train
+from ddbench.training.optimizers import Optimizer, optimizer_state
 
 
 @dataclass(frozen=True, kw_only=True)

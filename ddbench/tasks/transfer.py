@@ -37,7 +37,8 @@ from ddbench.runtime.errors import UserError
 from ddbench.synset import Budget, Synset
 from ddbench.tasks.base import TABLE_PROPERTIES, Job, Records, Task, Unit, baselines, refuse_replay, table
 from ddbench.tasks.learning import features_of, few, fitted, own_statistics, probe_accuracy, real_inputs, score, trained
-from ddbench.training.loops import Inputs, OptimizerSettings, inputs_of, train
+from ddbench.training.loops import Inputs, inputs_of, train
+from ddbench.training.optimizers import OptimizerSettings
 
 SCRATCH = "scratch"
 """The run that is none: an untrained network."""

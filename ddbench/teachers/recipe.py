@@ -13,7 +13,7 @@ from ddbench.runtime.files import text_hash
 
 if TYPE_CHECKING:
     from ddbench.data.policy import Policy
-    from ddbench.training.loops import OptimizerSettings
+    from ddbench.training.optimizers import OptimizerSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ class TeacherRecipe:
 
     def optimizer_settings(self) -> OptimizerSettings:
         """The optimiser at its full learning rate."""
-        from ddbench.training.loops import OptimizerSettings
+        from ddbench.training.optimizers import OptimizerSettings
 
         return OptimizerSettings(
             name=self.optimizer,

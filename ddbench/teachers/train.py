@@ -44,19 +44,16 @@ from ddbench.training.curvature import PENALTIES
 from ddbench.training.loops import (
     Epoch,
     Inputs,
-    Optimizer,
     Penalty,
     Resume,
     accuracy,
     forward_flops,
     inputs_of,
-    load_optimizer_state,
-    make_optimizer,
-    optimizer_state,
     own_loss,
     predict,
     train,
 )
+from ddbench.training.optimizers import Optimizer, load_optimizer_state, make_optimizer, optimizer_state
 from ddbench.training.twice import check_twice, plain_attention
 
 CHECKPOINT_KIND = "ddbench-teacher-checkpoint"

@@ -6,8 +6,7 @@ size see the same batch order under the same seed, and no generator state has to
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,13 +18,12 @@ from torch import Tensor, nn
 from ddbench.data.dataset import Split
 from ddbench.data.policy import Mix, Policy, augment
 from ddbench.data.preprocess import Preprocess
-from ddbench.registry import unknown
 from ddbench.runtime import seeds
 from ddbench.runtime.device import Compiler
 from ddbench.runtime.errors import UserError
 from ddbench.training.flat import refuses_one
 from ddbench.training.losses import cross_entropy, probability_cross_entropy
-from ddbench.training.sgd import SGD
+from ddbench.training.optimizers import Optimizer, OptimizerSettings, load_optimizer_state, make_optimizer
 
 MATERIALISE_BYTES = 2 * 2**30
 """Inputs up to this size are preprocessed once and kept as float32; larger ones batch by batch."""
@@ -83,113 +81,6 @@ class Inputs:
 def inputs_of(split: Split, preprocess: Preprocess, device: torch.device) -> Inputs:
     """Inputs of a split of a dataset."""
     return Inputs(split.images, split.labels, preprocess, device)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerSettings:
-    """An optimiser of ``torch.optim`` by its lower-case name.
-
-    Attributes:
-        decay_vectors: False: no weight decay on 1-D parameters (biases, scales and shifts of norms).
-    """
-
-    name: str = "sgd"
-    lr: float = 0.01
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    decay_vectors: bool = True
-    options: tuple[tuple[str, float], ...] = ()
-
-
-Optimizer = torch.optim.Optimizer | SGD
-
-
-def make_optimizer(parameters: Iterable[Tensor], settings: OptimizerSettings) -> Optimizer:
-    """Build the optimiser: our SGD where that is all that is asked for, else torch's.
-
-    Raises:
-        UserError: no such optimiser in torch, or one that does not take an option.
-    """
-    tensors = list(parameters)
-    split = bool(settings.weight_decay) and not settings.decay_vectors
-    if settings.name == "sgd" and not settings.options and not split:
-        return SGD(tensors, settings.lr, settings.momentum, settings.weight_decay)
-    known = {
-        name.lower(): kind
-        for name, kind in vars(torch.optim).items()
-        if inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer) and name != "Optimizer"
-    }
-    if settings.name not in known:
-        raise unknown("optimiser", settings.name, known, "--optimizer")
-    kind = known[settings.name]
-    accepted = inspect.signature(kind).parameters
-    options: dict[str, Any] = {"lr": settings.lr}
-    if settings.weight_decay or "weight_decay" in accepted:  # some decay by default
-        options["weight_decay"] = settings.weight_decay
-    if settings.momentum:
-        options["momentum"] = settings.momentum
-    options.update(settings.options)
-    for name in options:
-        if name not in accepted:
-            raise UserError(f"--optimizer {settings.name} has no option {name!r}; it takes: {', '.join(accepted)}")
-    if settings.name in ("sgd", "adam", "adamw"):
-        options["fused"] = True  # one kernel a tensor; the same arithmetic
-    groups: Any = tensors
-    if split:
-        groups = [
-            {"params": [one for one in tensors if one.ndim > 1]},
-            {"params": [one for one in tensors if one.ndim <= 1], "weight_decay": 0.0},
-        ]
-    return kind(groups, **options)
-
-
-def optimizer_state(stepper: Optimizer, name: str) -> dict[str, Tensor]:
-    """What an optimiser has gathered, as tensors named ``<name>.<...>``, for a checkpoint."""
-    if isinstance(stepper, SGD):
-        return stepper.state(name)
-    return {
-        f"{name}.{index}.{key}": torch.as_tensor(value)
-        for index, entry in stepper.state_dict()["state"].items()
-        for key, value in entry.items()
-        if value is not None
-    }
-
-
-def load_optimizer_state(stepper: Optimizer, name: str, tensors: dict[str, Tensor]) -> None:
-    """Put back what :func:`optimizer_state` gave.
-
-    Raises:
-        ValueError: it is of other parameters.
-    """
-    if isinstance(stepper, SGD):
-        stepper.load_state(name, tensors)
-        return
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        if key.startswith(f"{name}."):
-            index, _, entry = key.removeprefix(f"{name}.").partition(".")
-            state.setdefault(int(index), {})[entry] = tensor.clone()
-    check_gathered([one for group in stepper.param_groups for one in group["params"]], state)
-    stepper.load_state_dict({**stepper.state_dict(), "state": state})
-
-
-MOMENTUM = "momentum_buffer"
-OF_A_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", MOMENTUM, "square_avg", "grad_avg", "sum")
-
-
-def check_gathered(parameters: Sequence[Tensor], state: Mapping[int, Mapping[str, Tensor]]) -> None:
-    """Refuse what an optimiser has gathered of other parameters; torch takes it and fails at the next step.
-
-    Raises:
-        ValueError: a parameter that is not there, or another shape.
-    """
-    for index, entry in state.items():
-        if not 0 <= index < len(parameters):
-            raise ValueError(f"the optimiser's state of parameter {index} of {len(parameters)}")
-        shape = parameters[index].shape
-        for name, tensor in entry.items():
-            if name in OF_A_PARAMETER and tensor.shape != shape:
-                raise ValueError(f"{name} of parameter {index} has shape {list(tensor.shape)}, expected {list(shape)}")
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:

@@ -28,15 +28,13 @@ from ddbench.training.loops import (
     Inputs,
     Labels,
     Loss,
-    Optimizer,
-    OptimizerSettings,
     View,
     autocast,
     leaves_one_out,
-    make_optimizer,
     own_labels,
     own_loss,
 )
+from ddbench.training.optimizers import Optimizer, OptimizerSettings, make_optimizer
 
 ELEMENTWISE = ("sgd", "adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "adagrad", "adadelta", "rprop", "asgd")
 """Optimisers of ``torch.optim`` whose update of a number depends on that number's own gradients only."""

@@ -2,7 +2,7 @@
 
 Why not the library's: making any optimiser of ``torch.optim`` imports torch's compiler, which costs as much as
 importing torch itself, in every worker process. The other optimisers are the library's
-(:func:`ddbench.training.loops.make_optimizer`).
+(:func:`ddbench.training.optimizers.make_optimizer`).
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ from ddbench.data.policy import parse_policy
 from ddbench.networks.build import build_student
 from ddbench.training.flat import FlatNet, flatten_parameters
 from ddbench.training.inner import InnerLoop
-from ddbench.training.loops import Inputs, OptimizerSettings, predict, train
+from ddbench.training.loops import Inputs, predict, train
 from ddbench.training.many import train_many
+from ddbench.training.optimizers import OptimizerSettings
 from ddbench.training.problem import InnerProblem, match_term
 
 pytestmark = [

@@ -35,7 +35,7 @@ from ddbench.methods.parts.batches import RealBatches
 from ddbench.methods.parts.frequencies import Frequencies
 from ddbench.methods.tesla import TESLA
 from ddbench.runtime.ranks import ALONE, Ranks, join
-from ddbench.training.loops import OptimizerSettings, make_optimizer
+from ddbench.training.optimizers import OptimizerSettings, make_optimizer
 
 STUDENT = "convnet-d2-w4-in"
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ddbench.training.flat import FlatNet, flatten_parameters
 from ddbench.training.inner import InnerLoop
-from ddbench.training.loops import Inputs, OptimizerSettings, train
+from ddbench.training.loops import Inputs, train
 from ddbench.training.many import train_many
+from ddbench.training.optimizers import OptimizerSettings
 from ddbench.training.problem import InnerProblem, OuterTerm
 from ddbench.training.sgd import SGD
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from ddbench.training.flat import FlatNet, drawing_modules, draws, flatten_parameters, refuses_one
-from ddbench.training.loops import OptimizerSettings, load_optimizer_state, make_optimizer, optimizer_state
+from ddbench.training.optimizers import OptimizerSettings, load_optimizer_state, make_optimizer, optimizer_state
 from ddbench.training.sgd import SGD
 
 

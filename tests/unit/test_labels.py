@@ -33,7 +33,8 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
 from ddbench.runtime.seeds import generator, isolated
 from ddbench.synset import Budget, Synset
-from ddbench.training.loops import OptimizerSettings, View, train, views
+from ddbench.training.loops import View, train, views
+from ddbench.training.optimizers import OptimizerSettings
 
 CPU = torch.device("cpu")
 SETTINGS = Settings(device="cpu", threads=1)

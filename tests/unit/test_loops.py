@@ -14,17 +14,9 @@ from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.training.flat import flatten_parameters
-from ddbench.training.loops import (
-    Inputs,
-    OptimizerSettings,
-    accuracy,
-    drop_after,
-    forward_flops,
-    make_optimizer,
-    predict,
-    train,
-)
+from ddbench.training.loops import Inputs, accuracy, drop_after, forward_flops, predict, train
 from ddbench.training.losses import cross_entropy, matching_loss
+from ddbench.training.optimizers import OptimizerSettings, make_optimizer
 from ddbench.training.sgd import SGD
 
 CPU = torch.device("cpu")

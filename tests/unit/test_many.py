@@ -14,8 +14,9 @@ from ddbench.data.augment import Strategy
 from ddbench.data.policy import Policy, parse_policy
 from ddbench.data.preprocess import Preprocess
 from ddbench.networks.build import build_student
-from ddbench.training.loops import Inputs, OptimizerSettings, View, drop_after, own_labels, predict, train, views
+from ddbench.training.loops import Inputs, View, drop_after, own_labels, predict, train, views
 from ddbench.training.many import draws_in_training, many_views, predict_many, train_many
+from ddbench.training.optimizers import OptimizerSettings
 
 CPU = torch.device("cpu")
 SEEDS = (3, 9, 4)

@@ -17,7 +17,8 @@ from ddbench.experts.recipe import ExpertRecipe
 from ddbench.experts.sharpness import ascent, clip_factor, descent, drop_factor, gradient_penalty, train_expert
 from ddbench.networks.build import build_student
 from ddbench.runtime.errors import UserError
-from ddbench.training.loops import Epoch, Inputs, OptimizerSettings, drop_after, train
+from ddbench.training.loops import Epoch, Inputs, drop_after, train
+from ddbench.training.optimizers import OptimizerSettings
 
 COUNT, CHANNELS, SIDE, CLASSES = 24, 3, 8, 5
 EXACT = {"rtol": 1e-10, "atol": 1e-10}

@@ -20,7 +20,8 @@ from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.training.flat import flatten_parameters, load_flat
-from ddbench.training.loops import Inputs, OptimizerSettings, train
+from ddbench.training.loops import Inputs, train
+from ddbench.training.optimizers import OptimizerSettings
 
 
 @pytest.fixture

@@ -33,7 +33,8 @@ from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.training.flat import draws
 from ddbench.training.gradient_matching import class_gradients, distance, matched, synthetic_gradients
-from ddbench.training.loops import Inputs, OptimizerSettings, train
+from ddbench.training.loops import Inputs, train
+from ddbench.training.optimizers import OptimizerSettings
 
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 """IPC to (O, I), as in the public code; it has no others."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.runtime import seeds
-from ddbench.training.loops import OptimizerSettings, load_optimizer_state, make_optimizer, optimizer_state
+from ddbench.training.optimizers import OptimizerSettings, load_optimizer_state, make_optimizer, optimizer_state
 
 Kind = Literal["gauss", "learned"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import mmap
 import os
 import shutil
 import sys
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from ddbench.data.dataset import Dataset, Split, fingerprint, make_dataset
 from ddbench.data.images import DEEPEST, Pixels, read_image, statistics
 from ddbench.data.limits import require_disk
 from ddbench.data.look import Look, keep_look, kept_look, look_over, refuse_broken, report
+from ddbench.data.mapped import follow
 from ddbench.data.spec import DatasetSpec
 from ddbench.runtime.device import cores
 from ddbench.runtime.errors import UserError
@@ -161,12 +164,19 @@ def _open(folder: Path, spec: DatasetSpec, listing: Listing, root: Path) -> Data
                 return None
             if images.shape != (len(files), *spec.shape) or images.dtype != np.uint8:
                 return None
-            splits.append(Split(torch.from_numpy(images), _labels(files)))
+            splits.append(Split(_mapped(images), _labels(files)))
         return make_dataset(spec, *splits, root=root, known_fingerprint=meta["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     except UserError:
         return None
+
+
+def _mapped(images: np.memmap[Any, Any]) -> Tensor:
+    """A tensor over a private map whose pages are given back."""
+    made = torch.from_numpy(images)
+    file = getattr(images, "_mmap", None)  # numpy has no public name for it
+    return follow(made, file, private=True) if isinstance(file, mmap.mmap) else made
 
 
 def _labels(files: Sequence[tuple[Path, int]]) -> Tensor:
@@ -266,8 +276,8 @@ def _progress(part: Path, targets: dict[str, _Array]) -> dict[str, int]:
 def _describe(part: Path, spec: DatasetSpec, listing: Listing) -> None:
     """Write what a later call need not compute again. It is the last file: with it the folder is whole."""
     arrays = [np.load(part / f"{name}.npy", mmap_mode="c", allow_pickle=False) for name in SPLITS]
-    train = Split(torch.from_numpy(arrays[0]), _labels(listing.train))
-    test = Split(torch.from_numpy(arrays[1]), _labels(listing.test))
+    train = Split(_mapped(arrays[0]), _labels(listing.train))
+    test = Split(_mapped(arrays[1]), _labels(listing.test))
     mean, std = (spec.mean, spec.std) if spec.mean else statistics(train.images)
     write_json(
         part / "meta.json",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ddbench.data.limits import require_disk, require_memory
+from ddbench.data.mapped import follow, gather, was_read
 from ddbench.data.specs import DatasetSpec
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, ensure_writable
@@ -128,7 +129,9 @@ def chunks(images: Tensor) -> Iterator[Tensor]:
     """Successive pieces of ``images`` of about :data:`CHUNK_BYTES` (as float32), in order."""
     rows = max(1, CHUNK_BYTES // max(1, 4 * images[:1].numel()))
     for start in range(0, len(images), rows):
-        yield images[start : start + rows]
+        piece = images[start : start + rows]
+        yield piece
+        was_read(piece)
 
 
 def class_indices(labels: Tensor, classes: int) -> list[Tensor]:
@@ -153,16 +156,20 @@ def take(split: Split, index: Tensor, folder: Path | None = None) -> Split:
     needed = len(index) * split.images[:1].numel()
     if folder is None or needed < MAPPED_BYTES:
         require_memory(needed, "copying a part of the images", "use a smaller --size")
-        return Split(split.images[index], split.labels[index])
+        return Split(gather(split.images, index), split.labels[index])
     require_disk(needed, folder, "copying a part of the images", "use a smaller --size, or --holdout 0")
     ensure_writable(folder)
     with tempfile.TemporaryFile(dir=folder) as file:
         file.truncate(needed)
-        images = torch.frombuffer(mmap.mmap(file.fileno(), needed), dtype=torch.uint8)
+        mapping = mmap.mmap(file.fileno(), needed)
+    images = follow(torch.frombuffer(mapping, dtype=torch.uint8), mapping, private=False)
     images = images.reshape(len(index), *split.images.shape[1:])
     rows = max(1, CHUNK_BYTES // split.images[:1].numel())
     for start in range(0, len(index), rows):
-        images[start : start + rows] = split.images[index[start : start + rows]]
+        piece = images[start : start + rows]
+        piece[:] = split.images[index[start : start + rows]]
+        was_read(piece)
+        was_read(split.images, piece.numel())
     return Split(images, split.labels[index])
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from ddbench.config import setting
 from ddbench.data.crops import centred, draw_squares, grey_levels, jpeg, resize_squares, stitch
 from ddbench.data.dataset import class_indices
+from ddbench.data.mapped import gather
 from ddbench.methods.base import Context, Distilled, Method, State, joined
 from ddbench.methods.facts import Facts
 from ddbench.methods.needs.teacher import TrainedTeacher
@@ -161,7 +162,7 @@ class RDED(Method[RDEDConfig]):
         size, batch = self._side // self._factor, BATCH.get(context.device.type, BATCH["cpu"])
         for start in range(0, len(index), batch):
             part = slice(start, start + batch)
-            pixels = context.train.images[index[part]].to(context.device).float().div_(255)
+            pixels = gather(context.train.images, index[part]).to(context.device).float().div_(255)
             x = context.preprocess.apply(centred(resize_squares(pixels, boxes[part], size), self._canvas))
             made[part] = realism(self._net(x), label).cpu()
         return made

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddbench.data.dataset import Split
+from ddbench.data.mapped import gather
 from ddbench.data.policy import Mix, Policy, augment
 from ddbench.data.preprocess import Preprocess
 from ddbench.runtime import seeds
@@ -74,8 +75,8 @@ class Inputs:
         if isinstance(index, Tensor):
             index = index.to(self._images.device)  # images that are too many for the device stay where they are
         if self._preprocess is None:
-            return self._images[index]
-        return self._preprocess.apply(self._images[index]).to(self.device)
+            return gather(self._images, index)
+        return self._preprocess.apply(gather(self._images, index)).to(self.device)
 
 
 def inputs_of(split: Split, preprocess: Preprocess, device: torch.device) -> Inputs:

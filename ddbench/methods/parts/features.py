@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ddbench.data.dataset import class_indices
 from ddbench.data.limits import require_memory
+from ddbench.data.mapped import gather
 from ddbench.methods.base import Context
 from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.networks.base import Student
@@ -67,7 +68,7 @@ class TeacherFeatures:
         context, index = self._context, self._of_class[label]
         name, path = context.dataset.spec.class_names[label], context.given(TrainedTeacher).path
         for start in range(0, len(index), BATCH):
-            batch = context.train.images[index[start : start + BATCH]].to(context.device)
+            batch = gather(context.train.images, index[start : start + BATCH]).to(context.device)
             features = self._net.features(context.preprocess.apply(batch))
             if not start:
                 needed = FEATURE_BYTES * len(index) * features.shape[1]

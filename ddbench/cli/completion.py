@@ -33,6 +33,7 @@ ARGS: dict[str, str] = {
     "buffer import": "buffer:ImportArgs",
     "teacher": "teacher:Args",
     "teacher info": "teacher:InfoArgs",
+    "teacher join": "teacher:JoinArgs",
     "diffusion train": "diffusion:TrainArgs",
     "diffusion info": "diffusion:InfoArgs",
     "diffusion sample": "diffusion:SampleArgs",

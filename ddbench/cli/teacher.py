@@ -1,4 +1,4 @@
-"""``ddbench teacher``: train a teacher; ``info`` lists those that are there."""
+"""``ddbench teacher``: train a teacher; ``info`` lists those that are there, ``join`` puts several into one file."""
 
 from __future__ import annotations
 
@@ -42,14 +42,28 @@ class InfoArgs:
     """Root of the teachers, or one teacher file."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class JoinArgs(Common):
+    """Put several teachers of the same images into one file: a teacher whose logits are the mean of theirs.
+
+    ``ddbench evaluate --teacher FILE`` labels with it. Methods that take several teachers make such a file themselves.
+    """
+
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """The teacher files, in the order in which they are taken in turn."""
+    teachers: Path = Path("teachers")
+    """Root of the teachers, where the file is kept."""
+
+
 EXAMPLES = """  ddbench teacher --dataset digits
   ddbench teacher --dataset cifar10 --student convnet-d3-w128-bn --download
   ddbench teacher --dataset cifar100 --student resnet18-bn --lr 0.1 --epochs 200     # SRe2L's squeeze stage
   ddbench teacher --dataset digits --penalty curvature                               # GUARD's squeeze stage
   ddbench teacher --dataset folder:my-images --size 32 --epochs 60 --teachers my-teachers
-  ddbench teacher info"""
+  ddbench teacher info
+  ddbench teacher join teachers/digits/*-bn/*.safetensors                            # one file, mean of their logits"""
 
-SUBVERBS = ("info",)
+SUBVERBS = ("info", "join")
 
 
 def main(argv: list[str]) -> None:
@@ -59,7 +73,7 @@ def main(argv: list[str]) -> None:
             raise UserError(
                 f"teacher: unknown sub-verb {argv[0]!r}{suggest(argv[0], SUBVERBS)}; one of: {', '.join(SUBVERBS)}"
             )
-        _info(argv[1:])
+        {"info": _info, "join": _join}[argv[0]](argv[1:])
         return
     trained(argv)
 
@@ -123,3 +137,32 @@ def _info(argv: list[str]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _join(argv: list[str]) -> None:
+    args = parse(JoinArgs, argv, "ddbench teacher join", str(JoinArgs.__doc__), EXAMPLES)
+    from ddbench.data.load import load_dataset
+    from ddbench.data.preprocess import Preprocess
+    from ddbench.data.specs import size_to_load
+    from ddbench.runtime.device import prepare, resolve_device
+    from ddbench.teachers.join import join_teachers
+    from ddbench.teachers.store import read_teacher
+    from ddbench.teachers.together import check_members
+    from ddbench.teachers.train import summary
+
+    teachers = [read_teacher(path) for path in args.files]
+    check_members(teachers)
+    first = teachers[0]
+    size = size_to_load(first.dataset, first.shape[1])
+    dataset = load_dataset(first.dataset, args.data, size=size, download=args.download)
+    device = resolve_device(args.device)
+    prepare(own_threads(args.threads, dataset.spec.size))
+    teacher = join_teachers(
+        args.teachers,
+        teachers,
+        dataset=dataset,
+        preprocess=Preprocess.from_json(first.preprocess, dataset),
+        device=device,
+        console=Console(quiet=True),
+    )
+    print(f"{teacher.student} on {teacher.dataset}: {summary(teacher)}: {teacher.path}")

@@ -2,155 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
-from ddbench.config import apply_config, recorded_config, setting, setting_of
-from ddbench.networks.names import parse_student
+from ddbench.config import apply_config, setting_of
+from ddbench.protocols.settings import Protocol as Protocol
+from ddbench.protocols.settings import Schedule, plain
 from ddbench.registry import Table, unknown
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import read_toml, text_hash
-
-
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """How one student is trained and tested."""
-
-    name: str
-    """With its version; a protocol is never edited, a changed one gets a new version."""
-    epochs: int = setting(1000, at_least=1)
-    """Passes over the synset."""
-    full_epochs: int = setting(100, at_least=1)
-    """Passes over the whole training set for the upper row (method ``full``)."""
-    optimizer: str = "sgd"
-    """Of ``torch.optim``, in lower case."""
-    lr: float = setting(0.01, above=0, expected="a positive number")
-    """Learning rate."""
-    momentum: float = setting(0.9, at_least=0, at_most=1, expected="0 to 1")
-    """Momentum, for optimisers that have one."""
-    weight_decay: float = setting(5e-4, at_least=0)
-    """Weight decay."""
-    decay_vectors: bool = True
-    """Weight decay also acts on biases and on the scales and shifts of norms (1-D parameters)."""
-    lr_source: Literal["protocol", "synset", "search"] = "synset"
-    """``protocol`` (always ``lr``), ``synset`` (a synset that carries a learned scalar learning rate is trained with
-    it, others with ``lr``), or ``search`` (the best of ``lr_grid`` on held-out *training* images, for every synset and
-    baseline alike)."""
-    lr_grid: tuple[float, ...] = setting(
-        (0.001, 0.005, 0.01, 0.05, 0.1), above=0, at_most=100, expected="a list of numbers above 0 and up to 100"
-    )
-    """What a search tries."""
-    lr_students: tuple[tuple[str, float], ...] = setting(
-        (), above=0, at_most=100, expected='pairs of a network family and a rate up to 100, e.g. [["vgg11", 0.0005]]'
-    )
-    """(Family of networks, rate) pairs that replace ``lr`` for those families."""
-    batch: int = setting(256, at_least=1)
-    """Images a step."""
-    batch_rule: Literal["fixed", "rded"] = "fixed"
-    """Rule ``rded`` replaces ``batch`` by 10, 50, 100 for IPC below 10, below 50, and from 50 on, twice that from 100
-    classes on, 100 for 200 classes, never above the synset's size."""
-    schedule: Literal["constant", "step", "cosine", "half-cosine"] = "step"
-    """Learning-rate factor of each epoch e of E: ``step``; ``cosine`` is ``(1 + cos(pi e / E)) / 2``; ``half-cosine``
-    is ``(1 + cos(pi e / 2E)) / 2``, which ends at one half."""
-    drops: tuple[float, ...] = setting((0.5,), above=0, at_most=1, expected="a list of numbers above 0 and up to 1")
-    """With ``step``, the rate is multiplied by ``drop_factor`` after ``int(drop * E) + drop_offset`` passes."""
-    drop_offset: int = setting(1, at_least=0)
-    """See ``drops``."""
-    drop_factor: float = setting(0.1, above=0, expected="a positive number")
-    """See ``drops``."""
-    rebuild: bool = False
-    """A drop builds a new optimiser, which loses the momentum."""
-    warmup: int = setting(0, at_least=0)
-    """Epochs in which the factor rises linearly from 0.01; the schedule then runs over the remaining ones."""
-    augmentation: str = "dsa"
-    """A policy of :mod:`ddbench.data.policy`: ``none``, or parts joined by ``+``."""
-    crop_scale: float = setting(0.08, at_least=0, at_most=1, expected="0 to 1")
-    """Least share of the area that ``rrc`` keeps; 0: one over the synset's patches a side."""
-    mix_alpha: float = setting(1.0, above=0, expected="a positive number")
-    """Of ``cutmix`` and ``mixup``."""
-    mix_probability: float = setting(1.0, at_least=0, at_most=1, expected="0 to 1")
-    """Of ``cutmix`` and ``mixup``."""
-    labels: Literal["own", "hard", "soft", "once", "teacher", "stored"] = "own"
-    """What the student learns: ``own`` (the synset's labels, hard or soft), ``hard`` (the class of each), ``soft`` (the
-    synset must have soft labels), ``once`` (a teacher labels every image before it is augmented), ``teacher`` (a
-    teacher labels every view), ``stored`` (a teacher's labels of every view, replayed from ``ddbench relabel``)."""
-    loss: Literal["ce", "kl", "mse-gt", "mse"] = "ce"
-    """``ce``; ``kl`` of softened outputs; ``mse-gt`` (squared error of logits + ``gt_weight`` cross-entropy); ``mse``
-    (half the squared error of the outputs, summed over classes, to the targets, or to probabilities less 1/K)."""
-    temperature: float = setting(1.0, above=0, expected="a positive number")
-    """T of softened outputs, of ``kl`` and of soft labels."""
-    tau_squared: bool = False
-    """``kl`` is multiplied by T squared."""
-    gt_weight: float = setting(0.025, at_least=0)
-    """Of the class label in ``mse-gt``."""
-    teacher_mode: Literal["eval", "batch"] = "eval"
-    """``eval``, or ``batch`` (the teacher's batch norms use the statistics of the batch)."""
-    test_zoom: bool = False
-    """Test images are enlarged to ``side // 7 * 8`` and their centre is cut out."""
-    sequential: bool = False
-    """A synset of K stages is trained on stage by stage, each time with the stages before it; the ``epochs`` are
-    divided by K, the schedule begins anew with each stage, the optimiser's momentum is kept, and the learning rate is
-    the stage's own where one a stage was learned. A synset without stages is one stage."""
-    label_smoothing: float = setting(0.0, at_least=0, at_most=1, expected="0 to 1", omit_default=True)
-    """Share of a hard label that is spread over all classes, as in ``torch``'s cross-entropy."""
-    focal_gamma: float = setting(0.0, at_least=0, omit_default=True)
-    """Of the focal loss ``mean((1 - p_y)^gamma * -log p_y)``; 0: cross-entropy."""
-    replay: bool = setting(False, omit_default=True)
-    """The synset's learned recipe (:class:`ddbench.synset.Replay`) is replayed: its batches in order, its rates, its
-    passes, plain SGD; the other settings of the training say nothing then."""
-    init: Literal["", "xavier", "lecun"] = setting("", omit_default=True)
-    """Initialisation of the students (:mod:`ddbench.networks.initialise`); empty: PyTorch's."""
-
-    @property
-    def hash(self) -> str:
-        """First 16 hex digits of the sha256 of the settings; every result names it.
-
-        Settings at their default are left out, so that a setting that is added later does not rename older protocols.
-        """
-        defaults = {field.name: _plain(field.default) for field in fields(self)}
-        return text_hash({name: value for name, value in self.settings().items() if value != defaults[name]})[:16]
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether a teacher must be at hand while the student trains."""
-        return self.labels in ("once", "teacher")
-
-    def settings(self) -> dict[str, Any]:
-        """The settings as plain JSON, without the name; those of :data:`LATER` only where they are altered."""
-        return {key: _plain(value) for key, value in recorded_config(self).items() if key != "name"}
-
-    def rate(self, student: str) -> float:
-        """The protocol's learning rate for a student."""
-        return dict(self.lr_students).get(parse_student(student).family, self.lr)
-
-    def batch_for(self, images: int, classes: int) -> int:
-        """Images a step, for a synset of so many images."""
-        if self.batch_rule == "fixed":
-            return self.batch
-        ipc = images / classes
-        batch = 10 if ipc < 10 else 50 if ipc < 50 else 100
-        if classes == 200:
-            batch = 100
-        elif classes >= 100:
-            batch *= 2
-        return min(batch, images)
-
-    def factor(self, epoch: int, epochs: int) -> float:
-        """Learning-rate factor in epoch ``epoch`` (from 0) of ``epochs``."""
-        if epoch < self.warmup:
-            return 0.01 + 0.99 * epoch / self.warmup
-        epoch, epochs = epoch - self.warmup, max(1, epochs - self.warmup)
-        if self.schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
-        if self.schedule == "half-cosine":
-            return 0.5 * (1 + math.cos(math.pi * epoch / (2 * epochs)))
-        if self.schedule == "step":
-            return self.drop_factor ** sum(epoch >= int(drop * epochs) + self.drop_offset for drop in self.drops)
-        return 1.0
-
+from ddbench.runtime.files import read_toml
 
 LATER = tuple(item.name for item in fields(Protocol) if setting_of(item).omit_default)
 """Settings that came after results were published: left out at 0, so that those results are of the same protocol."""
@@ -179,6 +41,8 @@ _KD: dict[str, Any] = {
     "loss": "kl",
     "temperature": 20.0,
 }
+
+_MSE_GT: dict[str, Any] = {**_KD, "epochs": 1000, "decay_vectors": True, "loss": "mse-gt", "temperature": 1.0}
 
 _BUILTIN: dict[str, Protocol] = {
     one.name: one
@@ -299,6 +163,24 @@ _BUILTIN: dict[str, Protocol] = {
             tau_squared=True,
         ),
         Protocol(name="fkd", **{**_KD, "labels": "stored"}, batch=1024, augmentation="rrc+flip+cutmix"),
+        # RD3: one recipe for all decoupled methods; the rate falls to 0 for ResNet18, to a half for the others.
+        Protocol(
+            name="rd3",
+            **{**_KD, "epochs": 400, "schedule": "half-cosine"},
+            schedule_students=(("resnet18", "cosine"), ("tv-resnet18", "cosine")),
+            batch=50,
+            augmentation="rrc+flip+cutmix",
+            crop_scale=0.5,
+        ),
+        # EDC's and G-VBSM's students: squared error to the mean of the teachers' logits, and a little of the class.
+        Protocol(
+            name="edc",
+            **{**_MSE_GT, "schedule": "half-cosine"},
+            batch=50,
+            augmentation="randaugment+rrc+flip+cutmix",
+            gt_weight=0.025,
+        ),
+        Protocol(name="gvbsm", **_MSE_GT, batch=50, augmentation="rrc+flip+cutmix", gt_weight=0.1),
     )
 }
 
@@ -340,6 +222,9 @@ DESCRIPTIONS = {
     "rded": "as RDED: teacher labels, half cosine (ends at half the lr), patch shuffle, CutMix",
     "sre2l-cifar": "as SRe2L on CIFAR: teacher labels in batch mode, 400 epochs, T 30, MixUp",
     "sre2l-tiny": "as SRe2L on Tiny-ImageNet: teacher labels, SGD 0.2, warm-up, cosine, T 20 with T squared",
+    "rd3": "as RD3: teacher labels, AdamW, 400 epochs of batch 50, T 20, crop, flip, CutMix",
+    "edc": "as EDC: squared error to the mean of the teachers' logits, 1000 epochs, small batches, RandAugment, CutMix",
+    "gvbsm": "as G-VBSM: squared error to the mean of the teachers' logits, 1000 epochs, crop, flip, CutMix",
     "fkd": "stored labels of every view, replayed (ddbench relabel): AdamW, 300 epochs, T 20, CutMix",
 }
 
@@ -388,6 +273,9 @@ def changed(base: Protocol, **settings: Any) -> tuple[Protocol, dict[str, Any]]:
     """
     wanted = {name: value for name, value in settings.items() if value is not None}
     made: Protocol = apply_config(Protocol, wanted, "", base=base, noun="protocol setting")
+    odd = next((pair for pair in made.schedule_students if pair[1] not in get_args(Schedule)), None)
+    if odd is not None:
+        raise UserError(f"schedule_students: {odd[0]} has {odd[1]!r:.40}, expected {', '.join(get_args(Schedule))}")
     if not made.lr_grid:
         raise UserError("--lr-grid: expected at least one learning rate")
     if made.labels in ("teacher", "stored") and made.loss == "ce":
@@ -410,7 +298,7 @@ def changed(base: Protocol, **settings: Any) -> tuple[Protocol, dict[str, Any]]:
     if made.label_smoothing or made.focal_gamma:
         _check_hard_loss(made)
     return made, {
-        item.name: _plain(getattr(made, item.name))
+        item.name: plain(getattr(made, item.name))
         for item in fields(Protocol)
         if getattr(made, item.name) != getattr(base, item.name)
     }
@@ -432,10 +320,6 @@ def _check_hard_loss(made: Protocol) -> None:
         raise UserError("label smoothing and focal loss are two baselines: choose one")
     if made.focal_gamma and {"mixup", "cutmix"} & set(made.augmentation.lower().split("+")):
         raise UserError(f"focal loss is n/a with augmentation {made.augmentation!r}: mixed labels have no single class")
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def result_name(base: Protocol, difference: dict[str, Any]) -> str:

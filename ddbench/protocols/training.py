@@ -165,7 +165,7 @@ def _how(
         "batch": plan.batch,
         "optimizer": optimizer_settings(protocol, lr or rate_of(plan, student)),
         "policy": plan.policy,
-        "factor": functools.partial(protocol.factor, epochs=plan.epochs),
+        "factor": functools.partial(protocol.factor, epochs=plan.epochs, student=student),
         "rebuild": protocol.rebuild,
         "labels": labels,
         "loss": loss,

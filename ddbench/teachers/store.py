@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -22,12 +22,12 @@ from ddbench.data.dataset import Dataset
 from ddbench.data.preprocess import Preprocess
 from ddbench.data.specs import dataset_slug
 from ddbench.networks.base import Student
-from ddbench.networks.build import build_student, parameter_count
-from ddbench.networks.check import check_student
+from ddbench.networks.build import parameter_count
 from ddbench.networks.names import default_student, parse_student
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash, read_bytes
 from ddbench.runtime.tensors import open_tensors, read_finite, write_tensors
+from ddbench.teachers.together import JOIN, build_together, check_member_records, check_together
 
 KIND = "ddbench-teacher"
 SCHEMA = 1
@@ -59,6 +59,7 @@ class Teacher:
         test_accuracy: on the test images, measured once after the last epoch, a fraction.
         parameters: how many numbers were learned.
         bytes: its weights as float32: parameters, and the running statistics of its norms.
+        members: references to the teachers that it was put together from (:mod:`ddbench.teachers.together`).
     """
 
     path: Path
@@ -75,6 +76,7 @@ class Teacher:
     test_accuracy: float
     parameters: int
     bytes: int
+    members: tuple[dict[str, Any], ...] = ()
 
     def network(self, device: torch.device | str) -> Student:
         """The network on a device, in evaluation mode, its parameters without gradients.
@@ -88,23 +90,35 @@ class Teacher:
         if hashlib.sha256(data).hexdigest() != self.sha256:
             raise UserError(f"{self.path}: the file changed since it was read; repeat the command")
         channels, size, _ = self.shape
-        net = build_student(self.student, channels=channels, size=size, classes=len(self.class_names), seed=0)
+        net = build_together(self.student, channels=channels, size=size, classes=len(self.class_names))
         net.load_state_dict(load(data))
         return net.requires_grad_(False).to(device).eval()
 
     def reference(self) -> dict[str, Any]:
         """What a synset or a label file keeps of its teacher."""
-        return {
+        said = {
             "sha256": self.sha256,
             "student": self.student,
             "dataset_fingerprint": self.fingerprint,
             "test_accuracy": self.test_accuracy,
         }
+        if not self.members:
+            return said
+        return {**said, "members": [{name: one.get(name) for name in said} for one in self.members]}
 
 
 def default_teacher(size: int) -> str:
     """The student that teaches by default: the batch-norm twin of the field's ConvNet for images of this size in px."""
     return str(replace(parse_student(default_student(size)), norm="bn"))
+
+
+def default_teachers(size: int) -> tuple[str, ...]:
+    """Three that teach together by default: :func:`default_teacher`, the same a block shallower, and half as wide."""
+    whole = parse_student(default_teacher(size))
+    assert whole.depth is not None
+    assert whole.width is not None
+    shallow = replace(whole, depth=max(1, whole.depth - 1))
+    return tuple(str(one) for one in (whole, shallow, replace(whole, width=whole.width // 2)))
 
 
 def teacher_file(root: Path, dataset: str, student: str, key: str) -> Path:
@@ -123,10 +137,12 @@ def write_teacher(
     curves: dict[str, list[float]],
     test_accuracy: float,
     versions: dict[str, str],
+    members: Sequence[dict[str, Any]] = (),
 ) -> None:
     """Write a trained network.
 
     Args:
+        members: references to the teachers that it is put together from.
         recipe: its settings, of which ``holdout``, ``preprocess`` and ``seed`` are looked at by readers.
         curves: ``loss``, ``train_accuracy`` and ``holdout_accuracy``, one entry an epoch.
 
@@ -148,6 +164,7 @@ def write_teacher(
         "curves": curves,
         "test_accuracy": test_accuracy,
         "versions": versions,
+        **({"members": list(members)} if members else {}),
     }
     write_tensors(path, net.state_dict(), header)
 
@@ -186,6 +203,7 @@ def read_teacher(path: Path) -> Teacher:
             test_accuracy=_fraction(path, "test_accuracy", header.get("test_accuracy")),
             parameters=parameter_count(net),
             bytes=4 * floats,
+            members=check_member_records(path, header.get("members"), len(student.split(JOIN))),
         )
 
 
@@ -208,6 +226,8 @@ def find_teacher(
     penalty: Mapping[str, Any] = MappingProxyType({}),
 ) -> Teacher | None:
     """The teacher under a root that has all that is given; of several the best on its held-out images.
+
+    Several in one file are found by their hash only.
 
     Args:
         sha256: of the file; what it was penalised with is then not asked.
@@ -236,7 +256,7 @@ def find_teacher(
             and preprocess_kind in (None, teacher.recipe.get("preprocess"), teacher.preprocess["kind"])
             and (preprocess is None or _same_preprocess(teacher.preprocess, preprocess))
             and (holdout is None or teacher.holdout == holdout)
-            and (sha256 is not None or penalty_of(teacher.recipe) == dict(penalty))
+            and (sha256 is not None or (not teacher.members and penalty_of(teacher.recipe) == dict(penalty)))
         ):
             found.append(teacher)
     if not found and damaged:
@@ -300,9 +320,9 @@ def _skeleton(student: str, shape: tuple[int, int, int], classes: int) -> Studen
     """
     try:
         with torch.device("meta"):
-            return build_student(student, channels=shape[0], size=shape[1], classes=classes, seed=0)
+            return build_together(student, channels=shape[0], size=shape[1], classes=classes)
     except (RuntimeError, NotImplementedError):
-        return build_student(student, channels=shape[0], size=shape[1], classes=classes, seed=0)
+        return build_together(student, channels=shape[0], size=shape[1], classes=classes)
 
 
 def _get(path: Path, header: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
@@ -335,10 +355,10 @@ def _architecture(path: Path, header: dict[str, Any]) -> tuple[str, tuple[int, i
         )
     student = _get(path, header, "student", str)
     try:
-        check_student(student, shape[0], shape[1])
+        student = check_together(student, shape[0], shape[1])
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    return str(parse_student(student)), (shape[0], shape[1], shape[2]), tuple(names)
+    return student, (shape[0], shape[1], shape[2]), tuple(names)
 
 
 def _check_weights(path: Path, handle: Any, net: nn.Module, student: str) -> int:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+S = TypeVar("S")
 
 FIRST_WEIGHT = 10.0
 """Weight of the first layer in all public settings; the others have 1."""
@@ -48,30 +50,31 @@ def input_statistics(x: Tensor) -> Statistics:
     return Statistics(mean, variance)
 
 
-def observe(net: nn.Module, x: Tensor) -> tuple[Tensor, list[Statistics]]:
-    """One forward pass, and the statistics of what each batch-norm layer was given in it.
+def look_at(
+    net: nn.Module, x: Tensor, layers: Sequence[nn.Module], look: Callable[[nn.Module, Tensor], S]
+) -> tuple[Tensor, list[S]]:
+    """One forward pass, and what ``look`` makes of each layer and its input in it.
 
-    Neither the network nor its statistics are touched: the hooks are there for this call only, and what they gather is
-    returned, not kept.
+    The network is not touched: the hooks are there for this call only, and what they gather is returned, not kept.
 
     Args:
-        net: in evaluation mode, so that its layers normalise with (and do not change) their running statistics.
+        net: in evaluation mode, so that its norms do not change their running statistics.
         x: network input ``(N, C, H, W)``.
+        layers: of the network.
 
     Returns:
-        Logits, and one entry a layer in the order of :func:`batch_norms`, both differentiable in ``x``.
+        Logits, and one entry a layer in their order.
 
     Raises:
-        ValueError: a network in training mode, or a layer that the forward pass does not reach.
+        ValueError: a batch norm in training mode, or a layer that the forward pass does not reach.
     """
-    layers = batch_norms(net)
-    if any(layer.training for layer in layers):
+    if any(layer.training for layer in batch_norms(net)):
         raise ValueError("the network is in training mode: its running statistics would change")
-    found: list[Statistics | None] = [None] * len(layers)
+    found: dict[int, S] = {}
 
     def keep(position: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            found[position] = input_statistics(inputs[0])
+        def hook(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+            found[position] = look(layer, inputs[0])
 
         return hook
 
@@ -81,10 +84,27 @@ def observe(net: nn.Module, x: Tensor) -> tuple[Tensor, list[Statistics]]:
     finally:
         for handle in handles:
             handle.remove()
-    seen = [one for one in found if one is not None]
-    if len(seen) < len(layers):
-        raise ValueError("a batch-norm layer of the network is not used in its forward pass")
-    return logits, seen
+    if len(found) < len(layers):
+        kind = next(type(layer).__name__ for position, layer in enumerate(layers) if position not in found)
+        what = "batch-norm" if kind.startswith("BatchNorm") else kind
+        raise ValueError(f"a {what} layer of the network is not used in its forward pass")
+    return logits, [found[position] for position in range(len(layers))]
+
+
+def observe(net: nn.Module, x: Tensor) -> tuple[Tensor, list[Statistics]]:
+    """One forward pass, and the statistics of what each batch-norm layer was given in it.
+
+    Args:
+        net: in evaluation mode, so that its layers normalise with (and do not change) their running statistics.
+        x: network input ``(N, C, H, W)``.
+
+    Returns:
+        Logits, and one entry a layer in the order of :func:`batch_norms`, both differentiable in ``x``.
+
+    Raises:
+        ValueError: as :func:`look_at`.
+    """
+    return look_at(net, x, batch_norms(net), lambda _, inputs: input_statistics(inputs))
 
 
 def statistics_loss(

@@ -30,6 +30,9 @@ HASHES = {
     "sre2l-cifar": "e038e6bdec2151ba",
     "sre2l-tiny": "65398d7472669df0",
     "fkd": "c80c6e7d07467336",
+    "rd3": "677d4135d8ec579f",
+    "edc": "c76a8c30539ee3c1",
+    "gvbsm": "97908b08c04aaf89",
     "mse-v1": "6d34e99a5eaa8ca3",
     "dd-recipe": "9aa5c81aaeebc5fe",
 }
@@ -93,6 +96,19 @@ def test_cosines():
         assert half.factor(epoch, 300) == pytest.approx((1 + math.cos(math.pi * epoch / 600)) / 2)
     assert half.factor(299, 300) == pytest.approx(0.5, abs=0.01), "RDED's ends at half the rate"
     assert full.factor(299, 300) == pytest.approx(0, abs=1e-4)
+
+
+def test_rd3_by_student():
+    """Zeta 1 for ResNet18, 2 for the others: ``(1 + cos(pi e / (zeta E))) / 2``."""
+    rd3 = PROTOCOLS["rd3"]
+    assert (rd3.epochs, rd3.batch_for(10_000, 100), rd3.lr, rd3.temperature) == (400, 50, 1e-3, 20)
+    zetas = {"resnet18-bn": 1, "tv-resnet18-mod": 1, "resnet18ap-in": 2, "convnet-d3-w128-in": 2, "": 2}
+    for student, zeta in zetas.items():
+        for epoch in (0, 100, 399):
+            expected = (1 + math.cos(math.pi * epoch / (zeta * 400))) / 2
+            assert rd3.factor(epoch, 400, student) == pytest.approx(expected, abs=1e-12), student
+    with pytest.raises(UserError, match="schedule_students: vgg11 has 'cosin', expected constant, step, cosine"):
+        changed(rd3, schedule_students=[["vgg11", "cosin"]])
 
 
 def test_warm_up():

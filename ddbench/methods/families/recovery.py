@@ -29,7 +29,7 @@ from torch import Tensor
 from ddbench.config import setting
 from ddbench.data.augment import Strategy
 from ddbench.data.limits import require_memory
-from ddbench.data.policy import Policy, augment
+from ddbench.data.policy import ALWAYS, Policy, augment
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State, joined
 from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.networks.build import build_student
@@ -134,16 +134,25 @@ def crop_lower_bound(schedule: Schedule, iteration: int, iterations: int, milest
 
 
 def shared_view(
-    x: Tensor, *, crop_scale: float, flip: bool, jitter: int, signed: bool, generator: torch.Generator
+    x: Tensor,
+    *,
+    crop_scale: float,
+    flip: bool,
+    jitter: int,
+    signed: bool,
+    generator: torch.Generator,
+    pad: bool = False,
 ) -> Tensor:
     """One crop box, one coin for mirroring and one shift for the whole batch ``(n, C, H, W)``, differentiable.
 
     Args:
+        pad: first a window of the image padded with zeros by an eighth of its side (4 px at 32).
         crop_scale: least share of the area that the crop keeps; at 1 nothing is cut.
         jitter: shifts of rows and of columns are uniform in 0 to ``jitter``, or -``jitter`` to ``jitter`` with
             ``signed``; what leaves at one border comes in at the other.
     """
-    parts: list[Strategy | str] = [*(["rrc"] if crop_scale < 1 else []), *(["flip"] if flip else [])]
+    parts: list[Strategy | str] = [ALWAYS["crop"]] if pad else []
+    parts += [*(["rrc"] if crop_scale < 1 else []), *(["flip"] if flip else [])]
     if parts:
         # The draws of a policy are one an image: here the batch is one image of many channels.
         whole, _ = augment(Policy(tuple(parts), crop_scale=crop_scale), x.flatten(0, 1).unsqueeze(0), generator, None)
@@ -187,13 +196,30 @@ class Recovery(Method[R], Generic[R]):
         spec = context.dataset.spec
         if config.jitter >= spec.size:
             raise UserError(f"--jitter {config.jitter}: expected 0 to {spec.size - 1}, less than the side of an image")
-        check_teacher_norm(context)
+        cls.check_network(config, context)
         count = context.classes * context.ipc
         require_memory(
             count * math.prod(spec.shape), f"keeping {count:,} images of {spec.name}", "use a smaller --ipc or --size"
         )
 
     # What a method may say otherwise
+
+    @classmethod
+    def check_network(cls, config: R, context: Context) -> None:
+        """Refuse a teacher's architecture that keeps no statistics.
+
+        Raises:
+            UserError: names it.
+        """
+        check_teacher_norm(context)
+
+    def take_teacher(self) -> None:
+        """Load the teacher, and what its norms remember."""
+        teacher = self.context.given(TrainedTeacher)
+        self.teacher = teacher.network(self.context.device)
+        if not batch_norms(self.teacher):
+            raise _no_batch_norm(teacher.student)
+        self._running = running_statistics(self.teacher)
 
     def crop_scale(self, step: int) -> float:
         """Least share of the image that a view shows in a step of a batch."""
@@ -314,11 +340,7 @@ class Recovery(Method[R], Generic[R]):
     def setup(self) -> None:
         """The teacher and what its norms remember; no images yet."""
         context = self.context
-        teacher = context.given(TrainedTeacher)
-        self.teacher = teacher.network(context.device)
-        if not batch_norms(self.teacher):
-            raise _no_batch_norm(teacher.student)
-        self._running = running_statistics(self.teacher)
+        self.take_teacher()
         shape = (context.classes * context.ipc, *context.dataset.spec.shape)
         self._images = torch.zeros(shape, dtype=torch.uint8)
         self._iterate = None

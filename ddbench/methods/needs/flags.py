@@ -26,7 +26,8 @@ class TeacherFlags:
     teachers: Path = Path("teachers")
     """Root of the teachers; one is trained first where there is none that fits."""
     teacher_student: str | None = None
-    """Network of the teacher; default: a batch-norm ConvNet that fits the image size."""
+    """Network of the teacher; default: a batch-norm ConvNet that fits the image size. Of a method that takes several in
+    turn (gvbsm, edc): networks joined by commas; default: three ConvNets."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,86 @@
+"""Several trained teachers put into one file, tested together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ddbench.data.dataset import Dataset, holdout_split, validation_sample
+from ddbench.data.preprocess import Preprocess
+from ddbench.data.specs import dataset_slug
+from ddbench.runtime import device as devices
+from ddbench.runtime.files import ensure_writable, recorded_seconds, text_hash, write_json
+from ddbench.runtime.progress import Console
+from ddbench.teachers.store import Teacher, check_teacher, read_teacher, write_teacher
+from ddbench.teachers.together import JOIN, Together, check_members
+from ddbench.training.loops import accuracy, inputs_of, predict
+
+FOLDER = "together"
+"""Beside the folders of the networks, under that of the dataset."""
+
+
+def joined_file(root: Path, teachers: Sequence[Teacher]) -> Path:
+    """Where teachers that are taken together in this order belong."""
+    key = text_hash([one.sha256 for one in teachers])[:12]
+    return root / dataset_slug(teachers[0].dataset) / FOLDER / f"{key}.safetensors"
+
+
+def join_teachers(
+    root: Path,
+    teachers: Sequence[Teacher],
+    *,
+    dataset: Dataset,
+    preprocess: Preprocess,
+    device: torch.device,
+    console: Console,
+) -> Teacher:
+    """The teachers as one, in a file of the store; one that is there is read.
+
+    Beside it lies what the teachers cost together, where that is known of each.
+
+    Args:
+        root: of the store.
+        dataset, preprocess: what they were trained on; the mean of their logits is tested on it.
+
+    Raises:
+        UserError: they cannot be one (:func:`ddbench.teachers.together.check_members`), or are of other data; or the
+            folder cannot be written to.
+    """
+    check_members(teachers)
+    for one in teachers:
+        check_teacher(one, dataset, preprocess)
+    path = joined_file(root, teachers)
+    if path.exists():
+        return read_teacher(path)
+    ensure_writable(path.parent)
+    first = teachers[0]
+    net = Together([one.network(device) for one in teachers])
+    _, held_out = holdout_split(
+        dataset.train, first.holdout, dataset.spec.classes, dataset.root, names=dataset.spec.class_names
+    )
+    tests = {"holdout": validation_sample(held_out), "test": dataset.test}
+    scores = {
+        name: round(accuracy(predict(net, inputs_of(split, preprocess, device)), split.labels), 6)
+        for name, split in tests.items()
+        if len(split)
+    }
+    costs = [recorded_seconds(one.path.with_name(f"{one.path.stem}.cost.json")) for one in teachers]
+    if all(cost is not None for cost in costs):
+        total = {name: sum(cost[name] for cost in costs if cost) for name in ("wall_seconds", "cpu_seconds")}
+        write_json(path.with_name(f"{path.stem}.cost.json"), total)
+    write_teacher(
+        path,
+        net,
+        dataset=dataset,
+        preprocess=preprocess,
+        student=JOIN.join(one.student for one in teachers),
+        recipe={"holdout": first.holdout, "preprocess": first.recipe.get("preprocess"), "seed": None},
+        curves={"holdout_accuracy": [scores["holdout"]] if "holdout" in scores else []},
+        test_accuracy=scores["test"],
+        versions=devices.versions(),
+        members=[one.reference() | {"recipe": one.recipe} for one in teachers],
+    )
+    console.say(f"{len(teachers)} teachers in one file: {path}")
+    return read_teacher(path)

@@ -7,9 +7,9 @@ distance is to the mean over the batch's classes of their statistics), real imag
 :mod:`ddbench.methods.families.several_teachers`. With one teacher, no convolutions, no average, no category and SRe2L's
 start and views it is SRe2L.
 
-Deviations from the public code, all listed in ``methods/edc/README.md``: those of SRe2L; running averages begin with the
-first value and anew with every batch of images; per-class patch statistics are not swapped; random real images as start
-everywhere.
+Deviations from the public code, all listed in ``methods/edc/README.md``: those of SRe2L; running averages begin with
+the first value and anew with every batch of images; per-class patch statistics are not swapped; random real images as
+start everywhere.
 """
 
 from __future__ import annotations

@@ -145,9 +145,8 @@ def _join(argv: list[str]) -> None:
     from ddbench.data.preprocess import Preprocess
     from ddbench.data.specs import size_to_load
     from ddbench.runtime.device import prepare, resolve_device
-    from ddbench.teachers.join import join_teachers
+    from ddbench.teachers.join import check_members, join_teachers
     from ddbench.teachers.store import read_teacher
-    from ddbench.teachers.together import check_members
     from ddbench.teachers.train import summary
 
     teachers = [read_teacher(path) for path in args.files]

@@ -11,10 +11,11 @@ from ddbench.data.dataset import Dataset, holdout_split, validation_sample
 from ddbench.data.preprocess import Preprocess
 from ddbench.data.specs import dataset_slug
 from ddbench.runtime import device as devices
+from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable, recorded_seconds, text_hash, write_json
 from ddbench.runtime.progress import Console
 from ddbench.teachers.store import Teacher, check_teacher, read_teacher, write_teacher
-from ddbench.teachers.together import JOIN, Together, check_members
+from ddbench.teachers.together import JOIN, MOST, Together
 from ddbench.training.loops import accuracy, inputs_of, predict
 
 FOLDER = "together"
@@ -25,6 +26,36 @@ def joined_file(root: Path, teachers: Sequence[Teacher]) -> Path:
     """Where teachers that are taken together in this order belong."""
     key = text_hash([one.sha256 for one in teachers])[:12]
     return root / dataset_slug(teachers[0].dataset) / FOLDER / f"{key}.safetensors"
+
+
+def check_members(teachers: Sequence[Teacher]) -> None:
+    """Refuse teachers that cannot be one.
+
+    Raises:
+        UserError: fewer than two or too many, one twice, other shapes, classes, data, preprocess or held-out images;
+            names the file and what differs.
+    """
+    if not 2 <= len(teachers) <= MOST:
+        raise UserError(f"{len(teachers)} teacher(s) to join, expected 2 to {MOST}")
+    first = teachers[0]
+    for position, one in enumerate(teachers):
+        if one.members:
+            raise UserError(f"{one.path}: holds {len(one.members)} teachers already; give the files of single ones")
+        twin = next((other for other in teachers[:position] if other.sha256 == one.sha256), None)
+        if twin is not None:
+            raise UserError(f"{one.path}: the same teacher as {twin.path} (sha256 {one.sha256[:12]}); give each once")
+        for what, own, wanted in (
+            ("input", list(one.shape), list(first.shape)),
+            ("classes", list(one.class_names), list(first.class_names)),
+            ("data", f"{one.dataset} {one.fingerprint[:12]}", f"{first.dataset} {first.fingerprint[:12]}"),
+            ("preprocess", one.preprocess, first.preprocess),
+            ("held-out fraction", one.holdout, first.holdout),
+        ):
+            if own != wanted:
+                raise UserError(
+                    f"{one.path}: its {what} is {own!s:.60}, that of {first.path} is {wanted!s:.60}; teachers that are "
+                    "taken together are of the same images"
+                )
 
 
 def join_teachers(
@@ -45,7 +76,7 @@ def join_teachers(
         dataset, preprocess: what they were trained on; the mean of their logits is tested on it.
 
     Raises:
-        UserError: they cannot be one (:func:`ddbench.teachers.together.check_members`), or are of other data; or the
+        UserError: they cannot be one (:func:`check_members`), or are of other data; or the
             folder cannot be written to.
     """
     check_members(teachers)

@@ -8,7 +8,7 @@ take the teachers in turn.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,6 @@ from ddbench.networks.build import build_student
 from ddbench.networks.check import check_student
 from ddbench.networks.names import parse_student
 from ddbench.runtime.errors import UserError
-
-if TYPE_CHECKING:
-    from ddbench.teachers.store import Teacher
 
 JOIN = "+"
 MOST = 16
@@ -57,36 +54,6 @@ def check_together(names: str, channels: int, size: int) -> str:
     for part in parts:
         check_student(part, channels, size)
     return JOIN.join(str(parse_student(part)) for part in parts)
-
-
-def check_members(teachers: Sequence[Teacher]) -> None:
-    """Refuse teachers that cannot be one.
-
-    Raises:
-        UserError: fewer than two or too many, one twice, other shapes, classes, data, preprocess or held-out images;
-            names the file and what differs.
-    """
-    if not 2 <= len(teachers) <= MOST:
-        raise UserError(f"{len(teachers)} teacher(s) to join, expected 2 to {MOST}")
-    first = teachers[0]
-    for position, one in enumerate(teachers):
-        if one.members:
-            raise UserError(f"{one.path}: holds {len(one.members)} teachers already; give the files of single ones")
-        twin = next((other for other in teachers[:position] if other.sha256 == one.sha256), None)
-        if twin is not None:
-            raise UserError(f"{one.path}: the same teacher as {twin.path} (sha256 {one.sha256[:12]}); give each once")
-        for what, own, wanted in (
-            ("input", list(one.shape), list(first.shape)),
-            ("classes", list(one.class_names), list(first.class_names)),
-            ("data", f"{one.dataset} {one.fingerprint[:12]}", f"{first.dataset} {first.fingerprint[:12]}"),
-            ("preprocess", one.preprocess, first.preprocess),
-            ("held-out fraction", one.holdout, first.holdout),
-        ):
-            if own != wanted:
-                raise UserError(
-                    f"{one.path}: its {what} is {own!s:.60}, that of {first.path} is {wanted!s:.60}; teachers that are "
-                    "taken together are of the same images"
-                )
 
 
 def check_member_records(path: Any, records: Any, count: int) -> tuple[dict[str, Any], ...]:

@@ -17,10 +17,9 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
 from ddbench.runtime.tensors import open_tensors, write_tensors
 from ddbench.synset import read_synset
-from ddbench.teachers.join import join_teachers, joined_file
+from ddbench.teachers.join import check_members, join_teachers, joined_file
 from ddbench.teachers.recipe import TeacherRecipe
 from ddbench.teachers.store import KIND, Teacher, default_teachers, find_teacher, read_teacher, teacher_files
-from ddbench.teachers.together import check_members
 from ddbench.teachers.train import train_teacher
 
 ONE, TWO = "convnet-d1-w4-bn", "convnet-d2-w4-bn"

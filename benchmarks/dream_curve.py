@@ -109,7 +109,7 @@ def score(method: Any, setting: Setting) -> float:
         method="idc",
         config={},
         seed=context.seed,
-        decode_factor=product.decode_factor,
+        decoder=product.decoder,
     )
     plan = Plan(synset=synset, protocol=protocol, preprocess=context.preprocess, flip=False)
     how = Settings(device="cpu", threads=1)

@@ -112,7 +112,7 @@ class LoadedSynset(torch.utils.data.Dataset[tuple[Tensor, "int | Tensor"]]):
         Args:
             index: positions, int64 ``(n,)``, or a slice.
         """
-        if self.synset.space == "pixels" and self.synset.decode_factor == 1:
+        if self.synset.space == "pixels" and self.synset.decoder is None:
             return self.synset.images[index]
         return (self.preprocess.invert(self._inputs.batch(index)).clamp(0, 1) * 255).round().to(torch.uint8)
 

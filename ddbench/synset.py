@@ -1,15 +1,16 @@
 """The synset: a distilled set in one file that a stranger can score with no other.
 
-``synset.safetensors`` holds ``images`` (N, C, H, W), ``labels`` and, where a method learns them, ``lr`` and ``stage``;
-its JSON header says which space the images are in, the preprocess with its numbers, the budget, the evaluation
-contract and where everything came from.
+``synset.safetensors`` holds ``images`` (N, C, H, W), or the parameters that a decoder (:mod:`ddbench.decoders`) makes
+them of, ``labels`` and, where a method learns them, ``lr`` and ``stage``; its JSON header says which space the images
+are in, the preprocess with its numbers, the budget, the evaluation contract and where everything came from.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ import torch
 from torch import Tensor
 
 from ddbench.data.dataset import Dataset
-from ddbench.data.formation import LARGEST_FACTOR
+from ddbench.data.limits import require_memory
 from ddbench.data.preprocess import Preprocess
-from ddbench.networks.initialise import SCHEMES
+from ddbench.decoders.base import MAX_SIDE as MAX_SIDE
+from ddbench.decoders.base import Declared, Decoder, check_sizes, decode_all, read_decoder
 from ddbench.provenance import MAX_CLASSES as MAX_CLASSES
 from ddbench.provenance import Budget as Budget
 from ddbench.provenance import Provenance as Provenance
@@ -27,34 +29,17 @@ from ddbench.provenance import field_of
 from ddbench.provenance import provenance as provenance
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.tensors import check_tensor, open_tensors, read_finite, write_tensors
+from ddbench.schedule import Replay as Replay
+from ddbench.schedule import check_schedule, read_schedule
 
 KIND = "ddbench-synset"
+BESIDE = ("labels", "lr", "stage")
+"""Arrays of a file beside images or parameters."""
 SCHEMA = 1
-DECODER = "multi-formation"
-REPLAY = "replay"
-MAX_EPOCHS = 10_000
 FILE = "synset.safetensors"
-MAX_SIDE = 1024
 MAX_IMAGES = 5_000_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Replay:
-    """A learned recipe (DD): the batches of the synset's stages in turn, so many times, each step with its own rate.
-
-    Attributes:
-        epochs: E, passes over the P stages; the synset's learned rates are ``(E * P,)``, pass by pass.
-        init: how the student is initialised (:data:`ddbench.networks.initialise.SCHEMES`).
-        fixed: seed of the one network that it was learned for; ``None``: for fresh networks.
-    """
-
-    epochs: int
-    init: str
-    fixed: int | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """As in the header of a file."""
-        return {"kind": REPLAY, "epochs": self.epochs, "init": self.init, "fixed": self.fixed}
+TYPES = {torch.float32: "F32", torch.int16: "I16", torch.int32: "I32"}
+"""Types of parameters as a file names them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +47,8 @@ class Synset(Provenance):
     """A distilled set of images and its provenance.
 
     Attributes:
-        images: uint8 ``(N, C, H, W)`` with ``space`` "pixels", or float32 with ``space`` "input" (after preprocess).
+        images: uint8 ``(N, C, H, W)`` with ``space`` "pixels", or float32 with ``space`` "input" (after preprocess);
+            N = 0 where the decoder makes all images of parameters.
         labels: int64 ``(N,)``, or float32 ``(N, K)``: soft labels as logits, or targets of a regression.
         label_scale: factor that makes logits of targets of a regression; ``None``: the labels are none.
         preprocess: how pixels become network input, as :meth:`Preprocess.to_json`.
@@ -70,8 +56,8 @@ class Synset(Provenance):
         stage: int64 ``(N,)`` stage of each image, from 0 (progressive methods, batches of a learned recipe); ``None``.
         schedule: the learned recipe that it belongs to; ``None``.
         augmentation: strategy that the method distilled with; the evaluator's default.
-        decode_factor: tiles a side that each stored image is decoded to (:func:`ddbench.data.formation.decode`);
-            1: none.
+        decoder: what makes more images of each stored one, or all of parameters; None: they are used as stored.
+        parameters: the arrays that such a decoder reads, by name, float32 but for positions.
         patches: patches a side that each image was stitched of (RDED's factor); 1: none.
         teacher: reference to the network that labels its views (:meth:`ddbench.teachers.store.Teacher.reference`).
     """
@@ -84,7 +70,8 @@ class Synset(Provenance):
     learned_lr: Tensor | None = None
     stage: Tensor | None = None
     schedule: Replay | None = None
-    decode_factor: int = 1
+    decoder: Decoder | None = None
+    parameters: Mapping[str, Tensor] = field(default_factory=dict)
     patches: int = 1
     teacher: dict[str, Any] | None = None
     modality: str = "image"
@@ -104,7 +91,30 @@ class Synset(Provenance):
     @property
     def decoded_images(self) -> int:
         """Number of images that a student is trained on."""
-        return len(self.images) * self.decode_factor**2
+        return len(self.labels) * (1 if self.decoder is None else self.decoder.copies)
+
+    @property
+    def decode_factor(self) -> int:
+        """Tiles a side that each stored image is cut into; 1: none."""
+        return getattr(self.decoder, "factor", 1)
+
+    def decoded(self, preprocess: Preprocess) -> Tensor:
+        """What its decoder makes, network input ``(N, C, H, W)``, without gradient; labels go with it tile by tile."""
+        assert self.decoder is not None
+        need = 4 * self.decoded_images * math.prod(self.images.shape[1:])
+        require_memory(2 * need, f"{self.decoded_images:,} decoded images", "use a smaller synset, or a larger machine")
+        return decode_all(self.decoder, self.parameters or {"images": self.images}, preprocess, self.classes)
+
+    def plain(self, preprocess: Preprocess) -> Synset:
+        """The same with images in place of parameters, to choose some of them; itself where it stores images."""
+        if not self.parameters:
+            return self
+        return replace(self, images=self.decoded(preprocess), decoder=None, parameters={})
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of the images, or of the parameters that they are made of: masks and all that a decoder learned."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in (self.images, *self.parameters.values()))
 
     @property
     def label_bytes(self) -> int:
@@ -115,9 +125,9 @@ class Synset(Provenance):
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of all that is handed over: images, labels (:attr:`label_bytes`), learned rates and stages."""
-        arrays = [tensor for tensor in (self.images, self.learned_lr, self.stage) if tensor is not None]
-        return self.label_bytes + sum(tensor.numel() * tensor.element_size() for tensor in arrays)
+        """Bytes of all that is handed over: images or parameters, labels, learned rates and stages."""
+        arrays = [tensor for tensor in (self.learned_lr, self.stage) if tensor is not None]
+        return self.image_bytes + self.label_bytes + sum(tensor.numel() * tensor.element_size() for tensor in arrays)
 
     @property
     def bits_per_class(self) -> float:
@@ -146,7 +156,7 @@ class Synset(Provenance):
             "label_kind": self.label_kind,
             "preprocess": self.preprocess,
             "budget": {"unit": self.budget.unit, "value": self.budget.value},
-            "decoder": {"kind": DECODER, "factor": self.decode_factor} if self.decode_factor > 1 else None,
+            "decoder": None if self.decoder is None else self.decoder.to_json(),
             "patches": self.patches,
             "teacher": self.teacher,
             "dataset": self.dataset,
@@ -169,7 +179,9 @@ def write_synset(path: Path, synset: Synset) -> None:
         UserError: it breaks the format (NaN, labels out of range, wrong counts), or the disk refuses.
     """
     check_synset(path, synset)
-    tensors = {"images": synset.images, "labels": synset.labels}
+    tensors = {"images": synset.images, **synset.parameters, "labels": synset.labels}
+    if synset.parameters:
+        del tensors["images"]
     if synset.learned_lr is not None:
         tensors["lr"] = synset.learned_lr.float()
     if synset.stage is not None:
@@ -218,21 +230,24 @@ def read_synset(path: Path) -> Synset:
     with open_tensors(path, KIND, SCHEMA) as (handle, header):
         if header.get("modality") != "image":
             raise UserError(f"{path}: modality {header.get('modality')!r:.60}: this works on images only")
-        shape = check_tensor(path, handle, "images", ("F32", "U8"), 4)
-        if not (
-            0 < shape[0] <= MAX_IMAGES and 0 < shape[1] <= 16 and max(shape[2:]) <= MAX_SIDE and min(shape[2:]) > 0
-        ):
-            raise UserError(
-                f"{path}: images of shape {list(shape)} are out of bounds (N <= {MAX_IMAGES}, side <= {MAX_SIDE})"
-            )
-        images = read_finite(path, handle, "images")
+        decoder = read_decoder(path, header.get("decoder"))
         kind = field_of(path, header, "label_kind", str)
         soft = kind in ("soft", "targets")
         labels_shape = check_tensor(path, handle, "labels", ("F32",) if soft else ("I64",), 2 if soft else 1)
-        if labels_shape[0] != shape[0]:
-            raise UserError(f"{path}: {labels_shape[0]} labels for {shape[0]} images")
+        names, parameters = set(handle.keys()) - set(BESIDE), {}
+        if decoder is None or decoder.makes is None:
+            images, names = _read_images(path, handle, labels_shape[0]), names - {"images"}
+        else:
+            found = {name: _declared(handle.get_slice(name)) for name in sorted(names)}
+            classes = provenance(path, header)["class_names"]
+            check_sizes(path, decoder, labels_shape[0], len(classes), found)
+            parameters = {name: read_finite(path, handle, name) for name in found}
+            images, names = torch.empty(0, *decoder.makes), set()
+        if names:
+            what = ", ".join(sorted(names))
+            raise UserError(f"{path}: holds {what}, which this version does not know: upgrade ddbench")
         labels = read_finite(path, handle, "labels")
-        names = handle.keys()
+        names = set(handle.keys())
         lr = None
         if "lr" in names:
             if handle.get_slice("lr").get_dtype() != "F32":
@@ -242,25 +257,41 @@ def read_synset(path: Path) -> Synset:
         if "stage" in names:
             check_tensor(path, handle, "stage", ("I64",), 1)
             stage = handle.get_tensor("stage")
-        unknown = set(names) - {"images", "labels", "lr", "stage"}
-        if unknown:
-            what = ", ".join(sorted(unknown))
-            raise UserError(f"{path}: holds {what}, which this version does not know: upgrade ddbench")
-    return from_header(path, header, images=images, labels=labels, lr=lr, stage=stage)
+    return from_header(path, header, images=images, parameters=parameters, labels=labels, lr=lr, stage=stage)
+
+
+def _declared(part: Any) -> Declared:
+    """Type and shape of a tensor that is not read yet."""
+    return Declared(part.get_dtype(), tuple(part.get_shape()))
+
+
+def _read_images(path: Path, handle: Any, count: int) -> Tensor:
+    """The stored images of an open file, one a label."""
+    shape = check_tensor(path, handle, "images", ("F32", "U8"), 4)
+    if not (0 < shape[0] <= MAX_IMAGES and 0 < shape[1] <= 16 and max(shape[2:]) <= MAX_SIDE and min(shape[2:]) > 0):
+        raise UserError(
+            f"{path}: images of shape {list(shape)} are out of bounds (N <= {MAX_IMAGES}, side <= {MAX_SIDE})"
+        )
+    if count != shape[0]:
+        raise UserError(f"{path}: {count} labels for {shape[0]} images")
+    return read_finite(path, handle, "images")
 
 
 def from_header(
-    path: Path, header: dict[str, Any], *, images: Tensor, labels: Tensor, lr: Tensor | None, stage: Tensor | None
+    path: Path,
+    header: dict[str, Any],
+    *,
+    images: Tensor,
+    labels: Tensor,
+    lr: Tensor | None,
+    stage: Tensor | None,
+    parameters: Mapping[str, Tensor] | None = None,
 ) -> Synset:
     """Put the tensors and the header of a synset together, and check them.
 
     Raises:
         UserError: a field is missing or of another type, or the whole breaks the format.
     """
-    decoder = header.get("decoder")
-    known = isinstance(decoder, dict) and set(decoder) == {"kind", "factor"} and decoder["kind"] == DECODER
-    if not (decoder is None or known):
-        raise UserError(f"{path}: holds a decoder, which this version does not know: upgrade ddbench")
     synset = Synset(
         **provenance(path, header),
         images=images,
@@ -270,8 +301,9 @@ def from_header(
         augmentation=field_of(path, header, "augmentation", str),
         learned_lr=lr,
         stage=stage,
-        schedule=_read_schedule(path, header.get("schedule")),
-        decode_factor=1 if decoder is None else field_of(path, decoder, "factor", int),
+        schedule=read_schedule(path, header.get("schedule")),
+        decoder=read_decoder(path, header.get("decoder")),
+        parameters=parameters or {},
         patches=field_of(path, header, "patches", int) if "patches" in header else 1,
         teacher=field_of(path, header, "teacher", dict) if header.get("teacher") is not None else None,
     )
@@ -279,30 +311,6 @@ def from_header(
         raise UserError(f"{path}: space {header.get('space')!r:.60} does not fit {images.dtype} images")
     check_synset(path, synset)
     return synset
-
-
-def _read_schedule(path: Path, found: Any) -> Replay | None:
-    if found is None:
-        return None
-    if not isinstance(found, dict) or set(found) != {"kind", "epochs", "init", "fixed"} or found["kind"] != REPLAY:
-        raise UserError(f"{path}: holds a schedule which this version does not know: upgrade ddbench")
-    fixed = None if found["fixed"] is None else field_of(path, found, "fixed", int)
-    return Replay(epochs=field_of(path, found, "epochs", int), init=field_of(path, found, "init", str), fixed=fixed)
-
-
-def _check_schedule(path: Path, schedule: Replay, stages: int, lr: Tensor | None) -> None:
-    if not 1 <= schedule.epochs <= MAX_EPOCHS:
-        raise UserError(f"{path}: its learned recipe has {schedule.epochs} epochs, expected 1 to {MAX_EPOCHS}")
-    if schedule.init not in SCHEMES:
-        raise UserError(f"{path}: its learned recipe has init {schedule.init!r:.40}, expected {', '.join(SCHEMES)}")
-    if schedule.fixed is not None and schedule.fixed < 0:
-        raise UserError(f"{path}: its learned recipe has the fixed network {schedule.fixed}, expected a seed")
-    shape = None if lr is None else list(lr.shape)
-    if shape != [schedule.epochs * stages]:
-        raise UserError(
-            f"{path}: lr has shape {shape}, expected [{schedule.epochs * stages}]: {schedule.epochs} passes over "
-            f"{stages} batches"
-        )
 
 
 def check_synset(path: Path, synset: Synset) -> None:
@@ -314,7 +322,7 @@ def check_synset(path: Path, synset: Synset) -> None:
     Raises:
         UserError: NaN, labels out of range, wrong counts or an unknown unit.
     """
-    images, labels = synset.images, synset.labels
+    images, labels, count = synset.images, synset.labels, len(synset.labels)
     if synset.modality != "image":
         raise UserError(f"{path}: modality {synset.modality!r:.60}: this works on images only")
     if images.is_floating_point() and not bool(torch.isfinite(images).all()):
@@ -324,10 +332,10 @@ def check_synset(path: Path, synset: Synset) -> None:
             f"{path}: label_scale is {synset.label_scale:g}, expected a positive number beside float labels"
         )
     if synset.label_kind != "hard":
-        if labels.shape != (len(images), synset.classes) or not bool(torch.isfinite(labels).all()):
+        if labels.shape != (count, synset.classes) or not bool(torch.isfinite(labels).all()):
             raise UserError(
                 f"{path}: {synset.label_kind} labels of shape {list(labels.shape)}, expected finite "
-                f"({len(images)}, {synset.classes})"
+                f"({count}, {synset.classes})"
             )
     elif len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < synset.classes):
         raise UserError(
@@ -338,41 +346,62 @@ def check_synset(path: Path, synset: Synset) -> None:
         if lr.ndim > 1 or not lr.is_floating_point() or not bool(torch.isfinite(lr).all()):
             raise UserError(f"{path}: lr is not a finite number (or one a step)")
     if synset.stage is not None:
-        if len(synset.stage) != len(images) or int(synset.stage.min()) < 0:
-            raise UserError(f"{path}: the stage column does not fit {len(images)} images")
+        if len(synset.stage) != count or int(synset.stage.min()) < 0:
+            raise UserError(f"{path}: the stage column does not fit {count} images")
         stages = int(synset.stage.max()) + 1
         if stages != len(synset.stage.unique()):
             raise UserError(f"{path}: the stage column counts {stages} stages, some without an image")
         if synset.schedule is not None:
-            _check_schedule(path, synset.schedule, stages, synset.learned_lr)
+            check_schedule(path, synset.schedule, stages, synset.learned_lr)
         elif synset.learned_lr is not None and synset.learned_lr.shape not in ((), (stages,)):
             raise UserError(
                 f"{path}: lr has shape {list(synset.learned_lr.shape)}, expected one number, or {stages}: one a stage"
             )
     elif synset.schedule is not None:
         raise UserError(f"{path}: has a learned recipe, but no stage column that says which image is in which batch")
-    if not 1 <= synset.decode_factor <= min(LARGEST_FACTOR, *images.shape[2:]):
-        raise UserError(f"{path}: decoder factor is {synset.decode_factor}, expected 1 to {LARGEST_FACTOR}")
+    _check_decoder(path, synset)
     if not 1 <= synset.patches <= min(images.shape[2:]):
         raise UserError(f"{path}: patches is {synset.patches}, expected 1 to the side of an image")
     if synset.teacher is not None and not isinstance(synset.teacher.get("sha256"), str):
         raise UserError(f"{path}: its teacher reference has no sha256")
     if synset.budget.unit == "ipc":
-        wanted = synset.budget.value * synset.classes
-        if synset.budget.value < 1 or len(images) != wanted:
+        each = synset.budget.value if synset.decoder is None else synset.decoder.per_class(synset.budget.value)
+        if each < 1 or count != each * synset.classes:
             raise UserError(
-                f"{path}: {len(images)} images for ipc {synset.budget.value} and {synset.classes} classes, "
-                f"expected {wanted}"
+                f"{path}: {count} images for ipc {synset.budget.value} and {synset.classes} classes, expected "
+                f"{each * synset.classes}"
             )
         counts = torch.bincount(synset.hard_labels(), minlength=synset.classes)
-        if synset.label_kind == "hard" and bool((counts != synset.budget.value).any()):
-            label = int((counts != synset.budget.value).nonzero()[0])
+        if synset.label_kind == "hard" and bool((counts != each).any()):
+            label = int((counts != each).nonzero()[0])
             raise UserError(
-                f"{path}: {int(counts[label])} images of class {synset.class_names[label]!r}, "
-                f"expected ipc {synset.budget.value}"
+                f"{path}: {int(counts[label])} images of class {synset.class_names[label]!r}, expected ipc "
+                f"{synset.budget.value}" + ("" if each == synset.budget.value else f", decoded {each}")
             )
     elif synset.budget.unit != "all":
         raise UserError(f"{path}: budget unit {synset.budget.unit!r:.60} is none of ipc, all")
+
+
+def _check_decoder(path: Path, synset: Synset) -> None:
+    """Refuse a decoder whose settings, arrays or sizes do not fit each other."""
+    decoder, images = synset.decoder, synset.images
+    if decoder is None or decoder.makes is None:
+        if synset.parameters or len(images) != len(synset.labels):
+            raise UserError(f"{path}: {len(synset.labels)} labels for {len(images)} images")
+        if decoder is not None:
+            decoder.check(path, tuple(images.shape[1:]))
+        return
+    found = {
+        name: Declared(TYPES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape))
+        for name, tensor in synset.parameters.items()
+    }
+    check_sizes(path, decoder, len(synset.labels), synset.classes, found)
+    for name, tensor in synset.parameters.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise UserError(f"{path}: {name} hold NaN or infinite values")
+    decoder.check_arrays(path, synset.parameters)
+    if tuple(images.shape) != (0, *decoder.makes) or synset.patches > 1 or synset.stage is not None:
+        raise UserError(f"{path}: a set that its decoder {decoder.kind} makes has no stored images, patches or stages")
 
 
 def check_against(path: Path, synset: Synset, dataset: Dataset) -> Preprocess:
@@ -398,7 +427,11 @@ def check_against(path: Path, synset: Synset, dataset: Dataset) -> Preprocess:
 
 
 def pixels(synset: Synset, preprocess: Preprocess) -> Tensor:
-    """The images as uint8 pixels ``(N, C, H, W)`` for looking at: inverted and clamped, not what a student sees."""
+    """The images as uint8 pixels ``(N, C, H, W)`` for looking at: inverted and clamped, not what a student sees.
+
+    Stored ones as they are stored; those of parameters decoded.
+    """
+    synset = synset.plain(preprocess)
     if synset.space == "pixels":
         return synset.images
     return (preprocess.invert(synset.images).clamp(0, 1) * 255).round().to(torch.uint8)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ddbench.decoders.multi_formation import MultiFormation
 from ddbench.protocols.labels import KIND, SCHEMA, label_prefix
 from ddbench.runtime.files import file_hash
 from ddbench.synset import FILE, Budget, Synset, write_synset
@@ -39,7 +40,7 @@ def made(shape: tuple[int, ...], *, pixels: bool, labels: str = "hard", **change
 
 KINDS: dict[str, Synset] = {
     "grey pixels": made(GREY, pixels=True),
-    "RGB pixels": made(RGB, pixels=True, decode_factor=2, patches=2),
+    "RGB pixels": made(RGB, pixels=True, decoder=MultiFormation(factor=2), patches=2),
     "two channels": made((2, 5, 7), pixels=True),
     "network input": made(RGB, pixels=False, learned_lr=torch.tensor(0.0187), student="convnet-d1-w4-in"),
     "soft labels and stages": made(

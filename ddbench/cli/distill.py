@@ -161,7 +161,7 @@ def fitting_protocol(method: str, header: Mapping[str, Any]) -> str:
     }
     if method in METHODS and needed.get(meant, True):
         return meant
-    asked = {**needed, "idc": bool(header.get("decoder")), "rded": header.get("patches", 1) != 1}
+    asked = {**needed, "idc": "factor" in (header.get("decoder") or {}), "rded": header.get("patches", 1) != 1}
     return next((name for name, there in asked.items() if there), USUAL_PROTOCOL)
 
 

@@ -29,8 +29,7 @@ def main(argv: list[str]) -> None:
     """Run the verb."""
     args = parse(Args, argv, "ddbench relabel", str(Args.__doc__), EXAMPLES)
     made = relabel(args.run, args)
-    stored, images = made.stored, made.plan.synset.images
-    size = images.numel() * images.element_size()
+    stored, size = made.stored, made.plan.synset.image_bytes
     print(
         f"labels of {stored.epochs} epochs x {stored.images} images x {stored.classes} classes by "
         f"{stored.teacher.get('student')}: {stored.bytes / 1e6:.2f} MB, {stored.bytes / size:.3g} x the images' bytes"

@@ -92,7 +92,7 @@ def _measured(
     except NotFiniteError as error:
         raise UserError(f"plan: a step could not be measured: {error}") from None
     product = method.distilled()
-    tensors = [product.images, product.labels, *method.state().tensors.values()]
+    tensors = [product.images, *product.parameters.values(), product.labels, *method.state().tensors.values()]
     finished = (out / FILE).exists()
     return Forecast(
         what=f"{kind.title} on {context.dataset.spec.name}, {method.budget}, {method.iterations} steps ({done} done)",

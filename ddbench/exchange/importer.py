@@ -12,6 +12,8 @@ from ddbench.data.dataset import Dataset
 from ddbench.data.policy import parse_policy
 from ddbench.data.preprocess import Preprocess
 from ddbench.data.specs import resolve_augmentation
+from ddbench.decoders.base import read_decoder
+from ddbench.decoders.multi_formation import formation
 from ddbench.exchange import convert
 from ddbench.exchange.description import Description, column, describe
 from ddbench.exchange.folders import FORM, image_size, list_classes, naming, read_folder
@@ -70,7 +72,11 @@ def inspect_content(path: Path, content: Content, settings: ImportSettings) -> D
     Raises:
         UserError: as :func:`inspect`.
     """
-    return describe(path, _with_flags(content, settings), settings)
+    content = _with_flags(content, settings)
+    if content.parameters:
+        channels = _exported(path, content).images.shape[1]
+        content = _decoded(path, content, Preprocess("meanstd", (0.0,) * channels, (1.0,) * channels))
+    return describe(path, content, settings)
 
 
 def import_synset(path: Path, *, dataset: Dataset, data: Path | None, settings: ImportSettings) -> Imported:
@@ -138,7 +144,7 @@ def import_content(
         label_scale=1.0 if described.label_form == "targets" else None,
         learned_lr=_rate(path, content.lr),
         stage=_stage(settings.stage or path, content.stage),
-        decode_factor=described.decode_factor,
+        decoder=formation(described.decode_factor),
         patches=described.patches,
         versions=versions(),
         parents={"imported_sha256": file_hash(path)} if path.is_file() else {},
@@ -218,33 +224,62 @@ def _own(path: Path, content: Content, dataset: Dataset, settings: ImportSetting
         if getattr(settings, name) != getattr(default, name):
             flag = f"--{name.replace('_', '-')}"
             raise UserError(f"{path}: exported by ddbench, its header says what it holds; leave {flag} out")
-    header, labels = content.header, content.labels
+    header = content.header
     assert header is not None
-    if content.images.dtype not in (torch.uint8, torch.float32) or content.images.ndim != 4 or labels is None:
-        raise UserError(f"{path}: images are {content.images.dtype}{list(content.images.shape)}, or without labels")
-    synset = from_header(
-        path,
-        header,
-        images=content.images,
-        labels=labels.float() if labels.is_floating_point() else labels.long(),
-        lr=None if content.lr is None else content.lr.float(),
-        stage=_stage(path, content.stage),
-    )
+    synset = _exported(path, content)
+    for flag, value in (("--decode-factor", settings.decode_factor), ("--patches", settings.patches)):
+        if content.parameters and value is not None:
+            raise UserError(f"{path}: its images are made by its decoder {header['decoder']['kind']}; leave {flag} out")
     for name, value in synset.header().items():
         if name in header and header[name] != value:
             raise UserError(f"{path}: header field {name!r} is {header[name]!r:.60}, but the arrays are {value!r:.60}")
     preprocess = check_against(path, synset, dataset)
+    if content.parameters:
+        content = _decoded(path, content, preprocess)
     described = describe(path, content, settings, synset.classes)
     synset = replace(
         synset,
         method=settings.method or synset.method,
         student=str(parse_student(settings.student)) if settings.student else synset.student,
         augmentation=settings.augmentation or synset.augmentation,
-        decode_factor=described.decode_factor,
+        decoder=synset.decoder if content.parameters else formation(described.decode_factor),
         patches=described.patches,
     )
     described = replace(described, stored="as exported", class_order="the dataset's")
     return Imported(synset=synset, preprocess=preprocess, description=described)
+
+
+def _exported(path: Path, content: Content) -> Synset:
+    """What ``ddbench export`` wrote, checked.
+
+    Raises:
+        UserError: arrays that are not what its header says.
+    """
+    labels, images, header = content.labels, content.images, content.header
+    assert header is not None
+    if content.parameters:
+        decoder = read_decoder(path, header.get("decoder"))
+        shape = None if decoder is None else decoder.makes
+        if shape is None or decoder is None:
+            raise UserError(f"{path}: has no array 'images', and its header no decoder that makes some")
+        decoder.check(path, shape)
+        images = torch.empty(0, *shape)
+    if images.dtype not in (torch.uint8, torch.float32) or images.ndim != 4 or labels is None:
+        raise UserError(f"{path}: images are {images.dtype}{list(images.shape)}, or without labels")
+    return from_header(
+        path,
+        header,
+        images=images,
+        parameters=content.parameters,
+        labels=labels.float() if labels.is_floating_point() else labels.long(),
+        lr=None if content.lr is None else content.lr.float(),
+        stage=_stage(path, content.stage),
+    )
+
+
+def _decoded(path: Path, content: Content, preprocess: Preprocess) -> Content:
+    """With the images that its parameters become, to describe them."""
+    return replace(content, images=_exported(path, content).plain(preprocess).images)
 
 
 def _rate(path: Path, rate: Tensor | None) -> Tensor | None:

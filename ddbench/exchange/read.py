@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ LABELS = ("labels", "label", "targets", "y")
 RATES = ("lr", "syn_lr", "learned_lr")
 """Names under which published dicts and archives keep the parts of a set."""
 
+BESIDE_PARAMETERS = {"header", "labels", "lr", "pixels", "stage"}
+"""Arrays of an export that are no parameters."""
+
 PLAIN = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.uint8))
 PLAIN |= {torch.int8, torch.int16, torch.int32, torch.int64}
 WIDE = frozenset((torch.uint16, torch.uint32, torch.uint64))
@@ -41,6 +44,7 @@ class Content:
         images: of any shape and dtype.
         labels, lr, stage: None where the file has none.
         header: of a file that ``ddbench export`` wrote.
+        parameters: arrays by name that the decoder of its header makes images of; there are no others then.
         named: labels are the dataset's own numbers already (folders named by class).
         sets: how many the file has, of which this is one.
     """
@@ -51,6 +55,7 @@ class Content:
     lr: Tensor | None = None
     stage: Tensor | None = None
     header: dict[str, Any] | None = None
+    parameters: Mapping[str, Tensor] = field(default_factory=dict)
     named: bool = False
     sets: int = 1
 
@@ -198,10 +203,12 @@ def _from_npz(path: Path) -> Content:
                 for kind, names in (("images", IMAGES), ("labels", LABELS), ("lr", RATES), ("stage", ("stage",)))
                 if (name := _first(names, file))
             }
-            if "images" not in found:
+            header = _header(path, file["header"]) if "header" in file.files else None
+            stored = [] if header is None or "images" in found else sorted({*file.files} - BESIDE_PARAMETERS)
+            if "images" not in found and not stored:
                 raise UserError(f"{path}: has no array 'images' (it has: {', '.join(file.files)})")
             arrays = {kind: _to_torch(path, file[name], kind) for kind, name in found.items()}
-            header = _header(path, file["header"]) if "header" in file.files else None
+            parameters = {name: _to_torch(path, file[name], name) for name in stored}
     except UserError:
         raise
     except Exception as error:  # numpy raises many kinds for a damaged archive
@@ -209,7 +216,8 @@ def _from_npz(path: Path) -> Content:
     form = f"an archive of {', '.join(found.values())}" if header is None else "an export of ddbench"
     return Content(
         form=form,
-        images=arrays["images"],
+        images=arrays.get("images", torch.empty(0)),
+        parameters=parameters,
         labels=arrays.get("labels"),
         lr=arrays.get("lr"),
         stage=arrays.get("stage"),

@@ -41,7 +41,7 @@ def _export_grid(synset: Synset, preprocess: Preprocess, out: Path) -> list[Path
 def _export_npz(synset: Synset, preprocess: Preprocess, out: Path) -> list[Path]:
     path = out / "synset.npz"
     arrays = {
-        "images": synset.images.numpy(),
+        **{name: array.numpy() for name, array in (synset.parameters or {"images": synset.images}).items()},
         "labels": synset.labels.numpy(),
         "pixels": pixels(synset, preprocess).numpy(),
         "header": np.array(json.dumps(synset.header(), sort_keys=True)),
@@ -71,8 +71,8 @@ def export_synset(synset: Synset, preprocess: Preprocess, format: str, out: Path
 
     Args:
         format: ``png`` (a folder a class; 8 bits, for looking at: what a student sees is in npz), ``grid`` (one
-            picture) or ``npz`` (``images`` and ``labels`` exactly as stored, ``pixels`` uint8, ``lr``, ``stage``,
-            ``header``: ``ddbench import`` makes the same synset of it).
+            picture) or ``npz`` (``images`` or parameters, and ``labels`` exactly as stored, ``pixels`` uint8, ``lr``,
+            ``stage``, ``header``: ``ddbench import`` makes the same synset of it).
 
     Raises:
         UserError: unknown format, or the folder cannot be written to.

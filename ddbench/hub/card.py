@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from ddbench.decoders.base import read_decoder
 from ddbench.evaluation.result import Evaluation
 from ddbench.hub import DATA, INFO, LABELS, PREVIEW
 from ddbench.leaderboard.pages.markdown import escape
@@ -151,8 +153,9 @@ def _facts(subject: Subject) -> Iterator[tuple[str, str]]:
         yield "preprocess behind it", _preprocess(header["preprocess"])
     yield "labels", FORMS[header["label_kind"]]
     if header["decoder"] is not None:
-        tiles = header["decoder"]["factor"]
-        yield "decoder", f"each image is cut into {tiles} x {tiles} tiles, each enlarged to the size of the image"
+        decoder = read_decoder(Path("header"), header["decoder"])
+        assert decoder is not None
+        yield "decoder", decoder.described
     if header["patches"] > 1:
         yield "patches", f"{header['patches']} a side"
     yield "learned learning rate", _rate(info["lr"])

@@ -50,6 +50,11 @@ def export_hub(place: Path, out: Path, board: Path | None = None) -> Exported:
     parquet()
     path = synset_path(place)
     synset = read_synset(path)
+    if synset.decoder is not None and synset.parameters:
+        raise UserError(
+            f"{path}: holds parameters of the decoder {synset.decoder.kind}, no images to put into columns; export it "
+            "with --format npz (exact) or png (decoded)"
+        )
     info: dict[str, Any] = {
         "kind": KIND,
         "schema": SCHEMA,

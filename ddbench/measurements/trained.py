@@ -74,7 +74,7 @@ def held_out_images(plan: Plan, dataset: Dataset) -> tuple[Split, bool]:
 
 def _synset_pixels(plan: Plan) -> Tensor:
     """The stored images as uint8 pixels, the real ones among them exactly."""
-    images = plan.synset.images
+    images = plan.synset.plain(plan.preprocess).images
     if images.dtype == torch.uint8:
         return images
     return plan.preprocess.invert(images).clamp(0, 1).mul(255).round().to(torch.uint8)

@@ -22,6 +22,7 @@ from torch import Tensor
 from ddbench.config import check_config
 from ddbench.data.dataset import Dataset, Split, class_indices
 from ddbench.data.preprocess import Preprocess
+from ddbench.decoders.base import Decoder
 from ddbench.methods.facts import Facts
 from ddbench.methods.needs import Need
 from ddbench.networks.build import build_student
@@ -124,7 +125,7 @@ class Context:
 class Distilled:
     """A method's product: images uint8 (pixels) or float32 (network input), labels, and what was learned with them.
 
-    ``schedule``, ``label_scale``, ``decode_factor``, ``patches`` and ``teacher`` are those of
+    ``schedule``, ``label_scale``, ``decoder``, ``parameters``, ``patches`` and ``teacher`` are those of
     :class:`ddbench.synset.Synset`.
     """
 
@@ -134,7 +135,8 @@ class Distilled:
     stage: Tensor | None = None
     schedule: Replay | None = None
     label_scale: float | None = None
-    decode_factor: int = 1
+    decoder: Decoder | None = None
+    parameters: Mapping[str, Tensor] = field(default_factory=dict)
     patches: int = 1
     teacher: dict[str, Any] | None = None
 

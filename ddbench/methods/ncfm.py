@@ -30,6 +30,7 @@ from ddbench.data.augment import apply, draw
 from ddbench.data.dataset import class_indices
 from ddbench.data.formation import LARGEST_FACTOR
 from ddbench.data.specs import resolve_augmentation
+from ddbench.decoders.multi_formation import formation
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
 from ddbench.methods.facts import Facts
 from ddbench.methods.families.distribution import PIXELS_AT_ONCE
@@ -361,7 +362,7 @@ class NCFM(Method[NCFMConfig]):
     def distilled(self) -> Distilled:
         """Stored images as network input, hard labels, and the factor that the evaluator decodes with."""
         images = self.context.preprocess.apply(self.images.clamp(0, 1)).cpu()
-        return Distilled(images=images, labels=self.context.hard_labels(), decode_factor=self.config.factor)
+        return Distilled(images=images, labels=self.context.hard_labels(), decoder=formation(self.config.factor))
 
     def state(self) -> State:
         """Images and their moments, the schedule of the rate, the sampler."""

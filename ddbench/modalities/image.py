@@ -186,7 +186,7 @@ class ImageModality(Modality):
             "budget": {"unit": synset.budget.unit, "value": synset.budget.value},
             "classes": synset.classes,
             "shape": list(synset.images.shape[1:]),
-            "images": len(synset.images),
+            "images": len(synset.labels),
             "decoded_images": synset.decoded_images,
             "label_kind": kinds.get(labels, synset.label_kind),
             "student": synset.student,
@@ -233,6 +233,10 @@ class ImageModality(Modality):
 
     def stored(self, tensors: Mapping[str, tuple[str, list[int], int]], header: Mapping[str, Any]) -> dict[str, Any]:
         _, shape, size = tensors.get("images", ("none", [], 0))
+        decoder = header.get("decoder")
+        if not shape and isinstance(decoder, dict):  # parameters, of which it makes images
+            shape = [*tensors.get("labels", ("none", [], 0))[1][:1], *decoder.get("shape", [])]
+            size = sum(one[2] for name, one in tensors.items() if name not in ("labels", "lr", "stage"))
         return {
             "images": shape[0] if shape else None,
             "shape": shape[1:],

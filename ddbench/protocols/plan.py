@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ddbench.data.dataset import Dataset
-from ddbench.data.formation import decode
 from ddbench.data.policy import Policy, parse_policy
 from ddbench.data.preprocess import Preprocess
 from ddbench.data.specs import resolve_augmentation
@@ -70,19 +69,17 @@ class Plan:
 
     def inputs(self, device: torch.device) -> Inputs:
         """The synset as network inputs, decoded, with the labels that the protocol takes from it."""
-        synset, images, labels = self.synset, self.synset.images, self.synset.labels
+        synset, labels = self.synset, self.synset.labels
         if self.protocol.labels in ("hard", "once", "teacher", "stored"):
             labels = synset.hard_labels()
         elif synset.label_kind != "hard":
             labels = synset.logits() / self.protocol.temperature
         if self.protocol.loss == "mse":
             labels = regression_targets(synset, hard=self.protocol.labels == "hard")
-        raw = synset.space == "pixels"
-        if synset.decode_factor > 1:
-            # In pixel space: ZCA does not commute with cutting and enlarging.
-            tiles = images.float() / 255 if raw else self.preprocess.invert(images)
-            images, raw = self.preprocess.apply(decode(tiles, synset.decode_factor)), False
-            labels = labels.repeat(synset.decode_factor**2, *[1] * (labels.ndim - 1))
+        images, raw = synset.images, synset.space == "pixels"
+        if synset.decoder is not None:
+            images, raw = synset.decoded(self.preprocess), False
+            labels = labels.repeat(synset.decoder.copies, *[1] * (labels.ndim - 1))
         preprocess, space = (self.preprocess, None) if raw else (None, self.preprocess)
         return Inputs(images, labels, preprocess, device, space=space, classes=synset.classes)
 
@@ -267,7 +264,7 @@ def view_settings(plan: Plan) -> dict[str, Any]:
     """Everything but the synset and the seed that decides the views and how a teacher labels them, as JSON."""
     protocol, synset = plan.protocol, plan.synset
     return {
-        "batch": min(plan.batch, len(synset.images)),
+        "batch": min(plan.batch, len(synset.labels)),
         "augmentation": resolve_augmentation(protocol.augmentation, plan.flip),
         "crop_scale": protocol.crop_scale or 1 / synset.patches,
         "mix_alpha": protocol.mix_alpha,

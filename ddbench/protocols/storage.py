@@ -1,6 +1,7 @@
 """What a synset costs to keep and to use: bytes of images, labels, augmentation and teacher, beside the real set's.
 
-Images count as stored; hard labels ``ceil(log2 K / 8)`` bytes each; soft labels as stored; labels of every view
+Images count as stored, or the parameters that a decoder makes them of, masks included; hard labels
+``ceil(log2 K / 8)`` bytes each; soft labels as stored; labels of every view
 ``images x epochs x K x 2`` bytes (float16), and 8 bytes for the seed that makes the views again; a teacher that must
 run while the student trains costs its weights; so does the one network that a recipe was learned for (``other``).
 """
@@ -31,7 +32,7 @@ def storage(plan: Plan, dataset: Dataset) -> dict[str, Any]:
         labels = 4 * synset.decoded_images * synset.classes
     if plan.protocol.labels == "teacher" and plan.teacher is not None:
         teacher = plan.teacher.bytes
-    images = synset.images.numel() * synset.images.element_size()
+    images = synset.image_bytes
     other = sum(t.numel() * t.element_size() for t in (synset.learned_lr, synset.stage) if t is not None)
     if plan.protocol.replay and synset.schedule is not None and synset.schedule.fixed is not None:
         # It works with one network only, which is then part of what is handed over.

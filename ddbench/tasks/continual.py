@@ -202,10 +202,11 @@ class Continual(Task[ContinualConfig]):
         steps = steps_of(self.orders[order], self.config.steps)
         joint = self._joint(source.label)
         if joint is not None:
+            joint = joint.plain(self.preprocess)
             return [_of_step(joint, torch.tensor(own)) for own in steps]
         found = []
         for step, own in enumerate(steps):
-            part = read_synset(self._folder(source.label, order, step) / FILE)
+            part = read_synset(self._folder(source.label, order, step) / FILE).plain(self.preprocess)
             found.append(replace(part, labels=torch.tensor(own)[part.hard_labels()]))
         return found
 

@@ -233,7 +233,7 @@ class Nas(Task[NasConfig]):
             return plan
         one = self.plan(self.job.runs[0].label)
         steps = one.epochs * -(-one.synset.decoded_images // one.batch)
-        each = -(-len(plan.synset.images) // plan.batch)
+        each = -(-len(plan.synset.labels) // plan.batch)
         return replace(plan, protocol=replace(plan.protocol, full_epochs=max(1, steps // each)))
 
     def _protocol(self) -> Protocol:

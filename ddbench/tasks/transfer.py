@@ -170,7 +170,7 @@ class Transfer(Task[TransferConfig]):
 
     def _redundancy(self, label: str, seed: int) -> dict[str, float]:
         job, synset = self.job, self.synsets[label]
-        plans = [self.plan_of(part) for part in parts_of(synset, self.config.parts)]
+        plans = [self.plan_of(part) for part in parts_of(synset.plain(self.plan(label).preprocess), self.config.parts)]
         inputs = [plan.inputs(self.device) for plan in plans]
         hard = [Inputs(one.batch(slice(None)), one.hard_labels, None, self.device) for one in inputs]
         tests = real_inputs(self.dataset, plans[0].preprocess, self.device)

@@ -19,6 +19,7 @@ import ddbench
 from ddbench.data.dataset import Split, make_dataset
 from ddbench.data.formation import decode
 from ddbench.data.specs import DATASETS, DatasetSpec
+from ddbench.decoders.multi_formation import MultiFormation
 from ddbench.networks.build import build_student
 from ddbench.networks.names import REGISTERED
 from ddbench.protocols.protocol import PROTOCOLS
@@ -112,7 +113,10 @@ def test_learned_synset(random_run: Path, synset: Synset, tmp_path: Path):
     path = tmp_path / "learned.safetensors"
     images = torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.eye(10) * 3
-    write_synset(path, replace(synset, images=images, labels=labels, decode_factor=2, learned_lr=torch.tensor(0.5)))
+    write_synset(
+        path,
+        replace(synset, images=images, labels=labels, decoder=MultiFormation(factor=2), learned_lr=torch.tensor(0.5)),
+    )
     loaded = ddbench.load(path)
     assert len(loaded) == 40
     assert loaded.learned_lr == 0.5

@@ -10,6 +10,7 @@ from torch import Tensor
 from ddbench.data.formation import decode
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
+from ddbench.decoders.multi_formation import MultiFormation
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.synset import Budget, Synset
@@ -59,7 +60,7 @@ def test_a_student_is_trained_on_the_decoded_images(space: str, kind: str):
         method="idc",
         config={},
         seed=0,
-        decode_factor=2,
+        decoder=MultiFormation(factor=2),
     )
     plan = Plan(synset=synset, protocol=PROTOCOLS["rded"], preprocess=preprocess, flip=False)
     inputs = plan.inputs(torch.device("cpu"))

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from test_leaderboard import ACCURACIES, make_run, png, submit
 
 from ddbench.data.preprocess import Preprocess
+from ddbench.decoders.multi_formation import MultiFormation
 from ddbench.leaderboard.attachments import read_header
 from ddbench.leaderboard.images import clean_png, published_png
 from ddbench.leaderboard.result import Result, Run
@@ -207,7 +208,7 @@ def make_synset(path: Path) -> None:
             seed=0,
             learned_lr=torch.tensor([0.1, 0.2]),
             stage=torch.tensor([0, 0, 1, 1]),
-            decode_factor=2,
+            decoder=MultiFormation(factor=2),
             teacher={"sha256": "1" * 64},
         ),
     )

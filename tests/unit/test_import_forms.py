@@ -16,6 +16,7 @@ from PIL import Image
 
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
+from ddbench.decoders.multi_formation import MultiFormation
 from ddbench.synset import Replay, Synset, read_synset, write_synset
 
 LABELS = torch.arange(10).repeat_interleave(2)
@@ -372,7 +373,9 @@ def test_own_export_comes_back_equal(ddb: Callable, take: Callable, mtt_run: Pat
     path = mtt_run / "synset.safetensors"
     original = read_synset(path)
     stages = torch.arange(len(original.images)) % 2
-    rich = replace(original, stage=stages, decode_factor=2, patches=2, teacher={"sha256": "0" * 64}, seed=7)
+    rich = replace(
+        original, stage=stages, decoder=MultiFormation(factor=2), patches=2, teacher={"sha256": "0" * 64}, seed=7
+    )
     schedule = Replay(epochs=3, init="default", fixed=1)
     rates = torch.linspace(0.01, 0.06, 6)
     rich = replace(rich, schedule=schedule, learned_lr=rates, labels=torch.eye(10) - 0.1, label_scale=4.0)

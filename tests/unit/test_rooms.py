@@ -24,6 +24,7 @@ FLOORS = (
     ("data",),
     ("graphs",),
     ("networks", "provenance"),
+    ("decoders", "schedule"),
     ("synset",),
     ("preview",),
     ("exchange",),

@@ -11,6 +11,7 @@ import torch
 
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
+from ddbench.decoders.multi_formation import MultiFormation
 from ddbench.runtime.errors import UserError
 from ddbench.synset import Budget, Synset, check_against, pixels, read_synset, synset_path, write_synset
 
@@ -56,7 +57,7 @@ VARIANTS = {
     "stage": {"stage": torch.tensor([0, 0, 1, 1, 2, 2])},
     "no-student": {"student": None},
     "patches": {"patches": 2},
-    "decoder": {"decode_factor": 2},
+    "decoder": {"decoder": MultiFormation(factor=2)},
     "teacher": {"teacher": {"sha256": "a" * 64, "student": "lenet", "test_accuracy": 0.9}},
     "all": {"budget": Budget("all", 6)},
 }

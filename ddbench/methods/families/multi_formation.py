@@ -27,6 +27,7 @@ from ddbench.data.formation import LARGEST_FACTOR, decode
 from ddbench.data.policy import Policy, augment
 from ddbench.data.preprocess import Preprocess
 from ddbench.data.specs import resolve_augmentation
+from ddbench.decoders.multi_formation import formation
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
 from ddbench.methods.parts.batches import RealBatches
 from ddbench.methods.parts.canvas import Canvas
@@ -267,9 +268,9 @@ class MultiFormation(Method[Config]):
         return total / batches
 
     def distilled(self) -> Distilled:
-        """Stored images as network input, hard labels, and the factor that the evaluator decodes with."""
+        """Stored images as network input, hard labels, and what the evaluator decodes with."""
         images = self.context.preprocess.apply(self.canvas.product.clamp(0, 1)).cpu()
-        return Distilled(images=images, labels=self._labels, decode_factor=self.config.factor)
+        return Distilled(images=images, labels=self._labels, decoder=formation(self.config.factor))
 
     def state(self) -> State:
         """Images, network, momenta, and the real images in use.

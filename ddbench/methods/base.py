@@ -140,6 +140,11 @@ class Distilled:
     patches: int = 1
     teacher: dict[str, Any] | None = None
 
+    @property
+    def decode_factor(self) -> int:
+        """Tiles a side that each stored image is cut into; 1: none."""
+        return getattr(self.decoder, "factor", 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class State:

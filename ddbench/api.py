@@ -161,6 +161,7 @@ def submit(
     teacher_url: str = "",
     labels: Path | str | None = None,
     labels_url: str = "",
+    tasks: Sequence[Path | str] = (),
 ) -> Plan:
     """Put an evaluation of a run on a board, as ``ddbench submit``; the same one again changes nothing.
 
@@ -173,6 +174,7 @@ def submit(
         claims: student -> accuracy (0 to 1) that the authors report, in ``claim_source`` (one for all, or one each).
         authors, links, code, licence, note, synset_url, teacher_url, labels_url: as
             :class:`ddbench.leaderboard.submit.Submission`.
+        tasks: results of :func:`task` that have the run.
         teacher, teachers, labels: where files are that the evaluation used, if not where they usually are.
 
     Returns:
@@ -188,7 +190,12 @@ def submit(
     folder = Path(run) if Path(run).is_dir() else Path(run).parent
     said: dict[str, Any] = {"method": method, "method_title": name, "authors": authors, "links": links, "code": code}
     said |= {"licence": licence, "note": note, "claims": _claims(claims or {}), "claim_source": claim_source}
-    said |= {"synset_url": synset_url, "teacher_url": teacher_url, "labels_url": labels_url}
+    said |= {
+        "tasks": [Path(one) for one in tasks],
+        "synset_url": synset_url,
+        "teacher_url": teacher_url,
+        "labels_url": labels_url,
+    }
     given = Given(teacher=_path(teacher), labels=_path(labels), teachers=Path(teachers))
     plan = plan_submission(folder, Path(leaderboard), make_result(folder, protocol, Submission(**said), given), given)
     if not dry_run:

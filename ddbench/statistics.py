@@ -209,7 +209,8 @@ def interval_words(entry: Statistics, scale: float = 1.0, digits: int = 4, fract
 def spread_words(entry: Statistics, show: Callable[[float], str], fraction: bool, sign: str = "±") -> str:
     """Mean and half of the interval, ``88.7 ± 0.9``; the mean alone for a single run.
 
-    Where the interval leaves what is possible, its ends: ``97.9 (89.5 to 100.0, clipped)``, ``55.0 (too few seeds)``.
+    Where the interval leaves what is possible, its ends: ``97.9 (89.5 to 100.0, clipped)``, ``55.0 (too few seeds)``;
+    also where it is a bootstrap's (there is no standard deviation), which has no middle.
 
     Args:
         show: a number as text.
@@ -225,6 +226,8 @@ def spread_words(entry: Statistics, show: Callable[[float], str], fraction: bool
             if ends[2] == TOO_FEW
             else f"{mean} ({show(ends[0])} to {show(ends[1])}, {CLIPPED})"
         )
+    if entry["std"] is None:
+        return f"{mean} ({show(low)} to {show(high)})"
     return f"{mean} {sign} {show((high - low) / 2)}"
 
 

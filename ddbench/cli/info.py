@@ -143,6 +143,7 @@ def describe(place: Path) -> dict[str, Any]:
         found["next"] = ["ddbench leaderboard show"]
     elif kind == TASK:
         found["settings"] |= _runs_of(header)
+        found["next"] = [f"ddbench submit RUN --task {place}"]
     return found
 
 

@@ -29,7 +29,7 @@ verdicts: identical (the same seeds gave the same numbers), within (the 95 % int
 EXAMPLES = """  ddbench leaderboard verify                                  # all rows that have no verification yet
   ddbench leaderboard verify 146deae0 --again
   ddbench leaderboard verify 146deae0 --seeds 10              # networks that the row has not seen
-  ddbench leaderboard verify 146deae0 --measured              # calibration, robustness, corruptions as well
+  ddbench leaderboard verify 146deae0 --measured              # calibration, robustness, corruptions, tasks
   ddbench leaderboard verify --max-minutes 30 --workers 0
   ddbench leaderboard verify --shard 0/4                      # and 1/4, 2/4, 3/4 elsewhere
   ddbench leaderboard verify --status
@@ -49,7 +49,7 @@ class VerifyArgs(Engines, Sharded):
     first_seed: int | None = None
     """First seed of those; default: the one after the row's last."""
     measured: bool = False
-    """Also measure calibration, robustness and corruptions again, where the row has them."""
+    """Also measure calibration, robustness, corruptions and tasks again, where the row has them."""
     synset: Path | None = None
     """Synset file of the one row that is named, when it does not lie beside it; its sha256 must be the row's."""
     teacher: Path | None = None
@@ -158,6 +158,11 @@ def print_verification(row: Result, made: Verification) -> None:
     for metric, table in made.measured.items():
         own = row.metrics[metric].unit
         lines += [(f"{student}, {SHORT.get(metric, metric)}", "-", entry, own) for student, entry in table.items()]
+    for task, found in (made.tasks or {}).items():
+        units = (row.tasks or {})[task].metrics
+        lines += [
+            (f"{task}, {SHORT.get(name, name)}", "-", one, units[name].unit) for name, one in found.compared.items()
+        ]
     rows = [("student", "published", "claimed", "measured", "within", "runs", "verdict")]
     for name, published, entry, unit in lines:
         show = partial(_number, unit=unit)

@@ -24,6 +24,7 @@ EXAMPLES = """  ddbench submit runs/my-synset --dry-run
   ddbench submit runs/my-synset --name "MTT, 5000 iterations" --author "A. Author" --licence MIT \\
       --claim convnet-d3-w128-in=0.887 --claim-source "table 1 of the paper"
   ddbench submit runs/my-synset --protocol dc-legacy
+  ddbench submit runs/my-synset --task tasks/digits-continual.json --task tasks/digits-nas.json
   ddbench submit runs/imported --method kip --synset-url https://example.org/kip.safetensors --all"""
 
 
@@ -69,6 +70,8 @@ class SubmitArgs:
     """File of the stored labels that were replayed; default: labels.safetensors of the run."""
     labels_url: str = ""
     """http(s) address of the stored labels, when they are too large to lie beside the row."""
+    task: UseAppendAction[tuple[Path, ...]] = ()
+    """Result of a task that has the run (tasks/<dataset>-<task>.json): columns of their own; may be repeated."""
     leave_out: UseAppendAction[tuple[str, ...]] = ()
     """A student of the evaluation that is not to be on the row, such as one that diverged; may be repeated."""
     dry_run: bool = False
@@ -99,6 +102,7 @@ def main(argv: list[str]) -> None:
         teacher_url=args.teacher_url,
         labels_url=args.labels_url,
         leave_out=args.leave_out,
+        tasks=args.task,
     )
     given = Given(teacher=args.teacher, labels=args.labels, teachers=args.teachers)
 

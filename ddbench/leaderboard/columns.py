@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from ddbench.leaderboard.result import Result, plain
+from ddbench.leaderboard.result import Result, TaskInfo, plain
 from ddbench.runtime.files import canonical_json
+from ddbench.statistics import Statistics
 
 HEADLINE = {
     "further": ("accuracy",),
@@ -36,6 +37,9 @@ SHORT = {
     "corruption_accuracy": "corrupted",
     "mce": "mCE",
     "ood_auroc": "OOD AUROC",
+    "lira_tpr_at_fpr_0.001": "LiRA TPR at 0.1 %",
+    "lira_tpr_at_fpr_0.01": "LiRA TPR at 1 %",
+    "lira_auc": "LiRA AUC",
 }
 
 SCORES = {
@@ -46,7 +50,7 @@ SCORES = {
 }
 """DD-Ranking's scores: title, unit, direction, meaning; they join a row as the result's ``scores``."""
 
-MAIN, CROSS, SCORE = "accuracy", "cross", "scores"
+MAIN, CROSS, SCORE, TASK = "accuracy", "cross", "scores", "tasks"
 
 
 def repeated(groups: Iterable[str]) -> list[str]:
@@ -59,9 +63,9 @@ class Measure:
     """One compared number.
 
     Attributes:
-        group: MAIN, CROSS, SCORE or a key of HEADLINE.
+        group: MAIN, CROSS, SCORE, TASK or a key of HEADLINE.
         student: whose it is; empty where it is not one student's.
-        metric: name in the result.
+        metric: name in the result; of a task ``<task>.<metric>``.
         title, unit, hint: as shown; the unit ``fraction`` is printed in per cent.
         better: ``higher`` or ``lower``.
     """
@@ -89,7 +93,17 @@ class Measure:
             return _scores(result, self.metric)
         if self.group == CROSS:
             return _cross(result, self.metric, others(result, ranking))
+        if self.group == TASK:
+            task, name = _of_task(result, self.metric)
+            return {} if task is None else task.values(name)
         return result.values(self.student, self.metric)
+
+    def known(self, result: Result) -> Statistics | None:
+        """Statistics that the result has of it already, checked when it was read; None: they follow from the values."""
+        if self.group == TASK:
+            task, name = _of_task(result, self.metric)
+            return None if task is None else task.summary[name]
+        return result.summary.get(self.student, {}).get(self.metric)
 
     def settings(self, result: Result, ranking: str) -> str:
         """What must be equal for two rows' numbers to be compared."""
@@ -99,6 +113,9 @@ class Measure:
             return canonical_json(own)
         if self.group == CROSS:
             return canonical_json(others(result, ranking))
+        if self.group == TASK:
+            task, name = _of_task(result, self.metric)
+            return "" if task is None else canonical_json([plain(task.metrics[name]), plain(task.question)])
         if self.group == MAIN:
             return ""
         settings = result.measured_as(self.group)
@@ -121,6 +138,13 @@ def _scores(result: Result, name: str) -> dict[int, float]:
     if scores is None:
         return {}
     return {seed: table[name] for seed, table in scores.by_seed.items()}
+
+
+def _of_task(result: Result, metric: str) -> tuple[TaskInfo | None, str]:
+    """The task of ``<task>.<metric>`` in a result, where it has that number, and the metric's own name."""
+    task, _, name = metric.partition(".")
+    found = result.task(task)
+    return (found if found is not None and name in found.metrics else None), name
 
 
 def _cross(result: Result, metric: str, names: Sequence[str]) -> dict[int, float]:
@@ -157,4 +181,17 @@ def measures(results: Iterable[Result], metric: str, columns: Sequence[str]) -> 
                     title = SHORT.get(name, one.title)
                     text = f"{one.title}, {student}"
                     found.append(Measure(group, student, name, title, one.unit, one.better, text))
-    return tuple(found)
+    return (*found, *_task_measures(results))
+
+
+def _task_measures(results: Sequence[Result]) -> Iterator[Measure]:
+    """The numbers of tasks: tasks by name, their numbers as the first row that has them tells them."""
+    told: dict[str, dict[str, Measure]] = {}
+    for result in results:
+        for task, info in (result.tasks or {}).items():
+            for name, one in info.metrics.items():
+                title, hint = f"{task} {SHORT.get(name, name)}", f"{one.title} (task {task})"
+                measure = Measure(TASK, "", f"{task}.{name}", title, one.unit, one.better, hint)
+                told.setdefault(task, {}).setdefault(name, measure)
+    for task in sorted(told):
+        yield from told[task].values()

@@ -91,9 +91,28 @@ def commands(result: Result) -> list[str]:
             evaluate += [f"--{name.replace('_', '-')}", str(protocol.changed[name])]
     experts = expert_command(result)
     evaluations = [shlex.join([*evaluate, *flags]) for flags in _measurements(result)]
-    if result.measured:
+    if result.measured or result.tasks:
         again.append("--measured")
-    return [*([experts] if experts else []), shlex.join(distill), *evaluations, shlex.join(again)]
+    return [*([experts] if experts else []), shlex.join(distill), *evaluations, *_tasks(result), shlex.join(again)]
+
+
+def _tasks(result: Result) -> list[str]:
+    """The commands of the row's tasks."""
+    found = []
+    for name, task in sorted((result.tasks or {}).items()):
+        question = task.question
+        command = ["ddbench", "task", name, "RUN", *_size(result)]
+        for key in ("student", "seeds"):
+            command += _flag(key, question[key])
+        protocol = question["protocol"] if isinstance(question["protocol"], dict) else {}
+        command += _flag("protocol", protocol.get("name"))
+        changed = protocol.get("changed")
+        if isinstance(changed, dict):
+            command += _flag("epochs", changed.get("epochs"))
+        for key, value in sorted(question["config"].items() if isinstance(question["config"], dict) else ()):
+            command += [f"--{key.replace('_', '-')}="] if value == "" else _flag(key, value)
+        found.append(shlex.join(command))
+    return found
 
 
 def _measurements(result: Result) -> list[list[str]]:

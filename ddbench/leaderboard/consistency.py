@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ddbench.evaluation.ddranking.definitions import SCORES, Accuracies, repeat_scores, summary
-from ddbench.leaderboard.result import ProtocolInfo, Scores
+from ddbench.leaderboard.result import ProtocolInfo, Scores, TaskInfo
 from ddbench.modalities import IMAGE, Modality, modality
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json
-from ddbench.statistics import Statistics
+from ddbench.statistics import Statistics, summarise
 
 TOLERANCE = 1e-9
 
@@ -84,6 +84,40 @@ def check_scores(scores: Scores, where: str) -> None:
     seeds = [repeat.seed for repeat in scores.repeats]
     if len(set(seeds)) != len(seeds):
         raise UserError(f"{where}: scores.repeats has a seed twice")
+
+
+def check_task(task: TaskInfo, where: str) -> None:
+    """See that a task's summary follows from its units, where it has any, and that every number is one that can be.
+
+    Raises:
+        UserError: a unit is there twice, a metric that is not described, a value out of range, or another summary.
+    """
+    units = [one.unit for one in task.units]
+    if len(set(units)) != len(units):
+        raise UserError(f"{where}: a unit is there twice")
+    if task.summary.keys() != task.metrics.keys():
+        raise UserError(f"{where}: the summary has other metrics than are described")
+    for one in task.units:
+        for metric, value in one.metrics.items():
+            if metric not in task.metrics:
+                raise UserError(f"{where}: metric {metric!r:.80} is not described")
+            _check_range(task, metric, value, where)
+    for metric, entry in task.summary.items():
+        _check_range(task, metric, entry["mean"], where)
+        if not task.is_stated(metric):
+            if not same(entry, summarise(list(task.values(metric).values()))):
+                raise UserError(f"{where}: the summary of {metric} does not follow from the units; submit again")
+            continue
+        low, high = entry["low"], entry["high"]
+        if entry["std"] is not None or low is None or high is None or low > high:
+            raise UserError(f"{where}: {metric} has neither units nor a stated interval; submit again")
+        for end in (low, high):
+            _check_range(task, metric, end, where)
+
+
+def _check_range(task: TaskInfo, metric: str, value: float, where: str) -> None:
+    if task.metrics[metric].unit == "fraction" and not 0 <= value <= 1:
+        raise UserError(f"{where}: {metric} {value} is not a fraction between 0 and 1")
 
 
 def score_summary(repeats: Sequence[Accuracies], weight: float) -> dict[str, Statistics]:

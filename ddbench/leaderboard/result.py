@@ -278,6 +278,54 @@ class Scores(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskUnit(Record):
+    """Numbers of one network seed, class order or target of a task."""
+
+    unit: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskInfo(Record):
+    """What a task measured of the synset (:mod:`ddbench.tasks.told`).
+
+    Attributes:
+        question: what was asked: numbers of another question are not compared.
+        over: what a unit is.
+        units: values that intervals follow from; rows are paired by unit.
+        summary: metric -> statistics; of metrics without units as the task states them (a bootstrap).
+        beside: what is no number.
+    """
+
+    question: Settings
+    over: str
+    metrics: Mapping[str, Metric]
+    units: tuple[TaskUnit, ...]
+    summary: Mapping[str, Statistics]
+    beside: Settings
+    threads: int
+    versions: Mapping[str, str]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TaskInfo:
+        """From checked JSON."""
+        own = {
+            "metrics": {name: Metric(**one) for name, one in data["metrics"].items()},
+            "units": tuple(TaskUnit(**one) for one in data["units"]),
+        }
+        return cls(**{**data, **own})
+
+    def values(self, metric: str) -> dict[int, float]:
+        """Unit -> value; of a metric without units its one number, as unit 0."""
+        found = {one.unit: one.metrics[metric] for one in self.units if metric in one.metrics}
+        return found or {0: self.summary[metric]["mean"]}
+
+    def is_stated(self, metric: str) -> bool:
+        """Whether its interval is the task's own, not one that follows from units."""
+        return not any(metric in one.metrics for one in self.units)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Result(Record):
     """One row of the board.
 
@@ -295,6 +343,7 @@ class Result(Record):
         recipe: the configuration of the run that made the synset.
         scores: DD-Ranking's, where they were measured.
         code: what code made the synset, where its run recorded it.
+        tasks: task -> what it measured of the synset.
     """
 
     id: str
@@ -318,6 +367,7 @@ class Result(Record):
     recipe: Settings | None = None
     scores: Scores | None = None
     code: CodeInfo | None = None
+    tasks: Mapping[str, TaskInfo] | None = None
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Result:
@@ -331,6 +381,9 @@ class Result(Record):
             "cost": Costs(**{stage: Cost.from_json(cost) for stage, cost in data["cost"].items()}),
             "scores": Scores.from_json(data["scores"]) if "scores" in data else None,
             "code": CodeInfo.from_json(data["code"]) if "code" in data else None,
+            "tasks": {name: TaskInfo.from_json(one) for name, one in data["tasks"].items()}
+            if "tasks" in data
+            else None,
         }
         return cls(**{name: value for name, value in data.items() if name not in ("kind", "schema")} | own)
 
@@ -360,6 +413,10 @@ class Result(Record):
             for metric, value in run.metrics.items():
                 found.setdefault((run.student, metric), {})[run.seed] = value
         return found
+
+    def task(self, name: str) -> TaskInfo | None:
+        """What a task measured; None where it was not done."""
+        return (self.tasks or {}).get(name)
 
     def measured_as(self, kind: str) -> Settings:
         """The settings of an extra measurement; empty where it was not made."""

@@ -20,6 +20,7 @@ from ddbench.leaderboard.attachments import SYNSET, Part, address, beside, check
 from ddbench.leaderboard.columns import repeated
 from ddbench.leaderboard.consistency import protocol_of
 from ddbench.leaderboard.result import Result, Run
+from ddbench.leaderboard.retask import check_tasks, tasks_again
 from ddbench.leaderboard.schema import RESULTS, load_results, result_path
 from ddbench.leaderboard.verification import Verification, load_verifications, make_verification, write_verification
 from ddbench.modalities import modality
@@ -49,7 +50,7 @@ class Request:
         device: ``auto``: the kind of device that the row was evaluated on, where this machine has it.
         threads: 0: as many as the row says, since the last bits depend on it.
         folders: whether a row may name a folder of images on this machine as its dataset.
-        measured: whether calibration, robustness and the like are measured again, where the row has them.
+        measured: whether calibration, robustness, tasks and the like are measured again, where the row has them.
     """
 
     root: Path
@@ -157,6 +158,7 @@ def prepare(
         job = make_job(row, request)
         if request.measured:
             measurements(row, job)
+            check_tasks(row, request)
     ensure_writable(request.work)
     return rows, notes
 
@@ -230,6 +232,7 @@ def verify_row(request: Request, result: Result) -> Outcome:
             threads=job.threads,
             at_once=job.at_once,
             versions=devices.versions(),
+            tasks=tasks_again(result, request, job.synset, job.device) if request.measured else None,
         )
         write_verification(request.root, result, made)
     except UserError as error:

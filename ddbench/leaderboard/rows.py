@@ -293,7 +293,7 @@ def _row(group: Sequence[_Entry], shown: Sequence[Measure], ranking: str, beside
     results = tuple(entry.result for entry in group)
     scores = {}
     for measure in shown:
-        known = results[0].summary.get(measure.student, {}).get(measure.metric)  # checked against the runs
+        known = measure.known(results[0])
         if known is None or len(results) > 1:
             alike = _alike(results, measure, ranking)
             groups = [list(measure.values(result, ranking).values()) for result in alike]

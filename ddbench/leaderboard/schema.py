@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ddbench.leaderboard.compiled import compile_schema
-from ddbench.leaderboard.consistency import check_scores, protocol_of, same
+from ddbench.leaderboard.consistency import check_scores, check_task, protocol_of, same
 from ddbench.leaderboard.kept import Kept, Marks, digest
 from ddbench.leaderboard.result import KIND, SCHEMA, Metric, Result, Run, plain
 from ddbench.modalities import MODALITIES
@@ -53,6 +53,16 @@ def _validator() -> Any:
 def _fits() -> Callable[[Any], bool]:
     """Says quickly whether a result has the shape; the validator says why one has not."""
     return compile_schema(_schema())
+
+
+@functools.cache
+def _fits_task() -> Callable[[Any], bool]:
+    return compile_schema({"$ref": "#/$defs/task", "$defs": _schema()["$defs"]})
+
+
+def fits_task(value: Any) -> bool:
+    """Whether a JSON value has the shape of one task of a row."""
+    return _fits_task()(value)
 
 
 def is_url(text: str) -> bool:
@@ -103,6 +113,8 @@ def check_result(content: Any, where: str) -> Result:
     _check_numbers(result, where)
     if result.scores is not None:
         check_scores(result.scores, where)
+    for name, task in (result.tasks or {}).items():
+        check_task(task, f"{where}: tasks.{name}")
     if result.id != result_id(content):
         raise UserError(
             f"{where}: id {result.id} is not the hash of the content ({result_id(content)}): the file was changed "
@@ -222,6 +234,7 @@ def _check_sizes(result: Result, where: str) -> None:
         "recipe": result.recipe,
         "measured": result.measured,
         **{f"details.{student}": part for student, part in (result.details or {}).items()},
+        **{f"tasks.{name}": plain(task) for name, task in (result.tasks or {}).items()},
         "cost.distill": plain(result.cost.distill),
         "cost.evaluate": plain(result.cost.evaluate),
     }

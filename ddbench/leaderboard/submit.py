@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddbench.evaluation.ddranking.definitions import Accuracies
-from ddbench.evaluation.kept import COSTS
+from ddbench.data.specs import dataset_slug
 from ddbench.evaluation.result import without_students
 from ddbench.leaderboard.attachments import IMPORTED, LABELS, SYNSET, needed
-from ddbench.leaderboard.consistency import score_summary
 from ddbench.leaderboard.packing import NEEDED, Given, Item, find_part, hash_of, pack
+from ddbench.leaderboard.recorded import read_cost, read_scores, read_tasks
 from ddbench.leaderboard.result import KIND, SCHEMA, Result
 from ddbench.leaderboard.schema import (
     MAX_RESULT_BYTES,
@@ -28,11 +27,10 @@ from ddbench.leaderboard.schema import (
 from ddbench.leaderboard.verification import SUFFIX
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import canonical_json, read_bytes, read_json, write_bytes
+from ddbench.runtime.files import read_bytes, read_json, write_bytes
 
 EVALUATION_KIND = "ddbench-evaluation"
 EVALUATION_SCHEMA = 1
-SCORES_KIND = "ddbench-scores"
 COPIED = (
     "synset",
     "teacher",
@@ -48,7 +46,6 @@ COPIED = (
     "versions",
 )
 COPIED_IF_THERE = ("details", "measured")
-OWN_ACCURACIES = tuple(field.name for field in fields(Accuracies))
 CODE = "code"
 NOT_RECIPE = (
     CODE,
@@ -81,6 +78,7 @@ class Submission:
         claim_source: where they report it: one for all claims, or one each.
         synset_url, teacher_url, labels_url: where files lie that are too large to lie beside the row.
         leave_out: students of the evaluation that are not on the row, such as those that diverged.
+        tasks: results of `ddbench task` that have the synset.
     """
 
     method: str = ""
@@ -96,6 +94,7 @@ class Submission:
     teacher_url: str = ""
     labels_url: str = ""
     leave_out: Sequence[str] = ()
+    tasks: Sequence[Path] = ()
 
     def sources(self) -> list[str]:
         """Where each claim is reported.
@@ -179,8 +178,8 @@ def make_result(
     content |= {name: evaluation[name] for name in COPIED}
     content |= {name: evaluation[name] for name in COPIED_IF_THERE if name in evaluation}
     content["cost"] = {
-        "distill": _read_cost(run / "cost.json"),
-        "evaluate": _read_cost(path.with_name(f"{path.stem}.cost.json")),
+        "distill": read_cost(run / "cost.json"),
+        "evaluate": read_cost(path.with_name(f"{path.stem}.cost.json")),
     }
     config = _config(run)
     recipe = {name: value for name, value in config.items() if name not in NOT_RECIPE}
@@ -198,9 +197,11 @@ def make_result(
             near = suggest(student, known)
             raise UserError(f"--claim {student}: not evaluated{near}; students of {path.name}: {', '.join(known)}")
         said["claims"].append({"student": student, "metric": result.main_metric, "value": value, "source": source})
-    scores = _scores(run / "scores" / path.name, result)
+    scores = read_scores(run / "scores" / path.name, result)
     if scores:
         content["scores"] = scores
+    if submission.tasks:
+        content["tasks"] = read_tasks(submission.tasks, result)
     if result.labels is not None:
         labels = find_part(run, LABELS, None, given or Given())
         if labels is not None:
@@ -242,25 +243,6 @@ def _config(run: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _scores(path: Path, result: Result) -> dict[str, Any] | None:
-    """DD-Ranking's scores of the same synset under the same protocol, where they were measured."""
-    if not path.is_file():
-        return None
-    found = read_json(path, "scores file", MAX_RESULT_BYTES)
-    try:
-        if found["kind"] != SCORES_KIND or found["synset"]["sha256"] != result.synset.sha256:
-            raise UserError(f"{path}: scores of another synset; run `ddbench scores` again, or remove the file")
-        if found["protocol"]["hash"] != result.protocol.hash:
-            return None
-        names = ("seed", *OWN_ACCURACIES)
-        repeats = [{name: repeat[name] for name in names} for repeat in found["repeats"]]
-        own = [Accuracies(**{name: repeat[name] for name in OWN_ACCURACIES}) for repeat in repeats]
-        kept = {name: found[name] for name in ("student", "standard", "weight", "random_labels")}
-        return {**kept, "repeats": repeats, "summary": score_summary(own, found["weight"])}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: not a whole scores file ({error!r:.80}); run `ddbench scores` again") from None
-
-
 def plan_submission(run: Path, board: Path, result: Result, given: Given | None = None) -> Plan:
     """Find the place of a result on the board, and what goes with it. Writes nothing.
 
@@ -292,6 +274,12 @@ def plan_submission(run: Path, board: Path, result: Result, given: Given | None 
         raise UserError(
             f"the board's row of this synset under this protocol ({latest.id}) has {' and '.join(lost)}, this "
             f"evaluation has not: evaluate with {' '.join(f'--{kind}' for kind in lost)}, then submit again"
+        )
+    lost = sorted(set(latest.tasks or {}) - set(result.tasks or {})) if latest else []
+    if latest is not None and lost:
+        raise UserError(
+            f"the board's row of this synset under this protocol ({latest.id}) has the task {' and '.join(lost)}: give "
+            f"its result with --task tasks/{dataset_slug(result.synset.dataset)}-{lost[0]}.json"
         )
     result = _named({**result.to_json(), "supersedes": latest.id if latest else None}, str(run))
     path = board / result_path(result)
@@ -426,22 +414,3 @@ def _read_evaluation(path: Path) -> dict[str, Any]:
     if version != EVALUATION_SCHEMA or missing:
         raise UserError(f"{path}: not a whole evaluation ({', '.join(missing) or 'schema'} missing); evaluate again")
     return evaluation
-
-
-def _read_cost(path: Path) -> Any:
-    """A cost record, what one run and all its measurements took as one entry: a row has no room for every probe."""
-    cost = read_json(path, "cost record", 16 * MAX_RESULT_BYTES) if path.exists() else None
-    if not isinstance(cost, dict) or not isinstance(cost.get("runs"), list):
-        return cost
-    entries: dict[str, dict[str, Any]] = {}
-    for run in cost["runs"]:
-        if not isinstance(run, dict) or any(type(run.get(name, 0)) not in (int, float) for name in COSTS):
-            raise UserError(f"{path}: run {str(run)[:60]!a} is malformed; evaluate again")
-        named = {name: run[name] for name in ("student", "seed", "searched_lr") if name in run}
-        entry = entries.setdefault(canonical_json(named), dict(named))
-        for name, value in run.items():
-            if name == "peak_memory_bytes":
-                entry[name] = max(entry.get(name, 0), value)
-            elif name in COSTS:
-                entry[name] = round(entry.get(name, 0.0) + value, 3)
-    return {**cost, "runs": list(entries.values())}

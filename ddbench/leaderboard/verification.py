@@ -5,7 +5,7 @@ follow from those and from the row, and are checked on write and on read. How th
 :mod:`ddbench.leaderboard.retrain`. Imports no torch.
 
 The accuracy is always compared; with ``--measured`` so is what else the row has a column for (calibration, robustness,
-corruptions). A student's verdict by one metric:
+corruptions, tasks). A student's verdict by one metric:
 
 * ``identical``: the same seeds gave the very same numbers;
 * ``within``: the re-trained mean lies in the 95 % interval of what an honest row's mean leads to expect (for all
@@ -14,6 +14,7 @@ corruptions). A student's verdict by one metric:
   own interval; of a single re-trained run nothing is known, and the row's own spread is taken;
 * ``above``, ``below``: it lies outside, on the better or the worse side.
 
+A number of a task whose interval is a bootstrap is ``within`` where the claim lies in the repetition's own interval.
 A row is ``below`` if a student is by any metric, else ``above`` if one is, else ``within``; ``identical`` if all are.
 """
 
@@ -27,11 +28,12 @@ from statistics import fmean, stdev
 from typing import Any, TypedDict
 
 from ddbench.leaderboard.columns import HEADLINE, repeated
-from ddbench.leaderboard.consistency import TOLERANCE, same
-from ddbench.leaderboard.result import Metric, Record, Result, Run, plain
-from ddbench.leaderboard.schema import MAX_RESULT_BYTES, RESULTS, check_text, read_result, result_path
+from ddbench.leaderboard.consistency import TOLERANCE, check_task, same
+from ddbench.leaderboard.result import Metric, Record, Result, Run, TaskInfo, TaskUnit, plain
+from ddbench.leaderboard.schema import MAX_RESULT_BYTES, RESULTS, check_text, fits_task, read_result, result_path
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import read_json, write_json
+from ddbench.statistics import Statistics
 
 KIND = "ddbench-verification"
 SCHEMA = 2
@@ -82,16 +84,32 @@ class Comparison(Record):
 
 
 Compared = Mapping[str, Comparison]
-"""Student -> what came out."""
+"""Student, or metric of a task, -> what came out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskAgain(Record):
+    """A task done again: its units and summary as :class:`ddbench.leaderboard.result.TaskInfo`, and what came out."""
+
+    units: tuple[TaskUnit, ...]
+    summary: Mapping[str, Statistics]
+    compared: Compared
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TaskAgain:
+        """From JSON that :func:`check_verification` has checked."""
+        units = tuple(TaskUnit(**one) for one in data["units"])
+        return cls(units=units, summary=data["summary"], compared=_compared(data["compared"]))
 
 
 class Tables(TypedDict):
-    """What follows from the runs of a verification and from the row."""
+    """What follows from the runs of a verification and from the row; of ``tasks`` what is compared, by task."""
 
     verdict: str
     students: Compared
     measured: Mapping[str, Compared]
     seeds: int
+    tasks: Mapping[str, Compared]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +125,7 @@ class Verification(Record):
         runs: every single re-trained run.
         seeds: re-trained networks of the student that has fewest.
         device: as :func:`ddbench.runtime.device.describe`.
+        tasks: the row's tasks, done again.
     """
 
     result: str
@@ -120,6 +139,7 @@ class Verification(Record):
     threads: int
     at_once: int
     versions: Mapping[str, str]
+    tasks: Mapping[str, TaskAgain] | None = None
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Verification:
@@ -128,6 +148,9 @@ class Verification(Record):
             "students": _compared(data["students"]),
             "measured": {metric: _compared(table) for metric, table in data["measured"].items()},
             "runs": tuple(Run(**run) for run in data["runs"]),
+            "tasks": {name: TaskAgain.from_json(one) for name, one in data["tasks"].items()}
+            if "tasks" in data
+            else None,
         }
         return cls(**{name: value for name, value in data.items() if name not in ("kind", "schema")} | own)
 
@@ -167,6 +190,26 @@ def compare(claimed: Mapping[int, float], measured: Mapping[int, float], better:
     )
 
 
+def compare_stated(claimed: Statistics, measured: Statistics, better: str) -> Comparison:
+    """A number whose interval is a bootstrap's beside its repetition.
+
+    Within: the claim lies in the *repetition's* interval, so that no row can widen its own.
+    """
+    ours, theirs = measured["mean"], claimed["mean"]
+    low, high = (measured["low"], measured["high"])
+    low, high = min(ours, ours if low is None else low), max(ours, ours if high is None else high)
+    if ours == theirs:
+        verdict = "identical"
+    elif low - TOLERANCE <= theirs <= high + TOLERANCE:
+        verdict = "within"
+    else:
+        verdict = "above" if (ours > theirs) == (better == "higher") else "below"
+    shift = theirs - ours
+    return Comparison(
+        claimed=theirs, measured=ours, low=low + shift, high=high + shift, n=measured["n"], verdict=verdict
+    )
+
+
 def _half_width(claimed: Sequence[float], measured: Sequence[float], tests: int) -> float | None:
     known = measured if len(measured) > 1 else claimed
     if len(known) < 2:
@@ -186,6 +229,7 @@ def make_verification(
     threads: int,
     at_once: int,
     versions: Mapping[str, str],
+    tasks: Mapping[str, TaskInfo] | None = None,
 ) -> Verification:
     """The verification of a row.
 
@@ -193,6 +237,7 @@ def make_verification(
         runs: re-trained runs, as ``runs`` of a result; every student of the row is among them.
         measured: metrics of the row that were measured again, of :func:`ddbench.leaderboard.columns.repeated`; each
             run has those that its student has in the row.
+        tasks: tasks of the row, done again.
         device: as :func:`ddbench.runtime.device.describe`.
     """
     metrics = (result.main_metric, *measured)
@@ -205,6 +250,11 @@ def make_verification(
         )
         for run in sorted(runs, key=lambda run: (run.student, run.seed))
     ]
+    tables = _tables(result, own, measured, tasks or {})
+    again = {
+        name: TaskAgain(units=task.units, summary=task.summary, compared=tables["tasks"][name])
+        for name, task in (tasks or {}).items()
+    }
     return Verification(
         result=result.id,
         metric=metrics[0],
@@ -213,11 +263,15 @@ def make_verification(
         threads=threads,
         at_once=at_once,
         versions=dict(versions),
-        **_tables(result, own, measured),
+        verdict=tables["verdict"],
+        students=tables["students"],
+        measured=tables["measured"],
+        seeds=tables["seeds"],
+        tasks=again or None,
     )
 
 
-def _tables(result: Result, runs: Sequence[Run], measured: Sequence[str]) -> Tables:
+def _tables(result: Result, runs: Sequence[Run], measured: Sequence[str], tasks: Mapping[str, TaskInfo]) -> Tables:
     """What follows from the runs; every student of the row is in them, with every metric that it has in the row."""
     main = result.main_metric
     pairs = [
@@ -226,22 +280,36 @@ def _tables(result: Result, runs: Sequence[Run], measured: Sequence[str]) -> Tab
         for student in result.students
         if result.values(student, metric)
     ]
+    tests = len(pairs) + sum(len(task.metrics) for task in tasks.values())
     found: dict[str, dict[str, Comparison]] = {metric: {} for metric in (main, *measured)}
     for metric, student in pairs:
         found[metric][student] = compare(
             result.values(student, metric),
             {run.seed: run.metrics[metric] for run in runs if run.student == student},
             result.metrics[metric].better,
-            len(pairs),
+            tests,
         )
     own = found.pop(main)
-    verdicts = {entry.verdict for table in (own, *found.values()) for entry in table.values()}
+    again = {name: _task_table((result.tasks or {})[name], task, tests) for name, task in tasks.items()}
+    verdicts = {entry.verdict for table in (own, *found.values(), *again.values()) for entry in table.values()}
     return {
         "verdict": next(verdict for verdict in VERDICTS if verdict in verdicts),
         "students": own,
         "measured": found,
         "seeds": min(entry.n for entry in own.values()),
+        "tasks": again,
     }
+
+
+def _task_table(claimed: TaskInfo, again: TaskInfo, tests: int) -> dict[str, Comparison]:
+    """Metric -> claimed beside repeated."""
+    found = {}
+    for metric, described in claimed.metrics.items():
+        if claimed.is_stated(metric):
+            found[metric] = compare_stated(claimed.summary[metric], again.summary[metric], described.better)
+        else:
+            found[metric] = compare(claimed.values(metric), again.values(metric), described.better, tests)
+    return found
 
 
 def check_verification(data: Any, result: Result, where: str) -> Verification:
@@ -256,7 +324,7 @@ def check_verification(data: Any, result: Result, where: str) -> Verification:
     version = data.get("schema")
     if isinstance(version, int) and version > SCHEMA:
         raise UserError(f"{where}: schema {version} was made by a newer ddbench (this one reads {SCHEMA}): upgrade")
-    odd = set(data).symmetric_difference(FIELDS)
+    odd = (set(data) - {"tasks"}).symmetric_difference(FIELDS)
     wrong = sorted(odd or {name for name, kind in FIELDS.items() if type(data[name]) is not kind})
     if wrong:
         raise UserError(f"{where}: field {wrong[0]!r} is missing, malformed or unknown; verify the row again")
@@ -272,10 +340,29 @@ def check_verification(data: Any, result: Result, where: str) -> Verification:
         )
     measured = sorted(data["measured"])
     _check_runs(data["runs"], result, measured, where)
-    tables = _tables(result, [Run(**run) for run in data["runs"]], measured)
-    if any(not same(data[name], plain(value)) for name, value in tables.items()):
+    tasks = _check_tasks(data.get("tasks", {}), result, where)
+    tables = _tables(result, [Run(**run) for run in data["runs"]], measured, tasks)
+    told = {**data, "tasks": {name: one["compared"] for name, one in data.get("tasks", {}).items()}}
+    if any(not same(told[name], plain(value)) for name, value in tables.items()):
         raise UserError(f"{where}: its verdict does not follow from its runs and the row; verify the row again")
     return Verification.from_json(data)
+
+
+def _check_tasks(data: Any, result: Result, where: str) -> dict[str, TaskInfo]:
+    """Tasks done again, each with the metrics and the kind of units that the row's has."""
+    found: dict[str, TaskInfo] = {}
+    for name, one in data.items() if isinstance(data, dict) else [("", None)]:
+        claimed, wrong = result.task(name), f"{where}: task {str(name)[:40]!a} is malformed; verify the row again"
+        if claimed is None or not isinstance(one, dict) or one.keys() != {"units", "summary", "compared"}:
+            raise UserError(wrong)
+        own = {**plain(claimed), "units": one["units"], "summary": one["summary"]}
+        if not isinstance(one["compared"], dict) or not fits_task(own):
+            raise UserError(wrong)
+        found[name] = TaskInfo.from_json(own)
+        check_task(found[name], f"{where}: task {name}")
+        if any(claimed.is_stated(metric) != found[name].is_stated(metric) for metric in claimed.metrics):
+            raise UserError(wrong)
+    return found
 
 
 def _check_facts(data: Mapping[str, Any], where: str) -> None:

@@ -20,6 +20,7 @@ from ddbench.protocols.training import Settings
 from ddbench.runtime.errors import UserError
 from ddbench.statistics import TOO_FEW, ends_within, paired_difference, summarise
 from ddbench.synset import Synset, check_against, read_synset
+from ddbench.tasks.told import Told
 
 C = TypeVar("C")
 
@@ -172,6 +173,19 @@ class Task(Generic[C]):
             head: the question, as it stands in the result file.
         """
         raise NotImplementedError
+
+    @classmethod
+    def told(cls, head: Mapping[str, Any], records: Records, label: str) -> Told:
+        """What a board shows of one run.
+
+        Args:
+            head, records: as :meth:`results`.
+            label: of the run.
+
+        Raises:
+            UserError: the task tells boards nothing.
+        """
+        raise UserError(f"task {cls.__name__.lower()} tells boards nothing: it has no method `told`")
 
     @classmethod
     def lines(cls, results: Mapping[str, Any]) -> list[str]:

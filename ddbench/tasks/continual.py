@@ -39,9 +39,14 @@ from ddbench.tasks.base import BASELINE, STATISTICS_SCHEMA, Job, Records, Task, 
 from ddbench.tasks.distilling import Source, again, check_source, default_source, source_of
 from ddbench.tasks.learning import real_inputs, trained
 from ddbench.tasks.measures import forgetting, paired_groups, seen_accuracies
+from ddbench.tasks.told import Described, Told
 from ddbench.training.loops import predict
 
-METRICS = ("final", "average", "forgetting")
+METRICS = {
+    "final": Described("fraction", "higher", "Accuracy on all classes after the last step"),
+    "average": Described("fraction", "higher", "Accuracy on the classes seen so far, mean over steps"),
+    "forgetting": Described("1", "lower", "Best accuracy on a step's classes less that at the end, mean over steps"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +253,24 @@ class Continual(Task[ContinualConfig]):
             if label != BASELINE and BASELINE in values
         ]
         return {"rows": rows, "differences": differences}
+
+    @classmethod
+    def told(cls, head: Mapping[str, Any], records: Records, label: str) -> Told:
+        learned = [one for one in records.values() if "matrix" in one and one["run"] == label]
+        values, orders = _values(learned), {one["order"] for one in learned}
+        units: dict[int, dict[str, float]] = {}
+        for name, by_order in values.items():
+            groups = {order: fmean(own.values()) for order, own in by_order.items()}
+            if len(orders) == 1:  # then networks are the unit
+                groups = by_order[min(orders)]
+            for unit, value in groups.items():
+                units.setdefault(unit, {})[name] = value
+        return Told(
+            over="order" if len(orders) > 1 else "seed",
+            metrics=METRICS,
+            units=units,
+            beside={"leaks": any(one["leaks"] for one in learned)},
+        )
 
     @classmethod
     def lines(cls, results: Mapping[str, Any]) -> list[str]:

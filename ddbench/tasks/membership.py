@@ -37,9 +37,16 @@ from ddbench.tasks.base import shown as shown_statistics
 from ddbench.tasks.distilling import again, check_source, source_of
 from ddbench.tasks.learning import few, trained
 from ddbench.tasks.measures import Scores, lira_scores, pooled_tpr
+from ddbench.tasks.told import Described, Told, stated
 from ddbench.training.loops import inputs_of, predict
 
 RATES = {"tpr_at_fpr_0.001": 0.001, "tpr_at_fpr_0.01": 0.01}
+METRICS = {
+    "lira_tpr_at_fpr_0.001": Described("fraction", "lower", "LiRA's true-positive rate at 0.1 % false positives"),
+    "lira_tpr_at_fpr_0.01": Described("fraction", "lower", "LiRA's true-positive rate at 1 % false positives"),
+    "lira_auc": Described("fraction", "lower", "LiRA's area under the ROC curve"),
+}
+"""What a board shows: lower is better, a synset should not give its images away."""
 COPY = 0.5 / 255
 """Root mean squared difference of pixels in [0, 1] up to which an image is a copy of another."""
 
@@ -187,13 +194,8 @@ class Membership(Task[MembershipConfig]):
         areas: dict[str, dict[int, float]] = {}
         for run in head["runs"]:
             label = run["label"]
-            own = sorted(
-                (one for one in records.values() if one["run"] == label and "shadow" in one),
-                key=lambda one: one["shadow"],
-            )
-            phi = np.array([one["confidences"] for one in own], dtype=np.float64)
-            member = np.array([[mark == "1" for mark in one["members"]] for one in own])
-            lira, areas[label] = attack([lira_scores(phi, member, target) for target in range(len(own))], member)
+            phi, member = shadows_of(records, label)
+            lira, areas[label] = attacked(records, label)
             plain, _ = attack(list(phi), member)
             beside = next(one for one in records.values() if one["run"] == label and "distance" in one)
             rows.append(
@@ -220,6 +222,20 @@ class Membership(Task[MembershipConfig]):
         return {"rows": rows, "differences": differences}
 
     @classmethod
+    def told(cls, head: Mapping[str, Any], records: Records, label: str) -> Told:
+        alone = {**head, "runs": [run for run in head["runs"] if run["label"] == label]}
+        (row,) = cls.results(alone, records)["rows"]
+        _, areas = attacked(records, label)
+        rates = {f"lira_{name}": row["lira"][name] for name in RATES}
+        return Told(
+            over="target",
+            metrics=METRICS,
+            units={target: {"lira_auc": value} for target, value in areas.items()},
+            stated={name: stated(one["value"], one["low"], one["high"], len(areas)) for name, one in rates.items()},
+            beside={"first_images": row["first_images"], "copies": row["distance"]["copies"]},
+        )
+
+    @classmethod
     def lines(cls, results: Mapping[str, Any]) -> list[str]:
         """A line for each attack, one for the distances, and the differences."""
         lines = []
@@ -237,6 +253,21 @@ class Membership(Task[MembershipConfig]):
             shown = shown_statistics(row["metrics"]["lira_auc"])
             lines.append(f"{row['run']} - {', '.join(row['against'])}  lira AUC: {shown}")
         return lines
+
+
+def shadows_of(records: Records, label: str) -> tuple[Scores, Any]:
+    """Confidences and members ``(N, n)`` of a run's shadows, in order."""
+    own = sorted(
+        (one for one in records.values() if one["run"] == label and "shadow" in one), key=lambda one: one["shadow"]
+    )
+    phi = np.array([one["confidences"] for one in own], dtype=np.float64)
+    return phi, np.array([[mark == "1" for mark in one["members"]] for one in own])
+
+
+def attacked(records: Records, label: str) -> tuple[dict[str, Any], dict[int, float]]:
+    """:func:`attack` by LiRA, each shadow in turn being the target."""
+    phi, member = shadows_of(records, label)
+    return attack([lira_scores(phi, member, target) for target in range(len(phi))], member)
 
 
 def member_table(images: int, shadows: int) -> Tensor:

@@ -41,6 +41,7 @@ from ddbench.tasks.base import BASELINE, Job, Records, Task, Unit
 from ddbench.tasks.distilling import Source, again, check_source, default_source
 from ddbench.tasks.measures import Scores, Statistic, bootstrap, kendall, regret, spearman, top_spearman
 from ddbench.tasks.search import WIDTHS, fitting, grid, rankings_path, read_rankings, write_rankings
+from ddbench.tasks.told import Described, Told, stated
 
 EARLY, REAL = "early stopping", "real"
 
@@ -66,6 +67,11 @@ _VALUE = {
     "required": ["value", "low", "high"],
     "properties": {**{name: {"type": "number"} for name in ("value", "low", "high")}, "tie": {"type": "boolean"}},
     "additionalProperties": False,
+}
+METRICS = {
+    "spearman": Described("1", "higher", "Spearman's correlation with the ranking by real images"),
+    "kendall": Described("1", "higher", "Kendall's tau-b with the ranking by real images"),
+    "regret": Described("fraction", "lower", "Best real accuracy less that of the network that the synset chose"),
 }
 _METRICS = {"type": "object", "additionalProperties": _VALUE}
 
@@ -295,6 +301,19 @@ class Nas(Task[NasConfig]):
             if BASELINE in proxies and label != BASELINE
         ]
         return {"nets": dict(zip(nets, real.tolist(), strict=True)), "rows": rows, "differences": differences}
+
+    @classmethod
+    def told(cls, head: Mapping[str, Any], records: Records, label: str) -> Told:
+        results = cls.results(head, records)
+        row = next(one for one in results["rows"] if one["run"] == label)
+        found = {name: row["metrics"][name] for name in METRICS}
+        count = len(results["nets"])
+        return Told(
+            over="net",
+            metrics=METRICS,
+            stated={name: stated(one["value"], one["low"], one["high"], count) for name, one in found.items()},
+            beside={"chosen": row["chosen"], "steps": row["steps"]},
+        )
 
     @classmethod
     def lines(cls, results: Mapping[str, Any]) -> list[str]:

@@ -67,7 +67,7 @@ def do(job: Job, changed: Mapping[str, Any], out: Path, workers: int, console: C
     devices.resolve_device(job.settings.device)
     task = task_of(job)
     task.check()
-    head = _head(task, changed)
+    head = head_of(task, changed)
     found = {**task.remembered(), **_kept(task, out, head)}
     folder = parts_folder(out)
     stages = [[unit for unit in stage if not _done(task, unit, found)] for stage in task.stages()]
@@ -104,7 +104,7 @@ def status(job: Job, changed: Mapping[str, Any], out: Path) -> list[State]:
     """
     task = task_of(job)
     task.check()
-    found = {**task.remembered(), **_kept(task, out, _head(task, changed))}
+    found = {**task.remembered(), **_kept(task, out, head_of(task, changed))}
     units = [unit for stage in task.stages() for unit in stage]
     done = {unit.name for unit in units if _done(task, unit, found)}
     return Units(parts_folder(out) / "units").states([unit.name for unit in units], done)
@@ -142,7 +142,7 @@ def _done(task: Task[Any], unit: Unit, found: Mapping[str, dict[str, Any]]) -> b
     return unit.name in found and task.there(unit, found[unit.name])
 
 
-def _head(task: Task[Any], changed: Mapping[str, Any]) -> dict[str, Any]:
+def head_of(task: Task[Any], changed: Mapping[str, Any]) -> dict[str, Any]:
     """The question that the result answers: all that decides it."""
     job, spec = task.job, task.dataset.spec
     return {

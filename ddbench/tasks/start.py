@@ -21,6 +21,7 @@ from ddbench.runtime.progress import Console
 from ddbench.runtime.shards import WHOLE, Shard, State
 from ddbench.tasks import TASKS
 from ddbench.tasks.result import TaskResult
+from ddbench.tasks.told import question_of
 
 if TYPE_CHECKING:
     from ddbench.tasks.base import Job, Run
@@ -112,6 +113,20 @@ def status(name: str, runs: Sequence[Path], asked: Asked, config: Any) -> tuple[
 
     order = _order(name, runs, asked, config)
     return order.out, runner.status(order.job, order.changed, order.out)
+
+
+def question(name: str, runs: Sequence[Path], asked: Asked, config: Any) -> dict[str, Any]:
+    """What :func:`run` would ask, as :func:`ddbench.tasks.told.question_of`; nothing is written.
+
+    Raises:
+        UserError: as :func:`run`.
+    """
+    from ddbench.tasks import runner
+
+    order = _order(name, runs, asked, config)
+    task = runner.task_of(order.job)
+    task.check()
+    return question_of(runner.head_of(task, order.changed))
 
 
 def _order(name: str, places: Sequence[Path], asked: Asked, config: Any) -> Order:

@@ -37,6 +37,7 @@ from ddbench.runtime.errors import UserError
 from ddbench.synset import Budget, Synset
 from ddbench.tasks.base import TABLE_PROPERTIES, Job, Records, Task, Unit, baselines, refuse_replay, table
 from ddbench.tasks.learning import features_of, few, fitted, own_statistics, probe_accuracy, real_inputs, score, trained
+from ddbench.tasks.told import Described, Told
 from ddbench.training.loops import Inputs, inputs_of, train
 from ddbench.training.optimizers import OptimizerSettings
 
@@ -194,6 +195,23 @@ class Transfer(Task[TransferConfig]):
         others = table(values, baselines(head)) if baselines(head) else {"differences": []}
         kept = [row for row in others["differences"] if row["run"] != SCRATCH]
         return {"rows": found["rows"], "differences": [*found["differences"], *kept]}
+
+    @classmethod
+    def told(cls, head: Mapping[str, Any], records: Records, label: str) -> Told:
+        units: dict[int, dict[str, float]] = {}
+        for record in records.values():
+            if record["run"] == label:
+                own = {name: value for name, value in record["metrics"].items() if name in METRICS}
+                units.setdefault(record["seed"], {}).update(own)
+        there = {name for own in units.values() for name in own}
+        return Told(over="seed", metrics={name: one for name, one in METRICS.items() if name in there}, units=units)
+
+
+METRICS = {
+    "probe": Described("fraction", "higher", "Accuracy of a linear probe on the other dataset"),
+    "finetune": Described("fraction", "higher", "Accuracy after fine-tuning on the other dataset"),
+    "cross": Described("fraction", "lower", "Redundancy: accuracy on the images of other parts of the synset"),
+}
 
 
 def finetune(net: nn.Module, inputs: Inputs, classes: int, seed: int, config: TransferConfig) -> None:

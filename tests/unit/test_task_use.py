@@ -74,6 +74,7 @@ def test_lists_and_info(run: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatc
     assert "results of tasks  1\nnext: ddbench info tasks/digits-transfer.json" in told
     told = ddb("info", "tasks/digits-transfer.json").out
     assert "student   " in told
+    assert "next: ddbench submit RUN --task tasks/digits-transfer.json" in told
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from ddbench.leaderboard.commands import commands
 from ddbench.leaderboard.images import published_size
 from ddbench.leaderboard.kept import Marks
 from ddbench.leaderboard.pages.view import bytes_text, number_text, seconds_text, statistics_text
-from ddbench.leaderboard.result import CodeInfo, Cost, Costs, Result
+from ddbench.leaderboard.result import CodeInfo, Cost, Costs, Result, plain
 from ddbench.leaderboard.rows import FULL, Cell, Row
 from ddbench.leaderboard.schema import result_path
 from ddbench.leaderboard.verification import Comparison, Verification
@@ -117,6 +117,7 @@ def result_details(
         "curves": _curves(result, full),
         "measured": [[name, pool.json(settings)] for name, settings in sorted((result.measured or {}).items())],
         "scores": _scores(result, pool),
+        "tasks": _tasks(result, pool),
         "commands": commands(result),
         "recipe": pool.json(result.recipe or synset.config),
         "settings": pool.json(result.protocol.settings),
@@ -239,6 +240,20 @@ def _scores(result: Result, pool: Pool) -> dict[str, Any] | None:
     return {"how": said + ("" if scores.standard else ", non-standard"), "lines": lines}
 
 
+def _tasks(result: Result, pool: Pool) -> list[list[Any]]:
+    """Each task: its name, what its intervals are over, its numbers, what it asked."""
+    found: list[list[Any]] = []
+    for name, task in sorted((result.tasks or {}).items()):
+        beside = ", ".join(f"{key} {json.dumps(value)}" for key, value in task.beside.items())
+        how = f"{task.question['student']}, intervals over {task.over}s{f'; {beside}' if beside else ''}"
+        numbers = [
+            [pool.put(one.title), statistics_text(task.summary[metric], one.unit)]
+            for metric, one in task.metrics.items()
+        ]
+        found.append([name, how, numbers, pool.json(plain(task.question))])
+    return found
+
+
 def _costs(costs: Costs) -> list[list[str]]:
     return [["Distillation", cost_text(costs.distill)], ["Evaluation", cost_text(costs.evaluate)]]
 
@@ -285,6 +300,19 @@ def _verification(result: Result, found: Verification) -> dict[str, Any]:
             for metric, table in sorted(tables.items(), key=lambda entry: entry[0] != found.metric)
             for unit in [result.metrics[metric].unit]
             for student, one in sorted(table.items())
+        ]
+        + [
+            [
+                f"{task}, {SHORT.get(metric, metric)}",
+                number_text(one.claimed, unit),
+                number_text(one.measured, unit),
+                _bounds(one, unit),
+                str(one.n),
+                one.verdict,
+            ]
+            for task, again in sorted((found.tasks or {}).items())
+            for metric, one in again.compared.items()
+            for unit in [(result.tasks or {})[task].metrics[metric].unit]
         ],
     }
 

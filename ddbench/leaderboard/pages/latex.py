@@ -15,7 +15,20 @@ from ddbench.statistics import Statistics, spread_words
 
 BOOKTABS = "% \\usepackage{booktabs}\n"
 DEFAULT = ("method", MAIN, CROSS, "stored")
-GROUPS = (MAIN, CROSS, COST, RATE, "further", "scores", "calibration", "robustness", "corruptions", "ood", ABOUT)
+GROUPS = (
+    MAIN,
+    CROSS,
+    COST,
+    RATE,
+    "further",
+    "scores",
+    "calibration",
+    "robustness",
+    "corruptions",
+    "ood",
+    "tasks",
+    ABOUT,
+)
 SPECIAL = {
     "\\": r"\textbackslash{}",
     "{": r"\{",

@@ -168,7 +168,7 @@ function showBoard(board) {
   }
 
   const form = byId("filters");
-  const labels = { accuracy: "accuracy", cost: "cost", rate: "rate", further: "second metric", scores: "DD-Ranking", calibration: "calibration", robustness: "robustness", corruptions: "corruptions", ood: "other data", about: "about" };
+  const labels = { accuracy: "accuracy", cost: "cost", rate: "rate", further: "second metric", scores: "DD-Ranking", calibration: "calibration", robustness: "robustness", corruptions: "corruptions", ood: "other data", tasks: "tasks", about: "about" };
   const there = unique(board.tables.flatMap((t) => t.columns.map((c) => c.g))).filter((g) => g in labels && g !== "accuracy");
   const narrow = matchMedia("(max-width: 40rem)").matches;
   for (const g of there) {

@@ -210,6 +210,8 @@ function resultBlock(result, row, texts, several) {
     claims.length ? section("Published beside ours", simpleTable(["student", "metric", "published", "ours", "source"], claims, [2, 3])) : null,
     curvesOf(result),
     result.scores ? section("DD-Ranking scores", h("p", { class: "soft" }, result.scores.how), simpleTable(["score", "mean ± half of the 95 % interval"], result.scores.lines.map(([t, v]) => [text(t), v]), [1])) : null,
+    result.tasks ? section("Tasks", result.tasks.map(([name, how, lines, question]) => h("div", {}, h("h4", {}, name), h("p", { class: "soft" }, how), simpleTable(["number", "mean ± half of the 95 % interval"], lines.map(([t, v]) => [text(t), v]), [1]),
+      h("details", {}, h("summary", {}, "What was asked"), h("pre", { tabindex: 0 }, text(question)))))) : null,
     section("All metrics", result.runs.map(([student, metrics], i) => h("details", { open: i === 0 && result.runs.length === 1 }, h("summary", {}, student),
       simpleTable(["metric", "mean ± half", "seed: value"], metrics.map(([t, summary, u, values]) => [text(t), summary, values.map(([seed, v]) => `${seed}: ${shown(v, text(u))}`).join("   ")]), [1])))),
     section("Again", h("p", { class: "soft" }, "The commands of this row."), commandBox(result.commands)),

@@ -1,7 +1,7 @@
 
 /* One table: head, rows, sorting. */
 const FIRST = 25;
-const GROUPS = { cross: "", cost: "Cost", rate: "Rate", further: "Second metric", scores: "DD-Ranking", calibration: "Calibration", robustness: "Robustness", corruptions: "Corruptions", ood: "Other data", about: "About", place: "" };
+const GROUPS = { cross: "", cost: "Cost", rate: "Rate", further: "Second metric", scores: "DD-Ranking", calibration: "Calibration", robustness: "Robustness", corruptions: "Corruptions", ood: "Other data", tasks: "Tasks", about: "About", place: "" };
 
 /* Columns that are shown: of one student where one is chosen, of the ranking one for what has a column for each. */
 function visibleColumns(table, state) {

@@ -32,6 +32,7 @@ from ddbench.distillation.folder import (
 )
 from ddbench.distillation.product import finish, wrap
 from ddbench.methods.base import Method, NotFiniteError
+from ddbench.modalities import modality
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable
@@ -323,7 +324,8 @@ def status(
     method, product, units = kind(config, context), out / FILE, units_of(out)
     ranges = method.pieces()
     if len(ranges) < 2 or ((out / CONFIG).exists() and not (begun(out) or product.exists())):
-        whole = f"all {method.iterations} steps" if method.iterations else "the images"
+        items = modality(dataset.spec.modality).items
+        whole = f"all {method.iterations} steps" if method.iterations else f"the {items}"
         if product.exists():
             return out, [State(unit=whole, state="done")]
         return out, [turn_state(whole, units.folder / RUN)]

@@ -109,7 +109,7 @@ def _loop(
         return
     context, rhythm = method.context, Rhythm(settings.checkpoint_every)
     with context.console.bar(
-        f"{resolved['method']} ({context.dataset.spec.name}, ipc {context.ipc})", method.iterations, done
+        f"{resolved['method']} ({context.dataset.spec.name}, {method.budget})", method.iterations, done
     ) as bar:
         shown = ""
         for iteration in range(done, method.iterations):

@@ -14,16 +14,17 @@ from ddbench.graphs.mirage import TreePayload
 
 @dataclass(frozen=True, eq=False)
 class GraphBatch:
-    """Graphs or trees side by side, int64.
+    """Graphs or trees side by side, int64; relaxed graphs (:mod:`ddbench.graphs.relaxed`) have shares of labels.
 
     Attributes:
-        labels: of nodes ``(n, F)``.
+        labels: of nodes ``(n, F)``, or the share of each label ``(n, sum of sizes)``, a float.
         degree: ``(n,)``, in the graph that a node is from.
         source, target: arcs ``(m,)``; a tree's go from child to parent.
-        edge_labels: of arcs ``(m, K)``.
+        edge_labels: of arcs ``(m, K)``, or the share of each label ``(m, sum of sizes)``, a float.
         pooled: the nodes ``(k,)`` whose embeddings are pooled: all nodes of graphs, the roots of trees.
         owner: ``(k,)``, the item that each is pooled into.
         count: how many items.
+        weight: how far each arc is there ``(m,)``, 0 to 1; None: all are.
     """
 
     labels: Tensor
@@ -34,6 +35,7 @@ class GraphBatch:
     pooled: Tensor
     owner: Tensor
     count: int
+    weight: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

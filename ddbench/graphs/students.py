@@ -32,7 +32,10 @@ def exact_on_trees(name: str, payload: TreePayload) -> bool:
 
 
 class Embedding(nn.Module):
-    """Labels ``(n, columns)`` to vectors ``(n, width)``: one embedding a column, summed; zeros without any column."""
+    """Labels ``(n, columns)`` to vectors ``(n, width)``: one embedding a column, summed; zeros without any column.
+
+    Shares ``(n, sum of sizes)`` in place of labels weigh the embeddings.
+    """
 
     def __init__(self, sizes: Sequence[int], width: int) -> None:
         super().__init__()
@@ -42,12 +45,19 @@ class Embedding(nn.Module):
     def forward(self, labels: Tensor) -> Tensor:
         if not self.columns:
             return torch.zeros(len(labels), self.width)
+        if labels.is_floating_point():
+            return labels @ torch.cat([embed.weight for embed in self.columns])
         return torch.stack([embed(labels[:, column]) for column, embed in enumerate(self.columns)]).sum(0)
 
 
 def summed(values: Tensor, owner: Tensor, count: int) -> Tensor:
     """Sums of rows ``(k, ...)`` by owner ``(count, ...)``."""
     return values.new_zeros(count, *values.shape[1:]).index_add_(0, owner, values)
+
+
+def weighed(sent: Tensor, batch: GraphBatch) -> Tensor:
+    """What goes along each arc ``(m, width)``, as far as the arc is there."""
+    return sent if batch.weight is None else sent * batch.weight[:, None]
 
 
 class GinLayer(nn.Module):
@@ -59,7 +69,7 @@ class GinLayer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
 
     def forward(self, x: Tensor, edge: Tensor, batch: GraphBatch) -> Tensor:
-        sent = torch.relu(x[batch.source] + edge)
+        sent = weighed(torch.relu(x[batch.source] + edge), batch)
         made: Tensor = self.mlp((1 + self.eps) * x + summed(sent, batch.target, len(x)))
         return made
 
@@ -73,7 +83,7 @@ class GcnLayer(nn.Module):
 
     def forward(self, x: Tensor, edge: Tensor, batch: GraphBatch) -> Tensor:
         scale = (batch.degree + 1).to(x.dtype).rsqrt()[:, None]
-        sent = (x[batch.source] + edge) * scale[batch.source]
+        sent = weighed((x[batch.source] + edge) * scale[batch.source], batch)
         made: Tensor = self.linear(scale * (scale * x + summed(sent, batch.target, len(x))))
         return made
 
@@ -96,6 +106,8 @@ class GatLayer(nn.Module):
         # the largest of each node's scores leaves the softmax as it is and keeps exp in range
         top = score.new_full((len(x),), -torch.inf).scatter_reduce(0, target, score.detach(), "amax")
         weight = (score - top[target]).exp()[:, None]
+        if batch.weight is not None:
+            weight = weight * torch.cat([batch.weight, batch.weight.new_ones(len(x))])[:, None]
         made: Tensor = summed(weight * sent, target, len(x)) / summed(weight, target, len(x)) + self.bias
         return made
 

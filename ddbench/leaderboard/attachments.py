@@ -71,7 +71,7 @@ def beside(path: Path, part: Part) -> Path:
 def needed(result: Result) -> dict[Part, str | None]:
     """The parts that a row's training needs, with their sha256; None: the row names none.
 
-    The row of all real images needs none: they are the dataset.
+    The row of all of the real set needs none: they are the dataset.
     """
     parts: dict[Part, str | None] = {}
     if result.synset.budget.unit != "all":

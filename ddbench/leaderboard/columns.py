@@ -43,8 +43,8 @@ SHORT = {
 }
 
 SCORES = {
-    "hlr": ("HLR", "fraction", "lower", "hard label recovery: all real images less the synset, hard labels"),
-    "ior": ("IOR", "fraction", "higher", "improvement over random images under the row's own protocol"),
+    "hlr": ("HLR", "fraction", "lower", "hard label recovery: all real data less the synset, hard labels"),
+    "ior": ("IOR", "fraction", "higher", "improvement over random real data under the row's own protocol"),
     "lrs": ("LRS", "points", "higher", "label robust score, 0 to 100"),
     "ars": ("ARS", "points", "higher", "augmentation robust score, 0 to 100"),
 }

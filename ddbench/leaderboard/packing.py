@@ -9,6 +9,7 @@ from pathlib import Path
 from ddbench.leaderboard.attachments import LABELS, MAX_BYTES, SYNSET, TEACHER, Part, address, beside, needed
 from ddbench.leaderboard.images import MAX_PNG_BYTES, clean_png
 from ddbench.leaderboard.result import Result
+from ddbench.modalities import modality
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash, read_bytes
 
@@ -107,7 +108,8 @@ def pack(run: Path, path: Path, result: Result, given: Given) -> Package:
     for part, sha256 in needed(result).items():
         package.items.append(_part(run, path, result, part, sha256, given, package.files))
     if result.synset.budget.unit == "all":
-        package.items.append(Item("synset", NEEDED, True, "the real images, which are not copied"))
+        items = modality(result.synset.modality).items
+        package.items.append(Item("synset", NEEDED, True, f"the real {items}, which are not copied"))
     else:
         package.items.append(_preview(run, path, package.files))
     package.items.extend(_words(result))

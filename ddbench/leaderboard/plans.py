@@ -110,7 +110,7 @@ class PlanCell:
 
     @property
     def budget(self) -> str:
-        """``ipc10``, ``bytes500``, or ``full`` for all real images."""
+        """``ipc10``, ``bytes500``, or ``full`` for all of the real set."""
         if self.method == "full":
             return "full"
         return f"ipc{self.ipc}" if self.ipc else f"bytes{self.max_bytes or ''}"

@@ -53,19 +53,19 @@ def plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Budget(Record):
-    """How much a synset may hold: ``ipc`` images per class, ``all`` real images, or another unit."""
+    """How much a synset may hold: ``ipc`` images per class, ``all`` real items, or another unit."""
 
     unit: str
     value: float
 
     @property
     def whole(self) -> bool:
-        """Whether it is all real images."""
+        """Whether it is all of the real set."""
         return self.unit == "all"
 
     @property
     def name(self) -> str:
-        """``ipc10``, ``full`` for all real images, else unit and value."""
+        """``ipc10``, ``full`` for all of the real set, else unit and value."""
         return "full" if self.whole else f"{self.unit}{self.value}"
 
 

@@ -319,7 +319,7 @@ def make_job(result: Result, request: Request) -> Job:
         )
     kind = modality(synset.modality)
     files = {part: locate(result, part, request) for part in needed(result)}
-    path = files.get(SYNSET) or _real_images(result, request)
+    path = files.get(SYNSET) or _real_items(result, request)
     if SYNSET in files:
         _check_numbers(files[SYNSET], result)
     paths = {part.name: place for part, place in files.items()}
@@ -400,15 +400,15 @@ def _device(result: Result, request: Request) -> str:
     return "cpu" if on_cpu else resolve_device("auto").type
 
 
-def _real_images(result: Result, request: Request) -> Path:
-    """The row of all real images needs no file: they are taken from the dataset, as a run in the work folder."""
+def _real_items(result: Result, request: Request) -> Path:
+    """The row of all real items needs no file: they are taken from the dataset, as a run in the work folder."""
     from ddbench.data.load import load_dataset
     from ddbench.leaderboard.references import real_run
 
     said = result.synset
-    if said.method != "full":
-        raise UserError(f"row {result.id} claims all real images, but its method is {said.method}")
     own = modality(said.modality)
+    if said.method != "full":
+        raise UserError(f"row {result.id} claims all real {own.items}, but its method is {said.method}")
     size = own.side_of_row(said)
     dataset = load_dataset(said.dataset, request.data, size=size, modality=own.name)
     if dataset.fingerprint != said.dataset_fingerprint:

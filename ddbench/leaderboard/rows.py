@@ -10,6 +10,7 @@ from typing import Any
 from ddbench.leaderboard.columns import MAIN, Measure, measures
 from ddbench.leaderboard.result import Budget, Metric, ProtocolInfo, Result, Stored
 from ddbench.leaderboard.schema import same_subject
+from ddbench.modalities import modality
 from ddbench.runtime.files import canonical_json
 from ddbench.statistics import Statistics, paired_difference, summarise_groups
 
@@ -145,6 +146,11 @@ class Cell:
     students: tuple[str, ...]
     measures: tuple[Measure, ...]
     rows: tuple[Row, ...]
+
+    @property
+    def items(self) -> str:
+        """What its synsets hold: images, or graphs."""
+        return modality(self.rows[0].first.synset.modality).items
 
     def main(self, student: str) -> Measure:
         """The accuracy of one student."""

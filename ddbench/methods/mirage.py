@@ -9,11 +9,11 @@ from __future__ import annotations
 from ddbench.graphs.graphset import GraphSet
 from ddbench.graphs.mirage import MirageConfig, TreePayload, distil
 from ddbench.methods.facts import Facts
-from ddbench.methods.families.graphs import GraphMethod
+from ddbench.methods.families.graphs import OneShotGraphs
 from ddbench.synset import Budget
 
 
-class Mirage(GraphMethod[MirageConfig]):
+class Mirage(OneShotGraphs[MirageConfig]):
     """Frequent sets of computation trees."""
 
     config_class = MirageConfig

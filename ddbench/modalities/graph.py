@@ -24,28 +24,28 @@ if TYPE_CHECKING:
 STUDENT = "gin-d2-w64-mean"
 """Where none is named: mean pooling, since a sum tells the number of nodes."""
 
-NOT_ASKED: dict[str, Any] = {
-    "epochs": None,
-    "lr": None,
-    "augmentation": None,
-    "label_smoothing": None,
-    "mixup": None,
-    "focal_gamma": None,
-    "lr_source": None,
-    "teacher": None,
-    "labels": None,
-    "calibration": False,
-    "robustness": None,
-    "corruptions": False,
-    "ood": None,
-    "corruption_reference": None,
-    "max_images": None,
-    "keep_weights": False,
-    "precision": "float32",
-    "at_once": 1,
-    "size": None,
-}
-"""Wishes that only images have an answer to, and what they are where nobody wishes."""
+NOT_ASKED = (
+    "epochs",
+    "lr",
+    "augmentation",
+    "label_smoothing",
+    "mixup",
+    "focal_gamma",
+    "lr_source",
+    "teacher",
+    "labels",
+    "calibration",
+    "robustness",
+    "corruptions",
+    "ood",
+    "corruption_reference",
+    "max_images",
+    "keep_weights",
+    "precision",
+    "at_once",
+    "size",
+)
+"""Wishes that only images have an answer to."""
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,9 @@ class GraphModality(Modality):
         return base, {}
 
     def check_asked(self, asked: Any) -> None:
-        for name, usual in NOT_ASKED.items():
+        for name in NOT_ASKED:
             value = getattr(asked, name)
-            if value != usual:
+            if value != getattr(type(asked), name):  # where a dataclass keeps its defaults
                 flag = f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
                 raise UserError(f"{flag}: for images only, but the synset has modality 'graph'; leave it out")
 

@@ -105,6 +105,68 @@ def test_distill(ddb: Callable, data_root: Path, buffers: Path, tmp_path: Path):
     assert final == contents(whole, "cost.json")
 
 
+def test_distill_graphs(ddb: Callable, data_root: Path, tmp_path: Path):
+    def command(place: Path) -> list[object]:
+        more = ("--iterations", 9, "--checkpoint-every", 2, "--student", "gin-d1-w4-mean", "--threads", 1)
+        return ["distill", "--method", "doscond", "--dataset", "graphs:made", "--max-bytes", 400, "--out", place, *more]
+
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = halted("ddbench.distillation.runner:checkpoint", 2, command(killed), data_root)
+    kill_when(process, (killed / "checkpoint.safetensors").exists)
+    assert not (killed / "synset.safetensors").exists()
+    result = ddb(*command(killed))
+    assert result.code == 0, result.err
+    assert "going on at iteration" in result.err
+    assert ddb(*command(whole)).code == 0
+    final = contents(killed, "cost.json", ".tmp")
+    assert set(final) == {"config.json", "metrics.jsonl", "preview.png", "synset.safetensors"}
+    assert final == contents(whole, "cost.json")
+
+
+def test_graphs_of_one_shot(ddb: Callable, data_root: Path, tmp_path: Path):
+    """Killed before its product is written; typed again it ends in the same bytes."""
+
+    def command(place: Path) -> list[object]:
+        return ["distill", "--method", "mirage", "--dataset", "graphs:made", "--support", 0.3, "--out", place]
+
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = halted("ddbench.distillation.product:write_json", 1, command(killed), data_root)
+    kill_when(process, (killed / "cost.json").exists)
+    assert not (killed / "synset.safetensors").exists()
+    for place in (killed, whole):
+        result = ddb(*command(place))
+        assert result.code == 0, result.err
+    final = contents(killed, "cost.json", ".tmp")
+    assert set(final) == {"config.json", "preview.png", "synset.safetensors"}
+    assert final == contents(whole, "cost.json")
+
+
+@pytest.mark.parametrize("method", ["random", "mirage"])
+def test_evaluate_graphs(method: str, ddb: Callable, data_root: Path, tmp_path: Path):
+    budget = ("--max-bytes", 400) if method == "random" else ("--support", 0.3)
+    for name in ("killed", "whole"):
+        argv = ["distill", "--method", method, "--dataset", "graphs:made", *budget, "--out", tmp_path / name]
+        assert ddb(*argv).code == 0
+
+    def command(place: Path) -> list[object]:
+        return ["evaluate", place, "--students", "gcn-d1-w4-mean", "--seeds", 3, "--workers", 1, "--threads", 1]
+
+    partial = tmp_path / "killed" / "evaluations"
+
+    def two_runs_are_kept() -> bool:
+        return len(list(partial.glob("*.parts/run-*.part"))) >= 2
+
+    kill_when(halted(RECORDED, 2, command(tmp_path / "killed"), data_root), two_runs_are_kept)
+    assert not any(partial.glob("*.json"))
+    result = ddb(*command(tmp_path / "killed"))
+    assert result.code == 0, result.err
+    assert "2 of 3 runs are there; going on with the others" in result.err
+    assert ddb(*command(tmp_path / "whole")).code == 0
+    final = contents(partial, "cost.json", ".tmp")
+    assert set(final) == {"graph-v1.json"}
+    assert final == contents(tmp_path / "whole" / "evaluations", "cost.json")
+
+
 def test_evaluate(ddb: Callable, data_root: Path, tmp_path: Path):
     for name in ("killed", "whole"):
         assert ddb(*random_tiny(tmp_path / name)).code == 0

@@ -14,7 +14,7 @@ from ddbench.methods import METHODS, facts_of
 from ddbench.runtime.files import canonical_json
 
 ABSENT = "--"
-REFERENCES = {"random": "Random real images", "full": "All real images"}
+REFERENCES = {"random": "Random real", "full": "All real"}
 
 Named = tuple[str, int]
 """A line: title of the method, and which of its rows in a column it has, from 0."""
@@ -51,8 +51,9 @@ def _table(cells: Sequence[Cell], student: str, spread: str) -> Iterator[str]:
         {name: score for name, row in lines.items() if (score := row.scores.get(_measure(cell, student)))}
         for cell, lines in zip(cells, columns, strict=True)
     ]
-    references = [title for title in REFERENCES.values() if any((title, 0) in column for column in scores)]
-    methods = {name for column in scores for name in column} - {(title, 0) for title in REFERENCES.values()}
+    titles = list(dict.fromkeys(title for cell in cells for title in _references(cell).values()))
+    references = [title for title in titles if any((title, 0) in column for column in scores)]
+    methods = {name for column in scores for name in column} - {(title, 0) for title in titles}
     yield "\\begin{table}"
     yield "\\centering"
     yield f"\\caption{{{_caption(cells, student, spread, scores)}}}"
@@ -77,12 +78,18 @@ def _measure(cell: Cell, student: str) -> Measure:
     return cell.main(student or cell.students[0])
 
 
+def _references(cell: Cell) -> dict[str, str]:
+    """Titles of the rows that methods are held against."""
+    return {name: f"{words} {cell.items}" for name, words in REFERENCES.items()}
+
+
 def _lines_of(cell: Cell) -> dict[Named, Row]:
     """The rows of a column by the line that they stand in."""
     count: Counter[str] = Counter()
+    references = _references(cell)
     found = {}
     for row in cell.rows:
-        title = REFERENCES.get(row.reference) or title_of(row)
+        title = references.get(row.reference) or title_of(row)
         found[title, count[title]] = row
         count[title] += 1
     return found
@@ -112,7 +119,7 @@ def _heads(cells: Sequence[Cell]) -> Iterator[str]:
         at += count
     yield " & ".join(over) + " \\\\"
     yield "".join(rules)
-    yield " & ".join(["Method", *(escape(budget_text(cell.budget)) for cell in cells)]) + " \\\\"
+    yield " & ".join(["Method", *(escape(budget_text(cell)) for cell in cells)]) + " \\\\"
 
 
 def _line(name: Named, cells: Sequence[Cell], scores: Sequence[dict[Named, Score]], spread: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ddbench.leaderboard.columns import CROSS, MAIN, Measure, others
-from ddbench.leaderboard.result import Budget, Result
+from ddbench.leaderboard.result import Result
 from ddbench.leaderboard.rows import FULL, RANDOM, REFERENCES, AgainstRandom, Cell, Row
 from ddbench.statistics import Statistics, spread_words
 
@@ -83,10 +83,11 @@ def parts(table: Table) -> list[Table]:
     return [part for part in (table.only(HEAD_GROUPS), table.only(rest)) if part is not None]
 
 
-def budget_text(budget: Budget) -> str:
+def budget_text(cell: Cell) -> str:
     """``IPC 10``, ``all images``, or unit and value."""
+    budget = cell.budget
     if budget.unit == "all":
-        return "all images"
+        return f"all {cell.items}"
     return f"IPC {budget.value}" if budget.unit == "ipc" else f"{budget.unit} {budget.value}"
 
 
@@ -152,7 +153,7 @@ def lay_out(cell: Cell, student: str = "", everyone: bool = False) -> Table:
         Column("rank", True, "rows that cannot be told apart share a rank", PLACE),
         Column("method", False, "how the synset was made", PLACE),
         *(_measured(one) for one in shown if one.group in (MAIN, CROSS)),
-        Column("stored", True, "bytes of images, labels and everything else that training needs", COST),
+        Column("stored", True, f"bytes of {cell.items}, labels and everything else that training needs", COST),
         Column("compression", True, "bytes of the real training set over stored bytes", COST),
         Column("distillation", True, "CPU time of the distillation", COST),
         Column("bits/class", True, "bits of everything stored, over the number of classes", RATE),
@@ -175,7 +176,7 @@ def lay_out(cell: Cell, student: str = "", everyone: bool = False) -> Table:
     caption = f"{cell.described.title}{percent}{better}: mean ± half of the 95 % interval. Ranked by {student}."
     return Table(
         cell=cell,
-        title=f"{cell.dataset}, {budget_text(cell.budget)}",
+        title=f"{cell.dataset}, {budget_text(cell)}",
         caption=caption,
         columns=tuple(columns[i] for i in used),
         lines=tuple(Line(line.row, line.reference, tuple(line.entries[i] for i in used)) for line in lines),

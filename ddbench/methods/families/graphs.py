@@ -1,4 +1,4 @@
-"""What methods for graphs share: one shot, a payload, a budget in bytes; and the choices of real graphs."""
+"""What methods for graphs share: a payload, a budget in bytes, mostly one shot; and the choices of real graphs."""
 
 from __future__ import annotations
 
@@ -28,10 +28,27 @@ def training_graphs(context: Context) -> GraphSet:
 
 
 class GraphMethod(Method[C]):
-    """A method of one shot whose product is a payload."""
+    """A method whose product is a payload."""
 
     modalities = ("graph",)
     unit = "bytes"
+
+    @property
+    @abstractmethod
+    def payload(self) -> Payload:
+        """The product as it is now."""
+
+    def distilled(self) -> Distilled:
+        """Images: there are none; the product is :attr:`payload`.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(f"{self.title} makes graphs: ask for its payload")
+
+
+class OneShotGraphs(GraphMethod[C]):
+    """A method of one shot."""
 
     @classmethod
     @abstractmethod
@@ -53,14 +70,6 @@ class GraphMethod(Method[C]):
         """The product."""
         return _made(self.make, self.config, training_graphs(self.context), self.context.seed)
 
-    def distilled(self) -> Distilled:
-        """Images: there are none; the product is :attr:`payload`.
-
-        Raises:
-            TypeError: always.
-        """
-        raise TypeError(f"{self.title} makes graphs: ask for its payload")
-
 
 @lru_cache(maxsize=1)
 def _made(make: Callable[[Any, GraphSet, int], Payload], config: Any, graphs: GraphSet, seed: int) -> Payload:
@@ -76,7 +85,7 @@ class GraphBudget:
     """bytes that the chosen graphs have at most, such as those of another run"""
 
 
-class GraphCoreset(GraphMethod[GraphBudget]):
+class GraphCoreset(OneShotGraphs[GraphBudget]):
     """Real training graphs, the classes in turn, of at most so many bytes."""
 
     config_class = GraphBudget
@@ -121,7 +130,7 @@ class NoSettings:
     """There are none."""
 
 
-class FullGraphs(GraphMethod[NoSettings]):
+class FullGraphs(OneShotGraphs[NoSettings]):
     """All training graphs."""
 
     config_class = NoSettings
@@ -139,7 +148,7 @@ class FullGraphs(GraphMethod[NoSettings]):
         return graphs
 
 
-class ReferenceGraphs(GraphMethod[GraphBudget]):
+class ReferenceGraphs(OneShotGraphs[GraphBudget]):
     """A rule in place of graphs; it stands beside the rows of any budget."""
 
     config_class = GraphBudget

@@ -122,7 +122,7 @@ def _table(table: Table, lines: Sequence[Any]) -> dict[str, Any]:
     return {
         "title": table.title,
         "dataset": cell.dataset,
-        "budget": budget_text(cell),
+        "budget": budget_text(cell.budget, cell.items),
         "value": cell.budget.value if cell.budget.unit != "all" else None,
         "labels": cell.label_kind,
         "protocol": cell.protocol.name,

@@ -119,7 +119,7 @@ def _heads(cells: Sequence[Cell]) -> Iterator[str]:
         at += count
     yield " & ".join(over) + " \\\\"
     yield "".join(rules)
-    yield " & ".join(["Method", *(escape(budget_text(cell)) for cell in cells)]) + " \\\\"
+    yield " & ".join(["Method", *(escape(budget_text(cell.budget, cell.items)) for cell in cells)]) + " \\\\"
 
 
 def _line(name: Named, cells: Sequence[Cell], scores: Sequence[dict[Named, Score]], spread: str) -> str:

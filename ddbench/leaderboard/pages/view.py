@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ddbench.leaderboard.columns import CROSS, MAIN, Measure, others
-from ddbench.leaderboard.result import Result
+from ddbench.leaderboard.result import Budget, Result
 from ddbench.leaderboard.rows import FULL, RANDOM, REFERENCES, AgainstRandom, Cell, Row
 from ddbench.statistics import Statistics, spread_words
 
@@ -83,11 +83,10 @@ def parts(table: Table) -> list[Table]:
     return [part for part in (table.only(HEAD_GROUPS), table.only(rest)) if part is not None]
 
 
-def budget_text(cell: Cell) -> str:
-    """``IPC 10``, ``all images``, or unit and value."""
-    budget = cell.budget
+def budget_text(budget: Budget, items: str = "images") -> str:
+    """``IPC 10``, ``all images`` (or other items), or unit and value."""
     if budget.unit == "all":
-        return f"all {cell.items}"
+        return f"all {items}"
     return f"IPC {budget.value}" if budget.unit == "ipc" else f"{budget.unit} {budget.value}"
 
 
@@ -176,7 +175,7 @@ def lay_out(cell: Cell, student: str = "", everyone: bool = False) -> Table:
     caption = f"{cell.described.title}{percent}{better}: mean ± half of the 95 % interval. Ranked by {student}."
     return Table(
         cell=cell,
-        title=f"{cell.dataset}, {budget_text(cell)}",
+        title=f"{cell.dataset}, {budget_text(cell.budget, cell.items)}",
         caption=caption,
         columns=tuple(columns[i] for i in used),
         lines=tuple(Line(line.row, line.reference, tuple(line.entries[i] for i in used)) for line in lines),

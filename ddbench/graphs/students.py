@@ -46,7 +46,7 @@ class Embedding(nn.Module):
         if not self.columns:
             return torch.zeros(len(labels), self.width)
         if labels.is_floating_point():
-            return labels @ torch.cat([embed.weight for embed in self.columns])
+            return labels @ torch.cat(list(self.columns.parameters()))
         return torch.stack([embed(labels[:, column]) for column, embed in enumerate(self.columns)]).sum(0)
 
 

@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ddbench.config import setting
 from ddbench.graphs.baselines import coreset
 from ddbench.graphs.batches import GraphBatch, graph_items
-from ddbench.graphs.graphset import GraphSet
+from ddbench.graphs.graphset import GraphSet, Ints
 from ddbench.graphs.relaxed import RelaxedGraphs, pairs_of
 from ddbench.graphs.students import GraphStudent, build_student
 from ddbench.methods.base import Context, NotFiniteError, State
@@ -33,7 +33,7 @@ from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.synset import Budget
 from ddbench.training.graph_matching import ClassPair, density_excess, matching_loss
-from ddbench.training.loops import load_optimizer_state, optimizer_state
+from ddbench.training.optimizers import load_optimizer_state, optimizer_state
 
 MOST_PAIRS = 2**20
 """Possible edges of all learned graphs together: a step's memory grows with them."""
@@ -205,12 +205,13 @@ class DosCond(GraphMethod[DosCondConfig]):
         """Real graphs of a class."""
         return self._real.batch(self._chosen(iteration, label, size))
 
-    def _chosen(self, iteration: int, label: int, size: int) -> np.typing.NDArray[np.int64]:
+    def _chosen(self, iteration: int, label: int, size: int) -> Ints:
         own = self._by_class[label]
         if len(own) <= size:
             return own
         generator = seeds.generator(self.context.seed, "doscond-real", iteration, label)
-        return own[torch.randperm(len(own), generator=generator)[:size].numpy()]
+        chosen: Ints = own[torch.randperm(len(own), generator=generator)[:size].numpy()]
+        return chosen
 
     def state(self) -> State:
         """Logits and Adam's moments."""

@@ -53,9 +53,18 @@ class Backend(ABC):
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """Latents ``(n, *latent_shape)`` of images; ``noise`` of that shape draws from the posterior (None: mean)."""
 
+    def decode(self, latents: Tensor, *, graph: bool = False) -> Tensor:
+        """Images of latents, clamped to [-1, 1].
+
+        Args:
+            graph: keep what leads to them, so that they can be differentiated in the latents.
+        """
+        with torch.set_grad_enabled(graph):
+            return self._decode(latents).clamp(-1, 1)
+
     @abstractmethod
-    def decode(self, latents: Tensor) -> Tensor:
-        """Images of latents, clamped to [-1, 1]."""
+    def _decode(self, latents: Tensor) -> Tensor:
+        """Images of latents as they come."""
 
     @abstractmethod
     def _network(self, latents: Tensor, time: int, labels: Tensor) -> Tensor:
@@ -109,8 +118,8 @@ class PixelUNet(Backend):
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         return images
 
-    def decode(self, latents: Tensor) -> Tensor:
-        return latents.clamp(-1, 1)
+    def _decode(self, latents: Tensor) -> Tensor:
+        return latents
 
     def _network(self, latents: Tensor, time: int, labels: Tensor) -> Tensor:
         predicted: Tensor = self.net(latents, time, class_labels=labels).sample
@@ -152,10 +161,9 @@ class LatentDiT(Backend):
         latents: Tensor = code * self.scale
         return latents
 
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
+    def _decode(self, latents: Tensor) -> Tensor:
         images: Tensor = self.vae.decode(latents / self.scale).sample
-        return images.clamp(-1, 1)
+        return images
 
     def _network(self, latents: Tensor, time: int, labels: Tensor) -> Tensor:
         times = torch.full_like(labels, time)

@@ -27,7 +27,7 @@ class Unguided(Generation[UnguidedConfig]):
     config_class = UnguidedConfig
     facts = Facts(
         title="plain diffusion samples",
-        line="plain samples of a diffusion model: the baseline of d3hr and mgd3",
+        line="plain samples of a diffusion model: the baseline of d3hr, mgd3 and igd",
         family="generation",
     )
 

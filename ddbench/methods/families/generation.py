@@ -1,4 +1,4 @@
-"""Synsets drawn from a diffusion model: what ``d3hr``, ``mgd3`` and ``unguided`` share. A step is a class.
+"""Synsets drawn from a diffusion model: what ``d3hr``, ``mgd3``, ``igd`` and ``unguided`` share. A step is a class.
 
 A method says in :meth:`Generation.draw` with which latents the images of a class begin, and how they get down to clean
 ones; the images that are done are the state. Nothing in sampling is random but these latents.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from ddbench.diffusion.latents import Inversion, Latents
 from ddbench.diffusion.recipe import TIMESTEPS
 from ddbench.diffusion.store import class_map
 from ddbench.methods.base import Context, Distilled, Method, State, joined
+from ddbench.methods.needs import Need
 from ddbench.methods.needs.diffusion import Diffusion
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
@@ -56,6 +57,8 @@ class Draw:
         correction: of the predicted noise; None: none.
         clip: clamp predicted images on the way (:func:`ddbench.diffusion.ddim.travel`).
         metrics: of the step.
+        at_once: images that are made together, at most; None: as many as the model takes.
+        finished: is told the clean latents of images that are done, in order; None: nobody.
     """
 
     latents: Tensor
@@ -63,13 +66,15 @@ class Draw:
     correction: Correction | None = None
     clip: bool = False
     metrics: dict[str, float] = field(default_factory=dict)
+    at_once: int | None = None
+    finished: Callable[[Tensor], None] | None = None
 
 
 class Generation(Method[G], Generic[G]):
     """Base of the methods that draw a synset from a diffusion model."""
 
     @classmethod
-    def needs(cls, config: G) -> tuple[Diffusion]:
+    def needs(cls, config: G) -> tuple[Need[Any], ...]:
         """A diffusion model."""
         return (Diffusion(),)
 
@@ -141,7 +146,7 @@ class Generation(Method[G], Generic[G]):
         """
         drawn = self.draw(iteration)
         backend, made = self.backend, []
-        for part in torch.arange(len(drawn.latents)).split(backend.batch):
+        for part in torch.arange(len(drawn.latents)).split(drawn.at_once or backend.batch):
             classes = self.labels[iteration].to(backend.device).expand(len(part))
 
             def predict(x: Tensor, move: Move, part: Tensor = part, classes: Tensor = classes) -> Tensor:
@@ -149,7 +154,10 @@ class Generation(Method[G], Generic[G]):
                 return noise if drawn.correction is None else drawn.correction(x, noise, move, part)
 
             begin = drawn.latents[part].to(backend.device)
-            images = backend.decode(travel(begin, drawn.moves, predict, clip=drawn.clip))
+            clean = travel(begin, drawn.moves, predict, clip=drawn.clip)
+            if drawn.finished is not None:
+                drawn.finished(clean)
+            images = backend.decode(clean)
             if not bool(torch.isfinite(images).all()):
                 name = self.context.dataset.spec.class_names[iteration]
                 raise UserError(

@@ -34,11 +34,10 @@ from ddbench.decoders.multi_formation import formation
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
 from ddbench.methods.facts import Facts
 from ddbench.methods.families.distribution import PIXELS_AT_ONCE
-from ddbench.methods.families.multi_formation import form, formation_strategies, formed_input
 from ddbench.methods.needs.experts import Experts
 from ddbench.methods.parts.batches import RealBatches
+from ddbench.methods.parts.formation import check_formation, first_formed, formation_strategies, formed_input
 from ddbench.methods.parts.frequencies import Frequencies, make_frequencies
-from ddbench.methods.parts.sampling import initial_positions
 from ddbench.networks.base import Student
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
@@ -131,12 +130,9 @@ class NCFM(Method[NCFMConfig]):
             UserError: names the flag, its value and what is possible.
         """
         super().check(config, context)
-        side = context.dataset.spec.size
-        if config.factor > side:
-            raise UserError(f"--factor {config.factor}: expected 1 to {side} tiles a side")
+        check_formation(context, config.factor, config.augmentation)
         if not config.alpha and not config.beta:
             raise UserError("--alpha 0 with --beta 0: nothing is matched; give one of them a number up to 1")
-        formation_strategies(config.augmentation, context.dataset.spec.flip, siamese=True)
 
     @classmethod
     def terms_of_a_step(cls, config: NCFMConfig, context: Context) -> int:
@@ -163,11 +159,7 @@ class NCFM(Method[NCFMConfig]):
     def setup(self) -> None:
         """First images and their optimiser, real batches, networks, frequencies."""
         config, context = self.config, self.context
-        tiles = 1 if config.init == "real" else config.factor
-        kind = "dream" if config.init == "dream" else "random"
-        positions = initial_positions(context, kind, context.ipc * tiles**2, "ncfm-init")
-        stored = [form(context.train.images[row].float() / 255, tiles) for row in positions]
-        self.images = torch.cat(stored).to(context.device)
+        self.images = first_formed(context, config.init, config.factor, "ncfm-init")
         self.optimizer = make_optimizer([self.images], self._optimizer_settings())
         self.plateau = Plateau(config.lr_images, config.patience)
         self._batches = RealBatches(context)

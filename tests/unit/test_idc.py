@@ -22,16 +22,9 @@ from ddbench.data.preprocess import Preprocess
 from ddbench.methods import METHODS
 from ddbench.methods.base import Context, NotFiniteError, State
 from ddbench.methods.dream import DREAM, DREAMConfig
-from ddbench.methods.families.multi_formation import (
-    base_size,
-    form,
-    formation_loss,
-    formation_strategies,
-    formed_input,
-    image_rate,
-    network_policy,
-)
+from ddbench.methods.families.multi_formation import base_size, formation_loss, image_rate, network_policy
 from ddbench.methods.idc import IDC, IDCConfig
+from ddbench.methods.parts.formation import form, formation_strategies, formed_input
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError

@@ -18,21 +18,20 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddbench.config import setting
-from ddbench.data.augment import Draw, Strategy, apply, draw, parse_strategy
-from ddbench.data.formation import LARGEST_FACTOR, decode
+from ddbench.data.augment import Draw, apply, draw
+from ddbench.data.formation import LARGEST_FACTOR
 from ddbench.data.policy import Policy, augment
-from ddbench.data.preprocess import Preprocess
 from ddbench.data.specs import resolve_augmentation
 from ddbench.decoders.multi_formation import formation
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
 from ddbench.methods.parts.batches import RealBatches
 from ddbench.methods.parts.canvas import Canvas
+from ddbench.methods.parts.formation import check_formation, first_formed, formation_strategies, formed_input
 from ddbench.methods.parts.masking import synthetic_mask
-from ddbench.methods.parts.sampling import SamplerConfig, check_sampler, initial_positions, make_sampler
+from ddbench.methods.parts.sampling import SamplerConfig, check_sampler, make_sampler
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.training.flat import draws as draws_at_random
@@ -103,11 +102,8 @@ class MultiFormation(Method[Config]):
     def check(cls, config: Config, context: Context) -> None:
         """Tiles that fit the images, and a network that has convolutions."""
         super().check(config, context)
-        side = context.dataset.spec.size
-        if config.factor > side:
-            raise UserError(f"--factor {config.factor}: expected 1 to {side} tiles a side")
+        check_formation(context, config.factor, config.augmentation)
         check_sampler(config, config.batch_real)
-        formation_strategies(config.augmentation, context.dataset.spec.flip, siamese=True)
         net = context.network(0)
         single = min(config.batch_syn, context.ipc * config.factor**2) == 1
         if single and refuses_one(net, context.dataset.spec.shape):
@@ -139,15 +135,12 @@ class MultiFormation(Method[Config]):
     def setup(self) -> None:
         """First images, their optimiser, real batches, sampler; the network comes with the first step."""
         config, context = self.config, self.context
-        tiles = 1 if config.init == "real" else config.factor
-        kind = "dream" if config.init == "dream" else "random"
-        positions = initial_positions(context, kind, context.ipc * tiles**2, "formation-init")
-        stored = [form(context.train.images[row].float() / 255, tiles) for row in positions]
+        images = first_formed(context, config.init, config.factor, "formation-init")
         self._labels = context.hard_labels()
         rate = config.lr_images or image_rate(
             config.metric, context.ipc, context.dataset.spec.size, base_size(context.dataset.spec.name)
         )
-        self.canvas = Canvas(torch.cat(stored).to(context.device), lr=rate, momentum=config.momentum)
+        self.canvas = Canvas(images, lr=rate, momentum=config.momentum)
         self._batches = RealBatches(context)
         self._sampler = make_sampler(config, context, self._batches, config.batch_real)
         flip = context.dataset.spec.flip
@@ -294,39 +287,6 @@ class MultiFormation(Method[Config]):
             self._trained.optimizer.load_state("network_momentum", state.tensors)
 
 
-def form(images: Tensor, factor: int) -> Tensor:
-    """Reduce images and lay ``factor x factor`` of them into one, where :func:`ddbench.data.formation.decode` cuts.
-
-    Each is reduced by averaging to a tile; what goes beyond the right and lower border, where the factor does not
-    divide the side, is lost.
-
-    Args:
-        images: float ``(N factor^2, C, H, W)``.
-
-    Returns:
-        ``(N, C, H, W)``; tile t of image n is image ``t N + n``.
-    """
-    if factor == 1:
-        return images
-    height, width = images.shape[2:]
-    rows, columns = math.ceil(height / factor), math.ceil(width / factor)
-    tiles = F.adaptive_avg_pool2d(images, (rows, columns))
-    n, channels = len(images) // factor**2, images.shape[1]
-    laid = tiles.view(factor, factor, n, channels, rows, columns).permute(2, 3, 0, 4, 1, 5)
-    return laid.reshape(n, channels, factor * rows, factor * columns)[:, :, :height, :width].contiguous()
-
-
-def formed_input(stored: Tensor, factor: int, keep: Tensor | None, preprocess: Preprocess) -> Tensor:
-    """Network input of the images that stored ones carry.
-
-    Args:
-        stored: pixels in [0, 1], ``(n, C, H, W)``; gradients pass through.
-        keep: positions of the decoded images that are used, int64; None: all ``n factor^2``.
-    """
-    decoded = decode(stored, factor)
-    return preprocess.apply(decoded if keep is None else decoded[keep.to(decoded.device)])
-
-
 def formation_loss(
     net: nn.Module,
     real: Tensor,
@@ -368,25 +328,6 @@ def base_size(dataset: str) -> int:
     if dataset == "mnist":
         return 28
     return 224 if dataset.startswith("image") else 32
-
-
-def formation_strategies(text: str, flip: bool, *, siamese: bool, cutout: bool = True) -> list[Strategy]:
-    """What is done to a batch, in IDC's order: flip, colour, one of crop, scale and rotate, cutout.
-
-    Args:
-        text: families joined by ``_``, ``dsa`` for all, or ``none``.
-        flip: False leaves flip out.
-        siamese: one draw for all images, else every image has its own (but the family that is drawn is one).
-        cutout: False leaves cutout out.
-
-    Raises:
-        UserError: an unknown family, or one named twice.
-    """
-    parsed = parse_strategy(resolve_augmentation(text, flip), flip=flip)
-    named = parsed.ops if parsed else ()
-    groups = (("flip",), ("color",), ("crop", "scale", "rotate"), ("cutout",) if cutout else ())
-    found = [tuple(name for name in group if name in named) for group in groups]
-    return [Strategy(ops, align_corners=False, siamese=siamese) for ops in found if ops]
 
 
 def network_policy(text: str, flip: bool, cutmix: float) -> Policy | None:

@@ -48,7 +48,7 @@ NAV: list[Any] = [
             "baselines.md",
         ]
     },
-    {"Results": ["leaderboard.md", "digits.md", "mnist.md", "truth.md"]},
+    {"Results": ["leaderboard.md", "digits.md", "labels.md", "mnist.md", "truth.md"]},
     {"Reference": ["reference/cli.md", "api.md", "reference/api.md", "files.md", "architecture.md"]},
     {"Measured": ["benchmarks/README.md", "benchmarks/*.md"]},
     {"More": ["contributing.md", "changelog.md", "**"]},

@@ -189,9 +189,13 @@ def test_defaults_are_three_networks_of_every_size():
     assert default_teachers(32) == ("convnet-d3-w128-bn", "convnet-d2-w128-bn", "convnet-d3-w64-bn")
 
 
-def test_a_run_by_several_and_its_labels(root: Path, both: Teacher, ddb: Callable, tmp_path: Path):
-    """The method finds both, the synset names them, and the labels of ``mse-gt`` are the mean of theirs."""
+def test_a_run_by_several_its_labels_and_its_row(
+    root: Path, both: Teacher, ddb: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The method finds both, the synset names them, their mean labels; and a board has all that a row needs."""
+    monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"
+    Path("brief.toml").write_text('name = "brief"\nbase = "gvbsm"\nepochs = 2\n')
     argv = ["--method", "edc", "--dataset", "digits", "--ipc", 1, "--iterations", 2, "--recipe", "none", "--out", run]
     argv += ["--teachers", root, "--teacher-student", f"{ONE},{TWO}", *EAGER]
     result = ddb("distill", *argv)
@@ -201,8 +205,14 @@ def test_a_run_by_several_and_its_labels(root: Path, both: Teacher, ddb: Callabl
     assert synset.parents["teacher"] == both.sha256
     assert len(teacher_files(root)) == 3, "nothing was trained"
     result = ddb(
-        *("evaluate", run, "--protocol", "edc", "--epochs", 2, "--seeds", 1, "--students", "mlp-d3-w8"),
+        *("evaluate", run, "--protocol", "brief.toml", "--seeds", 1, "--students", "mlp-d3-w8"),
         *("--teachers", root, "--workers", 1, *EAGER),
     )
     assert result.code == 0, result.err
     assert f"teacher {both.bytes:,}" in result.out
+    result = ddb("submit", run, "--protocol", "brief", "--teachers", root)
+    assert result.code == 0, result.err
+    assert len(list(Path("leaderboard").glob("results/*/*/edc/*.teacher.safetensors"))) == 1
+    result = ddb("leaderboard", "verify")
+    assert result.code == 0, result.err
+    assert "brief: identical" in result.out

@@ -64,9 +64,9 @@ PLANS = {
         },
         tasks={
             "transfer": "--to mnist --to-train 10 --to-test 50 --finetune-epochs 20 --parts 5 --seeds 3 --epochs 100",
-            "continual": "--memory 5 --steps 5 --orders 3 --seeds 1 --epochs 100 --against=",
             "membership": "--images 400 --shadows 6 --seeds 1 --epochs 100",
-            "nas": "--nets 12 --widest 32 --real-epochs 5 --seeds 1 --epochs 60 --against=",
+            "nas": "--nets 12 --widest 32 --real-epochs 5 --seeds 1 --epochs 60",
+            "continual": "--memory 5 --steps 5 --orders 3 --seeds 1 --epochs 100",
         },
     ),
     "fashion-mnist": Plan(
@@ -80,11 +80,15 @@ PLANS = {
             "--max-start-epoch 8 --lr-images 100 --lr-lr 1e-5 --lr-student 0.02",
         },
         tasks={
-            "continual": "--memory 10 --steps 5 --orders 5 --seeds 2 --against=",
-            "nas": "--nets 24 --widest 64 --real-epochs 20 --seeds 2 --against=",
+            "nas": "--nets 24 --widest 64 --real-epochs 20 --seeds 2",
+            "continual": "--memory 10 --steps 5 --orders 5 --seeds 2",
         },
     ),
 }
+
+
+BESIDE = ("continual", "nas")
+"""Tasks that have random images and herding of their own beside the runs (``--against``)."""
 
 
 def commands(name: str, plan: Plan, data: Path | None) -> list[list[str]]:
@@ -95,8 +99,9 @@ def commands(name: str, plan: Plan, data: Path | None) -> list[list[str]]:
     for method, flags in plan.methods.items():
         own = ["--dataset", name, "--out", f"runs/{method}", *plan.shared.split(), *flags.split()]
         found.append(["distill", "--method", method, *own, *more])
-    runs = [f"runs/{method}" for method in plan.methods]
     for task, flags in plan.tasks.items():
+        own = [method for method in plan.methods if task not in BESIDE or method not in ("random", "herding")]
+        runs = [f"runs/{method}" for method in own]
         found.append(["task", task, *runs, "--student", student, *flags.split(), "--workers", "1", *more])
     return found
 
@@ -190,23 +195,28 @@ def section(name: str, work: Path, task: str) -> str:
     """What stands between the marks of a page: the command, then the tables."""
     argv = commands(name, PLANS[name], None)
     (line,) = [one for one in argv if one[:2] == ["task", task]]
-    runs = list(PLANS[name].methods)
+    runs = [word.removeprefix("runs/") for word in line if word.startswith("runs/")]
     shown = [word for word in line if not word.startswith("runs/")]
     command = f"ddbench {shlex.join(shown[:2])} runs/{{{','.join(runs)}}} {shlex.join(shown[2:])}"
     found = read_result(work / "tasks" / f"{name}-{task}.json")
     return "\n".join(["", f"    {command}", "", *tables(task, found), ""])
 
 
-def write(name: str, work: Path) -> None:
-    """Put the tables of all tasks into their pages, between ``<!-- NAME -->`` and ``<!-- end of NAME -->``."""
+def write(name: str, work: Path, docs: Path = DOCS) -> None:
+    """Put the tables of the tasks that are done into their pages, each a section of its own between two marks."""
     for task in PLANS[name].tasks:
-        path = DOCS / f"{task}.md"
+        path = docs / f"{task}.md"
+        if not (work / "tasks" / f"{name}-{task}.json").is_file():
+            print(f"{task} is not done: {path} stays")
+            continue
         text = path.read_text(encoding="utf-8")
         marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
         made = f"{marks[0]}\n{section(name, work, task)}\n{marks[1]}"
         pattern = re.compile(rf"{re.escape(marks[0])}.*?{re.escape(marks[1])}", re.S)
         if not pattern.search(text):
-            raise SystemExit(f"{path}: has no {marks[0]} ... {marks[1]}")
+            text = (
+                f"{text.rstrip()}\n\n## {len(PLANS[name].methods) - 1} methods and random images on {name}\n\n{made}\n"
+            )
         path.write_text(pattern.sub(lambda _, made=made: made, text), encoding="utf-8")
         print(path)
 

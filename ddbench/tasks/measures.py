@@ -150,7 +150,7 @@ def kendall(x: Scores, y: Scores) -> float:
 
 def regret(proxy: Scores, real: Scores) -> float:
     """Best real score less that of the choice by the proxy; of equal choices the mean."""
-    return float(real.max() - real[proxy == proxy.max()].mean())
+    return max(0.0, float(real.max() - real[proxy == proxy.max()].mean()))  # a mean of equal numbers may round up
 
 
 def top_spearman(proxy: Scores, real: Scores, count: int) -> float:

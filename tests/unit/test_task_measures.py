@@ -109,6 +109,15 @@ def test_rank_correlations():
     assert spearman(np.arange(5.0), np.arange(5.0) ** 3) == pytest.approx(1)
 
 
+def test_areas():
+    """Of attacks and in LiRA: Mann and Whitney's statistic, ties half."""
+    randomness = np.random.default_rng(5)
+    for decimals in (8, 1):
+        inside, outside = randomness.normal(0.5, 1, 80).round(decimals), randomness.normal(0, 1, 60).round(decimals)
+        wanted = stats.mannwhitneyu(inside, outside).statistic / (len(inside) * len(outside))
+        assert auroc(inside, outside) == pytest.approx(wanted)
+
+
 def test_regret():
     real = np.array([0.5, 0.9, 0.7])
     assert regret(np.array([0.1, 0.2, 0.3]), real) == pytest.approx(0.2)
@@ -131,5 +140,16 @@ def test_bootstrap():
     assert found["value"] == pytest.approx(x.mean())
     low, high = stats.norm.interval(0.95, loc=x.mean(), scale=x.std() / 200**0.5)
     assert (found["low"], found["high"]) == pytest.approx((low, high), abs=0.03)
+    again = stats.bootstrap(
+        (x, y),
+        lambda a, b: spearman(a, b),
+        paired=True,
+        vectorized=False,
+        n_resamples=400,
+        method="percentile",
+        rng=np.random.default_rng(6),
+    ).confidence_interval
+    ours = bootstrap(spearman, x, y)
+    assert (ours["low"], ours["high"]) == pytest.approx((again.low, again.high), abs=0.05)
     assert bootstrap(spearman, x, y, x) == {"value": 0, "low": 0, "high": 0, "tie": True}
     assert bootstrap(spearman, y, y, x)["tie"] is False

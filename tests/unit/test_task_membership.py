@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from ddbench.data.specs import DATASETS, DatasetSpec
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.synset import Budget, Synset
+from ddbench.tasks import runner
 from ddbench.tasks.membership import distances, first_images, log_odds, member_table
 from ddbench.tasks.record import read_result
 
@@ -145,6 +147,19 @@ def test_stopped_and_refused(tmp_path: Path, ddb: Callable, refused: Callable, m
     refused((*argv[:2], "b", *argv[3:], "--images", 100), "--images 100", "needs 30")
     small = (*argv, "--images", 200, "--shadows", 4)
     assert ddb(*small, "--out", "x.json").code == 0
+    work, calls = runner.work, []
+
+    def stopping(job: Any, unit: Any) -> Any:
+        calls.append(unit)
+        if len(calls) in (2, 4, 6):
+            raise KeyboardInterrupt
+        return work(job, unit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "work", stopping)
+        for _ in range(4):
+            ddb(*small, "--out", "z.json")
+    assert (tmp_path / "z.json").read_bytes() == (tmp_path / "x.json").read_bytes()
     for part in ("0/3", "1/3", "2/3"):  # the last shard cannot end before the others' second stage
         ddb(*small, "--out", "y.json", "--shard", part)
     for part in ("0/3", "1/3", "2/3"):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import os
 import resource
 import shutil
@@ -99,11 +100,19 @@ def state(folder: Path) -> dict[str, tuple[object, ...]]:
 def command(argv: tuple[str, ...], folder: Path) -> int:
     """Exit code of a command in this process."""
     from ddbench.cli.main import run
+    from ddbench.runtime.errors import UserError
 
     os.chdir(folder)
     os.environ["DDBENCH_DATA"] = str(folder / "data")
     try:
-        run(argv)
+        if argv[0] != "call":
+            run(argv)
+            return 0
+        try:
+            getattr(importlib.import_module(f"ddbench.{argv[1]}"), argv[2])(*argv[3:])
+        except (UserError, OSError) as error:
+            print(f"ddbench: error: {error}", file=sys.stderr)
+            return 2
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
@@ -156,8 +165,10 @@ def judge(case: Case, scratch: Path) -> tuple[str, str, list[str]]:
     errors = [line for line in said.splitlines() if line.startswith("ddbench: error: ")]
     if code == 2 and "traceback" not in faults and len(errors) != 1:
         faults.append("not one line")
-    if code and state(folder) != before:
+    after = state(folder) if code else before
+    if after != before:
         faults.append("changed")
+        said += f"\nchanged: {', '.join(sorted({name for name, _ in set(before.items()) ^ set(after.items())}))}"
     for path in folder.rglob("*"):
         if path.is_fifo():
             path.unlink()
@@ -170,6 +181,7 @@ def main() -> None:
     parser = common.parser(str(__doc__))
     parser.add_argument("--valid", type=Path, help="where the valid files are, or are made and stay")
     parser.add_argument("--only", default="", help="readers, with commas")
+    parser.add_argument("--controls", action="store_true", help="the valid files only, which must all be taken")
     parser.add_argument("--show", action="store_true", help="print what each case says")
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -183,12 +195,14 @@ def main() -> None:
         make_all(valid, command)
         chosen = set(filter(None, args.only.split(",")))
         counts: dict[str, Counter[str]] = {}
+        wrong: list[str] = []
         for case in cases(valid):
-            if chosen and case.reader not in chosen:
+            if (chosen and case.reader not in chosen) or (args.controls and case.name != "valid"):
                 continue
             happened, said, faults = judge(case, Path(name))
-            if case.name == "valid" and happened != "taken":
-                raise RuntimeError(f"{case.reader}: its valid file is refused: {said}")
+            if case.name == "valid" and case.reader != "commands" and happened != "taken":
+                faults = [*faults, "THE VALID FILE IS REFUSED"]
+                wrong.append(case.reader)
             if case.name != "valid":
                 counts.setdefault(case.reader, Counter()).update(["cases", happened, *faults])
             if args.show or faults:
@@ -199,6 +213,8 @@ def main() -> None:
     counts["**all**"] = sum(counts.values(), Counter())
     for reader, found in counts.items():
         lines.append(f"| {reader} | " + " | ".join(str(found[column]) for column in columns) + " |")
+    if wrong:
+        sys.exit(f"valid files that are refused, so that nothing is said by the rest: {', '.join(wrong)}")
     common.report(__file__, "Hostile files and commands", lines, "python benchmarks/hostile.py")
 
 

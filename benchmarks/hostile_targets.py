@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import hostile_inputs as inputs
-from fuzz_readers import BATCH_NORM, DGCNN, IDX, OGB, PLAN, TINY, TU, make_valid
+from fuzz_readers import DGCNN, IDX, OGB, PLAN, TINY, TU, make_valid
 from hostile_inputs import Content
 
 SAME = ("--quiet", "--compile", "off", "--threads", "1")
@@ -20,6 +20,8 @@ EVALUATE = ("evaluate", "run", "--students", TINY, "--seeds", "1", "--epochs", "
 SCORED = (*EVALUATE, "--workers", "1", "--out", "scored.json", *SAME)
 MADE = ("distill", "--dataset", "digits", "--ipc", "1", "--student", TINY, "--recipe", "none", *SAME)
 KILLED = (*MADE, "--method", "dm", "--iterations", "6", "--checkpoint-every", "1", "--out", "killed")
+GRAPHS = ("call", "graphs.read", "load_graphs")
+DIFFUSION = ("--diffusions", "diffusions", "--batch", "10", "--quiet")
 IMPORT = ("--dataset", "digits", "--out", "new", "--quiet")
 
 
@@ -29,7 +31,7 @@ class Target:
 
     Attributes:
         file: below the folder of a case; ``*`` where a name is made of a hash.
-        command: that reads it there.
+        command: that reads it there; ``call`` and a function of ddbench where no command reads such a file alone.
         changes: of its content, beside those that every file gets.
         odd: other contents of it, by name.
         small: files that the case needs beside it; folders are copied whole.
@@ -54,7 +56,7 @@ def targets(valid: Path) -> dict[str, Target]:
         "stored labels": Target("run/labels.safetensors", (*SCORED, "--protocol", "fkd"), inputs.TENSORS),
         "teacher": Target(
             teacher,
-            (*SCORED, "--protocol", "kd-v1", "--teachers", "teachers", "--teacher-student", BATCH_NORM),
+            (*SCORED, "--protocol", "kd-v1", "--teachers", "teachers"),
             inputs.TENSORS,
             small=("run", "teachers"),
         ),
@@ -83,13 +85,13 @@ def targets(valid: Path) -> dict[str, Target]:
         "checkpoint": Target("killed/checkpoint.safetensors", KILLED, inputs.TENSORS, small=("killed",)),
         "configuration of a killed run": Target("killed/config.json", KILLED, inputs.JSON, small=("killed",)),
         "picture": Target(
-            "png/0003_3/00000.png",
-            (*check, "folder:png", "--size", "8", "--data", "data"),
+            "pictures/0003_3/00000.png",
+            (*check, "folder:pictures", "--size", "8", "--data", "data"),
             odd=pictures,
-            small=("png",),
+            small=("pictures",),
         ),
         "kept look": Target(
-            "looked/decoded/*/look.json",
+            "looked/decoded/*.look.json",
             (*check, "folder:pictures", "--size", "8", "--data", "looked"),
             inputs.JSON,
             small=("pictures", "looked"),
@@ -113,7 +115,10 @@ def targets(valid: Path) -> dict[str, Target]:
             small=("mnist",),
         ),
         "parquet": Target(
-            "hub/data/*.parquet", (*check, "hub:hub", "--size", "8"), odd=tuple(parquets()), small=("hub",)
+            "faces/data/train*.parquet",
+            (*check, "hub:faces", "--size", "8"),
+            odd=tuple(parquets()),
+            small=("faces",),
         ),
         "class order": Target(
             "order.txt",
@@ -131,17 +136,23 @@ def targets(valid: Path) -> dict[str, Target]:
             "hub/data/*.parquet", ("import", "hub", "--out", "new"), odd=tuple(parquets()), small=("hub",)
         ),
         "diffusion model": Target(
-            "diffusions/digits/a/ddbench.json", ("diffusion", "info", "diffusions"), inputs.JSON, small=("diffusions",)
+            "diffusions/digits/*/ddbench.json", ("diffusion", "info", "diffusions"), inputs.JSON, small=("diffusions",)
         ),
         "trees": Target(
-            "trees.safetensors", ("info", "trees.safetensors"), inputs.TENSORS, small=("trees.safetensors",)
+            "trees.safetensors",
+            ("call", "graphs.store", "read_trees", "trees.safetensors"),
+            inputs.TENSORS,
+            small=("trees.safetensors",),
         ),
-        "graphs, npz": Target(
-            "graphs.npz", (*check, "graphs:graphs.npz"), {**inputs.ARCHIVE, **inputs.ARRAYS}, small=("graphs.npz",)
+        "graphs in npz": Target(
+            "graphs.npz",
+            (*GRAPHS, "graphs:graphs.npz"),
+            {**inputs.ARCHIVE, **inputs.ARRAYS},
+            small=("graphs.npz",),
         ),
-        "graphs, TU": Target("T/T_A.txt", (*check, "graphs:T"), inputs.LINES, small=("T",)),
-        "graphs, OGB": Target("ogb/raw/num-edge-list.csv.gz", (*check, "graphs:ogb"), small=("ogb",)),
-        "graphs, DGCNN": Target("dgcnn.txt", (*check, "graphs:dgcnn.txt"), inputs.LINES, small=("dgcnn.txt",)),
+        "graphs in TU": Target("T/T_A.txt", (*GRAPHS, "graphs:T"), inputs.LINES, small=("T",)),
+        "graphs in OGB": Target("ogb/raw/num-edge-list.csv.gz", (*GRAPHS, "graphs:ogb"), small=("ogb",)),
+        "graphs in DGCNN": Target("dgcnn.txt", (*GRAPHS, "graphs:dgcnn.txt"), inputs.LINES, small=("dgcnn.txt",)),
     }
 
 
@@ -168,17 +179,18 @@ def make_all(root: Path, run: Callable[[tuple[str, ...], Path], object]) -> None
         (raw / f"{split}-images-idx3-ubyte").write_bytes(head + bytes(range(56)) * 14 * count)
         labels = bytes(number % 10 for number in range(count))
         (raw / f"{split}-labels-idx1-ubyte").write_bytes(bytes((0, 0, 8, 1, 0, 0, 0, count)) + labels)
-    (root / "diffusions" / "digits" / "a").mkdir(parents=True)
-    shutil.copy(root / "model.json", root / "diffusions" / "digits" / "a" / "ddbench.json")
+    run(("diffusion", "train", "--dataset", "digits", "--steps", "1", "--widths", "8", "8", *DIFFUSION), root)
+    faces = root / "faces" / "data"
+    faces.mkdir(parents=True)
+    for split in ("train", "test"):
+        paths = sorted((root / "png").glob("*/00000.png")) * 2
+        (faces / f"{split}-00000-of-00001.parquet").write_bytes(
+            table(image=picture(*(path.read_bytes() for path in paths)), label=list(range(10)) * 2)
+        )
     shutil.copytree(root / "png", root / "pictures")
     for path in sorted((root / "pictures").glob("*/*.png")):
         shutil.copy(path, path.with_name("second.png"))
     run(("data", "check", "folder:pictures", "--size", "8", "--data", "looked"), root)
-    run(
-        (*MADE, "--method", "full", "--dataset", "folder:pictures", "--size", "8", "--data", "looked", "--out", "f"),
-        root,
-    )
-    shutil.rmtree(root / "f", ignore_errors=True)
     _kill(root, run)
     (root / "more").touch()
 
@@ -274,40 +286,48 @@ def method_files() -> list[tuple[str, bytes]]:
     ]
 
 
-def parquets() -> list[tuple[str, bytes]]:
-    """Parquet files of other columns than a dataset of pictures has."""
+def table(**columns: object) -> bytes:
+    """A parquet file of some columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    def made(**columns: object) -> bytes:
-        found = io.BytesIO()
-        pq.write_table(pa.table(columns), found)
-        return found.getvalue()
+    found = io.BytesIO()
+    pq.write_table(pa.table(columns), found)
+    return found.getvalue()
 
-    def picture(content: object) -> object:
-        return pa.array(
-            [{"bytes": content, "path": None}] * 4, pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-        )
+
+def picture(*contents: bytes | None) -> object:
+    """A column of image files."""
+    import pyarrow as pa
+
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    return pa.array([{"bytes": content, "path": None} for content in contents], kind)
+
+
+def parquets() -> list[tuple[str, bytes]]:
+    """Parquet files of other columns than a dataset of pictures has."""
+    import pyarrow as pa
 
     labels = pa.array([0, 1, 0, 1])
-    deep: object = pa.array([[1]])
+    some, none = picture(*[b"x"] * 4), picture(*[None] * 4)
+    deep: list[object] = [1]
     for _ in range(60):
-        deep = pa.array([deep.to_pylist()])  # type: ignore[attr-defined]
+        deep = [deep]
     return [
-        ("no columns", made()),
-        ("no rows", made(image=picture(b"")[:0], label=labels[:0])),  # type: ignore[index]
-        ("images of numbers", made(image=labels, label=labels)),
-        ("images that are empty", made(image=picture(b""), label=labels)),
-        ("images that are missing", made(image=picture(None), label=labels)),
-        ("images that are text", made(image=picture(b"<svg/>"), label=labels)),
-        ("paths for images", made(image=pa.array(["/etc/passwd"] * 4), label=labels)),
-        ("labels of text", made(image=picture(b"x"), label=pa.array(["a", "b", "\x1b[2J", "\u202e"]))),
-        ("labels that are missing", made(image=picture(b"x"), label=pa.array([None] * 4, pa.int64()))),
-        ("labels beyond 64 bits", made(image=picture(b"x"), label=pa.array([2**64 - 1] * 4, pa.uint64()))),
-        ("labels of floats", made(image=picture(b"x"), label=pa.array([0.5, float("nan"), 1e300, -1.0]))),
-        ("negative labels", made(image=picture(b"x"), label=pa.array([-1, -(2**62), 0, 1]))),
-        ("labels in lists", made(image=picture(b"x"), label=pa.array([[0, 1]] * 4))),
-        ("lists 60 deep", made(image=deep, label=labels[:1])),
+        ("no columns", table()),
+        ("no rows", table(image=picture(), label=labels[:0])),
+        ("images of numbers", table(image=labels, label=labels)),
+        ("images that are empty", table(image=picture(*[b""] * 4), label=labels)),
+        ("images that are missing", table(image=none, label=labels)),
+        ("images that are text", table(image=picture(*[b"<svg/>"] * 4), label=labels)),
+        ("paths for images", table(image=pa.array(["/etc/passwd"] * 4), label=labels)),
+        ("labels of text", table(image=some, label=pa.array(["a", "b", "\x1b[2J", "\u202e"]))),
+        ("labels that are missing", table(image=some, label=pa.array([None] * 4, pa.int64()))),
+        ("labels beyond 64 bits", table(image=some, label=pa.array([2**64 - 1] * 4, pa.uint64()))),
+        ("labels of floats", table(image=some, label=pa.array([0.5, float("nan"), 1e300, -1.0]))),
+        ("negative labels", table(image=some, label=pa.array([-1, -(2**62), 0, 1]))),
+        ("labels in lists", table(image=some, label=pa.array([[0, 1]] * 4))),
+        ("lists 60 deep", table(image=pa.array([deep]), label=labels[:1])),
     ]
 
 

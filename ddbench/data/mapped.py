@@ -11,13 +11,14 @@ import mmap
 import weakref
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 KEPT = 128 * 2**20
 """Resident bytes of a map, about."""
 
-AROUND = 64 * 2**10
-"""What the kernel maps for one byte that is read somewhere, if its cache holds that."""
+AROUND = 2 * 2**20
+"""What the kernel maps at most for one byte that is read somewhere, if its cache holds that: a large page."""
 
 
 @dataclass
@@ -59,25 +60,39 @@ def was_read(images: Tensor, size: int | None = None) -> None:
     Args:
         size: how many; None: all of these images.
     """
-    place = images.data_ptr()
-    for one in _MAPS:
-        if one.start <= place < one.end:
-            one.read += images.numel() * images.element_size() if size is None else size
-            if one.read >= KEPT:
-                one.read = 0
-                _give_back(one, images)
+    own = _map_of(images)
+    if own is not None:
+        _count(own, images, images.numel() * images.element_size() if size is None else size)
 
 
 def gather(images: Tensor, index: Tensor | slice) -> Tensor:
-    """``images[index]``, a copy where the index is a tensor; pages that this read are given back in time."""
-    found = images[index]
-    if _MAPS and not isinstance(index, slice) and len(images):
-        was_read(images, len(found) * (images[0].numel() * images.element_size() + AROUND))
-    return found
+    """``images[index]``; where positions are asked for, int64 ``(n,)``, pages are given back as they are read."""
+    if isinstance(index, slice) or index.dtype != torch.int64 or index.ndim != 1:
+        return images[index]
+    own = _map_of(images)
+    if own is None:
+        return images[index]
+    each = images[:1].numel() * images.element_size() + AROUND
+    made = images.new_empty((len(index), *images.shape[1:]))
+    for rows in torch.arange(len(index)).split(max(1, KEPT // each)):
+        made[rows] = images[index[rows]]
+        _count(own, images, len(rows) * each)
+    return made
 
 
-def _give_back(one: _Map, images: Tensor) -> None:
-    file = one.file()
-    written = one.version is not None and images._version != one.version
+def _map_of(images: Tensor) -> _Map | None:
+    if not _MAPS or images.device.type != "cpu":
+        return None
+    place = images.data_ptr()
+    return next((one for one in _MAPS if one.start <= place < one.end), None)
+
+
+def _count(own: _Map, images: Tensor, size: int) -> None:
+    """Note what was read, and give the pages back where that is enough."""
+    own.read += size
+    if own.read < KEPT:
+        return
+    own.read = 0
+    file, written = own.file(), own.version is not None and images._version != own.version
     if file is not None and not file.closed and not written and hasattr(mmap, "MADV_DONTNEED"):
         file.madvise(mmap.MADV_DONTNEED)

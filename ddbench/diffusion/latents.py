@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ddbench.data.dataset import Dataset, Split, class_indices
 from ddbench.data.limits import require_disk
+from ddbench.data.mapped import gather
 from ddbench.diffusion.backends import Backend
 from ddbench.diffusion.ddim import Move, inversion_moves, travel
 from ddbench.runtime import device as devices
@@ -175,7 +176,7 @@ class Latents:
                 for position in index.tolist()
             ]
             noise = torch.stack(drawn).to(backend.device)
-        clean = backend.encode(backend.images(self.train.images[index]), noise)
+        clean = backend.encode(backend.images(gather(self.train.images, index)), noise)
         classes = self.labels[label].to(backend.device).expand(len(index))
 
         def predict(x: Tensor, move: Move) -> Tensor:

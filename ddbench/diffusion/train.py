@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.data.dataset import Dataset, Split, holdout_split
+from ddbench.data.mapped import gather
 from ddbench.diffusion.backends import Backend, PixelUNet
 from ddbench.diffusion.ddim import STEPS, Move, sampling_moves, travel
 from ddbench.diffusion.library import diffusers
@@ -259,7 +260,7 @@ class _Training:
         a_pass = len(self.split) // size
         index = self._pass_order(number // a_pass)[number % a_pass * size :][:size]
         generator = seeds.generator(self.recipe.seed, "diffusion", "step", number)
-        x = self.split.images[index].float().div_(127.5).sub_(1)
+        x = gather(self.split.images, index).float().div_(127.5).sub_(1)
         if self.flip:
             mirrored = torch.rand(size, generator=generator) < 0.5
             x[mirrored] = x[mirrored].flip(-1)

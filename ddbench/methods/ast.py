@@ -22,6 +22,7 @@ from torch import Tensor
 from ddbench.config import setting
 from ddbench.data.coreset import k_means
 from ddbench.data.dataset import class_indices
+from ddbench.data.mapped import gather
 from ddbench.methods.base import Context, repeated
 from ddbench.methods.facts import Facts
 from ddbench.methods.families.trajectory import InnerConfig, TrajectoryMethod
@@ -86,7 +87,7 @@ class AST(TrajectoryMethod[ASTConfig]):
             logits = self.expert_logits(indices[int(drawn)], index)
             nearest = k_means(logits, min(context.ipc, len(index)), seeds.derive(context.seed, "ast-init", label))
             chosen.append(repeated(index[nearest], context.ipc))
-        return context.preprocess.apply(context.train.images[torch.cat(chosen)])
+        return context.preprocess.apply(gather(context.train.images, torch.cat(chosen)))
 
     def target_epochs(self) -> tuple[int, ...]:
         """Every epoch that is compared, M at the end."""

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ddbench.config import check_config
 from ddbench.data.dataset import Dataset, Split, class_indices
+from ddbench.data.mapped import gather
 from ddbench.data.preprocess import Preprocess
 from ddbench.decoders.base import Decoder
 from ddbench.methods.facts import Facts
@@ -118,7 +119,7 @@ class Context:
             repeated(index[torch.randperm(len(index), generator=generator)], self.ipc)
             for index in class_indices(self.train.labels, self.classes)
         ]
-        return self.train.images[torch.cat(chosen)]
+        return gather(self.train.images, torch.cat(chosen))
 
 
 @dataclass(frozen=True, kw_only=True)

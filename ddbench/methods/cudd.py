@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ddbench.config import setting
 from ddbench.data.dataset import class_indices
+from ddbench.data.mapped import gather
 from ddbench.methods.base import Context, State, check_ipc
 from ddbench.methods.facts import Facts
 from ddbench.methods.families.recovery import SHARE, Batch, Recovery, RecoveryConfig, Stage
@@ -224,7 +225,7 @@ class CUDD(Recovery[CUDDConfig]):
         index = self._chosen[batch.positions]
         if bool((index < 0).any()):
             return super().initial(batch)
-        images = self.context.train.images[index]
+        images = gather(self.context.train.images, index)
         return self.context.preprocess.apply(images) if self.config.init_space == "normalised" else images.float() / 255
 
     def objective(self, batch: Batch, step: int, x: Tensor) -> dict[str, Tensor]:
@@ -265,7 +266,7 @@ class CUDD(Recovery[CUDDConfig]):
         context = self.context
         found = []
         for part in index.split(CHUNK):
-            x = context.preprocess.apply(context.train.images[part].to(context.device))
+            x = context.preprocess.apply(gather(context.train.images, part).to(context.device))
             found.append((net(x).argmax(1) == label).cpu())
         return torch.cat(found)
 

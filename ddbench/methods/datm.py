@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ddbench.config import setting
 from ddbench.data.dataset import class_indices
+from ddbench.data.mapped import gather
 from ddbench.methods.base import Context, State, repeated
 from ddbench.methods.facts import Facts
 from ddbench.methods.families.trajectory import InnerConfig, TrajectoryMethod
@@ -123,7 +124,7 @@ class DATM(TrajectoryMethod[DATMConfig]):
             index = index[order]
             right = first_right(self._right(index, label), min(context.ipc, len(index)))
             chosen.append(repeated(index[right], context.ipc))
-        return context.preprocess.apply(context.train.images[torch.cat(chosen)])
+        return context.preprocess.apply(gather(context.train.images, torch.cat(chosen)))
 
     def _right(self, index: Tensor, label: int) -> Iterator[Tensor]:
         """For one expert after the other, which images of a class it classifies right, bool ``(n,)``."""

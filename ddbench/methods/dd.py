@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddbench.config import setting
+from ddbench.data.mapped import gather
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
 from ddbench.methods.facts import Facts
 from ddbench.networks.build import build_student
@@ -181,7 +182,7 @@ class DD(Method[DDConfig]):
         generator = seeds.generator(context.seed, "real", iteration // each)
         order = torch.randperm(len(train), generator=generator)
         index = order[(iteration % each) * size :][:size]
-        x = context.preprocess.apply(train.images[index])
+        x = context.preprocess.apply(gather(train.images, index))
         return x.to(context.device), train.labels[index].to(context.device)
 
     def problem(self, start: Tensor, x: Tensor, y: Tensor) -> InnerProblem:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ddbench.config import setting
 from ddbench.data.coreset import herding, k_center, k_means
+from ddbench.data.mapped import gather
 from ddbench.methods.base import Context, Distilled, Method, State
 from ddbench.methods.facts import Facts
 from ddbench.methods.needs import Need
@@ -127,7 +128,7 @@ class ExpertLabels(Method[ExpertLabelsConfig]):
             else:
                 kept = (herding if kind == "herding" else k_center)(features, context.ipc)
             rows.append(index[kept])
-        return context.train.images[torch.cat(rows)]
+        return gather(context.train.images, torch.cat(rows))
 
     def step(self, iteration: int) -> dict[str, float]:
         """Try an epoch; returns it, and the mean held-out accuracy of students that learned its labels."""

@@ -174,7 +174,7 @@ class RDED(Method[RDEDConfig]):
         """
         train, size = self.context.train, self._side // self._factor
         parts = [
-            grey_levels(resize_squares(train.images[part[:, 0]].double(), part[:, 1:], size))
+            grey_levels(resize_squares(gather(train.images, part[:, 0]).double(), part[:, 1:], size))
             for part in chosen.split(CROP_BATCH)
         ]
         images = stitch(torch.cat(parts), self.context.ipc, self._factor, self._side)

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from ddbench.data.mapped import gather
 from ddbench.methods.base import Distilled, Method, State, joined
 from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.methods.parts.features import TeacherFeatures
@@ -61,7 +62,7 @@ class Coreset(Method[C], Generic[C]):
     def distilled(self) -> Distilled:
         """The images of the classes that are done as they are stored, uint8, hard labels, class-major."""
         return Distilled(
-            images=self.context.train.images[self._chosen.flatten()],
+            images=gather(self.context.train.images, self._chosen.flatten()),
             labels=torch.arange(len(self._chosen)).repeat_interleave(self.context.ipc),
         )
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddbench.config import setting
+from ddbench.data.mapped import gather
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
 from ddbench.methods.parts.pool import Pool
 from ddbench.networks.build import build_student
@@ -249,7 +250,9 @@ class KernelMethod(Method[K]):
         train, context = self.context.train, self.context
         generator = seeds.generator(context.seed, "real", iteration)
         index = torch.randperm(len(train), generator=generator)[: self.config.batch_real]
-        return context.preprocess.apply(train.images[index]).to(context.device), train.labels[index].to(context.device)
+        return context.preprocess.apply(gather(train.images, index)).to(context.device), train.labels[index].to(
+            context.device
+        )
 
     def step(self, iteration: int) -> dict[str, float]:
         """One meta step, and the training of the network that it used."""

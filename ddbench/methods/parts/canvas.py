@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ddbench.data.mapped import gather
 from ddbench.methods.base import Context
 from ddbench.methods.parts.sampling import initial_positions
 from ddbench.registry import unknown
@@ -150,7 +151,7 @@ def first_images(context: Context, kind: str, *purpose: str | int) -> Tensor:
         return context.preprocess.apply(context.random_images(*purpose))
     if kind == "dream":
         chosen = initial_positions(context, "dream", context.ipc, *purpose).flatten()
-        return context.preprocess.apply(context.train.images[chosen])
+        return context.preprocess.apply(gather(context.train.images, chosen))
     if kind != "noise":
         raise unknown("kind of first images", kind, FIRST, "--init")
     shape = (context.classes * context.ipc, *context.dataset.spec.shape)

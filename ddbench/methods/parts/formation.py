@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ddbench.data.augment import Strategy, parse_strategy
 from ddbench.data.formation import decode
+from ddbench.data.mapped import gather
 from ddbench.data.preprocess import Preprocess
 from ddbench.data.specs import resolve_augmentation
 from ddbench.methods.base import Context
@@ -39,7 +40,7 @@ def first_formed(context: Context, init: str, factor: int, purpose: str) -> Tens
     tiles = 1 if init == "real" else factor
     kind = "dream" if init == "dream" else "random"
     positions = initial_positions(context, kind, context.ipc * tiles**2, purpose)
-    stored = [form(context.train.images[row].float() / 255, tiles) for row in positions]
+    stored = [form(gather(context.train.images, row).float() / 255, tiles) for row in positions]
     return torch.cat(stored).to(context.device)
 
 

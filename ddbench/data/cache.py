@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -85,25 +85,27 @@ def load_listing(spec: DatasetSpec, listing: Listing, root: Path, console: Conso
     skip_broken = spec.skip_broken
     spec = replace(spec, classes=len(listing.class_names), class_names=listing.class_names, skip_broken=False)
     place = root / "decoded"
-    seen = place / f"{_key(spec, listing)}.look.json"
-    listing, look = _looked(seen, listing, skip_broken)
-    if console is not None:
-        counts = [torch.bincount(_labels(getattr(listing, name)), minlength=spec.classes).tolist() for name in SPLITS]
-        console.say(report(look, counts, spec.name, listing.class_names, listing.notes))
-    final = place / _key(spec, listing, look)
-    spec = replace(spec, channels=spec.channels or look.channels)
-    found = _open(final, spec, listing, root)
-    if found is None:
-        ensure_writable(final.parent)
-        with alone(final.parent / "lock"):
-            found = _open(final, spec, listing, root)  # another process may have just finished it
-            if found is None:
-                try:
-                    _decode(final, spec, listing, look, console)
-                except UserError:
-                    seen.unlink(missing_ok=True)  # --skip-broken has to look again, at whole files
-                    raise
-                found = _open(final, spec, listing, root)
+    with unless_refused(place):
+        seen = place / f"{_key(spec, listing)}.look.json"
+        listing, look = _looked(seen, listing, skip_broken)
+        if console is not None:
+            counts = [
+                torch.bincount(_labels(getattr(listing, name)), minlength=spec.classes).tolist() for name in SPLITS
+            ]
+            console.say(report(look, counts, spec.name, listing.class_names, listing.notes))
+        final = place / _key(spec, listing, look)
+        spec = replace(spec, channels=spec.channels or look.channels)
+        found = _open(final, spec, listing, root)
+        if found is None:
+            with alone(final.parent / "lock"):
+                found = _open(final, spec, listing, root)  # another process may have just finished it
+                if found is None:
+                    try:
+                        _decode(final, spec, listing, look, console)
+                    except UserError:
+                        seen.unlink(missing_ok=True)  # --skip-broken has to look again, at whole files
+                        raise
+                    found = _open(final, spec, listing, root)
     if found is None:
         raise UserError(f"{final}: what was decoded cannot be read back; check that disk, or use another --data folder")
     return found
@@ -291,17 +293,55 @@ def _describe(part: Path, spec: DatasetSpec, listing: Listing) -> None:
 
 
 @contextmanager
+def unless_refused(folder: Path) -> Iterator[None]:
+    """Where the block ends in a refusal, folders on the way to ``folder`` that it made and left empty go again."""
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        yield
+    except UserError:
+        with suppress(OSError):  # others may have put theirs there
+            for one in made:
+                one.rmdir()
+        raise
+
+
+@contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Hold a lock between processes; the system frees it when a process dies."""
+    """Hold a lock between processes; the system frees it when a process dies.
+
+    Its folder is made. Where the block ends in a refusal, a lock file that was not there before goes again.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
     plain_or_absent(path, "lock file")
-    with open(path, "a") as handle:
+    fresh = not path.exists()
+    ensure_writable(path.parent)
+    with _locked(path):
+        try:
+            yield
+        except UserError:
+            if fresh:
+                with suppress(OSError):  # Windows removes no open file
+                    path.unlink()
+            raise
+
+
+def _locked(path: Path) -> IO[str]:
+    """The lock file, open and locked; who held it before may have taken it away meanwhile."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(path, "a")  # noqa: SIM115 (the caller closes it)
         if sys.platform == "win32":
             import msvcrt
 
             msvcrt.locking(handle.fileno(), msvcrt.LK_LOCK, 1)
-        else:
-            import fcntl
+            return handle
+        import fcntl
 
-            with suppress(OSError):  # some network disks know no locks
-                fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        with suppress(OSError):  # some network disks know no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(handle.fileno()), path.stat()):
+                return handle
+        handle.close()

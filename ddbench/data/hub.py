@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from ddbench.data.cache import Listing, alone, load_listing
+from ddbench.data.cache import Listing, alone, load_listing, unless_refused
 from ddbench.data.dataset import Dataset, stratified
 from ddbench.data.folder import SPLIT_WORDS, TEST_FRACTION
 from ddbench.data.limits import require_disk, require_memory
 from ddbench.data.spec import DatasetSpec
 from ddbench.data.specs import HUB
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import ensure_writable, parse_json, plain_file, read_json, write_json
+from ddbench.runtime.files import parse_json, plain_file, read_json, write_json
 from ddbench.runtime.hub_library import check_name, library, parquet, told
 from ddbench.runtime.progress import Console
 
@@ -151,8 +151,7 @@ def _laid_down(
     final = root / "hub" / hashlib.sha256(repr((VERSION, str(folder), state)).encode()).hexdigest()[:20]
     found = _index(final)
     if found is None:
-        ensure_writable(final.parent)
-        with alone(final.parent / "lock"):
+        with unless_refused(final.parent), alone(final.parent / "lock"):
             found = _index(final) or _lay_down(final, parts)
     return final, tuple(found["class_names"]), found["labels"]
 

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from ddbench.data import look
+from ddbench.data.cache import alone
 from ddbench.data.load import load_dataset
 from ddbench.data.look import kept_look
 from ddbench.methods.base import check_ipc, repeated
@@ -268,3 +269,36 @@ def test_tail_class(tmp_path: Path, ddb, data_root: Path):
     assert result.code == 2
     assert "--holdout 0.1: class 'dog' has one image only, so none can be held out: give --holdout 0" in result.err
     assert not (tmp_path / "held").exists()
+
+
+def test_a_refused_folder_leaves_nothing_in_the_data_folder(tmp_path: Path):
+    """No lock, no folders; what others left there stays."""
+    name, used = fill(tmp_path / "set", "train", "test"), tmp_path / "used"
+    path = tmp_path / "set" / "train" / "cat" / "0.png"
+    save(path, np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8))
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(UserError, match="truncated"):
+        load_dataset(name, tmp_path / "deep" / "data", size=8)
+    assert not (tmp_path / "deep").exists()
+    (used / "decoded").mkdir(parents=True)
+    (used / "decoded" / "lock").touch()
+    with pytest.raises(UserError, match="truncated"):
+        load_dataset(name, used, size=8)
+    assert [one.name for one in (used / "decoded").iterdir()] == ["lock"]
+
+
+def test_a_lock_that_was_taken_away_meanwhile_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Who waited holds a file that nobody else can see any longer."""
+    fcntl = pytest.importorskip("fcntl")
+    real, calls = fcntl.flock, []
+
+    def flock(handle, how):
+        calls.append(how)
+        real(handle, how)
+        if len(calls) == 1:
+            (tmp_path / "lock").unlink()
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with alone(tmp_path / "lock"):
+        assert (tmp_path / "lock").exists()
+    assert len(calls) == 2

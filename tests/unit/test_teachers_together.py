@@ -204,6 +204,8 @@ def test_a_run_by_several_its_labels_and_its_row(
     assert synset.teacher == both.reference()
     assert synset.parents["teacher"] == both.sha256
     assert len(teacher_files(root)) == 3, "nothing was trained"
+    planned = ddb("plan", "distill", *[part for part in argv if part not in ("--out", run)])
+    assert planned.code == 0, planned.err
     result = ddb(
         *("evaluate", run, "--protocol", "brief.toml", "--seeds", 1, "--students", "mlp-d3-w8"),
         *("--teachers", root, "--workers", 1, *EAGER),

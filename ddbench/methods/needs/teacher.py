@@ -13,9 +13,18 @@ from ddbench.networks.names import parse_student
 from ddbench.runtime.device import resolve_device
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import recorded_seconds
-from ddbench.teachers.join import join_teachers
+from ddbench.runtime.progress import Console
+from ddbench.teachers.join import join_teachers, joined_file
 from ddbench.teachers.recipe import TeacherRecipe
-from ddbench.teachers.store import Teacher, check_teacher, default_teacher, default_teachers, find_teacher, penalty_of
+from ddbench.teachers.store import (
+    Teacher,
+    check_teacher,
+    default_teacher,
+    default_teachers,
+    find_teacher,
+    penalty_of,
+    read_teacher,
+)
 from ddbench.teachers.together import JOIN, MOST
 from ddbench.teachers.train import ensure_teacher, fitting_teacher
 
@@ -133,8 +142,20 @@ class TrainedTeachers(TrainedTeacher):
         return JOIN.join(str(parse_student(name.strip())) for name in given.split(","))
 
     def fitting(self, run: Request) -> Teacher | None:
-        """A single one of the store; several are put together by :meth:`make`."""
-        return None if JOIN in self.architecture(run) else super().fitting(run)
+        """A single one of the store, or the file of several that were put together by :meth:`make` before."""
+        names = self.architecture(run).split(JOIN)
+        if len(names) == 1:
+            return super().fitting(run)
+        wanted, root = self._wanted(run), run.flags_of(TeacherFlags).teachers
+        members: list[Teacher] = []
+        for name in names:
+            how = {**wanted, "student": name}
+            one = fitting_teacher(**how, preprocess=run.preprocess, console=Console(quiet=True))
+            if one is None:
+                return None
+            members.append(one)
+        path = joined_file(root, members)
+        return read_teacher(path) if path.exists() else None
 
     def make(self, run: Request) -> Teacher:
         """Train those that are not there, and put several into one file."""

@@ -1,7 +1,7 @@
 """Methods: what makes a synset. One file a method. Imports no torch.
 
 A file of this folder is a method when it has a class with ``facts`` (:mod:`ddbench.methods.facts`); its name is the
-file's. They are found by reading the sources, when the first of them is asked for.
+file's, with dashes. They are found by reading the sources, when the first of them is asked for.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ USUAL_PROTOCOL = "hard-v1"
 def shipped() -> dict[str, tuple[str, Facts]]:
     """The methods of this package by name: ``module:Class``, and facts."""
     return {
-        path.stem: (f"{__name__}.{path.stem}:{kind}", found.facts)
+        path.stem.replace("_", "-"): (f"{__name__}.{path.stem}:{kind}", found.facts)
         for path in sorted(Path(__file__).parent.glob("*.py"))
         for kind, found in read_classes(path).items()
         if found.facts is not None

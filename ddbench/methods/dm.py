@@ -13,15 +13,10 @@ gradient, in passes of bounded size; a step whose loss or gradient is not finite
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from ddbench.methods.facts import Facts
-from ddbench.methods.families.distribution import DistributionConfig, DistributionMatching
-from ddbench.networks.base import Student
-from ddbench.training.distribution import mean_match
+from ddbench.methods.families.distribution import DistributionConfig, MeanMatching
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +24,7 @@ class DMConfig(DistributionConfig):
     """Settings of DM; the defaults are those of the public code."""
 
 
-class DM(DistributionMatching[DMConfig]):
+class DM(MeanMatching[DMConfig]):
     """Distribution matching."""
 
     config_class = DMConfig
@@ -45,11 +40,3 @@ class DM(DistributionMatching[DMConfig]):
         code="https://github.com/VICO-UoE/DatasetCondensation",
         licence="MIT",
     )
-
-    def measure(self, net: Student, x: Tensor) -> list[Tensor]:
-        """The flattened features, input of the last linear layer."""
-        return [net.features(x)]
-
-    def objective(self, synthetic: Sequence[Tensor], real: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Squared distance of mean features."""
-        return {"loss": mean_match(synthetic[0], real[0])}

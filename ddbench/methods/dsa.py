@@ -10,27 +10,17 @@ synset augments each image by itself. Deviations from the public code: ``methods
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from ddbench.data.augment import Strategy, parse_strategy
-from ddbench.data.specs import resolve_augmentation
-from ddbench.methods.base import Context
 from ddbench.methods.facts import Facts
-from ddbench.methods.families.gradient_matching import GradientMatching, GradientMatchingConfig
-from ddbench.runtime.errors import UserError
+from ddbench.methods.families.gradient_matching import AugmentedConfig, AugmentedMatching
 
 
 @dataclass(frozen=True, kw_only=True)
-class DSAConfig(GradientMatchingConfig):
+class DSAConfig(AugmentedConfig):
     """Settings of DSA: DC's, real first images, and the augmentation."""
 
-    init: Literal["noise", "real"] = "real"
-    """First images: random real ones of the class, or standard normal noise."""
-    augmentation: str = "dsa"
-    """DSA families joined by _, or dsa for all (no flip on digits)."""
 
-
-class DSA(GradientMatching[DSAConfig]):
+class DSA(AugmentedMatching[DSAConfig]):
     """Dataset condensation with differentiable siamese augmentation."""
 
     config_class = DSAConfig
@@ -46,25 +36,3 @@ class DSA(GradientMatching[DSAConfig]):
         code="https://github.com/VICO-UoE/DatasetCondensation",
         licence="MIT",
     )
-
-    @classmethod
-    def check(cls, config: DSAConfig, context: Context) -> None:
-        """As DC, and an augmentation there must be."""
-        super().check(config, context)
-        if _strategy(config, context) is None:
-            raise UserError(f"--augmentation {config.augmentation}: nothing is left to augment; that is --method dc")
-
-    @property
-    def augmentation(self) -> str:
-        """The resolved strategy."""
-        return resolve_augmentation(self.config.augmentation, self.context.dataset.spec.flip)
-
-    @property
-    def strategy(self) -> Strategy | None:
-        """The resolved strategy."""
-        return _strategy(self.config, self.context)
-
-
-def _strategy(config: DSAConfig, context: Context) -> Strategy | None:
-    names = resolve_augmentation(config.augmentation, context.dataset.spec.flip)
-    return parse_strategy(names, align_corners=False)

@@ -29,7 +29,7 @@ from ddbench.methods.parts.masking import synthetic_mask
 from ddbench.methods.parts.sampling import SamplerConfig, check_sampler, make_sampler
 from ddbench.networks.base import Student
 from ddbench.runtime import seeds
-from ddbench.training.distribution import match, mixes_images, real_means
+from ddbench.training.distribution import match, mean_match, mixes_images, real_means
 from ddbench.training.flat import draws
 
 PIXELS_AT_ONCE = {"cpu": 2**18, "cuda": 2**21}
@@ -112,14 +112,17 @@ class DistributionMatching(Method[D]):
     def setup(self) -> None:
         """First images and their optimiser."""
         config, context = self.config, self.context
-        images = first_images(context, config.init, "init").to(context.device)
-        # the momentum's name is that of checkpoints from before the canvas
-        self.canvas = Canvas(images, lr=config.lr_images, momentum=config.momentum, velocity="momentum")
+        self.canvas = self.make_canvas(first_images(context, config.init, "init").to(context.device))
         # grids as in the code of DC, DSA and DM; MTT's differ
         self._strategy: Strategy | None = parse_strategy(self.augmentation, siamese=True, align_corners=False)
         self._batches = RealBatches(context)
         self._sampler = make_sampler(config, context, self._batches, config.batch_real)
         self._limit = max(1, PIXELS_AT_ONCE[context.device.type] // context.dataset.spec.size**2)
+
+    def make_canvas(self, images: Tensor) -> Canvas:
+        """What is learned, beginning at images ``(K * ipc, C, H, W)``."""
+        # the momentum's name is that of checkpoints from before the canvas
+        return Canvas(images, lr=self.config.lr_images, momentum=self.config.momentum, velocity="momentum")
 
     def step(self, iteration: int) -> dict[str, float]:
         """One outer iteration; returns the loss, its terms where there are several, and the gradient's norm."""
@@ -200,6 +203,18 @@ class DistributionMatching(Method[D]):
         """Take over images and momentum."""
         self.canvas.load_state(state.tensors)
         self._sampler.load_state(state.tensors)
+
+
+class MeanMatching(DistributionMatching[D]):
+    """Base of methods that match mean features, as DM."""
+
+    def measure(self, net: Student, x: Tensor) -> list[Tensor]:
+        """The flattened features, input of the last linear layer."""
+        return [net.features(x)]
+
+    def objective(self, synthetic: Sequence[Tensor], real: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Squared distance of mean features."""
+        return {"loss": mean_match(synthetic[0], real[0])}
 
 
 @torch.no_grad()

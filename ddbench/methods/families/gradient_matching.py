@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddbench.config import setting
-from ddbench.data.augment import Strategy, apply, draw
+from ddbench.data.augment import Strategy, apply, draw, parse_strategy
 from ddbench.data.policy import Policy
+from ddbench.data.specs import resolve_augmentation
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
 from ddbench.methods.parts.batches import RealBatches
 from ddbench.methods.parts.canvas import Canvas, first_images
@@ -123,14 +124,17 @@ class GradientMatching(Method[M]):
         """First images, their optimiser, the real images."""
         config, context = self.config, self.context
         self._loops, self._epochs = loops(config, context.ipc)
-        images = first_images(context, config.init, "matching-init").to(context.device)
-        self.canvas = Canvas(images, lr=config.lr_images, momentum=config.momentum)
+        self.canvas = self.make_canvas(first_images(context, config.init, "matching-init").to(context.device))
         self._labels = context.hard_labels().to(context.device)
         self._real = RealBatches(context)
         self._sampler = make_sampler(config, context, self._real, config.batch_real)
         self._network: nn.Module | None = None
         if context.compile == "on":
             context.console.say(f"--compile on: {self.title} runs eagerly, compiling it saves nothing")
+
+    def make_canvas(self, images: Tensor) -> Canvas:
+        """What is learned, beginning at images ``(K * ipc, C, H, W)``."""
+        return Canvas(images, lr=self.config.lr_images, momentum=self.config.momentum)
 
     def step(self, iteration: int) -> dict[str, float]:
         """One image step and the training after it; returns the matching loss and the norm of the images' gradient."""
@@ -250,3 +254,42 @@ class GradientMatching(Method[M]):
         if not all(bool(torch.isfinite(parameter).all()) for parameter in net.parameters()):
             return f"the network diverged on the synset: lower --lr-student {config.lr_student:g}"
         return f"--lr-images {config.lr_images:g} is too high for this synset: divide it by 10"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentedConfig(GradientMatchingConfig):
+    """Settings of DSA: DC's, real first images, and the augmentation."""
+
+    init: Literal["noise", "real"] = "real"
+    """First images: random real ones of the class, or standard normal noise."""
+    augmentation: str = "dsa"
+    """DSA families joined by _, or dsa for all (no flip on digits)."""
+
+
+A = TypeVar("A", bound=AugmentedConfig)
+
+
+class AugmentedMatching(GradientMatching[A]):
+    """Base of methods that match gradients of augmented images, as DSA."""
+
+    @classmethod
+    def check(cls, config: A, context: Context) -> None:
+        """As DC, and an augmentation there must be."""
+        super().check(config, context)
+        if _strategy(config, context) is None:
+            raise UserError(f"--augmentation {config.augmentation}: nothing is left to augment; that is --method dc")
+
+    @property
+    def augmentation(self) -> str:
+        """The resolved strategy."""
+        return resolve_augmentation(self.config.augmentation, self.context.dataset.spec.flip)
+
+    @property
+    def strategy(self) -> Strategy | None:
+        """The resolved strategy."""
+        return _strategy(self.config, self.context)
+
+
+def _strategy(config: AugmentedConfig, context: Context) -> Strategy | None:
+    names = resolve_augmentation(config.augmentation, context.dataset.spec.flip)
+    return parse_strategy(names, align_corners=False)

@@ -196,7 +196,7 @@ class TrajectoryMethod(Method[C]):
             known = self.kept.labels
             images = torch.cat([self.kept.images, images])
             labels = torch.cat([known.argmax(1) if known.is_floating_point() else known, labels])
-        self.canvas = Canvas(images.to(context.device), lr=config.lr_images, momentum=config.momentum)
+        self.canvas = self.make_canvas(images.to(context.device))
         self.hard_labels = labels.to(context.device)
         log = config.lr_parametrisation == "log"
         self.rate = LearnedRate(
@@ -218,6 +218,10 @@ class TrajectoryMethod(Method[C]):
         flops = 12 * forward_flops(module, shape) * batch * config.student_steps * config.iterations
         compiler = devices.choose_compiler(context.compile, flops, context.device, context.console.say)
         self.inner = InnerLoop(FlatNet(module).to(context.device), self.inner_mode, compiler, context.ranks)
+
+    def make_canvas(self, images: Tensor) -> Canvas:
+        """What is learned, beginning at images ``(S, C, H, W)``."""
+        return Canvas(images, lr=self.config.lr_images, momentum=self.config.momentum)
 
     def first_images(self) -> Tensor:
         """Images to start from, float32 ``(S, C, H, W)`` in network-input space, class-major."""

@@ -1,0 +1,49 @@
+"""DDiF over DC: images as small networks of sines, matched as DC matches.
+
+Shin, Bae, Sim, Kang, Moon; ICLR 2025; arXiv 2503.04835; code: aailab-kaist/DDiF.
+
+What DC does (gradients of a network under one augmentation (DSA);
+:mod:`ddbench.methods.families.gradient_matching`) with images that are decoded
+(:mod:`ddbench.methods.families.ddif`). Deviations from the public code: ``methods/ddif-dc/README.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ddbench.config import setting
+from ddbench.methods.base import Context
+from ddbench.methods.facts import Facts
+from ddbench.methods.families.ddif import DdifConfig, DdifMethod
+from ddbench.methods.families.gradient_matching import AugmentedConfig, AugmentedMatching, loops
+
+
+@dataclass(frozen=True, kw_only=True)
+class DdifDCConfig(AugmentedConfig, DdifConfig):
+    """Settings of DC and of DDiF's decoder."""
+
+    lr_images: float = setting(5e-05, above=0)
+    """Learning rate of the fields' parameters (Adam); the default is as published for 128 pixels."""
+
+
+class DdifDC(DdifMethod[DdifDCConfig], AugmentedMatching[DdifDCConfig]):
+    """DDiF over DC."""
+
+    config_class = DdifDCConfig
+    facts = Facts(
+        title="DDiF+DC",
+        line="gradient matching, each image a small network",
+        family="gradient matching",
+        paper="Distilling Dataset into Neural Field",
+        authors=("Donghyeok Shin", "HeeSun Bae", "Gyuwon Sim", "Wanmo Kang", "Il-Chul Moon"),
+        venue="ICLR",
+        year=2025,
+        arxiv="2503.04835",
+        code="https://github.com/aailab-kaist/DDiF",
+    )
+
+    @classmethod
+    def settled(cls, config: DdifDCConfig, context: Context) -> DdifDCConfig:
+        """With the published loops of the IPC, not of the decoded images."""
+        outer, inner = loops(config, context.ipc)
+        return replace(config, outer_loops=outer, inner_epochs=inner)

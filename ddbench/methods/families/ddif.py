@@ -1,0 +1,86 @@
+"""DDiF: each image a small network of sines (Shin et al., ICLR 2025), for a method that matches.
+
+Every field is first fitted to a real image, by Adam on the squared error of the network input; then Adam on all fields
+by the method's gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from ddbench.config import setting
+from ddbench.data.preprocess import Preprocess
+from ddbench.decoders.base import Arrays
+from ddbench.decoders.ddif import MAX_LAYERS, MAX_OMEGA, MAX_WIDTH, Ddif
+from ddbench.methods.base import Context
+from ddbench.methods.families.decoded import Decoded
+from ddbench.runtime import seeds
+from ddbench.training.optimizers import OptimizerSettings, make_optimizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class DdifConfig:
+    """Settings of DDiF's decoder; the defaults are those for 32 x 32 pixels at IPC 1 and 10."""
+
+    layers: int = setting(2, at_least=1, at_most=MAX_LAYERS)
+    """Layers with a sine in a field."""
+    width: int = setting(6, at_least=1, at_most=MAX_WIDTH)
+    """Width of these layers."""
+    omega_first: float = setting(30.0, above=0, at_most=MAX_OMEGA)
+    """Frequency of the first layer."""
+    omega: float = setting(10.0, above=0, at_most=MAX_OMEGA)
+    """Frequency of the others."""
+    fit_steps: int = setting(5000, at_least=0)
+    """Steps that fit each field to its first image."""
+    lr_fit: float = setting(5e-4, above=0)
+    """Learning rate of that (Adam)."""
+
+
+W = TypeVar("W", bound=DdifConfig)
+
+
+class DdifMethod(Decoded[W]):
+    """DDiF before a family that matches."""
+
+    learned = "fields"
+    optimizer = "adam"
+
+    @classmethod
+    def decoder(cls, config: W, context: Context) -> Ddif:
+        """Fields of the settings' size."""
+        channels, height, width = context.dataset.spec.shape
+        return Ddif(
+            shape=(channels, height, width),
+            layers=config.layers,
+            width=config.width,
+            omega_first=float(config.omega_first),
+            omega=float(config.omega),
+        )
+
+    def arrays(self, images: Tensor) -> Arrays:
+        """Fields that were fitted to the images."""
+        config, decoder = self.config, self.decoder(self.config, self.context)
+        start = decoder.initial(len(images), seeds.generator(self.context.seed, "ddif-init")).to(images.device)
+        preprocess = self.context.preprocess
+        return {"fields": fitted(decoder, start, images, preprocess, steps=config.fit_steps, lr=config.lr_fit)}
+
+
+def fitted(decoder: Ddif, fields: Tensor, images: Tensor, preprocess: Preprocess, *, steps: int, lr: float) -> Tensor:
+    """Fields after so many steps of Adam, each towards its image: squared error, mean over pixels and channels.
+
+    Args:
+        fields: ``(N, P)``.
+        images: network input ``(N, C, H, W)``.
+    """
+    value = fields.clone().requires_grad_()
+    adam = make_optimizer([value], OptimizerSettings(name="adam", lr=lr))
+    for _ in range(steps):
+        # a field's gradient does not depend on how many others there are: the sum over images of their means
+        error = (decoder.decode({"fields": value}, preprocess) - images).square().flatten(1).mean(1).sum()
+        (value.grad,) = torch.autograd.grad(error, value)
+        adam.step()
+    return value.detach()

@@ -1,0 +1,111 @@
+"""Methods whose images are decoded: a mix-in that stands before a family that matches (DM's, DC's, MTT's).
+
+The family works with as many images of a class as the budget allows decoded ones, on a canvas that steps through the
+decoder; the product is the decoder with its arrays, and its budget is still IPC.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import replace
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from ddbench.decoders.base import Arrays, Decoder
+from ddbench.methods.base import Context, Distilled, Method
+from ddbench.methods.parts.canvas import Canvas
+from ddbench.methods.parts.decoded import DecodedCanvas
+from ddbench.runtime.errors import UserError
+from ddbench.synset import Budget
+
+C = TypeVar("C")
+
+
+class Decoded(Method[C]):
+    """The mix-in; its config has ``lr_images`` and ``momentum``, which here are those of the learned array."""
+
+    learned: str
+    """Name of the array that is learned."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """What it is learned by."""
+
+    canvas: Canvas
+
+    def __init__(self, config: C, context: Context) -> None:
+        super().__init__(self.settled(config, context), self.widened(config, context))
+        self._budget = Budget("ipc", context.ipc)
+
+    @classmethod
+    @abstractmethod
+    def decoder(cls, config: C, context: Context) -> Decoder:
+        """What makes the images, by the settings.
+
+        Raises:
+            UserError: names the flag, its value and what is possible.
+        """
+
+    @abstractmethod
+    def arrays(self, images: Tensor) -> Arrays:
+        """What the decoder reads, so that it makes these images ``(K n, C, H, W)``, as nearly as it can."""
+
+    @classmethod
+    def settled(cls, config: C, context: Context) -> C:
+        """The settings with what is left open and depends on the IPC filled in."""
+        return config
+
+    @classmethod
+    def widened(cls, config: C, context: Context) -> Context:
+        """The context with as many images a class as the budget allows decoded ones.
+
+        Raises:
+            UserError: none, or settings that are out of range.
+        """
+        decoder = cls.decoder(config, context)
+        each = decoder.per_class(context.ipc)
+        if each < 1:
+            stored = sum(one.bytes for one in decoder.declared(1, 1).values()) // 4
+            raise UserError(
+                f"--ipc {context.ipc}: an image of {cls.title} is {stored} numbers and a class has room for less; use "
+                "a larger --ipc, or a smaller decoder"
+            )
+        return replace(context, ipc=each)
+
+    @classmethod
+    def check(cls, config: C, context: Context) -> None:
+        """As the family's, for the decoded images."""
+        widened = cls.widened(config, context)
+        super().check(cls.settled(config, context), widened)
+
+    @classmethod
+    def terms_of_a_step(cls, config: C, context: Context) -> int:
+        """As the family's, for the decoded images."""
+        return super().terms_of_a_step(cls.settled(config, context), cls.widened(config, context))
+
+    @property
+    def budget(self) -> Budget:
+        """What was asked for, not how many images are decoded."""
+        return self._budget
+
+    def make_canvas(self, images: Tensor) -> Canvas:
+        """The learned array, beginning at images."""
+        config: Any = self.config
+        return DecodedCanvas(
+            self.decoder(self.config, self.context),
+            {name: array.to(self.context.device) for name, array in self.arrays(images).items()},
+            self.learned,
+            lr=config.lr_images,
+            momentum=config.momentum,
+            optimizer=self.optimizer,
+            preprocess=self.context.preprocess,
+            classes=self.context.classes,
+        )
+
+    def distilled(self) -> Distilled:
+        """The arrays and the decoder in place of the family's images."""
+        assert isinstance(self.canvas, DecodedCanvas)
+        parameters = {name: array.cpu().clone() for name, array in self.canvas.arrays.items()}
+        product = super().distilled()
+        none = torch.empty(0, *product.images.shape[1:])
+        return replace(product, images=none, decoder=self.canvas.decoder, parameters=parameters)

@@ -1,0 +1,49 @@
+"""FreD over DC: images as masked cosine coefficients, matched as DC matches.
+
+Shin, Shin, Moon; NeurIPS 2023; arXiv 2311.08819; code: sdh0818/FreD.
+
+What DC does (gradients of a network under one augmentation (DSA);
+:mod:`ddbench.methods.families.gradient_matching`) with images that are decoded
+(:mod:`ddbench.methods.families.fred`). Deviations from the public code: ``methods/fred-dc/README.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ddbench.config import setting
+from ddbench.methods.base import Context
+from ddbench.methods.facts import Facts
+from ddbench.methods.families.fred import FredConfig, FredMethod
+from ddbench.methods.families.gradient_matching import AugmentedConfig, AugmentedMatching, loops
+
+
+@dataclass(frozen=True, kw_only=True)
+class FredDCConfig(AugmentedConfig, FredConfig):
+    """Settings of DC and of FreD's decoder."""
+
+    lr_images: float = setting(0.244, above=0)
+    """Learning rate of the coefficients (orthonormal transform); the default is the published 1e3 over (2 x 32)^2."""
+
+
+class FredDC(FredMethod[FredDCConfig], AugmentedMatching[FredDCConfig]):
+    """FreD over DC."""
+
+    config_class = FredDCConfig
+    facts = Facts(
+        title="FreD+DC",
+        line="gradient matching, images as masked cosine coefficients",
+        family="gradient matching",
+        paper="Frequency Domain-based Dataset Distillation",
+        authors=("Donghyeok Shin", "Seungjae Shin", "Il-Chul Moon"),
+        venue="NeurIPS",
+        year=2023,
+        arxiv="2311.08819",
+        code="https://github.com/sdh0818/FreD",
+    )
+
+    @classmethod
+    def settled(cls, config: FredDCConfig, context: Context) -> FredDCConfig:
+        """With the published loops of the IPC, not of the decoded images."""
+        outer, inner = loops(config, context.ipc)
+        return replace(config, outer_loops=outer, inner_epochs=inner)

@@ -1,0 +1,54 @@
+"""FreD over MTT: images as masked cosine coefficients, matched as MTT matches.
+
+Shin, Shin, Moon; NeurIPS 2023; arXiv 2311.08819; code: sdh0818/FreD.
+
+What MTT does (the trajectories of experts;
+:mod:`ddbench.methods.families.trajectory`) with images that are decoded
+(:mod:`ddbench.methods.families.fred`). Deviations from the public code: ``methods/fred-mtt/README.md``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ddbench.config import setting
+from ddbench.methods.facts import Facts
+from ddbench.methods.families.fred import FredConfig, FredMethod
+from ddbench.methods.families.trajectory import InnerConfig, TrajectoryMethod
+from ddbench.methods.parts.segments import Segment
+from ddbench.training.problem import InnerResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class FredMTTConfig(InnerConfig, FredConfig):
+    """Settings of MTT and of FreD's decoder."""
+
+    lr_images: float = setting(24400.0, above=0)
+    """Learning rate of the coefficients (orthonormal transform); the default is the published 1e8 over (2 x 32)^2."""
+    least_lr: float = setting(1e-3, at_least=0)
+    """The learned rate beta is kept at or above this."""
+
+
+class FredMTT(FredMethod[FredMTTConfig], TrajectoryMethod[FredMTTConfig]):
+    """FreD over MTT."""
+
+    config_class = FredMTTConfig
+    facts = Facts(
+        title="FreD+MTT",
+        line="trajectory matching, images as masked cosine coefficients",
+        family="trajectory matching",
+        paper="Frequency Domain-based Dataset Distillation",
+        authors=("Donghyeok Shin", "Seungjae Shin", "Il-Chul Moon"),
+        venue="NeurIPS",
+        year=2023,
+        arxiv="2311.08819",
+        code="https://github.com/sdh0818/FreD",
+    )
+
+    def after_step(self, iteration: int, segment: Segment, result: InnerResult) -> dict[str, float]:
+        """Keep the learned rate where it trains something."""
+        least = self.config.least_lr
+        if least:
+            self.rate.value.clamp_(min=math.log(least) if self.rate.log else least)
+        return super().after_step(iteration, segment, result)

@@ -37,7 +37,7 @@ def test_source_says_what_the_class_says(name: str) -> None:
     kind = METHODS.get(name)
     assert vars(kind)["facts"] == FACTS[name]
     assert kind.title == FACTS[name].title
-    assert METHODS.origin(name) == f"ddbench.methods.{name}:{kind.__name__}"
+    assert METHODS.origin(name) == f"ddbench.methods.{name.replace('-', '_')}:{kind.__name__}"
 
 
 def test_one_method_a_file() -> None:

@@ -135,7 +135,7 @@ def main() -> None:
     base = common.measure(__file__, "plain", *settings)
     own = common.measure(__file__, "ddbench", *settings)
     lines = [
-        "| IPC | decoded images of a class | side | CPU s an iteration | / plain | target | peak memory, MB | / plain | target |",
+        "| IPC | images of a class | side | CPU s an iteration | / plain | target | peak, MB | / plain | target |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for side, found, time_bound, memory_bound in (("plain", base, "", ""), ("ddbench", own, "0.5", "1.1")):
@@ -145,9 +145,7 @@ def main() -> None:
             f"| {found['memory'] / base['memory']:.2f} | {memory_bound} |"
         )
     command = f"python benchmarks/{' '.join(['matching_fred.py', *(a for a in sys.argv[1:] if a != '--write')])}"
-    title = (
-        f"FreD over DM: an outer iteration, {CLASSES} classes, 28 px, width {args.width}, real batch {args.batch_real}"
-    )
+    title = f"FreD over DM: an outer iteration, {CLASSES} classes, 28 px, width {args.width}"
     common.report(__file__, title, lines, command)
 
 

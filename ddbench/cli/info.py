@@ -44,7 +44,7 @@ SETTINGS: dict[str, tuple[tuple[str, str], ...]] = {
     "ddbench-synset": (
         *(("method", "method"), ("dataset", "dataset"), ("budget", "budget.unit"), ("", "budget.value")),
         *(("student", "student"), ("seed", "seed"), ("preprocess", "preprocess.kind"), ("labels", "label_kind")),
-        *(("space", "space"), ("teacher", "teacher.student"), ("config", "config")),
+        *(("space", "space"), ("decoder", "decoder"), ("teacher", "teacher.student"), ("config", "config")),
     ),
     "ddbench-teacher": (
         *(("dataset", "dataset"), ("student", "student"), ("test accuracy", "test_accuracy"), ("recipe", "recipe")),

@@ -27,7 +27,7 @@ VENUES = {
 
 
 def bibtex(name: str, facts: Facts) -> str:
-    """The entry of a method's paper, keyed by first author, year and method: ``cazenavette2022mtt``.
+    """The entry of a method's paper, keyed by first author, year and method without dashes: ``cazenavette2022mtt``.
 
     Args:
         name: of the method.
@@ -45,7 +45,7 @@ def bibtex(name: str, facts: Facts) -> str:
         "doi": facts.doi,
         "url": facts.address,
     }
-    key = re.sub(r"[^a-z]", "", _names(facts.authors[0])[1].lower()) + f"{facts.year}{name}"
+    key = re.sub(r"[^a-z]", "", _names(facts.authors[0])[1].lower()) + f"{facts.year}{name.replace('-', '')}"
     lines = [f"  {field} = {{{text}}}," for field, text in parts.items() if text]
     return "\n".join([f"@{kind}{{{key},", *lines, "}"])
 

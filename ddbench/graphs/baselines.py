@@ -19,6 +19,9 @@ from ddbench.runtime.seeds import generator
 
 CORESETS = ("random", "herding", "k-center")
 
+MAX_FEATURES = 2**26
+"""Numbers in the table of features, 8 bytes each."""
+
 
 def coreset(graphs: GraphSet, how: str, max_bytes: int, seed: int = 0, rounds: int = 1) -> Ints:
     """Real graphs of at most so many bytes, the classes in turn; the classes' first graphs in any case.
@@ -61,10 +64,20 @@ def coreset(graphs: GraphSet, how: str, max_bytes: int, seed: int = 0, rounds: i
 
 
 def wl_features(graphs: GraphSet, rounds: int) -> torch.Tensor:
-    """How often each colour of rounds 0 to ``rounds`` is in each graph, rows of length 1: float64 ``(G, colours)``."""
+    """How often each colour of rounds 0 to ``rounds`` is in each graph, rows of length 1: float64 ``(G, colours)``.
+
+    Raises:
+        UserError: more than :data:`MAX_FEATURES` numbers.
+    """
     owner = np.repeat(np.arange(len(graphs)), graphs.nodes_per_graph)
-    parts = []
-    for colour in colours(graphs, rounds).colour:
+    parts, found = [], colours(graphs, rounds).colour
+    wide = sum(int(colour.max()) + 1 for colour in found)
+    if len(graphs) * wide > MAX_FEATURES:
+        raise UserError(
+            f"{graphs.name}: {wide:,} colours of nodes in {len(graphs):,} graphs are more than herding and "
+            "k-center can compare in memory; take random"
+        )
+    for colour in found:
         table = np.zeros((len(graphs), int(colour.max()) + 1))
         np.add.at(table, (owner, colour), 1)
         parts.append(table)

@@ -16,6 +16,12 @@ from ddbench.runtime.files import plain_file, read_bytes
 MAX_TEXT = 2**28
 """Bytes of text in one file, unpacked: a larger one is refused before it is parsed."""
 
+MAX_NUMBERS = 2**25
+"""Numbers in one file: each takes 8 bytes, however few it has in the file or how well that is packed."""
+
+MAX_LINE = 2**16
+"""Bytes of a line: the parser makes room for a whole one."""
+
 
 def read_text(path: Path, what: str) -> bytes:
     """The bytes of a text file; of a packed one (``.gz``), unpacked, at most :data:`MAX_TEXT`.
@@ -38,7 +44,7 @@ def read_text(path: Path, what: str) -> bytes:
     return data
 
 
-def numbers(where: object, data: bytes, separator: str | None = ",", columns: int | None = None) -> Ints:
+def numbers(where: object, data: bytes, columns: int | None = None) -> Ints:
     """A table of whole numbers, int64 ``(rows, columns)``.
 
     Args:
@@ -46,18 +52,27 @@ def numbers(where: object, data: bytes, separator: str | None = ",", columns: in
         columns: how many there must be; None: as many as in the first row.
 
     Raises:
-        UserError: empty, something that is no whole number of 64 bits, rows of different lengths.
+        UserError: empty, something that is no whole number of 64 bits, rows of different lengths, more than
+            :data:`MAX_NUMBERS`, a line longer than :data:`MAX_LINE`.
     """
     if not data.strip():
         raise UserError(f"{where}: it is empty, expected whole numbers")
+    count, longest = data.count(b"\n") + data.count(b","), max(map(len, io.BytesIO(data)))
+    if count > MAX_NUMBERS:
+        raise UserError(f"{where}: {count:,} numbers, expected at most {MAX_NUMBERS:,}")
+    if longest > MAX_LINE:
+        raise UserError(
+            f"{where}: a line of {longest:,} bytes, expected whole numbers in lines of at most {MAX_LINE:,}"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             table: Ints = np.loadtxt(
-                io.BytesIO(data), dtype=np.int64, delimiter=separator, ndmin=2, comments=None, encoding="latin1"
+                io.BytesIO(data), dtype=np.int64, delimiter=",", ndmin=2, comments=None, encoding="latin1"
             )
     except (ValueError, OverflowError, Warning) as error:
-        raise UserError(f"{where}: expected whole numbers of 64 bits: {error!s:.200}") from None
+        found, _, _ = str(error).partition("; use `usecols`")  # advice for who calls the parser
+        raise UserError(f"{where}: expected whole numbers of 64 bits: {found:.200}") from None
     if columns is not None and table.shape[1] != columns:
         raise UserError(f"{where}: {table.shape[1]} column(s), expected {columns}")
     return table

@@ -214,7 +214,10 @@ def _counts(where: str, counts: npt.ArrayLike, what: str) -> Ints:
 def _ends(where: str, counts: Ints, edge_counts: Ints, edges: npt.ArrayLike) -> tuple[Ints, Ints]:
     """The graph of each edge, and its ends, which are nodes of that graph."""
     total = sum(edge_counts.tolist())
-    ends = np.asarray(edges, dtype=np.int64).reshape(-1, 2)
+    given = np.asarray(edges, dtype=np.int64)
+    if given.size and (given.ndim != 2 or given.shape[1] != 2):
+        raise UserError(f"{where}: edges of shape {list(given.shape)}, expected two columns")
+    ends = given.reshape(-1, 2)
     if len(ends) != total:
         raise UserError(f"{where}: {len(ends)} edges, but the graphs together should have {total}; is it cut?")
     owner = np.repeat(np.arange(len(counts)), edge_counts)

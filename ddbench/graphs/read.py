@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddbench.graphs.files import MAX_TEXT, column, numbers, read_text
+from ddbench.graphs.files import MAX_NUMBERS, MAX_TEXT, column, numbers, read_text
 from ddbench.graphs.graphset import GraphSet, Ints, make_graphs, pack
 from ddbench.graphs.made import made_graphs
 from ddbench.graphs.splits import PARTS, Split, check_split
@@ -143,20 +143,22 @@ def read_dgcnn(path: Path) -> GraphSet:
     Raises:
         UserError: see :func:`load_graphs`.
     """
-    words = b"\n".join(read_text(path, "graph set").split())
-    values = column(path, words, "numbers").tolist()
+    table = column(path, read_text(path, "graph set").translate(_ONE_A_LINE), "numbers")
+    values = memoryview(np.ascontiguousarray(table))  # as whole numbers of Python, one at a time
     at = 1
     nodes: list[int] = []
     tags: list[int] = []
     counts: list[int] = []
-    ends: list[tuple[int, int]] = []
     labels: list[int] = []
+    own: list[int] = []  # of each node: its number in its graph, where its neighbours begin, how many
+    begins: list[int] = []
+    many: list[int] = []
     for graph in range(values[0]):
         if at + 2 > len(values):
             raise UserError(f"{path}: it declares {values[0]} graphs and ends in graph {graph} (from 0); is it cut?")
         size, label = values[at], values[at + 1]
         at += 2
-        before = len(ends)
+        before = len(many)
         # every node takes at least two numbers: a size that is only declared costs nothing
         if not 0 <= size <= (len(values) - at) // 2:
             raise UserError(f"{path}: graph {graph} (from 0) declares {size} nodes, more or fewer than are there")
@@ -164,17 +166,23 @@ def read_dgcnn(path: Path) -> GraphSet:
             if at + 2 > len(values) or not 0 <= values[at + 1] <= len(values) - at - 2:
                 raise UserError(f"{path}: graph {graph}, node {node} (from 0): a wrong count of neighbours, or cut")
             tags.append(values[at])
-            begin = at + 2
-            at = begin + values[at + 1]
-            ends += [(node, other) for other in values[begin:at]]
+            own.append(node)
+            begins.append(at + 2)
+            many.append(values[at + 1])
+            at += 2 + many[-1]
         nodes.append(size)
-        counts.append(len(ends) - before)
+        counts.append(sum(many[before:]))
         labels.append(label)
     if at != len(values) or values[0] < 0:
         raise UserError(f"{path}: {len(values) - at} numbers behind the last of {values[0]} graphs, expected none")
-    tagged = np.array(tags, dtype=np.int64)[:, None]
-    return make_graphs(str(path), nodes, tagged, counts, np.array(ends, dtype=np.int64), None, labels, name=path.stem)
+    tagged, joined = np.array(tags, dtype=np.int64)[:, None], np.array(many, dtype=np.int64)
+    first = np.array(begins, dtype=np.int64) - (np.cumsum(joined) - joined)
+    others = table[np.repeat(first, joined) + np.arange(joined.sum())]
+    ends = np.stack([np.repeat(np.array(own, dtype=np.int64), joined), others], axis=1)
+    return make_graphs(str(path), nodes, tagged, counts, ends, None, labels, name=path.stem)
 
+
+_ONE_A_LINE = bytes.maketrans(b" \t\r\x0b\x0c", b"\n" * 5)
 
 _NEEDED = ("nodes_per_graph", "node_labels", "edges_per_graph", "edges", "y")
 
@@ -209,6 +217,7 @@ def read_compact(path: Path) -> Source:
 def _arrays(path: Path) -> dict[str, Ints]:
     """The arrays of an npz file, whose sizes are looked at before anything is unpacked."""
     made: dict[str, Ints] = {}
+    total = 0
     plain_file(path, "graph set", MAX_TEXT)
     try:
         with zipfile.ZipFile(path) as packed:
@@ -220,11 +229,16 @@ def _arrays(path: Path) -> dict[str, Ints]:
                     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
                     shape, fortran, kind = read[version](handle)
                     count = int(np.prod([int(side) for side in shape], dtype=object))
-                    if kind.kind not in "iu" or fortran or len(shape) > 2:
+                    if kind.kind not in "iu" or fortran or not 1 <= len(shape) <= 2:
                         raise ValueError(f"{item.filename} is {kind} {shape}, expected tables of whole numbers")
                     if count * kind.itemsize > item.file_size:
                         raise ValueError(f"{item.filename} declares {count:,} numbers and holds fewer")
+                    total += count
+                    if total > MAX_NUMBERS:
+                        raise ValueError(f"{total:,} numbers, expected at most {MAX_NUMBERS:,}")
                     values = np.frombuffer(handle.read(count * kind.itemsize), dtype=kind).reshape(shape)
+                if values.size and int(values.max()) > np.iinfo(np.int64).max:
+                    raise ValueError(f"{item.filename} holds {values.max()}, expected whole numbers of 64 bits")
                 made[item.filename.removesuffix(".npy")] = values.astype(np.int64)
     except UserError:
         raise

@@ -5,6 +5,7 @@ Such a form is the content of a synset (:mod:`ddbench.modalities.graph_synset`);
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ddbench.graphs.files import MAX_NUMBERS
 from ddbench.graphs.graphset import MAX_NODES_PER_GRAPH, GraphSet, Ints, offsets
 from ddbench.graphs.mirage import TreePayload
 from ddbench.graphs.reference import REFERENCES, Reference
@@ -125,11 +127,14 @@ def read_trees(path: Path) -> TreePayload:
 
 def _arrays(path: Path, handle: Any, names: tuple[str, ...], most: int) -> dict[str, Ints]:
     """Arrays of whole numbers of an open file, int64, of at most so many rows."""
-    arrays = {}
+    arrays, total = {}, 0
     for name in names:
         shape = check_tensor(path, handle, name, TYPES, 2 if name in TABLES else 1)
         if shape[0] > most or (len(shape) > 1 and shape[1] > MAX_COLUMNS):
             raise UserError(f"{path}: {name} has shape {list(shape)}, expected at most {most:,} rows")
+        total += math.prod(shape)
+        if total > MAX_NUMBERS:
+            raise UserError(f"{path}: {total:,} numbers, expected at most {MAX_NUMBERS:,}")
         arrays[name] = handle.get_tensor(name).to(torch.int64).numpy()
     return arrays
 

@@ -149,6 +149,25 @@ def damaged_npz() -> bytes:
     return made.getvalue()
 
 
+def compact(**changes: object) -> bytes:
+    """A compact file of two graphs."""
+    arrays: dict[str, object] = {"nodes_per_graph": [2, 2], "node_labels": [[0], [1], [0], [1]]}
+    arrays |= {"edges_per_graph": [1, 1], "edges": [[0, 1], [0, 1]], "y": [0, 1], **changes}
+    made = io.BytesIO()
+    np.savez_compressed(made, **{name: np.asarray(values) for name, values in arrays.items()})
+    return made.getvalue()
+
+
+SPLIT = {"split/scaffold/train": "0\n", "split/scaffold/valid": "1\n", "split/scaffold/test": "1\n"}
+
+
+def linked(folder: Path, target: str) -> Path:
+    """A TU folder whose list of edges is a link."""
+    tu(folder, A=None)
+    (folder / "SET_A.txt").symlink_to(target)
+    return folder
+
+
 def text(path: Path, content: str | bytes) -> Path:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
@@ -193,6 +212,24 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "npz of objects": (lambda p: text(p / "s.npz", npz((1,), "|O")), "tables of whole numbers"),
     "npz of a cut header": (lambda p: text(p / "s.npz", damaged_npz()), "not a compact graph set"),
     "npz of nothing": (lambda p: text(p / "s.npz", b"PK"), "not a compact graph set"),
+    "npz of one number": (lambda p: text(p / "s.npz", compact(y=3)), r"y.npy is int64 \(\), expected tables"),
+    "npz beyond 64 bits": (
+        lambda p: text(p / "s.npz", compact(y=np.array([2**64 - 1, 0], np.uint64))),
+        "holds 18446744073709551615",
+    ),
+    "three ends of an edge": (lambda p: text(p / "s.npz", compact(edges=[[0, 1, 2]])), r"shape \[1, 3\]"),
+    "a word of a megabyte": (lambda p: ogb(p / "s", {"raw/num-node-list": "1" * 2**20}), "a line of 1,048,576 bytes"),
+    "columns of a megabyte": (lambda p: tu(p / "s", A="1, 2\n" + "1," * 2**19 + "\n"), "a line of 1,048,577 bytes"),
+    "rows of two lengths": (lambda p: tu(p / "s", A="1, 2\n2\n"), "changed from 2 to 1 at row 2$"),
+    "digits of another script": (lambda p: text(p / "s.txt", "\u0662\n"), "whole numbers"),
+    "a device": (lambda p: linked(p / "s", "/dev/zero"), "it is a device"),
+    "a link to itself": (lambda p: linked(p / "s", "SET_A.txt"), "symbolic links"),
+    "split twice": (lambda p: ogb(p / "s", {**OGB, **SPLIT, "split/scaffold/valid": "0\n"}), "in two parts, or twice"),
+    "split beyond": (
+        lambda p: ogb(p / "s", {**OGB, **SPLIT, "split/scaffold/test": "9\n"}),
+        "graph 9, expected 0 to 1",
+    ),
+    "split cut": (lambda p: ogb(p / "s", {**OGB, "split/scaffold/train": "0\n"}), "no such table"),
 }
 
 
@@ -215,6 +252,16 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: py
     folder = ogb(tmp_path / "s", {"raw/edge": gzip.compress(b"0,1\n" * 2**18)})
     with pytest.raises(UserError, match="more than 65,536 bytes are too large"):
         load_graphs(f"graphs:{folder}")
+
+
+def test_more_numbers_than_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Text that packs well, blanks between numbers too."""
+    monkeypatch.setattr("ddbench.graphs.files.MAX_NUMBERS", 1000)
+    monkeypatch.setattr("ddbench.graphs.read.MAX_NUMBERS", 1000)
+    packed = text(tmp_path / "s.npz", compact(y=np.zeros(1001, np.uint8)))
+    for path in (packed, ogb(tmp_path / "s", {"raw/edge": "0,1\n" * 600}), text(tmp_path / "s.txt", "1 " * 1001)):
+        with pytest.raises(UserError, match="numbers, expected at most 1,000"):
+            load_graphs(f"graphs:{path}")
 
 
 def test_a_spec_says_that_it_is_one():

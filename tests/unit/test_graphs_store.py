@@ -110,6 +110,15 @@ def test_sizes_that_do_not_spread_are_refused(tmp_path: Path):
         read_form(path, handle, facts_of(payload))
 
 
+def test_more_numbers_than_allowed(tmp_path: Path, payload: TreePayload, monkeypatch: pytest.MonkeyPatch):
+    """A file of small numbers has eight times its size in memory; a sparse one takes no disk."""
+    path = tmp_path / "a.safetensors"
+    write_trees(path, payload)
+    monkeypatch.setattr("ddbench.graphs.store.MAX_NUMBERS", 100)
+    with pytest.raises(UserError, match="numbers, expected at most 100"):
+        read_trees(path)
+
+
 def test_a_cut_file_is_refused(tmp_path: Path, payload: TreePayload):
     path = tmp_path / "a.safetensors"
     write_trees(path, payload)

@@ -157,6 +157,14 @@ def test_random_graphs_differ_by_seed():
         coreset(train, "herdin", 900)
 
 
+def test_features_that_are_too_many_are_refused(monkeypatch: pytest.MonkeyPatch):
+    train, _, _ = parts()
+    monkeypatch.setattr("ddbench.graphs.baselines.MAX_FEATURES", 1000)
+    with pytest.raises(UserError, match=r"colours of nodes in \d+ graphs are more than herding"):
+        coreset(train, "herding", 900)
+    assert len(coreset(train, "random", 900))
+
+
 def test_features_count_colours():
     graphs = make_graphs("g", [2, 3], [[0], [1], [0], [0], [1]], [1, 1], [[0, 1], [0, 2]], None, [0, 1])
     # round 0: two labels; round 1: 0 alone, 0 with a 1, 1 with a 0

@@ -144,7 +144,7 @@ def read_dgcnn(path: Path) -> GraphSet:
         UserError: see :func:`load_graphs`.
     """
     table = column(path, read_text(path, "graph set").translate(_ONE_A_LINE), "numbers")
-    values = memoryview(np.ascontiguousarray(table))  # as whole numbers of Python, one at a time
+    values = table.data  # as whole numbers of Python, one at a time
     at = 1
     nodes: list[int] = []
     tags: list[int] = []

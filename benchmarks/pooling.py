@@ -14,7 +14,7 @@ def main() -> None:
     import torch
     import torch.nn.functional as F
 
-    from ddbench.networks.convnet import average_pool
+    from ddbench.networks.pooling import average_pool
     from ddbench.runtime import device
 
     common.parser(str(__doc__)).parse_args()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddbench.networks.base import Student
 from ddbench.networks.names import counts_as_32
 from ddbench.networks.norms import make_norm
+from ddbench.networks.pooling import average_pool
 
 SOFTPLUS_BETA = 60.0
 """Sharpness of ``softplus(beta x) / beta``: a ReLU with a second derivative, as RCIG has it."""
@@ -36,21 +36,6 @@ class ConvBlock(nn.Module):
         if self.activation == "leaky":
             return F.leaky_relu(x, 0.01)
         return F.silu(x)
-
-
-def average_pool(x: Tensor) -> Tensor:
-    """``F.avg_pool2d(x, 2)`` of ``(N, C, H, W)``; an odd last row or column is left out.
-
-    On a CPU torch's kernel is not vectorised: on large batches, sums of slices take half to three quarters of its time,
-    forward and backward (``benchmarks/pooling.py``). On small ones calls cost more than arithmetic, and the compiler
-    fuses the library's own form.
-    """
-    if x.device.type != "cpu" or x.numel() < 2**16 or torch.compiler.is_compiling():
-        return F.avg_pool2d(x, 2)
-    n, c, h, w = x.shape
-    x = x[:, :, : h // 2 * 2, : w // 2 * 2].reshape(n, c, h // 2, 2, w // 2 * 2)
-    x = (x[:, :, :, 0] + x[:, :, :, 1]).reshape(n, c, h // 2, w // 2, 2)
-    return (x[..., 0] + x[..., 1]) * 0.25
 
 
 class ConvNet(Student):

@@ -25,6 +25,7 @@ from ddbench.runtime.errors import UserError
 from ddbench.training.flat import refuses_one
 from ddbench.training.losses import cross_entropy, probability_cross_entropy
 from ddbench.training.optimizers import Optimizer, OptimizerSettings, load_optimizer_state, make_optimizer
+from ddbench.training.recorded import Gradients, recordable
 
 MATERIALISE_BYTES = 2 * 2**30
 """Inputs up to this size are preprocessed once and kept as float32; larger ones batch by batch."""
@@ -216,7 +217,9 @@ def train(
     stepper = _begun(net, optimizer, rate, resume)
     loss = loss or own_loss(policy is not None and policy.mix != "none")
     objective = _objective(net, loss, penalty, precision, device)
-    compiled = compiler(objective) if compiler is not None else objective
+    repeat = compiler is None and penalty is None and precision == "float32" and recordable(net, device)
+    plain = Gradients(net, objective, repeat)
+    whole = Gradients(net, compiler(objective), False) if compiler is not None else plain
     count, hard = len(inputs), inputs.hard_labels
     without = leaves_one_out(net, inputs, batch)
     trained, named = count - without, seed if view_seed is None else view_seed
@@ -232,12 +235,9 @@ def train(
             for view in views(inputs, batch=batch, policy=policy, seed=named, epoch=epoch):
                 if without and len(view.x) == 1:
                     continue
-                run = compiled if len(view.x) == min(batch, count) else objective
-                value, logits = run(view.x, labels(view))
-                stepper.zero_grad(set_to_none=True)
-                value.backward()
+                value, logits = (whole if len(view.x) == min(batch, count) else plain)(view.x, labels(view))
                 stepper.step()
-                loss_sum += value.detach() * len(view.x)
+                loss_sum += value * len(view.x)
                 right += (logits.argmax(1) == hard[view.index]).sum()
         if checkpoint is not None:
             checkpoint(epoch + 1, stepper)

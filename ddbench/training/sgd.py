@@ -46,13 +46,15 @@ class SGD:
         if self.weight_decay:
             gradients = list(torch._foreach_add(gradients, parameters, alpha=self.weight_decay))
         if self.momentum:
-            for position, i in enumerate(active):
-                velocity = self.velocities[i]
-                if velocity is None:
-                    self.velocities[i] = gradients[position].clone()
-                else:
-                    velocity.mul_(self.momentum).add_(gradients[position])
-                gradients[position] = self.velocities[i]  # type: ignore[assignment]
+            moving = [(i, g) for i, g in zip(active, gradients, strict=True) if self.velocities[i] is not None]
+            if moving:
+                velocities: list[Tensor] = [self.velocities[i] for i, _ in moving]  # type: ignore[misc]
+                torch._foreach_mul_(velocities, self.momentum)
+                torch._foreach_add_(velocities, [gradient for _, gradient in moving])
+            for i, gradient in zip(active, gradients, strict=True):
+                if self.velocities[i] is None:
+                    self.velocities[i] = gradient.clone()
+            gradients = [self.velocities[i] for i in active]  # type: ignore[misc]
         torch._foreach_add_(parameters, gradients, alpha=-self.param_groups[0]["lr"])
 
     def state(self, name: str) -> dict[str, Tensor]:

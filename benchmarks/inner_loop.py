@@ -16,7 +16,7 @@ from typing import Any
 import common
 from plain_loops import plain_network
 
-MODES = ("plain", "unroll", "adjoint", "adjoint compiled", "truncated")
+MODES = ("plain", "unroll", "adjoint", "auto", "auto 2G", "adjoint compiled", "truncated")
 STEPS = (10, 20, 40)
 SKIPPED = {("adjoint compiled", 20)}  # compiling takes most of a minute
 ROUNDS = 2
@@ -57,9 +57,11 @@ def one(mode: str, steps: int) -> dict[str, float]:
     start = flatten_parameters(module)
     target = start + 0.01 * torch.randn(len(start), generator=torch.Generator().manual_seed(0))
     lr = torch.tensor(0.01)
-    name, _, compiled = mode.partition(" ")
+    name, _, how = mode.partition(" ")
+    compiled = how == "compiled"
     compiler = device.choose_compiler("on", 0, torch.device("cpu"), print) if compiled else None
-    loop = None if mode == "plain" else InnerLoop(net, name, compiler)
+    memory = (2 if how == "2G" else 8) * 2**30
+    loop = None if mode == "plain" else InnerLoop(net, name, compiler, memory=memory)
 
     def iteration() -> float:
         if loop is None:
@@ -107,6 +109,8 @@ def main() -> None:
     fast = "adjoint compiled"
     held = [
         ("memory, adjoint / unroll, 40 steps", 0.125, ratio("adjoint", "unroll", "memory")),
+        ("time, auto with 8 GiB / unroll, 40 steps", 1.0, ratio("auto", "unroll", "seconds")),
+        ("time, auto with 2 GiB / adjoint, 40 steps", 1.0, ratio("auto 2G", "adjoint", "seconds")),
         ("time, adjoint / unroll, 40 steps", 1.4, ratio("adjoint", "unroll", "seconds")),
         ("time, adjoint compiled / unroll, 40 steps", 1.4, ratio(fast, "unroll", "seconds")),
         ("memory of adjoint, 40 / 10 steps", 1.15, ratio("adjoint", "adjoint", "memory", (40, 10))),

@@ -30,7 +30,7 @@ def average_pool(x: Tensor) -> Tensor:
         return F.avg_pool2d(x, 2)
     if torch._C._are_functorch_transforms_active():
         return F.avg_pool2d(x, 2) if x.numel() < ROWS_FIRST else _rows_first(x)
-    pooled: Tensor = _Mean.apply(x)  # type: ignore[no-untyped-call]
+    pooled: Tensor = _Mean.apply(x)
     return pooled
 
 
@@ -46,8 +46,8 @@ class _Mean(torch.autograd.Function):
         return F.avg_pool2d(x, 2) if x.numel() < SMALL else _in_turn(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        spread: Tensor = _Spread.apply(gradient, ctx.shape)  # type: ignore[no-untyped-call]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        spread: Tensor = _Spread.apply(gradient, ctx.shape)
         return spread
 
 
@@ -67,7 +67,7 @@ class _Spread(torch.autograd.Function):
         return whole if (h % 2, w % 2) == (0, 0) else F.pad(whole, (0, w % 2, 0, h % 2))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return average_pool(gradient), None
 
 

@@ -14,6 +14,8 @@ Modes:
     ``unroll``: autograd through all N steps; memory grows with N.
     ``adjoint``: the same gradient by the discrete adjoint recursion; keeps the weights of every step, or of some of
         them, and the graph of one step only.
+    ``auto``: ``adjoint`` that spends ``memory`` on the graphs of the last steps, which are then not made again on the
+        way back; with room for all steps it takes the time of ``unroll``.
     ``truncated``: the adjoint recursion without the Hessian product, that is, the gradient with the weights detached
         at the input of every step (TESLA, Cui et al. 2023, section 3).
     ``higher``: autograd through all steps by the package ``higher``, as an oracle and for code written against it.
@@ -34,7 +36,10 @@ from ddbench.runtime.ranks import ALONE, Ranks
 from ddbench.training.flat import FlatNet
 from ddbench.training.problem import InnerProblem, InnerResult, Loss, leaf
 
-MODES = ("unroll", "adjoint", "truncated", "higher")
+MODES = ("unroll", "adjoint", "auto", "truncated", "higher")
+
+MEMORY = 2 * 2**30
+"""Bytes that ``auto`` spends on graphs."""
 
 
 class InnerLoop:
@@ -47,6 +52,7 @@ class InnerLoop:
         ranks: share out the images of each batch in these two modes; the loss must be a mean over images.
         kept: steps whose weights these two modes keep at most, for a problem of more steps about twice its root
             and one more gradient a step, with the same numbers; ``None``: all.
+        memory: bytes that ``auto`` may keep graphs in; one that is compiled, or shared out, keeps none.
 
     Raises:
         UserError: unknown mode.
@@ -59,6 +65,7 @@ class InnerLoop:
         compiler: Compiler | None = None,
         ranks: Ranks = ALONE,
         kept: int | None = None,
+        memory: int = MEMORY,
     ) -> None:
         if mode not in MODES:
             raise unknown("inner-loop mode", mode, MODES, "--inner")
@@ -67,6 +74,8 @@ class InnerLoop:
         self.compiler = compiler
         self.ranks = ranks
         self.kept = kept
+        self.memory = memory if mode == "auto" and compiler is None and ranks.world == 1 else 0
+        self._bytes: dict[tuple[torch.Size, bool], int] = {}
         self._compiled: dict[tuple[Loss, bool, bool], tuple[Callable[..., Any], Callable[..., Any]]] = {}
 
     def __call__(self, problem: InnerProblem) -> InnerResult:
@@ -77,7 +86,7 @@ class InnerLoop:
             from ddbench.training.higher_backend import solve
 
             return solve(self.net, problem)
-        return self._adjoint(problem, exact=self.mode == "adjoint")
+        return self._adjoint(problem, exact=self.mode != "truncated")
 
     def _unroll(self, problem: InnerProblem) -> InnerResult:
         start, images, lr = (leaf(t) for t in (problem.start, problem.images, problem.lr))
@@ -106,7 +115,18 @@ class InnerLoop:
         forward, reverse = self._steps(problem, exact)
         steps = len(problem.batches)
         images, labels = problem.images.detach(), problem.labels.detach()
-        path = _Path(problem, lambda theta, step: self._gradient(forward, problem, theta, step), self.kept)
+        graphs: dict[int, tuple[Tensor, Pull]] = {}
+        first_kept = self._first_kept(problem) if self.memory else steps
+
+        def descent(theta: Tensor, step: int) -> Tensor:
+            if step < first_kept:
+                return self._gradient(forward, problem, theta, step)
+            if step not in graphs:
+                x, y = problem.batch(step, images, labels)
+                graphs[step] = _graph(self.net, problem.loss, problem.soft, exact)(theta, x, y, problem.scale_at(step))
+            return graphs[step][0].detach()
+
+        path = _Path(problem, descent, self.kept)
         final = path.final
         outer = torch.zeros((), dtype=final.dtype, device=final.device)
         lam, eta = torch.zeros_like(final), torch.zeros_like(final)
@@ -126,9 +146,14 @@ class InnerLoop:
             x_raw, y_raw = _select(problem.batches[step], images, labels)
             x_raw = leaf(x_raw)
             x = problem.view(step, x_raw)
-            gradient, (pull_x, pull_y, pull_theta) = reverse(theta, x.detach(), y_raw, self._scale(problem, step), eta)
-            descent = gradient if velocity is None else velocity
-            slope = -(lam @ descent)
+            if step in graphs:
+                gradient, pull = graphs.pop(step)
+                gradient, (pull_x, pull_y, pull_theta) = gradient.detach(), pull(eta)
+                del pull
+            else:
+                scale = self._scale(problem, step)
+                gradient, (pull_x, pull_y, pull_theta) = reverse(theta, x.detach(), y_raw, scale, eta)
+            slope = -(lam @ (gradient if velocity is None else velocity))
             if grad_lr.ndim:
                 grad_lr[step] = slope
             else:
@@ -143,6 +168,22 @@ class InnerLoop:
             after = theta
         grad_images, *soft = self.ranks.sum(grad_images, *([] if grad_labels is None else [grad_labels]))
         return InnerResult(outer, grad_images, soft[0] if soft else None, grad_lr, lam, final)
+
+    def _first_kept(self, problem: InnerProblem) -> int:
+        """The first of the last steps whose graphs fit into the memory; as many as there are steps: none does."""
+        left, step = self.memory, len(problem.batches)
+        while step:
+            index = problem.batches[step - 1]
+            shape = (problem.images if index is None else index).shape[:1]
+            if (shape, problem.soft) not in self._bytes:
+                x, y = problem.batch(step - 1, problem.images.detach(), problem.labels.detach())
+                build = _graph(self.net, problem.loss, problem.soft, True)
+                self._bytes[shape, problem.soft] = _graph_bytes(lambda: build(problem.start, x, y, 1.0))  # noqa: B023
+            left -= self._bytes[shape, problem.soft]
+            if left < 0:
+                break
+            step -= 1
+        return step
 
     def _gradient(self, forward: Callable[..., Any], problem: InnerProblem, theta: Tensor, step: int) -> Tensor:
         """Of the student's loss on the batch of a step."""
@@ -248,21 +289,55 @@ def _scatter(total: Tensor, index: Tensor | None, part: Tensor) -> None:
         total.index_add_(0, index, part)
 
 
+Pull = Callable[[Tensor], tuple[Any, ...]]
+"""A vector as long as the weights -> its product with the derivatives of a gradient by images, labels and weights."""
+
+
+def _graph(net: FlatNet, loss: Loss, soft: bool, exact: bool) -> Callable[..., tuple[Tensor, Pull]]:
+    """``(theta, x, y, scale) -> g, pull``: the gradient of a step's loss with its graph, which holds memory."""
+
+    def build(theta: Tensor, x: Tensor, y: Tensor, scale: float) -> tuple[Tensor, Pull]:
+        theta, x = leaf(theta), leaf(x)
+        y = leaf(y) if soft else y
+        gradient = torch.autograd.grad(scale * loss(net(theta, x), y), theta, create_graph=True)[0]
+        wanted = [x] + ([y] if soft else []) + ([theta] if exact else [])
+
+        def pull(eta: Tensor) -> tuple[Any, ...]:
+            # The vjp as the gradient of a scalar: given grad_outputs, torch imports sympy (3 CPU seconds).
+            pulls = list(torch.autograd.grad(gradient @ eta, wanted))
+            pull_x = pulls.pop(0)
+            pull_y = pulls.pop(0) if soft else None
+            return pull_x, pull_y, pulls.pop(0) if exact else None
+
+        return gradient, pull
+
+    return build
+
+
+def _graph_bytes(build: Callable[[], object]) -> int:
+    """Bytes of the storages that autograd keeps for what is built; it is built once for that."""
+    kept: dict[int, tuple[Tensor, int]] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = (tensor.detach(), storage.nbytes())  # alive, so that no address comes twice
+        return tensor.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        build()
+    return sum(size for _, size in kept.values())
+
+
 def _eager_steps(net: FlatNet, loss: Loss, soft: bool, exact: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
     def forward(theta: Tensor, x: Tensor, y: Tensor, scale: float) -> Tensor:
         theta = leaf(theta)
         return torch.autograd.grad(scale * loss(net(theta, x), y), theta)[0]
 
+    build = _graph(net, loss, soft, exact)
+
     def reverse(theta: Tensor, x: Tensor, y: Tensor, scale: float, eta: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
-        theta, x = leaf(theta), leaf(x)
-        y = leaf(y) if soft else y
-        gradient = torch.autograd.grad(scale * loss(net(theta, x), y), theta, create_graph=True)[0]
-        wanted = [x] + ([y] if soft else []) + ([theta] if exact else [])
-        # The vjp as the gradient of a scalar: given grad_outputs, torch imports sympy (3 CPU seconds).
-        pulls = list(torch.autograd.grad(gradient @ eta, wanted))
-        pull_x = pulls.pop(0)
-        pull_y = pulls.pop(0) if soft else None
-        return gradient.detach(), (pull_x, pull_y, pulls.pop(0) if exact else None)
+        gradient, pull = build(theta, x, y, scale)
+        return gradient.detach(), pull(eta)
 
     return forward, reverse
 

@@ -37,7 +37,7 @@ class _Recorder(TorchDispatchMode):
     """Keeps every operation of a call: ``(operation, arguments, named arguments, result)``."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[tuple[Any, Any, Mapping[str, Any], Any]] = []
         self.bytes = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from ddbench.data.augment import draw, parse_strategy
 from ddbench.networks.build import build_student
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.seeds import generator, isolated
+from ddbench.training import inner
 from ddbench.training.flat import FlatNet, flatten_parameters
 from ddbench.training.inner import InnerLoop, _Path
 from ddbench.training.losses import cross_entropy
@@ -123,6 +125,49 @@ def test_weights_computed_again_are_the_same(tiny: FlatNet, variant: str, mode: 
         for name in ("loss", "images", "labels", "lr", "start", "final"):
             ours, theirs = getattr(some, name), getattr(every, name)
             assert (ours is None and theirs is None) or torch.equal(ours, theirs), (kept, name)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_auto_equals_adjoint(tiny: FlatNet, variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for no graph, for those of the last two of five steps, and for all; weights kept, or computed again."""
+    problem = variants(tiny)[variant]
+    every = InnerLoop(tiny, "adjoint")(problem)
+    built: list[int] = []
+    monkeypatch.setattr(inner, "_graph", counted(inner._graph, built))
+    monkeypatch.setattr(inner, "_graph_bytes", lambda build: 100)
+    for memory in (99, 299, 500):
+        for kept in (None, 2):
+            built.clear()
+            assert_same(InnerLoop(tiny, "auto", kept=kept, memory=memory)(problem), every, 1e-10)
+            assert len(built) == 5  # each step's once: those that are kept are not made again
+
+
+def counted(make: Callable[..., Callable], built: list[int]) -> Callable[..., Callable]:
+    """A maker of functions whose calls are counted."""
+
+    def made(*given: object) -> Callable:
+        function = make(*given)
+
+        def call(*arguments: object) -> object:
+            built.append(1)
+            return function(*arguments)
+
+        return call
+
+    return made
+
+
+def test_graphs_take_the_memory_that_is_told(tiny: FlatNet) -> None:
+    """Of the last steps so many as fit; none where the loop is compiled."""
+    problem = variants(tiny)["hard"]
+    loop = InnerLoop(tiny, "auto", memory=2**40)
+    assert loop._first_kept(problem) == 0
+    (each,) = loop._bytes.values()
+    assert each > tiny.size * 8
+    loop.memory = 3 * each + each // 2
+    assert loop._first_kept(problem) == len(problem.batches) - 3
+    assert InnerLoop(tiny, "auto", lambda function: function).memory == 0
+    assert InnerLoop(tiny, "adjoint", memory=2**40).memory == 0
 
 
 def test_few_weights_are_kept(tiny: FlatNet) -> None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from conftest import EAGER, TINY, contents, digits_context
 from torch import Tensor
 
+from ddbench.config import recorded_config
 from ddbench.experts.store import find_stores
 from ddbench.methods.base import Context, Distilled, NotFiniteError, State
 from ddbench.methods.families.trajectory import TrajectoryMethod
@@ -351,3 +352,16 @@ def test_tesla_with_soft_labels_from_the_command_line(ddb: Callable, tiny_expert
         "--workers", 1, "--max-images", 50, "--quiet", *EAGER,
     )  # fmt: skip
     assert scored.code == 0, scored.err
+
+
+# --- the memory of --inner auto --------------------------------------------------------------------------------------
+
+
+def test_auto_keeps_graphs_in_its_memory_and_is_recorded_only_where_it_is_asked_for(context: Context) -> None:
+    assert ready(MTT, context, inner="auto", memory="1.5G").inner.memory == 3 * 2**29
+    assert ready(MTT, context, inner="auto").inner.memory == 2**31
+    assert ready(MTT, context).inner.memory == 0
+    assert "memory" not in recorded_config(MTTConfig())
+    for wrong in ("8", "G", "-1G", "8GB", "1e9", ""):
+        with pytest.raises(UserError, match="--memory"):
+            ready(MTT, context, inner="auto", memory=wrong)

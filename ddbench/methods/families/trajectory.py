@@ -30,6 +30,7 @@ from ddbench.methods.parts.rate import LearnedRate
 from ddbench.methods.parts.segments import Segment, Segments
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.numbers import byte_count
 from ddbench.training.distribution import mixes_images
 from ddbench.training.flat import FlatNet, flatten_buffers, load_flat, load_flat_buffers
 from ddbench.training.inner import InnerLoop
@@ -78,8 +79,24 @@ class TrajectoryConfig(MaskConfig):
 class InnerConfig(TrajectoryConfig):
     """The family's settings, for methods that leave the mode of the inner loop open."""
 
-    inner: Literal["adjoint", "unroll", "truncated", "higher"] = "adjoint"
-    """How the outer gradient is computed: adjoint equals unroll, in the memory of one step; truncated as in TESLA."""
+    inner: Literal["adjoint", "unroll", "auto", "truncated", "higher"] = "adjoint"
+    """How the outer gradient is computed: adjoint equals unroll, in the memory of one step; auto equals both, faster by
+    --memory; truncated as in TESLA."""
+    memory: str = setting("2G", omit_default=True)
+    """What --inner auto keeps graphs of the student's last steps in, such as 8G or 500M."""
+
+
+def bytes_of(config: TrajectoryConfig) -> int:
+    """Bytes of ``--memory``.
+
+    Raises:
+        UserError: it is no size.
+    """
+    text = getattr(config, "memory", "0K")
+    found = byte_count(text)
+    if found is None:
+        raise UserError(f"--memory {text:.40}: expected a size such as 8G or 500M")
+    return found
 
 
 C = TypeVar("C", bound=TrajectoryConfig)
@@ -133,6 +150,7 @@ class TrajectoryMethod(Method[C]):
                 f"--max-start-epoch {config.max_start_epoch}: expected more than --min-start-epoch "
                 f"{config.min_start_epoch}"
             )
+        bytes_of(config)
         parse_strategy(resolve_augmentation(config.augmentation, context.dataset.spec.flip))
         net = context.network(0)
         check_steady(net, context.dataset.spec.shape, context.student)
@@ -218,6 +236,7 @@ class TrajectoryMethod(Method[C]):
         flops = 12 * forward_flops(module, shape) * batch * config.student_steps * config.iterations
         compiler = devices.choose_compiler(context.compile, flops, context.device, context.console.say)
         self.inner = InnerLoop(FlatNet(module).to(context.device), self.inner_mode, compiler, context.ranks)
+        self.inner.memory = self.inner.memory and bytes_of(config)
 
     def make_canvas(self, images: Tensor) -> Canvas:
         """What is learned, beginning at images ``(S, C, H, W)``."""

@@ -48,7 +48,7 @@ def command(build: Path, folder: Path, *words: object) -> tuple[float, float]:
     with open(folder / "said", "ab") as said:
         child = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-m", "ddbench", *map(str, words)],
+            [sys.executable, "-P", "-m", "ddbench", *map(str, words)],  # not the ddbench of the folder that one is in
             environment,
             file_actions=[(os.POSIX_SPAWN_DUP2, said.fileno(), 1), (os.POSIX_SPAWN_DUP2, said.fileno(), 2)],
         )

@@ -17,6 +17,7 @@ from ddbench.cli.parse import parse
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import read_json
 from ddbench.statistics import count_words, interval_words
+from ddbench.tasks.costs import cost_of_sets
 
 MAX_HEADER = 64 * 2**20
 LONGEST = 100
@@ -143,6 +144,8 @@ def describe(place: Path) -> dict[str, Any]:
         found["next"] = ["ddbench leaderboard show"]
     elif kind == TASK:
         found["settings"] |= _runs_of(header)
+        if (cost := cost_of_sets(place)) is not None:
+            found["settings"]["cost"] = str(cost)
         found["next"] = [f"ddbench submit RUN --task {place}"]
     return found
 
@@ -198,7 +201,7 @@ def _folder(place: Path) -> dict[str, Any]:
         settings["tasks that are not finished"] = len(begun)
         following += [f"ddbench info {path}" for path in begun[:1]]
     if not settings:
-        raise UserError(f"{place}: holds no run, store, teacher, task or board that ddbench made")
+        raise UserError(f"{place}: holds no run, store, teacher or board that ddbench made, and no result of a task")
     found = _found("folder", place, settings)
     found["next"] = following
     return found

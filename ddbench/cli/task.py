@@ -59,6 +59,8 @@ def main(argv: list[str]) -> None:
     with fan_out(args) as asked:
         found = run(name, args.runs, asked, config, part)
     print(found)
+    if found.cost is not None:
+        print(found.cost)
     print(f"result: {found.path}")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddbench.tasks import TASKS
+from ddbench.tasks.costs import SetsCost, cost_of_sets
 
 
 @dataclass(frozen=True, repr=False)
@@ -30,6 +31,11 @@ class TaskResult:
     def labels(self) -> tuple[str, ...]:
         """What the runs are called in ``rows``, in the order in which they were named."""
         return tuple(run["label"] for run in self.data["head"]["runs"])
+
+    @property
+    def cost(self) -> SetsCost | None:
+        """What the sets beside the result took that the task distilled; None where there are none."""
+        return cost_of_sets(self.path)
 
     def __str__(self) -> str:
         lines: list[str] = TASKS.get(self.data["task"]).lines(self.data["results"])

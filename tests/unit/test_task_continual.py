@@ -21,6 +21,7 @@ from ddbench.runtime.errors import UserError
 from ddbench.synset import read_synset
 from ddbench.tasks import runner
 from ddbench.tasks.continual import ContinualConfig, class_orders, joined, of_classes, steps_of
+from ddbench.tasks.costs import cost_of_sets
 from ddbench.tasks.measures import seen_accuracies
 from ddbench.tasks.record import read_result
 
@@ -151,6 +152,15 @@ def test_experts_of_the_steps_are_recorded_first(run: Path, ddb: Callable, finis
         assert made["experts"]["identity"] in {store.identity() for store in stores}
         assert json.loads((folder / "cost.json").read_text())["upstream"]["experts"]["experts"] == wanted["count"]
         assert made["dataset_fingerprint"] in {store.header["dataset_fingerprint"] for store in stores}
+
+    costs = [json.loads(path.read_text()) for path in (run / "x.files").glob("*-step*/cost.json")]
+    found = cost_of_sets(run / "x.json")
+    assert found is not None
+    assert found.sets == 2
+    assert found.distillation == pytest.approx(sum(one["cpu_seconds"] for one in costs))
+    assert found.needs == pytest.approx(sum(one["upstream"]["experts"]["cpu_seconds"] for one in costs))
+    assert f"2 sets distilled in {found.distillation:.1f} CPU s, and {found.needs:.1f} for their experts" in done.out
+    assert str(found) in ddb("info", "x.json").out
 
     lost = next((run / "x.files" / "experts").rglob("expert_00000.safetensors"))
     shutil.copytree(run / "x.files", run / "y.files")

@@ -13,6 +13,7 @@ a reader does not look at it, the command is done: those cases are counted as ta
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import importlib
@@ -131,6 +132,7 @@ def in_child(argv: tuple[str, ...], folder: Path, out: Path) -> None:
         traceback.print_exc()
     finally:
         with contextlib.suppress(Exception):
+            atexit._run_exitfuncs()  # as at the end of any process: workers are told
             sys.stderr.flush()
         os._exit(code & 0xFF)
 
@@ -141,7 +143,7 @@ def judge(case: Case, scratch: Path) -> tuple[str, str, list[str]]:
     folder.mkdir()
     case.prepare(folder)
     before = state(folder)
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    base = common.rss()
     sys.stdout.flush()
     pid, begin = os.fork(), time.monotonic()
     if not pid:
@@ -151,6 +153,8 @@ def judge(case: Case, scratch: Path) -> tuple[str, str, list[str]]:
         if time.monotonic() - begin > 10 * SECONDS:
             os.killpg(pid, signal.SIGKILL)
         time.sleep(0.005)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)  # workers that are on their way out
     code, used = os.waitstatus_to_exitcode(ended[1]), ended[2]
     said = out.read_text(errors="replace")
     faults = []
@@ -181,6 +185,7 @@ def main() -> None:
     parser = common.parser(str(__doc__))
     parser.add_argument("--valid", type=Path, help="where the valid files are, or are made and stay")
     parser.add_argument("--only", default="", help="readers, with commas")
+    parser.add_argument("--case", default="", help="cases whose name holds this text")
     parser.add_argument("--controls", action="store_true", help="the valid files only, which must all be taken")
     parser.add_argument("--show", action="store_true", help="print what each case says")
     args = parser.parse_args()
@@ -197,7 +202,9 @@ def main() -> None:
         counts: dict[str, Counter[str]] = {}
         wrong: list[str] = []
         for case in cases(valid):
-            if (chosen and case.reader not in chosen) or (args.controls and case.name != "valid"):
+            if (chosen and case.reader not in chosen) or (args.case and args.case not in case.name):
+                continue
+            if args.controls and case.name != "valid":
                 continue
             happened, said, faults = judge(case, Path(name))
             if case.name == "valid" and case.reader != "commands" and happened != "taken":

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -258,13 +259,12 @@ def _product(sides: list[int]) -> int:
 # archives: npz, and what torch writes
 
 
-def _members(change: Callable[[list[tuple[str, bytes]]], list[tuple[str, bytes]]], packed: bool = False) -> Content:
+def _members(change: Callable[[list[tuple[str, bytes]]], list[tuple[str, bytes]]]) -> Content:
     def call(data: bytes) -> bytes:
         with zipfile.ZipFile(io.BytesIO(data)) as source:
             members = [(one.filename, source.read(one)) for one in source.infolist()]
         made = io.BytesIO()
-        kind = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
-        with zipfile.ZipFile(made, "w", kind) as target:
+        with zipfile.ZipFile(made, "w") as target, warnings.catch_warnings(action="ignore"):  # names twice
             for name, content in change(members):
                 target.writestr(name, content)
         return made.getvalue()
@@ -301,10 +301,7 @@ ARCHIVE: dict[str, Content] = {
     "names that climb": _members(lambda members: [(f"../../{name}", content) for name, content in members]),
     "empty members": _each(lambda _: b""),
     "half members": _each(lambda data: data[: len(data) // 2]),
-    "a member of 3 GB packed small": _members(
-        lambda members: [(name, content) for name, content in members[:-1]] + [(members[-1][0], _bomb(members[-1][1]))],
-        packed=True,
-    ),
+    "a member of 1.5 GB packed small": lambda data: _bomb(data),
     "a wrong checksum": lambda data: data.replace(data[14:18], b"\1\2\3\4", 1),
     "said to be encrypted": lambda data: data[:6] + b"\1" + data[7:],
 }
@@ -322,8 +319,21 @@ ARRAYS: dict[str, Content] = {
 }
 
 
-def _bomb(content: bytes) -> bytes:
-    return content[:200] + bytes(3 * 10**9)
+def _bomb(data: bytes) -> bytes:
+    """The last member, with zeros behind it."""
+    made = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(data)) as source,
+        zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as target,
+    ):
+        *others, last = source.infolist()
+        for one in others:
+            target.writestr(one.filename, source.read(one))
+        with target.open(last.filename, "w") as member:
+            member.write(source.read(last))
+            for _ in range(1500):
+                member.write(bytes(10**6))
+    return made.getvalue()
 
 
 # pictures, idx, lists

@@ -224,7 +224,7 @@ def _is_number(value: Any) -> bool:
 def _checked_probe(path: Path, probe: dict[str, Any]) -> dict[str, Any]:
     index, share, means = (probe.get(name) for name in ("index", "share", "means"))
     numbers = [share, *means] if isinstance(means, list) else [None]
-    whole = isinstance(index, list) and len(index) == len(numbers) - 1 <= PROBED
+    whole = isinstance(index, list) and 1 <= len(index) == len(numbers) - 1 <= PROBED
     if not whole or not all(_is_number(one) for one in (*numbers, *(index or ()))):
         raise UserError(f"{path}: header field 'probe' is {str(probe)[:60]}, expected index, share and means")
     return probe

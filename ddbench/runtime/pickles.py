@@ -16,6 +16,9 @@ from ddbench.runtime.files import plain_file
 MAX_BYTES = 4 * 2**30
 """A file that is read into memory as a whole is no larger, nor what it unfolds to."""
 
+MAX_DEFLATED = 256 * 2**20
+"""Bytes that packed members unfold to; torch stores them as they are."""
+
 
 def load_pt(path: Path, mmap: bool = False, limit: int = MAX_BYTES) -> Any:
     """``torch.load`` with ``weights_only=True``: nothing in the file is executed, tensors come to the CPU.
@@ -32,8 +35,8 @@ def load_pt(path: Path, mmap: bool = False, limit: int = MAX_BYTES) -> Any:
     plain_file(path, "file", limit)
     try:
         packed = zipfile.is_zipfile(path)
-        if packed and (size := _unfolded(path)) > limit:
-            raise UserError(f"{path}: unfolds to {size:,} bytes, too large (at most {limit:,})")
+        if packed:
+            _check_members(path, limit)
         # torch warns of odd pickles; whether it can be read is told below
         with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and packed)
@@ -48,10 +51,23 @@ def load_pt(path: Path, mmap: bool = False, limit: int = MAX_BYTES) -> Any:
         raise UserError(f"{path}: not a whole torch file: {_reason(error)}") from None
 
 
-def _unfolded(path: Path) -> int:
-    """Bytes of the members of a zip file when they are unpacked."""
+def _check_members(path: Path, limit: int) -> None:
+    """Refuse an archive that unfolds to much more than it is: torch itself packs nothing.
+
+    Raises:
+        UserError: names both sizes.
+    """
     with zipfile.ZipFile(path) as archive:
-        return sum(member.file_size for member in archive.infolist())
+        members = archive.infolist()
+    size = sum(member.file_size for member in members)
+    if size > limit:
+        raise UserError(f"{path}: unfolds to {size:,} bytes, too large (at most {limit:,})")
+    deflated = sum(member.file_size for member in members if member.compress_type != zipfile.ZIP_STORED)
+    if deflated > MAX_DEFLATED:
+        raise UserError(
+            f"{path}: unfolds from {path.stat().st_size:,} to {size:,} bytes, and torch packs nothing; save it again "
+            "with torch.save"
+        )
 
 
 def _reason(error: Exception) -> str:

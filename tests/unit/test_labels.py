@@ -588,6 +588,7 @@ DAMAGE: dict[str, tuple[dict[str, Any], str]] = {
     "synset": ({"synset_sha256": 5}, "header field 'synset_sha256'"),
     "no probe": ({"probe": None}, "header field 'probe'"),
     "probe": ({"probe": {"index": [0, 1], "share": 1.0, "means": [0.5]}}, "header field 'probe'"),
+    "empty probe": ({"probe": {"index": [], "share": 1.0, "means": []}}, "header field 'probe'"),
     "probe text": ({"probe": {"index": ["0"], "share": 1.0, "means": [0.5]}}, "header field 'probe'"),
     "dtype": ({"tensors": {"logits": torch.zeros(3, 12, 4)}}, "logits is F32"),
     "dims": ({"tensors": {"logits": torch.zeros(12, 4).half()}}, "expected F16 of 3 dimensions"),

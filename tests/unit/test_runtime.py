@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 
 import ddbench
 from ddbench.runtime import device as devices
-from ddbench.runtime import files, seeds
+from ddbench.runtime import files, pickles, seeds
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.pickles import load_pt
 from ddbench.runtime.progress import Console
@@ -313,3 +314,16 @@ def test_what_the_tensor_library_left_when_it_was_killed_is_swept_away(tmp_path:
     assert all(map(files.is_temporary, tmp_path.iterdir()))  # nothing that a run would take for a foreign file
     write_tensors(path, {"a": torch.zeros(2)}, {"kind": "x", "schema": 1})
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_packed_pt_that_unfolds_to_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """torch packs nothing; what is stored as it is may be large."""
+    torch.save(torch.zeros(1000), tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as source, zipfile.ZipFile(tmp_path / "packed.pt", "w", 8) as target:
+        for member in source.infolist():
+            target.writestr(member.filename, source.read(member))
+    assert load_pt(tmp_path / "packed.pt").shape == (1000,)
+    monkeypatch.setattr(pickles, "MAX_DEFLATED", 1000)
+    assert load_pt(tmp_path / "plain.pt").shape == (1000,)
+    with pytest.raises(UserError, match=r"packed\.pt: unfolds from .* and torch packs nothing"):
+        load_pt(tmp_path / "packed.pt")

@@ -15,6 +15,7 @@ from ddbench.networks.build import build_student
 from ddbench.networks.initialise import initialise
 from ddbench.protocols.plan import Plan, optimizer_settings, rate_of
 from ddbench.protocols.replay import replay, replay_network
+from ddbench.protocols.seen import seen_views
 from ddbench.protocols.targets import targets
 from ddbench.runtime import device as devices
 from ddbench.runtime import seeds as randomness
@@ -22,6 +23,7 @@ from ddbench.runtime.device import Compiler
 from ddbench.runtime.errors import UserError
 from ddbench.training.loops import Inputs, Resume, accuracy, forward_flops, inputs_of, predict, train
 from ddbench.training.optimizers import Optimizer, optimizer_state
+from ddbench.training.recorded import recordable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,8 @@ def trained_students(
         for stage, (part, own) in enumerate(zip(parts, inputs, strict=True)):
             named = randomness.derive(seed, "stage", stage) if stage else seed
             how = _how(part, own, student, settings, lr, compiler)
+            if len(parts) == 1 and recordable(net, device):
+                how["seen"] = seen_views(part, own)
             gathered = _train(net, own, named, gathered, how)
     return nets, compiler
 

@@ -6,7 +6,7 @@ size see the same batch order under the same seed, and no generator state has to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -188,6 +188,7 @@ def train(
     loss: Loss | None = None,
     penalty: Penalty | None = None,
     view_seed: int | None = None,
+    seen: Callable[..., Iterable[View]] | None = None,
     precision: str = "float32",
     compiler: Compiler | None = None,
     resume: Resume | None = None,
@@ -205,6 +206,7 @@ def train(
         labels, loss: what is learned; default: the inputs' own labels by cross-entropy.
         penalty: added to the loss of every view.
         view_seed: names order and augmentation in place of ``seed``, where stored labels belong to certain views.
+        seen: gives what :func:`views` gives, as where it was kept; default: that function.
         compiler: ``torch.compile`` or ``None``.
         resume: go on after so many epochs; ``net`` holds the weights of that time.
         checkpoint: called after every epoch with the number of epochs done and the optimiser.
@@ -232,7 +234,7 @@ def train(
         loss_sum, right = torch.zeros((), device=device), torch.zeros((), device=device)
         net.train()
         with seeds.isolated(seed, "dropout", epoch):
-            for view in views(inputs, batch=batch, policy=policy, seed=named, epoch=epoch):
+            for view in (seen or views)(inputs, batch=batch, policy=policy, seed=named, epoch=epoch):
                 if without and len(view.x) == 1:
                     continue
                 value, logits = (whole if len(view.x) == min(batch, count) else plain)(view.x, labels(view))

@@ -214,7 +214,7 @@ def train(
     Raises: as :func:`leaves_one_out`.
     """
     device, labels = inputs.device, labels or own_labels(inputs)
-    first = resume.epochs if resume else 0
+    first, count, hard = resume.epochs if resume else 0, len(inputs), inputs.hard_labels
     rate = factor(max(0, first - 1)) if factor else 1.0
     stepper = _begun(net, optimizer, rate, resume)
     loss = loss or own_loss(policy is not None and policy.mix != "none")
@@ -222,7 +222,6 @@ def train(
     repeat = compiler is None and penalty is None and precision == "float32" and recordable(net, device)
     plain = Gradients(net, objective, repeat)
     whole = Gradients(net, compiler(objective), False) if compiler is not None else plain
-    count, hard = len(inputs), inputs.hard_labels
     without = leaves_one_out(net, inputs, batch)
     trained, named = count - without, seed if view_seed is None else view_seed
     for epoch in range(first, epochs):

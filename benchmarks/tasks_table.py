@@ -112,9 +112,19 @@ def do(name: str, work: Path, data: Path | None) -> None:
     paths = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
     for argv in commands(name, PLANS[name], data.resolve() if data else None):
         print("ddbench", shlex.join(argv), flush=True)
+        made = made_by(argv, PLANS[name])
+        if made and all((work / "runs" / method / "synset.safetensors").is_file() for method in made):
+            continue  # spares a start of Python
         subprocess.run(
             [sys.executable, "-m", "ddbench", *argv], cwd=work, check=True, env={**os.environ, "PYTHONPATH": paths}
         )
+
+
+def made_by(argv: Sequence[str], plan: Plan) -> list[str]:
+    """The methods whose sets a command makes, or serves; none: it does a task."""
+    if argv[0] == "buffer":
+        return list(plan.methods)
+    return [argv[argv.index("--method") + 1]] if argv[0] == "distill" else []
 
 
 # Tables

@@ -26,7 +26,7 @@ def average_pool(x: Tensor) -> Tensor:
     On a CPU it takes a third to a half of the library's time, forward and backward (``benchmarks/pooling.py``). The
     compiler fuses the library's own form, and ``torch.func`` differentiates slices.
     """
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or x.numel() < SMALL or torch.compiler.is_compiling():
         return F.avg_pool2d(x, 2)
     if torch._C._are_functorch_transforms_active():
         return F.avg_pool2d(x, 2) if x.numel() < ROWS_FIRST else _rows_first(x)
@@ -41,9 +41,7 @@ class _Mean(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N, C, H // 2, W // 2)``."""
         ctx.shape = x.shape
-        if x.numel() >= ROWS_FIRST:
-            return _rows_first(x)
-        return F.avg_pool2d(x, 2) if x.numel() < SMALL else _in_turn(x)
+        return _rows_first(x) if x.numel() >= ROWS_FIRST else _in_turn(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 ROWS_FIRST = 2**16
 """Numbers from which rows are added before columns; below, the four pixels are added in turn, as torch does."""
 
-SMALL = 2**14
+SMALL = 2**15
 """Numbers below which calls cost more than arithmetic, and torch's kernels are used."""
 
 

@@ -13,7 +13,6 @@ a reader does not look at it, the command is done: those cases are counted as ta
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import hashlib
 import importlib
@@ -132,7 +131,6 @@ def in_child(argv: tuple[str, ...], folder: Path, out: Path) -> None:
         traceback.print_exc()
     finally:
         with contextlib.suppress(Exception):
-            atexit._run_exitfuncs()  # as at the end of any process: workers are told
             sys.stderr.flush()
         os._exit(code & 0xFF)
 

@@ -152,7 +152,11 @@ def _laid_down(
     found = _index(final)
     if found is None:
         with unless_refused(final.parent), alone(final.parent / "lock"):
-            found = _index(final) or _lay_down(final, parts)
+            try:
+                found = _index(final) or _lay_down(final, parts)
+            except UserError:
+                shutil.rmtree(final.with_name(final.name + ".part"), ignore_errors=True)
+                raise
     return final, tuple(found["class_names"]), found["labels"]
 
 

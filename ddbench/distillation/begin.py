@@ -146,6 +146,7 @@ def begin(
     with ranks.first():
         context, request = look(name, kind, needs, dataset, data, settings, out, console)
     kind.check(config, context)
+    _check_steps(kind, config, context)
     _check_shares(kind, config, context)
     _check_pieces(kind, config, context, settings)
     attention = attention_for(kind, context)
@@ -229,6 +230,20 @@ def look(
         architectures={need.key: known for need in needs if (known := need.architecture(request)) is not None},
     )
     return context, request
+
+
+def _check_steps(kind: type[Method[Any]], config: Any, context: Context) -> None:
+    """Refuse a method that does not say how many steps it has.
+
+    Raises:
+        UserError: names the method and what it says.
+    """
+    steps = kind(config, context).iterations
+    if type(steps) is not int or steps < 0:
+        raise UserError(
+            f"method {kind.title}: iterations is {steps!r:.80}, expected a whole number of steps (0: one shot); "
+            "mend the method"
+        )
 
 
 def _check_shares(kind: type[Method[Any]], config: Any, context: Context) -> None:

@@ -96,6 +96,19 @@ def _follow(method: Method[Any], done: int) -> None:
             method.context.ranks.agree(iteration, "the processes stopped at different iterations")
 
 
+def _check_metrics(method: Method[Any], iteration: int, metrics: object) -> None:
+    """Refuse what a step of somebody's own method must not return.
+
+    Raises:
+        UserError: no numbers by name.
+    """
+    if not isinstance(metrics, dict) or not all(isinstance(value, int | float) for value in metrics.values()):
+        raise UserError(
+            f"iteration {iteration}: step() of {method.title} returned {str(metrics)[:60]!r}, expected numbers by "
+            "name, such as {'loss': 0.5}; mend the method"
+        )
+
+
 def _loop(
     method: Method[Any],
     done: int,
@@ -121,6 +134,7 @@ def _loop(
                 raise UserError(
                     f"iteration {iteration}: {error}; stopped, the last good state is {out / 'last_good.safetensors'}"
                 ) from None
+            _check_metrics(method, iteration, metrics)
             number = iteration + 1
             last = number == method.iterations
             if settings.validate_every and (number % settings.validate_every == 0 or last):

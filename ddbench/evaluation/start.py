@@ -19,6 +19,7 @@ from ddbench.runtime.common import Common
 from ddbench.runtime.device import begun_threads, worker_count
 from ddbench.runtime.errors import Unfinished, UserError
 from ddbench.runtime.jobs import warm
+from ddbench.runtime.numbers import check_count
 from ddbench.runtime.progress import Console
 from ddbench.runtime.shards import WHOLE, Shard, State
 
@@ -234,8 +235,7 @@ def _order(run: Path, asked: Asked) -> Order:
     base = kind.protocol(asked.protocol or kind.usual_protocol)
     altered, difference = _altered(asked, base, kind)
     students = kind.students(asked.students) if asked.students is not None else None
-    if asked.seeds < 1:
-        raise UserError(f"--seeds {asked.seeds}: expected at least 1")
+    check_count("--seeds", asked.seeds)
     workers, threads = worker_count(asked.workers, asked.threads)
     if workers > 1:
         warm("ddbench.evaluation.tasks")

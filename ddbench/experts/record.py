@@ -25,6 +25,7 @@ from ddbench.runtime import device as devices
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable, read_json, write_json
+from ddbench.runtime.numbers import check_count
 from ddbench.runtime.progress import Bar, Console
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.shards import WHOLE, Shard, State, Units, run_units
@@ -190,8 +191,7 @@ def checked(recipe: ExpertRecipe, dataset: Dataset, student: str, experts: int, 
         UserError: settings that cannot work.
     """
     recipe.check()
-    if experts < 1:
-        raise UserError(f"--experts {experts}: expected at least 1")
+    check_count("--experts", experts)
     spec = dataset.spec
     check_student(student, spec.channels, spec.size)
     recipe = replace(recipe, augmentation=resolve_augmentation(recipe.augmentation, spec.flip))

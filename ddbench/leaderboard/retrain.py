@@ -26,6 +26,7 @@ from ddbench.leaderboard.verification import Verification, load_verifications, m
 from ddbench.modalities import modality
 from ddbench.runtime.errors import UserError, one_line
 from ddbench.runtime.files import canonical_json, ensure_writable, text_hash
+from ddbench.runtime.numbers import check_count
 from ddbench.runtime.progress import Console
 from ddbench.runtime.shards import WHOLE, Shard, State, Units, run_units
 
@@ -296,6 +297,7 @@ def wanted_runs(result: Result, request: Request) -> dict[str, list[int]]:
         return own
     if request.seeds < 1 or (request.first_seed or 0) < 0:
         raise UserError(f"--seeds {request.seeds}: expected at least 1, and --first-seed at least 0")
+    check_count("--seeds", request.seeds)
     last = max(seed for seeds in own.values() for seed in seeds)
     first = last + 1 if request.first_seed is None else request.first_seed
     return {student: list(range(first, first + request.seeds)) for student in own}

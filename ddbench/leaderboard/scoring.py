@@ -20,6 +20,7 @@ from ddbench.runtime.device import begun_threads, tell_threads, worker_count
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import check_writable, ensure_writable, file_hash, write_json
 from ddbench.runtime.jobs import warm
+from ddbench.runtime.numbers import check_count
 from ddbench.runtime.progress import Console
 from ddbench.runtime.shards import WHOLE, Shard, State
 
@@ -268,6 +269,7 @@ def _check_numbers(asked: Asked) -> None:
     """
     if asked.repeats < 2:
         raise UserError(f"--repeats {asked.repeats}: expected at least 2, one number has no interval")
+    check_count("--repeats", asked.repeats, least=2)
     if not 0 <= asked.weight <= 1:
         raise UserError(f"--weight {asked.weight:g}: expected 0 to 1")
 

@@ -349,7 +349,13 @@ def _content(result: Result) -> dict[str, Any]:
 
 def _named(content: dict[str, Any], where: str) -> Result:
     """The row of a content, which gets its id."""
-    return check_result({**content, "id": result_id(content)}, where)
+    try:
+        name = result_id(content)
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{where}: a text in it is no Unicode (half a character); the run's files are damaged"
+        ) from None
+    return check_result({**content, "id": name}, where)
 
 
 def evaluations(run: Path) -> list[Path]:
@@ -403,6 +409,12 @@ def evaluation_path(run: Path, protocol: str | None) -> Path:
     return found[0]
 
 
+def _are_runs(found: object) -> bool:
+    if not isinstance(found, list):
+        return False
+    return all(isinstance(run, dict) and isinstance(run.get("student"), str) and "seed" in run for run in found)
+
+
 def _read_evaluation(path: Path) -> dict[str, Any]:
     evaluation = read_json(path, "run evaluation", MAX_RESULT_BYTES)
     if not isinstance(evaluation, dict) or evaluation.get("kind") != EVALUATION_KIND:
@@ -413,4 +425,10 @@ def _read_evaluation(path: Path) -> dict[str, Any]:
     missing = [name for name in COPIED if name not in evaluation]
     if version != EVALUATION_SCHEMA or missing:
         raise UserError(f"{path}: not a whole evaluation ({', '.join(missing) or 'schema'} missing); evaluate again")
+    for name in ("runs", "diverged"):
+        if not _are_runs(evaluation.get(name, [])):
+            raise UserError(f"{path}: {name}: expected a list of runs, each with student and seed; evaluate again")
+    for name in ("learning_rates", "summary", "details"):
+        if not isinstance(evaluation.get(name, {}), dict):
+            raise UserError(f"{path}: {name}: expected a table by student; evaluate again")
     return evaluation

@@ -4,13 +4,34 @@ from __future__ import annotations
 
 import re
 
+from ddbench.runtime.errors import UserError
+
 MAX_DIGITS = 18
 """No count of ours has more; of thousands Python itself makes no number."""
+
+MAX_UNITS = 100_000
+"""Seeds, experts or repeats of one command; each is listed before work."""
 
 
 def whole(text: str) -> int | None:
     """The number that a text of digits says; None: it is something else, or has more than :data:`MAX_DIGITS`."""
     return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else None
+
+
+def check_count(flag: str, count: int, least: int = 1) -> None:
+    """Refuse a number of units of work that is too small, or that nobody can mean.
+
+    Raises:
+        UserError: names the flag.
+    """
+    if count < least:
+        raise UserError(f"{flag} {_said(count)}: expected at least {least}")
+    if count > MAX_UNITS:
+        raise UserError(f"{flag} {_said(count)}: expected at most {MAX_UNITS:,}")
+
+
+def _said(count: int) -> str:
+    return str(count) if abs(count) < 10**MAX_DIGITS else f"{str(count)[:MAX_DIGITS]}..."
 
 
 def byte_count(text: str) -> int | None:

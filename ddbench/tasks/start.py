@@ -17,6 +17,7 @@ from ddbench.runtime.common import Common
 from ddbench.runtime.device import begun_threads, own_threads, threads_of, worker_count
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash, read_json
+from ddbench.runtime.numbers import check_count
 from ddbench.runtime.progress import Console
 from ddbench.runtime.shards import WHOLE, Shard, State
 from ddbench.tasks import TASKS
@@ -138,8 +139,7 @@ def _order(name: str, places: Sequence[Path], asked: Asked, config: Any) -> Orde
 
     kind = TASKS.get(name)
     check_config(config)
-    if asked.seeds < 1:
-        raise UserError(f"--seeds {asked.seeds}: expected at least 1")
+    check_count("--seeds", asked.seeds)
     runs = _runs(places, kind.distils(config))
     first = read_synset(synset_path(places[0]))
     _, channels, size, _ = first.images.shape

@@ -142,6 +142,8 @@ VALUES = {
     "ipc-above-class": ((*random_tiny(Path("{out}")), "--ipc", 200), "--ipc 200", "has only 112", "--ipc 112 or less"),
     "ipc-missing": (("distill", "--method", "random", "--dataset", "digits", "--out", "{out}"), "--ipc is missing"),
     "ipc-text": ((*random_tiny(Path("{out}")), "--ipc", "ten"), "ten"),
+    "seeds-many": (("evaluate", "{run}", "--seeds", "9" * 400), "--seeds 999999", "at most 100,000"),
+    "experts-many": ((*BUFFER, "--experts", 10**9, "--buffers", "{out}"), "--experts 1000000000", "at most 100,000"),
     "seeds-0": (("evaluate", "{run}", "--seeds", 0), "--seeds 0", "at least 1"),
     "epochs-0": (("evaluate", "{run}", "--epochs", 0), "--epochs 0", "at least 1"),
     "epochs-0-buffer": ((*BUFFER, "--epochs", 0, "--buffers", "{out}"), "--epochs 0", "at least 1"),

@@ -131,3 +131,53 @@ def test_names_and_sizes_of_a_plan(line: str, told: str, refused: Refused, tmp_p
     plan = tmp_path / "plan.toml"
     plan.write_text(f'[[cells]]\nmethod = "random"\n{line}\n' + ("" if "ipc" in line else "ipc = 1\n"))
     refused(("reproduce", plan, "--dry-run"), told)
+
+
+OWN = """from dataclasses import dataclass
+from ddbench.methods.base import Distilled, Method, State
+
+@dataclass(frozen=True, kw_only=True)
+class OwnConfig:
+    pass
+
+class Own(Method[OwnConfig]):
+    config_class = OwnConfig
+    title = "Own"
+    iterations = {iterations}
+
+    def setup(self):
+        self.images = self.context.preprocess.apply(self.context.random_images("own"))
+
+    def step(self, iteration):
+        return {metrics}
+
+    def distilled(self):
+        return Distilled(images=self.images, labels=self.context.hard_labels())
+
+    def state(self):
+        return State(tensors={{}})
+
+    def load_state(self, state):
+        pass
+"""
+
+
+@pytest.mark.parametrize("iterations", ["'two'", "-1", "2.0", "None"])
+def test_a_method_that_does_not_say_how_many_steps_it_has(iterations: str, refused: Refused, tmp_path: Path):
+    (tmp_path / "own.py").write_text(OWN.format(iterations=iterations, metrics="{}"))
+    argv = [*random_own(tmp_path), "--out", tmp_path / "run"]
+    refused(argv, "method Own: iterations is", "expected a whole number of steps")
+
+
+@pytest.mark.parametrize("metrics", ["None", "{'loss': self.images}", "[1.0]"])
+def test_a_step_that_returns_no_numbers(metrics: str, ddb: Ddb, tmp_path: Path):
+    (tmp_path / "own.py").write_text(OWN.format(iterations=2, metrics=metrics))
+    result = ddb(*random_own(tmp_path), "--out", tmp_path / "run")
+    assert result.code == 2
+    (line,) = [line for line in result.err.splitlines() if "error" in line]
+    assert "iteration 0: step() of Own returned" in line
+
+
+def random_own(folder: Path) -> list[object]:
+    method = ("--method", "own", "--method-file", folder / "own.py")
+    return ["distill", *method, "--dataset", "digits", "--ipc", 1, "--student", TINY, "--quiet", *EAGER]

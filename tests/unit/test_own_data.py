@@ -305,6 +305,7 @@ def test_parquet_that_is_refused(tmp_path: Path, pq: Any, kind: str):
     with pytest.raises(UserError, match=message) as caught:
         load(tmp_path / "set")
     assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("*.part")), "nothing half made stays"
 
 
 def test_damaged_in_the_middle(tmp_path: Path, pq: Any):

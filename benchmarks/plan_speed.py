@@ -66,12 +66,17 @@ def command(build: Path, folder: Path, *words: object) -> tuple[float, float]:
 
 
 def numbers(board: Path) -> dict[Any, dict[str, float]]:
-    """What a board's rows say of every student and seed."""
+    """What a board's rows say of every student and seed of a synset under a protocol."""
     found = {}
     for path in sorted(board.glob("results/**/*.json")):
         row = json.loads(path.read_text())
+        place = (
+            path.parent.relative_to(board),
+            row["synset"]["seed"],
+            row["protocol"]["name"],
+        )  # dataset, budget, method
         for run in row["runs"]:
-            found[row["synset"]["method"], run["student"], run["seed"]] = run["metrics"]
+            found[*place, run["student"], run["seed"]] = run["metrics"]
     return found
 
 

@@ -110,7 +110,11 @@ class Context:
         return torch.arange(self.classes).repeat_interleave(self.ipc)
 
     def random_images(self, *purpose: str | int) -> Tensor:
-        """``ipc`` real images of each class, class-major, uint8 ``(K * ipc, C, H, W)``.
+        """The images of :meth:`random_positions`, uint8 ``(K * ipc, C, H, W)``."""
+        return gather(self.train.images, self.random_positions(*purpose))
+
+    def random_positions(self, *purpose: str | int) -> Tensor:
+        """``ipc`` real images of each class, class-major: int64 ``(K * ipc,)`` positions in ``train``.
 
         Different ones; where a class has fewer, all of them, over and over.
         """
@@ -119,7 +123,7 @@ class Context:
             repeated(index[torch.randperm(len(index), generator=generator)], self.ipc)
             for index in class_indices(self.train.labels, self.classes)
         ]
-        return gather(self.train.images, torch.cat(chosen))
+        return torch.cat(chosen)
 
 
 @dataclass(frozen=True, kw_only=True)

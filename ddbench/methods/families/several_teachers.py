@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ddbench.config import setting
 from ddbench.data.dataset import class_indices
+from ddbench.data.mapped import gather
 from ddbench.data.policy import ALWAYS, Policy
 from ddbench.methods.base import Context, State, repeated
 from ddbench.methods.families.recovery import Batch, Recovery, RecoveryConfig, check_teacher_norm, shared_view
@@ -189,7 +190,9 @@ class SeveralTeachers(Recovery[R], Generic[R]):
         """Real images of the classes, or noise."""
         if self.config.start == "noise":
             return super().initial(batch)
-        return self.context.preprocess.apply(self.context.random_images("init")[batch.positions])
+        context = self.context
+        index = context.random_positions("init")[batch.positions]
+        return context.preprocess.apply(gather(context.train.images, index))
 
     def view(self, batch: Batch, step: int, x: Tensor) -> Tensor:
         """As for every recovery, after a window of the padded image where that is asked for."""
@@ -271,7 +274,8 @@ class SeveralTeachers(Recovery[R], Generic[R]):
             return []
         if batch.number not in taught.local:
             context = self.context
-            inputs = context.preprocess.apply(context.train.images[self._local_images(batch)].to(context.device))
+            real = gather(context.train.images, self._local_images(batch))
+            inputs = context.preprocess.apply(real.to(context.device))
             with torch.no_grad():
                 taught.local = {batch.number: look_at(taught.net, inputs, taught.layers, moments)[1]}
         return taught.local[batch.number]

@@ -109,7 +109,9 @@ def command(argv: tuple[str, ...], folder: Path) -> int:
             run(argv)
             return 0
         try:
-            getattr(importlib.import_module(f"ddbench.{argv[1]}"), argv[2])(*argv[3:])
+            getattr(importlib.import_module(f"ddbench.{argv[1]}"), argv[2])(
+                *(Path(word) if Path(word).exists() else word for word in argv[3:])
+            )
         except (UserError, OSError) as error:
             print(f"ddbench: error: {error}", file=sys.stderr)
             return 2

@@ -138,12 +138,19 @@ def test_adabelief(early: bool):
             torch.testing.assert_close(leaf, torch.tensor([1.0, -2.0]).double() - 0.1 * gradient.sign())
 
 
-def test_lamb():
-    leaf, gradient = drawn(3), drawn(3, seed=1)
+@pytest.mark.parametrize("length", [1.0, 1e-2])
+def test_lamb(length: float):
+    leaf, gradient = drawn(3) * length, drawn(3, seed=1)
     start = leaf.clone()
     Lamb({"x": (leaf, 0.01)}).step({"x": gradient}, factor=0.5)
     move = gradient / (gradient.abs() + 1e-6)
     torch.testing.assert_close(leaf, start - 0.005 * start.norm() / move.norm() * move, rtol=1e-10, atol=1e-12)
+
+
+def test_lamb_at_zero_moves_by_the_rate():
+    leaf, gradient = torch.zeros(3).double(), drawn(3)
+    Lamb({"x": (leaf, 0.01)}).step({"x": gradient})
+    torch.testing.assert_close(leaf, -0.01 * gradient / (gradient.abs() + 1e-6), rtol=1e-10, atol=1e-12)
 
 
 # Gradients

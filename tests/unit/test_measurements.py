@@ -33,6 +33,7 @@ from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.protocols.training import Settings
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.progress import Console
 from ddbench.synset import read_synset
 
 
@@ -120,6 +121,14 @@ def test_the_whole_training_set_leaves_none(holdout: float, ddb: Callable, tmp_p
     assert "temperature" not in names
     assert "ece_scaled_synset" in names
     assert read(out)["measured"]["calibration"]["temperature_split"] == "none"
+
+
+def test_notes_of_every_suite_are_told_before_the_estimates(capsys: pytest.CaptureFixture[str]):
+    suites: Any = [SimpleNamespace(notes=("first", "second")), SimpleNamespace(notes=("third",))]
+    estimates: Any = ["an hour"]
+    probing.tell(Console(), suites, estimates)
+    said = [line.rpartition(": ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert said == ["first", "second", "third", "an hour"]
 
 
 def test_images_that_the_teacher_saw_are_not_called_unseen(finished_runs: Path, data_root: Path):

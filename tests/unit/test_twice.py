@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from ddbench.runtime.progress import Console
 from ddbench.training.flat import FlatNet, flatten_parameters
 from ddbench.training.inner import InnerLoop
 from ddbench.training.problem import InnerProblem, match_term
-from ddbench.training.twice import check_steady, check_twice, plain_attention
+from ddbench.training.twice import check_batches, check_steady, check_twice, plain_attention
 
 SHAPE = (1, 4, 4)
 
@@ -91,6 +92,16 @@ def test_asking_leaves_network_and_generator():
     check_steady(net, SHAPE, "mine")
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("batch", "images", "refused"),
+    [(1, 3, True), (2, 3, True), (2, 4, False), (3, 3, False), (0, 3, False), (3, 1, False)],
+)
+def test_a_batch_of_one_image_is_refused_for_a_network_that_cannot_take_it(batch: int, images: int, refused: bool):
+    with pytest.raises(UserError, match=f"--batch-syn {batch}: of {images}") if refused else nullcontext():
+        check_batches(batch, images, net_with(nn.BatchNorm1d(16)), SHAPE, "mine")
+    check_batches(batch, images, net_with(nn.Identity()), SHAPE, "mine")
 
 
 def test_hidden_draws_are_refused():

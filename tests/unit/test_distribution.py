@@ -333,9 +333,7 @@ def test_steps(kind: Any, config: Any, power: int | None, norm: str, context: Co
         metrics = method.step(iteration)
         assert metrics["loss"] == pytest.approx(float(loss.detach()), rel=1e-4)
         assert metrics["grad_norm_images"] == pytest.approx(float(gradient.norm()), rel=1e-3)
-        if power is None:
-            assert set(metrics) == {"loss", "grad_norm_images"}
-        else:
+        if power is not None:
             assert metrics["loss"] == pytest.approx(metrics["feature_loss"] + metrics["attention_loss"])
         made = method.distilled().images.double()
         assert float((made - images).norm()) < 1e-3 * float(velocity.norm()) * config.lr_images

@@ -141,7 +141,9 @@ def test_the_inner_loop_through_plain_attention(mode: str):
 
 def test_which_methods_ask():
     twice = {name for name in METHODS if METHODS.get(name).second_order}
-    assert twice == {"ast", "datm", "dc", "dd", "dream", "dsa", "ftd", "idc", "mtt", "pdd", "tesla"}
+    plain = {"ast", "datm", "dc", "dd", "dream", "dsa", "ftd", "idc", "igd", "mtt", "pdd", "tesla"}
+    decoded = {f"{decoder}-{base}" for decoder in ("ddif", "fred") for base in ("dc", "mtt")}
+    assert twice == plain | decoded
 
 
 def test_a_run_says_that_attention_takes_its_plain_form(capsys: pytest.CaptureFixture[str]):

@@ -70,7 +70,7 @@ TESTS: dict[str, str] = {
     "evaluation/work": "evaluator measurements",
     "protocols/labels": "labels",
     "protocols/plan": "plan storage evaluator decode labels pdd",
-    "protocols/protocol": "protocols plan",
+    "protocols/protocol": "protocols plan kernel",
     "protocols/relabel": "labels cli/relabel",
     "protocols/targets": "plan labels",
     "protocols/replay": "dd",

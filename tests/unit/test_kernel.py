@@ -371,7 +371,7 @@ def test_protocols_with_a_squared_error():
     base = PROTOCOLS["mse-v1"]
     with pytest.raises(UserError, match="are not mixed"):
         changed(base, augmentation="cutmix")
-    with pytest.raises(UserError, match="own labels"):
+    with pytest.raises(UserError, match="label smoothing is n/a"):
         changed(base, label_smoothing=0.1)
     with pytest.raises(UserError, match="own labels"):
         changed(base, labels="teacher")

@@ -20,8 +20,8 @@
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-python3 -m pip install --quiet --target "$folder/new" optax==0.2.8 jax==0.10.2 jaxlib==0.10.2 numpy==2.4.6 chex==0.1.92 \
-  etils==1.15.0
+python3 -m pip install --quiet --target "$folder/new" optax==0.2.8 jax==0.10.2 jaxlib==0.10.2 numpy==2.4.6 \
+  chex==0.1.92 etils==1.15.0
 python3 -m pip install --quiet --no-deps --target "$folder/old" optax==0.2.3
 cat >"$folder/steps.py" <<'PYTHON'
 import json

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # pyfpgrowth loses frequent itemsets, even the only pair of two equal transactions, and single items.
 #
-# pyfpgrowth 1.0, the miner of Mirage's released code. In [[0, 1], [1, 0]] the pair (0, 1) has support 2 and is not found:
-# items that are equally frequent stay in the order of their transaction, so one set lies on two branches of the tree.
+# pyfpgrowth 1.0, the miner of Mirage's code. In [[0, 1], [1, 0]] the pair (0, 1) has support 2 and is not found: items
+# that are equally frequent stay in the order of their transaction, so one set lies on two branches of the tree.
 # Ascending items do not save it: of 1,000 random sets of transactions it loses some in 454, and in [[0, 3, 4], [2, 4],
 # [1, 2, 3], [2, 3, 4]] the single item 4, which is in three of the four. Supports are right if items ascend, else some
 # are too low. Compared with counting all subsets; efficient-apriori 2.0.6 finds every one. ddbench has a miner of its

@@ -48,7 +48,7 @@ print("torch_geometric", torch_geometric.__version__)
 double = read("double", [*BOND, *BOND, (1, 1), *OTHER], [0, 0, 0, 0, 0, 1, 1], [1, 1, 2, 2], [0, 1])
 mixed = read("mixed", [*BOND, *BOND, *OTHER], [0, 0, 1, 1, 0, 0], [1, 1, 2, 2], [0, 1])
 attributes = []
-for name, graphs in {"two edges of label 0, and a loop": double, "an edge of label 0 and one of label 1": mixed}.items():
+for name, graphs in (("two edges of label 0, and a loop", double), ("an edge of label 0 and one of label 1", mixed)):
     attributes.append(graphs[0].edge_attr.int().tolist())
     print(f"{name}: {graphs[0].edge_index.size(1)} columns, labels", *attributes[-1])
 last = read("last", [*BOND, *OTHER], [0] * 4, [1, 1, 2, 2, 3], [0, 1, 0])

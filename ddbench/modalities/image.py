@@ -235,7 +235,8 @@ class ImageModality(Modality):
         _, shape, size = tensors.get("images", ("none", [], 0))
         decoder = header.get("decoder")
         if not shape and isinstance(decoder, dict):  # parameters, of which it makes images
-            shape = [*tensors.get("labels", ("none", [], 0))[1][:1], *decoder.get("shape", [])]
+            made = decoder.get("shape")
+            shape = [*tensors.get("labels", ("none", [], 0))[1][:1], *(made if isinstance(made, list) else [])]
             size = sum(one[2] for name, one in tensors.items() if name not in ("labels", "lr", "stage"))
         return {
             "images": shape[0] if shape else None,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_board import made_result
 from scipy.fft import dctn
 from torch import Tensor
 
@@ -22,9 +23,13 @@ from ddbench.decoders import DECODERS
 from ddbench.decoders.base import Decoder, read_decoder
 from ddbench.decoders.ddif import Ddif
 from ddbench.decoders.fred import Fred, dct, inverse_dct, published_scale
+from ddbench.leaderboard.attachments import SYNSET, check_part
+from ddbench.leaderboard.result import Result
+from ddbench.leaderboard.schema import result_id
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import file_hash
 from ddbench.runtime.tensors import write_tensors
 from ddbench.synset import Budget, Synset, pixels, read_synset, write_synset
 
@@ -274,6 +279,17 @@ def test_hostile_files_are_refused_before_they_are_decoded(
     with pytest.raises(UserError, match=said) as caught:
         read_synset(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [5, "ab", None, {"a": 1}, [1, 8, 9]], ids=str)
+def test_a_file_beside_a_row_whose_decoder_is_odd_is_refused_in_a_line(shape: Any, tmp_path: Path):
+    """The board reads headers only: what a decoder's settings are is not checked before."""
+    path = write(tmp_path / "synset.safetensors", made(FRED), {"shape": shape})
+    row = made_result().to_json()
+    row["synset"] |= {"sha256": file_hash(path), "images": 40, "shape": [1, 8, 8]}
+    row["id"] = result_id(row)
+    with pytest.raises(UserError, match="its shape is not what row .* says"):
+        check_part(path, SYNSET, Result.from_json(row))
 
 
 @BOTH

@@ -171,12 +171,28 @@ def check_sizes(path: Path, decoder: Decoder, items: int, classes: int, found: M
             )
     if unknown := sorted(set(found) - set(wanted)):
         raise UserError(f"{path}: holds {', '.join(unknown)}, which its decoder {decoder.kind} does not read")
-    stored, made = sum(one.bytes for one in wanted.values()), 4 * items * math.prod(shape)
-    if made > LARGEST_GAIN * stored:
-        raise UserError(
-            f"{path}: {stored:,} bytes of parameters would become {made:,} bytes of images, expected at most "
-            f"{LARGEST_GAIN} times as many"
-        )
+    if reason := too_much(decoder, items, classes):
+        raise UserError(f"{path}: {reason}")
+
+
+def too_much(decoder: Decoder, items: int, classes: int) -> str:
+    """Why no file may hold such a set: its images are more than :data:`LARGEST_GAIN` times the bytes of its arrays.
+
+    Args:
+        items: images that it makes, a multiple of ``classes``.
+
+    Returns:
+        Words for a message; empty: a file may.
+    """
+    assert decoder.makes is not None
+    stored = sum(one.bytes for one in decoder.declared(items, classes).values())
+    made = 4 * items * math.prod(decoder.makes)
+    if made <= LARGEST_GAIN * stored:
+        return ""
+    return (
+        f"{stored:,} bytes of parameters would become {made:,} bytes of images, expected at most {LARGEST_GAIN} times "
+        "as many"
+    )
 
 
 def by_class(arrays: Arrays, classes: int) -> Iterator[dict[str, Tensor]]:

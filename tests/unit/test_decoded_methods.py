@@ -169,6 +169,17 @@ def test_fields_are_fitted_one_by_one():
 
 # Refusals
 
+
+def test_what_no_file_may_hold_is_refused_before_work(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The writer of the product would refuse it after all steps."""
+    monkeypatch.setattr("ddbench.decoders.base.LARGEST_GAIN", 8)
+    command = [*COMMAND, "fred-dm", "--iterations", 2, "--out", tmp_path / "run"]
+    refused([*command, "--coefficients", 4], "FreD+DM at --ipc 1: 2,640 bytes of parameters would become 40,960 bytes")
+    assert not (tmp_path / "run").exists()
+
+
 COMMAND = ("distill", "--dataset", "digits", "--student", TINY, "--device", "cpu", "--ipc", 1, "--method")
 REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "mask larger than the image": (

@@ -48,6 +48,7 @@ class DdifMethod(Decoded[W]):
 
     learned = "fields"
     optimizer = "adam"
+    sizes = "--layers, --width"
 
     @classmethod
     def decoder(cls, config: W, context: Context) -> Ddif:

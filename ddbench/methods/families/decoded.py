@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from ddbench.decoders.base import Arrays, Decoder
+from ddbench.decoders.base import Arrays, Decoder, too_much
 from ddbench.methods.base import Context, Distilled, Method
 from ddbench.methods.parts.canvas import Canvas
 from ddbench.methods.parts.decoded import DecodedCanvas
@@ -30,6 +30,8 @@ class Decoded(Method[C]):
     """Name of the array that is learned."""
     optimizer: Literal["sgd", "adam"] = "sgd"
     """What it is learned by."""
+    sizes: str
+    """Flags that say how many numbers an image is, for messages."""
 
     canvas: Canvas
 
@@ -68,14 +70,20 @@ class Decoded(Method[C]):
             stored = sum(one.bytes for one in decoder.declared(1, 1).values()) // 4
             raise UserError(
                 f"--ipc {context.ipc}: an image of {cls.title} is {stored} numbers and a class has room for less; use "
-                "a larger --ipc, or a smaller decoder"
+                f"a larger --ipc, or a smaller decoder ({cls.sizes})"
             )
         return replace(context, ipc=each)
 
     @classmethod
     def check(cls, config: C, context: Context) -> None:
-        """As the family's, for the decoded images."""
+        """As the family's, for the decoded images; and that a file may hold them.
+
+        Raises:
+            UserError: names the flag, its value and what is possible.
+        """
         widened = cls.widened(config, context)
+        if reason := too_much(cls.decoder(config, context), widened.ipc * context.classes, context.classes):
+            raise UserError(f"{cls.title} at --ipc {context.ipc}: {reason}; use a larger decoder ({cls.sizes})")
         super().check(cls.settled(config, context), widened)
 
     @classmethod

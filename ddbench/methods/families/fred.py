@@ -40,6 +40,7 @@ class FredMethod(Decoded[F]):
     """FreD before a family that matches."""
 
     learned = "coefficients"
+    sizes = "--coefficients"
 
     @classmethod
     def decoder(cls, config: F, context: Context) -> Fred:

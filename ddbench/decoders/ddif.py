@@ -78,6 +78,11 @@ class Ddif(Decoder):
         """P: weights and biases of a field."""
         return sum(out * (into + 1) for out, into in self.sizes)
 
+    @property
+    def at_once(self) -> int:
+        """Fields whose layers are computed together."""
+        return max(1, AT_ONCE // (self.width * self.shape[1] * self.shape[2]))
+
     def declared(self, items: int, classes: int) -> dict[str, Declared]:
         """The fields."""
         return {"fields": Declared("F32", (items, self.parameters))}
@@ -117,10 +122,9 @@ class Ddif(Decoder):
         fields = arrays["fields"]
         channels, height, width = self.shape
         grid = _grid(height, width).to(fields)
-        rows = max(1, AT_ONCE // (self.width * len(grid)))
         pixels = max(1, AT_ONCE // self.width)
         parts = [
-            torch.cat([self._colours(some, part) for part in grid.split(pixels)], 1) for some in fields.split(rows)
+            torch.cat([self._colours(some, part) for part in grid.split(pixels)], 1) for some in fields.split(self.at_once)
         ]
         return torch.cat(parts).transpose(1, 2).reshape(-1, channels, height, width)
 

@@ -68,11 +68,17 @@ def forecast(
         return _measured(kind, config, context, eager, out, seconds)
 
 
+def _prepared(method: Method[Any]) -> None:
+    """All that comes before the first step: what is made when it is first looked at is looked at."""
+    method.setup()
+    method.state()
+
+
 def _measured(
     kind: type[Method[Any]], config: Any, context: Context, settings: RunSettings, out: Path, seconds: float
 ) -> Forecast:
     method, wait = kind(config, context), waiter(context.device)
-    _, setup = clocked(lambda _: method.setup(), 0, 1, wait)
+    _, setup = clocked(lambda _: _prepared(method), 0, 1, wait)
     measured = [Measured(what="preparation", times=1, seconds=setup)]
     done = 0 if (out / FILE).exists() else _done(out, method)
     total, flops = setup, None

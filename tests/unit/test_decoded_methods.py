@@ -12,10 +12,11 @@ from conftest import TINY, digits_context
 from torch import Tensor
 
 from ddbench.data.load import load_dataset
-from ddbench.data.preprocess import fit_preprocess
-from ddbench.decoders.base import Decoder
+from ddbench.data.preprocess import Preprocess, fit_preprocess
+from ddbench.decoders.base import Arrays, Decoder
 from ddbench.decoders.ddif import Ddif
 from ddbench.decoders.fred import Fred, dct, published_scale
+from ddbench.methods.base import State
 from ddbench.methods.ddif_dm import DdifDM, DdifDMConfig
 from ddbench.methods.dm import DM, DMConfig
 from ddbench.methods.families.ddif import fitted
@@ -165,6 +166,50 @@ def test_fields_are_fitted_one_by_one():
     together = fitted(decoder, start, images, PREPROCESS, steps=5, lr=1e-2)
     alone = fitted(decoder, start[1:2], images[1:2], PREPROCESS, steps=5, lr=1e-2)
     assert torch.allclose(together[1:2], alone, atol=1e-12)
+
+
+def test_large_sets_of_fields_are_fitted_in_parts(monkeypatch: pytest.MonkeyPatch):
+    """Else the graph of all fields is in memory at once."""
+    start, images = DDIF.initial(5, torch.Generator().manual_seed(0)).double(), random(5, 2, 3, 4)
+    whole = fitted(DDIF, start, images, PREPROCESS, steps=3, lr=1e-2)
+    monkeypatch.setattr("ddbench.decoders.ddif.AT_ONCE", 2 * 3 * 3 * 4)
+    seen: list[int] = []
+    decode = Ddif.decode
+
+    def noted(self: Ddif, arrays: Arrays, preprocess: Preprocess) -> Tensor:
+        seen.append(len(arrays["fields"]))
+        return decode(self, arrays, preprocess)
+
+    monkeypatch.setattr(Ddif, "decode", noted)
+    parts = fitted(DDIF, start, images, PREPROCESS, steps=3, lr=1e-2)
+    assert max(seen) == 2
+    assert torch.allclose(parts, whole, atol=1e-12)
+
+
+def test_fields_are_not_fitted_again_where_a_run_goes_on(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    context = digits_context(data_root, tmp_path, ipc=1, student=TINY)
+    config = DdifDMConfig(width=3, omega_first=8.0, omega=4.0, fit_steps=3, iterations=2, batch_real=8)
+    first = DdifDM(config, context)
+    first.setup()
+    first.step(0)
+    state = State(tensors={name: tensor.clone() for name, tensor in first.state().tensors.items()})
+    first.step(1)
+    second = DdifDM(config, context)
+    monkeypatch.setattr("ddbench.methods.families.ddif.fitted", lambda *_, **__: pytest.fail("fitted again"))
+    second.setup()
+    second.load_state(state)
+    second.step(1)
+    assert torch.equal(second.distilled().parameters["fields"], first.distilled().parameters["fields"])
+
+
+def test_the_first_state_has_fitted_fields(data_root: Path, tmp_path: Path):
+    config = DdifDMConfig(width=3, omega_first=8.0, omega=4.0, fit_steps=3)
+    method = DdifDM(config, digits_context(data_root, tmp_path, ipc=1))
+    method.setup()
+    state = method.state().tensors["fields"].clone()
+    assert torch.equal(state, method.distilled().parameters["fields"])
 
 
 # Refusals

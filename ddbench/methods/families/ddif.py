@@ -6,6 +6,7 @@ by the method's gradient.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -63,25 +64,40 @@ class DdifMethod(Decoded[W]):
         )
 
     def arrays(self, images: Tensor) -> Arrays:
-        """Fields that were fitted to the images."""
-        config, decoder = self.config, self.decoder(self.config, self.context)
-        start = decoder.initial(len(images), seeds.generator(self.context.seed, "ddif-init")).to(images.device)
-        preprocess = self.context.preprocess
-        return {"fields": fitted(decoder, start, images, preprocess, steps=config.fit_steps, lr=config.lr_fit)}
+        """Random fields, which :meth:`beginning` fits."""
+        decoder = self.decoder(self.config, self.context)
+        start = decoder.initial(len(images), seeds.generator(self.context.seed, "ddif-init"))
+        return {"fields": start.to(images.device)}
+
+    def beginning(self, images: Tensor) -> Callable[[Tensor], Tensor]:
+        """Fields become such that were fitted to the images."""
+        config, context = self.config, self.context
+
+        def fit(fields: Tensor) -> Tensor:
+            context.console.say(f"fitting {len(fields):,} fields to real images, {config.fit_steps:,} steps each")
+            decoder = self.decoder(config, context)
+            return fitted(decoder, fields, images, context.preprocess, steps=config.fit_steps, lr=config.lr_fit)
+
+        return fit
 
 
 def fitted(decoder: Ddif, fields: Tensor, images: Tensor, preprocess: Preprocess, *, steps: int, lr: float) -> Tensor:
     """Fields after so many steps of Adam, each towards its image: squared error, mean over pixels and channels.
 
+    As many at once as the decoder computes together, so that memory does not grow with their number.
+
     Args:
         fields: ``(N, P)``.
         images: network input ``(N, C, H, W)``.
     """
-    value = fields.clone().requires_grad_()
-    adam = make_optimizer([value], OptimizerSettings(name="adam", lr=lr))
-    for _ in range(steps):
-        # a field's gradient does not depend on how many others there are: the sum over images of their means
-        error = (decoder.decode({"fields": value}, preprocess) - images).square().flatten(1).mean(1).sum()
-        (value.grad,) = torch.autograd.grad(error, value)
-        adam.step()
-    return value.detach()
+    parts = []
+    for some, shown in zip(fields.split(decoder.at_once), images.split(decoder.at_once), strict=True):
+        value = some.clone().requires_grad_()
+        adam = make_optimizer([value], OptimizerSettings(name="adam", lr=lr))
+        for _ in range(steps):
+            # a field's gradient does not depend on how many others there are: the sum over images of their means
+            error = (decoder.decode({"fields": value}, preprocess) - shown).square().flatten(1).mean(1).sum()
+            (value.grad,) = torch.autograd.grad(error, value)
+            adam.step()
+        parts.append(value.detach())
+    return torch.cat(parts)

@@ -7,6 +7,7 @@ decoder; the product is the decoder with its arrays, and its budget is still IPC
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
@@ -51,6 +52,13 @@ class Decoded(Method[C]):
     @abstractmethod
     def arrays(self, images: Tensor) -> Arrays:
         """What the decoder reads, so that it makes these images ``(K n, C, H, W)``, as nearly as it can."""
+
+    def beginning(self, images: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """What long work makes of the learned array of :meth:`arrays`, towards these images; None: nothing.
+
+        It is not done where a run goes on from a state.
+        """
+        return None
 
     @classmethod
     def settled(cls, config: C, context: Context) -> C:
@@ -108,6 +116,7 @@ class Decoded(Method[C]):
             optimizer=self.optimizer,
             preprocess=self.context.preprocess,
             classes=self.context.classes,
+            beginning=self.beginning(images),
         )
 
     def distilled(self) -> Distilled:

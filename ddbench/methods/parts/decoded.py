@@ -7,7 +7,7 @@ learned themselves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
@@ -31,6 +31,7 @@ class DecodedCanvas(Canvas):
         optimizer: ``sgd``, or ``adam``, which has no use for the momentum.
         preprocess: what the decoder is given.
         classes: K.
+        beginning: what the learned array becomes before it is looked at, unless a state is loaded first; None: itself.
     """
 
     def __init__(
@@ -44,20 +45,28 @@ class DecodedCanvas(Canvas):
         optimizer: Literal["sgd", "adam"],
         preprocess: Preprocess,
         classes: int,
+        beginning: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(arrays[learned].clone(), lr=lr, momentum=momentum)
         self.decoder = decoder
-        self._name = learned
+        self._name = learned  # in a checkpoint too
         self._fixed = {name: array for name, array in arrays.items() if name != learned}
         self._preprocess, self._classes = preprocess, classes
         self._adam = (
             make_optimizer([self.value], OptimizerSettings(name="adam", lr=lr)) if optimizer == "adam" else None
         )
         self._images: Tensor | None = None
+        self._beginning = beginning
+
+    def _begin(self) -> None:
+        beginning, self._beginning = self._beginning, None
+        if beginning is not None:
+            self.value.copy_(beginning(self.value))
 
     @property
     def arrays(self) -> dict[str, Tensor]:
         """All that the decoder reads, as it is now; no copies."""
+        self._begin()
         return {self._name: self.value, **self._fixed}
 
     @property
@@ -94,10 +103,12 @@ class DecodedCanvas(Canvas):
 
     def state(self) -> dict[str, Tensor]:
         """What is learned, and its momenta."""
+        self._begin()
         return super().state() | ({} if self._adam is None else optimizer_state(self._adam, "adam"))
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what :meth:`state` gave."""
+        self._beginning = None
         super().load_state(tensors)
         if self._adam is not None:
             load_optimizer_state(self._adam, "adam", dict(tensors))

@@ -124,7 +124,8 @@ class Ddif(Decoder):
         grid = _grid(height, width).to(fields)
         pixels = max(1, AT_ONCE // self.width)
         parts = [
-            torch.cat([self._colours(some, part) for part in grid.split(pixels)], 1) for some in fields.split(self.at_once)
+            torch.cat([self._colours(some, part) for part in grid.split(pixels)], 1)
+            for some in fields.split(self.at_once)
         ]
         return torch.cat(parts).transpose(1, 2).reshape(-1, channels, height, width)
 

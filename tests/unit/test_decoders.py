@@ -288,7 +288,7 @@ def test_a_file_beside_a_row_whose_decoder_is_odd_is_refused_in_a_line(shape: An
     row = made_result().to_json()
     row["synset"] |= {"sha256": file_hash(path), "images": 40, "shape": [1, 8, 8]}
     row["id"] = result_id(row)
-    with pytest.raises(UserError, match="its shape is not what row .* says"):
+    with pytest.raises(UserError, match=r"its shape is not what row .* says"):
         check_part(path, SYNSET, Result.from_json(row))
 
 

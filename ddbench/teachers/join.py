@@ -28,6 +28,21 @@ def joined_file(root: Path, teachers: Sequence[Teacher]) -> Path:
     return root / dataset_slug(teachers[0].dataset) / FOLDER / f"{key}.safetensors"
 
 
+def read_joined(root: Path, teachers: Sequence[Teacher]) -> Teacher | None:
+    """The file of teachers that were put together in this order before; None: it is not there.
+
+    Raises:
+        UserError: it is damaged, or holds others.
+    """
+    path = joined_file(root, teachers)
+    if not path.exists():
+        return None
+    found = read_teacher(path)
+    if [one["sha256"] for one in found.members] != [one.sha256 for one in teachers]:
+        raise UserError(f"{path}: holds other teachers than those that its name stands for; remove it")
+    return found
+
+
 def check_members(teachers: Sequence[Teacher]) -> None:
     """Refuse teachers that cannot be one.
 
@@ -76,15 +91,15 @@ def join_teachers(
         dataset, preprocess: what they were trained on; the mean of their logits is tested on it.
 
     Raises:
-        UserError: they cannot be one (:func:`check_members`), or are of other data; or the
-            folder cannot be written to.
+        UserError: they cannot be one (:func:`check_members`), or are of other data; their file holds others
+            (:func:`read_joined`); or the folder cannot be written to.
     """
     check_members(teachers)
     for one in teachers:
         check_teacher(one, dataset, preprocess)
+    if (known := read_joined(root, teachers)) is not None:
+        return known
     path = joined_file(root, teachers)
-    if path.exists():
-        return read_teacher(path)
     ensure_writable(path.parent)
     first = teachers[0]
     net = Together([one.network(device) for one in teachers])

@@ -63,7 +63,7 @@ def moments(layer: nn.Module, x: Tensor) -> Moments:
 
 def image_moments(layer: nn.Module, x: Tensor) -> Moments:
     """The same of every image by itself: tensors with a leading axis N."""
-    channels = torch.var_mean(x.flatten(2), 2, correction=0)
+    channels = torch.var_mean(x.reshape(*x.shape[:2], -1), 2, correction=0)
     if isinstance(layer, _BatchNorm):
         return channels
     return (*channels, *torch.var_mean(patches(x), 2, correction=0))

@@ -78,6 +78,15 @@ def test_statistics_of_each_image_are_those_of_a_batch_of_it():
                 torch.testing.assert_close(ours[n], alone, rtol=0, atol=1e-12)
 
 
+def test_a_batch_norm_of_vectors_has_statistics_too():
+    """Of one image each channel is one number: its mean is the number, its variance 0."""
+    x = randn(4, 3)
+    variance, mean = image_moments(nn.BatchNorm1d(3), x)
+    assert torch.equal(mean, x)
+    assert variance.tolist() == [[0.0] * 3] * 4
+    torch.testing.assert_close(moments(nn.BatchNorm1d(3), x)[0], x.var(0, unbiased=False), rtol=0, atol=1e-12)
+
+
 def test_patches_have_gradients():
     assert torch.autograd.gradcheck(lambda x: patches(x).square().sum(), randn(2, 1, 5, 6).requires_grad_())
 

@@ -95,6 +95,16 @@ def test_made_again_it_is_the_same_file(root: Path, members: list[Teacher], both
     assert other != again.path, "the order in which they are asked belongs to it"
 
 
+def test_a_file_of_others_is_not_taken_for_theirs(root: Path, members: list[Teacher], both: Teacher, data_root: Path):
+    """A name is made of the members' hashes; what lies there is looked at all the same."""
+    dataset = load_dataset("digits", data_root)
+    how = {"dataset": dataset, "preprocess": fit_preprocess(dataset, "meanstd"), "device": CPU}
+    odd = joined_file(root, members[::-1])
+    shutil.copy(both.path, odd)
+    with pytest.raises(UserError, match="holds other teachers than those that its name stands for; remove it"):
+        join_teachers(root, members[::-1], console=Console(True), **how)
+
+
 def test_found_by_its_hash_only(root: Path, both: Teacher):
     """It is never chosen by itself for a set that asks for a teacher."""
     shutil.rmtree(root / "digits" / ONE)

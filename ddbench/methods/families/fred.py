@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ddbench.config import setting
+from ddbench.data.mapped import gather
 from ddbench.decoders.base import Arrays
 from ddbench.decoders.fred import Fred, dct, published_scale
 from ddbench.methods.base import Context
@@ -84,7 +85,7 @@ class FredMethod(Decoded[F]):
         if self.config.mask_from == "class":
             train = self.context.train
             index = (train.labels == label).nonzero().squeeze(1).split(AT_ONCE)
-            spectra = torch.cat([dct(self.context.preprocess.apply(train.images[part])) for part in index])
+            spectra = torch.cat([dct(self.context.preprocess.apply(gather(train.images, part))) for part in index])
         return spread(spectra)
 
 

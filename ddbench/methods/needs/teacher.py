@@ -14,7 +14,7 @@ from ddbench.runtime.device import resolve_device
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import recorded_seconds
 from ddbench.runtime.progress import Console
-from ddbench.teachers.join import join_teachers, joined_file
+from ddbench.teachers.join import join_teachers, read_joined
 from ddbench.teachers.recipe import TeacherRecipe
 from ddbench.teachers.store import (
     Teacher,
@@ -23,7 +23,6 @@ from ddbench.teachers.store import (
     default_teachers,
     find_teacher,
     penalty_of,
-    read_teacher,
 )
 from ddbench.teachers.together import JOIN, MOST
 from ddbench.teachers.train import ensure_teacher, fitting_teacher
@@ -154,8 +153,7 @@ class TrainedTeachers(TrainedTeacher):
             if one is None:
                 return None
             members.append(one)
-        path = joined_file(root, members)
-        return read_teacher(path) if path.exists() else None
+        return read_joined(root, members)
 
     def make(self, run: Request) -> Teacher:
         """Train those that are not there, and put several into one file."""

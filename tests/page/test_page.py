@@ -270,7 +270,7 @@ def test_points_carry_intervals_and_bytes(visit: Visit, board: Path) -> None:
     assert plot.locator(".point").count() == rows
     assert plot.locator(".point path.bar").count() == rows
     titles = plot.locator(".point title").all_text_contents()
-    assert any(title.startswith("mtt, IPC 1: ") and title.endswith("654 B") for title in titles)
+    assert any(title.startswith("mtt, IPC 1: ") and ", 654 B; hard labels" in title for title in titles)
     places = plot.locator(".point").evaluate_all(
         "nodes => nodes.map(n => [n.querySelector('title').textContent, n.querySelector('.mark').getBBox().y])"
     )

@@ -41,7 +41,8 @@ def packed_bytes(root: Path, results: Sequence[Result]) -> dict[str, int]:
         content = _content(beside(root / result_path(result), SYNSET), result)
         if content is None:
             continue
-        name = f"{result.synset.sha256} {canonical_json([result.synset.bytes.to_json(), _labels(result)])}"
+        said = [result.synset.bytes.to_json(), result.synset.classes, _labels(result)]
+        name = f"{result.synset.sha256} {canonical_json(said)}"
         met[name] = known[name] if name in known else _packed(content, result)
         found[result.id] = met[name]
     if met != known:
@@ -73,7 +74,7 @@ def _packed(content: bytes, result: Result) -> int:
         begin, end = (8 + length + offset for offset in entry["data_offsets"])
         counted = end - begin
         if name == "labels":
-            counted = _label_bytes(entry["dtype"], entry["shape"][0], counted, result)
+            counted = _label_bytes(entry["dtype"], math.prod(entry["shape"][:1]), counted, result)
         total -= max(0, counted - len(compressed(content[begin:end])))
     return total
 

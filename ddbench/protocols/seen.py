@@ -17,24 +17,29 @@ LIMIT = 2**27
 class SeenViews:
     """:func:`ddbench.training.loops.views` of the inputs of one plan, each epoch made once a seed.
 
-    A network that writes into its input must not be given them.
+    Those that a network wrote into are made again.
     """
 
     def __init__(self) -> None:
-        self._made: dict[Any, list[View]] = {}
+        self._made: dict[Any, tuple[list[View], list[int]]] = {}
         self._left = LIMIT
 
     def __call__(self, inputs: Inputs, *, batch: int, policy: Policy | None, seed: int, epoch: int) -> Sequence[View]:
         """The views of one epoch, in order."""
         key = batch, policy, seed, epoch
-        found = self._made.get(key)
-        if found is None:
+        found, written = self._made.get(key, ([], []))
+        if not found or written != _writes(found):
             found = list(views(inputs, batch=batch, policy=policy, seed=seed, epoch=epoch))
-            size = sum(view.x.numel() * view.x.element_size() for view in found)
+            size = 0 if written else sum(view.x.numel() * view.x.element_size() for view in found)
             if size <= self._left:
                 self._left -= size
-                self._made[key] = found
+                self._made[key] = found, _writes(found)
         return found
+
+
+def _writes(found: Sequence[View]) -> list[int]:
+    """How often each view was written into; torch counts it."""
+    return [view.x._version for view in found]
 
 
 _last: list[tuple[tuple[Any, ...], SeenViews]] = []
@@ -47,6 +52,9 @@ def seen_views(plan: Plan, inputs: Inputs) -> SeenViews | None:
     if plan.epochs * len(inputs) * math.prod(inputs.shape) * 4 > LIMIT:
         return None
     own = plan.synset, plan.preprocess, plan.protocol, plan.flip, inputs.device
-    if not _last or _last[0][0][0] is not own[0] or _last[0][0][1:] != own[1:]:
-        _last[:] = [(own, SeenViews())]
-    return _last[0][1]
+    for known, kept in tuple(_last):  # a copy: another thread may put its own there
+        if known[0] is own[0] and known[1:] == own[1:]:
+            return kept
+    made = SeenViews()
+    _last[:] = [(own, made)]
+    return made

@@ -46,11 +46,11 @@ class _Recorder(TorchDispatchMode):
         return False  # else torch imports its compiler, over a CPU second
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:  # before it draws: the plain call must draw the same
+            raise NotRecordedError(str(func))
         result = func(*args, **(kwargs or {}))
         made = result if isinstance(result, tuple | list) else (result,)
-        if torch.Tag.nondeterministic_seeded in func.tags or not all(
-            isinstance(one, Tensor) or one is None for one in made
-        ):
+        if not all(isinstance(one, Tensor) or one is None for one in made):
             raise NotRecordedError(str(func))
         self.bytes += sum(one.numel() * one.element_size() for one in made if one is not None)
         if self.bytes > LARGEST:
@@ -194,7 +194,7 @@ class Repeated:
         before = [one.clone() for one in self._state]
         if len(self._made) < FORMS:
             try:
-                made = self._made[form] = Recording(self._function, inputs)
+                made = self._made[form] = Recording(self._function, _copies(inputs))
                 results, made.results = made.results, []
                 return results
             except NotRecordedError:
@@ -205,13 +205,18 @@ class Repeated:
     def _checked(self, form: Any, inputs: Sequence[Tensor]) -> list[Tensor | None]:
         """A plain call, after a repetition that must have come to the same bits, or is never used."""
         before = [one.clone() for one in self._state]
-        repeated = [*self._made[form](*inputs), *(one.clone() for one in self._state)]
+        repeated = [*self._made[form](*_copies(inputs)), *(one.clone() for one in self._state)]
         for one, was in zip(self._state, before, strict=True):
             one.copy_(was)
         results = list(self._function(*inputs))
         if not all(map(_same, repeated, [*results, *self._state])):
             del self._made[form]
         return results
+
+
+def _copies(inputs: Sequence[Tensor]) -> list[Tensor]:
+    """What a function may write into, where another call gets the inputs too."""
+    return [one.clone() for one in inputs]
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:

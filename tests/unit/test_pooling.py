@@ -43,6 +43,16 @@ def test_the_bits_are_those_of_torch_or_of_slices(shape: tuple[int, ...]):
         assert torch.equal(ours.view(torch.int32), theirs.view(torch.int32))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_precisions_are_pooled_as_torch_does(dtype: torch.dtype):
+    x = torch.randn(40, 32, 6, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert SMALL <= x.numel() < ROWS_FIRST
+    for ours, theirs in zip(
+        all_gradients(average_pool, x), all_gradients(lambda x: F.avg_pool2d(x, 2), x), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+
+
 def test_the_shapes_are_of_all_three_kinds():
     sizes = [torch.Size(shape).numel() for shape in SHAPES]
     assert min(sizes) < SMALL < ROWS_FIRST < max(sizes)

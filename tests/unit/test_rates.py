@@ -105,6 +105,24 @@ def test_a_file_that_is_no_synset_is_not_read(tmp_path: Path, damage: Any) -> No
     assert only_row(tmp_path).packed is None
 
 
+def test_labels_without_a_shape_are_told_by_their_bytes(tmp_path: Path) -> None:
+    """A file that somebody made so; looking through the board refuses it, drawing it goes on."""
+    row_of(tmp_path, tensor_file(FLAT, LABELS[:8], shape=()))
+    assert only_row(tmp_path).packed == len(compressed(FLAT)) + 10 + 4
+
+
+def test_what_another_row_says_of_the_same_file_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(kept.VARIABLE, str(tmp_path / "cache"))
+    content = tensor_file(NOISE, bytes(8000), shape=(1000,))
+    honest = row_of(tmp_path / "board", content).to_json()
+    honest["synset"]["bytes"] |= {"labels": 1000, "total": 1644}
+    claimed = json.loads(json.dumps(honest))
+    claimed["synset"]["classes"] = 257  # its labels would be of two bytes each, more than it says
+    (more,) = rates.packed_bytes(tmp_path / "board", [Result.from_json(claimed)]).values()
+    (less,) = rates.packed_bytes(tmp_path / "board", [Result.from_json(honest)]).values()
+    assert (more, less) == (1644, 644 + len(compressed(bytes(8000))))
+
+
 def test_random_subsets_have_the_mean_of_theirs(tmp_path: Path) -> None:
     for seed, images in enumerate((FLAT, NOISE)):
         row_of(tmp_path, tensor_file(images), "random", seed=seed)

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from ddbench.data.policy import parse_policy
 from ddbench.networks.build import build_student
+from ddbench.runtime.seeds import isolated
 from ddbench.training import loops, recorded
 from ddbench.training.loops import Inputs, train
 from ddbench.training.optimizers import OptimizerSettings
-from ddbench.training.recorded import BEFORE, NotRecordedError, Recording, Repeated, recordable
+from ddbench.training.recorded import BEFORE, Gradients, NotRecordedError, Recording, Repeated, recordable
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -101,6 +102,23 @@ def test_a_function_that_changes_its_ways_is_called():
     repeated = Repeated(function)
     found = [repeated(torch.ones(2))[0] for _ in range(BEFORE + 6)]
     assert [float(one[0]) for one in found if one is not None] == list(range(1, BEFORE + 7))
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        nn.Sequential(nn.Linear(4, 3), nn.RReLU()),  # draws, which its attributes do not say
+        nn.Sequential(nn.Hardswish(inplace=True), nn.Linear(4, 3)),  # writes into its input
+    ],
+)
+def test_a_network_that_draws_or_writes_into_its_input_gives_the_bits_of_plain_calls(net: nn.Module):
+    assert recordable(net, CPU)
+    losses: list[list[float]] = []
+    for repeat in (False, True):
+        gradients = Gradients(net, lambda x, y: (F.cross_entropy(net(x), y), torch.zeros(1)), repeat)
+        with isolated(0, "drawing"):
+            losses.append([float(gradients(numbers(5, 4, seed=step), torch.arange(5) % 3)[0]) for step in range(9)])
+    assert losses[0] == losses[1]
 
 
 def test_too_much_is_not_recorded(monkeypatch: pytest.MonkeyPatch):

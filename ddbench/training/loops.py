@@ -25,7 +25,7 @@ from ddbench.runtime.errors import UserError
 from ddbench.training.flat import refuses_one
 from ddbench.training.losses import cross_entropy, probability_cross_entropy
 from ddbench.training.optimizers import Optimizer, OptimizerSettings, load_optimizer_state, make_optimizer
-from ddbench.training.recorded import Gradients, recordable
+from ddbench.training.recorded import Gradients, of_ours, recordable
 
 MATERIALISE_BYTES = 2 * 2**30
 """Inputs up to this size are preprocessed once and kept as float32; larger ones batch by batch."""
@@ -219,7 +219,8 @@ def train(
     stepper = _begun(net, optimizer, rate, resume)
     loss = loss or own_loss(policy is not None and policy.mix != "none")
     objective = _objective(net, loss, penalty, precision, device)
-    repeat = compiler is None and penalty is None and precision == "float32" and recordable(net, device)
+    plainly = compiler is None and penalty is None and precision == "float32" and of_ours(loss)
+    repeat = plainly and recordable(net, device)
     plain = Gradients(net, objective, repeat)
     whole = Gradients(net, compiler(objective), False) if compiler is not None else plain
     without = leaves_one_out(net, inputs, batch)

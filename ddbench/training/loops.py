@@ -219,9 +219,8 @@ def train(
     stepper = _begun(net, optimizer, rate, resume)
     loss = loss or own_loss(policy is not None and policy.mix != "none")
     objective = _objective(net, loss, penalty, precision, device)
-    plainly = compiler is None and penalty is None and precision == "float32" and of_ours(loss)
-    repeat = plainly and recordable(net, device)
-    plain = Gradients(net, objective, repeat)
+    repeat = of_ours(loss) and compiler is None and penalty is None and precision == "float32"
+    plain = Gradients(net, objective, repeat and recordable(net, device))
     whole = Gradients(net, compiler(objective), False) if compiler is not None else plain
     without = leaves_one_out(net, inputs, batch)
     trained, named = count - without, seed if view_seed is None else view_seed

@@ -20,6 +20,7 @@ from ddbench.runtime.errors import install_words
 NEEDED: tuple[str, ...] = (
     *("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors", "tyro", "rich", "jinja2"),
     *("jsonschema", "pillow", "pandas", "psutil", "kornia", "higher"),
+    *(("zstandard",) if sys.version_info < (3, 14) else ()),
 )
 """Packages that every installation has."""
 

@@ -14,7 +14,6 @@ import torch
 from conftest import TINY, contents
 
 from ddbench.data.specs import modality_of
-from ddbench.distillation.recipes import content_folder
 from ddbench.methods import METHODS
 from ddbench.methods.base import Method
 from ddbench.modalities import MODALITIES, modality
@@ -24,6 +23,7 @@ from ddbench.synset import KIND, SCHEMA
 
 Command = Callable[..., "object"]
 STUDENT = "gin-d1-w4-mean"
+CARDS = Path(__file__).parents[2] / "methods"
 PAIRS = [
     (name, kind)
     for name in METHODS
@@ -37,9 +37,7 @@ REAL = ("random", "herding", "kcenter")
 
 def flags(name: str) -> list[str]:
     """Settings with which a method for graphs ends at once."""
-    folder = content_folder()
-    assert folder is not None
-    path = folder / name / "smoke.toml"
+    path = CARDS / name / "smoke.toml"
     graphs_alone = "image" not in METHODS.get(name).modalities
     config = tomllib.loads(path.read_text())["config"] if path.is_file() and graphs_alone else {}
     config |= {"max_bytes": 500} if name in REAL else {}
@@ -254,7 +252,7 @@ DAMAGED: dict[str, tuple[Callable[[dict], object], Callable[[dict], object], str
     "unit": (nothing, lambda h: h["budget"].update(unit="ipc"), "'ipc'"),
     "other data": (nothing, lambda h: h.update(dataset_fingerprint="f" * 64), "ffffffffffff"),
     "modality": (nothing, lambda h: h.update(modality="sound"), "'sound'"),
-    "image": (nothing, lambda h: h.update(modality="image"), "images"),
+    "image": (nothing, lambda h: h.update(modality="image"), "labels is U8[9], expected I64"),
 }
 
 

@@ -93,7 +93,7 @@ class Two(Backend):
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         return images
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def _decode(self, latents: Tensor) -> Tensor:
         return latents
 
     def _network(self, latents: Tensor, time: int, labels: Tensor) -> Tensor:

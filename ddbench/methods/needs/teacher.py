@@ -16,14 +16,7 @@ from ddbench.runtime.files import recorded_seconds
 from ddbench.runtime.progress import Console
 from ddbench.teachers.join import join_teachers, read_joined
 from ddbench.teachers.recipe import TeacherRecipe
-from ddbench.teachers.store import (
-    Teacher,
-    check_teacher,
-    default_teacher,
-    default_teachers,
-    find_teacher,
-    penalty_of,
-)
+from ddbench.teachers.store import Teacher, check_teacher, default_teacher, default_teachers, find_teacher, penalty_of
 from ddbench.teachers.together import JOIN, MOST
 from ddbench.teachers.train import ensure_teacher, fitting_teacher
 

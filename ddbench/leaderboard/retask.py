@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from ddbench.config import apply_config, check_config
 from ddbench.data.specs import is_own
 from ddbench.leaderboard.packing import SYNSET_FILE
 from ddbench.leaderboard.result import Result, TaskInfo, plain
@@ -21,6 +22,8 @@ from ddbench.tasks import TASKS
 LARGEST = 10_000
 """Of a number in a task's config: shadows, images, networks, passes."""
 MAX_SEEDS, MAX_EPOCHS = 200, 100_000
+MAX_STEPS = 1_000_000
+"""Of a whole number in the settings of a method that is run again, or of its experts."""
 
 
 class How(Protocol):
@@ -54,9 +57,10 @@ def check_tasks(result: Result, request: How) -> None:
             raise UserError(f"{where}: this ddbench has no such task; verify the row without --measured")
         if result.synset.modality != "image":
             raise UserError(f"{where}: tasks are about images; verify the row without --measured")
-        question = info.question
-        settings = question["config"] if isinstance(question["config"], dict) else {}
-        for key, value in settings.items():
+        question, kind = plain(info.question), TASKS.get(name)
+        config = apply_config(kind.config_class, question["config"], where)
+        check_config(config)
+        for key, value in question["config"].items():
             if isinstance(value, str) and is_own(value) and not request.folders:
                 raise UserError(f"{where}: {key} {value[:80]} is data of its submitter's own: --allow-folders reads it")
             if isinstance(value, int | float) and not abs(value) <= LARGEST:
@@ -66,6 +70,27 @@ def check_tasks(result: Result, request: How) -> None:
             raise UserError(f"{where}: {str(seeds)[:40]!a} seeds; verification takes 1 to {MAX_SEEDS}")
         if type(epochs) is not int or not 1 <= epochs <= MAX_EPOCHS:
             raise UserError(f"{where}: {str(epochs)[:40]!a} epochs; verification trains at most {MAX_EPOCHS:,}")
+        if kind.distils(config):
+            _check_recipe(result, where)
+
+
+def _check_recipe(result: Result, where: str) -> None:
+    """Refuse a distillation, or experts for it, that take more than verification does again."""
+    recipe = plain(result.recipe or {})
+    experts, teacher = recipe.get("experts"), recipe.get("teacher")
+    experts = experts if isinstance(experts, dict) else {}
+    own = experts.get("recipe")
+    if type(count := experts.get("count", 1)) is not int or not 1 <= count <= MAX_SEEDS:
+        raise UserError(f"{where}: {str(count)[:40]!a} experts; verification records 1 to {MAX_SEEDS}")
+    network = teacher.get("student") if isinstance(teacher, dict) else None
+    if not isinstance(network, str | None):
+        raise UserError(f"{where}: its teacher is {str(network)[:40]!a}, which is no network")
+    settings = {**plain(result.synset.config), **(own if isinstance(own, dict) else {})}
+    for key, value in settings.items():
+        if type(value) is int and value > MAX_STEPS:
+            raise UserError(
+                f"{where}: {key} {value} of the method is more than verification does again ({MAX_STEPS:,})"
+            )
 
 
 def _epochs(question: Mapping[str, Any]) -> Any:
@@ -118,7 +143,7 @@ def _again(result: Result, name: str, info: TaskInfo, request: How, run: Path, d
         "out": request.work / result.id / f"{name}-{key}.json",
         "quiet": request.quiet,
     }
-    asked, config = start.asked_of(name, {**(question["config"] or {}), **shared})
+    asked, config = start.asked_of(name, {**question["config"], **shared})
     ours = json.loads(canonical_json(start.question(name, [run], asked, config)))
     differing = sorted(part for part in question.keys() | ours.keys() if question.get(part) != ours.get(part))
     if differing:

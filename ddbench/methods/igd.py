@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ddbench.config import setting
 from ddbench.data.dataset import class_indices
+from ddbench.data.mapped import gather
 from ddbench.diffusion.ddim import Move, predicted_image, sampling_moves
 from ddbench.methods.base import Context
 from ddbench.methods.facts import Facts
@@ -127,7 +128,7 @@ class IGD(Generation[IGDConfig]):
             index = index[torch.linspace(0, len(index) - 1, count).round().long()]
             total: Tensor | None = None
             for part in index.split(BATCH):
-                x = context.preprocess.apply(context.train.images[part].to(context.device))
+                x = context.preprocess.apply(gather(context.train.images, part).to(context.device))
                 labels = torch.full((len(part),), label, device=context.device)
                 own = class_gradient(net, x, labels) * (len(part) / count)
                 total = own if total is None else total + own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import ddbench
 from ddbench.data import dataset, mapped
 from ddbench.data.cache import _mapped
 from ddbench.data.dataset import Split, chunks, take
@@ -85,3 +87,11 @@ def test_what_is_not_mapped_is_only_indexed(images: Tensor):
     other = images.clone()
     assert torch.equal(gather(other, torch.tensor([3, 1])), images[[3, 1]])
     assert torch.equal(gather(images, slice(2, 4)), other[2:4])
+
+
+def test_methods_read_training_images_by_gather():
+    """Images that are mapped stay resident otherwise (docs/architecture.md)."""
+    methods = Path(ddbench.__file__).parent / "methods"
+    pattern = re.compile(r"\.(train|held_out)\.images\[")
+    found = [path.name for path in sorted(methods.rglob("*.py")) if pattern.search(path.read_text(encoding="utf-8"))]
+    assert not found

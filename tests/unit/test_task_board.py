@@ -240,6 +240,17 @@ def test_rows_are_checked(here: Path, change: Callable, words: str):
         (lambda row: row["tasks"]["transfer"]["question"].update(seeds=10**6), "seeds; verification takes 1 to 200"),
         (lambda row: row["tasks"]["transfer"]["question"]["protocol"].update(changed={"epochs": 10**7}), "epochs"),
         (lambda row: row["tasks"].update(unheard=row["tasks"]["transfer"]), "no such task"),
+        (lambda row: row["tasks"]["transfer"]["question"].update(config=["download"]), "the settings are not a table"),
+        (
+            lambda row: row["tasks"]["transfer"]["question"]["config"].update(download=True),
+            "unknown setting 'download'",
+        ),
+        (lambda row: row["tasks"]["transfer"]["question"]["config"].update(to=["folder:/etc"]), "expected"),
+        (lambda row: row["tasks"]["transfer"]["question"]["config"].update(parts=-1), "parts"),
+        (lambda row: row["synset"]["config"].update(iterations=10**9), "iterations 1000000000 of the method"),
+        (lambda row: row["recipe"].update(experts={"count": 10**6}), "1 to 200"),
+        (lambda row: row["recipe"].update(experts={"count": 2, "recipe": {"epochs": 10**9}}), "epochs 1000000000"),
+        (lambda row: row["recipe"].update(teacher={"student": ["x"]}), "no network"),
     ],
 )
 def test_what_is_not_done_again(here: Path, change: Callable, words: str):

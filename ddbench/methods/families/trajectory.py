@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ddbench.config import setting
 from ddbench.data.augment import parse_strategy
+from ddbench.data.mapped import gather
 from ddbench.data.specs import resolve_augmentation
 from ddbench.experts.store import TrajectoryStore
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
@@ -270,7 +271,8 @@ class TrajectoryMethod(Method[C]):
         context, net = self.context, self.expert_network(expert, self.store.recipe.epochs)
         parts = []
         for part in images.split(BATCH):
-            x = part if part.is_floating_point() else context.preprocess.apply(context.train.images[part])
+            given = part.is_floating_point()
+            x = part if given else context.preprocess.apply(gather(context.train.images, part))
             parts.append(net(x.to(context.device)).cpu())
         return torch.cat(parts)
 

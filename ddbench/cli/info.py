@@ -76,7 +76,7 @@ SETTINGS: dict[str, tuple[tuple[str, str], ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """What a run folder, synset, store, teacher or evaluation is, how it was made, and what to do with it."""
+    """What a run, synset, store, teacher, evaluation, task or board is, how it was made, and what to do with it."""
 
     place: tyro.conf.Positional[Path]
     """A folder or file that ddbench made."""
@@ -86,6 +86,7 @@ class Args:
 
 EXAMPLES = """  ddbench info runs/digits-ipc1-mtt-s0
   ddbench info runs/digits-ipc1-mtt-s0/evaluations/hard-v1.json
+  ddbench info tasks
   ddbench info expert_trajectories --json"""
 
 
@@ -308,8 +309,12 @@ def _short(value: Any) -> str:
 
 
 def _pairs(table: Mapping[Any, Any]) -> Iterator[str]:
+    """``name value`` of each entry that has a value; what kind it is comes first, alone."""
+    if "kind" in table:
+        yield str(table["kind"])
     for name, value in table.items():
-        yield f"{name} {value}"
+        if name != "kind" and value is not None:
+            yield f"{name} {value}"
 
 
 def _kind(path: Path) -> str:

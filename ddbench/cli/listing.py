@@ -20,7 +20,7 @@ class Args:
     """List the names that ddbench knows."""
 
     what: tyro.conf.Positional[str]
-    """methods, datasets, students, protocols, tasks, recipes or plans."""
+    """methods, datasets, students, protocols, tasks, decoders, recipes or plans."""
     json: bool = False
     """Print JSON for other programs; of methods all that is known: family, protocol, paper, code, licence, card."""
     bibtex: bool = False
@@ -113,6 +113,12 @@ def _tasks() -> dict[str, str]:
     return {name: description(name) for name in TASKS}
 
 
+def _decoders() -> dict[str, str]:
+    from ddbench.decoders import DECODERS, description
+
+    return {name: description(name) for name in DECODERS}
+
+
 def _recipes() -> dict[str, str]:
     from ddbench.distillation.recipes import all_recipes
 
@@ -135,6 +141,7 @@ TABLES: dict[str, Callable[[], dict[str, str]]] = {
     "students": _students,
     "protocols": _protocols,
     "tasks": _tasks,
+    "decoders": _decoders,
     "recipes": _recipes,
     "plans": _plans,
 }

@@ -17,11 +17,14 @@ from ddbench.runtime.ranks import launched, tells
 
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("ddbench.cli.demo", "the whole pipeline on an embedded dataset, in minutes on two cores"),
-    "list": ("ddbench.cli.listing", "methods, datasets, students, protocols, recipes that are known"),
+    "list": ("ddbench.cli.listing", "methods, datasets, students, protocols, tasks, recipes, ... that are known"),
     "data": ("ddbench.cli.data", "what a dataset or your own images hold, with a picture, before work (check)"),
-    "info": ("ddbench.cli.info", "what a run, synset, store, teacher or evaluation is, and what to do next"),
+    "info": (
+        "ddbench.cli.info",
+        "what a run, synset, store, teacher, evaluation, task or board is, and what to do next",
+    ),
     "buffer": ("ddbench.cli.buffer", "record experts: networks trained on real data (also: verify, info, import)"),
-    "teacher": ("ddbench.cli.teacher", "train a network on real data that labels synsets' views (also: info)"),
+    "teacher": ("ddbench.cli.teacher", "train a network on real data that labels synsets' views (also: info, join)"),
     "diffusion": (
         "ddbench.cli.diffusion",
         "train a diffusion model on real data, for d3hr, mgd3 and igd (also: info, sample)",
@@ -35,7 +38,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "submit": ("ddbench.cli.submit", "turn an evaluated run into a leaderboard row"),
     "reproduce": ("ddbench.cli.reproduce", "fill the cells of a plan, cheapest first, within a time budget"),
     "slurm": ("ddbench.cli.slurm", "print or submit the batch script that runs a verb on a Slurm cluster"),
-    "leaderboard": ("ddbench.cli.leaderboard", "build or show the board"),
+    "leaderboard": ("ddbench.cli.leaderboard", "build or show the board (also: verify, export, truth)"),
     "import": ("ddbench.cli.import_", "read a synset that other code published"),
     "export": ("ddbench.cli.export", "write a synset as PNG folders, preview grid, npz, or a dataset for hubs"),
     "push": ("ddbench.cli.push", "publish a synset on the Hugging Face hub"),

@@ -11,7 +11,7 @@ from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.slurm import Requests, batch_script, submit
 
-SHARED_OUT = (("buffer",), ("evaluate",), ("scores",), ("reproduce",), ("leaderboard", "verify"))
+SHARED_OUT = (("buffer",), ("evaluate",), ("scores",), ("task",), ("reproduce",), ("leaderboard", "verify"))
 """Verbs with ``--shard``, whose default is the task's place in a Slurm array; ``distill`` must be told so."""
 
 

@@ -165,3 +165,4 @@ def _join(argv: list[str]) -> None:
         console=Console(quiet=True),
     )
     print(f"{teacher.student} on {teacher.dataset}: {summary(teacher)}: {teacher.path}")
+    print(f"next: ddbench evaluate RUN --protocol kd-v1 --teacher {teacher.path}")

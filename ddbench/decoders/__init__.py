@@ -21,3 +21,15 @@ def shipped() -> dict[str, str]:
 
 
 DECODERS = Registry("decoder", "ddbench.decoders", shipped)
+
+LINES = {
+    "ddif": "each image a small network of sines, from coordinates to colours (DDiF)",
+    "fred": "some coefficients of each image's cosine transform, at the positions of its class's mask (FreD)",
+    "multi-formation": "several smaller images in each stored one (IDC, DREAM, NCFM)",
+}
+"""The decoders of this package, each in one line."""
+
+
+def description(name: str) -> str:
+    """A decoder in one line; of another package's, where its code is."""
+    return LINES.get(name) or DECODERS.origin(name)

@@ -127,8 +127,8 @@ def _there(kind: type[Method[Any]], need: Need[Any], found: Any) -> Any:
     """
     if found is None:
         raise UserError(
-            f"plan: {kind.title} needs the {need.key}, not there yet (the run would make it first), so that no step "
-            f"can be tried: make it, e.g. by ddbench {need.key}, then plan again"
+            f"plan: what {kind.title} needs ({need.key}) is not there yet (the run would make it first), so that no "
+            f"step can be tried: make it first, see ddbench {need.key} --help, then plan again"
         )
     return found
 

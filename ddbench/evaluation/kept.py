@@ -228,11 +228,13 @@ def same_head(place: Path, old: dict[str, Any], head: dict[str, Any]) -> None:
     for name, value in json.loads(canonical_json(head)).items():
         found = old.get(name)
         if found != value:
-            part, remedy = "", "remove it or choose another --out"
+            what, remedy = name, "remove it or choose another --out"
             if name in ("threads", "at_once", "precision"):
                 remedy = f"give --{name.replace('_', '-')} {found} as there, or choose another --out"
             if isinstance(value, dict) and isinstance(found, dict):
-                part = next((name for name in value if found.get(name) != value[name]), "")
-            raise UserError(
-                f"{place} holds runs of another evaluation ({name}{'.' + part if part else ''} differs); {remedy}"
-            )
+                parts = [name for name in value if found.get(name) != value[name]]
+                part = "sha256" if "sha256" in parts else "".join(parts[:1])
+                what = f"{name}.{part}" if part else name
+            if what == "synset.bytes" and head.get("teacher") != old.get("teacher"):
+                what = "teacher"  # whose bytes these are
+            raise UserError(f"{place} holds runs of another evaluation ({what} differs); {remedy}")

@@ -160,6 +160,11 @@ class Evaluation:
         items = modality(synset["modality"]).items
         parts = ", ".join(f"{name} {stored[name]:,}" for name in names if stored[name]).replace("images", items)
         share = f"1/{stored['real_images'] / synset['images']:.0f} of the {items}"
+        if (
+            synset["decoded_images"] != synset["classes"] * synset["budget"]["value"]
+            and synset["budget"]["unit"] == "ipc"
+        ):
+            share += f"; a student sees {synset['decoded_images']:,}"
         yield f"  bytes {stored['total']:,} ({parts}): {stored['total'] / stored['real']:.2%} of the real set, {share}"
 
 

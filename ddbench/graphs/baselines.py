@@ -59,7 +59,7 @@ def coreset(graphs: GraphSet, how: str, max_bytes: int, seed: int = 0, rounds: i
     count = bisect.bisect_right(range(1, len(turn) + 1), max_bytes, key=lambda n: graphs.take(turn[:n]).bytes)
     if count < graphs.classes:
         needed = graphs.take(turn[: graphs.classes]).bytes
-        raise UserError(f"{graphs.name}: one graph of each class has {needed} bytes, allowed are {max_bytes}")
+        raise UserError(f"--max-bytes: one graph of each class has {needed} bytes, allowed are {max_bytes}")
     return turn[:count]
 
 

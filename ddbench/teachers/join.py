@@ -51,7 +51,7 @@ def check_members(teachers: Sequence[Teacher]) -> None:
             names the file and what differs.
     """
     if not 2 <= len(teachers) <= MOST:
-        raise UserError(f"{len(teachers)} teacher(s) to join, expected 2 to {MOST}")
+        raise UserError(f"FILES: {len(teachers)} teacher(s) to join, expected 2 to {MOST} (ddbench teacher trains one)")
     first = teachers[0]
     for position, one in enumerate(teachers):
         if one.members:

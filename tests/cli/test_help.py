@@ -126,7 +126,7 @@ def test_defaults_in_the_help_are_those_of_the_recipe(ddb: Callable):
     assert plain != ddb(*argv).out
 
 
-@pytest.mark.parametrize("what", ["methods", "datasets", "students", "protocols", "recipes"])
+@pytest.mark.parametrize("what", ["methods", "datasets", "students", "protocols", "tasks", "decoders", "recipes"])
 def test_lists(what: str, ddb: Callable):
     table = json.loads(ddb("list", what, "--json").out)
     text = ddb("list", what).out
@@ -139,6 +139,8 @@ def test_lists(what: str, ddb: Callable):
         "datasets": {"digits", "folder:PATH"},
         "students": {"lenet", "tv-resnet18", "timm-NAME", "all-small (group)"},
         "protocols": {"hard-v1", "fkd", "FILE.toml"},
+        "tasks": {"continual", "membership", "nas", "transfer"},
+        "decoders": {"ddif", "fred", "multi-formation"},
         "recipes": {"mtt/cifar10-ipc1"},
     }
     assert expected[what] <= set(table)

@@ -192,6 +192,7 @@ def test_submission(tools: Path, tmp_path: Path, ddb: Callable):
     assert result.out == "submitted: job 17, 3 tasks\nnext: squeue --job 17\n"
     assert (tmp_path / "script").read_text() == ddb("slurm", *flags).out
     assert (tmp_path / "flags").read_text() == "--parsable\n"
+    assert "task continual runs/x" in ddb("slurm", "--array", 2, "task", "continual", "runs/x").out
 
 
 def test_slurm_says_no(tools: Path, refused: Callable):

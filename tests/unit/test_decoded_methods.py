@@ -232,7 +232,7 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
         "--coefficients 65: a channel of digits has 8 x 8",
     ),
     "mask of one image": (("fred-dm", "--coefficients", 33), "--coefficients 33: leaves one image a class at --ipc 1"),
-    "fields larger than the budget": (("ddif-dm",), "--ipc 1: an image of DDiF+DM is 67 numbers"),
+    "fields larger than the budget": (("ddif-dm",), "DDiF+DM is 67 numbers and a class has room for 64"),
     "fields of no width": (("ddif-dm", "--width", 0), "--width 0"),
     "no frequency": (("ddif-dm", "--omega", 0), "--omega 0"),
     "negative mask": (("fred-dc", "--coefficients", -1), "--coefficients -1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -347,10 +348,11 @@ def test_an_export_that_does_not_fit_its_header(ddb: Callable, tmp_path: Path):
 def test_an_evaluation_counts_its_bytes(ddb: Callable, tmp_path: Path):
     path = tmp_path / "synset.safetensors"
     write_synset(path, made(FRED))
-    assert ddb("info", path).code == 0
+    assert re.search(r"^  decoder +fred, kept 16, shape", ddb("info", path).out, re.MULTILINE)
     more = ("--students", "convnet-d1-w4-in", "--seeds", 1, "--epochs", 1, "--workers", 1, "--device", "cpu")
     done = ddb("evaluate", path, *more)
     assert done.code == 0, done.err
+    assert "of the images; a student sees 40\n" in done.out
     (record,) = (one for one in (tmp_path / "evaluations").glob("*.json") if not one.name.endswith(".cost.json"))
     said = json.loads(record.read_text())["synset"]
     assert (said["images"], said["decoded_images"], said["shape"]) == (40, 40, [1, 8, 8])

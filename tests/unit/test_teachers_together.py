@@ -13,6 +13,7 @@ from conftest import EAGER
 
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
+from ddbench.evaluation.kept import same_head
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
 from ddbench.runtime.tensors import open_tensors, write_tensors
@@ -142,13 +143,23 @@ def test_command(root: Path, members: list[Teacher], both: Teacher, ddb: Callabl
     both.path.unlink()
     result = ddb("teacher", "join", *files, "--teachers", root, *EAGER[2:])
     assert result.code == 0, result.err
-    assert str(both.path) in result.out
+    assert result.out.endswith(f"\nnext: ddbench evaluate RUN --protocol kd-v1 --teacher {both.path}\n")
+    assert "None" not in ddb("info", both.path).out, "it has no seed of its own, so none is told"
     assert both.path.read_bytes() == before
     listed = ddb("teacher", "info", root)
     assert f"{ONE}+{TWO}" in listed.out
     refused(["teacher", "join", files[0], files[0], "--teachers", root], "the same teacher as", "give each once")
     refused(["teacher", "join", files[0], root / "none.safetensors", "--teachers", root], "none.safetensors")
-    refused(["teacher", "join", files[0], "--teachers", root], "1 teacher(s) to join")
+    refused(["teacher", "join", files[0], "--teachers", root], "FILES: 1 teacher(s) to join")
+
+
+def test_another_teacher_is_named_and_not_its_bytes():
+    old = {"synset": {"sha256": "a", "bytes": {"teacher": 1}}, "teacher": {"sha256": "b"}}
+    new = {"synset": {"sha256": "a", "bytes": {"teacher": 2}}, "teacher": {"sha256": "c"}}
+    with pytest.raises(UserError, match=r"\(teacher differs\)"):
+        same_head(Path("hard-v1.json"), old, new)
+    with pytest.raises(UserError, match=r"\(synset.sha256 differs\)"):
+        same_head(Path("hard-v1.json"), old, {**new, "synset": {"sha256": "d", "bytes": {"teacher": 2}}})
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ decoder; the product is the decoder with its arrays, and its budget is still IPC
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
@@ -76,9 +77,10 @@ class Decoded(Method[C]):
         each = decoder.per_class(context.ipc)
         if each < 1:
             stored = sum(one.bytes for one in decoder.declared(1, 1).values()) // 4
+            room = context.ipc * math.prod(context.train.images.shape[1:])
             raise UserError(
-                f"--ipc {context.ipc}: an image of {cls.title} is {stored} numbers and a class has room for less; use "
-                f"a larger --ipc, or a smaller decoder ({cls.sizes})"
+                f"--ipc {context.ipc}: an image of {cls.title} is {stored} numbers and a class has room for {room}; "
+                f"use a larger --ipc, or a smaller decoder ({cls.sizes})"
             )
         return replace(context, ipc=each)
 

@@ -9,13 +9,13 @@ What DC does (gradients of a network under one augmentation (DSA);
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ddbench.config import setting
-from ddbench.methods.base import Context
 from ddbench.methods.facts import Facts
 from ddbench.methods.families.ddif import DdifConfig, DdifMethod
-from ddbench.methods.families.gradient_matching import AugmentedConfig, AugmentedMatching, loops
+from ddbench.methods.families.decoded import DecodedMatching
+from ddbench.methods.families.gradient_matching import AugmentedConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class DdifDCConfig(AugmentedConfig, DdifConfig):
     """Learning rate of the fields' parameters (Adam); the default is as published for 128 pixels."""
 
 
-class DdifDC(DdifMethod[DdifDCConfig], AugmentedMatching[DdifDCConfig]):
+class DdifDC(DdifMethod[DdifDCConfig], DecodedMatching[DdifDCConfig]):
     """DDiF over DC."""
 
     config_class = DdifDCConfig
@@ -41,9 +41,3 @@ class DdifDC(DdifMethod[DdifDCConfig], AugmentedMatching[DdifDCConfig]):
         arxiv="2503.04835",
         code="https://github.com/aailab-kaist/DDiF",
     )
-
-    @classmethod
-    def settled(cls, config: DdifDCConfig, context: Context) -> DdifDCConfig:
-        """With the published loops of the IPC, not of the decoded images."""
-        outer, inner = loops(config, context.ipc)
-        return replace(config, outer_loops=outer, inner_epochs=inner)

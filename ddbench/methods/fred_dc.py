@@ -9,13 +9,13 @@ What DC does (gradients of a network under one augmentation (DSA);
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ddbench.config import setting
-from ddbench.methods.base import Context
 from ddbench.methods.facts import Facts
+from ddbench.methods.families.decoded import DecodedMatching
 from ddbench.methods.families.fred import FredConfig, FredMethod
-from ddbench.methods.families.gradient_matching import AugmentedConfig, AugmentedMatching, loops
+from ddbench.methods.families.gradient_matching import AugmentedConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class FredDCConfig(AugmentedConfig, FredConfig):
     """Learning rate of the coefficients (orthonormal transform); the default is the published 1e3 over (2 x 32)^2."""
 
 
-class FredDC(FredMethod[FredDCConfig], AugmentedMatching[FredDCConfig]):
+class FredDC(FredMethod[FredDCConfig], DecodedMatching[FredDCConfig]):
     """FreD over DC."""
 
     config_class = FredDCConfig
@@ -41,9 +41,3 @@ class FredDC(FredMethod[FredDCConfig], AugmentedMatching[FredDCConfig]):
         arxiv="2311.08819",
         code="https://github.com/sdh0818/FreD",
     )
-
-    @classmethod
-    def settled(cls, config: FredDCConfig, context: Context) -> FredDCConfig:
-        """With the published loops of the IPC, not of the decoded images."""
-        outer, inner = loops(config, context.ipc)
-        return replace(config, outer_loops=outer, inner_epochs=inner)

@@ -9,28 +9,23 @@ What MTT does (the trajectories of experts;
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ddbench.config import setting
 from ddbench.methods.facts import Facts
+from ddbench.methods.families.decoded import DecodedTrajectory, DecodedTrajectoryConfig
 from ddbench.methods.families.fred import FredConfig, FredMethod
-from ddbench.methods.families.trajectory import InnerConfig, TrajectoryMethod
-from ddbench.methods.parts.segments import Segment
-from ddbench.training.problem import InnerResult
 
 
 @dataclass(frozen=True, kw_only=True)
-class FredMTTConfig(InnerConfig, FredConfig):
+class FredMTTConfig(DecodedTrajectoryConfig, FredConfig):
     """Settings of MTT and of FreD's decoder."""
 
     lr_images: float = setting(24400.0, above=0)
     """Learning rate of the coefficients (orthonormal transform); the default is the published 1e8 over (2 x 32)^2."""
-    least_lr: float = setting(1e-3, at_least=0)
-    """The learned rate beta is kept at or above this."""
 
 
-class FredMTT(FredMethod[FredMTTConfig], TrajectoryMethod[FredMTTConfig]):
+class FredMTT(FredMethod[FredMTTConfig], DecodedTrajectory[FredMTTConfig]):
     """FreD over MTT."""
 
     config_class = FredMTTConfig
@@ -45,10 +40,3 @@ class FredMTT(FredMethod[FredMTTConfig], TrajectoryMethod[FredMTTConfig]):
         arxiv="2311.08819",
         code="https://github.com/sdh0818/FreD",
     )
-
-    def after_step(self, iteration: int, segment: Segment, result: InnerResult) -> dict[str, float]:
-        """Keep the learned rate where it trains something."""
-        least = self.config.least_lr
-        if least:
-            self.rate.value.clamp_(min=math.log(least) if self.rate.log else least)
-        return super().after_step(iteration, segment, result)

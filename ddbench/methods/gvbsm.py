@@ -23,7 +23,7 @@ from ddbench.methods.families.several_teachers import SeveralTeachers, SeveralTe
 
 @dataclass(frozen=True, kw_only=True)
 class GVBSMConfig(SeveralTeachersConfig):
-    """Settings of G-VBSM; the defaults are those of its public script for CIFAR-10."""
+    """Settings of G-VBSM; the defaults are those of its public script for CIFAR-10, but for its shifts."""
 
     iterations: int = setting(4000, at_least=1)
     """Steps of each batch of images."""

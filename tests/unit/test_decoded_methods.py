@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -23,7 +24,9 @@ from ddbench.methods.families.ddif import fitted
 from ddbench.methods.families.fred import mask_of, spread
 from ddbench.methods.fred_dc import FredDC, FredDCConfig
 from ddbench.methods.fred_dm import FredDM, FredDMConfig
+from ddbench.methods.fred_mtt import FredMTT, FredMTTConfig
 from ddbench.methods.parts.decoded import DecodedCanvas
+from ddbench.methods.parts.rate import LearnedRate
 
 PREPROCESS = fit_preprocess(load_dataset("digits"), "meanstd")
 
@@ -147,6 +150,17 @@ def test_loops_of_dc_are_those_of_the_ipc(data_root: Path, tmp_path: Path):
     method = FredDC(FredDCConfig(coefficients=16, iterations=2), digits_context(data_root, tmp_path, ipc=10))
     assert (method.iterations, method.context.ipc) == (20, 40)
     assert (method.config.outer_loops, method.config.inner_epochs) == (10, 50)
+
+
+@pytest.mark.parametrize("log", [False, True], ids=["raw", "log"])
+def test_the_learned_rate_is_kept_where_it_trains_something(log: bool):
+    """As the public code clips it; 0: nothing is kept."""
+    method = object.__new__(FredMTT)
+    for least, wanted in ((0.01, 0.01), (0.0, 0.001), (1e-4, 0.001)):
+        method.config = FredMTTConfig(least_lr=least)
+        method.rate = LearnedRate(0.001, lr=0.1, momentum=0.5, log=log, device=torch.device("cpu"))
+        method.after_step(0, Mock(), Mock())
+        assert float(method.learned_lr) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_fields_are_fitted_to_real_images(data_root: Path, tmp_path: Path):

@@ -9,18 +9,23 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
+from ddbench.config import setting
 from ddbench.decoders.base import Arrays, Decoder, too_much
 from ddbench.methods.base import Context, Distilled, Method
+from ddbench.methods.families.gradient_matching import AugmentedConfig, AugmentedMatching, loops
+from ddbench.methods.families.trajectory import InnerConfig, TrajectoryMethod
 from ddbench.methods.parts.canvas import Canvas
 from ddbench.methods.parts.decoded import DecodedCanvas
+from ddbench.methods.parts.segments import Segment
 from ddbench.runtime.errors import UserError
 from ddbench.synset import Budget
+from ddbench.training.problem import InnerResult
 
 C = TypeVar("C")
 
@@ -128,3 +133,38 @@ class Decoded(Method[C]):
         product = super().distilled()
         none = torch.empty(0, *product.images.shape[1:])
         return replace(product, images=none, decoder=self.canvas.decoder, parameters=parameters)
+
+
+A = TypeVar("A", bound=AugmentedConfig)
+
+
+class DecodedMatching(Decoded[A], AugmentedMatching[A]):
+    """The mix-in before DC with DSA's augmentation."""
+
+    @classmethod
+    def settled(cls, config: A, context: Context) -> A:
+        """With the published loops of the IPC, not of the decoded images."""
+        outer, inner = loops(config, context.ipc)
+        return replace(config, outer_loops=outer, inner_epochs=inner)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedTrajectoryConfig(InnerConfig):
+    """MTT's settings, and how low the learned rate may be."""
+
+    least_lr: float = setting(1e-3, at_least=0)
+    """The learned rate beta is kept at or above this."""
+
+
+T = TypeVar("T", bound=DecodedTrajectoryConfig)
+
+
+class DecodedTrajectory(Decoded[T], TrajectoryMethod[T]):
+    """The mix-in before MTT."""
+
+    def after_step(self, iteration: int, segment: Segment, result: InnerResult) -> dict[str, float]:
+        """Keep the learned rate where it trains something."""
+        least = self.config.least_lr
+        if least:
+            self.rate.value.clamp_(min=math.log(least) if self.rate.log else least)
+        return super().after_step(iteration, segment, result)

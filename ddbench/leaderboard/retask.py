@@ -152,4 +152,16 @@ def _again(result: Result, name: str, info: TaskInfo, request: How, run: Path, d
         )
     made = start.run(name, [run], asked, config)
     told = TASKS.get(name).told(made.data["head"], made.data["units"], made.labels[0])
-    return TaskInfo.from_json(json.loads(canonical_json(told.to_json(made.data["head"]))))
+    again = TaskInfo.from_json(json.loads(canonical_json(told.to_json(made.data["head"]))))
+    _check_described(info, again, where)
+    return again
+
+
+def _check_described(claimed: TaskInfo, again: TaskInfo, where: str) -> None:
+    """Refuse numbers that the task does not tell, or tells otherwise: what is better, in which unit, over what."""
+    if claimed.over != again.over:
+        raise UserError(f"{where}: values over {claimed.over}s, but this ddbench has them over {again.over}s")
+    for metric in sorted(claimed.metrics.keys() | again.metrics.keys()):
+        own, ours = claimed.metrics.get(metric), again.metrics.get(metric)
+        if own is None or own != ours or claimed.is_stated(metric) != again.is_stated(metric):
+            raise UserError(f"{where}: {metric} is not what this ddbench tells; verify the row without --measured")

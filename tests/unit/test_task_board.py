@@ -17,7 +17,7 @@ from conftest import EAGER, TINY, evaluate_tiny, random_tiny
 
 from ddbench.leaderboard.board import read_board
 from ddbench.leaderboard.pages.view import lay_out
-from ddbench.leaderboard.retask import check_tasks
+from ddbench.leaderboard.retask import _check_described, check_tasks
 from ddbench.leaderboard.retrain import Request
 from ddbench.leaderboard.rows import build_cells
 from ddbench.leaderboard.schema import check_result, load_results, result_id, result_path
@@ -260,6 +260,48 @@ def test_what_is_not_done_again(here: Path, change: Callable, words: str):
     row["id"] = result_id(row)
     with pytest.raises(UserError, match=words):
         check_tasks(check_result(row, "row"), Request(root=Path("leaderboard"), work=Path("work")))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda task: task["metrics"]["cross"].update(better="higher"), "cross is not what"),
+        (lambda task: task.update(over="order"), "values over orders"),
+        (
+            lambda task: (
+                task["metrics"].update(more=task["metrics"]["cross"]),
+                task["summary"].update(more=stated(0.5, 0, 1, 3)),
+            ),
+            "more is not what",
+        ),
+        (
+            lambda task: (task.update(units=[]), task["summary"].update(cross=stated(0.5, 0, 1, 3))),
+            "cross is not what",
+        ),
+    ],
+)
+def test_numbers_that_a_task_does_not_tell_are_not_compared(here: Path, change: Callable, words: str):
+    """A row could call a worse number the better one, widen its interval, or name what no repetition has."""
+    info = check_result(row_of("kcenter"), "row").tasks
+    assert info is not None
+    again = info["transfer"]
+    _check_described(again, again, "row")
+    row = row_of("kcenter")
+    change(row["tasks"]["transfer"])
+    row["id"] = result_id(row)
+    claimed = check_result(row, "row").tasks
+    assert claimed is not None
+    with pytest.raises(UserError, match=words):
+        _check_described(claimed["transfer"], again, "row")
+
+
+def test_a_number_called_the_better_one_is_refused_by_verify(here: Path, ddb: Callable):
+    row = row_of("kcenter")
+    row["tasks"] = {"transfer": row["tasks"]["transfer"]}
+    row["tasks"]["transfer"]["metrics"]["cross"]["better"] = "higher"
+    made = ddb("leaderboard", "verify", replaced(row), "--measured", "--quiet", *EAGER)
+    assert made.code == 2
+    assert "cross is not what this ddbench tells" in made.err
 
 
 def test_another_question_is_not_answered(here: Path, ddb: Callable):

@@ -122,10 +122,10 @@ class Transfer(Task[TransferConfig]):
         for run in self.job.runs:
             least = int(self.synsets[run.label].hard_labels().bincount(minlength=self.dataset.spec.classes).min())
             if least < config.parts:
+                remedy = f"--parts {least}" if least > 1 else "--parts 0 with --to DATASET"
                 raise UserError(
                     f"--parts {config.parts}: {run.path} has {least} image(s) of some class, so at most {least} "
-                    f"disjoint parts; choose --parts {max(2, least)} or a larger IPC"
-                    + ("" if least > 1 else ", or --parts 0")
+                    f"disjoint parts; choose {remedy}, or a larger IPC"
                 )
 
     def decides(self) -> dict[str, Any]:

@@ -35,8 +35,8 @@ SHIM = '<script src="https://unpkg.com/iframe-worker/shim"></script>'
 
 NAV: list[Any] = [
     {"Start": ["index.md", "start.md", "which-method.md", "tutorial.md"]},
-    {"How to": ["data.md", "own-method.md", "submitting.md", "reproduce.md", "scale.md"]},
-    {"Methods": ["methods/README.md", "methods/*/README.md", "reference/bibtex.md"]},
+    {"How to": ["data.md", "graphs.md", "diffusion.md", "own-method.md", "submitting.md", "reproduce.md", "scale.md"]},
+    {"Methods": ["methods/README.md", "decoders.md", "methods/*/README.md", "reference/bibtex.md"]},
     {
         "Scoring": [
             "protocols.md",

@@ -131,6 +131,8 @@ def test_refused(tmp_path: Path, ddb: Callable, refused: Callable, monkeypatch: 
     refused((*argv, "--parts", 3), "--parts 3", "2 image(s)", "choose --parts 2")
     refused((*argv, "--parts", 0), "--parts 0 without --to")
     refused((*argv, "--parts", 1), "--parts", "at least 2")
+    assert ddb(*random_tiny(tmp_path / "b", "--ipc", 1)).code == 0
+    refused(("task", "transfer", "b", "--quiet", *EAGER), "choose --parts 0 with --to DATASET, or a larger IPC")
     refused((*argv, "--to", "mnits"), "--to: unknown dataset 'mnits'", "mnist")
     refused((*argv, "--to", "graphs:made"), "--to graphs:made: a set of graphs")
     refused((*argv, "--to", "hub:nowhere"), "--to hub:nowhere: neither a folder nor OWNER/NAME")

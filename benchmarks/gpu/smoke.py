@@ -57,13 +57,17 @@ def methods(world: World, report: Report) -> None:
 
 
 def _synset(world: World, name: str, device: str) -> tuple[Any, float]:
-    """The images of a method after two iterations (all steps where they are no iterations), and seconds."""
+    """The numbers of a method's set after two iterations (all steps where they are no iterations), and seconds."""
+    import torch
+
     begin = time.perf_counter()
     method = smoke_method(world, name, device)
     iterative = "iterations" in {field.name for field in fields(method.config)}
     for iteration in range(min(2, method.iterations) if iterative else method.iterations):
         method.step(iteration)
-    return method.distilled().images.detach().float().cpu(), time.perf_counter() - begin
+    made = method.distilled()
+    arrays = list(made.parameters.values()) if made.parameters else [made.images]
+    return torch.cat([array.detach().float().cpu().flatten() for array in arrays]), time.perf_counter() - begin
 
 
 def verbs(world: World, report: Report) -> None:

@@ -109,8 +109,9 @@ def main() -> None:
             else:
                 cells += [interval(summarise(list(ours.values()))), difference(ours, subsets) if subsets else ""]
             if args.base:
-                other = [one.values(student, args.metric) for one in rows.get(args.base, [])[:1]]
-                cells.append("" if method in (args.base, "random") or not other[0] else difference(ours, other))
+                base_rows = rows.get(args.base) or chosen(results, args, args.base, args.protocol)
+                other = [own for own in (one.values(student, args.metric) for one in base_rows[:1]) if own]
+                cells.append(difference(ours, other) if other and method not in (args.base, "random") else "")
             print("| " + " | ".join(cells) + " |")
 
 

@@ -70,18 +70,18 @@ PLANS = {
         },
     ),
     "fashion-mnist": Plan(
-        experts="--student convnet-d3-w32-in --experts 8 --epochs 12 --lr 0.02 --batch 64 --holdout 0.9",
+        experts="--student convnet-d3-w32-in --experts 4 --epochs 10 --lr 0.02 --batch 64 --holdout 0.9",
         shared="--ipc 10 --recipe none --validate-every 0 --holdout 0.9",
         methods={
             "random": "",
             "herding": "",
-            "dm": "--student convnet-d3-w32-in --iterations 1000 --lr-images 10 --batch-real 64",
-            "mtt": "--student convnet-d3-w32-in --iterations 120 --student-steps 12 --expert-epochs 2 "
-            "--max-start-epoch 8 --lr-images 100 --lr-lr 1e-5 --lr-student 0.02",
+            "dm": "--student convnet-d3-w32-in --iterations 500 --lr-images 10 --batch-real 64",
+            "mtt": "--student convnet-d3-w32-in --iterations 60 --student-steps 12 --expert-epochs 2 "
+            "--max-start-epoch 7 --lr-images 100 --lr-lr 1e-5 --lr-student 0.02",
         },
         tasks={
-            "nas": "--nets 24 --widest 64 --real-epochs 20 --seeds 2",
-            "continual": "--memory 10 --steps 5 --orders 5 --seeds 2",
+            "continual": "--memory 10 --steps 5 --orders 5 --seeds 1 --epochs 300",
+            "nas": "--nets 24 --widest 32 --real-epochs 10 --seeds 1 --epochs 200",
         },
     ),
 }

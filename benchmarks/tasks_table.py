@@ -38,12 +38,14 @@ class Plan:
         shared: flags of every ``ddbench distill``.
         methods: method -> its own flags.
         tasks: task -> its flags.
+        beside: what tasks with baselines of their own (``--against``) measure beside the runs.
     """
 
     experts: str
     shared: str
     methods: Mapping[str, str]
     tasks: Mapping[str, str]
+    beside: tuple[str, ...] = ("random", "herding")
 
 
 PLANS = {
@@ -74,21 +76,22 @@ PLANS = {
         shared="--ipc 10 --recipe none --validate-every 0 --holdout 0.9",
         methods={
             "random": "",
-            "herding": "",
+            "herding": "--teacher-student convnet-d3-w32-bn",
             "dm": "--student convnet-d3-w32-in --iterations 500 --lr-images 10 --batch-real 64",
             "mtt": "--student convnet-d3-w32-in --iterations 60 --student-steps 12 --expert-epochs 2 "
             "--max-start-epoch 7 --lr-images 100 --lr-lr 1e-5 --lr-student 0.02",
         },
         tasks={
-            "continual": "--memory 10 --steps 5 --orders 5 --seeds 1 --epochs 300",
-            "nas": "--nets 24 --widest 32 --real-epochs 10 --seeds 1 --epochs 200",
+            "continual": "--memory 10 --steps 5 --orders 5 --seeds 1 --epochs 300 --against random",
+            "nas": "--nets 24 --widest 32 --real-epochs 10 --seeds 1 --epochs 200 --against random",
         },
+        beside=("random",),  # herding as a run: its teacher of width 32 is what two cores can train for every step
     ),
 }
 
 
 BESIDE = ("continual", "nas")
-"""Tasks that have random images and herding of their own beside the runs (``--against``)."""
+"""Tasks that have baselines of their own beside the runs (``--against``)."""
 
 
 def commands(name: str, plan: Plan, data: Path | None) -> list[list[str]]:
@@ -100,7 +103,7 @@ def commands(name: str, plan: Plan, data: Path | None) -> list[list[str]]:
         own = ["--dataset", name, "--out", f"runs/{method}", *plan.shared.split(), *flags.split()]
         found.append(["distill", "--method", method, *own, *more])
     for task, flags in plan.tasks.items():
-        own = [method for method in plan.methods if task not in BESIDE or method not in ("random", "herding")]
+        own = [method for method in plan.methods if task not in BESIDE or method not in plan.beside]
         runs = [f"runs/{method}" for method in own]
         found.append(["task", task, *runs, "--student", student, *flags.split(), "--workers", "1", *more])
     return found

@@ -1,16 +1,25 @@
 """Memory and time of one MTT outer iteration by mode and number of student steps (100 images, depth 3, width 32).
 
+    python benchmarks/inner_loop.py --write
+    git clone https://github.com/GeorgeCazenavette/mtt-distillation ../mtt      # commit 50dccea
+    python benchmarks/inner_loop.py --public ../mtt --width 32 --write          # inner_loop_public_w32.md
+
 ``plain`` is an eager loop as public code has it: autograd through all steps, a network of torch's own modules, and the
-default allocator. The others run as ``ddbench distill`` does. One thread; each line is a process of its own.
+default allocator. ``public`` is that loop with MTT's own network and its own module of flat parameters, taken from a
+checkout of its code; nothing else of it is run. The others run as ``ddbench distill`` does. One thread; each line is a
+process of its own.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import common
@@ -18,6 +27,9 @@ from plain_loops import plain_network
 
 MODES = ("plain", "unroll", "adjoint", "auto", "auto 2G", "adjoint compiled", "truncated")
 STEPS = (10, 20, 40)
+PUBLIC_MODES = ("public", "plain", "unroll", "adjoint", "auto")
+PUBLIC_STEPS = {32: (10, 40), 128: (10,)}
+"""Width -> steps: at width 128 forty of public code's would take some 17 GB."""
 SKIPPED = {("adjoint compiled", 20)}  # compiling takes most of a minute
 ROUNDS = 2
 
@@ -34,10 +46,25 @@ def plain_iteration(net: Any, start: Any, target: Any, images: Any, labels: Any,
         theta = theta - lr * torch.autograd.grad(loss, theta, create_graph=True)[0]
     outer = (theta - target).pow(2).sum() / (start - target).pow(2).sum()
     outer.backward()
-    return float(outer)
+    return float(outer.detach())
 
 
-def one(mode: str, steps: int) -> dict[str, float]:
+def public_net(code: Path, width: int) -> Callable[[Any, Any], Any]:
+    """MTT's ConvNet for one-channel 28 px images, as a function of flat parameters and images.
+
+    Raises:
+        SystemExit: ``code`` is no checkout of MTT's code.
+    """
+    if not (code / "reparam_module.py").is_file():
+        raise SystemExit(f"--public {code}: no reparam_module.py there; clone GeorgeCazenavette/mtt-distillation")
+    sys.path.insert(0, str(code))
+    networks, reparam = importlib.import_module("networks"), importlib.import_module("reparam_module")
+    module = networks.ConvNet(1, 10, width, 3, "relu", "instancenorm", "avgpooling", (28, 28))
+    net = reparam.ReparamModule(module)
+    return lambda theta, images: net(images, flat_param=theta)
+
+
+def one(mode: str, steps: int, width: int = 32, public: str = "") -> dict[str, float]:
     """Peak memory above the process's baseline (bytes) and CPU seconds (median of the rounds after the first)."""
     import torch
 
@@ -48,20 +75,23 @@ def one(mode: str, steps: int) -> dict[str, float]:
     from ddbench.training.problem import InnerProblem, match_term
 
     torch.set_num_threads(1)
-    if mode != "plain":
+    eager = mode in ("plain", "public")
+    if not eager:
         device.prepare(1)
-    module = build_student("convnet-d3-w32-in", channels=1, size=28, classes=10, seed=0)
-    net = FlatNet(module if mode != "plain" else plain_network(32))
+    module = build_student(f"convnet-d3-w{width}-in", channels=1, size=28, classes=10, seed=0)
+    net: Any = FlatNet(plain_network(width) if eager else module)
     g = torch.Generator().manual_seed(0)  # neither time nor memory depends on what the images show
     images, labels = torch.randn(100, 1, 28, 28, generator=g), torch.arange(100) % 10
     start = flatten_parameters(module)
+    if mode == "public":
+        net = public_net(Path(public), width)
     target = start + 0.01 * torch.randn(len(start), generator=torch.Generator().manual_seed(0))
     lr = torch.tensor(0.01)
     name, _, how = mode.partition(" ")
     compiled = how == "compiled"
     compiler = device.choose_compiler("on", 0, torch.device("cpu"), print) if compiled else None
     memory = (2 if how == "2G" else 8) * 2**30
-    loop = None if mode == "plain" else InnerLoop(net, name, compiler, memory=memory)
+    loop = None if eager else InnerLoop(net, name, compiler, memory=memory)
 
     def iteration() -> float:
         if loop is None:
@@ -84,11 +114,41 @@ def one(mode: str, steps: int) -> dict[str, float]:
     return {"memory": memory, "seconds": statistics.median(seconds[1:]), "loss": loss}
 
 
+def beside_public(code: Path, width: int) -> None:
+    """The public loop, the plain one and ours, in turn, twice; the table of one width."""
+    public_net(code, width)
+    cases = [(mode, steps) for steps in PUBLIC_STEPS[width] for mode in PUBLIC_MODES]
+    rounds = [{case: common.measure(__file__, *case, width, code) for case in cases} for _ in range(2)]
+    lines = [
+        "| mode | steps | memory above baseline, MB | CPU s an iteration | memory / public | time / public | loss |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for mode, steps in cases:
+        own, base = ([one[which, steps] for one in rounds] for which in (mode, "public"))
+        memory, seconds = (min(one[key] for one in own) for key in ("memory", "seconds"))
+        ratios = [min(one[key] for one in own) / min(one[key] for one in base) for key in ("memory", "seconds")]
+        told = " and ".join(f"{one['seconds']:.2f}" for one in own)
+        lines.append(
+            f"| {mode} | {steps} | {memory / 1e6:.0f} | {told} | {ratios[0]:.3f} | {ratios[1]:.2f} "
+            f"| {own[0]['loss']:.5f} |"
+        )
+    name = str(Path(__file__).with_name(f"inner_loop_public_w{width}.py"))  # only its stem is used
+    command = f"python benchmarks/inner_loop.py --public MTT --width {width}"
+    common.report(name, f"MTT's public loop and ours, width {width}", lines, command)
+
+
 def main() -> None:
     """Measure all and print the table with the ratios that the design holds."""
-    args = common.parser(str(__doc__)).parse_args()
+    parser = common.parser(str(__doc__))
+    parser.add_argument("--public", type=Path, help="checkout of MTT's code, to be measured beside ours")
+    parser.add_argument("--width", type=int, default=32, choices=PUBLIC_STEPS, help="of the networks of --public")
+    args = parser.parse_args()
     if args.one:
-        print(json.dumps(one(args.one[0], int(args.one[1]))))
+        mode, steps, *more = args.one
+        print(json.dumps(one(mode, int(steps), *(int(more[0]), more[1]) if more else ())))
+        return
+    if args.public:
+        beside_public(args.public.resolve(), args.width)
         return
     cases = [(mode, steps) for mode in MODES for steps in STEPS if (mode, steps) not in SKIPPED]
     found = {case: common.measure(__file__, *case) for case in cases}

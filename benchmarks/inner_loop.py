@@ -125,7 +125,7 @@ def beside_public(code: Path, width: int) -> None:
     ]
     for mode, steps in cases:
         own, base = ([one[which, steps] for one in rounds] for which in (mode, "public"))
-        memory, seconds = (min(one[key] for one in own) for key in ("memory", "seconds"))
+        memory = min(one["memory"] for one in own)
         ratios = [min(one[key] for one in own) / min(one[key] for one in base) for key in ("memory", "seconds")]
         told = " and ".join(f"{one['seconds']:.2f}" for one in own)
         lines.append(

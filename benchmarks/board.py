@@ -13,6 +13,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import common
@@ -22,6 +24,7 @@ from ddbench.leaderboard.pages.embed import MAX_PAGE_BYTES
 CHECKOUT = Path(__file__).resolve().parent.parent
 BEFORE = "9194343"
 NICE = 5
+ROUNDS = 3
 MAKE = """
 import sys
 from pathlib import Path
@@ -83,35 +86,40 @@ class Tree:
         return used.ru_utime
 
 
-def before(commit: str, folder: Path, count: int) -> dict[str, float]:
-    """The commands of an earlier commit, on its own board of the same results."""
+@contextmanager
+def earlier(commit: str, folder: Path) -> Iterator[Tree | None]:
+    """The checkout of an earlier commit, with a board of its own; none where there is no commit."""
+    if not commit:
+        yield None
+        return
     code = folder / "code"
     subprocess.run(["git", "-C", CHECKOUT, "worktree", "add", "--quiet", "--detach", code, commit], check=True)
     try:
-        tree = Tree(code, folder / "before")
-        tree.make(count)
-        tree.seconds("build")  # --check needs the pages
-        return {name: tree.seconds(name) for name in COMMANDS}
+        yield Tree(code, folder / "before")
     finally:
         subprocess.run(["git", "-C", CHECKOUT, "worktree", "remove", "--force", code], check=True)
 
 
-def after(tree: Tree, count: int) -> dict[str, tuple[float, float, float]]:
-    """Name -> seconds with nothing kept, of an unchanged board (median of three), and with one row more."""
-    tree.make(count)
-    tree.seconds("build")
+def measure(tree: Tree, old: Tree | None, count: int) -> dict[str, dict[str, float]]:
+    """Name of a command -> its seconds.
+
+    By ``before``, the earlier commit; ``cold``, nothing kept; ``same``, an unchanged board; ``grown``, one row more.
+    The two trees take turns, so that other work of the machine slows both; ``before`` and ``same`` are medians.
+    """
+    for one in filter(None, (tree, old)):
+        one.make(count)
+        one.seconds("build")  # --check needs the pages
     found = {}
     for number, name in enumerate(COMMANDS):
         tree.forget()
-        cold = tree.seconds(name)
-        same = statistics.median(tree.seconds(name) for _ in range(3))
-        if name == "build --check":  # with a row more it fails, as it should
-            found[name] = cold, same, float("nan")
-            continue
-        tree.make(count + number + 1, count + number)
-        grown = tree.seconds(name)
-        tree.seconds("build")
-        found[name] = cold, same, grown
+        times = {"before": float("nan"), "cold": tree.seconds(name), "grown": float("nan")}
+        pairs = [(old.seconds(name) if old else float("nan"), tree.seconds(name)) for _ in range(ROUNDS)]
+        times["before"], times["same"] = (statistics.median(side) for side in zip(*pairs, strict=True))
+        if name != "build --check":  # with a row more it fails, as it should
+            tree.make(count + number + 1, count + number)
+            times["grown"] = tree.seconds(name)
+            tree.seconds("build")
+        found[name] = times
     return found
 
 
@@ -121,11 +129,10 @@ def main() -> int:
     parser.add_argument("--results", type=int, default=10_000)
     parser.add_argument("--against", default=BEFORE, help="commit to compare with")
     args = parser.parse_args()
-    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
-        old = before(args.against, Path(folder), args.results) if args.against else {}
         tree = Tree(CHECKOUT, Path(folder) / "after")
-        new = after(tree, args.results)
+        with earlier(args.against, Path(folder)) as old:
+            found = measure(tree, old, args.results)
         board = tree.work / "board"
         sizes = {name: (board / name).stat().st_size for name in ("index.html", "LEADERBOARD.md")}
         rows = [path.stat().st_size for path in (board / "rows").iterdir()]
@@ -133,8 +140,6 @@ def main() -> int:
     text += [
         f"User CPU seconds of whole commands (`ddbench leaderboard ...`), nice {NICE}; before: commit {args.against}."
     ]
-    busy = f"The machine was busy: load {load:.1f} on {os.cpu_count()} processors at the start."
-    text += [busy if load > 0.5 else f"Load {load:.1f} at the start."]
     lines = [
         " ".join(text),
         "",
@@ -142,8 +147,8 @@ def main() -> int:
     ]
     lines += ["|---|---|---|---|---|---|---|---|"]
     broken = []
-    for name, (cold, same, grown) in new.items():
-        base = old.get(name, float("nan"))
+    for name, times in found.items():
+        base, cold, same, grown = (times[kind] for kind in ("before", "cold", "same", "grown"))
         ratio, bound = same / base, BOUNDS.get(name)
         broken += [name] if bound is not None and ratio > bound else []
         grew = "| – | – |" if grown != grown else f"| {grown:.2f} | {grown / base:.3f} |"
@@ -152,7 +157,7 @@ def main() -> int:
     lines += ["", "| file | bytes |", "|---|---|", *(f"| {name} | {size:,} |" for name, size in sizes.items())]
     lines += [f"| rows/, {len(rows):,} files | {sum(rows):,} |", ""]
     lines += [f"Bound of index.html: {MAX_PAGE_BYTES:,} bytes, {'kept' if page <= MAX_PAGE_BYTES else 'BROKEN'}."]
-    lines += [f"Bounds of the times: {'BROKEN: ' + ', '.join(broken) if broken else 'kept'}."] if old else []
+    lines += [f"Bounds of the times: {'BROKEN: ' + ', '.join(broken) if broken else 'kept'}."] if args.against else []
     common.report(__file__, "A large board", lines, "python benchmarks/board.py")
     return int(page > MAX_PAGE_BYTES or bool(broken))
 

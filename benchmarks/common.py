@@ -11,6 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+LOAD = os.getloadavg()[0]
+"""Processes at work on the machine when the script began."""
+
 
 def measure(script: str, *arguments: object, timeout: float = 3600) -> dict[str, Any]:
     """Run ``script --one ARGUMENTS`` in a fresh process; its last line of output is JSON.
@@ -42,9 +45,15 @@ def machine() -> str:
     return f"{describe(torch.device('cpu'))}, {versions}"
 
 
+def sharing() -> str:
+    """Whether other work had the processors as well, in a sentence: the figures are then less exact."""
+    load = f"load {LOAD:.1f} on {os.cpu_count()} processors at the start"
+    return f"Shared machine: {load}." if LOAD > 0.5 else f"Quiet machine: {load}."
+
+
 def report(script: str, title: str, lines: list[str], command: str) -> None:
     """Print a table, and write it beside the script when ``--write`` was given."""
-    text = "\n".join([f"# {title}", "", f"`{command}` on {machine()}.", "", *lines, ""])
+    text = "\n".join([f"# {title}", "", f"`{command}` on {machine()}. {sharing()}", "", *lines, ""])
     print(text)
     if "--write" in sys.argv:
         Path(script).with_suffix(".md").write_text(text)

@@ -12,6 +12,7 @@ from ddbench.leaderboard.result import Result
 from ddbench.modalities import modality
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash, read_bytes
+from ddbench.teachers.remedy import how_to_join
 
 SYNSET_FILE = "synset.safetensors"
 LABELS_FILE = "labels.safetensors"
@@ -128,9 +129,11 @@ def _part(
         return Item(part.name, NEEDED, True, f"at {url}, {named}")
     if place is None:
         file = f"{part.flag} FILE, and " if part is not SYNSET else ""
-        return Item(
-            part.name, NEEDED, False, f"{named} is not at hand: {file}{part.flag}-url if over {MAX_BYTES:,} bytes"
-        )
+        text = f"{named} is not at hand: {file}{part.flag}-url if over {MAX_BYTES:,} bytes"
+        if part is TEACHER and result.teacher is not None:
+            join = how_to_join(given.teachers, result.synset.dataset, result.teacher)
+            text += f"; {join}" if join else ""
+        return Item(part.name, NEEDED, False, text)
     size = f"{place.stat().st_size:,} bytes, too large to lie beside the row"
     return Item(
         part.name, NEEDED, False, f"{size}: put it where it can be fetched and give {part.flag}-url https://..."

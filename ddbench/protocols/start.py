@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddbench.protocols.protocol import protocol
-from ddbench.protocols.teacher import choose_teacher, named
+from ddbench.protocols.teacher import choose_teacher
 from ddbench.runtime.common import Common
 from ddbench.runtime.device import own_threads, resolve_device
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
+from ddbench.teachers.remedy import how_to_join, named
 
 if TYPE_CHECKING:
     from ddbench.data.dataset import Dataset
@@ -143,8 +144,10 @@ def _teacher(
         console.say(f"teacher: {found.path} ({summary(found)})")
         return found
     if synset.teacher is not None and student is None:
+        join = how_to_join(asked.teachers, synset.dataset, synset.teacher)
+        remedy = f"{join}; or give" if join else "give"
         raise UserError(
-            f"{run}: its own teacher ({named(synset.teacher)}) is not in {asked.teachers}; give --teacher FILE or "
+            f"{run}: its own teacher ({named(synset.teacher)}) is not in {asked.teachers}; {remedy} --teacher FILE or "
             "--teachers DIR, or --teacher-student for another one"
         )
     if out.exists():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddbench.runtime.errors import UserError
+from ddbench.teachers.remedy import how_to_join, named
 
 if TYPE_CHECKING:
     from ddbench.data.preprocess import Preprocess
@@ -79,13 +80,9 @@ def protocol_teacher(wanted: Protocol, synset: Synset, *, given: Path | None, ro
             if own is not None
             else f"a teacher of {synset.dataset} with preprocess {synset.preprocess.get('kind')}"
         )
+        join = how_to_join(root, synset.dataset, own) if own is not None else None
+        remedy = join or f"train one with `ddbench teacher --dataset {synset.dataset}`"
         raise UserError(
-            f"protocol {wanted.name} needs {missing}, and {root} holds none: train one with `ddbench teacher "
-            f"--dataset {synset.dataset}`, or give --teacher FILE"
+            f"protocol {wanted.name} needs {missing}, and {root} holds none: {remedy}, or give --teacher FILE"
         )
     return found
-
-
-def named(reference: dict[str, object]) -> str:
-    """A teacher's reference (:meth:`ddbench.teachers.store.Teacher.reference`) in a message."""
-    return f"{reference.get('student')}, sha256 {str(reference['sha256'])[:12]}"

@@ -9,23 +9,19 @@ import torch
 
 from ddbench.data.dataset import Dataset, holdout_split, validation_sample
 from ddbench.data.preprocess import Preprocess
-from ddbench.data.specs import dataset_slug
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import ensure_writable, recorded_seconds, text_hash, write_json
+from ddbench.runtime.files import ensure_writable, recorded_seconds, write_json
 from ddbench.runtime.progress import Console
+from ddbench.teachers.remedy import together_file
 from ddbench.teachers.store import Teacher, check_teacher, read_teacher, write_teacher
 from ddbench.teachers.together import JOIN, MOST, Together
 from ddbench.training.loops import accuracy, inputs_of, predict
 
-FOLDER = "together"
-"""Beside the folders of the networks, under that of the dataset."""
-
 
 def joined_file(root: Path, teachers: Sequence[Teacher]) -> Path:
     """Where teachers that are taken together in this order belong."""
-    key = text_hash([one.sha256 for one in teachers])[:12]
-    return root / dataset_slug(teachers[0].dataset) / FOLDER / f"{key}.safetensors"
+    return together_file(root, teachers[0].dataset, [one.sha256 for one in teachers])
 
 
 def read_joined(root: Path, teachers: Sequence[Teacher]) -> Teacher | None:

@@ -14,12 +14,15 @@ from conftest import EAGER
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
 from ddbench.evaluation.kept import same_head
+from ddbench.protocols.protocol import PROTOCOLS
+from ddbench.protocols.teacher import protocol_teacher
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
 from ddbench.runtime.tensors import open_tensors, write_tensors
 from ddbench.synset import read_synset
 from ddbench.teachers.join import check_members, join_teachers, joined_file
 from ddbench.teachers.recipe import TeacherRecipe
+from ddbench.teachers.remedy import how_to_join
 from ddbench.teachers.store import KIND, Teacher, default_teachers, find_teacher, read_teacher, teacher_files
 from ddbench.teachers.train import train_teacher
 
@@ -153,6 +156,38 @@ def test_command(root: Path, members: list[Teacher], both: Teacher, ddb: Callabl
     refused(["teacher", "join", files[0], "--teachers", root], "FILES: 1 teacher(s) to join")
 
 
+def test_a_lost_joined_file_is_named_with_the_command_that_makes_it(
+    root: Path, members: list[Teacher], both: Teacher, random_run: Path, refused: Callable[..., str], ddb: Callable
+):
+    """The command may be copied and run; members that are lost too, and a file of other bytes, are told."""
+    synset = replace(read_synset(random_run / "synset.safetensors"), teacher=both.reference())
+    before, one = both.path.read_bytes(), members[0].path
+    both.path.unlink()
+
+    def said() -> str:
+        with pytest.raises(UserError) as error:
+            protocol_teacher(PROTOCOLS["kd-v1"], synset, given=None, root=root)
+        assert "train one" not in str(error.value)
+        return str(error.value)
+
+    command = f"ddbench teacher join {one} {members[1].path} --teachers {root}"
+    assert f"holds none: `{command}` makes it, {both.path}, or give --teacher FILE" in said()
+    result = ddb(*command.split()[1:], *EAGER[2:])
+    assert result.code == 0, result.err
+    assert both.path.read_bytes() == before
+    both.path.write_bytes(before[:-1])
+    assert f"{both.path}, named after the same teachers, has other bytes" in said()
+    both.path.unlink()
+    one.unlink()
+    assert f"join FILE {members[1].path} " in said()
+    assert f"teachers that are not there either: {ONE}, sha256 {members[0].sha256[:12]}, or give" in said()
+
+
+@pytest.mark.parametrize("members", [None, [], [{"sha256": "a"}], [1, 2], [{"sha256": 1}, {"sha256": "a"}], "ab"])
+def test_no_command_joins_what_is_no_list_of_teachers(members: object, tmp_path: Path):
+    assert how_to_join(tmp_path, "digits", {"sha256": "c", "members": members}) is None
+
+
 def test_another_teacher_is_named_and_not_its_bytes():
     old = {"synset": {"sha256": "a", "bytes": {"teacher": 1}}, "teacher": {"sha256": "b"}}
     new = {"synset": {"sha256": "a", "bytes": {"teacher": 2}}, "teacher": {"sha256": "c"}}
@@ -239,3 +274,6 @@ def test_a_run_by_several_its_labels_and_its_row(
     result = ddb("leaderboard", "verify")
     assert result.code == 0, result.err
     assert "brief: identical" in result.out
+    both.path.unlink()
+    result = ddb("submit", run, "--protocol", "brief", "--teachers", root, "--leaderboard", "other", "--dry-run")
+    assert f"`ddbench teacher join {root}" in result.out

@@ -1,0 +1,50 @@
+"""What to do where the teacher that a file names is not in the store. Imports no torch."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ddbench.data.specs import dataset_slug
+from ddbench.runtime.files import file_hash, text_hash
+
+FOLDER = "together"
+"""Of teachers that were joined, beside the folders of the networks, under that of the dataset."""
+
+
+def together_file(root: Path, dataset: str, hashes: Sequence[str]) -> Path:
+    """Where teachers that are taken together in this order belong, by the sha256 of their files."""
+    return root / dataset_slug(dataset) / FOLDER / f"{text_hash(list(hashes))[:12]}.safetensors"
+
+
+def named(reference: Mapping[str, Any]) -> str:
+    """A teacher's reference (:meth:`ddbench.teachers.store.Teacher.reference`) in a message."""
+    return f"{reference.get('student')}, sha256 {str(reference['sha256'])[:12]}"
+
+
+def how_to_join(root: Path, dataset: str, reference: Mapping[str, Any]) -> str | None:
+    """How the file of several teachers is made again; None: the reference is of a single one.
+
+    Args:
+        root: of the teachers.
+        dataset: name of the data that they were trained on.
+        reference: as a synset or a row keeps it; not trusted.
+
+    Returns:
+        Words that name the joined file and the command, and the members that are not in the store either.
+    """
+    members = reference.get("members")
+    if not isinstance(members, list) or len(members) < 2:
+        return None
+    if not all(isinstance(one, dict) and isinstance(one.get("sha256"), str) for one in members):
+        return None
+    path = together_file(root, dataset, [one["sha256"] for one in members])
+    if path.exists():
+        return f"{path}, named after the same teachers, has other bytes: give --teacher {path} to take it"
+    files = {file_hash(file): file for file in sorted(root.glob(f"{dataset_slug(dataset)}/*/*.safetensors"))}
+    places = [str(files.get(one["sha256"], "FILE")) for one in members]
+    command = f"`{shlex.join(['ddbench', 'teacher', 'join', *places, '--teachers', str(root)])}` makes it, {path}"
+    missing = [named(one) for one in members if one["sha256"] not in files]
+    return command + (f", of teachers that are not there either: {'; '.join(missing)}" if missing else "")

@@ -37,7 +37,7 @@ class SubmitArgs:
     leaderboard: Path = Path("leaderboard")
     """Folder of the board."""
     protocol: str | None = None
-    """Which evaluation, when the run has several."""
+    """Which evaluation, when the run has several; default: the only one, or the only standard one."""
     all: bool = False
     """All standard evaluations of the run: a row each."""
     name: str = ""
@@ -110,6 +110,8 @@ def main(argv: list[str]) -> None:
         return plan_submissions(args.run, args.leaderboard, submission, given, protocol=args.protocol, every=args.all)
 
     plans = planned()
+    if args.protocol is None and not args.all:
+        _say_which(args.run)
     if args.dry_run or not any(plan.attachments or not plan.known for plan in plans):
         written = [_carry_out(plan, args) for plan in plans]
     else:
@@ -117,6 +119,16 @@ def main(argv: list[str]) -> None:
             written = [_carry_out(plan, args) for plan in planned()]
     if any(written):
         print(f"next: ddbench leaderboard build --leaderboard {args.leaderboard}")
+
+
+def _say_which(run: Path) -> None:
+    """Which evaluation of several is taken though none was named."""
+    from ddbench.leaderboard.submit import evaluation_path, evaluations
+
+    taken = evaluation_path(run, None).stem
+    others = [path.stem for path in evaluations(run) if path.stem != taken]
+    if others:
+        print(f"taking {taken}, the only standard evaluation; --protocol takes another: {', '.join(others)}")
 
 
 def _carry_out(plan: Plan, args: SubmitArgs) -> bool:

@@ -390,7 +390,7 @@ def _is_standard(evaluation: dict[str, Any]) -> bool:
 
 
 def evaluation_path(run: Path, protocol: str | None) -> Path:
-    """The evaluation that is to be submitted.
+    """The evaluation that is to be submitted: the one that is named, the only one, or the only standard one.
 
     Raises:
         UserError: none of that name, or several and none named.
@@ -404,9 +404,12 @@ def evaluation_path(run: Path, protocol: str | None) -> Path:
                 f"{', '.join(names)}; or run `ddbench evaluate {run} --protocol {protocol}`"
             )
         return found[names.index(protocol)]
-    if len(found) > 1:
+    if len(found) == 1:
+        return found[0]
+    standard = [path for path in found if _is_standard(_read_evaluation(path))]
+    if len(standard) != 1:
         raise UserError(f"{run}: several evaluations; choose one with --protocol (or --all): {', '.join(names)}")
-    return found[0]
+    return standard[0]
 
 
 def _are_runs(found: object) -> bool:

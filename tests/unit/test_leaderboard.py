@@ -405,10 +405,24 @@ def break_evaluation(run: Path, change: Change) -> None:
     path.write_text(json.dumps(evaluation))
 
 
+def make_second(run: Path) -> None:
+    """Another standard evaluation."""
+    text = (run / "evaluations/hard-v1.json").read_text()
+    (run / "evaluations/dc-legacy.json").write_text(text.replace('"hard-v1"', '"dc-legacy"'))
+
+
+def make_altered(run: Path) -> None:
+    """Two evaluations, both with altered settings."""
+    make_run(run, changed={"epochs": 5})
+    altered = run / "evaluations/hard-v1-nonstandard.json"
+    (run / "evaluations/hard-v1.json").write_bytes(altered.read_bytes())
+
+
 BAD_RUNS: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
     "no evaluation": (lambda run: (run / "evaluations/hard-v1.json").unlink(), [], "ddbench evaluate"),
     "no such protocol": (lambda run: None, ["--protocol", "hard-v2"], "did you mean 'hard-v1'"),
-    "two": (lambda run: make_run(run, changed={"epochs": 5}), [], "choose one with --protocol"),
+    "two": (lambda run: make_second(run), [], "choose one with --protocol"),
+    "two altered": (lambda run: make_altered(run), [], "choose one with --protocol"),
     "other synset": (lambda run: (run / "synset.safetensors").write_bytes(b"x"), [], "another synset"),
     "no synset": (lambda run: (run / "synset.safetensors").unlink(), [], "no such synset"),
     "newer": (lambda run: break_evaluation(run, lambda e: e.update(schema=2)), [], "newer"),

@@ -81,6 +81,23 @@ def test_all_standard_evaluations_at_once(tmp_path: Path, board: Path) -> None:
         call(run, board, "--all")
 
 
+def test_the_only_standard_evaluation_is_taken_and_told(
+    tmp_path: Path, board: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run")
+    make_run(run, changed={"epochs": 5})
+    told = "taking hard-v1, the only standard evaluation; --protocol takes another: hard-v1-nonstandard\n"
+    call(run, board, "--dry-run")
+    assert capsys.readouterr().out.startswith(told)
+    call(run, board)
+    assert capsys.readouterr().out.startswith(told)
+    (row,) = load_results(board)
+    assert row.protocol.standard
+    call(run, board, "--protocol", "hard-v1-nonstandard")
+    assert "taking" not in capsys.readouterr().out
+    assert sorted(row.protocol.standard for row in load_results(board)) == [False, True]
+
+
 def test_one_bad_evaluation_of_several_writes_nothing(tmp_path: Path, board: Path) -> None:
     run = make_run(tmp_path / "run")
     (run / "evaluations/zzz.json").write_text((run / "evaluations/hard-v1.json").read_text().replace("0.881", "7"))

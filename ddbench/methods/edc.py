@@ -46,7 +46,7 @@ class EDC(SeveralTeachers[EDCConfig]):
         title="EDC",
         line="real images moved towards several teachers' statistics, half those of their own classes",
         family="recovery from a teacher",
-        protocol="edc",
+        protocol="edc-ema",
         paper="Elucidating the Design Space of Dataset Condensation",
         authors=("Shitong Shao", "Zikai Zhou", "Huanran Chen", "Zhiqiang Shen"),
         venue="NeurIPS",

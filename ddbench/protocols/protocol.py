@@ -180,6 +180,15 @@ _BUILTIN: dict[str, Protocol] = {
             augmentation="randaugment+rrc+flip+cutmix",
             gt_weight=0.025,
         ),
+        # EDC as published: tested is the average of the weights; the statistics of batch norms are not averaged.
+        Protocol(
+            name="edc-ema",
+            **{**_MSE_GT, "schedule": "half-cosine"},
+            batch=50,
+            augmentation="randaugment+rrc+flip+cutmix",
+            gt_weight=0.025,
+            ema_decay=0.99,
+        ),
         Protocol(name="gvbsm", **_MSE_GT, batch=50, augmentation="rrc+flip+cutmix", gt_weight=0.1),
     )
 }
@@ -224,6 +233,7 @@ DESCRIPTIONS = {
     "sre2l-tiny": "as SRe2L on Tiny-ImageNet: teacher labels, SGD 0.2, warm-up, cosine, T 20 with T squared",
     "rd3": "as RD3: teacher labels, AdamW, 400 epochs of batch 50, T 20, crop, flip, CutMix",
     "edc": "as EDC: squared error to the mean of the teachers' logits, 1000 epochs, small batches, RandAugment, CutMix",
+    "edc-ema": "as edc, and tested is the moving average (0.99) of the student's weights, as EDC does",
     "gvbsm": "as G-VBSM: squared error to the mean of the teachers' logits, 1000 epochs, crop, flip, CutMix",
     "fkd": "stored labels of every view, replayed (ddbench relabel): AdamW, 300 epochs, T 20, CutMix",
 }
@@ -297,6 +307,8 @@ def changed(base: Protocol, **settings: Any) -> tuple[Protocol, dict[str, Any]]:
         raise UserError("sequential with labels 'stored': stored labels belong to passes over the whole synset")
     if made.label_smoothing or made.focal_gamma:
         _check_hard_loss(made)
+    if made.ema_buffers and not made.ema_decay:
+        raise UserError("ema_buffers without ema_decay: expected a decay above 0, such as 0.99, or no ema_buffers")
     return made, {
         item.name: plain(getattr(made, item.name))
         for item in fields(Protocol)

@@ -103,6 +103,11 @@ class Protocol:
     passes, plain SGD; the other settings of the training say nothing then."""
     init: Literal["", "xavier", "lecun"] = setting("", omit_default=True)
     """Initialisation of the students (:mod:`ddbench.networks.initialise`); empty: PyTorch's."""
+    ema_decay: float = setting(0.0, at_least=0, below=1, omit_default=True, expected="0 (off) to below 1")
+    """Tested is the exponential moving average of the student's weights over all steps: ``a <- d a + (1 - d) w`` after
+    each, from the initial weights on; 0: the last weights."""
+    ema_buffers: bool = setting(False, omit_default=True)
+    """With ``ema_decay``, the running statistics of norms are averaged too, else they are the last ones."""
 
     @property
     def hash(self) -> str:

@@ -21,6 +21,7 @@ from ddbench.runtime import device as devices
 from ddbench.runtime import seeds as randomness
 from ddbench.runtime.device import Compiler
 from ddbench.runtime.errors import UserError
+from ddbench.training.averaging import Averaging
 from ddbench.training.loops import Inputs, Resume, accuracy, forward_flops, inputs_of, predict, train
 from ddbench.training.optimizers import Optimizer, optimizer_state
 from ddbench.training.recorded import recordable
@@ -95,6 +96,8 @@ def trained_students(
 ) -> tuple[list[nn.Module], Compiler | None]:
     """Fresh students, one a seed, trained on the synset to the last epoch; and the compiler that was used.
 
+    Where the protocol averages weights, they hold the average.
+
     Args:
         tests: images that will be tested afterwards, for deciding whether compiling pays.
     """
@@ -123,22 +126,35 @@ def trained_students(
 
         if not draws_in_training(nets[0], inputs[0].shape):
             how = _how(plan, inputs[0], student, settings, lr, compiler)
-            for _ in train_many(nets, inputs[0], seeds=seeds, **how):
+            for _ in train_many(nets, inputs[0], seeds=seeds, average=_averaging(plan), **how):
                 pass
             return nets, compiler
+    averaging = _averaging(plan)
     for seed, net in zip(seeds, nets, strict=True):
         gathered: dict[str, Tensor] = {}
+        average = averaging.of(net.parameters(), net.buffers()) if averaging else None
         for stage, (part, own) in enumerate(zip(parts, inputs, strict=True)):
             named = randomness.derive(seed, "stage", stage) if stage else seed
             how = _how(part, own, student, settings, lr, compiler)
+            if average is not None:
+                how["after_step"] = average.update
             if len(parts) == 1 and recordable(net, device):
                 how["seen"] = seen_views(part, own)
             gathered = _train(net, own, named, gathered, how)
+        if average is not None:
+            average.put()
     return nets, compiler
+
+
+def _averaging(plan: Plan) -> Averaging | None:
+    protocol = plan.protocol
+    return Averaging(decay=protocol.ema_decay, buffers=protocol.ema_buffers) if protocol.ema_decay else None
 
 
 def train_network(net: nn.Module, plan: Plan, student: str, seed: int, settings: Settings) -> None:
     """Train a network that is there already, in place, on a synset of one stage; an optimiser of its own is used.
+
+    It ends with its last weights, whatever the protocol averages.
 
     Args:
         net: a ``student``, on the device of the settings.

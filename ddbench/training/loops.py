@@ -187,6 +187,7 @@ def train(
     labels: Labels | None = None,
     loss: Loss | None = None,
     penalty: Penalty | None = None,
+    after_step: Callable[[], None] = lambda: None,
     view_seed: int | None = None,
     seen: Callable[..., Iterable[View]] | None = None,
     precision: str = "float32",
@@ -205,6 +206,7 @@ def train(
         rebuild: where the factor changes, build a new optimiser, losing its momentum, as public DC and MTT code does.
         labels, loss: what is learned; default: the inputs' own labels by cross-entropy.
         penalty: added to the loss of every view.
+        after_step: called after every step, as an average of the weights needs it.
         view_seed: names order and augmentation in place of ``seed``, where stored labels belong to certain views.
         seen: gives what :func:`views` gives, as where it was kept; default: that function.
         compiler: ``torch.compile`` or ``None``.
@@ -218,10 +220,7 @@ def train(
     rate = factor(max(0, first - 1)) if factor else 1.0
     stepper = _begun(net, optimizer, rate, resume)
     loss = loss or own_loss(policy is not None and policy.mix != "none")
-    objective = _objective(net, loss, penalty, precision, device)
-    repeat = of_ours(loss) and compiler is None and penalty is None and precision == "float32"
-    plain = Gradients(net, objective, repeat and recordable(net, device))
-    whole = Gradients(net, compiler(objective), False) if compiler is not None else plain
+    whole, plain = _gradients(net, loss, penalty, precision, device, compiler)
     without = leaves_one_out(net, inputs, batch)
     trained, named = count - without, seed if view_seed is None else view_seed
     for epoch in range(first, epochs):
@@ -238,6 +237,7 @@ def train(
                     continue
                 value, logits = (whole if len(view.x) == min(batch, count) else plain)(view.x, labels(view))
                 stepper.step()
+                after_step()
                 loss_sum += value * len(view.x)
                 right += (logits.argmax(1) == hard[view.index]).sum()
         if checkpoint is not None:
@@ -262,6 +262,21 @@ def leaves_one_out(net: nn.Module, inputs: Inputs, batch: int) -> bool:
             "a larger --batch or another student"
         )
     return True
+
+
+def _gradients(
+    net: nn.Module,
+    loss: Loss,
+    penalty: Penalty | None,
+    precision: str,
+    device: torch.device,
+    compiler: Compiler | None,
+) -> tuple[Gradients, Gradients]:
+    """What descends on a whole batch, compiled where there is a compiler, and on a smaller one."""
+    objective = _objective(net, loss, penalty, precision, device)
+    repeat = of_ours(loss) and compiler is None and penalty is None and precision == "float32"
+    plain = Gradients(net, objective, repeat and recordable(net, device))
+    return Gradients(net, compiler(objective), False) if compiler is not None else plain, plain
 
 
 def _objective(

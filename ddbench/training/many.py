@@ -21,6 +21,7 @@ from ddbench.data.augment import Draw, Strategy, apply, draw
 from ddbench.data.policy import ALWAYS, Mix, Policy, augment
 from ddbench.runtime import seeds as randomness
 from ddbench.runtime.device import Compiler
+from ddbench.training.averaging import Averaging
 from ddbench.training.flat import drawing_modules, draws
 from ddbench.training.loops import (
     TEST_BATCH,
@@ -201,6 +202,7 @@ def train_many(
     rebuild: bool = False,
     labels: Labels | None = None,
     loss: Loss | None = None,
+    average: Averaging | None = None,
     view_seed: int | None = None,
     precision: str = "float32",
     compiler: Compiler | None = None,
@@ -217,6 +219,7 @@ def train_many(
         labels: called for every network's view by itself; default: the inputs' own.
         loss: of one network's logits and targets, mapped over the networks: it must not look at numbers, and operations
             that ``vmap`` has no rule for (``F.kl_div``) go network by network, with a warning.
+        average: in the end the networks hold this average of their weights over the steps.
         write: copy weights and statistics into the networks after every epoch.
 
     The other arguments are those of :func:`~ddbench.training.loops.train`, for all networks.
@@ -240,7 +243,7 @@ def train_many(
     seen = functools.partial(many_views, inputs, batch=batch, policy=policy, seeds=named)
     whole = compiler(step) if compiler is not None else step
     steps = _Steps(inputs, labels, min(batch, len(inputs)), step, whole, without)
-    return _run(stack, steps, epochs, optimizer, factor, rebuild, seen, write)
+    return _run(stack, steps, epochs, optimizer, factor, rebuild, seen, average, write)
 
 
 @dataclass(frozen=True)
@@ -271,6 +274,7 @@ def _run(
     factor: Callable[[int], float] | None,
     rebuild: bool,
     views: Callable[..., Iterator[Views]],
+    averaging: Averaging | None,
     write: bool,
 ) -> Iterator[tuple[Epoch, ...]]:
     """The epochs of :func:`train_many`."""
@@ -278,6 +282,7 @@ def _run(
     count = len(inputs) - losses.without
     rate = factor(0) if factor else 1.0
     steppers = _make_optimizers(stack, replace(optimizer, lr=optimizer.lr * rate))
+    average = averaging.of(stack.parameters.values(), stack.buffers.values()) if averaging else None
     try:
         for epoch in range(epochs):
             wanted = factor(epoch) if factor else 1.0
@@ -300,6 +305,8 @@ def _run(
                 values.sum().backward()
                 for stepper in steppers:
                     stepper.step()
+                if average is not None:
+                    average.update()
                 loss_sum += values.detach() * seen.index.shape[1]
                 right += (logits.argmax(2) == inputs.hard_labels[seen.index]).sum(1)
             if write:
@@ -307,6 +314,8 @@ def _run(
             pairs = zip(loss_sum.tolist(), right.tolist(), strict=True)
             yield tuple(Epoch(number=epoch + 1, loss=a / count, accuracy=b / count) for a, b in pairs)
     finally:
+        if average is not None:
+            average.put()
         stack.write()
 
 

@@ -32,6 +32,7 @@ HASHES = {
     "fkd": "c80c6e7d07467336",
     "rd3": "677d4135d8ec579f",
     "edc": "c76a8c30539ee3c1",
+    "edc-ema": "91c596ef1fc828f1",
     "gvbsm": "97908b08c04aaf89",
     "mse-v1": "6d34e99a5eaa8ca3",
     "dd-recipe": "9aa5c81aaeebc5fe",

@@ -14,6 +14,7 @@ import tyro
 
 from ddbench.cli.distill import evaluation_command
 from ddbench.cli.parse import parse
+from ddbench.evaluation.result import ranked_by, said_before
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import read_json
 from ddbench.statistics import count_words, interval_words
@@ -105,10 +106,9 @@ def main(argv: list[str]) -> None:
         print(f"  evaluation {name}" + ("" if table["standard"] else "  NON-STANDARD"))
         for student, entry in table["students"].items():
             words = interval_words(entry, 100, 2)
-            print(
-                f"    {student:<24} {100 * entry['mean']:6.2f} %  {words}{'  ' if words else ''}"
-                f"({count_words(entry['n'], 'seed')})"
-            )
+            figure = f"{said_before(table['metric'], table['title'])}{100 * entry['mean']:6.2f} %"
+            seeds = count_words(entry["n"], "seed")
+            print(f"    {student:<24} {figure}  {words}{'  ' if words else ''}({seeds})")
         if table["measured"]:
             print(f"    measured: {', '.join(table['measured'])}")
     for command in found["next"]:
@@ -262,19 +262,21 @@ def _store(place: Path) -> dict[str, Any]:
 
 
 def _evaluation(path: Path, header: Mapping[str, Any]) -> dict[str, Any]:
-    """Students with the summary of their accuracy, and what else was measured.
+    """Students with the summary of the metric that ranks, and what else was measured.
 
     Raises:
         UserError: it is malformed.
     """
     try:
-        students = {}
+        students, main = {}, ranked_by(header["metrics"])
+        title = str(header["metrics"][main]["title"])
         for student, entry in header["summary"].items():
-            told = entry["accuracy"]
+            told = entry[main]
             ends = {end: None if told[end] is None else float(told[end]) for end in ("low", "high")}
             students[str(student)] = {"mean": float(told["mean"]), "n": int(told["n"]), **ends}
         standard = header["protocol"]["standard"] is True
-        return {"standard": standard, "students": students, "measured": sorted(header.get("measured", {}))}
+        measured = sorted(header.get("measured", {}))
+        return {"standard": standard, "metric": main, "title": title, "students": students, "measured": measured}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: its summary is malformed ({error!r:.80}); evaluate again") from None
 

@@ -146,13 +146,20 @@ def verify(argv: list[str]) -> None:
 
 def print_verification(row: Result, made: Verification) -> None:
     """Claimed and measured numbers of each student side by side."""
+    from ddbench.evaluation.result import said_before
     from ddbench.leaderboard.columns import SHORT
 
+    named = said_before(made.metric, row.metrics[made.metric].title).rstrip()
     synset, unit = row.synset, row.metrics[made.metric].unit
     print(f"{row.id}  {synset.method} on {synset.dataset}, {synset.budget.name}, {row.protocol.name}: {made.verdict}")
     claims = {claim.student: claim.value for claim in row.submission.claims if claim.metric == made.metric}
     lines = [
-        (student, _number(claims[student], unit) if student in claims else "-", entry, unit)
+        (
+            f"{student}, {named}" if named else student,
+            _number(claims[student], unit) if student in claims else "-",
+            entry,
+            unit,
+        )
         for student, entry in made.students.items()
     ]
     for metric, table in made.measured.items():

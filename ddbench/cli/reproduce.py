@@ -15,6 +15,7 @@ from ddbench.cli.engine import Engines, fan_out
 from ddbench.cli.parse import parse
 from ddbench.cli.settings import Common, worker_count
 from ddbench.cli.shards import Sharded, print_status, with_shard
+from ddbench.evaluation.result import said_before
 from ddbench.leaderboard.plans import Plan, PlanCell, find_plan
 from ddbench.leaderboard.reproduction import (
     Workshop,
@@ -199,11 +200,12 @@ def _print(cells: Sequence[PlanCell], leaderboard: Path, failed: Mapping[str, st
             print(f"  {cell.name:<{width}}  {state:<7} {cost}  {targets}".rstrip())
             continue
         published = {one.student: one.value for one in cell.published if one.value is not None}
-        parts = []
+        parts, main = [], result.main_metric
+        named = said_before(main, result.metrics[main].title)
         for student in cell.students or result.students:
-            mean = result.summary[student]["accuracy"]["mean"]
+            mean = result.summary[student][main]["mean"]
             target = f", published {100 * published[student]:.1f}" if student in published else ""
-            parts.append(f"{student} {100 * mean:.1f}{target}")
+            parts.append(f"{student} {named}{100 * mean:.1f}{target}")
         print(f"  {cell.name:<{width}}  {'; '.join(parts)}")
     done = sum(row is not None for row in rows.values())
     if any(cell.expected and rows[cell.name] is None for cell in cells):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     import pandas
     from PIL.Image import Image
 
-NOT_PRINTED = ("accuracy", "adaptive_ece", "classwise_ece", "nll_scaled", "brier")
-"""What metrics begin with that are in the file only: the accuracy has a line of its own, and calibration has many."""
+RANKING = ("roc_auc", "accuracy")
+"""Metrics that rank a result, the first that there is; an accuracy says little where classes are of very different
+sizes."""
+
+NOT_PRINTED = ("adaptive_ece", "classwise_ece", "nll_scaled", "brier")
+"""What metrics begin with that are in the file only: calibration has many. What ranks has a line of its own."""
 
 
 ORDER = (
@@ -35,6 +39,16 @@ ORDER = (
     "ood",
 )
 """What metrics begin with, in the order of their lines."""
+
+
+def ranked_by(metrics: Mapping[str, Any]) -> str:
+    """The metric that a result is ranked by: of :data:`RANKING` the first that it has, else the first by name."""
+    return next((name for name in RANKING if name in metrics), min(metrics))
+
+
+def said_before(metric: str, title: str) -> str:
+    """What stands before figures of a metric that ranks, such as ``ROC-AUC ``; nothing before accuracy."""
+    return "" if metric == "accuracy" else f"{title.removeprefix('Test ')} "
 
 
 @dataclass(frozen=True, repr=False)
@@ -108,9 +122,9 @@ class Evaluation:
         """
         return float(self.summary(student)["mean"])
 
-    def by_seed(self, student: str) -> dict[int, float]:
-        """Test accuracy of each of a student's runs, by seed."""
-        return {run["seed"]: run["metrics"]["accuracy"] for run in self.data["runs"] if run["student"] == student}
+    def by_seed(self, student: str, metric: str = "accuracy") -> dict[int, float]:
+        """A metric of each of a student's runs, by seed."""
+        return {run["seed"]: run["metrics"][metric] for run in self.data["runs"] if run["student"] == student}
 
     def frame(self) -> pandas.DataFrame:
         """One row a run: ``method``, ``dataset``, ``protocol``, ``student``, ``seed``, then a column a metric.
@@ -144,13 +158,16 @@ class Evaluation:
 
     def _lines(self) -> Iterator[str]:
         yield self.title
+        known = self.data["metrics"]
+        main = ranked_by(known)
         for student, metrics in self.data["summary"].items():
-            entry, rate = metrics["accuracy"], self.data["learning_rates"][student]
+            entry, rate = metrics[main], self.data["learning_rates"][student]
             words = interval_words(entry, 100, 2)
             interval = f"  95 % interval {words}" if words and words != TOO_FEW else f"  {words}" if words else ""
             seeds = count_words(entry["n"], "seed")
-            yield f"  {student:<24} {100 * entry['mean']:6.2f} %{interval}  ({seeds})  lr {rate['rate']:g}"
-            yield from _measured(self.data["metrics"], metrics)
+            figure = f"{said_before(main, known[main]['title'])}{100 * entry['mean']:6.2f} %"
+            yield f"  {student:<24} {figure}{interval}  ({seeds})  lr {rate['rate']:g}"
+            yield from _measured({name: known[name] for name in known if name != main}, metrics)
         for student, lost in self.diverged.items():
             total = len(lost) + sum(run["student"] == student for run in self.data["runs"])
             yield f"  {student:<24} diverged: seeds {_listed(lost)} ({len(lost)} of {total}); it has no mean"
@@ -169,22 +186,24 @@ class Evaluation:
 
 
 def side_by_side(results: Sequence[Evaluation]) -> list[str]:
-    """Lines of a table: each student's accuracy by each protocol, and its paired difference from the first one.
+    """Lines of a table: each student by each protocol in what ranks, and its paired difference from the first one.
 
     Args:
         results: evaluations of one synset, at least one.
     """
     first, width = results[0], max(len(one.data["protocol"]["name"]) for one in results)
-    lines = ["", f"accuracy in %, and - {first.data['protocol']['name']} with its 95 % interval, seeds paired"]
+    main = ranked_by(first.data["metrics"])
+    named = said_before(main, first.data["metrics"][main]["title"]) or "accuracy "
+    lines = ["", f"{named}in %, and - {first.data['protocol']['name']} with its 95 % interval, seeds paired"]
     for student in first.students:
-        base = first.by_seed(student)
+        base = first.by_seed(student, main)
         lines.append(f"  {student}")
         for one in results:
             if student not in one.students or student in one.diverged or student in first.diverged:
                 continue
-            line = f"    {one.data['protocol']['name']:{width}}  {100 * one.accuracy(student):5.1f}"
+            line = f"    {one.data['protocol']['name']:{width}}  {100 * one.summary(student, main)['mean']:5.1f}"
             if one is not first:
-                gap = paired_difference(one.by_seed(student), [base])
+                gap = paired_difference(one.by_seed(student, main), [base])
                 line += f"  {100 * gap['mean']:+.1f}"
                 if gap["low"] is not None and gap["high"] is not None:
                     line += f" ({100 * gap['low']:+.1f} to {100 * gap['high']:+.1f})" + (": tie" if gap["tie"] else "")
@@ -197,7 +216,7 @@ def _listed(seeds: list[int]) -> str:
 
 
 def _measured(known: dict[str, Any], metrics: dict[str, Any]) -> Iterator[str]:
-    """One line a metric that was measured beside the accuracy."""
+    """One line a metric that was measured beside the one that ranks."""
     shown = [name for name in known if name in metrics and not name.startswith(NOT_PRINTED)]
     places = {name: next((place for place, start in enumerate(ORDER) if name.startswith(start)), 99) for name in shown}
     for name in sorted(shown, key=lambda name: (places[name], name)):

@@ -11,6 +11,7 @@ from typing import Any
 from ddbench.evaluation.kept import Kept, read_kept
 from ddbench.evaluation.parts import Writer, part_name, probe_unit, rate_unit, run_unit, units_of
 from ddbench.evaluation.probing import estimates, tell
+from ddbench.evaluation.result import ranked_by
 from ddbench.evaluation.tasks import Job, ProbeTask, Task
 from ddbench.evaluation.weights import usable
 from ddbench.measurements.suite import Probe, Suite
@@ -200,9 +201,8 @@ def _take(work: Work, record: dict[str, Any], bar: Bar) -> None:
             f"evaluation it is {known['accuracy']:.6f} "
             "(another device or number of threads?); evaluate everything at once into another --out"
         )
-    bar.advance(
-        f"{record['student']} " + (f"{record['metrics']['accuracy']:.3f}" if "metrics" in record else "diverged")
-    )
+    metrics = record.get("metrics")
+    bar.advance(f"{record['student']} " + (f"{metrics[ranked_by(metrics)]:.3f}" if metrics else "diverged"))
 
 
 def _probe(work: Work) -> None:

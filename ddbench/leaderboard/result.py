@@ -12,12 +12,11 @@ from functools import cached_property
 from typing import Any, TypedDict
 
 from ddbench.evaluation.ddranking.definitions import Accuracies, repeat_scores
+from ddbench.evaluation.result import ranked_by
 from ddbench.statistics import Statistics
 
 KIND = "ddbench-result"
 SCHEMA = 1
-RANKING = ("roc_auc", "accuracy")
-"""Metrics that rank a row; an accuracy says little where classes are of very different sizes."""
 
 Settings = Mapping[str, Any]
 """A part whose keys are not the board's to say."""
@@ -393,8 +392,8 @@ class Result(Record):
 
     @cached_property
     def main_metric(self) -> str:
-        """The metric that the row is ranked by: of :data:`RANKING` the first that it has, else the first by name."""
-        return next((name for name in RANKING if name in self.metrics), min(self.metrics))
+        """The metric that the row is ranked by."""
+        return ranked_by(self.metrics)
 
     @cached_property
     def students(self) -> tuple[str, ...]:

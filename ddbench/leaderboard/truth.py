@@ -70,7 +70,7 @@ class Truth:
         if 0 < len(self.rows) < len(self.cells):
             found.append(f"{len(self.rows)} of the {len(self.cells)} synsets of the plan so far")
         if self.rows and theirs.runs is not None and theirs.networks is not None:
-            counts = Counter(len(row.values(theirs.student, "accuracy")) for row in self.rows)
+            counts = Counter(len(row.values(theirs.student, row.main_metric)) for row in self.rows)
             if set(counts) != {theirs.networks} or len(self.rows) != theirs.runs:
                 networks = " or ".join(count_words(count, "network") for count in sorted(counts))
                 found.append(
@@ -121,7 +121,7 @@ def _truth(
     rows: tuple[Result, ...],
     verifications: Mapping[str, Verification],
 ) -> Truth:
-    groups = [list(row.values(published.student, "accuracy").values()) for row in rows]
+    groups = [list(row.values(published.student, row.main_metric).values()) for row in rows]
     ours = summarise(groups[0] if len(groups) == 1 else [fmean(group) for group in groups]) if groups else None
     verdicts = [verifications[row.id].verdict if row.id in verifications else "below" for row in rows]
     return Truth(

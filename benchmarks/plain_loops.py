@@ -93,7 +93,8 @@ def one(side: str, job: str, precision: str) -> dict[str, float]:
                     cached[key] = once(function)
                 return cached[key]
 
-        inputs, test_inputs = Inputs(images[:count], labels[:count], None, cpu), Inputs(x_test, y_test, None, cpu)
+        inputs = Inputs(images[:count], labels[:count], None, cpu)
+        test_inputs = Inputs(x_test, y_test, None, cpu) if job == "score" else None
         settings = OptimizerSettings(lr=0.01, momentum=momentum, weight_decay=decay)
 
         def run(passes: int, test: bool) -> float:
@@ -109,9 +110,9 @@ def one(side: str, job: str, precision: str) -> dict[str, float]:
                 compiler=compiler,
             ):
                 pass
-            return (
-                accuracy(predict(module, test_inputs, precision=precision, compiler=compiler), y_test) if test else 0.0
-            )
+            if not test or test_inputs is None:
+                return 0.0
+            return accuracy(predict(module, test_inputs, precision=precision, compiler=compiler), y_test)
 
     warm = time.process_time()
     run(1, job == "score")

@@ -1,6 +1,7 @@
 """One table for each kind of labels, from the rows of a board: every method of a dataset beside random images.
 
     python benchmarks/label_tables.py                                  # writes docs/labels.md
+    python benchmarks/label_tables.py --check                          # 1 where that would change it
     python benchmarks/label_tables.py --datasets digits --print
 
 Rows are compared within a kind of labels and a protocol only, and with the same networks' seeds on both sides. The rate
@@ -83,19 +84,25 @@ def page(board: Path, datasets: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Write or print the page."""
+def main() -> int:
+    """Write, check or print the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--board", type=Path, default=ROOT / "leaderboard")
     parser.add_argument("--datasets", default="digits,fashion-mnist", help="comma-separated")
     parser.add_argument("--print", action="store_true", help="print it and write nothing")
+    parser.add_argument("--check", action="store_true", help="1 where docs/labels.md is not that page; write nothing")
     args = parser.parse_args()
     text = page(args.board, args.datasets.split(","))
+    target = ROOT / "docs" / "labels.md"
     if args.print:
         sys.stdout.write(text)
-    else:
-        (ROOT / "docs" / "labels.md").write_text(text, encoding="utf-8")
+    elif not args.check:
+        target.write_text(text, encoding="utf-8")
+    elif target.read_text(encoding="utf-8") != text:
+        print("docs/labels.md: not what the board gives; run python benchmarks/label_tables.py")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -5,11 +5,18 @@
 A cell of a table is a method under its protocol, with the networks of the same seeds on both sides; random is ten
 subsets, so the interval of a difference is over students and subsets. Random images stand under ``--random-protocol``,
 by default the method's own, else under ``--protocol``.
+
+A document says above each of its tables how it is made, ``<!-- paired_table --ipc 1 --methods mtt,ftd --base mtt
+--students NAME -->`` in one line:
+
+    python benchmarks/paired_table.py --write docs/digits.md     # or --check
 """
 
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -19,6 +26,10 @@ from ddbench.leaderboard.result import Budget, Result
 from ddbench.leaderboard.rows import current
 from ddbench.leaderboard.schema import load_results
 from ddbench.statistics import Statistics, interval_words, paired_difference, summarise, summarise_groups
+
+MARK = re.compile(r"^<!-- paired_table (.*) -->\n", re.MULTILINE)
+OLD = re.compile(r"\A\n*(\|.*\n)*")
+"""What stands below a mark: blank lines and a table."""
 
 
 def chosen(results: list[Result], args: argparse.Namespace, method: str, protocol: str | None) -> list[Result]:
@@ -47,13 +58,18 @@ def difference(ours: dict[int, float], others: list[dict[int, float]]) -> str:
     return f"{text}: tie" if gap["tie"] else text
 
 
-def means(results: list[Result], args: argparse.Namespace, student: str) -> None:
+def split(method: str) -> tuple[str, str | None]:
+    """Name and protocol of ``METHOD`` or ``METHOD:PROTOCOL``."""
+    name, _, protocol = method.partition(":")
+    return name, protocol or None
+
+
+def means(results: list[Result], args: argparse.Namespace, student: str) -> list[str]:
     """One table of several metrics: means over network seeds with intervals; random over its subsets too."""
     metrics = args.metrics.split(",")
-    print(f"\nIPC {args.ipc}, {student}\n")
-    print(f"| method | protocol | {' | '.join(metrics)} |\n|{' --- |' * (len(metrics) + 2)}")
+    lines = [f"| method | protocol | {' | '.join(metrics)} |", f"|{' --- |' * (len(metrics) + 2)}"]
     for method in args.methods.split(","):
-        name, _, protocol = method.partition(":")
+        name, protocol = split(method)
         rows = [row for row in chosen(results, args, name, protocol or args.protocol) if student in row.summary]
         if not rows:
             continue
@@ -67,53 +83,101 @@ def means(results: list[Result], args: argparse.Namespace, student: str) -> None
             digits, unit = (1, 100) if "accuracy" in metric or metric.startswith("robust") else (3, 1)
             mean, fraction = f"{unit * entry['mean']:.{digits}f}", unit == 100
             cells.append(f"{mean} ({interval_words(entry, unit, digits, fraction)})")
-        print(f"| {name} | `{rows[0].protocol.name}` | {' | '.join(cells)} |")
+        lines.append(f"| {name} | `{rows[0].protocol.name}` | {' | '.join(cells)} |")
+    return lines
 
 
-def main() -> None:
-    """Print one table for each student."""
+def pairs(results: list[Result], args: argparse.Namespace, student: str) -> list[str]:
+    """One table of one metric, beside random images and beside the base."""
+    base = f" | - {args.base}" if args.base else ""
+    lines = [f"| method | protocol | % | - random{base} |", f"|{' --- |' * (5 if args.base else 4)}"]
+    for method in args.methods.split(","):
+        name, wanted = split(method)
+        found = chosen(results, args, name, wanted)
+        if not found or not found[0].values(student, args.metric):
+            continue
+        result = found[0]
+        protocol = result.protocol.name
+        ours = result.values(student, args.metric)
+        randoms = chosen(results, args, "random", args.random_protocol or protocol)
+        randoms = randoms or chosen(results, args, "random", args.protocol)
+        subsets = [own for own in (one.values(student, args.metric) for one in randoms) if own]
+        cells = [name, f"`{protocol}`"]
+        if name == "random":
+            cells += [interval(summarise_groups([list(own.values()) for own in subsets])), ""]
+        else:
+            cells += [interval(summarise(list(ours.values()))), difference(ours, subsets) if subsets else ""]
+        if args.base:
+            others = chosen(results, args, args.base, args.protocol) or chosen(results, args, args.base, None)
+            other = [own for own in (one.values(student, args.metric) for one in others[:1]) if own]
+            cells.append(difference(ours, other) if other and name not in (args.base, "random") else "")
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def table(results: list[Result], args: argparse.Namespace, student: str) -> list[str]:
+    """The table of a student."""
+    return (means if args.metrics else pairs)(results, args, student)
+
+
+def made(text: str, results: list[Result], path: str = "") -> str:
+    """A document with the table under each mark ``<!-- paired_table FLAGS -->`` made again; a mark names one student.
+
+    Raises:
+        SystemExit: a mark that is no such command.
+    """
+    parts = MARK.split(text)
+    pieces = [parts[0]]
+    for flags, after in zip(parts[1::2], parts[2::2], strict=True):
+        args = parser().parse_args(shlex.split(flags))
+        if not args.students or "," in args.students:
+            raise SystemExit(f"{path}: paired_table {flags}: expected --students with one student")
+        rows = table(results, args, args.students)
+        pieces += [f"<!-- paired_table {flags} -->\n\n", "\n".join(rows), "\n", OLD.sub("", after, count=1)]
+    return "".join(pieces)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of the command line, and of a mark in a document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--board", type=Path, default=Path(__file__).parents[1] / "leaderboard")
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument("--ipc", type=int, required=True)
-    parser.add_argument("--methods", required=True, help="comma-separated, in the order of the table")
+    parser.add_argument("--dataset", default="digits")
+    parser.add_argument("--ipc", type=int)
+    parser.add_argument("--methods", help="comma-separated METHOD or METHOD:PROTOCOL, in the order of the table")
     parser.add_argument("--protocol", default="hard-v1", help="preferred where a method has rows under several")
     parser.add_argument("--random-protocol", default=None)
     parser.add_argument("--base", default=None, help="a method that the others are also compared with")
     parser.add_argument("--students", default=None)
     parser.add_argument("--metric", default="accuracy")
     parser.add_argument("--metrics", default=None, help="several, comma-separated: one table of their means instead")
-    args = parser.parse_args()
+    parser.add_argument("--write", type=Path, metavar="FILE.md", help="make the marked tables of a document again")
+    parser.add_argument("--check", type=Path, metavar="FILE.md", help="1 where --write would change the document")
+    return parser
+
+
+def main() -> int:
+    """Print one table for each student, or make those of a document."""
+    args = parser().parse_args()
     results = [entry.result for entry in current(load_results(args.board))]
-    rows = {method: chosen(results, args, method.partition(":")[0], None) for method in args.methods.split(",")}
-    known = [student for found in rows.values() for result in found for student in result.summary]
-    for student in args.students.split(",") if args.students else dict.fromkeys(known):
-        if args.metrics:
-            means(results, args, student)
-            continue
-        print(f"\nIPC {args.ipc}, {student}, {args.metric}\n")
-        base = f" | - {args.base}" if args.base else ""
-        print(f"| method | protocol | % | - random{base} |\n|{' --- |' * (5 if args.base else 4)}")
-        for method, found in rows.items():
-            if not found or not found[0].values(student, args.metric):
-                continue
-            result = found[0]
-            protocol = result.protocol.name
-            ours = result.values(student, args.metric)
-            randoms = chosen(results, args, "random", args.random_protocol or protocol)
-            randoms = randoms or chosen(results, args, "random", args.protocol)
-            subsets = [own for own in (one.values(student, args.metric) for one in randoms) if own]
-            cells = [method, f"`{protocol}`"]
-            if method == "random":
-                cells += [interval(summarise_groups([list(own.values()) for own in subsets])), ""]
-            else:
-                cells += [interval(summarise(list(ours.values()))), difference(ours, subsets) if subsets else ""]
-            if args.base:
-                base_rows = rows.get(args.base) or chosen(results, args, args.base, args.protocol)
-                other = [own for own in (one.values(student, args.metric) for one in base_rows[:1]) if own]
-                cells.append(difference(ours, other) if other and method not in (args.base, "random") else "")
-            print("| " + " | ".join(cells) + " |")
+    document = args.write or args.check
+    if document:
+        old = document.read_text(encoding="utf-8")
+        new = made(old, results, str(document))
+        if args.write:
+            document.write_text(new, encoding="utf-8")
+        elif new != old:
+            print(f"{document}: not what the board gives; run python benchmarks/paired_table.py --write {document}")
+            return 1
+        return 0
+    if args.ipc is None or not args.methods:
+        raise SystemExit("expected --ipc and --methods, or --write or --check with a document")
+    rows = [result for method in args.methods.split(",") for result in chosen(results, args, *split(method))]
+    known = dict.fromkeys(student for result in rows for student in result.summary)
+    for student in args.students.split(",") if args.students else known:
+        print(f"\nIPC {args.ipc}, {student}{'' if args.metrics else ', ' + args.metric}\n")
+        print("\n".join(table(results, args, student)))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from made_board import STUDENTS, made_board, made_result, many_results, put
+from rich.console import Console
 
 from ddbench.cli import leaderboard as verb
 from ddbench.leaderboard.board import read_board
@@ -22,7 +23,8 @@ from ddbench.leaderboard.pages.export import csv_text, frame, harmless, index
 from ddbench.leaderboard.pages.latex import escape, latex_text
 from ddbench.leaderboard.pages.latex_wide import title_of, wide_text
 from ddbench.leaderboard.pages.page import build
-from ddbench.leaderboard.pages.view import budget_text, lay_out
+from ddbench.leaderboard.pages.terminal import show
+from ddbench.leaderboard.pages.view import PLACE, budget_text, lay_out
 from ddbench.leaderboard.rows import Cell
 from ddbench.leaderboard.select import Selection, select
 from ddbench.runtime.errors import UserError
@@ -266,6 +268,26 @@ def test_show_filters(board: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "HLR" in shown
     with pytest.raises(UserError, match="--dataset mnist: not on this board"):
         verb.main(["show", "--leaderboard", str(board), "--dataset", "mnist"])
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_a_terminal_of_any_width_cuts_no_name_and_no_number(cells: list[Cell], width: int) -> None:
+    """Many students whose names differ at their ends stand in several tables, each with rank and method."""
+    tables = [lay_out(cell, everyone=True) for cell in cells]
+    tables.append(tables[0].at([0, 1, *range(2, len(tables[0].columns)), *range(2, len(tables[0].columns))]))
+    for table in tables:
+        console = Console(file=io.StringIO(), width=width, highlight=False)
+        show([table], console)
+        lines = console.file.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        heads = [[field.strip() for field in line.split("┃")[1:-1]] for line in lines if line.startswith("┃")]
+        whole = [title for head in heads for title in head if title not in ("rank", "method")]
+        assert sorted(whole) == sorted(column.title for column in table.columns if column.group != PLACE)
+        assert all(head[:2] == ["rank", "method"] for head in heads)
+        numbers = {field.strip() for line in lines if line.startswith("│") for field in line.split("│")}
+        for line in table.lines:
+            for column, entry in zip(table.columns, line.entries, strict=True):
+                assert not column.number or entry.detail or entry.text in numbers
 
 
 def test_rows_measured_with_other_settings_are_not_compared(tmp_path: Path) -> None:

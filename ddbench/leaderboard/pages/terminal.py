@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table as Grid
 from rich.text import Text
 
 from ddbench.leaderboard.board import read_board
 from ddbench.leaderboard.kept import made_once
-from ddbench.leaderboard.pages.view import Table, lay_out, parts
+from ddbench.leaderboard.pages.view import PLACE, Entry, Table, lay_out, parts
 from ddbench.leaderboard.select import Selection, select
 
 PLAIN_WIDTH = 200
-"""Columns when the output is no terminal: wide enough that nothing is cut."""
+"""Columns when the output is no terminal."""
+
+METHOD = "method"
+"""Title of the column that takes the room that the others leave."""
+
+EDGES = 3
+"""Columns of the terminal that a field takes beside its text."""
 
 
 def show_board(root: Path, selection: Selection) -> None:
@@ -51,16 +57,48 @@ def show(tables: Sequence[Table], console: Console | None = None) -> None:
         title = f"{table.title} · {cell.label_kind} labels · {cell.protocol.name} {cell.protocol.hash}"
         if not cell.protocol.standard:
             title += " · non-standard"
-        for place, part in enumerate(parts(table)):
-            console.print(_grid(part, title if place == 0 else f"{table.title}, continued", table.caption))
+        narrow = (one for part in parts(table) for one in _fitting(part, console.width))
+        for place, part in enumerate(narrow):
+            console.print(_grid(part, *((title, table.caption) if place == 0 else (f"{table.title}, continued", ""))))
+
+
+def _fitting(table: Table, width: int) -> list[Table]:
+    """The table as as many as it takes for heads and numbers to stand whole, each with rank and method."""
+    room = [EDGES + _room(table, number) for number in range(len(table.columns))]
+    place = [number for number, column in enumerate(table.columns) if column.group == PLACE]
+    taken: list[list[int]] = [[]]
+    for number in range(len(table.columns)):
+        if number in place:
+            continue
+        if taken[-1] and 1 + sum(room[one] for one in (*place, *taken[-1], number)) > width:
+            taken.append([])
+        taken[-1].append(number)
+    return [table.at([*place, *chosen]) for chosen in taken]
+
+
+def _room(table: Table, number: int) -> int:
+    """The width of a column: texts and its head stand whole, what is told below them and methods break at spaces."""
+    column = table.columns[number]
+    entries = [line.entries[number] for line in table.lines]
+    broken = [word for entry in entries for word in f"({entry.detail})".split()]
+    texts = [entry.text for entry in entries]
+    whole = texts if column.title != METHOD else [word for text in texts for word in text.split()]
+    return max(map(len, [column.title, *whole, *broken]))
+
+
+def _field(entry: Entry) -> str:
+    return f"{entry.text} ({entry.detail})" if entry.detail else entry.text
 
 
 def _grid(table: Table, title: str, caption: str) -> Grid:
-    grid = Grid(title=_line(title), caption=_line(caption), title_justify="left", caption_justify="left")
-    for column in table.columns:
-        grid.add_column(_line(column.title), justify="right" if column.number else "left", vertical="top")
+    below = _line(caption) if caption else None
+    grid = Grid(title=_line(title), caption=below, title_justify="left", caption_justify="left")
+    for number, column in enumerate(table.columns):
+        justify: JustifyMethod = "right" if column.number else "left"
+        width = None if column.title == METHOD else _room(table, number)
+        grid.add_column(_line(column.title), justify=justify, vertical="top", width=width, overflow="fold")
     for line in table.lines:
-        fields = [f"{entry.text} ({entry.detail})" if entry.detail else entry.text for entry in line.entries]
+        fields = [_field(entry) for entry in line.entries]
         grid.add_row(
             *(_line(text, "bold" if entry.best else "") for text, entry in zip(fields, line.entries, strict=True))
         )

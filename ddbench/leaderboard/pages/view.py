@@ -71,8 +71,10 @@ class Table:
     def only(self, groups: Sequence[str]) -> Table | None:
         """The same table with the columns of some groups; None where nothing but the place is left."""
         kept = [i for i, column in enumerate(self.columns) if column.group in groups]
-        if all(self.columns[i].group == PLACE for i in kept):
-            return None
+        return None if all(self.columns[i].group == PLACE for i in kept) else self.at(kept)
+
+    def at(self, kept: Sequence[int]) -> Table:
+        """The same table with some of its columns, by number."""
         lines = tuple(Line(line.row, line.reference, tuple(line.entries[i] for i in kept)) for line in self.lines)
         return Table(self.cell, self.title, self.caption, tuple(self.columns[i] for i in kept), lines)
 

@@ -104,7 +104,8 @@ def measure(tree: Tree, old: Tree | None, count: int) -> dict[str, dict[str, flo
     """Name of a command -> its seconds.
 
     By ``before``, the earlier commit; ``cold``, nothing kept; ``same``, an unchanged board; ``grown``, one row more.
-    The two trees take turns, so that other work of the machine slows both; ``before`` and ``same`` are medians.
+    The two trees take turns, so that other work of the machine slows both; ``before`` and ``same`` are medians of
+    ``ROUNDS`` where there is a bound, else of one.
     """
     for one in filter(None, (tree, old)):
         one.make(count)
@@ -113,13 +114,15 @@ def measure(tree: Tree, old: Tree | None, count: int) -> dict[str, dict[str, flo
     for number, name in enumerate(COMMANDS):
         tree.forget()
         times = {"before": float("nan"), "cold": tree.seconds(name), "grown": float("nan")}
-        pairs = [(old.seconds(name) if old else float("nan"), tree.seconds(name)) for _ in range(ROUNDS)]
+        rounds = ROUNDS if name in BOUNDS else 1
+        pairs = [(old.seconds(name) if old else float("nan"), tree.seconds(name)) for _ in range(rounds)]
         times["before"], times["same"] = (statistics.median(side) for side in zip(*pairs, strict=True))
         if name != "build --check":  # with a row more it fails, as it should
             tree.make(count + number + 1, count + number)
             times["grown"] = tree.seconds(name)
             tree.seconds("build")
         found[name] = times
+        print(name, times, file=sys.stderr)
     return found
 
 

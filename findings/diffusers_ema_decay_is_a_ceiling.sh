@@ -5,8 +5,8 @@
 # 1 - (1 + k) ** (-2 / 3) where it is on: both warm up, and the one with the name has the lower decay from step 702.
 # 0.999 is in force from step 8991 and from step 31623. With weights that are k at step k the default gives 0.9 k: 1,000
 # steps end at 900 for a decay of 0.999 and for 0.9999, an average over about the last tenth of the training, where
-# torch's AveragedModel at 0.999 ends at 368.7. A student of a synset has no more steps than that. ddbench's average of a
-# student's weights is the plain one.
+# torch's AveragedModel at 0.999 ends at 368.7. Students of small synsets have about as many steps. ddbench's average of
+# a student's weights is the plain one.
 #
 # Seen:
 #   diffusers 0.42.1

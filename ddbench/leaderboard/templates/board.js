@@ -170,11 +170,12 @@ function showBoard(board) {
   const form = byId("filters");
   const labels = { accuracy: "accuracy", cost: "cost", rate: "rate", further: "second metric", scores: "DD-Ranking", calibration: "calibration", robustness: "robustness", corruptions: "corruptions", ood: "other data", tasks: "tasks", about: "about" };
   const there = unique(board.tables.flatMap((t) => t.columns.map((c) => c.g))).filter((g) => g in labels && g !== "accuracy");
-  const narrow = matchMedia("(max-width: 40rem)").matches;
+  /* On a smaller screen a table begins with what fits beside the accuracies. */
+  const first = matchMedia("(max-width: 40rem)").matches ? [] : matchMedia("(max-width: 86rem)").matches ? ["cost", "about"] : there;
   for (const g of there) {
-    const box = h("input", { type: "checkbox", checked: !narrow, change: () => { boxes.chosen = true; state.hidden[box.checked ? "delete" : "add"](g); apply(); } });
+    const box = h("input", { type: "checkbox", checked: first.includes(g), change: () => { boxes.chosen = true; state.hidden[box.checked ? "delete" : "add"](g); apply(); } });
     boxes.set(g, box);
-    if (narrow) state.hidden.add(g);
+    if (!box.checked) state.hidden.add(g);
     byId("columns").append(h("label", {}, box, ` ${labels[g]}`));
   }
   const read = () => {

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import common
-from plain_loops import plain_network
 
 MODES = ("plain", "unroll", "adjoint", "auto", "auto 2G", "adjoint compiled", "truncated")
 STEPS = (10, 20, 40)
@@ -79,7 +78,7 @@ def one(mode: str, steps: int, width: int = 32, public: str = "") -> dict[str, f
     if not eager:
         device.prepare(1)
     module = build_student(f"convnet-d3-w{width}-in", channels=1, size=28, classes=10, seed=0)
-    net: Any = FlatNet(plain_network(width) if eager else module)
+    net: Any = FlatNet(common.plain_network(width) if eager else module)
     g = torch.Generator().manual_seed(0)  # neither time nor memory depends on what the images show
     images, labels = torch.randn(100, 1, 28, 28, generator=g), torch.arange(100) % 10
     start = flatten_parameters(module)

@@ -12,12 +12,10 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import common
-from plain_loops import plain_network
 
 WIDTH = 128
 BATCH = 256
@@ -28,29 +26,14 @@ PER_CLASS = 300
 BOUND = 0.8
 
 
-def dataset() -> Any:
-    """Random pixels as a dataset of Fashion-MNIST's shape: neither time nor memory depends on what the images show."""
-    import torch
-
-    from ddbench.data.dataset import Split, make_dataset
-    from ddbench.data.specs import DATASETS
-
-    g = torch.Generator().manual_seed(0)
-    labels = torch.arange(10).repeat_interleave(PER_CLASS)
-    images = torch.randint(256, (len(labels), 1, 28, 28), generator=g, dtype=torch.uint8)
-    return make_dataset(DATASETS["fashion-mnist"], Split(images, labels), Split(images[:10], labels[:10]))
-
-
 def plain(width: int, batch: int) -> Callable[[int], float]:
     """The public form of the loop; returns a function that does one outer iteration and gives its loss."""
     import torch
     import torch.nn.functional as F
 
-    from ddbench.data.preprocess import fit_preprocess
-
-    data = dataset()
-    real = fit_preprocess(data, "meanstd").apply(data.train.images)
-    index = [torch.arange(label * PER_CLASS, (label + 1) * PER_CLASS) for label in range(10)]
+    pixels, labels = common.random_pixels(PER_CLASS)
+    real = common.plain_input(pixels)
+    index = [(labels == label).nonzero().flatten() for label in range(10)]
     images = torch.randn(10, 1, 28, 28, requires_grad=True)
     optimizer = torch.optim.SGD([images], lr=0.1, momentum=0.5)
 
@@ -64,7 +47,7 @@ def plain(width: int, batch: int) -> Callable[[int], float]:
         return total
 
     def iteration(_: int) -> float:
-        net: Any = plain_network(width)
+        net = common.plain_network(width)
         parameters = list(net.parameters())
         loss = torch.tensor(0.0)
         for label in range(10):
@@ -83,35 +66,14 @@ def plain(width: int, batch: int) -> Callable[[int], float]:
 
 def ours(width: int, batch: int) -> Callable[[int], float]:
     """The method after its set-up; returns a function that does one outer iteration and gives its loss."""
-    from pathlib import Path
-
-    import torch
-
-    from ddbench.data.preprocess import fit_preprocess
-    from ddbench.methods.base import Context
-    from ddbench.methods.dc import DC, DCConfig
-    from ddbench.runtime import device
-    from ddbench.runtime.progress import Console
-
-    device.prepare(1)
-    data = dataset()
-    method = DC(
-        DCConfig(batch_real=batch),
-        Context(
-            dataset=data,
-            train=data.train,
-            held_out=data.test,
-            preprocess=fit_preprocess(data, "meanstd"),
-            ipc=1,
-            student=f"convnet-d3-w{width}-in",
-            seed=0,
-            device=torch.device("cpu"),
-            folder=Path(),
-            compile="auto",
-            console=Console(quiet=True),
-        ),
+    method = common.made_method(
+        "dc",
+        {"batch_real": batch},
+        *common.random_pixels(PER_CLASS),
+        ipc=1,
+        student=f"convnet-d3-w{width}-in",
+        compile="auto",
     )
-    method.setup()
     return lambda number: method.step(number)["loss"]
 
 
@@ -124,11 +86,7 @@ def one(side: str, width: str, batch: str) -> dict[str, float]:
     before = common.rss()
     common.reset_peak()
     first = iteration(0)
-    seconds = []
-    for number in range(ROUNDS):
-        begin = time.process_time()
-        iteration(number + 1)
-        seconds.append(time.process_time() - begin)
+    seconds = common.timed(lambda number: iteration(number + 1), ROUNDS)
     return {"seconds": statistics.median(seconds), "bytes": common.peak() - before, "loss": first}
 
 
@@ -154,7 +112,7 @@ def main() -> None:
             f"| {side} | {got['seconds']:.2f} | {got['seconds'] / base:.2f} | {BOUND if side == 'ddbench' else ''} "
             f"| {got['bytes'] / 2**20:.0f} | {got['loss']:.0f} |"
         )
-    common.report(__file__, "DC: one outer iteration", lines, "python benchmarks/matching_dc.py")
+    common.report(__file__, "DC: one outer iteration", lines, common.command(__file__))
 
 
 if __name__ == "__main__":

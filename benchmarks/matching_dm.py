@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-import time
 from typing import Any
 
 import common
@@ -24,21 +23,6 @@ CASES = {
     "datadam": ("bn", 64),
 }
 IMAGES_OF_A_CLASS = 1000
-
-
-def plain_network(width: int, norm: str) -> Any:
-    """The ConvNet for one-channel 28 px images as plain modules."""
-    from torch import nn
-
-    layers: list[nn.Module] = []
-    for index in range(3):
-        layers += [
-            nn.Conv2d(1 if index == 0 else width, width, 3, padding=3 if index == 0 else 1),
-            nn.GroupNorm(width, width) if norm == "in" else nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.AvgPool2d(2),
-        ]
-    return nn.Sequential(*layers, nn.Flatten())
 
 
 def plain_answers(net: Any, x: Any, maps: bool) -> list[Any]:
@@ -77,10 +61,8 @@ def plain_iterations(case: str, images: Any, labels: Any, width: int, batch_real
             total = total + weight * ((a - b.reshape(classes, IPC, -1).mean(1)) ** 2).sum()
         return total
 
-    seconds = []
-    for _ in range(rounds):
-        begin = time.process_time()
-        net = plain_network(width, norm)
+    def iteration(_: int) -> None:
+        net = common.plain_features(width, norm)
         for parameter in net.parameters():
             parameter.requires_grad = False
         loss, all_real, all_synthetic = torch.tensor(0.0), [], []
@@ -101,49 +83,15 @@ def plain_iterations(case: str, images: Any, labels: Any, width: int, batch_real
         loss.backward()
         optimizer.step()
         loss.item()
-        seconds.append(time.process_time() - begin)
-    return seconds
+
+    return common.timed(iteration, rounds)
 
 
 def our_iterations(case: str, pixels: Any, labels: Any, width: int, batch_real: int, rounds: int) -> list[float]:
     """CPU seconds of the rounds as ``ddbench distill`` does them."""
-    from pathlib import Path
-
-    import torch
-
-    from ddbench.data.dataset import Split, make_dataset
-    from ddbench.data.preprocess import fit_preprocess
-    from ddbench.data.specs import DATASETS
-    from ddbench.methods import METHODS
-    from ddbench.methods.base import Context
-    from ddbench.runtime import device
-    from ddbench.runtime.progress import Console
-
-    device.prepare(1)
-    split = Split(pixels, labels)
-    dataset = make_dataset(DATASETS["fashion-mnist"], split, split)
-    context = Context(
-        dataset=dataset,
-        train=split,
-        held_out=split,
-        preprocess=fit_preprocess(dataset, "meanstd"),
-        ipc=IPC,
-        student=f"convnet-d3-w{width}-{CASES[case][0]}",
-        seed=0,
-        device=torch.device("cpu"),
-        folder=Path(),
-        compile="off",
-        console=Console(quiet=True),
-    )
-    kind = METHODS.get(case)
-    method = kind(kind.config_class(batch_real=batch_real), context)
-    method.setup()
-    seconds = []
-    for iteration in range(rounds):
-        begin = time.process_time()
-        method.step(iteration)
-        seconds.append(time.process_time() - begin)
-    return seconds
+    student = f"convnet-d3-w{width}-{CASES[case][0]}"
+    method = common.made_method(case, {"batch_real": batch_real}, pixels, labels, ipc=IPC, student=student)
+    return common.timed(method.step, rounds)
 
 
 def one(side: str, case: str, width: int, batch_real: int, rounds: int) -> dict[str, float]:
@@ -151,12 +99,9 @@ def one(side: str, case: str, width: int, batch_real: int, rounds: int) -> dict[
     import torch
 
     torch.set_num_threads(1)
-    g = torch.Generator().manual_seed(0)  # neither time nor memory depends on what the images show
-    count = CLASSES * IMAGES_OF_A_CLASS
-    pixels = torch.randint(256, (count, 1, 28, 28), generator=g, dtype=torch.uint8)
-    labels = torch.arange(count) % CLASSES
+    pixels, labels = common.random_pixels(IMAGES_OF_A_CLASS)
     if side == "plain":
-        images = (pixels.float() / 255 - 0.2861) / 0.3530
+        images = common.plain_input(pixels)
         seconds = plain_iterations(case, images, labels, width, batch_real, rounds)
     else:
         seconds = our_iterations(case, pixels, labels, width, batch_real, rounds)
@@ -187,9 +132,8 @@ def main() -> None:
                 f"| {case} | convnet-d3-w{args.width}-{norm} | {batch_real} | {side} | {found['seconds']:.3f} "
                 f"| {found['seconds'] / base['seconds']:.2f} | {bound} | {found['memory'] / 1e6:.0f} |"
             )
-    command = f"python benchmarks/{' '.join(['matching_dm.py', *(a for a in sys.argv[1:] if a != '--write')])}"
     title = f"Distribution matching: an outer iteration, IPC {IPC}, {CLASSES} classes, 28 px"
-    common.report(__file__, title, lines, command)
+    common.report(__file__, title, lines, common.command(__file__))
 
 
 if __name__ == "__main__":

@@ -11,12 +11,9 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-import time
-from pathlib import Path
 from typing import Any
 
 import common
-from matching_dm import plain_network
 
 CLASSES = 10
 SIDE = 28
@@ -43,10 +40,9 @@ def plain_iterations(images: Any, labels: Any, ipc: int, width: int, batch_real:
     coefficients.requires_grad_()
     optimizer = torch.optim.SGD([coefficients], lr=1.0, momentum=0.5)
     randomness = generator(0, "plain")
-    seconds = []
-    for _ in range(rounds):
-        begin = time.process_time()
-        net = plain_network(width, "in")
+
+    def iteration(_: int) -> None:
+        net = common.plain_features(width)
         for parameter in net.parameters():
             parameter.requires_grad = False
         loss = torch.tensor(0.0)
@@ -60,46 +56,16 @@ def plain_iterations(images: Any, labels: Any, ipc: int, width: int, batch_real:
         loss.backward()
         optimizer.step()
         loss.item()
-        seconds.append(time.process_time() - begin)
-    return seconds
+
+    return common.timed(iteration, rounds)
 
 
 def our_iterations(pixels: Any, labels: Any, ipc: int, width: int, batch_real: int, rounds: int) -> list[float]:
     """CPU seconds of the rounds as ``ddbench distill`` does them."""
-    import torch
-
-    from ddbench.data.dataset import Split, make_dataset
-    from ddbench.data.preprocess import fit_preprocess
-    from ddbench.data.specs import DATASETS
-    from ddbench.methods.base import Context
-    from ddbench.methods.fred_dm import FredDM, FredDMConfig
-    from ddbench.runtime import device
-    from ddbench.runtime.progress import Console
-
-    device.prepare(1)
-    split = Split(pixels, labels)
-    dataset = make_dataset(DATASETS["fashion-mnist"], split, split)
-    context = Context(
-        dataset=dataset,
-        train=split,
-        held_out=split,
-        preprocess=fit_preprocess(dataset, "meanstd"),
-        ipc=ipc,
-        student=f"convnet-d3-w{width}-in",
-        seed=0,
-        device=torch.device("cpu"),
-        folder=Path(),
-        compile="off",
-        console=Console(quiet=True),
-    )
-    method = FredDM(FredDMConfig(batch_real=batch_real, coefficients=KEPT, lr_images=1.0), context)
-    method.setup()
-    seconds = []
-    for iteration in range(rounds):
-        begin = time.process_time()
-        method.step(iteration)
-        seconds.append(time.process_time() - begin)
-    return seconds
+    settings = {"batch_real": batch_real, "coefficients": KEPT, "lr_images": 1.0}
+    student = f"convnet-d3-w{width}-in"
+    method = common.made_method("fred-dm", settings, pixels, labels, ipc=ipc, student=student)
+    return common.timed(method.step, rounds)
 
 
 def one(side: str, ipc: int, width: int, batch_real: int, rounds: int) -> dict[str, float]:
@@ -107,12 +73,9 @@ def one(side: str, ipc: int, width: int, batch_real: int, rounds: int) -> dict[s
     import torch
 
     torch.set_num_threads(1)
-    g = torch.Generator().manual_seed(0)  # neither time nor memory depends on what the images show
-    count = CLASSES * IMAGES_OF_A_CLASS
-    pixels = torch.randint(256, (count, 1, SIDE, SIDE), generator=g, dtype=torch.uint8)
-    labels = torch.arange(count) % CLASSES
+    pixels, labels = common.random_pixels(IMAGES_OF_A_CLASS)
     if side == "plain":
-        images = (pixels.float() / 255 - 0.2861) / 0.3530
+        images = common.plain_input(pixels)
         seconds = plain_iterations(images, labels, ipc, width, batch_real, rounds)
     else:
         seconds = our_iterations(pixels, labels, ipc, width, batch_real, rounds)
@@ -144,9 +107,8 @@ def main() -> None:
             f"| {found['seconds'] / base['seconds']:.2f} | {time_bound} | {found['memory'] / 1e6:.0f} "
             f"| {found['memory'] / base['memory']:.2f} | {memory_bound} |"
         )
-    command = f"python benchmarks/{' '.join(['matching_fred.py', *(a for a in sys.argv[1:] if a != '--write')])}"
     title = f"FreD over DM: an outer iteration, {CLASSES} classes, 28 px, width {args.width}"
-    common.report(__file__, title, lines, command)
+    common.report(__file__, title, lines, common.command(__file__))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +30,7 @@ def plain_network(width: int) -> Any:
     """The ConvNet for one-channel 28 px images as plain modules: features, then the classifier."""
     from torch import nn
 
-    layers: list[nn.Module] = []
-    for index in range(3):
-        layers += [
-            nn.Conv2d(1 if index == 0 else width, width, 3, padding=3 if index == 0 else 1),
-            nn.GroupNorm(width, width),
-            nn.ReLU(),
-            nn.AvgPool2d(2),
-        ]
-    return nn.ModuleList([nn.Sequential(*layers, nn.Flatten()), nn.Linear(width * 16, CLASSES)]).requires_grad_(False)
+    return nn.ModuleList([common.plain_features(width), nn.Linear(width * 16, CLASSES)]).requires_grad_(False)
 
 
 def plain_sampler(width: int) -> Any:
@@ -112,9 +103,7 @@ def plain_iterations(
     def network_input(x: Any) -> Any:
         return plain_augment((x - 0.2861) / 0.3530, randomness)
 
-    seconds = []
-    for _ in range(rounds):
-        begin = time.process_time()
+    def iteration(_: int) -> None:
         share = float(torch.rand((), generator=randomness))
         for one, first, last in zip(between.parameters(), start.parameters(), end.parameters(), strict=True):
             one.data.copy_(share * first.data + (1 - share) * last.data)
@@ -143,30 +132,20 @@ def plain_iterations(
             loss.backward()
             optimizer.step()
             loss.item()
-        seconds.append(time.process_time() - begin)
-    return seconds
+
+    return common.timed(iteration, rounds)
 
 
 def our_iterations(case: str, pixels: Any, labels: Any, width: int, batch: int, count: int, rounds: int) -> list[float]:
     """CPU seconds of the rounds as ``ddbench distill`` does them."""
     import torch
 
-    from ddbench.data.dataset import Split, make_dataset
-    from ddbench.data.preprocess import fit_preprocess
-    from ddbench.data.specs import DATASETS
     from ddbench.experts.recipe import ExpertRecipe
     from ddbench.experts.store import TrajectoryStore
-    from ddbench.methods.base import Context
-    from ddbench.methods.ncfm import NCFM, NCFMConfig
-    from ddbench.methods.needs.experts import Experts
     from ddbench.networks.build import build_student
-    from ddbench.runtime import device
-    from ddbench.runtime.progress import Console
     from ddbench.training.flat import flatten_parameters
 
-    device.prepare(1)
-    split, student = Split(pixels, labels), f"convnet-d3-w{width}-in"
-    dataset = make_dataset(DATASETS["fashion-mnist"], split, split)
+    student = f"convnet-d3-w{width}-in"
     nets = [build_student(student, channels=1, size=28, classes=CLASSES, seed=seed) for seed in (0, 1)]
     parameters = [[name, list(parameter.shape)] for name, parameter in nets[0].named_parameters()]
     curves = {"seed": 0, "loss": [], "train_accuracy": [], "holdout_accuracy": [], "test_accuracy": None}
@@ -175,28 +154,9 @@ def our_iterations(case: str, pixels: Any, labels: Any, width: int, batch: int, 
         store = TrajectoryStore(folder=Path(folder), recipe=recipe, header={"parameters": parameters})
         store.write_expert(0, torch.stack([flatten_parameters(net) for net in nets]), torch.zeros(2, 0), curves)
         store.scan(0)
-        context = Context(
-            dataset=dataset,
-            train=split,
-            held_out=split,
-            preprocess=fit_preprocess(dataset, "meanstd"),
-            ipc=IPC,
-            student=student,
-            seed=0,
-            device=torch.device("cpu"),
-            folder=Path(),
-            compile="off",
-            console=Console(quiet=True),
-        ).give(Experts, store)
-        config = NCFMConfig(batch_real=batch, frequency_count=count, frequencies=case, factor=FACTOR)  # type: ignore[arg-type]
-        method = NCFM(config, context)
-        method.setup()
-        seconds = []
-        for iteration in range(rounds):
-            begin = time.process_time()
-            method.step(iteration)
-            seconds.append(time.process_time() - begin)
-    return seconds
+        settings = {"batch_real": batch, "frequency_count": count, "frequencies": case, "factor": FACTOR}
+        method = common.made_method("ncfm", settings, pixels, labels, ipc=IPC, student=student, experts=store)
+        return common.timed(method.step, rounds)
 
 
 def one(side: str, case: str, width: int, batch: int, count: int, rounds: int) -> dict[str, float]:
@@ -204,10 +164,7 @@ def one(side: str, case: str, width: int, batch: int, count: int, rounds: int) -
     import torch
 
     torch.set_num_threads(1)
-    g = torch.Generator().manual_seed(0)  # neither time nor memory depends on what the images show
-    total = CLASSES * IMAGES_OF_A_CLASS
-    pixels = torch.randint(256, (total, 1, 28, 28), generator=g, dtype=torch.uint8)
-    labels = torch.arange(total) % CLASSES
+    pixels, labels = common.random_pixels(IMAGES_OF_A_CLASS)
     measured = plain_iterations if side == "plain" else our_iterations
     seconds = measured(case, pixels, labels, width, batch, count, rounds)
     return {"seconds": statistics.median(seconds[1:]), "memory": float(common.peak())}
@@ -238,10 +195,9 @@ def main() -> None:
                 f"| {case} | {side} | {found['seconds']:.2f} | {found['seconds'] / base['seconds']:.2f} | {bounds[0]} "
                 f"| {found['memory'] / 1e6:.0f} | {found['memory'] / base['memory']:.2f} | {bounds[1]} |"
             )
-    command = f"python benchmarks/{' '.join(['matching_ncfm.py', *(a for a in sys.argv[1:] if a != '--write')])}"
     title = f"NCFM: an outer iteration, convnet-d3-w{args.width}-in, IPC {IPC}, {CLASSES} classes, 28 px"
     settings = f"Real batch {args.batch_real}, {args.frequency_count} frequencies, factor {FACTOR}."
-    common.report(__file__, title, [settings, "", *lines], command)
+    common.report(__file__, title, [settings, "", *lines], common.command(__file__))
 
 
 if __name__ == "__main__":

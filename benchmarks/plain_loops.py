@@ -24,21 +24,6 @@ TEST_IMAGES = 1000
 shortened; the share of testing is a little larger than in a real run)."""
 
 
-def plain_network(width: int = WIDTH) -> object:
-    """The ConvNet for one-channel 28 px images as plain modules."""
-    from torch import nn
-
-    layers: list[nn.Module] = []
-    for index in range(3):
-        layers += [
-            nn.Conv2d(1 if index == 0 else width, width, 3, padding=3 if index == 0 else 1),
-            nn.GroupNorm(width, width),
-            nn.ReLU(),
-            nn.AvgPool2d(2),
-        ]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * 16, 10))
-
-
 def one(side: str, job: str, precision: str) -> dict[str, float]:
     """CPU seconds of a job on one side: ``expert`` (one epoch, batch 256) or ``score`` (100 images, then testing)."""
     import torch
@@ -61,7 +46,7 @@ def one(side: str, job: str, precision: str) -> dict[str, float]:
     assert strategy is not None
     x_test, y_test = images[count:], labels[count:]
     if side == "plain":
-        net = plain_network()
+        net = common.plain_network(WIDTH)
         optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=momentum, weight_decay=decay)
         g = generator(0, "plain")
 

@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from ddbench.runtime import authors
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import read_bytes
 
@@ -193,6 +194,7 @@ class Registry:
             raise UserError(f"{self.kind} {name!r} exists already ({self._table[name]}); rename yours")
         self._table[name] = target
         self._objects[name] = value
+        authors.note(target)
 
     def __contains__(self, name: str) -> bool:
         self._scan()
@@ -218,6 +220,7 @@ class Registry:
             raise unknown(self.kind, name, self._table, flag)
         if name not in self._objects:
             module, _, attribute = self._table[name].partition(":")
+            authors.note(module)
             try:
                 self._objects[name] = getattr(importlib.import_module(module), attribute)
             except (ImportError, AttributeError) as error:
@@ -264,6 +267,7 @@ class Table(Registry, Generic[T]):
                 continue
             try:
                 module, _, attribute = target.partition(":")
+                authors.note(module)
                 value = getattr(importlib.import_module(module), attribute)
                 self._accept(name, value)
                 self._objects[name] = value
@@ -336,8 +340,10 @@ def resolve(target: str | Callable[..., Any], what: str) -> Callable[..., Any]:
         UserError: there is none of that name; the message begins with ``what``.
     """
     if callable(target):
+        authors.note(getattr(target, "__module__", None) or "ddbench")
         return target
     module, _, name = target.partition(":")
+    authors.note(module)
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -371,13 +377,17 @@ def load_file(path: Path) -> Any:
         return loaded
     module = importlib.util.module_from_spec(spec)
     module.__dict__["__ddbench_sha256__"] = digest
+    authors.note(spec.name)
     sys.modules[module.__name__] = module  # dataclasses look their annotations up there
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # no __pycache__ beside a user's file
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[module.__name__]
-        raise UserError(f"{path}: {type(error).__name__} while loading it: {error}") from error
+        where = authors.place(error)
+        raise UserError(
+            f"{path}: {type(error).__name__} while loading it: {error}" + (f" ({where})" if where else "")
+        ) from error
     finally:
         sys.dont_write_bytecode = writes
     return module

@@ -12,6 +12,7 @@ from typing import Any
 
 from ddbench import __version__
 from ddbench.registry import suggest
+from ddbench.runtime import authors
 from ddbench.runtime.errors import Unfinished, UserError, one_line
 from ddbench.runtime.ranks import launched, tells
 
@@ -134,14 +135,21 @@ def _run(argv: Sequence[str] | None) -> None:
     except BrokenPipeError:  # `ddbench list | head`: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except OSError as error:  # the disk, a path that is too long, a folder that may not be read
-        _tell(f"error: {one_line(error)}")
-        sys.exit(2)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] == "ddbench":
+    except Exception as error:
+        line = authors.told(error) or _known(error)
+        if line is None:
             raise
-        _tell(f"error: this verb needs the package {error.name!r}: pip install {error.name}")
+        _tell(f"error: {one_line(line)}")
         sys.exit(2)
+
+
+def _known(error: Exception) -> str | None:
+    """What is told of an error that is no fault of this package; None: it is one, and shows its traceback."""
+    if isinstance(error, OSError):  # the disk, a path that is too long, a folder that may not be read
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] != "ddbench":
+        return f"this verb needs the package {error.name!r}: pip install {error.name}"
+    return None
 
 
 def _tell(text: str) -> None:

@@ -14,6 +14,7 @@ from ddbench.data.load import data_root
 from ddbench.distillation.folder import check_code, check_folder, claim_folder, recorded
 from ddbench.methods.base import Context, Method
 from ddbench.methods.needs import TOLD_OF_ALL, Need, Request
+from ddbench.methods.returned import check_sizes
 from ddbench.modalities import modality
 from ddbench.modalities.base import RunFacts
 from ddbench.runtime import device as devices
@@ -98,6 +99,8 @@ class Run:
         resolved: everything that decides the product's bytes.
         attention: the form of attention that the method works with.
         meter: runs since the beginning.
+        code: what code makes it (:func:`ddbench.runtime.origin.code_record`).
+        made: folders that were made to claim its own, the innermost first; None: it was begun before.
     """
 
     name: str
@@ -110,6 +113,8 @@ class Run:
     resolved: dict[str, Any]
     attention: AbstractContextManager[None]
     meter: Meter
+    code: dict[str, Any]
+    made: list[Path] | None
 
     @property
     def product(self) -> Path:
@@ -146,7 +151,7 @@ def begin(
     with ranks.first():
         context, request = look(name, kind, needs, dataset, data, settings, out, console)
     kind.check(config, context)
-    _check_steps(kind, config, context)
+    check_sizes(kind(config, context))
     _check_shares(kind, config, context)
     _check_pieces(kind, config, context, settings)
     attention = attention_for(kind, context)
@@ -159,8 +164,7 @@ def begin(
         with meter.paused(), ranks.first():  # what is made for all runs has its cost in its own record
             context = replace(context, resources={**context.resources, **_obtain(_late(needs), request, out)})
         resolved |= references(needs, context.resources, request)
-    if ranks.leads:
-        claim_folder(out, resolved, code)
+    made = claim_folder(out, resolved, code) if ranks.leads else None
     _tell_repeats(kind, context)
     return Run(
         name=name,
@@ -173,6 +177,8 @@ def begin(
         resolved=resolved,
         attention=attention,
         meter=meter,
+        code=code,
+        made=made,
     )
 
 
@@ -230,20 +236,6 @@ def look(
         architectures={need.key: known for need in needs if (known := need.architecture(request)) is not None},
     )
     return context, request
-
-
-def _check_steps(kind: type[Method[Any]], config: Any, context: Context) -> None:
-    """Refuse a method that does not say how many steps it has.
-
-    Raises:
-        UserError: names the method and what it says.
-    """
-    steps = kind(config, context).iterations
-    if type(steps) is not int or steps < 0:
-        raise UserError(
-            f"method {kind.title}: iterations is {steps!r:.80}, expected a whole number of steps (0: one shot); "
-            "mend the method"
-        )
 
 
 def _check_shares(kind: type[Method[Any]], config: Any, context: Context) -> None:
@@ -365,7 +357,12 @@ def references(needs: Sequence[Need[Any]], resources: Mapping[str, Any], request
     references: dict[str, Any] = dict.fromkeys(TOLD_OF_ALL)
     for need in needs:
         if need.key in resources:
-            references[need.key] = need.refer(resources[need.key])
+            references[need.key] = found = need.refer(resources[need.key])
+            if not isinstance(found, dict) or not isinstance(found.get(need.identity), str):
+                raise UserError(
+                    f"need {need.key}: refer() returned {found!r:.80}, expected a dict with text at {need.identity!r}; "
+                    "mend the need"
+                )
         else:
             earlier = request.recorded.get(need.key)
             references[need.key] = None if earlier is None else need.recorded(earlier, request)

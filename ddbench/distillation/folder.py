@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ddbench.methods.base import Method, State
 from ddbench.methods.needs import Need
+from ddbench.methods.returned import not_finite, state_of
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, ensure_writable, is_temporary, read_json, write_json
 from ddbench.runtime.progress import Console
@@ -22,6 +24,8 @@ from ddbench.synset import FILE
 CONFIG = "config.json"
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_KIND = "ddbench-checkpoint"
+EMPTY = ("metrics.jsonl", "preview.png", "cost.json")
+"""Files of a run that are worth nothing where there is neither checkpoint nor product."""
 CHECKPOINT_SECONDS = 30.0
 LONGEST_SHARE = 20
 """Pauses between checkpoints are at least so many times as long as the writing of one."""
@@ -105,8 +109,11 @@ def _says(code: dict[str, Any]) -> str:
     return f"{code['version']}{commit}{' with changes' if code['dirty'] else ''}"
 
 
-def claim_folder(out: Path, resolved: dict[str, Any], code: dict[str, Any]) -> None:
+def claim_folder(out: Path, resolved: dict[str, Any], code: dict[str, Any]) -> list[Path] | None:
     """Make the run folder, or make sure that it is this run's; record what code makes it, or goes on with it.
+
+    Returns:
+        The folders that were made, the innermost first; None: the run was begun before.
 
     Raises:
         UserError: it holds another run, or something else, or cannot be written to.
@@ -117,9 +124,25 @@ def claim_folder(out: Path, resolved: dict[str, Any], code: dict[str, Any]) -> N
         if not (out / FILE).exists():
             ensure_writable(out)
             _went_on(out, code)
-        return
+        return None
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     ensure_writable(out)
     write_json(path, {**resolved, CODE: code})
+    return made
+
+
+def give_up(out: Path, made: Sequence[Path]) -> None:
+    """Take away a run folder that was just claimed, if nothing of worth has come into it.
+
+    Args:
+        made: folders that were made to claim it.
+    """
+    if out.is_dir() and {path.name for path in out.iterdir()} <= {CONFIG, *EMPTY}:
+        for name in (CONFIG, *EMPTY):
+            (out / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there is something else by now
+            for folder in made:
+                folder.rmdir()
 
 
 def check_folder(out: Path, resolved: dict[str, Any]) -> None:
@@ -190,8 +213,8 @@ def read_state(path: Path, method: Method[Any], kind: str = CHECKPOINT_KIND) -> 
     with open_tensors(path, kind, 1) as (handle, header):
         tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and bool(tensor.isnan().any()):
-            raise damaged(path, f"{name} holds NaN")
+        if not_finite(tensor):
+            raise damaged(path, f"{name} holds {'NaN' if bool(tensor.isnan().any()) else 'infinity'}")
     values = header.get("values")
     if not isinstance(values, dict):
         raise damaged(path, "no values")
@@ -234,7 +257,7 @@ class Rhythm:
 
 def checkpoint(path: Path, method: Method[Any], done: int, meter: Meter, **more: Any) -> None:
     """Keep the state of a method after ``done`` iterations, and ``more`` in the header."""
-    state = method.state()
+    state = state_of(method)
     header = {
         "kind": CHECKPOINT_KIND,
         "schema": 1,

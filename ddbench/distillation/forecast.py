@@ -14,6 +14,7 @@ from ddbench.distillation.folder import CHECKPOINT, CHECKPOINT_KIND, check_folde
 from ddbench.distillation.pieces import begun, steps_done
 from ddbench.methods.base import Context, Method, NotFiniteError
 from ddbench.methods.needs import Need
+from ddbench.methods.returned import product_of, state_of
 from ddbench.modalities import require_forecast
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
@@ -71,7 +72,7 @@ def forecast(
 def _prepared(method: Method[Any]) -> None:
     """All that comes before the first step: what is made when it is first looked at is looked at."""
     method.setup()
-    method.state()
+    state_of(method)
 
 
 def _measured(
@@ -97,8 +98,8 @@ def _measured(
             total += each
     except NotFiniteError as error:
         raise UserError(f"plan: a step could not be measured: {error}") from None
-    product = method.distilled()
-    tensors = [product.images, *product.parameters.values(), product.labels, *method.state().tensors.values()]
+    product = product_of(method)
+    tensors = [product.images, *product.parameters.values(), product.labels, *state_of(method).tensors.values()]
     finished = (out / FILE).exists()
     return Forecast(
         what=f"{kind.title} on {context.dataset.spec.name}, {method.budget}, {method.iterations} steps ({done} done)",

@@ -30,8 +30,9 @@ from ddbench.distillation.folder import (
     read_state,
     resume,
 )
-from ddbench.distillation.product import finish, wrap
+from ddbench.distillation.product import checked, finish
 from ddbench.methods.base import Method, NotFiniteError
+from ddbench.methods.returned import checked_state, metrics_of, state_of
 from ddbench.modalities import modality
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
@@ -195,7 +196,7 @@ class Piecework:
             self._method = self._run.method(console=Console(quiet=True))
             self._stack.enter_context(self._run.attention)
             self._method.setup()
-            self._beginning = self._method.state()
+            self._beginning = state_of(self._method)
             self._spent = (self._setup.wall, self._setup.cpu)
         return self._method
 
@@ -220,7 +221,7 @@ class Piecework:
         rhythm = Rhythm(run.settings.checkpoint_every)
         for iteration in range(done, steps.stop):
             try:
-                metrics.append(method.step(iteration))
+                metrics.append(metrics_of(method, iteration, method.step(iteration)))
             except NotFiniteError as error:
                 raise UserError(f"iteration {iteration}: {error}; stopped, other parts go on and are kept") from None
             if rhythm.due(iteration + 1) and iteration + 1 < steps.stop:
@@ -272,7 +273,7 @@ def _merge(run: Run, method: Method[Any], ranges: Sequence[range], covered: int)
     files = [part_file(out, number) for number in range(covered, len(ranges))]
     found = [read_state(path, method) for path in [*([out / CHECKPOINT] if covered else []), *files]]
     try:
-        method.load_state(method.merge([state for state, _ in found]))
+        method.load_state(checked_state(method, method.merge([state for state, _ in found]), "merge()"))
         for _, header in found:
             meter.earlier_wall += float(header["wall_seconds"])
             meter.earlier_cpu += float(header["cpu_seconds"])
@@ -294,8 +295,7 @@ def _merge(run: Run, method: Method[Any], ranges: Sequence[range], covered: int)
             tracker.close()
     cost = meter.report(devices.describe(run.context.device), iterations=method.iterations)
     peaks = [cost["peak_memory_bytes"], *(int(header.get("peak_memory_bytes", 0)) for header in headers)]
-    synset = wrap(method, run.resolved)
-    finish(run, synset, cost | {"peak_memory_bytes": max(peaks)}, prepared)
+    finish(run, checked(method, run.resolved), cost | {"peak_memory_bytes": max(peaks)}, prepared)
 
 
 def status(

@@ -8,7 +8,9 @@ from typing import Any
 from ddbench.distillation.begin import Run
 from ddbench.methods.base import Method
 from ddbench.methods.needs import TOLD_OF_ALL
+from ddbench.methods.returned import called
 from ddbench.modalities import modality
+from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import write_bytes, write_json
 from ddbench.synset import Provenance
 
@@ -32,6 +34,20 @@ def finish(run: Run, synset: Provenance, cost: dict[str, Any], prepared: dict[st
 def wrap(method: Method[Any], resolved: dict[str, Any]) -> Any:
     """A method's product as it is now, with its provenance."""
     return modality(method.context.dataset.spec.modality).synset(method, resolved)
+
+
+def checked(method: Method[Any], resolved: dict[str, Any]) -> Any:
+    """:func:`wrap`, of a method that is done: what breaks the format is refused before anything is written.
+
+    Raises:
+        UserError: names the method and what is wrong.
+    """
+    synset = wrap(method, resolved)
+    try:
+        modality(synset.modality).check_format(Path("distilled()"), synset)
+    except UserError as error:
+        raise UserError(f"{called(method)}: {error}; mend the method") from None
+    return synset
 
 
 def write(path: Path, synset: Provenance) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from ddbench.distillation import pieces
 from ddbench.distillation.begin import Run, begin
 from ddbench.distillation.begin import RunSettings as RunSettings
 from ddbench.distillation.begin import attention_for as attention_for
-from ddbench.distillation.folder import CHECKPOINT, Rhythm, checkpoint, resume
-from ddbench.distillation.product import finish, write
+from ddbench.distillation.folder import CHECKPOINT, Rhythm, checkpoint, claim_folder, give_up, resume
+from ddbench.distillation.product import checked, finish, write
 from ddbench.distillation.product import wrap as _wrap
 from ddbench.methods.base import Method, NotFiniteError
+from ddbench.methods.returned import look_ahead, metrics_of
 from ddbench.protocols.plan import Plan, own_protocol
 from ddbench.protocols.protocol import PROTOCOLS, changed
 from ddbench.protocols.training import Settings, train_student
@@ -51,7 +53,9 @@ def distill(
     with ExitStack() as stack:
         with ranks.first():
             if ranks.leads and not run.product.exists():
+                stack.enter_context(_given_up(run))
                 stack.enter_context(pieces.turn_of(run))
+                claim_folder(out, run.resolved, run.code)  # again: who was waited for may have given it up
         if run.product.exists():
             console.say(f"finished already: {run.product}")
         elif settings.sharing.asked or pieces.begun(out):
@@ -63,6 +67,17 @@ def distill(
     return run.product
 
 
+@contextmanager
+def _given_up(run: Run) -> Iterator[None]:
+    """Take the folder of a run away that ends in an error before anything is kept."""
+    try:
+        yield
+    except Exception:
+        if run.made is not None:
+            give_up(run.out, run.made)
+        raise
+
+
 def _steps(run: Run) -> None:
     """All steps in this process."""
     settings, out, console, ranks, meter = run.settings, run.out, run.context.console, run.settings.ranks, run.meter
@@ -72,6 +87,8 @@ def _steps(run: Run) -> None:
         method.setup()
         done = resume(out / CHECKPOINT, method, meter, range(method.iterations), console)
         ranks.agree(done, f"{out} is not the same folder for all processes, its checkpoints differ")
+        if not done:
+            look_ahead(method)
         if not ranks.leads:
             _follow(method, done)
             return
@@ -84,7 +101,7 @@ def _steps(run: Run) -> None:
             for tracker in trackers:
                 tracker.close()
     cost = meter.report(devices.describe(run.context.device), iterations=method.iterations)
-    finish(run, _wrap(method, run.resolved), cost, prepared)
+    finish(run, checked(method, run.resolved), cost, prepared)
 
 
 def _follow(method: Method[Any], done: int) -> None:
@@ -94,19 +111,6 @@ def _follow(method: Method[Any], done: int) -> None:
             method.step(iteration)
         except NotFiniteError:  # as in the rank that leads, which keeps the last good state, tells, and ends all
             method.context.ranks.agree(iteration, "the processes stopped at different iterations")
-
-
-def _check_metrics(method: Method[Any], iteration: int, metrics: object) -> None:
-    """Refuse what a step of somebody's own method must not return.
-
-    Raises:
-        UserError: no numbers by name.
-    """
-    if not isinstance(metrics, dict) or not all(isinstance(value, int | float) for value in metrics.values()):
-        raise UserError(
-            f"iteration {iteration}: step() of {method.title} returned {str(metrics)[:60]!r}, expected numbers by "
-            "name, such as {'loss': 0.5}; mend the method"
-        )
 
 
 def _loop(
@@ -127,14 +131,13 @@ def _loop(
         shown = ""
         for iteration in range(done, method.iterations):
             try:
-                metrics = method.step(iteration)
+                metrics = metrics_of(method, iteration, method.step(iteration))
             except NotFiniteError as error:
                 checkpoint(out / CHECKPOINT, method, iteration, meter)
                 write(out / "last_good.safetensors", _wrap(method, resolved))
                 raise UserError(
                     f"iteration {iteration}: {error}; stopped, the last good state is {out / 'last_good.safetensors'}"
                 ) from None
-            _check_metrics(method, iteration, metrics)
             number = iteration + 1
             last = number == method.iterations
             if settings.validate_every and (number % settings.validate_every == 0 or last):
@@ -144,6 +147,8 @@ def _loop(
                 tracker.log(number, metrics)
             main = f"loss {metrics['loss']:.4f} " if "loss" in metrics else ""
             bar.advance(main + shown)
+            if last:
+                checked(method, resolved)  # before it is kept as done
             if rhythm.due(number) or last:
                 with rhythm.writing():
                     checkpoint(out / CHECKPOINT, method, number, meter)

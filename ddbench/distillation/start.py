@@ -90,7 +90,20 @@ def choose(
     data = dataset or (found.run.get("dataset") if found else None)
     kind = kind.fitting(method, data, modality_of(data)) if data else kind
     config = apply_config(kind.config_class, found.config if found else {}, where)
+    _check_needs(method, kind.needs(config))
     return Chosen(name=method, kind=kind, recipe=found, config=config)
+
+
+def _check_needs(name: str, found: Any) -> None:
+    """Refuse a method that does not say what it needs.
+
+    Raises:
+        UserError: names the method and what it returned.
+    """
+    from ddbench.methods.needs import Need
+
+    if not isinstance(found, tuple | list) or not all(isinstance(need, Need) for need in found):
+        raise UserError(f"--method {name}: needs() returned {found!r:.80}, expected a tuple of Need; mend the method")
 
 
 def register(name: str, path: Path) -> None:

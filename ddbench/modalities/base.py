@@ -112,6 +112,14 @@ class Modality(ABC):
         """The method's product as it is now, with its provenance."""
 
     @abstractmethod
+    def check_format(self, path: Path, synset: Any) -> None:
+        """Refuse a synset that breaks the format, as :meth:`write` does; ``path`` is for the message.
+
+        Raises:
+            UserError: names what is wrong.
+        """
+
+    @abstractmethod
     def write(self, path: Path, synset: Any) -> None:
         """Check and write a synset atomically.
 

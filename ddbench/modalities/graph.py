@@ -116,11 +116,22 @@ class GraphModality(Modality):
         return NoPreprocess()
 
     def synset(self, method: Method[Any], resolved: Mapping[str, Any]) -> GraphSynset:
+        from ddbench.graphs.store import Payload
         from ddbench.methods.families.graphs import GraphMethod
+        from ddbench.methods.returned import seen, wrong
         from ddbench.modalities.graph_synset import GraphSynset
 
-        assert isinstance(method, GraphMethod)
-        return GraphSynset(payload=method.payload, **provenance_of(method, resolved))
+        if not isinstance(method, GraphMethod):
+            raise wrong(method, "the class", "no GraphMethod", "ddbench.methods.families.graphs.GraphMethod")
+        payload = method.payload
+        if not isinstance(payload, Payload):
+            raise wrong(method, "payload", seen(payload), "ddbench.graphs.store.Payload")
+        return GraphSynset(payload=payload, **provenance_of(method, resolved))
+
+    def check_format(self, path: Path, synset: GraphSynset) -> None:
+        from ddbench.modalities.graph_synset import check_graph_synset
+
+        check_graph_synset(path, synset)
 
     def write(self, path: Path, synset: GraphSynset) -> None:
         from ddbench.modalities.graph_synset import write_graph_synset

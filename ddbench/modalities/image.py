@@ -63,14 +63,20 @@ class ImageModality(Modality):
         return fit_preprocess(dataset, kind, root)
 
     def synset(self, method: Method[Any], resolved: Mapping[str, Any]) -> Synset:
+        from ddbench.methods.returned import product_of
         from ddbench.synset import Synset
 
         return Synset(
-            **vars(method.distilled()),
+            **vars(product_of(method)),
             preprocess=resolved["preprocess"],
             augmentation=method.augmentation,
             **provenance_of(method, resolved),
         )
+
+    def check_format(self, path: Path, synset: Synset) -> None:
+        from ddbench.synset import check_synset
+
+        check_synset(path, synset)
 
     def write(self, path: Path, synset: Synset) -> None:
         from ddbench.synset import write_synset

@@ -21,6 +21,7 @@ from multiprocessing import forkserver, parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
+from ddbench.runtime import authors
 from ddbench.runtime.errors import UserError
 
 ATTEMPTS = 3
@@ -154,8 +155,9 @@ def answer(function: Callable[..., Any], *given: Any) -> tuple[str, Any]:
         return "ok", function(*given)
     except UserError as error:
         return "user-error", str(error)
-    except Exception:
-        return "error", traceback.format_exc()
+    except Exception as error:
+        told = authors.told(error)
+        return ("error", traceback.format_exc()) if told is None else ("user-error", told)
 
 
 def unwrapped(kind: str, value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import torch
 from torch import Tensor
@@ -39,7 +40,8 @@ class Plateau:
 
     def state(self) -> dict[str, Tensor]:
         """Rate, best loss and steps since, as one float64 tensor ``(3,)`` named ``plateau``."""
-        return {"plateau": torch.tensor([self.rate, self._best, self._bad], dtype=torch.float64)}
+        best = min(self._best, sys.float_info.max)  # states hold finite numbers only
+        return {"plateau": torch.tensor([self.rate, best, self._bad], dtype=torch.float64)}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Take over what :meth:`state` gave."""

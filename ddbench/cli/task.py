@@ -13,7 +13,7 @@ from ddbench.cli.parse import parse
 from ddbench.cli.shards import SHARE, Sharded, print_status, with_shard
 from ddbench.registry import unknown
 from ddbench.runtime.errors import UserError
-from ddbench.tasks import TASKS, description
+from ddbench.tasks import TASKS, description, task_class
 from ddbench.tasks.start import Asked, run, status
 
 
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
 
 def arguments(name: str, argv: list[str]) -> tuple[Args, Any]:
     """The flags of every task, and those of this one as its config."""
-    kind = TASKS.get(name).config_class
+    kind = task_class(name).config_class
     parts: dict[str, Any] = {"asked": Args(), "own": kind()}
     combined = make_dataclass(
         "Task", [(part, type(value), field(default=value)) for part, value in parts.items()], frozen=True, kw_only=True

@@ -43,7 +43,7 @@ from ddbench.runtime.files import ensure_writable, write_bytes, write_json
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.signs import turn
-from ddbench.runtime.tensors import open_tensors, write_foreign, write_tensors
+from ddbench.runtime.tensors import finite_tensors, open_tensors, write_foreign, write_tensors
 from ddbench.training.optimizers import check_gathered
 
 CHECKPOINT_KIND = "ddbench-diffusion-checkpoint"
@@ -352,10 +352,10 @@ class _Progress:
         """
         if not self.path.exists():
             return 0
-        with open_tensors(self.path, CHECKPOINT_KIND, 1) as (handle, header):
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
         training = self.training
         try:
+            with open_tensors(self.path, CHECKPOINT_KIND, 1) as (handle, header):
+                tensors = finite_tensors(handle)
             done = int(header["done"])
             if not 0 < done <= self.recipe.steps:
                 raise ValueError(f"step {done} of {self.recipe.steps}")

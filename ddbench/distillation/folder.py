@@ -12,13 +12,13 @@ from typing import Any
 
 from ddbench.methods.base import Method, State
 from ddbench.methods.needs import Need
-from ddbench.methods.returned import not_finite, state_of
+from ddbench.methods.returned import state_of
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, ensure_writable, is_temporary, read_json, write_json
 from ddbench.runtime.progress import Console
 from ddbench.runtime.ranks import PROCESSES
 from ddbench.runtime.resources import Meter
-from ddbench.runtime.tensors import open_tensors, write_tensors
+from ddbench.runtime.tensors import finite_tensors, open_tensors, write_tensors
 from ddbench.synset import FILE
 
 CONFIG = "config.json"
@@ -211,10 +211,10 @@ def read_state(path: Path, method: Method[Any], kind: str = CHECKPOINT_KIND) -> 
         UserError: it is damaged.
     """
     with open_tensors(path, kind, 1) as (handle, header):
-        tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
-    for name, tensor in tensors.items():
-        if not_finite(tensor):
-            raise damaged(path, f"{name} holds {'NaN' if bool(tensor.isnan().any()) else 'infinity'}")
+        try:
+            tensors = finite_tensors(handle)
+        except ValueError as error:
+            raise damaged(path, error) from None
     values = header.get("values")
     if not isinstance(values, dict):
         raise damaged(path, "no values")

@@ -30,7 +30,7 @@ from ddbench.distillation.folder import (
     read_state,
     resume,
 )
-from ddbench.distillation.product import checked, finish
+from ddbench.distillation.product import check_product, finish, wrap
 from ddbench.methods.base import Method, NotFiniteError
 from ddbench.methods.returned import checked_state, metrics_of, state_of
 from ddbench.modalities import modality
@@ -295,7 +295,8 @@ def _merge(run: Run, method: Method[Any], ranges: Sequence[range], covered: int)
             tracker.close()
     cost = meter.report(devices.describe(run.context.device), iterations=method.iterations)
     peaks = [cost["peak_memory_bytes"], *(int(header.get("peak_memory_bytes", 0)) for header in headers)]
-    finish(run, checked(method, run.resolved), cost | {"peak_memory_bytes": max(peaks)}, prepared)
+    check_product(method, run.resolved)
+    finish(run, wrap(method, run.resolved), cost | {"peak_memory_bytes": max(peaks)}, prepared)
 
 
 def status(

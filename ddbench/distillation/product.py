@@ -10,8 +10,9 @@ from ddbench.methods.base import Method
 from ddbench.methods.needs import TOLD_OF_ALL
 from ddbench.methods.returned import called
 from ddbench.modalities import modality
+from ddbench.runtime import authors
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import write_bytes, write_json
+from ddbench.runtime.files import canonical_json, write_bytes, write_json
 from ddbench.synset import Provenance
 
 
@@ -36,8 +37,8 @@ def wrap(method: Method[Any], resolved: dict[str, Any]) -> Any:
     return modality(method.context.dataset.spec.modality).synset(method, resolved)
 
 
-def checked(method: Method[Any], resolved: dict[str, Any]) -> Any:
-    """:func:`wrap`, of a method that is done: what breaks the format is refused before anything is written.
+def check_product(method: Method[Any], resolved: dict[str, Any]) -> None:
+    """Refuse what a method that is done has made, if it breaks the format: before it is kept as done.
 
     Raises:
         UserError: names the method and what is wrong.
@@ -45,9 +46,9 @@ def checked(method: Method[Any], resolved: dict[str, Any]) -> Any:
     synset = wrap(method, resolved)
     try:
         modality(synset.modality).check_format(Path("distilled()"), synset)
-    except UserError as error:
-        raise UserError(f"{called(method)}: {error}; mend the method") from None
-    return synset
+        canonical_json(synset.header())
+    except (UserError, TypeError, ValueError) as error:
+        raise UserError(f"{called(method)}: {error}; {authors.mend(type(method))}") from None
 
 
 def write(path: Path, synset: Provenance) -> None:

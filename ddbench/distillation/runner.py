@@ -13,7 +13,7 @@ from ddbench.distillation.begin import Run, begin
 from ddbench.distillation.begin import RunSettings as RunSettings
 from ddbench.distillation.begin import attention_for as attention_for
 from ddbench.distillation.folder import CHECKPOINT, Rhythm, checkpoint, claim_folder, give_up, resume
-from ddbench.distillation.product import checked, finish, write
+from ddbench.distillation.product import check_product, finish, write
 from ddbench.distillation.product import wrap as _wrap
 from ddbench.methods.base import Method, NotFiniteError
 from ddbench.methods.returned import look_ahead, metrics_of
@@ -101,7 +101,7 @@ def _steps(run: Run) -> None:
             for tracker in trackers:
                 tracker.close()
     cost = meter.report(devices.describe(run.context.device), iterations=method.iterations)
-    finish(run, checked(method, run.resolved), cost, prepared)
+    finish(run, _wrap(method, run.resolved), cost, prepared)
 
 
 def _follow(method: Method[Any], done: int) -> None:
@@ -123,6 +123,7 @@ def _loop(
     meter: Meter,
 ) -> None:
     if not method.iterations:
+        check_product(method, resolved)
         return
     context, rhythm = method.context, Rhythm(settings.checkpoint_every)
     with context.console.bar(
@@ -148,7 +149,7 @@ def _loop(
             main = f"loss {metrics['loss']:.4f} " if "loss" in metrics else ""
             bar.advance(main + shown)
             if last:
-                checked(method, resolved)  # before it is kept as done
+                check_product(method, resolved)
             if rhythm.due(number) or last:
                 with rhythm.writing():
                     checkpoint(out / CHECKPOINT, method, number, meter)

@@ -5,6 +5,7 @@ killed one.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,10 +63,10 @@ class Kept:
         student = record["student"]
         if not isinstance(student, str):
             raise TypeError(f"student {student!r}")
-        cost = {name: record["cost"][name] for name in COSTS}
+        cost = {name: _number(name, record["cost"][name]) for name in COSTS}
         if "searched_lr" in record:
-            rate = float(record["searched_lr"])
-            self.searches.setdefault(student, {})[rate] = float(record["holdout_accuracy"])
+            rate = _number("searched_lr", record["searched_lr"])
+            self.searches.setdefault(student, {})[rate] = _number("accuracy", record["holdout_accuracy"])
             self.costs[student, f"lr {rate:g}"] = {"student": student, "searched_lr": rate, **cost}
         elif "probe" in record:
             seed, kind, name = int(record["seed"]), str(record["kind"]), str(record["probe"])
@@ -79,7 +80,7 @@ class Kept:
             if "diverged" in record:
                 self.diverged[student, seed] = str(record["diverged"])
             else:
-                metrics = {name: float(value) for name, value in record["metrics"].items()}
+                metrics = {name: float(_number(name, value)) for name, value in record["metrics"].items()}
                 if "accuracy" not in metrics:
                     raise KeyError("accuracy")
                 self.runs.setdefault((student, seed), metrics)
@@ -144,6 +145,19 @@ class Kept:
         }
 
 
+def _number(name: str, value: object) -> Any:
+    """A number of a record; JSON has neither NaN nor infinities, its texts do.
+
+    Raises:
+        TypeError, ValueError: none, or a fraction that is none.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} {value!r:.40}")
+    if not math.isfinite(value) or (name == "accuracy" and not 0 <= value <= 1):
+        raise ValueError(f"{name} {value}")
+    return value
+
+
 def cost_path(out: Path) -> Path:
     """The cost record of an evaluation."""
     return out.with_name(f"{out.stem}.cost.json")
@@ -195,7 +209,7 @@ def _take_result(kept: Kept, out: Path, head: dict[str, Any]) -> None:
             kept.take({**run, "cost": nothing})
         for student, entry in old["learning_rates"].items():
             for rate, value in entry["searched"].items():
-                kept.take({"student": student, "searched_lr": rate, "holdout_accuracy": value, "cost": nothing})
+                kept.take({"student": student, "searched_lr": float(rate), "holdout_accuracy": value, "cost": nothing})
         for kind, settings in old.get("measured", {}).items():
             kept.measured[str(kind)] = dict(settings)
         for entry in old.get("findings", []):

@@ -44,7 +44,7 @@ def read_tasks(paths: Sequence[Path], result: Result) -> dict[str, Any]:
     Raises:
         UserError: no result of a task, one that does not have the synset, or two of one task.
     """
-    from ddbench.tasks import TASKS
+    from ddbench.tasks import task_class
     from ddbench.tasks.record import read_result
 
     found: dict[str, Any] = {}
@@ -60,7 +60,7 @@ def read_tasks(paths: Sequence[Path], result: Result) -> dict[str, Any]:
             )
         if name in found:
             raise UserError(f"--task {path}: a second result of {name}; a row has one of each task")
-        found[name] = TASKS.get(name).told(head, made["units"], label).to_json(head)
+        found[name] = task_class(name).told(head, made["units"], label).to_json(head)
     return found
 
 

@@ -17,7 +17,7 @@ from ddbench.leaderboard.packing import SYNSET_FILE
 from ddbench.leaderboard.result import Result, TaskInfo, plain
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, text_hash, write_json
-from ddbench.tasks import TASKS
+from ddbench.tasks import TASKS, task_class
 
 LARGEST = 10_000
 """Of a number in a task's config: shadows, images, networks, passes."""
@@ -57,7 +57,7 @@ def check_tasks(result: Result, request: How) -> None:
             raise UserError(f"{where}: this ddbench has no such task; verify the row without --measured")
         if result.synset.modality != "image":
             raise UserError(f"{where}: tasks are about images; verify the row without --measured")
-        question, kind = plain(info.question), TASKS.get(name)
+        question, kind = plain(info.question), task_class(name)
         config = apply_config(kind.config_class, question["config"], where)
         check_config(config)
         for key, value in question["config"].items():
@@ -151,7 +151,7 @@ def _again(result: Result, name: str, info: TaskInfo, request: How, run: Path, d
             f"{where}: this ddbench would ask otherwise ({differing[0]} differs); verify it without --measured"
         )
     made = start.run(name, [run], asked, config)
-    told = TASKS.get(name).told(made.data["head"], made.data["units"], made.labels[0])
+    told = task_class(name).told(made.data["head"], made.data["units"], made.labels[0])
     again = TaskInfo.from_json(json.loads(canonical_json(told.to_json(made.data["head"]))))
     _check_described(info, again, where)
     return again

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,38 +9,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddbench.decoders.base import Decoder
 from ddbench.methods.base import Distilled, Method, State
+from ddbench.runtime import authors
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json
+from ddbench.runtime.tensors import not_finite
 from ddbench.synset import Budget
 
 
 def called(method: Method[Any]) -> str:
-    """A method in a message: its title, and the file of one that is not of this package."""
-    kind = type(method)
-    if _shipped(method):
-        return f"method {method.title}"
-    try:
-        file = inspect.getfile(kind)
-    except (OSError, TypeError):  # written at a prompt
-        file = kind.__module__
-    return f"method {str(method.title)[:60] or kind.__name__} ({file})"
+    """A method at the beginning of a message."""
+    return f"method {str(method.title)[:60] or type(method).__name__}"
 
 
-def wrong(method: Method[Any], what: str, found: str, expected: str) -> UserError:
+def wrong(method: Method[Any], what: str, found: object, expected: str) -> UserError:
     """That a method returns what it must not.
 
     Args:
         what: is wrong, such as ``state()`` or ``labels of distilled()``.
     """
-    return UserError(f"{called(method)}: {what} is {found}, expected {expected}; mend the method")
-
-
-def seen(value: object) -> str:
-    """A value in a message: type and shape of a tensor, type and beginning of another."""
-    if isinstance(value, Tensor):
-        return f"a tensor of {str(value.dtype).removeprefix('torch.')} of shape {list(value.shape)}"
-    return "None" if value is None else f"{type(value).__name__} {value!r:.60}"
+    return authors.wrong(type(method), called(method), what, found, expected)
 
 
 def check_sizes(method: Method[Any]) -> None:
@@ -53,16 +41,16 @@ def check_sizes(method: Method[Any]) -> None:
     """
     steps = method.iterations
     if type(steps) is not int or steps < 0:
-        raise wrong(method, "iterations", seen(steps), "a whole number of steps (0: one shot)")
+        raise wrong(method, "iterations", steps, "a whole number of steps (0: one shot)")
     budget = method.budget
     if not isinstance(budget, Budget) or type(budget.value) is not int or not isinstance(budget.unit, str):
-        raise wrong(method, "budget", seen(budget), "ddbench.synset.Budget of a unit and a whole number")
+        raise wrong(method, "budget", budget, "ddbench.synset.Budget of a unit and a whole number")
     if not isinstance(method.augmentation, str):
-        raise wrong(method, "augmentation", seen(method.augmentation), "the name of a strategy, such as 'none'")
+        raise wrong(method, "augmentation", method.augmentation, "the name of a strategy, such as 'none'")
     pieces = method.pieces()
     ranges = isinstance(pieces, Sequence) and all(isinstance(one, range) and one.step == 1 for one in pieces)
     if not ranges or (pieces and [step for one in pieces for step in one] != list(range(steps))):
-        raise wrong(method, "pieces()", seen(pieces), f"ranges that are the {steps} steps in order, or ()")
+        raise wrong(method, "pieces()", pieces, f"ranges that are the {steps} steps in order, or ()")
 
 
 def metrics_of(method: Method[Any], iteration: int, found: object) -> dict[str, float]:
@@ -75,8 +63,10 @@ def metrics_of(method: Method[Any], iteration: int, found: object) -> dict[str, 
         isinstance(name, str) and isinstance(value, int | float) for name, value in found.items()
     ):
         return found
-    expected = "numbers by name, such as {'loss': 0.5}"
-    raise wrong(method, f"what step() returned at iteration {iteration}", seen(found), expected)
+    raise UserError(
+        f"iteration {iteration}: step() of {method.title} returned {authors.seen(found)}, expected numbers by name, "
+        f"such as {{'loss': 0.5}}; {authors.mend(type(method))}"
+    )
 
 
 def state_of(method: Method[Any]) -> State:
@@ -95,20 +85,22 @@ def checked_state(method: Method[Any], found: object, what: str) -> State:
         UserError: no state, no tensors by name, values that are no JSON, or NaN or infinities in either.
     """
     if not isinstance(found, State):
-        raise wrong(method, what, seen(found), "ddbench.methods.base.State")
+        raise wrong(method, what, found, "ddbench.methods.base.State")
     if not isinstance(found.tensors, Mapping) or not all(isinstance(name, str) for name in found.tensors):
-        raise wrong(method, f"tensors of {what}", seen(found.tensors), "tensors by name")
+        raise wrong(method, f"tensors of {what}", found.tensors, "tensors by name")
     for name, tensor in found.tensors.items():
         if not isinstance(tensor, Tensor) or tensor.is_sparse or tensor.is_quantized or tensor.is_complex():
-            raise wrong(method, f"tensor {name!r} of {what}", seen(tensor), "a dense tensor of real numbers")
+            raise wrong(method, f"tensor {name!r} of {what}", tensor, "a dense tensor of real numbers")
         if not_finite(tensor):
-            raise wrong(method, f"tensor {name!r} of {what}", "with NaN or infinity in it", "finite numbers")
+            raise wrong(
+                method, f"tensor {name!r} of {what}", authors.Said("with NaN or infinity in it"), "finite numbers"
+            )
     if not isinstance(found.values, dict) or not all(isinstance(name, str) for name in found.values):
-        raise wrong(method, f"values of {what}", seen(found.values), "JSON by name")
+        raise wrong(method, f"values of {what}", found.values, "JSON by name")
     try:
         canonical_json(found.values)
     except (TypeError, ValueError, RecursionError) as error:
-        raise wrong(method, f"values of {what}", seen(found.values), f"JSON ({error})") from None
+        raise wrong(method, f"values of {what}", found.values, f"JSON ({error})") from None
     return found
 
 
@@ -118,7 +110,7 @@ def look_ahead(method: Method[Any]) -> None:
     Raises:
         UserError: as :func:`state_of` and :func:`product_of`; a product that is there only after all steps is let be.
     """
-    if _shipped(method):
+    if authors.shipped(type(method)):
         return
     state_of(method)
     try:
@@ -129,15 +121,6 @@ def look_ahead(method: Method[Any]) -> None:
         return
 
 
-def _shipped(method: Method[Any]) -> bool:
-    return type(method).__module__.startswith("ddbench.")
-
-
-def not_finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds NaN or infinity."""
-    return tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
-
-
 def product_of(method: Method[Any]) -> Distilled:
     """What a method made, as it is now: of the right types and number of axes; contents are the synset's own matter.
 
@@ -146,26 +129,28 @@ def product_of(method: Method[Any]) -> Distilled:
     """
     found = method.distilled()
     if not isinstance(found, Distilled):
-        raise wrong(method, "distilled()", seen(found), "ddbench.methods.base.Distilled")
+        raise wrong(method, "distilled()", found, "ddbench.methods.base.Distilled")
     of = "of distilled()"
     images, labels, shape = found.images, found.labels, tuple(method.context.dataset.spec.shape)
     kinds = (torch.uint8, torch.float32)
     if not isinstance(images, Tensor) or images.dtype not in kinds or images.ndim != 4 or images.shape[1:] != shape:
-        raise wrong(method, f"images {of}", seen(images), f"uint8 (pixels) or float32 (network input) {('N', *shape)}")
+        raise wrong(method, f"images {of}", images, f"uint8 (pixels) or float32 (network input) {('N', *shape)}")
     hard = isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.ndim == 1
     soft = isinstance(labels, Tensor) and labels.dtype == torch.float32 and labels.ndim == 2
     if not (hard or soft):
-        raise wrong(method, f"labels {of}", seen(labels), "int64 (N,), or float32 (N, classes)")
+        raise wrong(method, f"labels {of}", labels, "int64 (N,), or float32 (N, classes)")
     if not isinstance(found.parameters, Mapping) or not all(
         isinstance(one, Tensor) for one in found.parameters.values()
     ):
-        raise wrong(method, f"parameters {of}", seen(found.parameters), "tensors by name")
+        raise wrong(method, f"parameters {of}", found.parameters, "tensors by name")
     for name, one in (("learned_lr", found.learned_lr), ("stage", found.stage)):
         if one is not None and not isinstance(one, Tensor):
-            raise wrong(method, f"{name} {of}", seen(one), "a tensor, or None")
+            raise wrong(method, f"{name} {of}", one, "a tensor, or None")
     scale = found.label_scale
     if scale is not None and not (isinstance(scale, float) and math.isfinite(scale)):
-        raise wrong(method, f"label_scale {of}", seen(scale), "a number, or None")
+        raise wrong(method, f"label_scale {of}", scale, "a number, or None")
+    if found.decoder is not None and not isinstance(found.decoder, Decoder):
+        raise wrong(method, f"decoder {of}", found.decoder, "ddbench.decoders.base.Decoder, or None")
     if type(found.patches) is not int:
-        raise wrong(method, f"patches {of}", seen(found.patches), "a whole number")
+        raise wrong(method, f"patches {of}", found.patches, "a whole number")
     return found

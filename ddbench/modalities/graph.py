@@ -118,14 +118,14 @@ class GraphModality(Modality):
     def synset(self, method: Method[Any], resolved: Mapping[str, Any]) -> GraphSynset:
         from ddbench.graphs.store import Payload
         from ddbench.methods.families.graphs import GraphMethod
-        from ddbench.methods.returned import seen, wrong
+        from ddbench.methods.returned import wrong
         from ddbench.modalities.graph_synset import GraphSynset
 
         if not isinstance(method, GraphMethod):
-            raise wrong(method, "the class", "no GraphMethod", "ddbench.methods.families.graphs.GraphMethod")
+            raise wrong(method, "the class", type(method), "ddbench.methods.families.graphs.GraphMethod")
         payload = method.payload
         if not isinstance(payload, Payload):
-            raise wrong(method, "payload", seen(payload), "ddbench.graphs.store.Payload")
+            raise wrong(method, "payload", payload, "ddbench.graphs.store.Payload")
         return GraphSynset(payload=payload, **provenance_of(method, resolved))
 
     def check_format(self, path: Path, synset: GraphSynset) -> None:

@@ -6,11 +6,12 @@ traceback; so they do for callers in Python in any case.
 
 from __future__ import annotations
 
+import inspect
 import linecache
 import os
 import traceback
 
-from ddbench.runtime.errors import one_line
+from ddbench.runtime.errors import UserError, one_line
 
 WHOLE = "DDBENCH_TRACEBACK"
 """Environment variable that asks for whole tracebacks."""
@@ -51,3 +52,43 @@ def told(error: BaseException) -> str | None:
     return (
         f"{where}: {type(error).__name__}: {one_line(error)[:LONGEST]}; mend it ({WHOLE}=1 shows the whole traceback)"
     )
+
+
+def shipped(kind: type) -> bool:
+    """Whether a class is one of this package."""
+    return kind.__module__.partition(".")[0] == "ddbench"
+
+
+class Said(str):
+    """Words for what was found, in place of a value."""
+
+
+def seen(value: object) -> str:
+    """A value in a message: type and shape of a tensor, type and beginning of another."""
+    if isinstance(value, Said):
+        return str(value)
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"a tensor of {str(value.dtype).removeprefix('torch.')} of shape {list(value.shape)}"
+    return "None" if value is None else f"{type(value).__name__} {value!r:.60}"
+
+
+def mend(kind: type) -> str:
+    """What is to be done, at the end of a message: with the file of a class that is not of this package."""
+    if shipped(kind):
+        return "mend it"
+    try:
+        return f"mend it ({inspect.getfile(kind)})"
+    except (OSError, TypeError):  # written at a prompt
+        return f"mend it ({kind.__module__})"
+
+
+def wrong(kind: type, name: str, what: str, found: object, expected: str) -> UserError:
+    """That somebody's code returns what it must not.
+
+    Args:
+        kind: the class whose code it is.
+        name: of it, such as ``method Mine``.
+        what: is wrong, such as ``state()``.
+        found: the value that was returned.
+    """
+    return UserError(f"{name}: {what} is {seen(found)}, expected {expected}; {mend(kind)}")

@@ -130,6 +130,24 @@ def check_tensor(path: Path, handle: Any, name: str, dtypes: tuple[str, ...], di
     return shape
 
 
+def not_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds NaN or infinity."""
+    return tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+
+
+def finite_tensors(handle: Any) -> dict[str, Tensor]:
+    """All tensors of an open file.
+
+    Raises:
+        ValueError: names one that holds NaN or infinity.
+    """
+    found: dict[str, Tensor] = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
+    for name, tensor in found.items():
+        if not_finite(tensor):
+            raise ValueError(f"{name} holds {'NaN' if bool(tensor.isnan().any()) else 'infinity'}")
+    return found
+
+
 def read_finite(path: Path, handle: Any, name: str) -> Tensor:
     """A tensor of an open file, refused when it holds NaN or infinity.
 
@@ -137,7 +155,7 @@ def read_finite(path: Path, handle: Any, name: str) -> Tensor:
         UserError: an entry is not finite.
     """
     tensor: Tensor = handle.get_tensor(name)
-    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+    if not_finite(tensor):
         bad = int((~torch.isfinite(tensor)).sum())
         raise UserError(f"{path}: {name} holds {bad} value(s) that are NaN or infinite")
     return tensor

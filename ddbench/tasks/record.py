@@ -9,10 +9,12 @@ from typing import Any
 
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, read_json
-from ddbench.tasks import TASKS
+from ddbench.tasks import task_class
 
 KIND = "ddbench-task"
 SCHEMA = 1
+MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError)
+"""What comes of records that are not of the task."""
 _TEXT = {"type": "string", "maxLength": 200}
 _SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 
@@ -83,11 +85,11 @@ def check_result(place: Path, value: Any) -> dict[str, Any]:
     if isinstance(version, int) and version > SCHEMA:
         raise UserError(f"{place}: schema {version} was made by a newer ddbench: upgrade")
     _fits(place, value, ENVELOPE, "")
-    kind = TASKS.get(value["task"])
+    kind = task_class(value["task"])
     _fits(place, value["results"], {"type": "object", **kind.schema}, "results.")
     try:
         again = json.loads(canonical_json(kind.results(value["head"], value["units"])))
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except MALFORMED as error:
         raise UserError(f"{place}: its units are malformed ({error!r:.80}); remove it and repeat the task") from None
     if not _same(again, value["results"]):
         raise UserError(f"{place}: its results do not follow from its units; remove it and repeat the task")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddbench.tasks import TASKS
+from ddbench.tasks import task_class
 from ddbench.tasks.costs import SetsCost, cost_of_sets
 
 
@@ -38,7 +38,7 @@ class TaskResult:
         return cost_of_sets(self.path)
 
     def __str__(self) -> str:
-        lines: list[str] = TASKS.get(self.data["task"]).lines(self.data["results"])
+        lines: list[str] = task_class(self.data["task"]).lines(self.data["results"])
         return "\n".join(lines)
 
     def __repr__(self) -> str:

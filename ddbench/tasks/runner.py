@@ -22,9 +22,10 @@ from ddbench.runtime.files import (
 )
 from ddbench.runtime.progress import Console
 from ddbench.runtime.shards import WHOLE, Shard, State, Units, run_units
-from ddbench.tasks import TASKS
+from ddbench.tasks import task_class
 from ddbench.tasks.base import Job, Task, Unit
-from ddbench.tasks.record import KIND, SCHEMA, check_result, extended, read_result
+from ddbench.tasks.record import KIND, MALFORMED, SCHEMA, check_result, extended, read_result
+from ddbench.tasks.returned import json_of, remembered_of, stages_of
 
 WORK = "ddbench.tasks.runner:work"
 HEAD = "head.json"
@@ -33,14 +34,15 @@ HEAD = "head.json"
 @functools.lru_cache(maxsize=1)
 def task_of(job: Job) -> Task[Any]:
     """The task of a job, with its data; read once a process."""
-    made: Task[Any] = TASKS.get(job.task)(job.config, job)
+    made: Task[Any] = task_class(job.task)(job.config, job)
     return made
 
 
 def work(job: Job, unit: Unit) -> dict[str, Any]:
     """One unit; run by a worker."""
     devices.prepare(job.settings.threads)
-    return task_of(job).work(unit)
+    task = task_of(job)
+    return json_of(task, f"work() of {unit.name}", task.work(unit))
 
 
 def parts_folder(out: Path) -> Path:
@@ -68,17 +70,16 @@ def do(job: Job, changed: Mapping[str, Any], out: Path, workers: int, console: C
     task = task_of(job)
     task.check()
     head = head_of(task, changed)
-    found = {**task.remembered(), **_kept(task, out, head)}
-    folder = parts_folder(out)
-    stages = [[unit for unit in stage if not _done(task, unit, found)] for stage in task.stages()]
-    if not any(stages) and out.exists():
+    found = {**remembered_of(task), **_kept(task, out, head)}
+    folder, stages, read = parts_folder(out), stages_of(task), set(found)
+    if out.exists() and all(_done(task, unit, found) for stage in stages for unit in stage):
         console.say(f"finished already: {out}")
     else:
         ensure_writable(folder)
         write_text(folder / HEAD, canonical_json(head) + "\n")
-    names = {unit.name for stage in task.stages() for unit in stage}
-    for stage in task.stages():
-        _do_stage(task, list(stage), found, head, workers, console, shard, out)
+    names = {unit.name for stage in stages for unit in stage}
+    for stage in stages:
+        _do_stage(task, stage, found, head, workers, console, shard, out)
     units = {name: record for name, record in sorted(found.items()) if name in names}  # the order of the file
     result = {
         "kind": KIND,
@@ -86,7 +87,7 @@ def do(job: Job, changed: Mapping[str, Any], out: Path, workers: int, console: C
         "task": job.task,
         "head": head,
         "units": units,
-        "results": task.results(head, units),
+        "results": _results(task, head, units, bool(read & names), folder),
     }
     check_result(out, result)
     task.remember(found)
@@ -94,6 +95,29 @@ def do(job: Job, changed: Mapping[str, Any], out: Path, workers: int, console: C
         write_json(out, result)
     _clear(folder, names)
     return result
+
+
+def _results(
+    task: Task[Any], head: Mapping[str, Any], units: Mapping[str, Any], read: bool, folder: Path
+) -> dict[str, Any]:
+    """What the records say.
+
+    Args:
+        read: whether some were read from files.
+
+    Raises:
+        UserError: records that were read are not the task's, or the task gives no JSON.
+    """
+    try:
+        found = task.results(head, units)
+    except MALFORMED as error:
+        if not read:
+            raise
+        raise UserError(
+            f"{folder}: its records are not of this task ({error!r:.80}); remove it, and the result beside it if there "
+            "is one, and repeat the task"
+        ) from error
+    return json_of(task, "results()", found)
 
 
 def status(job: Job, changed: Mapping[str, Any], out: Path) -> list[State]:
@@ -104,8 +128,8 @@ def status(job: Job, changed: Mapping[str, Any], out: Path) -> list[State]:
     """
     task = task_of(job)
     task.check()
-    found = {**task.remembered(), **_kept(task, out, head_of(task, changed))}
-    units = [unit for stage in task.stages() for unit in stage]
+    found = {**remembered_of(task), **_kept(task, out, head_of(task, changed))}
+    units = [unit for stage in stages_of(task) for unit in stage]
     done = {unit.name for unit in units if _done(task, unit, found)}
     return Units(parts_folder(out) / "units").states([unit.name for unit in units], done)
 
@@ -148,7 +172,7 @@ def head_of(task: Task[Any], changed: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "config": recorded_config(job.config),
         "dataset": {"name": spec.name, "fingerprint": task.dataset.fingerprint, "size": spec.size},
-        "decides": task.decides(),
+        "decides": json_of(task, "decides()", task.decides()),
         "precision": job.settings.precision,
         "protocol": {"name": job.protocol.name, "hash": job.protocol.hash, "changed": dict(changed)},
         "runs": [run.to_json() for run in job.runs],

@@ -20,7 +20,7 @@ from ddbench.runtime.files import file_hash, read_json
 from ddbench.runtime.numbers import check_count
 from ddbench.runtime.progress import Console
 from ddbench.runtime.shards import WHOLE, Shard, State
-from ddbench.tasks import TASKS
+from ddbench.tasks import task_class
 from ddbench.tasks.result import TaskResult
 from ddbench.tasks.told import question_of
 
@@ -88,7 +88,7 @@ def asked_of(name: str, settings: Mapping[str, Any]) -> tuple[Asked, Any]:
     Raises:
         UserError: no such task, an unknown setting, with a suggestion, or a value of another type.
     """
-    kind = TASKS.get(name).config_class
+    kind = task_class(name).config_class
     own = {item.name for item in fields(kind)}
     types = types_of(Asked)
     shared: dict[str, Any] = {}
@@ -137,7 +137,7 @@ def _order(name: str, places: Sequence[Path], asked: Asked, config: Any) -> Orde
     from ddbench.tasks.base import Job
     from ddbench.tasks.runner import HEAD, parts_folder
 
-    kind = TASKS.get(name)
+    kind = task_class(name)
     check_config(config)
     check_count("--seeds", asked.seeds)
     runs = _runs(places, kind.distils(config))

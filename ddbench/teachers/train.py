@@ -27,7 +27,7 @@ from ddbench.runtime.files import ensure_writable, write_json
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.signs import turn
-from ddbench.runtime.tensors import open_tensors, write_tensors
+from ddbench.runtime.tensors import finite_tensors, open_tensors, write_tensors
 from ddbench.teachers.recipe import TeacherRecipe
 from ddbench.teachers.store import (
     PARTIAL,
@@ -419,9 +419,9 @@ class _Progress:
         """
         if not self.path.exists():
             return 0
-        with open_tensors(self.path, CHECKPOINT_KIND, 1) as (handle, header):
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
         try:
+            with open_tensors(self.path, CHECKPOINT_KIND, 1) as (handle, header):
+                tensors = finite_tensors(handle)
             done = int(header["done"])
             curves = {name: [float(value) for value in header["curves"][name]] for name in self.curves}
             if not 0 < done <= self.recipe.epochs or {len(curves["loss"]), len(curves["train_accuracy"])} != {done}:

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from test_fewer_cores import killed_at
 
+from ddbench.diffusion import train as diffusion
 from ddbench.methods import METHODS
 from ddbench.methods.mtt import MTT
 from ddbench.teachers import train
@@ -35,6 +36,8 @@ CHECKPOINTS: dict[str, tuple[str, torch.Tensor, str]] = {
     "no momentum": ("lr_momentum.0", torch.zeros(0), "lr_momentum.0 has shape [0]"),
     "images without numbers": ("images", torch.full((10, 1, 8, 8), float("nan")), "images holds NaN"),
     "a rate that is none": ("raw_lr", torch.tensor(float("nan")), "raw_lr holds NaN"),
+    "images without end": ("images", torch.full((10, 1, 8, 8), float("inf")), "images holds infinity"),
+    "a momentum without end": ("image_momentum.0", torch.full((10, 1, 8, 8), -float("inf")), "holds infinity"),
 }
 
 
@@ -61,6 +64,57 @@ def test_a_checkpoint(
     assert str(checkpoint) in result.err
     assert result.err.count("\n") == 1
     assert checkpoint.read_bytes() == before
+
+
+TRAINED: dict[str, tuple[tuple[object, ...], Any, str]] = {
+    "teacher": (
+        ("teacher", "--student", "convnet-d1-w4-bn", "--epochs", 3, "--compile", "off", "--teachers"),
+        train,
+        "take",
+    ),
+    "diffusion model": (
+        ("diffusion", "train", "--widths", 8, 8, "--batch", 8, "--steps", 4, "--diffusions"),
+        diffusion,
+        "note",
+    ),
+}
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("kind", TRAINED)
+def test_a_checkpoint_of_what_is_trained_holds_finite_numbers(
+    kind: str, value: float, ddb: Ddb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Weights and what the optimiser keeps; the file stays as it is."""
+    command, module, step = TRAINED[kind]
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0.0)
+    command = (*command, tmp_path, "--dataset", "digits", "--quiet", "--threads", 1)
+    go_on = killed_at(monkeypatch, module._Progress, step, 3)
+    assert ddb(*command).code == 130
+    go_on()
+    (checkpoint,) = tmp_path.rglob("*.partial.safetensors")
+    whole = checkpoint.read_bytes()
+    with safe_open(checkpoint, "pt") as handle:
+        shapes = {name: handle.get_tensor(name).shape for name in handle.keys()}  # noqa: SIM118 (not a dict)
+    for prefix in ("net.", "optimizer."):
+        name = next(name for name, shape in sorted(shapes.items()) if name.startswith(prefix) and len(shape) > 1)
+        checkpoint.write_bytes(whole)
+        change_tensor(checkpoint, name, torch.full(shapes[name], value))
+        before = checkpoint.read_bytes()
+        result = ddb(*command)
+        assert result.code == 2
+        assert f"{checkpoint}: " in result.err
+        assert f"{name} holds {'infinity' if value > 1 else 'NaN'}" in result.err
+        assert checkpoint.read_bytes() == before
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "0.5", 1.5, -0.1, True, None])
+def test_an_accuracy_that_is_none(value: Any, refused: Refused, random_run: Path):
+    path = next(one for one in (random_run / "evaluations").glob("*.json") if not one.name.endswith(".cost.json"))
+    content = json.loads(path.read_text())
+    content["runs"][0]["metrics"]["accuracy"] = value
+    path.write_text(json.dumps(content))
+    refused(evaluate_tiny(random_run, "--seeds", 3), path.name, "its runs", f"accuracy {value!r}".strip("'"))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

@@ -19,7 +19,7 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import write_json
 from ddbench.statistics import paired_difference, summarise
 from ddbench.tasks import TASKS, runner
-from ddbench.tasks.base import table
+from ddbench.tasks.base import Unit, table
 from ddbench.tasks.record import read_result
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -196,3 +196,50 @@ def test_every_task_says_itself():
     for name in TASKS:
         Draft202012Validator.check_schema(TASKS.get(name).schema)
         assert LINES[name]
+
+
+RUBBISH: dict[str, tuple[str, Any, str]] = {
+    # what it returns, and what is told
+    "no stages": ("stages", None, "task transfer: stages() is None, expected lists of ddbench.tasks.base.Unit"),
+    "stages of text": ("stages", [["a"]], "a unit of stages() is str 'a', expected ddbench.tasks.base.Unit"),
+    "a name twice": ("stages", [[Unit(name="a", values=())] * 2], "a unit of stages() is 'a' twice"),
+    "a record of text": ("work", "done", "work() of"),
+    "a record of NaN": ("work", {"x": float("nan")}, "expected JSON by name (Out of range"),
+    "what decides it": ("decides", [1], "decides() is list [1], expected JSON by name"),
+    "what is remembered": ("remembered", {"a": 1}, "remembered() is dict {'a': 1}, expected records by the name"),
+    "results": ("results", [1], "results() is list [1], expected JSON by name"),
+    "results of another form": ("results", {"rows": 1}, "x.json: no result of a task: results"),
+}
+
+
+@pytest.mark.parametrize("case", RUBBISH.values(), ids=RUBBISH)
+def test_what_somebodys_task_returns(
+    case: tuple[str, Any, str], pair: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    name, value, told = case
+    monkeypatch.setattr(runner.task_class("transfer"), name, lambda *given: value)
+    runner.task_of.cache_clear()
+    done = ddb("task", "transfer", "a", "--seeds", 1, *SMALL, "--out", "x.json")
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+    assert told in done.err
+    assert not (pair / "x.json").exists()
+
+
+@pytest.mark.parametrize("value", ["x:y", "builtins:dict"])
+def test_a_task_that_is_none(value: str, pair: Path, refused: Callable, monkeypatch: pytest.MonkeyPatch):
+    list(TASKS)
+    monkeypatch.setattr(TASKS, "_table", {**TASKS._table, "own": value})
+    refused(("task", "own", "a"), "task 'own'")
+
+
+@pytest.mark.parametrize("record", [{}, {"accuracy": "high"}, {"metrics": None}])
+def test_a_record_that_is_not_the_tasks(record: dict[str, Any], pair: Path, ddb: Callable):
+    argv = ("task", "transfer", "a", "--seeds", 2, *SMALL, "--out", "x.json")
+    assert ddb(*argv, "--shard", "0/2").code == 0
+    (path,) = (pair / "x.parts").glob("*.part")
+    write_json(path, {"unit": json.loads(path.read_text())["unit"], "record": record})
+    done = ddb(*argv)
+    assert done.code == 2
+    assert "x.parts: its records are not of this task" in done.err
+    assert not (pair / "x.json").exists()

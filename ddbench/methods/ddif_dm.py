@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ddbench.config import setting
+from ddbench.methods import papers
 from ddbench.methods.facts import Facts
 from ddbench.methods.families.ddif import DdifConfig, DdifMethod
 from ddbench.methods.families.distribution import DistributionConfig, MeanMatching
@@ -33,10 +34,5 @@ class DdifDM(DdifMethod[DdifDMConfig], MeanMatching[DdifDMConfig]):
         title="DDiF+DM",
         line="distribution matching, each image a small network",
         family="distribution matching",
-        paper="Distilling Dataset into Neural Field",
-        authors=("Donghyeok Shin", "HeeSun Bae", "Gyuwon Sim", "Wanmo Kang", "Il-Chul Moon"),
-        venue="ICLR",
-        year=2025,
-        arxiv="2503.04835",
-        code="https://github.com/aailab-kaist/DDiF",
+        **papers.DDIF,
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ddbench.config import setting
+from ddbench.methods import papers
 from ddbench.methods.facts import Facts
 from ddbench.methods.families.ddif import DdifConfig, DdifMethod
 from ddbench.methods.families.decoded import DecodedTrajectory, DecodedTrajectoryConfig
@@ -33,10 +34,5 @@ class DdifMTT(DdifMethod[DdifMTTConfig], DecodedTrajectory[DdifMTTConfig]):
         title="DDiF+MTT",
         line="trajectory matching, each image a small network",
         family="trajectory matching",
-        paper="Distilling Dataset into Neural Field",
-        authors=("Donghyeok Shin", "HeeSun Bae", "Gyuwon Sim", "Wanmo Kang", "Il-Chul Moon"),
-        venue="ICLR",
-        year=2025,
-        arxiv="2503.04835",
-        code="https://github.com/aailab-kaist/DDiF",
+        **papers.DDIF,
     )

@@ -1,7 +1,8 @@
 """What is known of a method besides its code: said once, on its class, as literals. Imports no torch.
 
 A class says ``facts = Facts(title="MTT", ...)``. The arguments are literals, so that lists, pages and citations read
-them from the source (:func:`read_classes`) and nothing that computes has to be imported.
+them from the source (:func:`read_classes`) and nothing that computes has to be imported. ``**papers.NAME`` stands for
+those of :mod:`ddbench.methods.papers`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import importlib.util
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
+
+from ddbench.methods import papers
 
 CARDS = "https://github.com/ddbench/ddbench/blob/main/methods"
 """Where the cards are read on line: ``CARDS/NAME/README.md``."""
@@ -145,6 +149,9 @@ def _facts(node: ast.ClassDef, path: Path) -> Facts | None:
     known = {item.name for item in fields(Facts)}
     values = {}
     for keyword in said:
+        if keyword.arg is None:
+            values.update(_shared(keyword.value, node, path))
+            continue
         if keyword.arg not in known:
             raise ValueError(f"{path}: facts of {node.name}: unknown fact {keyword.arg!r}")
         try:
@@ -155,6 +162,14 @@ def _facts(node: ast.ClassDef, path: Path) -> Facts | None:
         return Facts(**values)
     except TypeError as error:
         raise ValueError(f"{path}: facts of {node.name}: {error}") from None
+
+
+def _shared(said: ast.expr, node: ast.ClassDef, path: Path) -> dict[str, Any]:
+    """What ``**papers.NAME`` stands for."""
+    match said:
+        case ast.Attribute(value=ast.Name(id="papers"), attr=name) if isinstance(vars(papers).get(name), dict):
+            return dict(vars(papers)[name])
+    raise ValueError(f"{path}: facts of {node.name}: **{ast.unparse(said)}, expected facts or **papers.NAME")
 
 
 def find_class(target: str) -> Found | None:

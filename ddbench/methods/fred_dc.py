@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ddbench.config import setting
+from ddbench.methods import papers
 from ddbench.methods.facts import Facts
 from ddbench.methods.families.decoded import DecodedMatching
 from ddbench.methods.families.fred import FredConfig, FredMethod
@@ -34,10 +35,5 @@ class FredDC(FredMethod[FredDCConfig], DecodedMatching[FredDCConfig]):
         title="FreD+DC",
         line="gradient matching, images as masked cosine coefficients",
         family="gradient matching",
-        paper="Frequency Domain-based Dataset Distillation",
-        authors=("Donghyeok Shin", "Seungjae Shin", "Il-Chul Moon"),
-        venue="NeurIPS",
-        year=2023,
-        arxiv="2311.08819",
-        code="https://github.com/sdh0818/FreD",
+        **papers.FRED,
     )

@@ -111,6 +111,8 @@ def test_citation_of_one_two_and_more_authors() -> None:
         ("title='Mine', colour='red'", "unknown fact 'colour'"),
         ("title='Mine'", "missing"),
         ("title='Mine', line='', family='x'", "line is ''"),
+        ("title='Mine', **papers.NOBODY", "**papers.NOBODY, expected facts or **papers.NAME"),
+        ("title='Mine', **dict(line='x')", "**dict(line='x'), expected facts or **papers.NAME"),
     ],
 )
 def test_facts_that_cannot_be_read(said: str, message: str, tmp_path: Path) -> None:

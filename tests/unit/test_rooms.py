@@ -48,7 +48,7 @@ FLOORS = (
 APART = {("evaluation", "methods")}
 """Rooms that do not import each other though they stand on different floors: the first would import the second."""
 
-BESIDE_METHODS = {"families", "parts", "needs", "base", "facts", "citation"}
+BESIDE_METHODS = {"families", "parts", "needs", "base", "facts", "citation", "papers"}
 """What stands in ``methods/`` and is no method: a method imports these, never another method."""
 
 LONGEST_FILE = 450

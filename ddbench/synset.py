@@ -27,6 +27,7 @@ from ddbench.provenance import Budget as Budget
 from ddbench.provenance import Provenance as Provenance
 from ddbench.provenance import field_of
 from ddbench.provenance import provenance as provenance
+from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.tensors import check_tensor, open_tensors, read_finite, write_tensors
 from ddbench.schedule import Replay as Replay
@@ -197,7 +198,10 @@ def synset_path(place: Path) -> Path:
     """
     path = place / FILE if place.is_dir() else place
     if not path.is_file():
-        hint = " (is the run finished? repeat its ddbench distill command)" if place.is_dir() else ""
+        near = [one.name for one in place.parent.glob("*")]
+        hint = suggest(place.name, near) + "; ddbench distill and ddbench import make runs"
+        if place.is_dir():
+            hint = " (is the run finished? repeat its ddbench distill command)"
         raise UserError(f"{path}: no such synset{hint}")
     return path
 

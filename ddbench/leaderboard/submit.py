@@ -408,7 +408,8 @@ def evaluation_path(run: Path, protocol: str | None) -> Path:
         return found[0]
     standard = [path for path in found if _is_standard(_read_evaluation(path))]
     if len(standard) != 1:
-        raise UserError(f"{run}: several evaluations; choose one with --protocol (or --all): {', '.join(names)}")
+        every = " (or --all, the standard ones)" if standard else ", none of them standard"
+        raise UserError(f"{run}: several evaluations; choose one with --protocol{every}: {', '.join(names)}")
     return standard[0]
 
 

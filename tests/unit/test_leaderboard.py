@@ -422,7 +422,7 @@ BAD_RUNS: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
     "no evaluation": (lambda run: (run / "evaluations/hard-v1.json").unlink(), [], "ddbench evaluate"),
     "no such protocol": (lambda run: None, ["--protocol", "hard-v2"], "did you mean 'hard-v1'"),
     "two": (lambda run: make_second(run), [], "choose one with --protocol"),
-    "two altered": (lambda run: make_altered(run), [], "choose one with --protocol"),
+    "two altered": (lambda run: make_altered(run), [], "choose one with --protocol, none of them standard"),
     "other synset": (lambda run: (run / "synset.safetensors").write_bytes(b"x"), [], "another synset"),
     "no synset": (lambda run: (run / "synset.safetensors").unlink(), [], "no such synset"),
     "newer": (lambda run: break_evaluation(run, lambda e: e.update(schema=2)), [], "newer"),

@@ -245,6 +245,7 @@ def test_latex_wide_keeps_protocols_apart_and_every_row(tmp_path: Path) -> None:
     assert "half of the 95 \\% interval" in text
     other = replace(cell, label_kind="soft")
     assert wide_text([cell, other]).count("\\begin{table}") == 2
+    assert wide_text([cell, other]).endswith("\\end{table}\n")
     assert wide_text([]) == ""
     with pytest.raises(UserError, match="--columns is for --layout tables"):
         verb.main(["export", "--format", "latex", "--layout", "wide", "--columns", "method"])

@@ -114,6 +114,10 @@ def test_synset_path(tmp_path: Path):
         synset_path(tmp_path)
     with pytest.raises(UserError, match="no such synset"):
         synset_path(tmp_path / "other.safetensors")
+    (tmp_path / "digits-ipc10-dm-s0").mkdir()
+    with pytest.raises(UserError, match=r"no such synset \(did you mean 'digits-ipc10-dm-s0'\?\); ddbench distill"):
+        synset_path(tmp_path / "digits-ipc10-dm-s1")
+    (tmp_path / "digits-ipc10-dm-s0").rmdir()
     write_synset(tmp_path / "synset.safetensors", make())
     assert synset_path(tmp_path) == synset_path(tmp_path / "synset.safetensors") == tmp_path / "synset.safetensors"
 

@@ -35,7 +35,8 @@ def wide_text(cells: Sequence[Cell], student: str = "", spread: str = "std") -> 
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(_group(cell), []).append(cell)
-    return BOOKTABS + "\n".join("\n".join(_table(found, student, spread)) for found in groups.values()) if cells else ""
+    made = ["\n".join([*_table(found, student, spread), ""]) for found in groups.values()]
+    return BOOKTABS + "\n".join(made) if made else ""
 
 
 def _group(cell: Cell) -> str:

@@ -220,8 +220,8 @@ def buffer_flags(cell: PlanCell, workshop: Workshop) -> list[str]:
 
 
 def teacher_flags(cell: PlanCell, workshop: Workshop) -> list[str] | None:
-    """The flags of the teacher that a cell's protocol wants; None: it is told none."""
-    if cell.teacher is None:
+    """The flags of the teacher that a cell's protocol wants; None: it wants none, or is told none."""
+    if cell.teacher is None or not getattr(cell.kind.protocol(cell.protocol), "needs_teacher", False):
         return None
     return [*_data(cell), "--teachers", str(workshop.teachers), *cell.teacher, *workshop.common]
 

@@ -10,6 +10,7 @@ import pytest
 from ddbench.cli.reproduce import parse_span
 from ddbench.distillation.recipes import choose_recipe
 from ddbench.leaderboard.plans import find_plan, read_plan, result_of, shipped_plans
+from ddbench.leaderboard.reproduction import Workshop, teacher_flags
 from ddbench.leaderboard.schema import load_results
 from ddbench.methods import METHODS
 from ddbench.runtime.errors import UserError
@@ -41,6 +42,17 @@ def test_an_entry_is_one_cell_for_each_ipc_seed_and_protocol(tmp_path: Path) -> 
     assert {cell.recipe for cell in plan.cells} == {"digits-ipc1", "digits-ipc10"}
     with_target = [cell.name for cell in plan.cells if cell.published]
     assert with_target == ["digits-ipc10-mtt-s0/mtt", "digits-ipc10-mtt-s3/mtt"]
+
+
+def test_a_teacher_is_for_the_protocols_that_have_one(tmp_path: Path) -> None:
+    body = 'protocols = ["labels-hard", "labels-once", "labels-view"]\nteacher = ["--student", "convnet-d2-w32-bn"]\n'
+    plan = read_plan(write(tmp_path, HEAD + '[[cells]]\nmethod = "random"\nipc = 1\nrun_seeds = [0]\n' + body))
+    shop = Workshop(out=tmp_path, leaderboard=tmp_path, submission={}, common=(), cores=1)
+    found = {cell.protocol: teacher_flags(cell, shop) for cell in plan.cells}
+    assert found["labels-hard"] is None
+    assert found["labels-once"] == found["labels-view"]
+    assert found["labels-once"] is not None
+    assert found["labels-once"][-2:] == ["--student", "convnet-d2-w32-bn"]
 
 
 @pytest.mark.parametrize(

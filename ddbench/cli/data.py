@@ -12,17 +12,14 @@ from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
 
-WIDEST = 112
-"""Side in px of an image in the picture."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class CheckArgs:
-    """Tell what a dataset holds: counts, sizes, modes, skipped files, class balance, images that are in both splits;
-    and draw a row of images a class."""
+    """Tell what a dataset holds: counts, sizes, modes or labels, skipped files, class balance, items that are in both
+    splits; and draw a row of images or graphs a class."""
 
     dataset: tyro.conf.Positional[str]
-    """Dataset name (ddbench list datasets), folder:PATH, npz:PATH or hub:OWNER/NAME."""
+    """Dataset name (ddbench list datasets), folder:PATH, npz:PATH, hub:OWNER/NAME or graphs:PATH."""
     size: int | None = None
     """Side in pixels, where it can be chosen."""
     out: Path | None = None
@@ -38,6 +35,7 @@ class CheckArgs:
 EXAMPLES = """  ddbench data check digits
   ddbench data check folder:my-images --size 32 --skip-broken
   ddbench data check npz:my-arrays.npz
+  ddbench data check graphs:MUTAG
   ddbench data check hub:uoft-cs/cifar10 --size 32 --download --out cifar10.png"""
 
 SUBVERBS = ("check",)
@@ -70,14 +68,16 @@ class Told(Console):
 
 def _check(args: CheckArgs) -> None:
     from ddbench.data.load import load_dataset
-    from ddbench.data.specs import dataset_slug
-    from ddbench.data.survey import first_images, survey
-    from ddbench.preview import MAX_COLUMNS, MAX_ROWS, grid, png
+    from ddbench.data.specs import dataset_slug, modality_of
+    from ddbench.modalities import modality
     from ddbench.runtime.files import ensure_writable, write_bytes
 
     out = args.out or Path(f"{dataset_slug(args.dataset)}.png")
     if out.suffix != ".png" or out.is_dir():
         raise UserError(f"--out {out}: expected a file that ends in .png")
+    kind = modality(modality_of(args.dataset))
+    if args.skip_broken and kind.name != "image":
+        raise UserError(f"--skip-broken: for image files, {args.dataset} is a set of {kind.items}; leave it out")
     console = Told()
     dataset = load_dataset(
         args.dataset,
@@ -86,13 +86,12 @@ def _check(args: CheckArgs) -> None:
         download=args.download,
         console=console,
         skip_broken=args.skip_broken,
+        modality=kind.name,
     )
     ensure_writable(out.parent)
-    head, *lines = survey(dataset).lines()
+    head, *lines = kind.survey(dataset)
     print("\n".join([*(console.said or [head]), *lines]))
-    classes = dataset.spec.classes
-    images, labels = first_images(dataset.train, min(classes, MAX_ROWS), MAX_COLUMNS, WIDEST)
-    write_bytes(out, png(grid(images, labels, classes)))
+    write_bytes(out, kind.first_items(dataset))
     print(f"  picture: {out}")
     size = f" --size {args.size}" if args.size is not None else ""
-    print(f"next: ddbench distill --method random --dataset {args.dataset}{size} --ipc 1")
+    print(f"next: ddbench distill --method random --dataset {args.dataset}{size} {kind.small_budget(dataset)}")

@@ -48,26 +48,33 @@ class Survey:
         )
         channels, height, width = self.shape
         yield f"  used as {'grey' if channels == 1 else 'colour'}, {width} x {height} px"
-        yield from self._balance()
+        yield from balance("images", self.class_names, self.train, self.test)
         values = ["(" + ", ".join(f"{one:.4g}" for one in part) + ")" for part in (self.mean, self.std)]
         mirrored = "augmentation may mirror them" if self.flip else "never mirrored"
         yield f"  normalised with mean {values[0]}, deviation {values[1]}; {mirrored}"
         yield f"  the same to the bit: {self.twice:,} training images twice, {self.both:,} test images also trained on"
         yield f"  fingerprint {self.fingerprint[:16]}"
 
-    def _balance(self) -> Iterator[str]:
-        order = sorted(range(len(self.train)), key=lambda label: -self.train[label])
-        least, most = self.train[order[-1]], self.train[order[0]]
-        ratio = "balanced" if most == least else f"the largest class has {most / max(least, 1):.3g} times the smallest"
-        yield f"  images a class: {least:,} to {most:,}, {ratio}"
-        shown = order if len(order) <= SHOWN else [*order[: SHOWN // 2], *order[-SHOWN // 2 :]]
-        names = [self.class_names[label] if self.class_names else str(label) for label in shown]
-        width = min(40, max(map(len, names)))
-        for place, (label, name) in enumerate(zip(shown, names, strict=True)):
-            if len(order) > SHOWN and place == SHOWN // 2:
-                yield f"    ... {len(order) - SHOWN} others"
-            bar = "#" * max(1, round(20 * self.train[label] / most))
-            yield f"    {name:<{width}.{width}}  {self.train[label]:>9,}  {self.test[label]:>9,}  {bar}"
+
+def balance(items: str, class_names: tuple[str, ...], train: tuple[int, ...], test: tuple[int, ...]) -> Iterator[str]:
+    """Lines about how many items each class has.
+
+    Args:
+        items: what they are, for people ("images").
+        train, test: of each class, in label order.
+    """
+    order = sorted(range(len(train)), key=lambda label: -train[label])
+    least, most = train[order[-1]], train[order[0]]
+    ratio = "balanced" if most == least else f"the largest class has {most / max(least, 1):.3g} times the smallest"
+    yield f"  {items} a class: {least:,} to {most:,}, {ratio}"
+    shown = order if len(order) <= SHOWN else [*order[: SHOWN // 2], *order[-SHOWN // 2 :]]
+    names = [class_names[label] if class_names else str(label) for label in shown]
+    width = min(40, max(map(len, names)))
+    for place, (label, name) in enumerate(zip(shown, names, strict=True)):
+        if len(order) > SHOWN and place == SHOWN // 2:
+            yield f"    ... {len(order) - SHOWN} others"
+        bar = "#" * max(1, round(20 * train[label] / most))
+        yield f"    {name:<{width}.{width}}  {train[label]:>9,}  {test[label]:>9,}  {bar}"
 
 
 def survey(dataset: Dataset) -> Survey:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -80,6 +80,20 @@ class Modality(ABC):
     run_defaults: ClassVar[Mapping[str, Any]]
     metrics: ClassVar[Mapping[str, Mapping[str, str]]]
     forecasts: ClassVar[bool]
+
+    # a dataset, before work
+
+    @abstractmethod
+    def survey(self, dataset: Any) -> Iterable[str]:
+        """What it holds, in lines for people; the first names it and its counts."""
+
+    @abstractmethod
+    def first_items(self, dataset: Any) -> bytes:
+        """A picture of its first items, a row a class, as PNG."""
+
+    @abstractmethod
+    def small_budget(self, dataset: Any) -> str:
+        """Flags of a small first distillation."""
 
     # a run
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -87,6 +87,19 @@ class GraphModality(Modality):
     forecasts = False
     setting_names = frozenset(GraphProtocol.__dataclass_fields__) - {"name"}
     later = ()
+
+    def survey(self, dataset: GraphDataset) -> Iterable[str]:
+        from ddbench.graphs.survey import survey_lines
+
+        return survey_lines(dataset)
+
+    def first_items(self, dataset: GraphDataset) -> bytes:
+        from ddbench.graphs.survey import first_graphs
+
+        return first_graphs(dataset)
+
+    def small_budget(self, dataset: GraphDataset) -> str:
+        return f"--max-bytes {-(-dataset.train.graphs.bytes // 10)}"
 
     def run_student(self, student: str | None, dataset: Dataset) -> str:
         parse_student(student or STUDENT)

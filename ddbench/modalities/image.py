@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from ddbench.teachers.store import Teacher
 
 
+WIDEST = 112
+"""Side in px of an image in the picture of a dataset."""
+
+
 class ImageModality(Modality):
     """Images of one shape with a class each."""
 
@@ -36,6 +40,22 @@ class ImageModality(Modality):
     forecasts = True
     setting_names = frozenset(Protocol.__dataclass_fields__) - {"name"}
     later = LATER
+
+    def survey(self, dataset: Dataset) -> Iterable[str]:
+        from ddbench.data.survey import survey
+
+        return survey(dataset).lines()
+
+    def first_items(self, dataset: Dataset) -> bytes:
+        from ddbench.data.survey import first_images
+        from ddbench.preview import MAX_COLUMNS, MAX_ROWS, grid, png
+
+        classes = dataset.spec.classes
+        images, labels = first_images(dataset.train, min(classes, MAX_ROWS), MAX_COLUMNS, WIDEST)
+        return png(grid(images, labels, classes))
+
+    def small_budget(self, dataset: Dataset) -> str:
+        return "--ipc 1"
 
     def run_student(self, student: str | None, dataset: Dataset) -> str:
         return str(parse_student(student)) if student else default_student(dataset.spec.size)

@@ -12,6 +12,9 @@ from conftest import evaluate_tiny, random_tiny
 from hub_server import TOKEN, Hub, serving
 from PIL import Image
 
+from ddbench.graphs.made import made_graphs
+from ddbench.graphs.read import Source, write_compact
+
 RNG = np.random.default_rng(0)
 
 
@@ -145,3 +148,42 @@ def test_own_arrays_are_distilled_and_scored(ddb: Callable, tmp_path: Path):
     found = ddb(*evaluate_tiny(tmp_path / "run"))
     assert found.code == 0, found.err
     assert "random on npz:own.npz" in found.out
+
+
+def test_graphs(ddb: Callable, tmp_path: Path):
+    found = ddb("data", "check", "graphs:made")
+    assert (found.code, found.err) == (0, "")
+    for part in (
+        "graphs:made: 2 classes, 128 training, 16 validation and 16 test graphs",
+        "a graph has 10 to 20 (median 15) nodes and 10 to 20 (median 15) edges",
+        "labels: of a node 4 kinds, of an edge none",
+        "stored, the training graphs take 6,048 bytes",
+        "graphs a class: 64 to 64, balanced",
+        "0 training graphs twice, 0 test graphs also trained on",
+        "fingerprint 4ecc72be16f62e79",
+        "next: ddbench distill --method random --dataset graphs:made --max-bytes 605",
+    ):
+        assert part in found.out
+    with Image.open(next(tmp_path.glob("graphs-made-*.png"))) as picture:
+        assert min(picture.size) > 100
+    after = found.out.splitlines()[-1].removeprefix("next: ddbench ").split()
+    assert ddb(*after, "--out", "run").code == 0
+
+
+def test_graphs_that_are_there_twice(ddb: Callable, tmp_path: Path):
+    graphs = made_graphs(12)
+    write_compact(tmp_path / "own.npz", Source(graphs.take([0] * 11 + [1] * 11)))
+    found = ddb("data", "check", "graphs:own.npz")
+    assert (found.code, found.err) == (0, "")
+    assert "16 training graphs twice, 2 test graphs also trained on" in found.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--skip-broken",), "--skip-broken: for image files, graphs:made is a set of graphs; leave it out"),
+        (("--size", 8), "--size 8: graphs:made is no set of images"),
+    ],
+)
+def test_flags_of_images_are_refused_for_graphs(flags: tuple[object, ...], told: str, refused: Callable):
+    refused(("data", "check", "graphs:made", *flags), told)

@@ -83,7 +83,7 @@ PLANS = {
         },
         tasks={
             "continual": "--memory 10 --steps 5 --orders 5 --seeds 1 --epochs 300 --against random",
-            "nas": "--nets 24 --widest 32 --real-epochs 10 --seeds 1 --epochs 200 --against random",
+            "nas": "--nets 24 --widest 32 --real-epochs 5 --choose-from 300 --seeds 1 --epochs 100 --against random",
         },
         beside=("random",),  # herding as a run: its teacher of width 32 is what two cores can train for every step
     ),

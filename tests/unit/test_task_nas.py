@@ -12,7 +12,7 @@ from conftest import EAGER, random_tiny
 
 from ddbench.networks.names import parse_student
 from ddbench.runtime.errors import UserError
-from ddbench.tasks import measures, runner
+from ddbench.tasks import measures, nas, runner
 from ddbench.tasks.record import read_result
 from ddbench.tasks.search import fitting, grid, read_rankings
 
@@ -84,6 +84,27 @@ def test_whole(run: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
     rankings.write_text("[]")
     with pytest.raises(UserError, match="not a file of rankings"):
         read_rankings(rankings, head)
+
+
+def test_choice_from_few_images(run: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
+    """So many held-out images of each class, or all; the rankings are files of their own."""
+    monkeypatch.setattr(measures, "DRAWS", 10)
+    counts: set[tuple[str, int]] = set()
+    tested = nas.tested_students
+
+    def watched(plan: Any, split: Any, *more: Any) -> Any:
+        counts.add((plan.synset.method, len(split.labels)))
+        return tested(plan, split, *more)
+
+    monkeypatch.setattr(nas, "tested_students", watched)
+    seen = {}
+    for count in (0, 1):
+        assert ddb("task", "nas", "a", *SMALL, "--choose-from", count, "--out", f"{count}.json").code == 0
+        seen[count], counts = counts, set()
+    held_out, few = ({size for method, size in seen[count] if method == "random"} for count in (0, 1))
+    assert few == {10}  # one of each class
+    assert min(held_out) > 100
+    assert len(list((run / "rankings").iterdir())) == 2
 
 
 def test_refused(run: Path, ddb: Callable, refused: Callable):

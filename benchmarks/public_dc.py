@@ -170,7 +170,7 @@ def table(made: dict[str, dict[str, Any]], scores: dict[tuple[str, str], list[fl
         minutes = f"{made[side]['cpu_s'] / 60:.1f}"
         lines.append(f"| {side} | {minutes} | {cells[0]} | {cells[1]} | {difference(both[1], both[0])} |")
     gaps = [difference(scores["ddbench", judge], scores["public code", judge]) for judge in SIDES]
-    lines.append(f"| ddbench's synset - the public one | | {gaps[0]} | {gaps[1]} | |")
+    lines.append(f"| ddbench's synset - the public one | – | {gaps[0]} | {gaps[1]} | – |")
     return lines
 
 

@@ -28,6 +28,11 @@ KINDS = {
     "teacher": ("A teacher's label of every view", "A network labels each augmented view; its bytes are in the rate."),
     "targets": ("Targets of a regression", "Labels of kernel methods: learned numbers that are no distribution."),
 }
+ONCE = (
+    "A teacher's label of every image",
+    "A network labels each image before it is augmented; the labels are stored, and in the rate.",
+)
+"""Of protocols that ask a teacher once."""
 HEAD = """Written from the rows of the board by `python benchmarks/label_tables.py`; not edited by hand. Each table
 is one kind of labels under one protocol; rows of different tables are not compared. Test accuracy in %, mean ± half
 of the 95 % interval over seeds; "to random" is the difference to random images, paired by seed, and says where it
@@ -71,13 +76,16 @@ def page(board: Path, datasets: Sequence[str]) -> str:
     cells = [cell for cell in read_board(board).cells if cell.protocol.standard and cell.budget.unit == "ipc"]
     lines = ["# By kind of labels", "", *HEAD.splitlines()]
     for dataset in datasets:
-        for kind, (title, words) in KINDS.items():
+        for kind in KINDS:
             own = [cell for cell in cells if (cell.dataset, cell.label_kind) == (dataset, kind)]
             for protocol in dict.fromkeys(cell.protocol.name for cell in own):
+                title, words = KINDS[kind]
                 side = [cell for cell in own if cell.protocol.name == protocol]
                 if not any(row.reference == "" for cell in side for row in cell.rows):
                     continue  # random images alone
                 student = STUDENTS.get(dataset, side[0].students[0])
+                if side[0].protocol.settings.get("labels") == "once":
+                    title, words = ONCE
                 named = student if all(student in cell.students for cell in side) else side[0].students[0]
                 lines += ["", f"## {dataset}: {title[0].lower()}{title[1:]}, `{protocol}`", ""]
                 lines += [f"{words} Student `{named}`.", "", *table(side, student)]

@@ -49,3 +49,13 @@ def test_a_table_for_each_kind_of_labels_and_protocol(tables: ModuleType, tmp_pa
 def test_a_dataset_without_rows_has_no_table(tables: ModuleType, tmp_path: Path) -> None:
     put(tmp_path, made_result("dm", rich=False))
     assert "##" not in tables.page(tmp_path, ["cifar10"])
+
+
+def test_a_label_of_the_image_is_none_of_the_view(tables: ModuleType, tmp_path: Path) -> None:
+    for protocol in ("labels-once", "labels-view"):
+        put(tmp_path, made_result("dm", labels="teacher", protocol=protocol, rich=False))
+    heads = [line for line in tables.page(tmp_path, ["digits"]).splitlines() if line.startswith("## ")]
+    assert sorted(heads) == [
+        "## digits: a teacher's label of every image, `labels-once`",
+        "## digits: a teacher's label of every view, `labels-view`",
+    ]

@@ -47,7 +47,6 @@ def _imagenet(name: str, size: int, classes: int, indices: tuple[int, ...]) -> D
         source=_IMAGENET_SOURCE,
         note="scored on the validation images; shorter side resized, centre crop",
         resizable=True,
-        needs_folder=True,
         indices=indices,
         reader="ddbench.data.files:load_imagenet",
     )
@@ -189,7 +188,6 @@ def _medmnist(name: str, channels: int, flip: bool, names: tuple[str, ...]) -> D
         "scored on the test images; the validation images are left out",
         resizable=True,
         sizes=MEDMNIST_SIZES,
-        needs_folder=True,
         reader="ddbench.data.npz:load_medmnist",
     )
 
@@ -217,13 +215,12 @@ def graph_spec(name: str, classes: int, source: str, note: str, folds: int = 0) 
         note=note,
         modality="graph",
         folds=folds,
-        needs_folder=True,
         reader="ddbench.graphs.dataset:load_graph_dataset",
     )
 
 
-_TU = "a TU folder, DGCNN text or npz of yours in DATA or DATA/graphs"
-_OGB = "OGB's folder (raw/, split/scaffold/) or npz of yours in DATA or DATA/graphs"
+_TU = "a TU folder, DGCNN text or npz in DATA or DATA/graphs, or --download"
+_OGB = "OGB's folder (raw/, split/scaffold/) or npz in DATA or DATA/graphs, or --download"
 _TENTHS = "80 / 10 / 10 percent by seed 0; with a fold behind it, NAME:0 to NAME:9, that one for testing"
 _GRAPHS = (
     *(graph_spec(name, 2, _TU, _TENTHS, 10) for name in ("mutag", "proteins", "nci1", "imdb-binary", "dd")),
@@ -313,7 +310,6 @@ BUILTIN = (
         True,
         "the official archive tiny-imagenet-200.zip, unpacked into DATA/tiny-imagenet-200",
         "scored on the 10,000 validation images",
-        needs_folder=True,
         reader="ddbench.data.files:load_tiny_imagenet",
     ),
     *(_imagenet(name, 128, 10, indices) for name, indices in _SUBSETS.items()),

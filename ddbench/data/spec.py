@@ -41,7 +41,6 @@ class DatasetSpec:
         folds: so many folds it can be split in, ``NAME:0`` and so on, each tested on one of them.
         resizable: whether ``--size`` applies.
         sizes: the only sides in pixels that it comes in, of a resizable dataset; empty: any.
-        needs_folder: whether the user has to provide the files (there is no download).
         indices: ImageNet-1k indices of the classes, in label order, for its subsets.
         reader: function, or ``module:function``, that is called as ``(spec, root, download, console)`` with the data
             folder, whether missing files may be fetched, and a :class:`ddbench.runtime.progress.Console` or None; it
@@ -63,7 +62,6 @@ class DatasetSpec:
     folds: int = 0
     resizable: bool = False
     sizes: tuple[int, ...] = ()
-    needs_folder: bool = False
     indices: tuple[int, ...] = ()
     reader: str | Callable[..., Any] = ""
     skip_broken: bool = False

@@ -146,7 +146,6 @@ def _own_spec(name: str, size: int | None) -> DatasetSpec:
         flip=True,
         source=f"image files under {place}" if kind == FOLDER else place,
         resizable=kind != NPZ,
-        needs_folder=True,
         reader=f"ddbench.data.{readers[kind]}",
     )
 

@@ -77,14 +77,15 @@ def load_graph_dataset(spec: DatasetSpec, root: Path, download: bool, console: C
     Args:
         spec: of :data:`PLACES` (``NAME:FOLD`` too), or of ``graphs:PATH``.
         root: data folder.
-        download: refused where files are missing: there is no address that is known to stay.
+        download: fetch a named set whose files are missing (:mod:`ddbench.graphs.download`).
+        console: told what is fetched.
 
     Raises:
-        UserError: no such files, files that do not fit together, or a wish to fetch them.
+        UserError: no such files, files that do not fit together, or a download that fails.
     """
     base, _, fold = (spec.name, "", "") if spec.name in PLACES else spec.name.rpartition(":")
     own = spec.name.startswith(GRAPHS)
-    source = load_graphs(spec.name if own else f"{GRAPHS}{_place(base or spec.name, root, download)}")
+    source = load_graphs(spec.name if own else f"{GRAPHS}{_place(base or spec.name, root, download, console)}")
     graphs = source.graphs
     if source.split is not None:
         parts = source.split
@@ -104,17 +105,22 @@ def load_graph_dataset(spec: DatasetSpec, root: Path, download: bool, console: C
     )
 
 
-def _place(name: str, root: Path, download: bool) -> Path:
+def _place(name: str, root: Path, download: bool, console: Console | None) -> Path:
     folders = (root, root / "graphs")
     for folder in folders:
         for place in PLACES[name]:
             if (folder / place).exists():
                 return folder / place
+    if download:
+        from ddbench.graphs.download import fetch_graphs
+
+        made = root / "graphs" / PLACES[name][0]
+        fetch_graphs(name, made, console)
+        return made
     looked = " or ".join(str(folder) for folder in folders)
-    fetch = "--download: no lasting address is known; get the files from the set's home page. " if download else ""
     raise UserError(
-        f"dataset {name}: {fetch}no {', '.join(PLACES[name])} in {looked}; put {FORMS} there under one of these names, "
-        "or use graphs:PATH"
+        f"dataset {name}: no {', '.join(PLACES[name])} in {looked}; get it with --download, put {FORMS} there under "
+        "one of these names, or use graphs:PATH"
     )
 
 

@@ -172,7 +172,6 @@ WRONG: dict[str, tuple[list[object], tuple[str, ...]]] = {
     ),
     "empty class": (["distill", "--method", "mirage", "--dataset", "graphs:made", "--support", 80], ("lower support",)),
     "missing": (["distill", "--method", "mirage", "--dataset", "mutag"], ("dataset mutag", "MUTAG")),
-    "download": (["distill", "--method", "mirage", "--dataset", "nci1", "--download"], ("no lasting address",)),
     "fold": (["distill", "--method", "mirage", "--dataset", "mutag:12"], ("no such fold",)),
     "plan": (["plan", "distill", "--method", "mirage", "--dataset", "graphs:made"], ("graphs",)),
 }

@@ -1,22 +1,26 @@
 """Files and commands that no honest user has: is every one of them taken or refused in one line?
 
 Every case damages one file of a valid run, store, board, data set or plan in one way and runs the command that reads
-it, in a process of its own that is forked from one with torch loaded. Counted are tracebacks, more than 10 s (of CPU,
-or ten times that by the clock), more than 1 GB on top of what the process had, ends by a signal, refusals of more or
-less than one line, and files that a refused command changed. Nothing is drawn at random. Where the damage is such that
-a reader does not look at it, the command is done: those cases are counted as taken.
+it, in a process of its own that is forked from one with torch and ddbench loaded. Counted are tracebacks, more than
+10 s (of CPU, or ten times that by the clock), more than 1 GB on top of what the process had, ends by a signal, refusals
+of more or less than one line, and files that a refused command changed. Nothing is drawn at random. Where the damage is
+such that a reader does not look at it, the command is done: those cases are counted as taken.
 
     python benchmarks/hostile.py                           # all readers
     python benchmarks/hostile.py --only synset,plan        # some
     python benchmarks/hostile.py --only plan --show        # and what each case says
+    python benchmarks/hostile.py --kept FILE               # one that was killed goes on: a line a case lies in FILE
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import importlib
+import json
 import os
+import pkgutil
 import resource
 import shutil
 import signal
@@ -26,13 +30,14 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import common
 
 SECONDS, MEMORY = 10, 10**9
 FAULTS = ("traceback", "over 10 s", "over 1 GB", "killed", "not one line", "changed")
+REFUSED = "THE VALID FILE IS REFUSED"
 
 
 @dataclass(frozen=True)
@@ -180,6 +185,66 @@ def judge(case: Case, scratch: Path) -> tuple[str, str, list[str]]:
     return "refused" if code else "taken", said, faults
 
 
+def warm() -> None:
+    """Load all of ddbench, so that each case begins with its own work."""
+    import ddbench
+
+    for module in pkgutil.walk_packages(ddbench.__path__, "ddbench."):
+        if not module.name.endswith("__main__"):
+            with contextlib.suppress(ImportError):
+                importlib.import_module(module.name)
+    gc.collect()
+    gc.freeze()
+
+
+def make_valid_files(valid: Path) -> None:
+    """Make them in a process of their own: this one stays small, and cases are held against its memory."""
+    from hostile_targets import make_all
+
+    pid = os.fork()
+    if not pid:
+        try:
+            make_all(valid, command)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    if os.waitpid(pid, 0)[1]:
+        sys.exit("the valid files could not be made")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a case: "taken" or "refused", its faults, and the end of what it said."""
+
+    reader: str
+    name: str
+    happened: str
+    faults: list[str]
+    last: str
+
+
+def outcomes(valid: Path, scratch: Path, chosen: Callable[[Case], bool], kept: Path | None) -> Iterator[Outcome]:
+    """Of the chosen cases in order; those in ``kept`` are not run again, the others are added to it."""
+    known: dict[tuple[str, str], Outcome] = {}
+    if kept and kept.exists():
+        for line in kept.read_text().splitlines():
+            with contextlib.suppress(ValueError):  # half a line of a killed call
+                found = Outcome(**json.loads(line))
+                known[found.reader, found.name] = found
+    for case in filter(chosen, cases(valid)):
+        done = known.get((case.reader, case.name))
+        if done is None:
+            happened, said, faults = judge(case, scratch)
+            if case.name == "valid" and happened != "taken":
+                faults = [*faults, REFUSED]
+            done = Outcome(case.reader, case.name, happened, faults, (said.strip().splitlines() or [""])[-1][:300])
+            if kept:
+                with kept.open("a") as handle:
+                    handle.write(json.dumps(asdict(done)) + "\n")
+        yield done
+
+
 def main() -> None:
     """Run all and print the table."""
     parser = common.parser(str(__doc__))
@@ -187,39 +252,38 @@ def main() -> None:
     parser.add_argument("--only", default="", help="readers, with commas")
     parser.add_argument("--case", default="", help="cases whose name holds this text")
     parser.add_argument("--controls", action="store_true", help="the valid files only, which must all be taken")
+    parser.add_argument("--kept", type=Path, help="what is judged lies there, a line a case, and is not run again")
     parser.add_argument("--show", action="store_true", help="print what each case says")
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
     torch.set_num_threads(1)
+    warm()
+    only = set(filter(None, args.only.split(",")))
+
+    def chosen(case: Case) -> bool:
+        wanted = not only or case.reader in only
+        return wanted and args.case in case.name and (not args.controls or case.name == "valid")
+
+    counts: dict[str, Counter[str]] = {}
+    wrong: list[str] = []
     with tempfile.TemporaryDirectory() as name:
         valid = (args.valid or Path(name) / "valid").absolute()
-        from hostile_targets import make_all
-
-        make_all(valid, command)
-        chosen = set(filter(None, args.only.split(",")))
-        counts: dict[str, Counter[str]] = {}
-        wrong: list[str] = []
-        for case in cases(valid):
-            if (chosen and case.reader not in chosen) or (args.case and args.case not in case.name):
-                continue
-            if args.controls and case.name != "valid":
-                continue
-            happened, said, faults = judge(case, Path(name))
-            if case.name == "valid" and case.reader != "commands" and happened != "taken":
-                faults = [*faults, "THE VALID FILE IS REFUSED"]
-                wrong.append(case.reader)
-            if case.name != "valid":
-                counts.setdefault(case.reader, Counter()).update(["cases", happened, *faults])
-            if args.show or faults:
-                last = (said.strip().splitlines() or [""])[-1]
-                print(f"{case.reader} | {case.name} | {happened} {' '.join(faults)} | {last[:300]}", flush=True)
+        make_valid_files(valid)
+        for found in outcomes(valid, Path(name), chosen, args.kept and args.kept.absolute()):
+            if REFUSED in found.faults:
+                wrong.append(found.reader)
+            if found.name != "valid":
+                counts.setdefault(found.reader, Counter()).update(["cases", found.happened, *found.faults])
+            if args.show or found.faults:
+                words = " ".join([found.happened, *found.faults])
+                print(f"{found.reader} | {found.name} | {words} | {found.last}", flush=True)
     columns = ("cases", "refused", "taken", *FAULTS)
     lines = ["| reader | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
     counts["**all**"] = sum(counts.values(), Counter())
-    for reader, found in counts.items():
-        lines.append(f"| {reader} | " + " | ".join(str(found[column]) for column in columns) + " |")
+    for reader, count in counts.items():
+        lines.append(f"| {reader} | " + " | ".join(str(count[column]) for column in columns) + " |")
     if wrong:
         sys.exit(f"valid files that are refused, so that nothing is said by the rest: {', '.join(wrong)}")
     common.report(__file__, "Hostile files and commands", lines, "python benchmarks/hostile.py")

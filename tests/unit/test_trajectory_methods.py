@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ddbench.config import recorded_config
 from ddbench.experts.store import find_stores
+from ddbench.methods import METHODS
 from ddbench.methods.base import Context, Distilled, NotFiniteError, State
-from ddbench.methods.families.trajectory import TrajectoryMethod
+from ddbench.methods.families.trajectory import TrajectoryMethod, bytes_of
 from ddbench.methods.ftd import FTD, FTDConfig
 from ddbench.methods.mtt import MTT, MTTConfig
 from ddbench.methods.needs.experts import Experts
@@ -24,6 +25,7 @@ from ddbench.methods.parts.canvas import moving_average
 from ddbench.methods.parts.segments import Segment, synset_batches
 from ddbench.methods.tesla import TESLA, TESLAConfig
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.progress import Console
 from ddbench.synset import read_synset
 from ddbench.training.flat import FlatNet
 from ddbench.training.inner import InnerLoop
@@ -365,3 +367,53 @@ def test_auto_keeps_graphs_in_its_memory_and_is_recorded_only_where_it_is_asked_
     for wrong in ("8", "G", "-1G", "8GB", "1e9", ""):
         with pytest.raises(UserError, match="--memory"):
             ready(MTT, context, inner="auto", memory=wrong)
+
+
+INNER = [name for name in METHODS if hasattr(METHODS.get(name).config_class, "memory") and name != "igd"]
+
+
+def test_methods_with_graphs_to_keep() -> None:
+    assert INNER == ["ast", "datm", "ddif-mtt", "fred-mtt", "ftd", "mtt"]
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_memory_has_no_meaning_without_auto(name: str) -> None:
+    """Also where it is the size that auto has by default."""
+    config = METHODS.get(name).config_class
+    assert bytes_of(config()) == 0
+    assert bytes_of(config(inner="auto")) == 2**31
+    for inner in ("adjoint", "unroll", "truncated", "higher"):
+        with pytest.raises(UserError, match=f"--memory 2G has no meaning with --inner {inner}.*--inner auto"):
+            bytes_of(config(inner=inner, memory="2G"))
+
+
+def test_memory_without_auto_is_one_line_and_nothing_is_written(
+    ddb: Callable, tiny_experts: Path, tmp_path: Path
+) -> None:
+    argv = [
+        *("distill", "--dataset", "digits", "--ipc", 1, "--student", TINY, "--recipe", "none", "--quiet", *EAGER),
+        *("--out", tmp_path / "out"),
+    ]
+    experts = ("--max-start-epoch", 2, "--expert-epochs", 1, "--buffers", tiny_experts)
+    for more in (
+        ("--method", "mtt", *experts, "--memory", "8G"),
+        ("--method", "pdd", "--stages", 1, *experts, "--base-options", "memory=8G"),
+        ("--method", "tesla", *experts, "--memory", "8G"),
+        ("--method", "dd", "--memory", "8G"),
+    ):
+        refused = ddb(*argv, *more)
+        assert refused.code == 2
+        assert refused.err.count("\n") == 1
+        assert "--memory" in refused.err
+        assert not (tmp_path / "out").exists()
+
+
+def test_auto_says_where_it_keeps_nothing(
+    context: Context, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loud = dataclasses.replace(context, console=Console())
+    ready(MTT, loud, inner="auto", memory="8G")
+    assert "keeps no graphs" not in capsys.readouterr().err
+    monkeypatch.setattr("ddbench.runtime.device.choose_compiler", lambda *_: lambda step: step)
+    assert ready(MTT, loud, inner="auto", memory="8G").inner.memory == 0
+    assert "--inner auto keeps no graphs where steps are compiled" in capsys.readouterr().err

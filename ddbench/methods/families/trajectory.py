@@ -34,7 +34,7 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.numbers import byte_count
 from ddbench.training.distribution import mixes_images
 from ddbench.training.flat import FlatNet, flatten_buffers, load_flat, load_flat_buffers
-from ddbench.training.inner import InnerLoop
+from ddbench.training.inner import MEMORY, InnerLoop
 from ddbench.training.loops import forward_flops
 from ddbench.training.problem import InnerProblem, InnerResult, OuterTerm, match_term
 from ddbench.training.twice import check_batches, check_steady
@@ -83,20 +83,28 @@ class InnerConfig(TrajectoryConfig):
     inner: Literal["adjoint", "unroll", "auto", "truncated", "higher"] = "adjoint"
     """How the outer gradient is computed: adjoint equals unroll, in the memory of one step; auto equals both, faster by
     --memory; truncated as in TESLA."""
-    memory: str = setting("2G", omit_default=True)
-    """What --inner auto keeps graphs of the student's last steps in, such as 8G or 500M."""
+    memory: str | None = setting(None, omit_default=True)
+    """What --inner auto keeps graphs of the student's last steps in, such as 8G or 500M; 2G where none is given."""
 
 
 def bytes_of(config: TrajectoryConfig) -> int:
-    """Bytes of ``--memory``.
+    """Bytes of ``--memory``; 0 where the inner loop keeps no graphs.
 
     Raises:
-        UserError: it is no size.
+        UserError: it is no size, or given where no graphs are kept.
     """
-    text = getattr(config, "memory", "0K")
-    found = byte_count(text)
+    if not isinstance(config, InnerConfig) or (config.inner != "auto" and config.memory is None):
+        return 0
+    if config.memory is None:
+        return MEMORY
+    found = byte_count(config.memory)
     if found is None:
-        raise UserError(f"--memory {text:.40}: expected a size such as 8G or 500M")
+        raise UserError(f"--memory {config.memory:.40}: expected a size such as 8G or 500M")
+    if config.inner != "auto":
+        raise UserError(
+            f"--memory {config.memory} has no meaning with --inner {config.inner}, which keeps no graphs: give --inner "
+            "auto, or leave --memory out"
+        )
     return found
 
 
@@ -237,6 +245,10 @@ class TrajectoryMethod(Method[C]):
         flops = 12 * forward_flops(module, shape) * batch * config.student_steps * config.iterations
         compiler = devices.choose_compiler(context.compile, flops, context.device, context.console.say)
         self.inner = InnerLoop(FlatNet(module).to(context.device), self.inner_mode, compiler, context.ranks)
+        if self.inner_mode == "auto" and not self.inner.memory:
+            context.console.say(
+                "--inner auto keeps no graphs where steps are compiled or shared out: as --inner adjoint"
+            )
         self.inner.memory = self.inner.memory and bytes_of(config)
 
     def make_canvas(self, images: Tensor) -> Canvas:

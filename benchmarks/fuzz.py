@@ -232,7 +232,8 @@ def main() -> None:
     args.out = args.out.absolute()
     if not args.again and not args.status:
         import_all()
-    from fuzz_readers import READERS, make_reader, make_valid
+    from fuzz_readers import READERS, make_reader
+    from fuzz_valid import make_valid
 
     readers = tuple(args.readers.split(",")) if args.readers else READERS
     if unknown := set(readers) - set(READERS):

@@ -52,8 +52,9 @@ class Case:
 
 def cases(valid: Path) -> Iterator[Case]:
     """All of them, in order."""
+    from hostile_commands import commands
     from hostile_inputs import BYTES, NO_FILES
-    from hostile_targets import Target, commands, targets
+    from hostile_targets import Target, targets
 
     def place(target: Target, folder: Path) -> Path:
         for name in target.small:
@@ -83,7 +84,7 @@ def cases(valid: Path) -> Iterator[Case]:
         for name, data in target.odd:
             yield Case(reader, name, content(target, lambda _, data=data: data), target.command)  # type: ignore[misc]
     for name, argv in commands():
-        flags = Target("run/config.json", argv, small=("run", "plan.toml"))
+        flags = Target("run/config.json", argv, small=("run", "plan.toml", "graphs", "graphs.npz", "board", "experts"))
         yield Case("commands", name, valid_one(flags), argv)
 
 

@@ -10,7 +10,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -336,67 +336,7 @@ def _bomb(data: bytes) -> bytes:
     return made.getvalue()
 
 
-# pictures, idx, lists
-
-
-def pictures() -> Iterator[tuple[str, bytes]]:
-    """Picture files, each of which says something that cannot be or that nobody expects."""
-    from PIL import Image, PngImagePlugin
-
-    def saved(image: Image.Image, kind: str, **more: Any) -> bytes:
-        made = io.BytesIO()
-        image.save(made, kind, **more)
-        return made.getvalue()
-
-    def png(*parts: tuple[bytes, bytes]) -> bytes:
-        found = b"\x89PNG\r\n\x1a\n"
-        for name, content in parts:
-            found += struct.pack(">I", len(content)) + name + content
-            found += struct.pack(">I", zlib.crc32(name + content))
-        return found
-
-    def head(width: int, height: int, bits: int = 8, colour: int = 0) -> tuple[bytes, bytes]:
-        return b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
-
-    plain = Image.effect_noise((12, 10), 60)
-    notes = PngImagePlugin.PngInfo()
-    notes.add_text("x", "y" * 2**22, zip=True)
-    yield "100,000 px a side", png(head(100_000, 100_000), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b""))
-    yield "no pixels", png(head(0, 0), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
-    yield "a palette that is missing", png(head(4, 4, 8, 3), (b"IDAT", zlib.compress(bytes(20))), (b"IEND", b""))
-    yield "pixels that end early", png(head(64, 64), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b""))
-    yield "3 bits", png(head(4, 4, 3), (b"IDAT", zlib.compress(bytes(20))), (b"IEND", b""))
-    yield (
-        "pixels of 200 MB packed small",
-        png(head(20_000, 10_000), (b"IDAT", zlib.compress(bytes(20_001 * 10_000), 9)), (b"IEND", b"")),
-    )
-    yield "one pixel", saved(Image.new("L", (1, 1)), "PNG")
-    yield "one row", saved(Image.new("L", (20_000, 1)), "PNG")
-    yield "4 MB of text", saved(plain, "PNG", pnginfo=notes)
-    yield "CMYK", saved(plain.convert("CMYK"), "JPEG")
-    yield "floats", saved(plain.convert("F"), "TIFF")
-    yield "a hundred frames", saved(plain.convert("P"), "GIF", save_all=True, append_images=[plain.convert("P")] * 99)
-    yield (
-        "a turn that is none",
-        saved(plain, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x63\0\0"),
-    )
-    yield "an SVG", b'<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"/>'
-
-
-def idx(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """IDX files of images whose heads say something else."""
-    for name, sides in {
-        "2^32 - 1 images": (2**32 - 1, 28, 28),
-        "one image more": (struct.unpack(">I", data[4:8])[0] + 1, 28, 28),
-        "no images": (0, 28, 28),
-        "sides of 0": (2, 0, 0),
-        "sides of 2^31": (2, 2**31, 2**31),
-        "other sides": (1, 56, 28),
-    }.items():
-        yield name, data[:4] + struct.pack(">III", *sides) + data[16:]
-    yield "floats", data[:2] + b"\x0d" + data[3:]
-    yield "seven dimensions", data[:3] + b"\7" + data[4:]
-
+# lines of text
 
 LINES: dict[str, Content] = {
     "zeros": lambda data: b"\0" * len(data),

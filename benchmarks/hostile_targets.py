@@ -1,24 +1,25 @@
-"""The files that ``hostile.py`` damages, what reads each, and the commands and method files that it makes up."""
+"""The files that ``hostile.py`` damages, and what reads each."""
 
 from __future__ import annotations
 
 import contextlib
 import gzip
-import io
-import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import hostile_images as images
 import hostile_inputs as inputs
-from fuzz_readers import DGCNN, IDX, OGB, PLAN, TINY, TU, make_valid
+from fuzz_valid import DGCNN, IDX, OGB, PLAN, TINY, TU, make_valid
 from hostile_inputs import Content
+from hostile_methods import METHOD, method_files
 
 SAME = ("--quiet", "--compile", "off", "--threads", "1")
 EVALUATE = ("evaluate", "run", "--students", TINY, "--seeds", "1", "--epochs", "1", "--max-images", "50")
 SCORED = (*EVALUATE, "--workers", "1", "--out", "scored.json", *SAME)
 MADE = ("distill", "--dataset", "digits", "--ipc", "1", "--student", TINY, "--recipe", "none", *SAME)
+GRAPH_MADE = ("distill", "--dataset", "graphs:made", *SAME)
 KILLED = (*MADE, "--method", "dm", "--iterations", "6", "--checkpoint-every", "1", "--out", "killed")
 GRAPHS = ("call", "graphs.read", "load_graphs")
 DIFFUSION = ("--diffusions", "diffusions", "--batch", "10", "--quiet")
@@ -49,8 +50,8 @@ def targets(valid: Path) -> dict[str, Target]:
     teacher, expert = "teachers/*/*/*.safetensors", "experts/*/*/*/expert_*.safetensors"
     mtt = ("--method", "mtt", "--buffers", "experts", "--iterations", "1", "--out", "new", "--max-start-epoch", "1")
     check, board = ("data", "check"), ("--leaderboard", "board")
-    images = valid / "mnist" / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
-    pictures = tuple(inputs.pictures())
+    test_images = valid / "mnist" / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
+    pictures = tuple(images.pictures())
     return {
         "synset": Target("run/synset.safetensors", SCORED, inputs.TENSORS),
         "stored labels": Target("run/labels.safetensors", (*SCORED, "--protocol", "fkd"), inputs.TENSORS),
@@ -111,13 +112,13 @@ def targets(valid: Path) -> dict[str, Target]:
         "idx": Target(
             "mnist/MNIST/raw/t10k-images-idx3-ubyte",
             (*check, "mnist", "--data", "mnist"),
-            odd=tuple(inputs.idx(images.read_bytes())),
+            odd=tuple(images.idx(test_images.read_bytes())),
             small=("mnist",),
         ),
         "parquet": Target(
             "faces/data/train*.parquet",
             (*check, "hub:faces", "--size", "8"),
-            odd=tuple(parquets()),
+            odd=tuple(images.parquets()),
             small=("faces",),
         ),
         "class order": Target(
@@ -133,7 +134,7 @@ def targets(valid: Path) -> dict[str, Target]:
         "import of pictures": Target("png/0003_3/00000.png", ("import", "png", *IMPORT), odd=pictures, small=("png",)),
         "hub description": Target("hub/synset.json", ("import", "hub", "--out", "new"), inputs.JSON, small=("hub",)),
         "hub parquet": Target(
-            "hub/data/*.parquet", ("import", "hub", "--out", "new"), odd=tuple(parquets()), small=("hub",)
+            "hub/data/*.parquet", ("import", "hub", "--out", "new"), odd=tuple(images.parquets()), small=("hub",)
         ),
         "diffusion model": Target(
             "diffusions/digits/*/ddbench.json", ("diffusion", "info", "diffusions"), inputs.JSON, small=("diffusions",)
@@ -185,13 +186,14 @@ def make_all(root: Path, run: Callable[[tuple[str, ...], Path], object]) -> None
     for split in ("train", "test"):
         paths = sorted((root / "png").glob("*/00000.png")) * 2
         (faces / f"{split}-00000-of-00001.parquet").write_bytes(
-            table(image=picture(*(path.read_bytes() for path in paths)), label=list(range(10)) * 2)
+            images.table(image=images.picture(*(path.read_bytes() for path in paths)), label=list(range(10)) * 2)
         )
     shutil.copytree(root / "png", root / "pictures")
     for path in sorted((root / "pictures").glob("*/*.png")):
         shutil.copy(path, path.with_name("second.png"))
     run(("data", "check", "folder:pictures", "--size", "8", "--data", "looked"), root)
     _kill(root, run)
+    run((*GRAPH_MADE, "--method", "random", "--max-bytes", "500", "--out", "graphs"), root)
     (root / "more").touch()
 
 
@@ -211,277 +213,3 @@ def _kill(root: Path, run: Callable[[tuple[str, ...], Path], object]) -> None:
     with contextlib.suppress(SystemExit):
         run(KILLED, root)
     DM.step = step  # type: ignore[method-assign]
-
-
-METHOD = """from dataclasses import dataclass
-from ddbench.methods.base import Distilled, Method, State
-
-@dataclass(frozen=True, kw_only=True)
-class MineConfig:
-    steps: int = 2
-
-class Mine(Method[MineConfig]):
-    config_class = MineConfig
-    title = "Mine"
-    iterations = 2
-
-    def setup(self):
-        self.images = self.context.preprocess.apply(self.context.random_images("mine"))
-
-    def step(self, iteration):
-        return {"loss": 1.0}
-
-    def distilled(self):
-        return Distilled(images=self.images, labels=self.context.hard_labels())
-
-    def state(self):
-        return State(tensors={"images": self.images})
-
-    def load_state(self, state):
-        self.images = state.tensors["images"]
-"""
-
-
-def method_files() -> list[tuple[str, bytes]]:
-    """Files that are no method, or one that gives what a method must not give."""
-
-    def other(old: str, new: str) -> bytes:
-        assert old in METHOD
-        return METHOD.replace(old, new).encode()
-
-    labels = "labels=self.context.hard_labels()"
-    return [
-        ("a mistake of syntax", METHOD.encode() + b"\ndef (:\n"),
-        ("an error at import", METHOD.encode() + b"\n1 / 0\n"),
-        ("an end at import", METHOD.encode() + b"\nraise SystemExit(0)\n"),
-        ("an import that is missing", b"import no_such_module\n" + METHOD.encode()),
-        ("no class", b"x = 1\n"),
-        ("a class that is no method", b"class Mine:\n    pass\n"),
-        ("two classes", METHOD.encode() + METHOD.replace("class Mine(", "class Mine2(").encode()),
-        ("an unknown coding", b"# coding: nothing\n" + METHOD.encode()),
-        ("a zero byte", METHOD.encode() + b"\0"),
-        ("no config", other("    config_class = MineConfig\n", "")),
-        ("a config that is no dataclass", other("@dataclass(frozen=True, kw_only=True)\n", "")),
-        ("a config that can be changed", other("frozen=True, ", "")),
-        ("a config with a default that is no int", other("steps: int = 2", 'steps: int = "x"')),
-        ("a config of a type that is no flag", other("steps: int = 2", "steps: object = None")),
-        ("no title", other('    title = "Mine"\n', "")),
-        ("a title of megabytes", other('"Mine"', '"Mine" * 10**6')),
-        ("negative iterations", other("iterations = 2", "iterations = -2")),
-        ("iterations of text", other("iterations = 2", 'iterations = "two"')),
-        ("metrics that are none", other('return {"loss": 1.0}', "return None")),
-        ("metrics of NaN", other('{"loss": 1.0}', '{"loss": float("nan")}')),
-        ("metrics of tensors", other('{"loss": 1.0}', '{"loss": self.images}')),
-        ("images of NaN", other("images=self.images, ", "images=self.images * float('nan'), ")),
-        ("images of another shape", other("images=self.images, ", "images=self.images[:, :, :4], ")),
-        ("images of another type", other("images=self.images, ", "images=self.images.double(), ")),
-        ("images that are too few", other("images=self.images, ", "images=self.images[:3], ")),
-        ("no images", other("images=self.images, ", "images=self.images[:0], ")),
-        ("labels out of range", other(labels, "labels=self.context.hard_labels() + 100")),
-        ("labels of floats", other(labels, "labels=self.context.hard_labels().float()")),
-        ("labels that are none", other(labels, "labels=None")),
-        ("a state that is none", other('State(tensors={"images": self.images})', "None")),
-        ("a state of numbers", other('tensors={"images": self.images}', 'tensors={"images": 1}')),
-        ("a product that is none", other(f"return Distilled(images=self.images, {labels})", "return None")),
-    ]
-
-
-def table(**columns: object) -> bytes:
-    """A parquet file of some columns."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    found = io.BytesIO()
-    pq.write_table(pa.table(columns), found)
-    return found.getvalue()
-
-
-def picture(*contents: bytes | None) -> object:
-    """A column of image files."""
-    import pyarrow as pa
-
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    return pa.array([{"bytes": content, "path": None} for content in contents], kind)
-
-
-def parquets() -> list[tuple[str, bytes]]:
-    """Parquet files of other columns than a dataset of pictures has."""
-    import pyarrow as pa
-
-    labels = pa.array([0, 1, 0, 1])
-    some, none = picture(*[b"x"] * 4), picture(*[None] * 4)
-    deep: list[object] = [1]
-    for _ in range(60):
-        deep = [deep]
-    return [
-        ("no columns", table()),
-        ("no rows", table(image=picture(), label=labels[:0])),
-        ("images of numbers", table(image=labels, label=labels)),
-        ("images that are empty", table(image=picture(*[b""] * 4), label=labels)),
-        ("images that are missing", table(image=none, label=labels)),
-        ("images that are text", table(image=picture(*[b"<svg/>"] * 4), label=labels)),
-        ("paths for images", table(image=pa.array(["/etc/passwd"] * 4), label=labels)),
-        ("labels of text", table(image=some, label=pa.array(["a", "b", "\x1b[2J", "\u202e"]))),
-        ("labels that are missing", table(image=some, label=pa.array([None] * 4, pa.int64()))),
-        ("labels beyond 64 bits", table(image=some, label=pa.array([2**64 - 1] * 4, pa.uint64()))),
-        ("labels of floats", table(image=some, label=pa.array([0.5, float("nan"), 1e300, -1.0]))),
-        ("negative labels", table(image=some, label=pa.array([-1, -(2**62), 0, 1]))),
-        ("labels in lists", table(image=some, label=pa.array([[0, 1]] * 4))),
-        ("lists 60 deep", table(image=pa.array([deep]), label=labels[:1])),
-    ]
-
-
-FLAGS = r"""
-evaluate
-evaluate ''
-evaluate {zero}
-evaluate {long}
-evaluate /dev/zero
-evaluate run --seeds 0
-evaluate run --seeds -1
-evaluate run --seeds 1e3
-evaluate run --seeds {nines}
-evaluate run --seeds {three}
-evaluate run --epochs 0
-evaluate run --lr nan
-evaluate run --lr -inf
-evaluate run --students ''
-evaluate run --students ,
-evaluate run --students convnet-d99999999-w4-in
-evaluate run --students mlp-d3-w{nines}
-evaluate run --students mlp-d2-w9999999999
-evaluate run --students vit-d2-w31
-evaluate run --protocol ../../etc/passwd
-evaluate run --protocol {escape}
-evaluate run --protocol run
-evaluate run --out /dev/full
-evaluate run --out run
-evaluate run --out /proc/x
-evaluate run --workers -1
-evaluate run --threads 0
-evaluate run --threads 10000000
-evaluate run --shard 2/2
-evaluate run --shard -1/2
-evaluate run --shard 0/0
-evaluate run --shard a/b
-evaluate run --shard 0/{nines}
-evaluate run --shard NOTHING/2
-evaluate run --device cuda:99
-evaluate run --device tpu
-evaluate run --max-images -5
-evaluate run --engine slurm
-evaluate run --engine ray --ray-address {long}
-evaluate run --seeds
-evaluate run --seeds 1 --seeds 2x
-evaluate run run run
-distill
-distill --method mtt
-distill --method mtt --dataset nothing --ipc 1
-{made} --method random --ipc 0
-{made} --method random --ipc -3
-{made} --method random --ipc 1000000000
-{made} --method random --ipc {nines}
-{made} --method random --out /dev/null
-{made} --method random --out ''
-{made} --method random --out {long}
-{made} --method dm --iterations -1
-{made} --method dm --lr-images nan
-{made} --method dm --lr-images 1e999
-{made} --method dm --batch-real 0
-{made} --method random --holdout 2
-{made} --method random --holdout nan
-{made} --method random --seed -1
-{made} --method random --seed {nines}
-{made} --method random --size 0
-{made} --method random --size 100000
-{made} --method random --student convnet-d9-w4-in
-{made} --method random --student {escape}
-{made} --method {zero}
-{made} --method random --preprocess {escape}
-buffer --dataset digits --experts 0
-buffer --dataset digits --experts {nines}
-buffer --dataset digits --epochs -1
-buffer --dataset digits --batch 0
-buffer --dataset digits --lr 0
-buffer verify /dev/zero
-buffer info {zero}
-data check folder:
-data check npz:/dev/zero
-data check npz:{zero}
-data check graphs:
-data check hub:///
-data check hub:{long}
-data check folder:run --size -1
-data check folder:run --size {nines}
-reproduce plan.toml --budget -1m
-reproduce plan.toml --budget {nines}h
-reproduce plan.toml --budget soon
-reproduce plan.toml --only [ --dry-run
-reproduce /dev/zero
-leaderboard show --leaderboard /dev/null
-leaderboard show --ipc x
-leaderboard verify {zero}
-leaderboard export --format exe
-leaderboard {escape}
-import /dev/zero
-import ''
-import run --lr -1 --out n
-export run --format png --out /dev/full
-export run --format ''
-info /proc/self/mem
-info {long}
-slurm --array -1 evaluate run
-slurm --array {nines} evaluate run
-slurm --time soon evaluate run
-slurm --array
-slurm --gpus '{line}' evaluate run
-slurm --name '{line}' evaluate run
-task transfer
-task nothing run
-task transfer run --to {zero}
-plan plan plan
-plan --workers 0 evaluate run
-plan --seconds nan evaluate run
-scores run --repeats -1
-scores run --student {escape}
-completion csh
-list {zero}
-list methods --json --bibtex
-teacher --dataset digits --epochs 0
-teacher --dataset digits --lr inf
-diffusion train --dataset digits --steps -1
-diffusion sample {zero}
-submit run --claim x=nan
-submit run --claim =
-submit run --leaderboard /dev/null
-push run no-owner
-pull ../x/y
-pull {long}/x
--- evaluate
--x
-{half}
-"""
-"""Commands that cannot be done, a line each."""
-
-WORDS = {
-    "zero": "\0",
-    "long": "x" * 5000,
-    "nines": "9" * 400,
-    "three": "\u0663",
-    "escape": "\x1b[2J\u202e",
-    "line": "\n#SBATCH --x",
-    "half": "\ud800",
-}
-
-
-def commands() -> list[tuple[str, tuple[str, ...]]]:
-    """Name and words of each."""
-    lines = FLAGS.strip().splitlines()
-    words = {**WORDS, "made": ""}
-    found = []
-    for line in lines:
-        argv = [word.format(**words) for word in shlex.split(line)]
-        if line.startswith("{made}"):
-            argv = [*MADE, *(() if "--out" in argv else ("--out", "new")), *argv[1:]]
-        found.append((line, tuple(argv)))
-    return found

@@ -33,10 +33,11 @@ from ddbench.methods import METHODS
 from ddbench.runtime.device import resolve_device
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash
+from ddbench.runtime.numbers import check_count, whole
 from ddbench.statistics import summarise_groups
 from ddbench.synset import FILE, Budget, Synset, read_synset
 from ddbench.tasks.base import BASELINE, STATISTICS_SCHEMA, Job, Records, Task, Unit, shown
-from ddbench.tasks.distilling import Source, again, check_source, default_source, source_of
+from ddbench.tasks.distilling import Source, again, check_source, most_images, source_of, sources_beside
 from ddbench.tasks.learning import real_inputs, trained
 from ddbench.tasks.measures import forgetting, paired_groups, seen_accuracies
 from ddbench.tasks.told import Described, Told
@@ -57,7 +58,7 @@ class ContinualConfig:
     """Images that are kept of each class."""
     steps: int = setting(5, at_least=1)
     """Steps in which the classes come, as equal as can be."""
-    orders: int = setting(5, at_least=1)
+    orders: int = setting(5, at_least=1, at_most=1000)
     """Class orders: NumPy's permutations under the seeds 0 to n-1."""
     order: str | None = None
     """One class order of your own instead: all labels from 0, with commas."""
@@ -114,8 +115,8 @@ class Continual(Task[ContinualConfig]):
         self.holdout = _holdout(first)
         self.preprocess = self.plan(job.runs[0].label).preprocess
         self.sources = [source_of(run, self.synsets[run.label]) for run in job.runs]
-        names = filter(None, map(str.strip, config.against.split(",")))
-        self.sources += [default_source(name, self.dataset.spec.size) for name in names]
+        self.beside = sources_beside(config.against, self.dataset.spec.size)
+        self.sources += self.beside
         self.by_label = {source.label: source for source in self.sources}
 
     @classmethod
@@ -129,6 +130,7 @@ class Continual(Task[ContinualConfig]):
     def check(self) -> None:
         super().check()
         config, classes = self.config, self.dataset.spec.classes
+        check_count("--seeds times --orders", self.job.seeds * len(self.orders))
         if config.steps > classes:
             raise UserError(f"--steps {config.steps}: {self.dataset.spec.name} has {classes} classes only")
         if config.steps > classes // 2:
@@ -147,12 +149,19 @@ class Continual(Task[ContinualConfig]):
                 raise UserError(f"{run.path}: its preprocess is not meanstd: a whitening of all classes would leak")
             if config.joint:
                 _check_joint(run.path, synset, config.memory)
-        remedy = "leave it out, or give --joint, which uses the set as it is and marks its row as leaking"
+        own = "leave it out, or give --joint, which uses the set as it is and marks its row as leaking"
         for source in self.sources:
             if self._joint(source.label) is None:
+                remedy = "leave it out of --against" if source in self.beside else own
                 check_source(source, remedy)
                 if METHODS.get(source.method).unit != "ipc":
                     raise UserError(f"{source.label}: {source.method} has no images per class; {remedy}")
+                most = most_images(source, self.dataset, self.holdout)
+                if most is not None and config.memory > most:
+                    raise UserError(
+                        f"--memory {config.memory}: {source.label} takes different images, and some class has {most}; "
+                        f"choose --memory {most} or less, or {remedy}"
+                    )
 
     def decides(self) -> dict[str, Any]:
         return {"orders": self.orders, "holdout": self.holdout}
@@ -298,7 +307,7 @@ def class_orders(classes: int, config: ContinualConfig) -> list[list[int]]:
     if config.order is None:
         return [np.random.RandomState(seed).permutation(classes).tolist() for seed in range(config.orders)]
     words = [word.strip() for word in config.order.split(",")]
-    labels = [int(word) if word.isdecimal() else -1 for word in words]
+    labels = [number if (number := whole(word)) is not None else -1 for word in words]
     if sorted(labels) != list(range(classes)):
         wrong = next((word for word, label in zip(words, labels, strict=True) if not 0 <= label < classes), None)
         what = f"{wrong!r} is no label" if wrong is not None else f"{len(set(labels))} of {classes} labels, once each"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ddbench.config import apply_config
-from ddbench.data.dataset import Dataset
+from ddbench.data.dataset import Dataset, stratified
 from ddbench.distillation.runner import RunSettings, distill
 from ddbench.experts.recipe import IMPORTED, ExpertRecipe
 from ddbench.experts.record import record
@@ -20,6 +20,7 @@ from ddbench.methods import METHODS
 from ddbench.methods.needs.experts import Experts
 from ddbench.methods.needs.flags import DiffusionFlags, ExpertsFlags, TeacherFlags
 from ddbench.networks.names import default_student
+from ddbench.registry import unknown
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import read_json
 from ddbench.runtime.progress import Console
@@ -106,6 +107,33 @@ def default_source(name: str, size: int) -> Source:
         size: side of the images in px.
     """
     return Source(label=name, method=name, config={}, student=default_student(size), seed=0)
+
+
+def sources_beside(against: str, size: int) -> list[Source]:
+    """The methods of ``--against``, with their defaults; a name that is there twice counts once.
+
+    Args:
+        against: names with commas.
+        size: side of the images in px.
+
+    Raises:
+        UserError: an unknown method.
+    """
+    names = dict.fromkeys(filter(None, map(str.strip, against.split(","))))
+    for name in names:
+        if name not in METHODS:
+            raise unknown("method", name, METHODS, "--against")
+    return [default_source(name, size) for name in names]
+
+
+def most_images(source: Source, dataset: Dataset, holdout: float) -> int | None:
+    """Images of each class that a method can make from a dataset; None: as many as are wanted."""
+    if not METHODS.get(source.method).distinct:
+        return None
+    labels, classes = dataset.train.labels, dataset.spec.classes
+    if holdout:
+        labels = labels[~stratified(labels, classes, holdout, "holdout")]
+    return int(labels.bincount(minlength=classes).min())
 
 
 def check_source(source: Source, remedy: str) -> None:

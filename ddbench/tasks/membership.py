@@ -55,7 +55,7 @@ COPY = 0.5 / 255
 class MembershipConfig:
     """Settings of membership."""
 
-    shadows: int = setting(16, at_least=4)
+    shadows: int = setting(16, at_least=4, at_most=1000)
     """Shadow distillations; an even number."""
     images: int = setting(2000, at_least=40)
     """Training images that are asked about, as many of each class; each shadow is distilled from half of them."""

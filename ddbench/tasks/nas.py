@@ -36,9 +36,10 @@ from ddbench.runtime import device as devices
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash
+from ddbench.runtime.numbers import check_count
 from ddbench.synset import FILE, Budget, Synset, read_synset
 from ddbench.tasks.base import BASELINE, Job, Records, Task, Unit
-from ddbench.tasks.distilling import Source, again, check_source, default_source
+from ddbench.tasks.distilling import Source, again, check_source, most_images, sources_beside
 from ddbench.tasks.learning import few
 from ddbench.tasks.measures import Scores, Statistic, bootstrap, kendall, regret, spearman, top_spearman
 from ddbench.tasks.search import WIDTHS, fitting, grid, rankings_path, read_rankings, write_rankings
@@ -123,8 +124,7 @@ class Nas(Task[NasConfig]):
         self.nets = [fit[position] for position in order[: config.nets]]
         self.holdout = _holdout(first)
         self.preprocess = self.plan(job.runs[0].label).preprocess
-        names = list(filter(None, map(str.strip, config.against.split(","))))
-        self.beside: dict[str, Source] = {name: default_source(name, spec.size) for name in names}
+        self.beside: dict[str, Source] = {one.label: one for one in sources_beside(config.against, spec.size)}
 
     @functools.cached_property
     def real(self) -> tuple[Split, Split]:
@@ -137,6 +137,7 @@ class Nas(Task[NasConfig]):
         super().check()
         if self.config.widest < WIDTHS[0] or self.config.nets > self.possible:
             raise UserError(f"--nets {self.config.nets}: the grid has {self.possible} networks for such images")
+        check_count("--seeds times --nets", self.job.seeds * self.config.nets)
         first = self.job.runs[0]
         for run in self.job.runs:
             own, synset = _holdout(self.synsets[run.label]), self.synsets[run.label]
@@ -160,6 +161,12 @@ class Nas(Task[NasConfig]):
             check_source(source, "leave it out of --against")
             if METHODS.get(name).unit != "ipc":
                 raise UserError(f"--against {name}: it has no images per class")
+            most, budget = most_images(source, self.dataset, self.holdout), self.synsets[first.label].budget
+            if most is not None and budget.value > most:
+                raise UserError(
+                    f"--against {name}: it takes different images, some class has {most}, and {first.path} has "
+                    f"{budget}; leave it out of --against"
+                )
 
     def decides(self) -> dict[str, Any]:
         return {"nets": self.nets, "holdout": self.holdout}

@@ -178,7 +178,16 @@ def test_refused(run: Path, ddb: Callable, refused: Callable, finished_runs: Pat
     refused((*TASK, "--order", "0,1,2,3,4,5,6,7,8,cat"), "--order", "'cat' is no label", "0 to 9")
     refused((*TASK, "--memory", 0), "--memory", "at least 1")
     refused((*TASK, "--joint", "--memory", 3), "has ipc 2", "--memory is 3")
-    refused((*TASK, "--against", "randm"), "no method 'randm' is known")
+    refused((*TASK, "--against", "randm"), "--against: unknown method 'randm' (did you mean 'random'?)")
+    words = refused((*TASK, "--against", "mtt"), "mtt needs experts", "leave it out of --against")
+    assert "--joint" not in words
+    refused((*TASK, "--order", "5" * 5000), "--order", "no label")
+    refused((*TASK, "--orders", 10**9), "--orders", "1 to 1000")
+    refused((*TASK, "--orders", 1000, "--seeds", 1000), "--seeds times --orders 1000000", "at most 100,000")
+    least = int(load_dataset("digits").train.labels.bincount().min())
+    words = refused((*TASK, "--memory", least + 1), f"--memory {least + 1}", "takes different images", "--memory 1")
+    assert "--joint" in words
+    assert not (run / "tasks").exists()
     mtt = next(path for path in finished_runs.iterdir() if "mtt" in path.name)
     shutil.copy(mtt / "synset.safetensors", "alone.safetensors")  # without the record of the run
     words = refused(

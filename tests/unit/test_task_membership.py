@@ -141,7 +141,8 @@ def test_stopped_and_refused(tmp_path: Path, ddb: Callable, refused: Callable, m
     assert ddb(*random_tiny(tmp_path / "a", "--ipc", 2)).code == 0
     argv = ("task", "membership", "a", "--student", TINY, "--epochs", 2, *SMALL)
     refused((*argv, "--shadows", 5), "--shadows 5", "even number")
-    refused((*argv, "--shadows", 2), "--shadows", "at least 4")
+    refused((*argv, "--shadows", 2), "--shadows", "4 to 1000")
+    refused((*argv, "--shadows", 10**9), "--shadows", "4 to 1000")
     refused((*argv, "--images", 20), "--images", "at least 40")
     assert ddb(*random_tiny(tmp_path / "b", "--ipc", 30)).code == 0
     refused((*argv[:2], "b", *argv[3:], "--images", 100), "--images 100", "needs 30")

@@ -117,3 +117,5 @@ def test_refused(run: Path, ddb: Callable, refused: Callable):
     refused((*argv, "a", *SMALL, "--nets", 999), "--nets 999", "the grid has 150")
     refused((*argv, "a", *SMALL, "--nets", 3), "--nets", "at least 4")
     refused((*argv, "a", *SMALL, "--against", "full"), "--against full")
+    refused((*argv, "a", *SMALL, "--against", "Random,hrding"), "--against: unknown method 'Random'", "'random'")
+    refused((*argv, "a", *SMALL, "--nets", 100, "--seeds", 10_000), "--seeds times --nets 1000000", "at most 100,000")

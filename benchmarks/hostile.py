@@ -37,6 +37,9 @@ import common
 
 SECONDS, MEMORY = 10, 10**9
 FAULTS = ("traceback", "over 10 s", "over 1 GB", "killed", "not one line", "changed")
+LATE = ("pandas", "PIL.Image", "psutil", "pyarrow.parquet", "rich.progress", "scipy.ndimage", "scipy.stats")
+LATE += ("sklearn.cluster", "sklearn.datasets")
+"""What ddbench loads when it is needed: seconds of each case that have nothing to do with it."""
 REFUSED = "THE VALID FILE IS REFUSED"
 
 
@@ -187,13 +190,14 @@ def judge(case: Case, scratch: Path) -> tuple[str, str, list[str]]:
 
 
 def warm() -> None:
-    """Load all of ddbench, so that each case begins with its own work."""
+    """Load all of ddbench and what it loads when needed, so that each case begins with its own work."""
     import ddbench
 
-    for module in pkgutil.walk_packages(ddbench.__path__, "ddbench."):
-        if not module.name.endswith("__main__"):
+    found = [module.name for module in pkgutil.walk_packages(ddbench.__path__, "ddbench.")]
+    for name in (*found, *LATE):
+        if not name.endswith("__main__"):
             with contextlib.suppress(ImportError):
-                importlib.import_module(module.name)
+                importlib.import_module(name)
     gc.collect()
     gc.freeze()
 

@@ -310,7 +310,9 @@ def class_orders(classes: int, config: ContinualConfig) -> list[list[int]]:
     labels = [number if (number := whole(word)) is not None else -1 for word in words]
     if sorted(labels) != list(range(classes)):
         wrong = next((word for word, label in zip(words, labels, strict=True) if not 0 <= label < classes), None)
-        what = f"{wrong!r} is no label" if wrong is not None else f"{len(set(labels))} of {classes} labels, once each"
+        what = (
+            f"{wrong!r:.40} is no label" if wrong is not None else f"{len(set(labels))} of {classes} labels, once each"
+        )
         raise UserError(f"--order {config.order:.80}: {what}; expected every label from 0 to {classes - 1} once")
     return [labels]
 

@@ -158,7 +158,7 @@ task continual run --steps 6
 task continual run --steps 11
 task continual run --against nothing
 task continual run --against Random
-task continual run --against random,random
+task continual run --against random,random --memory 1000
 task continual run --against mtt
 task continual run --against mirage
 task continual run --against full
@@ -170,18 +170,18 @@ task continual run --epochs 0
 task continual run --out run
 task continual run --out plan.toml
 task continual run --out run/config.json
-task continual run --size 16
+task continual run --size 0
 task nas run --nets 3
 task nas run --nets 100000
 task nas run --nets 100 --seeds 100000
 task nas run --widest 1
 task nas run --choose-from -1
-task nas run --choose-from {nines}
+task nas run --choose-from {nines} --nets 1000
 task nas run --choose-from 1e3
 task nas run --sample {nines} --nets 3
 task nas run --real-epochs 0
 task nas run --against nothing
-task nas run --against random,random
+task nas run --against random,random --nets 1000
 task nas run --against mtt
 task nas graphs
 task membership run --shadows 2
@@ -189,7 +189,7 @@ task membership run --shadows 5
 task membership run --shadows 1000000000
 task membership run --images 39
 task membership run --images 40 --shadows 4
-task membership run --images {nines}
+task membership run --images {nines} --shadows 5
 task membership graphs
 task transfer run --to ''
 task transfer run --to nothing

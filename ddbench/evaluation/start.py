@@ -183,7 +183,8 @@ def each_protocol(run: Path, asked: Asked) -> list[Asked]:
     Raises:
         UserError: a protocol named twice, or one file asked for several results.
     """
-    names = LABELS if asked.protocol == REGIMES else tuple((asked.protocol or "").split(","))
+    said = [name.strip() for name in (asked.protocol or "").split(",")]
+    names = tuple(name for one in said for name in (LABELS if one == REGIMES else (one,)))
     if len(names) == 1:
         return [asked]
     if len(set(names)) < len(names):

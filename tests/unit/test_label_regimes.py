@@ -170,6 +170,8 @@ def test_one_command(ddb: Callable[..., Any], random_run: Path, teacher: Teacher
         (("--protocol", "hard-v1,hard-v1"), "--protocol hard-v1,hard-v1: a protocol is named twice"),
         (("--protocol", "regimes", "--out", "one.json"), "--out one.json: one file for 3 results"),
         (("--protocol", "regimes"), "protocol labels-once needs a teacher"),
+        (("--protocol", "hard-v1, regimes"), "protocol labels-once needs a teacher"),
+        (("--protocol", "regimes,labels-view"), "a protocol is named twice"),
         (("--protocol", "hard-v1,hard"), "unknown protocol 'hard'"),
     ],
 )

@@ -188,7 +188,7 @@ task membership run --shadows 2
 task membership run --shadows 5
 task membership run --shadows 1000000000
 task membership run --images 39
-task membership run --images 40 --shadows 4
+task membership run --images 40 --shadows 6000
 task membership run --images {nines} --shadows 5
 task membership graphs
 task transfer run --to ''

@@ -119,7 +119,7 @@ def import_hub(
         form = next(form for form in OWN_FORMS if form.partition(":")[0] == hub.dataset.partition(":")[0])
         raise UserError(f"{place}: made of images of {hub.dataset[:80]}: say where they are here, --dataset {form}")
     content = read_content(hub)
-    dataset = open_dataset(name or hub.dataset, size or hub.shape[-1], common)
+    dataset = open_dataset(name or hub.dataset, hub.shape[-1] if size is None else size, common)
     imported = import_content(place, content, dataset=dataset, data=data_root(common.data), settings=settings)
     config = _config(imported, source or place.name)
     _claim(out, config)

@@ -139,7 +139,7 @@ class ImageModality(Modality):
     def side(self, synset: Synset, asked: int | None) -> int | None:
         from ddbench.data.specs import size_to_load
 
-        return size_to_load(synset.dataset, asked or synset.images.shape[2])
+        return size_to_load(synset.dataset, synset.images.shape[2], asked)
 
     def teacher(self, protocol: Protocol, synset: Synset, given: Path | None, root: Path) -> Teacher | None:
         from ddbench.protocols.teacher import protocol_teacher

@@ -153,9 +153,9 @@ def _order(name: str, places: Sequence[Path], asked: Asked, config: Any) -> Orde
     begun = _begun(out) or begun_threads(parts_folder(out) / HEAD)
     threads = own_threads(asked.threads or begun, size)
     workers, _ = worker_count(asked.workers, threads)
-    side = size_to_load(first.dataset, asked.size or size)
+    side = size_to_load(first.dataset, size, asked.size)
     load_dataset(first.dataset, asked.data, size=side, download=asked.download, skip_broken=asked.skip_broken)
-    kind.fetch(config, asked.data, asked.size or size, asked.download, asked.skip_broken)
+    kind.fetch(config, asked.data, side or size, asked.download, asked.skip_broken)
     job = Job(
         task=name,
         config=config,

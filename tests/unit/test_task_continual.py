@@ -187,6 +187,8 @@ def test_refused(run: Path, ddb: Callable, refused: Callable, finished_runs: Pat
     least = int(load_dataset("digits").train.labels.bincount().min())
     words = refused((*TASK, "--memory", least + 1), f"--memory {least + 1}", "takes different images", "--memory 1")
     assert "--joint" in words
+    refused((*TASK, "--size", 0), "--size 0", "pixels")
+    refused((*TASK, "--size", 16), "--size 16: digits has a fixed size of 8 pixels")
     assert not (run / "tasks").exists()
     mtt = next(path for path in finished_runs.iterdir() if "mtt" in path.name)
     shutil.copy(mtt / "synset.safetensors", "alone.safetensors")  # without the record of the run

@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.numbers import MAX_DIGITS
 
 _SETTING = "setting"
 _WHOLE = 2**53
@@ -274,6 +275,8 @@ def _fitted(value: Any, kind: Any) -> Any:
         return _fitted_items(value, parts)
     if kind is float and type(value) is int and abs(value) < _WHOLE:
         return float(value)
+    if kind is int and type(value) is int and abs(value) >= 10**MAX_DIGITS:
+        raise _MisfitError(f"a whole number of up to {MAX_DIGITS} digits")
     if kind in (bool, int, float, str) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
         raise _MisfitError(kind.__name__)
     return value

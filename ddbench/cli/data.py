@@ -72,10 +72,10 @@ def _check(args: CheckArgs) -> None:
     from ddbench.modalities import modality
     from ddbench.runtime.files import ensure_writable, write_bytes
 
+    kind = modality(modality_of(args.dataset))
     out = args.out or Path(f"{dataset_slug(args.dataset)}.png")
     if out.suffix != ".png" or out.is_dir():
         raise UserError(f"--out {out}: expected a file that ends in .png")
-    kind = modality(modality_of(args.dataset))
     if args.skip_broken and kind.name != "image":
         raise UserError(f"--skip-broken: for image files, {args.dataset} is a set of {kind.items}; leave it out")
     console = Told()

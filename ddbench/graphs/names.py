@@ -23,6 +23,11 @@ class GraphStudentName:
     norm: str | None
 
 
+def is_student(name: str) -> bool:
+    """Whether a name has the form of a graph student's."""
+    return _NAME.fullmatch(name) is not None
+
+
 def parse_student(name: str) -> GraphStudentName:
     """Read a student's name.
 

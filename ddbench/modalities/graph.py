@@ -162,6 +162,10 @@ class GraphModality(Modality):
         return read_graph_synset(path)
 
     def protocol(self, name: str) -> GraphProtocol:
+        from ddbench.protocols.protocol import PROTOCOLS as OF_IMAGES
+
+        if name in OF_IMAGES and name not in PROTOCOLS:
+            raise UserError(f"--protocol {name}: it is for images, these are graphs; one of: {', '.join(PROTOCOLS)}")
         if name not in PROTOCOLS:
             raise unknown("protocol for graphs", name, PROTOCOLS, "--protocol")
         return PROTOCOLS[name]

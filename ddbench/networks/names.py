@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ddbench.graphs.names import is_student
 from ddbench.registry import Table, suggest, unknown
 from ddbench.runtime.errors import UserError
 
@@ -289,6 +290,8 @@ def parse_student(name: str) -> StudentName:
             return make(name, match)
     if name in REGISTERED:
         return StudentName(name, registered=True)
+    if is_student(name):
+        raise UserError(f"student {_shown(name)} learns from graphs, these are images; {_EXAMPLE}")
     known = [*STUDENTS, *REGISTERED]
     raise UserError(f"unknown student {_shown(name)}{suggest(name.lower()[:60], known)}; {_EXAMPLE}")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ddbench.config import apply_config, setting_of
+from ddbench.graphs.protocols import PROTOCOLS as OF_GRAPHS
 from ddbench.protocols.settings import Protocol as Protocol
 from ddbench.protocols.settings import Schedule, plain
 from ddbench.registry import Table, unknown
@@ -247,6 +248,8 @@ def protocol(name: str) -> Protocol:
     """
     if name.endswith(".toml"):
         return read_protocol(Path(name))
+    if name in OF_GRAPHS and name not in PROTOCOLS:
+        raise UserError(f"--protocol {name}: it is for graphs, these are images; e.g. hard-v1 (ddbench list protocols)")
     return PROTOCOLS.get(name, "--protocol")
 
 

@@ -187,3 +187,7 @@ def test_graphs_that_are_there_twice(ddb: Callable, tmp_path: Path):
 )
 def test_flags_of_images_are_refused_for_graphs(flags: tuple[object, ...], told: str, refused: Callable):
     refused(("data", "check", "graphs:made", *flags), told)
+
+
+def test_a_fold_that_is_none(refused: Callable):
+    refused(("data", "check", f"mutag:{'9' * 400}"), "mutag has no such fold")

@@ -206,6 +206,13 @@ def test_evaluations_of_graphs_refuse_what_is_for_images(
     refused(["evaluate", run, *more], str(more[0]) if more[0] != "--students" else "graph student")
 
 
+def test_what_is_for_the_other_modality_is_said(ddb: Command, refused: Command, random_run: Path, tmp_path: Path):
+    run = distilled(ddb, "size", tmp_path / "run")
+    refused(["evaluate", run, "--protocol", "regimes"], "--protocol labels-hard: it is for images", "mirage")
+    refused(["evaluate", random_run, "--protocol", "mirage"], "--protocol mirage: it is for graphs", "hard-v1")
+    refused(["evaluate", random_run, "--students", "gin-d2-w16-mean"], "'gin-d2-w16-mean' learns from graphs")
+
+
 def test_verbs_of_images_refuse_a_graph_synset(ddb: Command, refused: Command, tmp_path: Path):
     run = distilled(ddb, "size", tmp_path / "run")
     for argv in (["relabel", run], ["scores", run], ["export", run, "--format", "npz", "--out", tmp_path / "x"]):

@@ -47,6 +47,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "literal": ({"word": "tow"}, "--word 'tow' is none of one, two (did you mean 'two'?)"),
     "choice": ({"name": "gren"}, "--name 'gren' is none of red, green (did you mean 'green'?)"),
     "type": ({"steps": 2.5}, "--steps 2.5: expected int"),
+    "digits": ({"steps": 10**400}, "--steps 1" + "0" * 79 + ": expected a whole number of up to 18 digits"),
     "truth": ({"steps": True}, "--steps True: expected int"),
     "text": ({"flip": "yes"}, "--flip yes: expected bool"),
     "list": ({"drops": 0.5}, "--drops 0.5: expected a list"),

@@ -48,6 +48,8 @@ def test_known():
     assert len({value.hash for value in PROTOCOLS.values()}) == len(PROTOCOLS)
     with pytest.raises(UserError, match=r"--protocol: unknown protocol 'hard' \(did you mean 'hard-v1'\?\)"):
         protocol("hard")
+    with pytest.raises(UserError, match="--protocol graph-v1: it is for graphs, these are images"):
+        protocol("graph-v1")
 
 
 def test_published_protocols_never_change():

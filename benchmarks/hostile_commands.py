@@ -255,16 +255,18 @@ data check mutag:
 {made} --method ncfm --buffers nothing
 {made} --method ncfm --buffers experts --factor 0
 {made} --method ncfm --buffers experts --factor 9
-{made} --method ncfm --buffers experts --factor 3
+{made} --method ncfm --buffers experts --factor 3 --alpha 2
 {made} --method ncfm --buffers experts --alpha 2
 {made} --method ncfm --buffers experts --alpha 0 --beta 0
 {made} --method ncfm --buffers experts --frequency-count 1
 {made} --method ncfm --buffers experts --frequency-count {nines}
+{made} --method ncfm --buffers experts --frequency-count 1000000000000
 {made} --method ncfm --buffers experts --frequencies some
+{made} --method frepo --pool 1000000000
 {made} --method ncfm --buffers experts --patience -1
 {made} --method ncfm --buffers experts --augmentation nothing
 {made} --method fred-dm --coefficients 65
-{made} --method fred-dm --coefficients 64
+{made} --method fred-dm --coefficients 40
 {made} --method fred-dm --coefficients -1
 {made} --method fred-dm --coefficients {nines}
 {made} --method fred-dm --mask-from last

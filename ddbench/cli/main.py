@@ -143,10 +143,16 @@ def _run(argv: Sequence[str] | None) -> None:
         sys.exit(2)
 
 
+TOO_LARGE = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
+"""What torch says of tensors that no memory holds: its errors have no type of their own on every device."""
+
+
 def _known(error: Exception) -> str | None:
     """What is told of an error that is no fault of this package; None: it is one, and shows its traceback."""
     if isinstance(error, OSError):  # the disk, a path that is too long, a folder that may not be read
         return str(error)
+    if isinstance(error, MemoryError) or any(words in str(error) for words in TOO_LARGE):
+        return f"out of memory ({str(error).partition('. ')[0]:.200}); give smaller numbers, fewer --workers"
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] != "ddbench":
         return f"this verb needs the package {error.name!r}: pip install {error.name}"
     return None

@@ -38,7 +38,7 @@ class FRePoConfig(KernelConfig):
 
     iterations: int = setting(10000, at_least=1)
     """Meta steps."""
-    pool: int = setting(10, at_least=1)
+    pool: int = setting(10, at_least=1, at_most=1000)
     """Networks in the pool; the i-th begins at age 10 i."""
     lr_pool: float = setting(3e-4, at_least=0)
     """Learning rate of the Adam that trains the networks of the pool on the learned set."""

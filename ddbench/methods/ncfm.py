@@ -29,6 +29,7 @@ from ddbench.config import setting
 from ddbench.data.augment import apply, draw
 from ddbench.data.dataset import class_indices
 from ddbench.data.formation import LARGEST_FACTOR
+from ddbench.data.limits import require_memory
 from ddbench.data.specs import resolve_augmentation
 from ddbench.decoders.multi_formation import formation
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
@@ -133,6 +134,9 @@ class NCFM(Method[NCFMConfig]):
         check_formation(context, config.factor, config.augmentation)
         if not config.alpha and not config.beta:
             raise UserError("--alpha 0 with --beta 0: nothing is matched; give one of them a number up to 1")
+        images = min(config.batch_real, len(context.train))  # each with a product, cosine and sine at every frequency
+        count = config.frequency_count
+        require_memory(12 * count * images, f"--frequency-count {count}", "give fewer, or a smaller --batch-real")
 
     @classmethod
     def terms_of_a_step(cls, config: NCFMConfig, context: Context) -> int:

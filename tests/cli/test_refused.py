@@ -263,3 +263,20 @@ def test_nothing_is_changed(
     assert result.err.count("error") == 1, result.err
     assert everything(world) == before, result.err
     assert everything(data_root) == data
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes. Error code 12"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError("Unable to allocate 4. TiB for an array"),
+    ],
+    ids=["cpu", "cuda", "numpy"],
+)
+def test_what_no_memory_holds_is_one_line(error: Exception, refused: Callable, monkeypatch: pytest.MonkeyPatch):
+    def fail(_: list[str]) -> None:
+        raise error
+
+    monkeypatch.setattr("ddbench.cli.listing.main", fail)
+    refused(("list",), "out of memory (", "give smaller numbers")

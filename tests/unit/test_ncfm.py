@@ -301,6 +301,7 @@ def test_what_processes_share(context: Context, settings: dict[str, Any], terms:
         ({"alpha": 0.0, "beta": 0.0}, "--alpha 0 with --beta 0: nothing is matched"),
         ({"augmentation": "colour"}, "unknown augmentation 'colour'"),
         ({"frequency_count": 1}, "--frequency-count 1"),
+        ({"frequency_count": 10**12}, "--frequency-count 1000000000000 needs"),
     ],
 )
 def test_refused(context: Context, settings: dict[str, Any], words: str):

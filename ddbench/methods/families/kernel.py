@@ -46,7 +46,7 @@ class KernelConfig:
     """Meta steps."""
     batch_real: int = setting(1024, at_least=1)
     """Real images that a meta step predicts."""
-    pool: int = setting(30, at_least=1)
+    pool: int = setting(30, at_least=1, at_most=1000)
     """Networks in the pool."""
     oldest: int = setting(100, at_least=1)
     """Steps of its training after which a network is replaced by a fresh one."""

@@ -343,6 +343,12 @@ def test_regression_targets():
 
 
 @pytest.mark.parametrize("method", ["frepo", "rcig"])
+def test_a_pool_that_nobody_can_mean(method: str, refused: Callable):
+    argv = ["distill", "--method", method, "--dataset", "digits", "--ipc", 1, "--student", STUDENT, *EAGER]
+    refused([*argv, "--pool", 10**9], "--pool 1000000000: expected from 1 to 1000")
+
+
+@pytest.mark.parametrize("method", ["frepo", "rcig"])
 def test_run_and_protocols(method: str, ddb: Callable, refused: Callable, tmp_path: Path):
     run = tmp_path / "run"
     flags = ["--iterations", 2, "--batch-real", 32, "--pool", 2, "--student", STUDENT]

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from made_board import STUDENTS, made_result, put
-
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "label_tables.py"
+from scripts import benchmark
 
 
 @pytest.fixture
 def tables() -> ModuleType:
-    if not SCRIPT.is_file():
-        pytest.skip("the tests run without the checkout: no benchmarks")
-    spec = importlib.util.spec_from_file_location("label_tables", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("label_tables")
 
 
 def test_a_table_for_each_kind_of_labels_and_protocol(tables: ModuleType, tmp_path: Path) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from made_board import STUDENTS, made_result, put
+from scripts import benchmark
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "paired_table.py"
 MARK = f"<!-- paired_table --ipc 1 --methods random,dm,mtt --base mtt --students {STUDENTS[0]} -->"
 TEXT = f"""# Title
 
@@ -31,14 +30,7 @@ After, and a table of its own:
 
 @pytest.fixture
 def tables() -> ModuleType:
-    if not SCRIPT.is_file():
-        pytest.skip("the tests run without the checkout: no benchmarks")
-    spec = importlib.util.spec_from_file_location("paired_table", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("paired_table")
 
 
 @pytest.fixture

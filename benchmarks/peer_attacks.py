@@ -67,6 +67,8 @@ def table(rows: Sequence[Measured], images: int) -> list[str]:
     lines += ["", "| CPU s | libraries | of them in the network | ddbench | ratio | floor | bound |"]
     lines += ["|---|---|---|---|---|---|---|"]
     for name, part in (("torchattacks", own), ("pyautoattack", shared), ("together", rows)):
+        if not part:  # --attacks named none of them
+            continue
         peer, ours = (sum(row.seconds[side] for row in part) for side in (0, 1))
         inside = sum(row.passes[0] for row in part)
         floor = f"{sum(row.passes[1] for row in part) / peer:.2f}"

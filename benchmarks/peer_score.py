@@ -230,6 +230,8 @@ def main() -> None:
         return
     if args.code is None or not (args.code / "ddranking").is_dir() or args.images is None:
         parser.error("--code must be a checkout of NUS-HPC-AI-Lab/DD-Ranking, --images a folder of images")
+    if args.epochs < 10:
+        parser.error("--epochs must be 10 or more: the package tests every tenth")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         prepare(args.images, work)

@@ -53,6 +53,7 @@ def test_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cells(lines, "torchattacks") == ["2.0", "1.0", "1.0", "0.50", "0.25", "–"]
     assert cells(lines, "pyautoattack") == ["8.0", "5.0", "8.0", "1.00", "0.50", "–"]
     assert cells(lines, "together") == ["10.0", "6.0", "9.0", "0.90", "0.45", "0.5"]
+    assert not [line for line in peer.table(rows[:1], 12) if line.startswith("| pyautoattack |")]
 
 
 def test_the_clock_counts_passes_and_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,9 @@
 #
 # datasets 5.2.0. A stratified split asks for a ClassLabel column and names class_encode_column for it. That takes the
 # labels as text and sorts the text, "10" before "2": of the labels 0 to 99, which are valid class numbers as they are,
-# 88 become others, without a word; 0 to 9 stay. Images, a network or soft labels made with the old numbers then do not
-# fit. cast_column with ClassLabel(num_classes=100) keeps the numbers. A subset has numbers of its own as well: of the
-# labels 3 and 7, 3 becomes 0. ddbench writes its class
-# column itself (ddbench/hub/columns.py).
+# 88 become others, without a word; with ten classes none does. A network or soft labels made with the old numbers then
+# do not fit. cast_column with ClassLabel(num_classes=100) keeps the numbers. A subset has numbers of its own as well:
+# of the labels 3 and 7, 3 becomes 0. ddbench writes its class column itself (ddbench/hub/columns.py).
 #
 # Seen:
 #   datasets 5.2.0

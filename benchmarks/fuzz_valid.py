@@ -140,11 +140,11 @@ TU = {
 }
 OGB = {
     "raw/edge.csv": b"0,1\n1,0\n0,1\n",
-    "raw/num-node-list.csv": b"2\n2\n1\n",
-    "raw/num-edge-list.csv": b"2\n1\n0\n",
-    "raw/graph-label.csv": b"0\n1\n0\n",
-    "raw/node-feat.csv": b"0,1\n1,1\n0,0\n1,0\n1,1\n",
-    "split/scaffold/train.csv": b"0\n",
-    "split/scaffold/valid.csv": b"1\n",
-    "split/scaffold/test.csv": b"2\n",
+    "raw/num-node-list.csv": b"2\n2\n1\n1\n",
+    "raw/num-edge-list.csv": b"2\n1\n0\n0\n",
+    "raw/graph-label.csv": b"0\n1\n0\n1\n",
+    "raw/node-feat.csv": b"0,1\n1,1\n0,0\n1,0\n1,1\n0,1\n",
+    "split/scaffold/train.csv": b"0\n1\n",
+    "split/scaffold/valid.csv": b"2\n",
+    "split/scaffold/test.csv": b"3\n",
 }

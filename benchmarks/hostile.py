@@ -119,7 +119,7 @@ def command(argv: tuple[str, ...], folder: Path) -> int:
             return 0
         try:
             getattr(importlib.import_module(f"ddbench.{argv[1]}"), argv[2])(
-                *(Path(word) if Path(word).exists() else word for word in argv[3:])
+                *(Path(word) if os.path.lexists(word) else word for word in argv[3:])
             )
         except (UserError, OSError) as error:
             print(f"ddbench: error: {error}", file=sys.stderr)

@@ -74,8 +74,11 @@ def check_code(out: Path, code: dict[str, Any], console: Console) -> None:
         console.say(f"warning: {out} was begun by ddbench {_says(before)}, this is {_says(now)}: both are recorded")
 
 
-def _went_on(out: Path, code: dict[str, Any]) -> None:
-    """Add the code that goes on with a run; one without a record was begun by an older ddbench, nobody knows which."""
+def went_on(out: Path, code: dict[str, Any]) -> None:
+    """Add the code that goes on with a run, once nothing of what was kept is refused any more.
+
+    A run without a record was begun by an older ddbench, nobody knows which.
+    """
     earlier = _code_of(out)
     if earlier is None:
         return
@@ -110,7 +113,7 @@ def _says(code: dict[str, Any]) -> str:
 
 
 def claim_folder(out: Path, resolved: dict[str, Any], code: dict[str, Any]) -> list[Path] | None:
-    """Make the run folder, or make sure that it is this run's; record what code makes it, or goes on with it.
+    """Make the run folder and record what code makes it, or make sure that it is this run's.
 
     Returns:
         The folders that were made, the innermost first; None: the run was begun before.
@@ -123,7 +126,6 @@ def claim_folder(out: Path, resolved: dict[str, Any], code: dict[str, Any]) -> l
     if path.exists():
         if not (out / FILE).exists():
             ensure_writable(out)
-            _went_on(out, code)
         return None
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     ensure_writable(out)

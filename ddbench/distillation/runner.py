@@ -12,7 +12,7 @@ from ddbench.distillation import pieces
 from ddbench.distillation.begin import Run, begin
 from ddbench.distillation.begin import RunSettings as RunSettings
 from ddbench.distillation.begin import attention_for as attention_for
-from ddbench.distillation.folder import CHECKPOINT, Rhythm, checkpoint, claim_folder, give_up, resume
+from ddbench.distillation.folder import CHECKPOINT, Rhythm, checkpoint, claim_folder, give_up, resume, went_on
 from ddbench.distillation.product import check_product, finish, write
 from ddbench.distillation.product import wrap as _wrap
 from ddbench.methods.base import Method, NotFiniteError
@@ -59,6 +59,8 @@ def distill(
         if run.product.exists():
             console.say(f"finished already: {run.product}")
         elif settings.sharing.asked or pieces.begun(out):
+            if ranks.leads:
+                went_on(out, run.code)
             pieces.share_out(run)
         else:
             _steps(run)
@@ -92,6 +94,7 @@ def _steps(run: Run) -> None:
         if not ranks.leads:
             _follow(method, done)
             return
+        went_on(out, run.code)
         with meter.paused():  # as what is made for all runs
             prepared = method.prepare()
         trackers = open_trackers(settings.track, out, run.resolved, done, console) if method.iterations else []

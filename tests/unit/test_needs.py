@@ -472,6 +472,20 @@ def test_another_version_is_told_and_recorded(
     assert record(tmp_path / "run")["code"] == {**begun, "also": also}
 
 
+def test_a_checkpoint_that_is_refused_leaves_no_record(
+    own: Callable, ddb: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    command = own()
+    interrupted(command, ddb, monkeypatch)
+    (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"damaged")
+    before = contents(tmp_path / "run")
+    monkeypatch.setattr(runner, "code_record", lambda kind: {**record(tmp_path / "run")["code"], "commit": "f" * 40})
+    result = ddb(*command)
+    assert result.code == 2
+    assert "checkpoint.safetensors: not a whole" in result.err
+    assert contents(tmp_path / "run") == before
+
+
 def test_run_of_an_older_ddbench_goes_on(own: Callable, ddb: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """It has no record of its code, and gets none: nobody knows what began it."""
     command = own()

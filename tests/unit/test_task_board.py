@@ -235,7 +235,7 @@ def test_rows_are_checked(here: Path, change: Callable, words: str):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda row: row["tasks"]["membership"]["question"]["config"].update(shadows=10**6), "shadows 1000000"),
+        (lambda row: row["tasks"]["membership"]["question"]["config"].update(shadows=10**6), "shadows is 1000000"),
         (lambda row: row["tasks"]["transfer"]["question"]["config"].update(to="folder:/etc"), "--allow-folders"),
         (lambda row: row["tasks"]["transfer"]["question"].update(seeds=10**6), "seeds; verification takes 1 to 200"),
         (lambda row: row["tasks"]["transfer"]["question"]["protocol"].update(changed={"epochs": 10**7}), "epochs"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import zipfile
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError
@@ -81,6 +82,7 @@ def fetch_graphs(name: str, target: Path, console: Console | None = None) -> Non
 
     archive = ARCHIVES[name]
     (console or Console()).say(f"{name}: fetching {archive.url}")
+    made = [folder for folder in target.parents if not folder.exists()]  # the innermost first
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with own_folder(target) as folder:
@@ -95,6 +97,9 @@ def fetch_graphs(name: str, target: Path, console: Console | None = None) -> Non
     except (OSError, RuntimeError, UserError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, HTTPError):
             error.close()  # it is the server's answer too: an open connection
+        with suppress(OSError):  # another process put something there
+            for folder in made:
+                folder.rmdir()
         reason = " ".join(str(error).split())
         raise UserError(
             f"dataset {name}: the download of {archive.url} into {target} failed: {reason:.300}; try again, or put the "

@@ -25,6 +25,15 @@ def started(halting: Sequence[str], environment: dict[str, str]) -> subprocess.P
     return subprocess.Popen(halting, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
+def seen(folder: Path, pattern: str) -> list[Path]:
+    """What lies below a folder that a process writes into: temporary folders may go while they are looked through."""
+    while True:
+        try:
+            return list(folder.rglob(pattern))
+        except FileNotFoundError:
+            continue
+
+
 def found(place: str) -> tuple[Any, str]:
     """What holds the thing that ``MODULE:NAME`` says, and its name there."""
     module, _, name = place.partition(":")

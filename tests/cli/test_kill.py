@@ -73,7 +73,7 @@ def test_buffer(ddb: Callable, data_root: Path, tmp_path: Path):
 
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = halted("ddbench.experts.record:_take_in", 1, command(killed, 2), data_root)
-    kill_when(process, lambda: any(killed.rglob("expert_*.safetensors")))
+    kill_when(process, lambda: bool(halting.seen(killed, "expert_*.safetensors")))
     done = sorted(path.name for path in killed.rglob("expert_*.safetensors"))
     assert len(done) < 6
     result = ddb(*command(killed, 2))
@@ -423,7 +423,7 @@ def test_terminated(tmp_path: Path, data_root: Path):
         text=True,
     )
     limit = time.monotonic() + PATIENCE
-    while not list(tmp_path.rglob("*.json")) or len(psutil.Process(process.pid).children(recursive=True)) < 3:
+    while not halting.seen(tmp_path, "*.json") or len(psutil.Process(process.pid).children(recursive=True)) < 3:
         assert process.poll() is None
         assert time.monotonic() < limit
         time.sleep(0.05)

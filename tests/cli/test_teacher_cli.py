@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import halting
 import pytest
 import torch
 from conftest import EAGER, contents, listing
@@ -221,7 +222,7 @@ def test_killed(ddb: Callable, data_root: Path, tmp_path: Path):
     # a checkpoint after every epoch instead of every 20 seconds
     train = "ddbench.teachers.train"
     process = halted(f"{train}:_Progress.save", 1, command(killed), data_root, f"{train}:CHECKPOINT_SECONDS=0")
-    kill_when(process, lambda: any(killed.rglob("*.partial.safetensors")))
+    kill_when(process, lambda: bool(halting.seen(killed, "*.partial.safetensors")))
     assert not teacher_files(killed)
     result = ddb(*command(killed))
     assert result.code == 0, result.err

@@ -52,10 +52,15 @@ def ended(process: subprocess.Popen[str]) -> str:
 def wait_for(process: subprocess.Popen[Any], ready: Callable[[], bool]) -> None:
     """Wait until something is so; the process must be at work until then."""
     limit = time.monotonic() + PATIENCE
-    while not ready():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < limit, "nothing happened"
-        time.sleep(0.002)
+    try:
+        while not ready():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < limit, "nothing happened"
+            time.sleep(0.002)
+    except BaseException:
+        process.kill()
+        process.communicate()
+        raise
 
 
 def dead_sign(folder: Path, suffix: str, **content: Any) -> Path:
@@ -573,7 +578,9 @@ def test_a_failed_and_a_killed_cell(ddb: Callable, data_root: Path, tmp_path: Pa
     brief = [*command, "--only", "*/brief-v1"]
     victim = halted("ddbench.evaluation.parts:Writer.append", [*brief, "--workers", 1], data_root)
     place = tmp_path / "plan" / "out"
-    wait_for(victim, lambda: any(place.rglob("evaluations/*.parts/run-*")) and any(place.glob("units/*.failed")))
+    wait_for(
+        victim, lambda: bool(halting.seen(place, "evaluations/*.parts/run-*")) and any(place.glob("units/*.failed"))
+    )
     victim.kill()
     victim.communicate()
     shown = ddb(*brief, "--status").out

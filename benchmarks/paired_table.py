@@ -4,7 +4,7 @@
 
 A cell of a table is a method under its protocol, with the networks of the same seeds on both sides; random is ten
 subsets, so the interval of a difference is over students and subsets. Random images stand under ``--random-protocol``,
-by default the method's own, else under ``--protocol``.
+by default the method's own, else under ``--protocol``; the base under ``--protocol``, else the head says which.
 
 A document says above each of its tables how it is made, ``<!-- paired_table --ipc 1 --methods mtt,ftd --base mtt
 --students NAME -->`` in one line:
@@ -89,7 +89,10 @@ def means(results: list[Result], args: argparse.Namespace, student: str) -> list
 
 def pairs(results: list[Result], args: argparse.Namespace, student: str) -> list[str]:
     """One table of one metric, beside random images and beside the base."""
+    others = chosen(results, args, args.base, args.protocol) or chosen(results, args, args.base, None)
     base = f" | - {args.base}" if args.base else ""
+    if others and others[0].protocol.name != args.protocol:
+        base += f", `{others[0].protocol.name}`"
     lines = [f"| method | protocol | % | - random{base} |", f"|{' --- |' * (5 if args.base else 4)}"]
     for method in args.methods.split(","):
         name, wanted = split(method)
@@ -108,7 +111,6 @@ def pairs(results: list[Result], args: argparse.Namespace, student: str) -> list
         else:
             cells += [interval(summarise(list(ours.values()))), difference(ours, subsets) if subsets else ""]
         if args.base:
-            others = chosen(results, args, args.base, args.protocol) or chosen(results, args, args.base, None)
             other = [own for own in (one.values(student, args.metric) for one in others[:1]) if own]
             cells.append(difference(ours, other) if other and name not in (args.base, "random") else "")
         lines.append("| " + " | ".join(cells) + " |")

@@ -18,6 +18,7 @@ size. One thread each, no worker processes.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import sys
 import tempfile
@@ -107,6 +108,23 @@ def ours(work: Path, epochs: int) -> dict[str, Any]:
         "tests": len(tests),
         "accuracies": [*accuracies[:2], max(accuracies[2:])],
     }
+
+
+def convolutions(work: Path, epochs: int = 10) -> float:
+    """Share of the convolutions, forward and backward, in the CPU time of a training of ours that is not compiled."""
+    from torch.profiler import ProfilerActivity, profile
+
+    from ddbench.protocols import training
+    from ddbench.runtime import device
+
+    device.prepare(1)
+    plan, dataset, settings = subject(work, "real", epochs, augmentation="none")
+    settings = dataclasses.replace(settings, compile="off")
+    training.train_student(plan, dataset.test, STUDENT, 0, settings, RATE)
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        training.train_student(plan, dataset.test, STUDENT, 0, settings, RATE)
+    taken = {one.key: one.self_cpu_time_total for one in profiled.key_averages()}
+    return float(sum(taken[key] for key in taken if "conv" in key) / sum(taken.values()))
 
 
 def theirs(work: Path, epochs: int, code: str) -> dict[str, Any]:
@@ -210,6 +228,8 @@ def table(found: dict[str, dict[str, Any]], epochs: int, counts: tuple[int, int]
     lines.append(f"| the score | {own['seconds'] / package['seconds']:.2f} | {BOUND} |")
     lines.append(f"| training alone | {learning[1] / learning[0]:.2f} | – |")
     lines.append(f"| one test | {a_test[1] / a_test[0]:.2f} | – |")
+    alone = own["convolutions"] * learning[1] / learning[0]
+    lines.append(f"| ddbench's convolutions alone, {own['convolutions']:.0%} of its training | {alone:.2f} | – |")
     if package.get("ended"):
         lines += ["", f"DD-Ranking's `compute_metrics` ends in `ValueError: {package['ended']}`; the scores are lost."]
     return lines
@@ -225,7 +245,12 @@ def main() -> None:
     if args.one:
         side, work, epochs, code = args.one
         with contextlib.redirect_stdout(sys.stderr):
-            made = ours(Path(work), int(epochs)) if side == "ddbench" else theirs(Path(work), int(epochs), code)
+            if side == "convolutions":
+                made: dict[str, Any] = {side: convolutions(Path(work))}
+            elif side == "ddbench":
+                made = ours(Path(work), int(epochs))
+            else:
+                made = theirs(Path(work), int(epochs), code)
         print(json.dumps(made))
         return
     if args.code is None or not (args.code / "ddranking").is_dir() or args.images is None:
@@ -238,6 +263,7 @@ def main() -> None:
         counts = tuple(sum(1 for _ in (args.images / part).rglob("*.*")) for part in ("train", "test"))
         sides = ("DD-Ranking", "ddbench")
         found = {side: common.measure(__file__, side, work, args.epochs, args.code.resolve()) for side in sides}
+        found["ddbench"] |= common.measure(__file__, "convolutions", work, args.epochs, args.code)
     command = f"python benchmarks/peer_score.py --code CHECKOUT --images PATH --epochs {args.epochs}"
     common.report(__file__, "DD-Ranking's score and ours", table(found, args.epochs, (counts[0], counts[1])), command)
 

@@ -15,7 +15,8 @@ import time
 from typing import Any
 
 import common
-from plain_loops import WIDTH, plain_network
+from common import plain_network
+from plain_loops import WIDTH
 
 FORMS = {
     "plain": "torch's modules, eager, the default allocator",
@@ -47,7 +48,7 @@ def one(form: str, batch: int) -> dict[str, float]:
     if form != "plain":
         device.prepare(1)
     student = build_student(f"convnet-d3-w{WIDTH}-in", channels=1, size=28, classes=10, seed=0)
-    net: Any = plain_network() if form in ("plain", "allocator") else student
+    net: Any = plain_network(WIDTH) if form in ("plain", "allocator") else student
     x, y = torch.randn(batch, 1, 28, 28), torch.arange(batch) % 10
     if form == "channels last":
         net, x = net.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)

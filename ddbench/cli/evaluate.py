@@ -56,7 +56,7 @@ GROUPS = {
     ),
     "how it computes": ("device", "workers", "threads", "at_once", "precision", "compile", *ENGINE),
     "how it is shared out": SHARE,
-    "where it is, and where it goes": ("data", "download", "size", "out", "quiet"),
+    "where it is, and where it goes": ("data", "download", "skip_broken", "size", "out", "quiet"),
 }
 """Heads of the help, with the fields under them."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,8 @@ def _common(args: Args) -> list[str]:
     flags = ["--device", args.device, "--threads", str(args.threads), "--compile", args.compile, "--quiet"]
     if args.data is not None:
         flags += ["--data", str(args.data)]
-    return [*flags, "--download"] if args.download else flags
+    asked = {"--download": args.download, "--skip-broken": args.skip_broken}
+    return [*flags, *(flag for flag, on in asked.items() if on)]
 
 
 def do_cell(workshop: Workshop, cell: PlanCell) -> str:
@@ -155,6 +157,9 @@ def do_cell(workshop: Workshop, cell: PlanCell) -> str:
             message = " ".join(str(error).split())
             print(f"failed: {message}")
             return message
+        except Exception as error:
+            traceback.print_exc()
+            return f"{type(error).__name__}: {error}; see {log}"
     return ""
 
 

@@ -153,7 +153,7 @@ def _join(argv: list[str]) -> None:
     check_members(teachers)
     first = teachers[0]
     size = size_to_load(first.dataset, first.shape[1])
-    dataset = load_dataset(first.dataset, args.data, size=size, download=args.download)
+    dataset = load_dataset(first.dataset, args.data, size=size, download=args.download, skip_broken=args.skip_broken)
     device = resolve_device(args.device)
     prepare(own_threads(args.threads, dataset.spec.size))
     teacher = join_teachers(

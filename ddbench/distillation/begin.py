@@ -165,7 +165,7 @@ def begin(
             context = replace(context, resources={**context.resources, **_obtain(_late(needs), request, out)})
         resolved |= references(needs, context.resources, request)
     made = claim_folder(out, resolved, code) if ranks.leads else None
-    _tell_repeats(kind, context)
+    _tell_repeats(kind, config, context)
     return Run(
         name=name,
         kind=kind,
@@ -279,14 +279,18 @@ def _check_pieces(kind: type[Method[Any]], config: Any, context: Context, settin
         )
 
 
-def _tell_repeats(kind: type[Method[Any]], context: Context) -> None:
-    """Say it where a class has fewer real images than the synset is to have of it."""
+def _tell_repeats(kind: type[Method[Any]], config: Any, context: Context) -> None:
+    """Say it where a class has fewer real images than the method begins with of it."""
+    if kind.unit != "ipc":
+        return
+    first = kind.begins_with(config, context)
     counts = context.train.labels.bincount(minlength=context.classes)
-    few = (counts < context.ipc).nonzero()[:, 0].tolist()
-    if few and kind.unit == "ipc":
+    few = (counts < first).nonzero()[:, 0].tolist()
+    if few:
         name = context.dataset.spec.class_names[few[0]]
+        needed = f"--ipc {context.ipc}" if first == context.ipc else f"the {first} first ones of --ipc {context.ipc}"
         context.console.say(
-            f"{len(few)} class(es) have fewer training images than --ipc {context.ipc}, e.g. {name!r} with "
+            f"{len(few)} class(es) have fewer training images than {needed}, e.g. {name!r} with "
             f"{int(counts[few[0]])}: first images that are real ones are repeated"
         )
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import canonical_json, is_temporary, read_json, text_hash, write_text
+from ddbench.runtime.files import canonical_json, listed, read_json, sweep, text_hash, write_text
 from ddbench.runtime.shards import Units
 from ddbench.runtime.signs import SILENCE as SILENCE
 from ddbench.runtime.signs import Sign, signs
@@ -75,7 +75,7 @@ def read_parts(folder: Path, check: Callable[[dict[str, Any]], None]) -> list[tu
         check: raises KeyError, TypeError, ValueError or AttributeError for a record that is malformed.
     """
     found = []
-    for path in sorted(folder.glob(f"*{RECORD}")):
+    for path in listed(folder, f"*{RECORD}"):
         try:
             record = read_json(path, "record of an evaluation")
             check(record)
@@ -136,18 +136,30 @@ class Writer:
         """
         path = self.folder / name
         text = canonical_json(value) + "\n"
-        own = path.with_name(f".{name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-        write_text(own, text)
-        try:
-            os.link(own, path)
-        except FileExistsError:
-            found = read_json(path, "record of an evaluation")
+        while not _first(path, text):
+            try:
+                found = read_json(path, "record of an evaluation")
+            except UserError:
+                if path.exists():
+                    raise
+                continue  # it was removed just now, with all that was claimed
             return found if isinstance(found, dict) else {}
-        except OSError:  # a file system without links
-            write_text(path, text)
-        finally:
-            own.unlink(missing_ok=True)
         return value
+
+
+def _first(path: Path, text: str) -> bool:
+    """Write a file that is not there; False: another process was first."""
+    own = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    write_text(own, text)
+    try:
+        os.link(own, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        write_text(path, text)
+    finally:
+        own.unlink(missing_ok=True)
+    return True
 
 
 @contextmanager
@@ -174,13 +186,19 @@ def writers(folder: Path, besides: str = "") -> list[str]:
 
 
 def remove_parts(paths: list[Path], folder: Path) -> None:
-    """Remove records that are in the result, and what dead processes left of their writes."""
+    """Remove records that are in the result, and what dead processes left of their writes.
+
+    What all records share stays where another process has come to write.
+    """
     for path in paths:
         path.unlink(missing_ok=True)
-    if any(folder.glob(f"*{RECORD}")):
+    if listed(folder, f"*{RECORD}"):
         return
     Units(folder / "units").clear()
-    for path in [*folder.glob("*.json"), *filter(is_temporary, folder.glob(".*"))]:
+    sweep(folder)
+    if any(sign.pid != os.getpid() and not sign.dead for sign in signs(folder, WRITER)):
+        return
+    for path in listed(folder, "*.json"):
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # somebody has just begun to write
         folder.rmdir()

@@ -259,8 +259,15 @@ def _order(run: Path, asked: Asked) -> Order:
     out = asked.out or beside(path, "evaluations") / f"{name}.json"
     if asked.threads == 0:
         workers, threads = worker_count(asked.workers, begun_threads(out, parts_folder(out) / HEAD))
-    if asked.download:
-        load_dataset(synset.dataset, asked.data, size=side, download=True, modality=kind.name)
+    if asked.download or asked.skip_broken:
+        load_dataset(
+            synset.dataset,
+            asked.data,
+            size=side,
+            download=asked.download,
+            skip_broken=asked.skip_broken,
+            modality=kind.name,
+        )
     return Order(
         job=Job(
             synset=path,

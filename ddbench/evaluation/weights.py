@@ -5,13 +5,14 @@ They lie in the folder where students lie while probes are open; with a list of 
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from ddbench.measurements.trained import has_weights, weights_folder, weights_path
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import file_hash, read_json, write_json
+from ddbench.runtime.files import file_hash, listed, read_json, write_json
 
 LIST = "kept.json"
 KIND = "ddbench-kept-students"
@@ -49,8 +50,15 @@ def usable(folder: Path, student: str, seed: int, accuracy: float, identity: str
 
 def room(folder: Path, size: int) -> bool:
     """Whether one more file of so many bytes is within the limit."""
-    there = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 0
-    return there + size <= LIMIT
+    return sum(_bytes(path) for path in listed(folder, "*.safetensors")) + size <= LIMIT
+
+
+def _bytes(path: Path) -> int:
+    """Size of a file; 0: another process has removed it."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def clear(out: Path, keep: bool) -> Kept | None:
@@ -65,14 +73,15 @@ def clear(out: Path, keep: bool) -> Kept | None:
         return None
     files: dict[str, str] = {}
     total = left_out = 0
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        if total + size > LIMIT:
-            path.unlink()
-            left_out += 1
-            continue
-        files[path.name] = file_hash(path)
-        total += size
+    for path in listed(folder, "*.safetensors"):
+        with contextlib.suppress(FileNotFoundError):  # another process has cleared as well
+            size = path.stat().st_size
+            if total + size > LIMIT:
+                path.unlink()
+                left_out += 1
+                continue
+            files[path.name] = file_hash(path)
+            total += size
     if files:
         wanted = {"kind": KIND, "schema": 1, "files": files}
         write_json(folder / LIST, wanted)

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -82,6 +83,10 @@ def checked_results(root: Path) -> tuple[list[Result], dict[str, int]]:
     return results, {"rows": len(results), "files": count, "verified": len(load_verifications(root, results))}
 
 
+PATIENCE = 1.0
+"""Seconds in which the row of files that lie without one may still come."""
+
+
 def board_files(root: Path) -> dict[Path, set[str]]:
     """Row file -> ends of the names of what lies beside it, for all of ``results/``; names, kinds and sizes checked.
 
@@ -89,6 +94,20 @@ def board_files(root: Path) -> dict[Path, set[str]]:
         UserError: a link, a special file, a name that no file of a board has, a file that is too large, or one whose
             row is not there.
     """
+    until = time.monotonic() + PATIENCE
+    while True:
+        found = _board_files(root)
+        alone = next((row for row in found if not row.is_file()), None)
+        if alone is None:
+            return found
+        if time.monotonic() > until:
+            raise UserError(
+                f"{alone.with_suffix(min(found[alone]))}: lies beside a row that is not there ({alone.name})"
+            )
+        time.sleep(PATIENCE / 10)  # a submission writes its row last
+
+
+def _board_files(root: Path) -> dict[Path, set[str]]:
     found: dict[Path, set[str]] = {}
     for path in _files(root / RESULTS):
         if is_temporary(path):
@@ -106,9 +125,6 @@ def board_files(root: Path) -> dict[Path, set[str]]:
         beside_row = found.setdefault(path.with_name(f"{match[1]}.json"), set())
         if match[2] != ".json":
             beside_row.add(match[2])
-    for row, suffixes in found.items():
-        if not row.is_file():
-            raise UserError(f"{row.with_suffix(min(suffixes))}: lies beside a row that is not there ({row.name})")
     return found
 
 
@@ -128,7 +144,11 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _is_plain(path: Path, *, folder: bool) -> bool:
-    mode = path.lstat().st_mode
+    """Whether it is there; it is then a file or folder."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:  # what another process wrote has its own name now
+        return False
     if not (stat.S_ISDIR(mode) if folder else stat.S_ISREG(mode)):
         what = "a link" if stat.S_ISLNK(mode) else "neither file nor folder"
         raise UserError(f"{_shown(path)}: {what}; a board has plain files and folders only: remove it")

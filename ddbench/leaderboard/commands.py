@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 
 from ddbench.data.specs import DATASETS, is_own
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.leaderboard.result import Result
 
-PROTOCOL_FLAGS = ("epochs", "lr", "augmentation", "max_images")
+PROTOCOL_FLAGS = ("epochs", "lr", "augmentation", "label_smoothing", "focal_gamma", "max_images")
 """Protocol settings that ``ddbench evaluate`` can alter by a flag of the same name."""
 
 EXPERT_FLAGS = tuple(item.name for item in fields(ExpertRecipe) if item.name != "options")
@@ -86,14 +88,30 @@ def commands(result: Result) -> list[str]:
     evaluate += ["--students", ",".join(result.students), "--seeds", str(seeds)]
     if result.precision != "float32":
         evaluate += ["--precision", result.precision]
-    for name in PROTOCOL_FLAGS:
-        if name in protocol.changed:
-            evaluate += [f"--{name.replace('_', '-')}", str(protocol.changed[name])]
+    if result.at_once != 1:
+        evaluate += ["--at-once", str(result.at_once)]
+    evaluate += _protocol_flags(protocol.changed)
     experts = expert_command(result)
     evaluations = [shlex.join([*evaluate, *flags]) for flags in _measurements(result)]
     if result.measured or result.tasks:
         again.append("--measured")
     return [*([experts] if experts else []), shlex.join(distill), *evaluations, *_tasks(result), shlex.join(again)]
+
+
+def _protocol_flags(changed: Mapping[str, Any]) -> list[str]:
+    """The flags that alter a protocol so; a rate that is given says its own source, ``--mixup`` its augmentation."""
+    altered = dict(changed)
+    flags = []
+    if "mix_alpha" in altered:
+        plain = str(altered.pop("augmentation", "")).removesuffix("mixup").removesuffix("+")
+        altered |= {"augmentation": plain} if plain else {}
+        flags = ["--mixup", str(altered["mix_alpha"])]
+    if "lr_source" in altered and "lr" not in altered:
+        flags += ["--lr-source", str(altered["lr_source"])]
+    for name in PROTOCOL_FLAGS:
+        if name in altered:
+            flags += [f"--{name.replace('_', '-')}", str(altered[name])]
+    return flags
 
 
 def _tasks(result: Result) -> list[str]:

@@ -12,7 +12,7 @@ from ddbench.leaderboard.result import Result
 from ddbench.modalities import modality
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash, read_bytes
-from ddbench.teachers.remedy import how_to_join
+from ddbench.teachers.remedy import hashed, how_to_join, teacher_files
 
 SYNSET_FILE = "synset.safetensors"
 LABELS_FILE = "labels.safetensors"
@@ -68,8 +68,8 @@ def find_part(run: Path, part: Part, sha256: str | None, given: Given) -> Path |
     """
     own = {SYNSET: run / SYNSET_FILE, TEACHER: given.teacher, LABELS: given.labels or run / LABELS_FILE}[part]
     if own is None:
-        found = (path for path in sorted(given.teachers.glob("*/*/*.safetensors")) if file_hash(path) == sha256)
-        return next(found, None)
+        found = hashed(teacher_files(given.teachers))
+        return next((path for one, path in found if one == sha256), None)
     if not own.is_file():
         if part is SYNSET:
             raise UserError(f"{own}: no such synset; a run folder holds one")

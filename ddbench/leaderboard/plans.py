@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -280,7 +281,8 @@ def _expand(entry: dict[str, Any], where: str, reproduction: bool) -> list[PlanC
             f"{where}: {len(ipcs):,} ipc x {len(run_seeds):,} run_seeds x {len(protocols):,} protocols are more than "
             f"{MAX_CELLS:,} cells"
         )
-    students = tuple(kind.students(name)[0] for name in _listed(entry, "students", str, [], where))
+    asked = _listed(entry, "students", str, [], where)
+    students = tuple(dict.fromkeys(student for name in asked for student in kind.students(name)))
     published = read_published(entry.get("published", []), students, where, reproduction)
     texts = {key: tuple(_listed(entry, key, str, [], where)) for key in LISTS if key in entry}
     return [
@@ -337,11 +339,12 @@ def _known_protocol(name: str, kind: Modality) -> str:
 def result_of(cell: PlanCell, results: Sequence[Result]) -> Result | None:
     """The row of a cell: same method, data, budget, seed and protocol (unaltered), with all its students and seeds.
 
-    Of several the one with the most runs.
+    Of several one that no other supersedes, with the most runs. Where the cell names no students, the row has as many
+    seeds of some student; where it names a size, or the dataset has one, the row's images are of it.
     """
     wanted = cell.kind.protocol(cell.protocol)
     student = cell.kind.students(cell.student)[0] if cell.student else ""
-    measures = {flag[2:] for flag in cell.evaluate} & set(SUITES)
+    measures, replaced = _measures(cell.evaluate), {result.supersedes for result in results}
     found = []
     for result in results:
         synset, used = result.synset, result.protocol
@@ -354,12 +357,41 @@ def result_of(cell: PlanCell, results: Sequence[Result]) -> Result | None:
             and (not student or synset.student in (None, student))
             and (used.name, used.hash, used.standard) == (wanted.name, wanted.hash, True)
             and cell.config.items() <= _settings(synset.config).items()
-            and measures <= set(result.measured or {})
-            and all(len(result.values(student, "accuracy")) >= cell.seeds for student in cell.students)
+            and _size(cell) in (None, synset.shape[-1])
+            and all(_is_measured(result.measured or {}, kind, value) for kind, value in measures.items())
+            and all(_seeds(result, student) >= cell.seeds for student in cell.students)
+            and max(_seeds(result, student) for student in result.students) >= cell.seeds
         )
         if fits:
             found.append(result)
-    return max(found, key=lambda result: (len(result.runs), result.id), default=None)
+    return max(found, key=lambda result: (result.id not in replaced, len(result.runs), result.id), default=None)
+
+
+def _seeds(result: Result, student: str) -> int:
+    return sum(run.student == student for run in result.runs)
+
+
+def _size(cell: PlanCell) -> int | None:
+    """Side of the images that a cell is about; None: any, as of graphs, or of one's own images where none is named."""
+    if cell.kind.name != "image":
+        return None
+    return cell.size or (DATASETS[cell.dataset].size if cell.dataset in DATASETS else None)
+
+
+def _measures(flags: Sequence[str]) -> dict[str, str]:
+    """Measurements that flags of ``ddbench evaluate`` ask for, with the value of each; empty: its default."""
+    found = {}
+    for flag, after in zip_longest(flags, flags[1:], fillvalue="--"):
+        name, _, value = flag.removeprefix("--").partition("=")
+        if flag.startswith("--") and name in SUITES:
+            found[name] = value or ("" if after.startswith("--") else after)
+    return found
+
+
+def _is_measured(measured: Mapping[str, Any], kind: str, value: str) -> bool:
+    """Whether a row has a measurement, with this budget or beside this dataset."""
+    setting = {"robustness": "budget", "ood": "other"}.get(kind, "")
+    return kind in measured and (not value or not setting or str(measured[kind].get(setting)) == value)
 
 
 def _fits(cell: PlanCell, budget: Budget) -> bool:

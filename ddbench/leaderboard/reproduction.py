@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ddbench.leaderboard.plans import Plan, PlanCell, result_of
 from ddbench.leaderboard.schema import load_results
 from ddbench.registry import suggest
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import UserError, one_line
 from ddbench.runtime.files import check_writable, ensure_writable
 from ddbench.runtime.progress import Console
 from ddbench.runtime.shards import Shard, State, Units, run_units
@@ -170,10 +170,11 @@ def fill(
     with console.bar(f"reproduce {plan.name}", len(missing)) as bar:
         names = [(cell.name,) for cell in missing]
         for index, message in run_units(
-            job, workshop, missing, workers, units=workshop.units, names=names, deadline=deadline
+            job, workshop, missing, workers, units=workshop.units, names=names, deadline=deadline, survive=True
         ):
             name = missing[index].name
             if message:
+                message = one_line(message)
                 failed[name] = message
                 workshop.units.fail(name, message)
                 console.say(f"{name} failed: {message}")
@@ -256,6 +257,9 @@ def root_flags(needs: Sequence[Need[Any]], workshop: Workshop) -> list[str]:
 def evaluate_flags(cell: PlanCell, workshop: Workshop, teacher: Path | None) -> list[str]:
     """The command that scores a cell's synset."""
     flags = ["evaluate", str(workshop.run(cell)), "--protocol", cell.protocol, "--seeds", str(cell.seeds)]
+    # settings of the machine, such as --precision, do not alter what the file is called: submit asks for it by protocol
+    name = cell.kind.protocol(cell.protocol).name
+    flags += ["--out", str(workshop.run(cell) / "evaluations" / f"{name}.json")]
     flags += ["--workers", "1", *ALL, *_pair("--students", ",".join(cell.students)), *_pair("--size", cell.size)]
     flags += [*_pair("--teacher", teacher), "--teachers", str(workshop.teachers)]
     return [*flags, *cell.evaluate, *workshop.common]

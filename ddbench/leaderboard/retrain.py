@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from ddbench.leaderboard.verification import Verification, load_verifications, m
 from ddbench.modalities import modality
 from ddbench.runtime.errors import UserError, one_line
 from ddbench.runtime.files import canonical_json, ensure_writable, text_hash
+from ddbench.runtime.jobs import WorkerDied
 from ddbench.runtime.numbers import check_count
 from ddbench.runtime.progress import Console
 from ddbench.runtime.shards import WHOLE, Shard, State, Units, run_units
@@ -189,14 +191,18 @@ def verify_rows(request: Request, rows: Sequence[Result], max_seconds: float | N
         shared, workers = replace(request, workers=1, quiet=True), request.workers
         deadline = time.monotonic() + max_seconds
     names = [(row.id,) for row in rows]
-    for _, outcome in run_units(job, shared, rows, workers, units=request.units, names=names, deadline=deadline):
+    for index, outcome in run_units(
+        job, shared, rows, workers, units=request.units, names=names, deadline=deadline, survive=True
+    ):
+        if isinstance(outcome, WorkerDied):
+            outcome = Outcome(rows[index].id, None, one_line(outcome))
         if outcome.verification is None:
             request.units.fail(outcome.id, outcome.refused)
         yield outcome
 
 
 def verify_row(request: Request, result: Result) -> Outcome:
-    """Train one row again and write its verification."""
+    """Train one row again and write its verification; whatever goes wrong is of this row alone."""
     from ddbench.evaluation.evaluator import evaluate
     from ddbench.runtime import device as devices
 
@@ -238,6 +244,9 @@ def verify_row(request: Request, result: Result) -> Outcome:
         write_verification(request.root, result, made)
     except UserError as error:
         return Outcome(result.id, None, one_line(error))
+    except Exception as error:
+        traceback.print_exc()
+        return Outcome(result.id, None, one_line(f"{type(error).__name__}: {error}"))
     return Outcome(result.id, made)
 
 

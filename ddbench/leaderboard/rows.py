@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ddbench.leaderboard.columns import MAIN, Measure, measures
@@ -63,6 +63,7 @@ class Row:
         reference: ``random`` and ``full`` are shown below the methods and have no rank; else empty.
         earlier: superseded results behind it, newest first.
         verdict: of the verification, None where there is none; of several results the worst.
+        verdicts: result id -> verdict, of its results and the earlier ones that have one.
         against_random: how it stands to random images; None: not known.
         packed: bytes that it stores with its synset after zstd; over several subsets their mean; None: not known.
     """
@@ -72,6 +73,7 @@ class Row:
     reference: str
     earlier: tuple[Result, ...]
     verdict: str | None
+    verdicts: Mapping[str, str] = field(default_factory=dict)
     against_random: AgainstRandom | None = None
     packed: float | None = None
 
@@ -118,9 +120,9 @@ class Row:
         return sum(known) / len(known) if known else None
 
     @property
-    def seeds(self) -> int:
-        """Network seeds of the student that has most, in one result."""
-        return max(Counter(run.student for run in self.first.runs).values())
+    def seeds(self) -> tuple[int, ...]:
+        """Network seeds of the student that has most, of each result."""
+        return tuple(max(Counter(run.student for run in one.runs).values()) for one in self.results)
 
 
 @dataclass(frozen=True)
@@ -308,11 +310,13 @@ def _row(group: Sequence[_Entry], shown: Sequence[Measure], ranking: str, beside
             scores[measure] = Score(known, None, False, False)
     judged = [beside.verdicts[result.id] for result in results if result.id in beside.verdicts]
     packed = [beside.packed[result.id] for result in results if result.id in beside.packed]
+    earlier = tuple(result for entry in group for result in entry.earlier)
     return Row(
         results=results,
         scores=scores,
         reference=_reference(results[0]),
-        earlier=tuple(result for entry in group for result in entry.earlier),
+        earlier=earlier,
+        verdicts={one.id: beside.verdicts[one.id] for one in (*results, *earlier) if one.id in beside.verdicts},
         verdict=min(judged, key=VERDICTS.index) if len(judged) == len(results) else None,
         packed=sum(packed) / len(packed) if len(packed) == len(results) else None,
     )

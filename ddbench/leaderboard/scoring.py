@@ -190,6 +190,17 @@ def status(run: Path, asked: Asked) -> tuple[Path, list[State]]:
     return job.out, states(job.work, job.chosen.plan, synset=job.path, real=there.real, random=there.random)
 
 
+def _fetched(asked: Asked, synset: Synset) -> int | None:
+    """Side of the data to load, after what ``--download`` and ``--skip-broken`` want of them."""
+    from ddbench.data.load import load_dataset
+    from ddbench.data.specs import size_to_load
+
+    size = size_to_load(synset.dataset, synset.images.shape[2])
+    if asked.download or asked.skip_broken:
+        load_dataset(synset.dataset, asked.data, size=size, download=asked.download, skip_broken=asked.skip_broken)
+    return size
+
+
 def _prepare(run: Path, asked: Asked) -> _Job:
     """What is to be scored, and how; nothing is written.
 
@@ -202,7 +213,6 @@ def _prepare(run: Path, asked: Asked) -> _Job:
     workers, threads = worker_count(asked.workers, asked.threads)
     if workers > 1:
         warm("ddbench.evaluation.ddranking.trainings")
-    from ddbench.data.specs import size_to_load
     from ddbench.evaluation.ddranking.file import check_out, head, marks
     from ddbench.evaluation.ddranking.trainings import Work, begun_legs, check_legs
     from ddbench.runtime import device as devices
@@ -218,10 +228,11 @@ def _prepare(run: Path, asked: Asked) -> _Job:
         workers, threads = worker_count(
             asked.workers, begun_threads(out, *begun_legs(chosen.plan, chosen.student, path))
         )
+    size = _fetched(asked, synset)
     work = Work(
         student=chosen.student,
         data=asked.data,
-        size=size_to_load(synset.dataset, synset.images.shape[2]),
+        size=size,
         device=asked.device,
         threads=threads,
         compile=asked.compile,

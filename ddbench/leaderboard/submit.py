@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddbench.data.specs import dataset_slug
 from ddbench.evaluation.result import without_students
 from ddbench.leaderboard.attachments import IMPORTED, LABELS, SYNSET, needed
 from ddbench.leaderboard.packing import NEEDED, Given, Item, find_part, hash_of, pack
@@ -24,6 +23,7 @@ from ddbench.leaderboard.schema import (
     same_subject,
     write_result,
 )
+from ddbench.leaderboard.superseding import check_nothing_lost
 from ddbench.leaderboard.verification import SUFFIX
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
@@ -269,18 +269,8 @@ def plan_submission(run: Path, board: Path, result: Result, given: Given | None 
             f"the board has {len(latest.runs)} runs of this synset under this protocol ({latest.id}), this "
             f"evaluation has {len(result.runs)}: evaluate with more --seeds or --students, then submit again"
         )
-    lost = sorted(set(latest.measured or {}) - set(result.measured or {})) if latest else []
-    if latest is not None and lost:
-        raise UserError(
-            f"the board's row of this synset under this protocol ({latest.id}) has {' and '.join(lost)}, this "
-            f"evaluation has not: evaluate with {' '.join(f'--{kind}' for kind in lost)}, then submit again"
-        )
-    lost = sorted(set(latest.tasks or {}) - set(result.tasks or {})) if latest else []
-    if latest is not None and lost:
-        raise UserError(
-            f"the board's row of this synset under this protocol ({latest.id}) has the task {' and '.join(lost)}: give "
-            f"its result with --task tasks/{dataset_slug(result.synset.dataset)}-{lost[0]}.json"
-        )
+    if latest is not None:
+        check_nothing_lost(latest, result, run)
     result = _named({**result.to_json(), "supersedes": latest.id if latest else None}, str(run))
     path = board / result_path(result)
     if path.exists():

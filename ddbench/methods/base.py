@@ -242,6 +242,11 @@ class Method(Generic[C]):
         """Of how many terms a step's gradient is the sum, which the ranks of the context can share; 1: of one."""
         return 1
 
+    @classmethod
+    def begins_with(cls, config: C, context: Context) -> int:
+        """Images of each class that it begins with; those that are real ones are repeated where a class has fewer."""
+        return context.ipc
+
     @property
     def iterations(self) -> int:
         """Number of steps; 0 for a one-shot method."""

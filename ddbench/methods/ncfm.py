@@ -37,7 +37,13 @@ from ddbench.methods.facts import Facts
 from ddbench.methods.families.distribution import PIXELS_AT_ONCE
 from ddbench.methods.needs.experts import Experts
 from ddbench.methods.parts.batches import RealBatches
-from ddbench.methods.parts.formation import check_formation, first_formed, formation_strategies, formed_input
+from ddbench.methods.parts.formation import (
+    check_formation,
+    first_formed,
+    first_images,
+    formation_strategies,
+    formed_input,
+)
 from ddbench.methods.parts.frequencies import Frequencies, make_frequencies
 from ddbench.networks.base import Student
 from ddbench.runtime import seeds
@@ -137,6 +143,11 @@ class NCFM(Method[NCFMConfig]):
         images = min(config.batch_real, len(context.train))  # each with a product, cosine and sine at every frequency
         count = config.frequency_count
         require_memory(12 * count * images, f"--frequency-count {count}", "give fewer, or a smaller --batch-real")
+
+    @classmethod
+    def begins_with(cls, config: NCFMConfig, context: Context) -> int:
+        """Those of all tiles."""
+        return first_images(context.ipc, config.init, config.factor)
 
     @classmethod
     def terms_of_a_step(cls, config: NCFMConfig, context: Context) -> int:

@@ -30,6 +30,7 @@ from ddbench.experts.store import TrajectoryStore
 from ddbench.methods import METHODS
 from ddbench.methods.base import Context, Distilled, Method, State
 from ddbench.methods.facts import Facts
+from ddbench.methods.families.decoded import Decoded
 from ddbench.methods.families.trajectory import TrajectoryConfig, TrajectoryMethod
 from ddbench.methods.needs import Need
 from ddbench.methods.needs.experts import Experts
@@ -286,11 +287,14 @@ def base_class(config: PDDConfig) -> type[TrajectoryMethod[Any]]:
     """The class of the base method.
 
     Raises:
-        UserError: no such method, or one that matches no trajectories.
+        UserError: no such method, or one that matches no trajectories, or learns something else than images.
     """
     kind = METHODS.get(config.base, "--base")
+    advice = "choose mtt, ftd, tesla, datm or ast"
     if not (isinstance(kind, type) and issubclass(kind, TrajectoryMethod)):
-        raise UserError(f"--base {config.base}: matches no trajectories; choose mtt, ftd, tesla, datm or ast")
+        raise UserError(f"--base {config.base}: matches no trajectories; {advice}")
+    if issubclass(kind, Decoded):
+        raise UserError(f"--base {config.base}: its product is no images, which stages are unions of; {advice}")
     return kind
 
 

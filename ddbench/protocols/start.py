@@ -78,7 +78,9 @@ def relabel(run: Path, asked: Asked) -> Relabelled:
     path = synset_path(run)
     synset = read_synset(path)
     side = synset.images.shape[-1]
-    dataset = load_dataset(synset.dataset, asked.data, size=side, download=asked.download)
+    dataset = load_dataset(
+        synset.dataset, asked.data, size=side, download=asked.download, skip_broken=asked.skip_broken
+    )
     out = asked.out or labels_path(path)
     earlier, begun = labelling.earlier_try(out)
     threads = own_threads(asked.threads or begun, dataset.spec.size)

@@ -59,6 +59,14 @@ def is_temporary(path: Path) -> bool:
     return re.fullmatch(r"\..*\.[0-9]+\.[0-9a-f]{8}\.tmp", path.name) is not None
 
 
+def listed(folder: Path, pattern: str) -> list[Path]:
+    """What fits a pattern in a folder, sorted; nothing where there is no folder, or it goes while one looks."""
+    try:
+        return sorted(folder.glob(pattern))
+    except FileNotFoundError:  # another process was the last one there, and removed it
+        return []
+
+
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, flush it to disk and rename it into place.
 
@@ -77,7 +85,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
-        _sweep(path.parent, path.name)
+        sweep(path.parent, path.name)
     except OSError as error:
         raise _explain(error, path) from error
     finally:
@@ -91,6 +99,7 @@ def own_folder(path: Path) -> Iterator[Path]:
 
     If the process is killed meanwhile, it goes, with what is in it, when ``path`` is written again.
     """
+    sweep(path.parent, path.name)
     folder = _temporary(path)
     folder.mkdir()
     try:
@@ -99,13 +108,13 @@ def own_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _sweep(folder: Path, name: str = "") -> None:
+def sweep(folder: Path, name: str = "") -> None:
     """Remove temporary files and folders that processes of this machine left when they were killed.
 
     Args:
         name: of the file that they were for; default: any of the folder.
     """
-    for left in folder.glob(f".{glob.escape(name) or '*'}.*.tmp"):
+    for left in listed(folder, f".{glob.escape(name) or '*'}.*.tmp"):
         pid = whole(left.name.split(".")[-3])
         if pid is None or pid == os.getpid() or process_exists(pid):
             continue
@@ -146,7 +155,7 @@ def write_derived(contents: Mapping[Path, str | bytes]) -> None:
         UserError: a folder cannot be written to or the disk is full.
     """
     for folder in {path.parent for path in contents}:
-        _sweep(folder)
+        sweep(folder)
     for path, content in contents.items():
         temporary = _temporary(path)
         try:

@@ -36,7 +36,14 @@ class Engine(Protocol):
     """What runs jobs in place of processes of this machine."""
 
     def run(
-        self, target: str, shared: Any, payloads: Sequence[Any], workers: int, deadline: float | None
+        self,
+        target: str,
+        shared: Any,
+        payloads: Sequence[Any],
+        workers: int,
+        deadline: float | None,
+        *,
+        survive: bool = False,
     ) -> Iterator[tuple[int, Any]]:
         """As :func:`run_jobs`."""
 
@@ -55,7 +62,13 @@ def engine(one: Engine) -> Iterator[None]:
 
 
 def run_jobs(
-    target: str, shared: Any, payloads: Sequence[Any], workers: int, deadline: float | None = None
+    target: str,
+    shared: Any,
+    payloads: Sequence[Any],
+    workers: int,
+    deadline: float | None = None,
+    *,
+    survive: bool = False,
 ) -> Iterator[tuple[int, Any]]:
     """Yield ``(index, result)`` of ``function(shared, payloads[index])`` as the jobs end, in any order.
 
@@ -65,6 +78,7 @@ def run_jobs(
         workers: processes; 1 runs the jobs one after the other in this process.
         deadline: time on the monotonic clock at which unfinished jobs are stopped, whatever they do; with one, all jobs
             run in processes of their own.
+        survive: the :class:`WorkerDied` of a job is its result, and the others go on; else it is raised.
 
     Raises:
         UserError: a job raised one, or its process died :data:`ATTEMPTS` times.
@@ -72,7 +86,7 @@ def run_jobs(
     """
     other = _ENGINE.get()
     if other is not None:
-        yield from other.run(target, shared, payloads, workers, deadline)
+        yield from other.run(target, shared, payloads, workers, deadline, survive=survive)
         return
     if deadline is None and (workers <= 1 or len(payloads) <= 1):
         function = resolve(target)
@@ -80,6 +94,13 @@ def run_jobs(
             yield index, function(shared, payload)
         return
     warm(target)
+    yield from _run_crew(target, shared, payloads, workers, deadline, survive)
+
+
+def _run_crew(
+    target: str, shared: Any, payloads: Sequence[Any], workers: int, deadline: float | None, survive: bool
+) -> Iterator[tuple[int, Any]]:
+    """The jobs by processes of their own, as :func:`run_jobs`."""
     context = multiprocessing.get_context(_method())
     waiting = list(range(len(payloads)))[::-1]
     attempts = [0] * len(payloads)
@@ -99,18 +120,20 @@ def run_jobs(
                     kind, value = worker.pipe.recv()
                 except (EOFError, OSError):  # the process died: its pipe closed
                     worker.stop()
-                    attempts[index] += 1
-                    if attempts[index] >= ATTEMPTS:
-                        raise WorkerDied(
-                            f"a worker process died {ATTEMPTS} times on the same job (exit code "
-                            f"{worker.process.exitcode}); it may lack memory: try fewer --workers"
-                        ) from None
                     busy.remove(worker)
                     crew.remove(worker)
-                    worker = _Worker(context, target, shared)
-                    crew.append(worker)
-                    busy.append(worker)
-                    worker.give(index, payloads)
+                    attempts[index] += 1
+                    given_up = attempts[index] >= ATTEMPTS
+                    died = _gave_up(worker)
+                    if given_up and not survive:
+                        raise died from None
+                    if not given_up or waiting:
+                        worker = _Worker(context, target, shared)
+                        crew.append(worker)
+                        busy.append(worker)
+                        worker.give(waiting.pop() if given_up else index, payloads)
+                    if given_up:
+                        yield index, died
                     continue
                 result = unwrapped(kind, value)
                 if waiting:
@@ -121,6 +144,13 @@ def run_jobs(
     finally:
         for worker in crew:
             worker.stop()
+
+
+def _gave_up(worker: _Worker) -> WorkerDied:
+    return WorkerDied(
+        f"a worker process died {ATTEMPTS} times on the same job (exit code {worker.process.exitcode}); it may lack "
+        "memory: try fewer --workers"
+    )
 
 
 def warm(target: str) -> None:

@@ -188,7 +188,14 @@ class RayCluster:
         self._job = ray.remote(run_job).options(max_retries=ATTEMPTS - 1, **resources)
 
     def run(
-        self, target: str, shared: Any, payloads: Sequence[Any], workers: int, deadline: float | None
+        self,
+        target: str,
+        shared: Any,
+        payloads: Sequence[Any],
+        workers: int,
+        deadline: float | None,
+        *,
+        survive: bool = False,
     ) -> Iterator[tuple[int, Any]]:
         """As :func:`ddbench.runtime.jobs.run_jobs`; how many run at once is the cluster's business.
 
@@ -212,7 +219,14 @@ class RayCluster:
                     return
                 ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0)  # all that ended meanwhile
                 for reference in ready:
-                    yield pending.pop(reference), self._result(reference)
+                    index = pending.pop(reference)
+                    try:
+                        found = self._result(reference)
+                    except WorkerDied as error:
+                        if not survive:
+                            raise
+                        found = error
+                    yield index, found
         finally:
             for reference in pending:
                 ray.cancel(reference, force=True)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ddbench.runtime.errors import Unfinished, UserError, one_line
-from ddbench.runtime.files import canonical_json, read_json, text_hash, write_text
+from ddbench.runtime.files import canonical_json, listed, read_json, text_hash, write_text
 from ddbench.runtime.jobs import WorkerDied, resolve, run_jobs, warm
 from ddbench.runtime.numbers import whole
 from ddbench.runtime.signs import POLL, Seen, Sign, holder, signs
@@ -249,7 +249,7 @@ class Units:
     def notes(self) -> dict[str, Any]:
         """What was noted of units, by anyone."""
         found = {}
-        for path in sorted(self.folder.glob(f"*{NOTE}")):
+        for path in listed(self.folder, f"*{NOTE}"):
             with contextlib.suppress(UserError, KeyError, TypeError):  # damaged, or gone just now
                 note = read_json(path, "note")
                 found[str(note["unit"])] = note["value"]
@@ -270,7 +270,7 @@ class Units:
 
     def clear(self) -> None:
         """Forget failures and dead processes; the folder goes, if there is nothing else in it."""
-        for path in self.folder.glob(f"*{FAILED}"):
+        for path in listed(self.folder, f"*{FAILED}"):
             path.unlink(missing_ok=True)
         for sign in [*self._claims(), *signs(self.folder, PROCESS)]:
             if sign.dead:
@@ -359,11 +359,13 @@ def run_units(
     units: Units,
     names: Sequence[tuple[str, ...]],
     deadline: float | None = None,
+    survive: bool = False,
 ) -> Iterator[tuple[int, Any]]:
     """:func:`ddbench.runtime.jobs.run_jobs`, of which other processes know what is being done.
 
     Args:
         names: the units that each payload stands for.
+        deadline, survive: as there.
 
     Raises:
         UserError, RuntimeError: as ``run_jobs``; the units of the job are then known to have failed.
@@ -374,7 +376,7 @@ def run_units(
     wrapped = _Shared(units=units, driver=driver, target=target, shared=shared)
     jobs = list(zip(names, payloads, strict=True))
     try:
-        yield from run_jobs(f"{__name__}:run_unit", wrapped, jobs, workers, deadline)
+        yield from run_jobs(f"{__name__}:run_unit", wrapped, jobs, workers, deadline, survive=survive)
     except WorkerDied:  # its sign stays, and says at what
         raise
     except BaseException:

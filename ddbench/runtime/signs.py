@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import ATTEMPTS, canonical_json, ensure_writable, parse_json, plain_or_absent, read_bytes
+from ddbench.runtime.files import (
+    ATTEMPTS,
+    canonical_json,
+    ensure_writable,
+    listed,
+    parse_json,
+    plain_or_absent,
+    read_bytes,
+)
 from ddbench.runtime.numbers import process_exists, whole
 
 HEARTBEAT = 20.0
@@ -129,7 +137,7 @@ class Seen:
 
 def signs(folder: Path, suffix: str) -> list[Seen]:
     """The signs with this ending in a folder, of dead processes too."""
-    paths = sorted(folder.glob(f"*{suffix}"))
+    paths = listed(folder, f"*{suffix}")
     now = _now(folder) if paths else 0.0
     return [seen for path in paths if (seen := _seen(path, path.name.removesuffix(suffix), now)) is not None]
 
@@ -239,7 +247,7 @@ def _holder(place: Path) -> Seen | None:
 
 def end_turns(folder: Path) -> None:
     """Take away what dead processes left that had turns there."""
-    for place in folder.glob(f"*{TURN}"):
+    for place in listed(folder, f"*{TURN}"):
         found = _holder(place)
         if found is not None and found.dead:
             _bury(place, found)

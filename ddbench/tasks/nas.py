@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from ddbench.config import setting
-from ddbench.data.dataset import Split, holdout_split
+from ddbench.data.dataset import Split, holdout_split, stratified
 from ddbench.data.specs import dataset_slug
 from ddbench.methods import METHODS
 from ddbench.protocols.plan import Plan
@@ -61,7 +61,8 @@ class NasConfig:
     real_epochs: int = setting(100, at_least=1)
     """Passes over the real images for the ranking that counts."""
     choose_from: int = setting(0, at_least=0)
-    """Held-out images of each class that networks are chosen by; 0: all. A few hundred spare a CPU."""
+    """Held-out images of each class that networks are chosen by, all of a class with fewer; 0: all. A few hundred
+    spare a CPU."""
     against: str = "random,herding"
     """Methods that stand beside the runs at the same IPC, with their defaults; empty: none."""
 
@@ -139,6 +140,15 @@ class Nas(Task[NasConfig]):
             raise UserError(f"--nets {self.config.nets}: the grid has {self.possible} networks for such images")
         check_count("--seeds times --nets", self.job.seeds * self.config.nets)
         first = self.job.runs[0]
+        if self.config.choose_from and self.holdout > 0:
+            labels = self.dataset.train.labels
+            held_out = stratified(labels, self.dataset.spec.classes, self.holdout, "holdout")
+            largest = int(labels[held_out].bincount().max())
+            if self.config.choose_from > largest:
+                raise UserError(
+                    f"--choose-from {self.config.choose_from}: no class has more than {largest} held-out images; "
+                    "leave it out to choose by all"
+                )
         for run in self.job.runs:
             own, synset = _holdout(self.synsets[run.label]), self.synsets[run.label]
             if own <= 0:

@@ -14,8 +14,9 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import (
     canonical_json,
     ensure_writable,
-    is_temporary,
+    listed,
     read_json,
+    sweep,
     text_hash,
     write_json,
     write_text,
@@ -91,6 +92,7 @@ def do(job: Job, changed: Mapping[str, Any], out: Path, workers: int, console: C
     }
     check_result(out, result)
     task.remember(found)
+    _kept(task, out, head)  # another process may have ended with more seeds or runs meanwhile: that stays
     if not out.exists() or read_json(out, "result of a task") != result:
         write_json(out, result)
     _clear(folder, names)
@@ -207,7 +209,7 @@ def _kept(task: Task[Any], out: Path, head: Mapping[str, Any]) -> dict[str, dict
 def _parts(folder: Path) -> dict[str, dict[str, Any]]:
     """The records that are there; those that are damaged are passed over, and done again."""
     found = {}
-    for path in sorted(folder.glob("*.part")):
+    for path in listed(folder, "*.part"):
         with contextlib.suppress(UserError, KeyError, TypeError):
             part = read_json(path, "record of a task")
             found[str(part["unit"])] = dict(part["record"])
@@ -226,11 +228,11 @@ def _clear(folder: Path, done: Collection[str]) -> None:
     """
     units = Units(folder / "units")
     units.clear()
-    for path in {_part(folder, name) for name in done} & set(folder.glob("*.part")):
+    for path in {_part(folder, name) for name in done} & set(listed(folder, "*.part")):
         path.unlink(missing_ok=True)
-    if any(folder.glob("*.part")) or units.running():
+    if listed(folder, "*.part") or units.running():
         return
-    for path in [folder / HEAD, *filter(is_temporary, folder.glob(".*"))]:
-        path.unlink(missing_ok=True)
+    sweep(folder)
+    (folder / HEAD).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # another process has just begun there, or it is gone
         folder.rmdir()

@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ddbench.data.specs import dataset_slug
+from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash, text_hash
 
 FOLDER = "together"
 """Of teachers that were joined, beside the folders of the networks, under that of the dataset."""
+
+
+PARTIAL = ".partial.safetensors"
+"""Ends the name of the checkpoint of a teacher that is not finished."""
+
+
+def teacher_files(root: Path, dataset: str | None = None, student: str | None = None) -> list[Path]:
+    """Files of the finished teachers under a root, of a dataset and student when these are given."""
+    pattern = f"{dataset_slug(dataset) if dataset else '*'}/{student or '*'}/*.safetensors"
+    found = (path for path in root.glob(pattern) if not path.name.startswith("."))
+    return sorted(path for path in found if not path.name.endswith(PARTIAL))
+
+
+def hashed(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:
+    """Each file with its sha256; those that another process takes away meanwhile are passed over.
+
+    Raises:
+        UserError: one that is there cannot be read.
+    """
+    for path in paths:
+        try:
+            sha256 = file_hash(path)
+        except UserError:
+            if path.exists():
+                raise
+            continue
+        yield sha256, path
 
 
 def together_file(root: Path, dataset: str, hashes: Sequence[str]) -> Path:
@@ -43,7 +71,7 @@ def how_to_join(root: Path, dataset: str, reference: Mapping[str, Any]) -> str |
     path = together_file(root, dataset, [one["sha256"] for one in members])
     if path.exists():
         return f"{path}, named after the same teachers, has other bytes: give --teacher {path} to take it"
-    files = {file_hash(file): file for file in sorted(root.glob(f"{dataset_slug(dataset)}/*/*.safetensors"))}
+    files = dict(hashed(teacher_files(root, dataset)))
     places = [str(files.get(one["sha256"], "FILE")) for one in members]
     command = f"`{shlex.join(['ddbench', 'teacher', 'join', *places, '--teachers', str(root)])}` makes it, {path}"
     missing = [named(one) for one in members if one["sha256"] not in files]

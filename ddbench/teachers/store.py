@@ -27,12 +27,12 @@ from ddbench.networks.names import default_student, parse_student
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash, read_bytes
 from ddbench.runtime.tensors import open_tensors, read_finite, write_tensors
+from ddbench.teachers.remedy import PARTIAL as PARTIAL
+from ddbench.teachers.remedy import teacher_files as teacher_files
 from ddbench.teachers.together import JOIN, build_together, check_member_records, check_together
 
 KIND = "ddbench-teacher"
 SCHEMA = 1
-PARTIAL = ".partial.safetensors"
-"""End of the name of a checkpoint, beside the teachers that are finished."""
 
 PENALTY_FIELDS = ("penalty", "penalty_weight", "penalty_step")
 """Fields of a recipe that only a penalised teacher has."""
@@ -207,12 +207,6 @@ def read_teacher(path: Path) -> Teacher:
         )
 
 
-def teacher_files(root: Path, dataset: str | None = None, student: str | None = None) -> list[Path]:
-    """Files of the finished teachers under a root, of a dataset and student when these are given."""
-    pattern = f"{dataset_slug(dataset) if dataset else '*'}/{student or '*'}/*.safetensors"
-    return sorted(path for path in root.glob(pattern) if not path.name.startswith(".") and not _is_partial(path))
-
-
 def find_teacher(
     root: Path,
     *,
@@ -307,10 +301,6 @@ def check_teacher(teacher: Teacher, dataset: Dataset, preprocess: Preprocess) ->
             f"{teacher.path}: its input is made by {_transform(teacher.preprocess)}, here by "
             f"{_transform(preprocess.to_json())}; {remedy} and the --preprocess that is used here"
         )
-
-
-def _is_partial(path: Path) -> bool:
-    return path.name.endswith(PARTIAL)
 
 
 def _skeleton(student: str, shape: tuple[int, int, int], classes: int) -> Student:

@@ -21,7 +21,7 @@ from conftest import EAGER, TINY, contents, distill_tiny, random_tiny
 import ddbench
 from ddbench.runtime import jobs
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.jobs import run_jobs
+from ddbench.runtime.jobs import WorkerDied, run_jobs
 
 ROOT = Path(ddbench.__file__).parents[1]  # where the package of these tests lies: a wheel, or the checkout
 PATIENCE = 120.0
@@ -356,6 +356,16 @@ def test_job_that_always_dies(light_workers: str, tmp_path: Path):
     with no_children_left(), pytest.raises(UserError, match=r"died 3 times on the same job \(exit code -9\)"):
         list(run_jobs(light_workers, tmp_path, [("die", 7), ("ok", 1)], workers=2))
     assert (tmp_path / "tries").read_text() == "7\n" * 3
+
+
+def test_the_others_go_on_where_a_job_always_dies(light_workers: str, tmp_path: Path):
+    with no_children_left():
+        jobs_of = [("die", 7), ("ok", 1), ("die", 8), ("ok", 2), ("ok", 3)]
+        found = dict(run_jobs(light_workers, tmp_path, jobs_of, workers=2, survive=True))
+    assert sorted(found) == [0, 1, 2, 3, 4]
+    assert [isinstance(found[index], WorkerDied) for index in range(5)] == [True, False, True, False, False]
+    assert [found[index][0] for index in (1, 3, 4)] == [1, 2, 3]
+    assert sorted((tmp_path / "tries").read_text().split()) == ["7"] * 3 + ["8"] * 3
 
 
 def test_exception_in_a_job(light_workers: str, tmp_path: Path):

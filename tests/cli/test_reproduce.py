@@ -86,6 +86,37 @@ def test_a_failing_cell_does_not_stop_the_others(
     assert "failed" in shown.out
 
 
+def test_a_cell_that_ends_in_an_error_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where a method of one's own, or the machine, fails in a way that nobody foresaw."""
+    monkeypatch.chdir(tmp_path)
+    plan_in(tmp_path)
+
+    def broken(*given: object) -> None:
+        raise MemoryError("no more")
+
+    monkeypatch.setattr("ddbench.methods.kmeans.KMeans.setup", broken)
+    with pytest.raises(SystemExit) as stop:
+        run(["reproduce", "small.toml", "--quiet"])
+    assert stop.value.code == 2
+    shown = capsys.readouterr()
+    assert "MemoryError: no more; see " in shown.err
+    assert shown.err.strip().count("\n") == 0
+    assert [method for method, _ in rows(tmp_path / "leaderboard")] == ["random", "random"]
+    (log,) = (tmp_path / "reproduce" / "small" / "logs").glob("*kmeans*")
+    assert "Traceback" in log.read_text()
+
+
+def test_settings_of_the_machine_in_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Students trained together: the row is found under its protocol."""
+    monkeypatch.chdir(tmp_path)
+    plan_in(tmp_path, PLAN.replace("minutes = 1\n", 'minutes = 1\nevaluate = ["--at-once", "2"]\n'))
+    run(["reproduce", "small.toml", "--only", "*kmeans*", "--quiet"])
+    (row,) = load_results(tmp_path / "leaderboard")
+    assert (row.at_once, row.protocol.name) == (2, "brief-v1")
+
+
 def test_killed_and_stopped_it_goes_on_to_the_same_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = [tmp_path / name for name in ("whole", "killed")]
     for folder in folders:

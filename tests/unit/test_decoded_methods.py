@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -12,6 +13,7 @@ import torch
 from conftest import TINY, digits_context
 from torch import Tensor
 
+from ddbench.data.dataset import Split
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import Preprocess, fit_preprocess
 from ddbench.decoders.base import Arrays, Decoder
@@ -27,6 +29,7 @@ from ddbench.methods.fred_dm import FredDM, FredDMConfig
 from ddbench.methods.fred_mtt import FredMTT, FredMTTConfig
 from ddbench.methods.parts.decoded import DecodedCanvas
 from ddbench.methods.parts.rate import LearnedRate
+from ddbench.runtime.errors import UserError
 
 PREPROCESS = fit_preprocess(load_dataset("digits"), "meanstd")
 
@@ -237,6 +240,28 @@ def test_what_no_file_may_hold_is_refused_before_work(
     command = [*COMMAND, "fred-dm", "--iterations", 2, "--out", tmp_path / "run"]
     refused([*command, "--coefficients", 4], "FreD+DM at --ipc 1: 2,640 bytes of parameters would become 40,960 bytes")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("settings", [{"mask_from": "class"}, {"mask_from": "first"}])
+def test_a_mask_of_a_class_with_one_image_is_refused(data_root: Path, tmp_path: Path, settings: dict[str, Any]):
+    """Copies of one image do not vary; noise, and a set of all coefficients, need no image."""
+    context = digits_context(data_root, tmp_path)
+    labels = context.train.labels
+    first = (labels == 3).nonzero()[0]
+    index = torch.cat([(labels != 3).nonzero()[:, 0], first])
+    few = replace(context, train=Split(context.train.images[index], labels[index]))
+    with pytest.raises(UserError, match="class '3' has one training image, which does not vary"):
+        FredDM.check(FredDMConfig(**settings), few)
+    FredDM.check(FredDMConfig(**settings, coefficients=64), few)
+    if settings["mask_from"] == "first":
+        FredDM.check(FredDMConfig(**settings, init="noise"), few)
+
+
+def test_first_images_that_are_copies_are_told(ddb: Callable, tmp_path: Path):
+    """FreD begins with more images of a class than its IPC; digits has some 150 of each."""
+    flags = ("--coefficients", 4, "--iterations", 1, "--batch-real", 4, "--ipc", 20, "--out", tmp_path / "run")
+    done = ddb("distill", "--dataset", "digits", "--student", TINY, "--method", "fred-dm", *flags, "--recipe", "none")
+    assert "have fewer training images than the 320 first ones of --ipc 20" in done.err
 
 
 COMMAND = ("distill", "--dataset", "digits", "--student", TINY, "--device", "cpu", "--ipc", 1, "--method")

@@ -193,6 +193,25 @@ def test_all_broken_files_are_named_at_once_and_can_be_left_out(tmp_path: Path):
     assert load_dataset(name, data, size=8).fingerprint == dataset.fingerprint, "remembered"
 
 
+@pytest.mark.parametrize("verb", ["evaluate", "scores"])
+def test_verbs_that_read_a_synset_leave_broken_files_out_too(verb: str, tmp_path: Path, ddb, refused):
+    """On a machine that has not looked at the folder yet."""
+    name = fill(tmp_path / "set", "train", "test", count=3)
+    broken = tmp_path / "set" / "train" / "cat" / "0.png"
+    broken.write_bytes(b"no image")
+    shared = ("--threads", 1, "--compile", "off", "--quiet", "--data", tmp_path / "here", "--skip-broken")
+    run = ("distill", "--method", "random", "--dataset", name, "--size", 8, "--ipc", 1, "--holdout", 0)
+    assert ddb(*run, "--out", tmp_path / "run", *shared).code == 0
+    say = {
+        "evaluate": ("--students", "mlp-d1-w8", "--seeds", 1, "--epochs", 1),
+        "scores": ("--student", "mlp-d1-w8", "--repeats", 2, "--epochs", 1),
+    }
+    elsewhere = (verb, tmp_path / "run", *say[verb], *shared[:5], "--data", tmp_path / "elsewhere", "--workers", 1)
+    refused(elsewhere, "0.png", "--skip-broken")
+    done = ddb(*elsewhere, "--skip-broken")
+    assert (done.code, done.err) == (0, "")
+
+
 def test_few_files_wait_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Files are looked at in portions, all of them, in their order; what is said of many is kept once."""
     paths = [tmp_path / f"{number}.png" for number in range(7)]

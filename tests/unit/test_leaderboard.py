@@ -250,6 +250,14 @@ def test_more_runs_supersede_fewer(tmp_path: Path, board: Path, row: Path) -> No
     assert len(load_results(board)) == 2
 
 
+def test_students_are_not_lost_to_a_row_with_more_runs(tmp_path: Path, board: Path, row: Path) -> None:
+    assert len(read_result(row).runs) < 10
+    make_run(tmp_path / "run", {CONVNET: [0.5 + 0.01 * seed for seed in range(10)]})
+    with pytest.raises(UserError, match=rf"{row.stem}\) has {MLP}, .* --students {CONVNET},{MLP}, then submit"):
+        submit(tmp_path / "run", board)
+    assert len(load_results(board)) == 1
+
+
 def test_one_run_decides_what_supersedes(tmp_path: Path, board: Path) -> None:
     """One run more or as many (other ones) supersede, one run less does not."""
     paths = [submit(make_run(tmp_path / "run", {CONVNET: [0.5, 0.6]}), board)]

@@ -19,13 +19,13 @@ from rich.console import Console
 from ddbench.cli import leaderboard as verb
 from ddbench.leaderboard.board import read_board
 from ddbench.leaderboard.pages import embed
-from ddbench.leaderboard.pages.export import csv_text, frame, harmless, index
+from ddbench.leaderboard.pages.export import csv_text, frame, harmless, index, write_export
 from ddbench.leaderboard.pages.latex import escape, latex_text
 from ddbench.leaderboard.pages.latex_wide import title_of, wide_text
 from ddbench.leaderboard.pages.page import build
 from ddbench.leaderboard.pages.terminal import show
 from ddbench.leaderboard.pages.view import PLACE, budget_text, lay_out
-from ddbench.leaderboard.rows import Cell
+from ddbench.leaderboard.rows import Cell, build_cells
 from ddbench.leaderboard.select import Selection, select
 from ddbench.runtime.errors import UserError
 
@@ -159,6 +159,23 @@ def test_sqlite_index(cells: list[Cell], board: Path, tmp_path: Path, capsys: py
     with pytest.raises(UserError, match="something else than an index"):
         verb.main(["export", "--format", "sqlite", "--leaderboard", str(board), "--out", str(other)])
     assert other.read_text() == "mine"
+
+
+def test_sqlite_says_of_each_result_whether_it_is_verified(tmp_path: Path) -> None:
+    """Of several random subsets each, and of those that were superseded."""
+    root = tmp_path / "board"
+    results = [made_result("random", seed=seed) for seed in range(3)]
+    results.append(made_result("random", seed=0, seeds=6, supersedes=results[0].id))
+    for result in results:
+        put(root, result)
+    verdicts = {results[0].id: "identical", results[1].id: "within"}
+    write_export(tmp_path / "x.sqlite", "sqlite", build_cells(results, verdicts))
+    connection = sqlite3.connect(tmp_path / "x.sqlite")
+    try:
+        found = dict(connection.execute("SELECT id, verified FROM results").fetchall())
+    finally:
+        connection.close()
+    assert found == {result.id: verdicts.get(result.id) for result in results}
 
 
 def test_latex_table(cells: list[Cell]) -> None:

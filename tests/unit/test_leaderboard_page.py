@@ -87,6 +87,20 @@ def test_one_table_ranked_with_the_references_last(board: Path) -> None:
     assert lines[2][table.columns.index(next(c for c in table.columns if c.title == "seeds"))] == "3 × 2"
 
 
+@pytest.mark.parametrize(
+    ("subsets", "text", "networks"), [((2, 2), "2 × 2", 4), ((3, 2, 2), "3 × 2 to 3", 7), ((4,), "4", 4)]
+)
+def test_seeds_of_subsets(subsets: tuple[int, ...], text: str, networks: int, tmp_path: Path) -> None:
+    root = tmp_path / "board"
+    for seed, count in enumerate(subsets):
+        accuracies = [0.5 + 0.01 * number for number in range(count)]
+        submit(make_run(tmp_path / f"run{seed}", {CONVNET: accuracies}, method="random", seed=seed), root)
+    (table,) = tables(root)
+    place = [column.title for column in table.columns].index("seeds")
+    (entry,) = [line.entries[place] for line in table.lines if line.row is not None]
+    assert (entry.text, entry.key) == (text, networks)
+
+
 def test_an_interval_that_leaves_what_is_possible_is_clipped_everywhere_but_in_the_data(tmp_path: Path) -> None:
     root = tmp_path / "board"
     submit(make_run(tmp_path / "run", {CONVNET: [0.99, 0.999, 0.98], MLP: [0.2, 0.8]}), root)
@@ -376,6 +390,23 @@ def test_commands_repeat_the_row(tmp_path: Path) -> None:
     assert evaluate == (
         f"ddbench evaluate RUN --protocol hard-v1 --size 8 --students {CONVNET},{MLP} --seeds 3 --epochs 5"
     )
+
+
+@pytest.mark.parametrize(
+    ("changed", "flags"),
+    [
+        ({"label_smoothing": 0.1}, "--label-smoothing 0.1"),
+        ({"focal_gamma": 2.0}, "--focal-gamma 2.0"),
+        ({"augmentation": "mixup", "mix_alpha": 0.2}, "--mixup 0.2"),
+        ({"augmentation": "dsa+mixup", "mix_alpha": 0.2}, "--mixup 0.2 --augmentation dsa"),
+        ({"lr_source": "search"}, "--lr-source search"),
+        ({"lr": 0.02, "lr_source": "protocol", "lr_students": []}, "--lr 0.02"),
+    ],
+)
+def test_commands_repeat_what_was_altered(tmp_path: Path, changed: dict[str, Any], flags: str) -> None:
+    made = make_result(make_run(tmp_path / "run", changed=changed))
+    assert commands(made)[1].endswith(f"--seeds 3 {flags}")
+    assert commands(replace(made, at_once=2))[1].endswith(f"--seeds 3 --at-once 2 {flags}")
 
 
 def test_commands_repeat_the_measurements() -> None:

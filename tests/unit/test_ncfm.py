@@ -298,6 +298,11 @@ def test_what_processes_share(context: Context, settings: dict[str, Any], terms:
     ("settings", "words"),
     [
         ({"factor": 9}, "--factor 9: expected 1 to 8 tiles a side"),
+        (
+            {"factor": 5},
+            "--factor 5: tiles of 2 pixels fill 8 before the last of them, which would be blank",
+        ),
+        ({"factor": 7}, "use --factor 4"),
         ({"alpha": 0.0, "beta": 0.0}, "--alpha 0 with --beta 0: nothing is matched"),
         ({"augmentation": "colour"}, "unknown augmentation 'colour'"),
         ({"frequency_count": 1}, "--frequency-count 1"),

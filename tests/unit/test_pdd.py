@@ -391,6 +391,8 @@ def test_from_the_command_line(ddb: Callable, buffers: Path, tmp_path: Path):
         ({"stage_epochs": -1}, "--stage-epochs -1"),
         ({"base": "mt"}, r"--base: unknown method 'mt' \(did you mean 'mtt'\?\)"),
         ({"base": "random"}, "--base random: matches no trajectories; choose mtt, ftd"),
+        ({"base": "fred-mtt"}, "--base fred-mtt: its product is no images, .* choose mtt, ftd"),
+        ({"base": "ddif-mtt"}, "--base ddif-mtt: its product is no images"),
         ({"base": "pdd"}, "--base pdd: matches no trajectories"),
         ({"base_options": "inner"}, "--base-options 'inner': expected name=value"),
         ({"base_options": "iner=adjoint"}, r"--base-options of mtt: unknown setting 'iner' \(did you mean 'inner'\?\)"),

@@ -75,13 +75,20 @@ def test_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     peer = script("peer_score", monkeypatch)
     found = {
         "DD-Ranking": {"seconds": 50.0, "testing": 10.0, "tests": 5, "accuracies": [20.0, 30.0, 10.0], "ended": "no"},
-        "ddbench": {"seconds": 20.0, "testing": 4.0, "tests": 4, "accuracies": [21.0, 31.0, 11.0]},
+        "ddbench": {
+            "seconds": 20.0,
+            "testing": 4.0,
+            "tests": 4,
+            "accuracies": [21.0, 31.0, 11.0],
+            "convolutions": 0.75,
+        },
     }
     lines = peer.table(found, 20, (1000, 200))
     assert cells(lines, "DD-Ranking") == ["50.0", "40.0", "10.0", "5", "20.0", "30.0", "10.0"]
     assert cells(lines, "the score") == ["0.40", "0.33"]
     assert cells(lines, "training alone") == ["0.40", "–"]
     assert cells(lines, "one test") == ["0.50", "–"]
+    assert cells(lines, "ddbench's convolutions alone, 75% of its training") == ["0.30", "–"]
     assert "`ValueError: no`" in lines[-1]
     del found["DD-Ranking"]["ended"]
     assert "ValueError" not in "\n".join(peer.table(found, 20, (1000, 200)))
@@ -128,3 +135,7 @@ def test_our_side_makes_the_seven_trainings(monkeypatch: pytest.MonkeyPatch, tmp
     assert found["tests"] == 7
     assert 0 < found["testing"] < found["seconds"]
     assert len(found["accuracies"]) == 3
+    monkeypatch.setattr("ddbench.protocols.training.train_student", train)
+    assert peer.convolutions(tmp_path, 1) == 0  # this student has none
+    monkeypatch.setattr(peer, "STUDENT", "convnet-d1-w4-in")
+    assert 0 < peer.convolutions(tmp_path, 1) < 1

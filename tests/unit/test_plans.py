@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from made_board import STUDENTS, made_result
 
 from ddbench.cli.reproduce import parse_span
 from ddbench.distillation.recipes import choose_recipe
@@ -142,8 +143,35 @@ def test_a_row_counts_for_its_cell_only(tmp_path: Path) -> None:
     assert cell_of(ipc=ipc + 1) is None
     assert cell_of(students=[*students, "alexnet"]) is None
     assert cell_of(dataset="mnist") is None
-    measured = set(one.measured or {})
+    measured = one.measured or {}
     assert (cell_of(evaluate=["--calibration"]) is not None) == ("calibration" in measured)
+    budget = measured["robustness"]["budget"]
+    other = "full" if budget == "quick" else "quick"
+    for flags in (["--robustness", budget], [f"--robustness={budget}"], ["--robustness", "--calibration"]):
+        assert cell_of(evaluate=flags) is not None
+    assert cell_of(evaluate=["--robustness", other]) is None
+    assert cell_of(evaluate=[f"--robustness={other}", "--calibration"]) is None
+    assert cell_of(size=8) is not None
+    assert cell_of(size=16) is None
+    assert cell_of(students=[]) is not None
+    assert cell_of(students=[], seeds=seeds + 1) is None
+
+
+def test_a_group_of_students_is_all_of_them(tmp_path: Path) -> None:
+    body = 'dataset = "digits"\nmethod = "mtt"\nipc = 1\nstudents = ["mlp-d1-w8,mlp-d1-w16", "mlp-d1-w8"]\n'
+    (cell,) = read_plan(write(tmp_path, f"[[cells]]\n{body}")).cells
+    assert cell.students == ("mlp-d1-w8", "mlp-d1-w16")
+
+
+def test_of_equal_rows_the_one_that_stands(tmp_path: Path) -> None:
+    """A row that another of as many runs supersedes is not the cell's, whichever has the larger id."""
+    body = f'dataset = "digits"\nmethod = "mtt"\nipc = 1\nseeds = 5\nstudents = ["{STUDENTS[0]}"]\n'
+    (cell,) = read_plan(write(tmp_path, f"[[cells]]\n{body}")).cells
+    for note in range(4):
+        old = made_result(submission={"note": f"{note}"})
+        new = made_result(supersedes=old.id)
+        assert result_of(cell, [old, new]) == new
+        assert result_of(cell, [new, old]) == new
 
 
 def test_spans_of_time() -> None:

@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,31 @@ def test_atomic_write_replaces_or_leaves(tmp_path: Path):
     with pytest.raises(ZeroDivisionError):
         files.write_atomic(path, bug)
     assert [found.name for found in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_listed_where_the_folder_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("b.part", "a.part", "c"):
+        (tmp_path / name).touch()
+    assert [path.name for path in files.listed(tmp_path, "*.part")] == ["a.part", "b.part"]
+    assert files.listed(tmp_path / "none", "*.part") == []
+
+    def gone(folder: Path, pattern: str) -> Iterator[Path]:
+        raise FileNotFoundError(folder)
+        yield
+
+    monkeypatch.setattr(Path, "glob", gone)
+    assert files.listed(tmp_path, "*.part") == []
+
+
+def test_a_folder_of_its_own_takes_the_place_of_a_killed_ones(tmp_path: Path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = tmp_path / f".set.{ended.pid}.0a1b2c3d.tmp"
+    left.mkdir()
+    (left / "archive.zip").touch()
+    with files.own_folder(tmp_path / "set") as folder:
+        assert list(tmp_path.iterdir()) == [folder]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_is_temporary():

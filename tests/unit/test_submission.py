@@ -17,9 +17,10 @@ from ddbench.cli.parse import parse
 from ddbench.evaluation.ddranking.definitions import Accuracies, repeat_scores
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.leaderboard import submit
+from ddbench.leaderboard.attachments import TEACHER
 from ddbench.leaderboard.audit import check_board
 from ddbench.leaderboard.commands import expert_command, run_flags
-from ddbench.leaderboard.packing import Given
+from ddbench.leaderboard.packing import Given, find_part
 from ddbench.leaderboard.schema import load_results, read_result
 from ddbench.leaderboard.submit import Submission, make_result, plan_submission, write_plan
 from ddbench.runtime.errors import UserError
@@ -48,6 +49,18 @@ def test_dry_run_lists_what_is_missing_and_how_to_supply_it(
         assert lines[name].split()[0] == "missing"
         assert flag in lines[name]
     assert not board.exists()
+
+
+def test_a_teacher_that_is_just_being_trained_is_not_read(tmp_path: Path) -> None:
+    """Its checkpoint goes at any moment; what goes while it is looked at is passed over."""
+    folder = tmp_path / "teachers" / "digits" / "mlp-d1-w8"
+    folder.mkdir(parents=True)
+    given, sha256 = Given(teachers=tmp_path / "teachers"), hashlib.sha256(b"x").hexdigest()
+    (folder / "0a.partial.safetensors").write_bytes(b"x")
+    (folder / "0b.safetensors").symlink_to(folder / "gone")
+    assert find_part(tmp_path, TEACHER, sha256, given) is None
+    (folder / "0c.safetensors").write_bytes(b"x")
+    assert find_part(tmp_path, TEACHER, sha256, given) == folder / "0c.safetensors"
 
 
 def test_the_run_configuration_goes_into_the_row(tmp_path: Path, board: Path) -> None:

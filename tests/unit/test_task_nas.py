@@ -109,8 +109,11 @@ def test_choice_from_few_images(run: Path, ddb: Callable, monkeypatch: pytest.Mo
 
 def test_refused(run: Path, ddb: Callable, refused: Callable):
     argv = ("task", "nas")
-    for name, more in (("none", ("--holdout", 0)), ("other", ("--holdout", 0.2)), ("two", ("--ipc", 2))):
+    runs = {"none": ("--holdout", 0), "other": ("--holdout", 0.2), "two": ("--ipc", 2)}
+    for name, more in runs.items():
         assert ddb(*random_tiny(run / name, *more)).code == 0
+    more = ("--method", "dm", "--init", "noise", "--iterations", 1, "--ipc", 20, "--holdout", 0.9)
+    assert ddb(*random_tiny(run / "many", *more)).code == 0
     refused((*argv, "none", *SMALL), "--holdout 0", "no held-out images to choose by")
     refused((*argv, "a", "other", *SMALL), "held out 0.2", "one --holdout")
     refused((*argv, "a", "two", *SMALL), "ipc 2", "one IPC")
@@ -118,4 +121,6 @@ def test_refused(run: Path, ddb: Callable, refused: Callable):
     refused((*argv, "a", *SMALL, "--nets", 3), "--nets", "at least 4")
     refused((*argv, "a", *SMALL, "--against", "full"), "--against full")
     refused((*argv, "a", *SMALL, "--against", "Random,hrding"), "--against: unknown method 'Random'", "'random'")
+    refused((*argv, "many", *SMALL), "--against random", "some class has 12", "ipc 20", "leave it out of --against")
+    refused((*argv, "a", *SMALL, "--choose-from", 20), "--choose-from 20", "no class has more than 13", "leave it out")
     refused((*argv, "a", *SMALL, "--nets", 100, "--seeds", 10_000), "--seeds times --nets 1000000", "at most 100,000")

@@ -88,6 +88,26 @@ def test_going_on(pair: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
     assert (pair / "grown.json").read_bytes() == wanted
 
 
+def test_a_larger_result_that_came_meanwhile_stays(pair: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
+    """Two processes, the one with fewer seeds ends last."""
+    argv = ("task", "transfer", "a", *SMALL, "--out", "x.json", "--seeds")
+    check, ends = runner.check_result, []
+
+    def meanwhile(out: Path, result: Any) -> Any:
+        if not ends:
+            ends.append(out)
+            assert ddb(*argv, 2).code == 0
+        return check(out, result)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "check_result", meanwhile)
+        late = ddb(*argv, 1)
+    assert ends
+    assert late.code == 2
+    assert "2" in late.err
+    assert json.loads((pair / "x.json").read_text())["head"]["seeds"] == 2
+
+
 def test_killed(pair: Path, ddb: Callable, data_root: Path):
     """SIGKILL at the third unit: the records of two are there, and the same command ends in the bytes of one go."""
     argv = ("task", "transfer", "a", "b", "--seeds", 2, *SMALL)

@@ -17,6 +17,7 @@ from conftest import EAGER, TINY, contents
 import ddbench
 from ddbench.evaluation import evaluator, parts, tasks
 from ddbench.experts.store import TrajectoryStore
+from ddbench.runtime.errors import UserError
 
 ROOT = Path(ddbench.__file__).parents[1]
 OTHER = "mlp-d1-w4"
@@ -185,6 +186,45 @@ def test_the_first_claim_holds(tmp_path: Path):
     with parts.writing(tmp_path / "x.parts") as first, parts.writing(tmp_path / "x.parts") as second:
         assert first.claim("head.json", {"a": 1}) == {"a": 1}
         assert second.claim("head.json", {"a": 2}) == {"a": 1}
+
+
+def test_a_claim_that_goes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Another process has finished, and removed all that was claimed: the claim is made anew."""
+    folder = tmp_path / "x.parts"
+    read = parts.read_json
+
+    def gone(path: Path, kind: str) -> Any:
+        path.unlink(missing_ok=True)
+        return read(path, kind)
+
+    with parts.writing(folder) as first, parts.writing(folder) as second:
+        first.claim("head.json", {"a": 1})
+        with monkeypatch.context() as patch:
+            patch.setattr(parts, "read_json", gone)
+            assert second.claim("head.json", {"a": 2}) == {"a": 2}
+        (folder / "head.json").write_text("{")
+        with pytest.raises(UserError, match=r"head\.json"):
+            second.claim("head.json", {"a": 2})
+
+
+def test_what_all_share_stays_for_another_writer(tmp_path: Path):
+    folder = tmp_path / "x.parts"
+    with parts.writing(folder) as writer:
+        writer.claim("head.json", {"a": 1})
+        record = folder / "run-1.part"
+        record.write_text("{}")
+        unfinished = folder / f".run-2.part.{os.getpid()}.0a1b2c3d.tmp"
+        unfinished.write_text("{")
+        elsewhere = folder / f"elsewhere.7.0{parts.WRITER}"
+        elsewhere.touch()
+        parts.remove_parts([record], folder)
+        assert not record.exists()
+        assert (folder / "head.json").exists()
+        elsewhere.unlink()
+        parts.remove_parts([], folder)
+        assert not (folder / "head.json").exists()
+        assert unfinished.exists(), "a living process is at it"
+        unfinished.unlink()
 
 
 def test_records_of_another_evaluation(ddb: Callable, random_run: Path, tmp_path: Path, refused: Callable):

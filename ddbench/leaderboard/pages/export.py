@@ -254,10 +254,8 @@ def _fill(path: Path, cells: Sequence[Cell]) -> None:
         stand: dict[str, tuple[Result, str | None]] = {}
         for cell in cells:
             for row in cell.rows:
-                for result in row.results:
-                    stand[result.id] = (result, row.verdict)
-                for result in row.earlier:
-                    stand.setdefault(result.id, (result, None))
+                for result in (*row.results, *row.earlier):
+                    stand[result.id] = (result, row.verdicts.get(result.id))
         replaced = {result.supersedes: name for name, (result, _) in stand.items() if result.supersedes}
         connection.executemany(
             f"INSERT INTO results VALUES ({', '.join('?' * 16)})",

@@ -196,7 +196,7 @@ def _missing(name: str, width: int) -> tuple[Entry, ...]:
 
 
 def _entries(cell: Cell, row: Row, columns: Sequence[Column], student: str) -> list[Entry]:
-    rank, spent, subsets = cell.rank(row, student), row.distill_seconds, len(row.results)
+    rank, spent = cell.rank(row, student), row.distill_seconds
     made = {
         "rank": Entry(str(rank), rank) if rank else EMPTY,
         "method": Entry(row.method, row.method, detail=_method_detail(cell, row)),
@@ -205,12 +205,19 @@ def _entries(cell: Cell, row: Row, columns: Sequence[Column], student: str) -> l
         "bits/class": Entry(bits_text(row.bits), row.bits),
         "after zstd": EMPTY if row.packed_bits is None else Entry(bits_text(row.packed_bits), row.packed_bits),
         "distillation": EMPTY if spent is None else Entry(seconds_text(spent), spent),
-        "seeds": Entry(f"{subsets} × {row.seeds}" if subsets > 1 else str(row.seeds), row.seeds * subsets),
+        "seeds": Entry(_seeds_text(row.seeds), sum(row.seeds)),
         "claim": _claim(cell, row, student),
         "verified": Entry(row.verdict, row.verdict) if row.verdict else EMPTY,
         "made with": _made_with(row.first),
     }
     return [made[column.title] if column.measure is None else _score(cell, row, column.measure) for column in columns]
+
+
+def _seeds_text(seeds: Sequence[int]) -> str:
+    """``5``; of several subsets ``3 × 2``, or ``10 × 5 to 10`` where not all have as many."""
+    least, most = min(seeds), max(seeds)
+    each = str(most) if least == most else f"{least} to {most}"
+    return f"{len(seeds)} × {each}" if len(seeds) > 1 else each
 
 
 def _score(cell: Cell, row: Row, measure: Measure) -> Entry:

@@ -106,6 +106,11 @@ class Decoded(Method[C]):
         """As the family's, for the decoded images."""
         return super().terms_of_a_step(cls.settled(config, context), cls.widened(config, context))
 
+    @classmethod
+    def begins_with(cls, config: C, context: Context) -> int:
+        """As many as the budget allows decoded ones."""
+        return cls.widened(config, context).ipc
+
     @property
     def budget(self) -> Budget:
         """What was asked for, not how many images are decoded."""

@@ -65,6 +65,14 @@ class FredMethod(Decoded[F]):
                 f"--coefficients {decoder.kept}: leaves one image a class at --ipc {context.ipc}, which does not vary; "
                 f"use --mask-from class, or at most {context.ipc * decoder.plane // 2}"
             )
+        counts = context.train.labels.bincount(minlength=context.classes)
+        begins_with_noise = config.mask_from == "first" and getattr(config, "init", "real") == "noise"
+        if counts.min() < 2 and decoder.kept < decoder.plane and not begins_with_noise:
+            name = context.dataset.spec.class_names[int(counts.argmin())]
+            raise UserError(
+                f"--coefficients {decoder.kept}: class {name!r} has one training image, which does not vary; use "
+                f"--coefficients {decoder.plane}, which keeps all, or another method"
+            )
 
     def arrays(self, images: Tensor) -> Arrays:
         """Masks by variance, and the images' coefficients there."""
@@ -72,7 +80,7 @@ class FredMethod(Decoded[F]):
         spectra = dct(images)
         masks = torch.stack(
             [mask_of(self._spread(label, own), decoder.kept) for label, own in enumerate(spectra.chunk(classes))]
-        )
+        ).to(spectra.device)
         rows = spectra.reshape(classes, -1, decoder.plane)
         kept = rows.gather(2, masks[:, None, :].expand(-1, rows.shape[1], -1))
         return {

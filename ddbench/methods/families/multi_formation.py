@@ -29,7 +29,13 @@ from ddbench.decoders.multi_formation import formation
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
 from ddbench.methods.parts.batches import RealBatches
 from ddbench.methods.parts.canvas import Canvas
-from ddbench.methods.parts.formation import check_formation, first_formed, formation_strategies, formed_input
+from ddbench.methods.parts.formation import (
+    check_formation,
+    first_formed,
+    first_images,
+    formation_strategies,
+    formed_input,
+)
 from ddbench.methods.parts.masking import synthetic_mask
 from ddbench.methods.parts.sampling import SamplerConfig, check_sampler, make_sampler
 from ddbench.runtime import seeds
@@ -116,6 +122,11 @@ class MultiFormation(Method[Config]):
                 f"--student {context.student}: {cls.title} compares gradients of convolution kernels and this network "
                 "has none; choose a convnet"
             )
+
+    @classmethod
+    def begins_with(cls, config: Config, context: Context) -> int:
+        """Those of all tiles."""
+        return first_images(context.ipc, config.init, config.factor)
 
     @classmethod
     def terms_of_a_step(cls, config: Config, context: Context) -> int:

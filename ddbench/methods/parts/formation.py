@@ -19,7 +19,7 @@ from ddbench.runtime.errors import UserError
 
 
 def check_formation(context: Context, factor: int, augmentation: str) -> None:
-    """Tiles that fit the images, and a known augmentation.
+    """Tiles that fit the images and all hold a part of them, and a known augmentation.
 
     Raises:
         UserError: names the flag, its value and what is possible.
@@ -27,7 +27,23 @@ def check_formation(context: Context, factor: int, augmentation: str) -> None:
     side = context.dataset.spec.size
     if factor > side:
         raise UserError(f"--factor {factor}: expected 1 to {side} tiles a side")
+    if blank_tiles(side, factor):
+        fits = max(one for one in range(1, factor) if not blank_tiles(side, one))
+        raise UserError(
+            f"--factor {factor}: tiles of {math.ceil(side / factor)} pixels fill {side} before the last of them, which "
+            f"would be blank; use --factor {fits}"
+        )
     formation_strategies(augmentation, context.dataset.spec.flip, siamese=True)
+
+
+def blank_tiles(side: int, factor: int) -> bool:
+    """Whether the last row and column of tiles lie beyond the image, since a tile's side is rounded up."""
+    return (factor - 1) * math.ceil(side / factor) >= side
+
+
+def first_images(ipc: int, init: str, factor: int) -> int:
+    """Real images of a class that :func:`first_formed` takes."""
+    return ipc if init == "real" else ipc * factor**2
 
 
 def first_formed(context: Context, init: str, factor: int, purpose: str) -> Tensor:
@@ -39,7 +55,7 @@ def first_formed(context: Context, init: str, factor: int, purpose: str) -> Tens
     """
     tiles = 1 if init == "real" else factor
     kind = "dream" if init == "dream" else "random"
-    positions = initial_positions(context, kind, context.ipc * tiles**2, purpose)
+    positions = initial_positions(context, kind, first_images(context.ipc, init, factor), purpose)
     stored = [form(gather(context.train.images, row).float() / 255, tiles) for row in positions]
     return torch.cat(stored).to(context.device)
 

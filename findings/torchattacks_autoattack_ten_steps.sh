@@ -10,7 +10,7 @@
 # Seen:
 #   torchattacks 3.5.1: APGD 10, APGDT 10, FAB 10, Square 5000
 #   pyautoattack 0.2.0: APGD 100, APGDT 100, FAB 100, Square 5000
-#   calls of the network by the first attack, APGD, on a batch: 11 and 101
+#   calls of the network by the first attack, APGD, on a batch: 12 and 102
 #
 # Run by hand: bash findings/torchattacks_autoattack_ten_steps.sh. Exit 1: the behaviour has changed.
 set -euo pipefail

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # torch_geometric's dense layers send messages against the edges that its own to_dense_adj writes.
 #
-# torch_geometric 2.8.1, torch 2.15.0. An edge of edge_index goes from row 0 to row 1, and GCNConv, GINConv and SAGEConv
-# collect at its end. to_dense_adj sets adj[start, end], and DenseGCNConv, DenseGINConv and DenseSAGEConv multiply that
+# torch_geometric 2.8.1, torch 2.15.0. An edge of edge_index goes from row 0 to row 1, and GINConv and SAGEConv
+# collect at its end. to_dense_adj sets adj[start, end], and DenseGINConv and DenseSAGEConv multiply that
 # matrix from the left: they collect at the start. On a graph whose edges go both ways nothing shows; on a directed one
 # the two forms of one layer with one set of weights give different numbers, and the transposed matrix makes them equal.
 # Distilled graphs are often learned as dense matrices that are not symmetric. ddbench's graphs are not directed.
@@ -12,7 +12,7 @@
 #   GIN: sparse [0, 1, 1], dense [1, 1, 0], dense transposed [0, 1, 1]
 #   SAGE: sparse [0, 1, 1], dense [1, 1, 0], dense transposed [0, 1, 1]
 #
-# Run by hand: bash findings/pyg_dense_gcn_against_edges.sh. Exit 1: the behaviour has changed.
+# Run by hand: bash findings/pyg_dense_against_edges.sh. Exit 1: the behaviour has changed.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

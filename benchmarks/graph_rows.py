@@ -59,7 +59,7 @@ def section(cells: Sequence[Cell], dataset: str) -> str:
     lines = []
     for cell in cells:
         if cell.dataset == dataset and cell.protocol.standard:
-            seeds = max(row.seeds for row in cell.rows)
+            seeds = max(count for row in cell.rows for count in row.seeds)
             lines.append(
                 f"Protocol `{cell.protocol.name}`, up to {cell.budget.value:,} bytes, in %: mean ± half of the 95 % "
                 f"interval over {seeds} networks, of random graphs over subsets."

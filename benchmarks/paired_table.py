@@ -117,9 +117,40 @@ def pairs(results: list[Result], args: argparse.Namespace, student: str) -> list
     return lines
 
 
+def moves(results: list[Result], args: argparse.Namespace, student: str) -> list[str]:
+    """One table of what other protocols change: the same sets, the networks of the same seeds."""
+    first, *others = args.protocols.split(",")
+    heads = [f"`{other}` - `{first}`" for other in others]
+    lines = [f"| method | {' | '.join(heads)} |", f"|{' --- |' * (len(heads) + 1)}"]
+    for method in args.methods.split(","):
+        before = {row.synset.sha256: row for row in chosen(results, args, method, first)}
+        cells = []
+        for other in others:
+            groups = []
+            for row in chosen(results, args, method, other):
+                if row.synset.sha256 in before:
+                    was = before[row.synset.sha256].values(student, args.metric)
+                    now = row.values(student, args.metric)
+                    groups.append([now[seed] - was[seed] for seed in sorted(now.keys() & was.keys())])
+            cells.append(changed([group for group in groups if group]))
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return lines
+
+
+def changed(groups: list[list[float]]) -> str:
+    """Differences of one set over its networks, or of several sets over the sets, as :func:`difference` says them."""
+    if not groups:
+        return ""
+    found = summarise(groups[0] if len(groups) == 1 else [sum(group) / len(group) for group in groups])
+    if found["low"] is None or found["high"] is None:
+        return f"{100 * found['mean']:+.1f} (too few seeds)"
+    text = f"{100 * found['mean']:+.1f} ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
+    return f"{text}: tie" if found["low"] <= 0 <= found["high"] else text
+
+
 def table(results: list[Result], args: argparse.Namespace, student: str) -> list[str]:
     """The table of a student."""
-    return (means if args.metrics else pairs)(results, args, student)
+    return (means if args.metrics else moves if args.protocols else pairs)(results, args, student)
 
 
 def made(text: str, results: list[Result], path: str = "") -> str:
@@ -135,7 +166,9 @@ def made(text: str, results: list[Result], path: str = "") -> str:
         if not args.students or "," in args.students:
             raise SystemExit(f"{path}: paired_table {flags}: expected --students with one student")
         rows = table(results, args, args.students)
-        pieces += [f"<!-- paired_table {flags} -->\n\n", "\n".join(rows), "\n", OLD.sub("", after, count=1)]
+        rest = OLD.sub("", after, count=1)
+        blank = "" if rest.startswith("\n") or not rest else "\n"  # a mark that had no table yet
+        pieces += [f"<!-- paired_table {flags} -->\n\n", "\n".join(rows), f"\n{blank}", rest]
     return "".join(pieces)
 
 
@@ -152,6 +185,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--students", default=None)
     parser.add_argument("--metric", default="accuracy")
     parser.add_argument("--metrics", default=None, help="several, comma-separated: one table of their means instead")
+    parser.add_argument("--protocols", default=None, help="several: instead, what the others change against the first")
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="make the marked tables of a document again")
     parser.add_argument("--check", type=Path, metavar="FILE.md", help="1 where --write would change the document")
     return parser

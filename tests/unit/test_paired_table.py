@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from made_board import STUDENTS, made_result, put
 from scripts import benchmark
+
+from ddbench.leaderboard.schema import result_id
 
 MARK = f"<!-- paired_table --ipc 1 --methods random,dm,mtt --base mtt --students {STUDENTS[0]} -->"
 TEXT = f"""# Title
@@ -72,6 +76,19 @@ def test_only_the_table_below_the_mark_is_made_again(
     assert run(tables, monkeypatch, "--board", board, "--check", page) == 0
 
 
+def test_a_mark_without_a_table_yet(
+    tables: ModuleType, board: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"{MARK}\n\nAfter.\n")
+    assert run(tables, monkeypatch, "--board", board, "--write", page) == 0
+    lines = page.read_text().splitlines()
+    assert lines[1:3] == ["", "| method | protocol | % | - random | - mtt |"]
+    assert lines[-3].startswith("| mtt |")
+    assert lines[-2:] == ["", "After."]
+    assert run(tables, monkeypatch, "--board", board, "--check", page) == 0
+
+
 def test_a_mark_names_one_student(tables: ModuleType, board: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="with one student"):
         tables.made("<!-- paired_table --ipc 1 --methods dm -->\n", [])
@@ -86,3 +103,35 @@ def test_printed_for_every_student(
     heads = {line for line in out.splitlines() if line.startswith("IPC")}
     assert heads == {f"IPC 1, {student}, accuracy" for student in STUDENTS}
     assert out.count("| dm | `hard-v1` | ") == len(STUDENTS)
+
+
+def test_what_another_protocol_changes(
+    tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the same set over the seeds that both have; of several sets over their means."""
+    board, name = tmp_path / "board", STUDENTS[0]
+    rows = {"dm": ((0.7, 0.8, 0),), "random": ((0.5, 0.6, 0), (0.5, 0.62, 1), (0.5, 0.58, 2))}
+    wanted = {}
+    for method, sets in rows.items():
+        differences = []
+        for before, after, seed in sets:
+            old = made_result(method, accuracy=before, seed=seed, seeds=5, rich=False)
+            new = made_result(method, accuracy=after, seed=seed, seeds=3, rich=False, protocol="dc-plain")
+            new = replace(new, synset=replace(new.synset, sha256=old.synset.sha256))
+            new = replace(new, id=result_id(new.to_json()))
+            put(board, old)
+            put(board, new)
+            was, now = old.values(name, "accuracy"), new.values(name, "accuracy")
+            differences.append([100 * (now[seed] - was[seed]) for seed in range(3)])
+        numbers = differences[0] if len(sets) == 1 else [statistics.mean(one) for one in differences]
+        half = 4.302653 * statistics.stdev(numbers) / 3**0.5  # t of two degrees of freedom
+        mean = statistics.mean(numbers)
+        wanted[method] = f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
+    flags = ("--ipc", 1, "--methods", "random,dm,mtt", "--protocols", "hard-v1,dc-plain,mtt", "--students", name)
+    assert run(tables, monkeypatch, "--board", board, *flags) == 0
+    found = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[3:]]
+    assert found[0] == ["method", "`dc-plain` - `hard-v1`", "`mtt` - `hard-v1`"]
+    cells = {row[0]: row[1:] for row in found[2:]}
+    assert cells["dm"] == [wanted["dm"], ""]
+    assert cells["random"] == [wanted["random"], ""]
+    assert cells["mtt"] == ["", ""]

@@ -76,7 +76,14 @@ class Backwards:
     """An engine that does the last job first."""
 
     def run(
-        self, target: str, shared: Any, payloads: Sequence[Any], workers: int, deadline: float | None
+        self,
+        target: str,
+        shared: Any,
+        payloads: Sequence[Any],
+        workers: int,
+        deadline: float | None,
+        *,
+        survive: bool = False,
     ) -> Iterator[tuple[int, Any]]:
         for index in reversed(range(len(payloads))):
             yield index, jobs.resolve(target)(shared, payloads[index])

@@ -5,14 +5,13 @@ They lie in the folder where students lie while probes are open; with a list of 
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from ddbench.measurements.trained import has_weights, weights_folder, weights_path
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import file_hash, listed, read_json, write_json
+from ddbench.runtime.files import file_hash, hashed, listed, read_json, write_json
 
 LIST = "kept.json"
 KIND = "ddbench-kept-students"
@@ -74,13 +73,13 @@ def clear(out: Path, keep: bool) -> Kept | None:
     files: dict[str, str] = {}
     total = left_out = 0
     for path in listed(folder, "*.safetensors"):
-        with contextlib.suppress(FileNotFoundError):  # another process has cleared as well
-            size = path.stat().st_size
-            if total + size > LIMIT:
-                path.unlink()
-                left_out += 1
-                continue
-            files[path.name] = file_hash(path)
+        size = _bytes(path)
+        if total + size > LIMIT:
+            path.unlink(missing_ok=True)
+            left_out += 1
+            continue
+        for sha256, _ in hashed([path]):  # none where another process has cleared as well
+            files[path.name] = sha256
             total += size
     if files:
         wanted = {"kind": KIND, "schema": 1, "files": files}

@@ -11,8 +11,8 @@ from ddbench.leaderboard.images import MAX_PNG_BYTES, clean_png
 from ddbench.leaderboard.result import Result
 from ddbench.modalities import modality
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import file_hash, read_bytes
-from ddbench.teachers.remedy import hashed, how_to_join, teacher_files
+from ddbench.runtime.files import file_hash, hashed, read_bytes
+from ddbench.teachers.remedy import how_to_join, teacher_files
 
 SYNSET_FILE = "synset.safetensors"
 LABELS_FILE = "labels.safetensors"

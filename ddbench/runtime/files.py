@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -372,6 +372,22 @@ def file_hash(path: Path) -> str:
     plain_file(path, "file")
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def hashed(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:
+    """Each file with its sha256; those that another process takes away meanwhile are passed over.
+
+    Raises:
+        UserError: one that is there cannot be read.
+    """
+    for path in paths:
+        try:
+            sha256 = file_hash(path)
+        except UserError:
+            if path.exists():
+                raise
+            continue
+        yield sha256, path
 
 
 def ensure_writable(folder: Path) -> None:

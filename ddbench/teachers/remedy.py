@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ddbench.data.specs import dataset_slug
-from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import file_hash, text_hash
+from ddbench.runtime.files import hashed, text_hash
 
 FOLDER = "together"
 """Of teachers that were joined, beside the folders of the networks, under that of the dataset."""
-
-
 PARTIAL = ".partial.safetensors"
 """Ends the name of the checkpoint of a teacher that is not finished."""
 
@@ -24,22 +21,6 @@ def teacher_files(root: Path, dataset: str | None = None, student: str | None = 
     pattern = f"{dataset_slug(dataset) if dataset else '*'}/{student or '*'}/*.safetensors"
     found = (path for path in root.glob(pattern) if not path.name.startswith("."))
     return sorted(path for path in found if not path.name.endswith(PARTIAL))
-
-
-def hashed(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:
-    """Each file with its sha256; those that another process takes away meanwhile are passed over.
-
-    Raises:
-        UserError: one that is there cannot be read.
-    """
-    for path in paths:
-        try:
-            sha256 = file_hash(path)
-        except UserError:
-            if path.exists():
-                raise
-            continue
-        yield sha256, path
 
 
 def together_file(root: Path, dataset: str, hashes: Sequence[str]) -> Path:

@@ -124,3 +124,16 @@ def test_from_python(fresh_run: Path, data_root: Path):
         keep_weights=True,
     )  # fmt: skip
     assert weights.is_kept(scores.path)
+
+
+def test_students_that_another_process_clears(tmp_path: Path):
+    """What goes between the listing and the look is passed over, by whoever counts and whoever lists."""
+    folder = weights.weights_folder(tmp_path / "score.json")
+    folder.mkdir(parents=True)
+    (folder / "here.safetensors").write_bytes(b"four")
+    (folder / "gone.safetensors").symlink_to(folder / "nowhere")
+    assert weights.room(folder, weights.LIMIT - 4)
+    assert not weights.room(folder, weights.LIMIT - 3)
+    kept = weights.clear(tmp_path / "score.json", keep=True)
+    assert kept is not None
+    assert (kept.files, kept.bytes, kept.left_out) == (1, 4, 0)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 ALL = ("--shard", "0/1")
 """Cells are shared out, not what a cell consists of."""
+MACHINE = {"--precision", "--at-once"}
+"""Settings of ``ddbench evaluate`` that alter no protocol."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,9 +259,9 @@ def root_flags(needs: Sequence[Need[Any]], workshop: Workshop) -> list[str]:
 def evaluate_flags(cell: PlanCell, workshop: Workshop, teacher: Path | None) -> list[str]:
     """The command that scores a cell's synset."""
     flags = ["evaluate", str(workshop.run(cell)), "--protocol", cell.protocol, "--seeds", str(cell.seeds)]
-    # settings of the machine, such as --precision, do not alter what the file is called: submit asks for it by protocol
-    name = cell.kind.protocol(cell.protocol).name
-    flags += ["--out", str(workshop.run(cell) / "evaluations" / f"{name}.json")]
+    if MACHINE & {flag.partition("=")[0] for flag in cell.evaluate}:  # they mark the file's name, which submit asks for
+        name = cell.kind.protocol(cell.protocol).name
+        flags += ["--out", str(workshop.run(cell) / "evaluations" / f"{name}.json")]
     flags += ["--workers", "1", *ALL, *_pair("--students", ",".join(cell.students)), *_pair("--size", cell.size)]
     flags += [*_pair("--teacher", teacher), "--teachers", str(workshop.teachers)]
     return [*flags, *cell.evaluate, *workshop.common]

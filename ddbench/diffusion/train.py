@@ -44,7 +44,7 @@ from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.signs import turn
 from ddbench.runtime.tensors import finite_tensors, open_tensors, write_foreign, write_tensors
-from ddbench.training.optimizers import check_gathered
+from ddbench.training.optimizers import check_gathered, light
 
 CHECKPOINT_KIND = "ddbench-diffusion-checkpoint"
 CHECKPOINT_SECONDS = 20.0
@@ -228,7 +228,7 @@ class _Training:
         self.net, self.split, self.classes, self.recipe, self.device = net.train(), split, classes, recipe, device
         self.flip = flip and recipe.flip
         self.scheduler = diffusers().DDPMScheduler(**_training_schedule())
-        self.optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+        self.optimizer = light(torch.optim.AdamW)(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.average = {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
         self._order: tuple[int, Tensor] | None = None
 

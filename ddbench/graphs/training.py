@@ -21,6 +21,7 @@ from ddbench.graphs.students import GraphStudent, build_student
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.seeds import generator, isolated
 from ddbench.statistics import auroc
+from ddbench.training.optimizers import light
 
 Floats = NDArray[np.float64]
 
@@ -66,7 +67,9 @@ def train_student(
     if protocol.choice == "validation" and valid is None:
         raise UserError(f"protocol {protocol.name} chooses weights on a validation part; give one, or take graph-v1")
     net = build_student(name, items.node_sizes, items.edge_sizes, items.classes, seed, protocol.dropout)
-    optimiser = torch.optim.Adam(net.parameters(), lr=protocol.lr, weight_decay=protocol.weight_decay, fused=True)
+    optimiser = light(torch.optim.Adam)(
+        net.parameters(), lr=protocol.lr, weight_decay=protocol.weight_decay, fused=True
+    )
     labels = torch.from_numpy(items.classes_of)
     best: tuple[float, int, dict[str, torch.Tensor]] | None = None
     net.train()

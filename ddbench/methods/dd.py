@@ -39,7 +39,7 @@ from ddbench.training.flat import FlatNet, flatten_parameters
 from ddbench.training.inner import InnerLoop
 from ddbench.training.loops import forward_flops
 from ddbench.training.losses import cross_entropy
-from ddbench.training.optimizers import load_optimizer_state, optimizer_state
+from ddbench.training.optimizers import light, load_optimizer_state, optimizer_state
 from ddbench.training.problem import InnerProblem, InnerResult, OuterTerm
 from ddbench.training.twice import check_steady
 
@@ -152,7 +152,7 @@ class DD(Method[DDConfig]):
             gap = math.log(CONFIDENCE / (1 - CONFIDENCE) * (context.classes - 1))
             self.logits = (gap * F.one_hot(self._hard, context.classes).float()).requires_grad_()
         learned = [self.images, self.raw, *([] if self.logits is None else [self.logits])]
-        self._adam = torch.optim.Adam(learned, lr=config.lr_images, betas=(0.5, 0.999))
+        self._adam = light(torch.optim.Adam)(learned, lr=config.lr_images, betas=(0.5, 0.999))
         size = context.ipc // config.batches
         self._stage = torch.arange(context.ipc).div(size, rounding_mode="floor").repeat(context.classes)
         self._batches = [(self._stage == one).nonzero().squeeze(1).to(context.device) for one in range(config.batches)]

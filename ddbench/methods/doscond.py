@@ -33,7 +33,7 @@ from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.synset import Budget
 from ddbench.training.graph_matching import ClassPair, density_excess, matching_loss
-from ddbench.training.optimizers import load_optimizer_state, optimizer_state
+from ddbench.training.optimizers import light, load_optimizer_state, optimizer_state
 
 MOST_PAIRS = 2**20
 """Possible edges of all learned graphs together: a step's memory grows with them."""
@@ -161,7 +161,7 @@ class DosCond(GraphMethod[DosCondConfig]):
         self._ends = np.searchsorted(first.labels, np.arange(first.classes + 1)).tolist()
         edges, *labels = self.graphs.logits
         groups: list[dict[str, Any]] = [{"params": [edges], "lr": config.lr_edges}]
-        self._adam = torch.optim.Adam([*groups, {"params": labels, "lr": config.lr_labels}])
+        self._adam = light(torch.optim.Adam)([*groups, {"params": labels, "lr": config.lr_labels}])
         self._real = graph_items(real)
         self._by_class = [np.flatnonzero(real.labels == label) for label in range(real.classes)]
 

@@ -13,6 +13,7 @@ from ddbench.protocols.training import Settings, trained_students
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.training.loops import TEST_BATCH, Inputs, accuracy, inputs_of, predict
+from ddbench.training.optimizers import light
 
 
 def trained(plan: Plan, student: str, seed: int, settings: Settings) -> nn.Module:
@@ -60,7 +61,7 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, decay: float) -
     """
     weight = torch.zeros(classes, features.shape[1], dtype=features.dtype, requires_grad=True)
     bias = torch.zeros(classes, dtype=features.dtype, requires_grad=True)
-    stepper = torch.optim.LBFGS(
+    stepper = light(torch.optim.LBFGS)(
         [weight, bias], max_iter=500, tolerance_grad=1e-7, tolerance_change=1e-14, line_search_fn="strong_wolfe"
     )
 

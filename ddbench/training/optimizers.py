@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,24 @@ class OptimizerSettings:
 
 
 Optimizer = torch.optim.Optimizer | SGD
+Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
+
+
+def light(kind: type[Kind]) -> type[Kind]:
+    """An optimiser of ``torch.optim``, its arithmetic untouched, that leaves torch's compiler alone.
+
+    Torch imports its compiler when an optimiser is made and at every step, only to keep itself out of compiled graphs;
+    the import takes as many CPU seconds as that of torch, in every process. What is wrapped in that is taken as it is.
+    """
+    inner = inspect.unwrap(kind.step)
+
+    def step(self: Kind, *arguments: Any, **named: Any) -> Any:
+        with torch.no_grad():
+            return inner(self, *arguments, **named)
+
+    wrapped = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    plain = {name: inspect.unwrap(getattr(kind, name)) for name in wrapped}
+    return type(kind.__name__, (kind,), {"step": step, **plain})
 
 
 def make_optimizer(parameters: Iterable[Tensor], settings: OptimizerSettings) -> Optimizer:
@@ -70,7 +88,8 @@ def make_optimizer(parameters: Iterable[Tensor], settings: OptimizerSettings) ->
             {"params": [one for one in tensors if one.ndim > 1]},
             {"params": [one for one in tensors if one.ndim <= 1], "weight_decay": 0.0},
         ]
-    return kind(groups, **options)
+    made: torch.optim.Optimizer = light(kind)(groups, **options)
+    return made
 
 
 def optimizer_state(stepper: Optimizer, name: str) -> dict[str, Tensor]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +19,7 @@ from ddbench.runtime.errors import UserError
 from ddbench.training.flat import flatten_parameters
 from ddbench.training.loops import Inputs, accuracy, drop_after, forward_flops, predict, train
 from ddbench.training.losses import cross_entropy, matching_loss
-from ddbench.training.optimizers import OptimizerSettings, make_optimizer
+from ddbench.training.optimizers import OptimizerSettings, light, make_optimizer
 from ddbench.training.sgd import SGD
 
 CPU = torch.device("cpu")
@@ -56,6 +59,47 @@ def test_sgd_is_that_of_torch(momentum: float, weight_decay: float):
             assert float((a - b).detach().abs().max()) <= 1e-12
     one.zero_grad()
     assert all(part.grad is None for part in ours)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop, torch.optim.Rprop])
+def test_light_optimiser_takes_the_steps_of_torchs(kind: type[torch.optim.Optimizer]):
+    sides = []
+    for make in (kind, light(kind)):
+        weights = [random_tensor(3, 4).requires_grad_(), random_tensor(5, seed=1).requires_grad_()]
+        stepper = make([{"params": weights[:1], "weight_decay": 0.1} if kind is torch.optim.AdamW else weights[0]])
+        stepper.add_param_group({"params": weights[1:], "lr": 0.03})
+        for step in range(4):
+            stepper.zero_grad()
+            sum((part * random_tensor(*part.shape, seed=step + 2)).sin().sum() for part in weights).backward()
+            stepper.step()
+            if step == 1:
+                stepper.load_state_dict(stepper.state_dict())
+        sides.append(weights)
+    assert all(torch.equal(one, two) for one, two in zip(*sides, strict=True))
+
+
+def test_light_optimisers_leave_torchs_compiler_alone():
+    code = """
+import sys, torch
+from ddbench.training.optimizers import OptimizerSettings, light, make_optimizer
+weight = torch.ones(2, requires_grad=True)
+for stepper in (
+    make_optimizer([weight], OptimizerSettings(name="adamw", weight_decay=0.1, decay_vectors=False)),
+    light(torch.optim.Adam)([weight], fused=True),
+):
+    stepper.zero_grad()
+    (weight**2).sum().backward()
+    stepper.step()
+    stepper.load_state_dict(stepper.state_dict())
+weight = torch.ones(2, requires_grad=True)
+def closure():
+    weight.grad = 2 * weight.detach()
+    return (weight**2).sum()
+light(torch.optim.LBFGS)([weight]).step(closure)
+print("torch._dynamo" in sys.modules, float(weight.detach().abs().max()) < 1e-3)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"], done.stdout + done.stderr
 
 
 def test_sgd_leaves_the_gradients():

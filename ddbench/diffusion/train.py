@@ -40,11 +40,12 @@ from ddbench.runtime import device as devices
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable, write_bytes, write_json
+from ddbench.runtime.light import light
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.signs import turn
 from ddbench.runtime.tensors import finite_tensors, open_tensors, write_foreign, write_tensors
-from ddbench.training.optimizers import check_gathered, light
+from ddbench.training.optimizers import check_gathered
 
 CHECKPOINT_KIND = "ddbench-diffusion-checkpoint"
 CHECKPOINT_SECONDS = 20.0

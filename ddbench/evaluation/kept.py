@@ -115,19 +115,34 @@ class Kept:
         return min(found, key=lambda rate: (-found[rate], rate))
 
     def tables(self) -> dict[str, Any]:
-        """Runs in order, and their statistics by student and metric."""
-        runs = [
-            {"student": student, "seed": seed, "metrics": metrics}
+        """Runs in order, and their statistics by student and metric, without those of :meth:`_partial`."""
+        partial = {student: self._partial(student) for student, _ in self.runs}
+        shown = {
+            (student, seed): {name: value for name, value in metrics.items() if name not in partial[student]}
             for (student, seed), metrics in sorted(self.runs.items())
-        ]
+        }
+        runs = [{"student": student, "seed": seed, "metrics": metrics} for (student, seed), metrics in shown.items()]
         summary: dict[str, Any] = {}
         for student in sorted({student for student, _ in self.runs} - self.lost()):
-            own = [metrics for (name, _), metrics in sorted(self.runs.items()) if name == student]
+            own = [metrics for (name, _), metrics in shown.items() if name == student]
             names = dict.fromkeys(metric for entry in own for metric in entry)
             summary[student] = {
                 metric: summarise([entry[metric] for entry in own if metric in entry]) for metric in names
             }
         return {"runs": runs, "summary": summary}
+
+    def _partial(self, student: str) -> set[str]:
+        """Metrics that some run lacks though it was measured alike: a mean of the rest would be of chosen seeds."""
+        own = {seed: metrics for (name, seed), metrics in self.runs.items() if name == student}
+        kinds = {
+            seed: {kind for name, other, kind in self.findings if (name, other) == (student, seed)} for seed in own
+        }
+        found = set()
+        for metric in {name for metrics in own.values() for name in metrics}:
+            needed = set.intersection(*(kinds[seed] for seed, metrics in own.items() if metric in metrics))
+            if any(metric not in metrics and kinds[seed] >= needed for seed, metrics in own.items()):
+                found.add(metric)
+        return found
 
     def cost_report(self, device: str, cores: int) -> dict[str, Any]:
         """The cost record that is written beside the evaluation."""

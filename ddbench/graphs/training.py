@@ -19,9 +19,9 @@ from ddbench.graphs.protocols import GraphProtocol
 from ddbench.graphs.protocols import graph_protocol as graph_protocol
 from ddbench.graphs.students import GraphStudent, build_student
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.light import light
 from ddbench.runtime.seeds import generator, isolated
 from ddbench.statistics import auroc
-from ddbench.training.optimizers import light
 
 Floats = NDArray[np.float64]
 

@@ -248,7 +248,7 @@ def _prepare(run: Path, asked: Asked) -> _Job:
         hard_augmentation=asked.hard_augmentation,
         teacher=chosen.teacher_hash,
     )
-    check_out(out, start)
+    check_out(out, start, asked.repeats)
     dataset, preprocess = check_legs(work, chosen.plan, path)
     if chosen.labeller is not None:
         check_teacher(chosen.labeller, dataset, preprocess)

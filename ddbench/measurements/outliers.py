@@ -1,7 +1,8 @@
 """``--ood``: does a student's confidence tell images of other data from the test images?
 
 The score of an image is its largest softmax probability (Hendrycks and Gimpel, ICLR 2017): test images should have
-higher ones than images of another dataset, or noise. Both go through the preprocess of the student's own data. Nothing
+higher ones than images of another dataset, or noise. Both go through the preprocess of the student's own data, and are
+enlarged and cut where its protocol tests images so. Nothing
 is fitted and no threshold is chosen: the AUROC needs none, and the false positives are counted at the threshold that
 keeps 95 % of the test images.
 """
@@ -19,18 +20,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddbench.data.dataset import Dataset
+from ddbench.data.dataset import Dataset, Split
 from ddbench.data.load import load_dataset
 from ddbench.data.specs import DATASETS, dataset_spec, is_own, size_to_load
 from ddbench.measurements.suite import NOISE, Choice, Cost, Finding, Metric, Probe, Suite, Trained
 from ddbench.measurements.trained import balanced
 from ddbench.protocols.plan import Plan
+from ddbench.protocols.training import split_to_test
 from ddbench.registry import unknown
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.statistics import auroc
 
-VERSION = 1
+VERSION = 2
 
 KEPT = 0.95
 """Share of the test images that the threshold of the false positives keeps."""
@@ -60,17 +62,17 @@ class OutlierProbe(Probe):
     def measure(self, trained: Trained) -> Finding:
         """``ood_auroc`` and ``ood_fpr95``."""
         inside = confidence(trained.logits(trained.test.images))
-        outside = confidence(trained.logits(self._others(trained.test.images)))
+        outside = confidence(trained.logits(split_to_test(trained.plan, self._others(trained.test.images)).images))
         return Finding(
             metrics={"ood_auroc": auroc(inside, outside), "ood_fpr95": false_positives(inside, outside)},
             details={"other": self.other},
         )
 
-    def _others(self, test: Tensor) -> Tensor:
+    def _others(self, test: Tensor) -> Split:
         if self.other == NOISE:
-            return noise(self.images, tuple(test.shape[1:]))
+            return Split(noise(self.images, tuple(test.shape[1:])), torch.zeros(self.images, dtype=torch.int64))
         found = load_dataset(self.other, self.root, size=size_to_load(self.other, test.shape[-1]))
-        return balanced(found.test, self.images, found.spec.classes).images
+        return balanced(found.test, self.images, found.spec.classes)
 
 
 def noise(count: int, shape: tuple[int, ...]) -> Tensor:

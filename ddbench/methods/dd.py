@@ -34,12 +34,13 @@ from ddbench.networks.initialise import initialise
 from ddbench.runtime import device as devices
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.light import light
 from ddbench.synset import Replay
 from ddbench.training.flat import FlatNet, flatten_parameters
 from ddbench.training.inner import InnerLoop
 from ddbench.training.loops import forward_flops
 from ddbench.training.losses import cross_entropy
-from ddbench.training.optimizers import light, load_optimizer_state, optimizer_state
+from ddbench.training.optimizers import load_optimizer_state, optimizer_state
 from ddbench.training.problem import InnerProblem, InnerResult, OuterTerm
 from ddbench.training.twice import check_steady
 

@@ -31,9 +31,10 @@ from ddbench.methods.facts import Facts
 from ddbench.methods.families.graphs import GraphBudget, GraphMethod, training_graphs
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.light import light
 from ddbench.synset import Budget
 from ddbench.training.graph_matching import ClassPair, density_excess, matching_loss
-from ddbench.training.optimizers import light, load_optimizer_state, optimizer_state
+from ddbench.training.optimizers import load_optimizer_state, optimizer_state
 
 MOST_PAIRS = 2**20
 """Possible edges of all learned graphs together: a step's memory grows with them."""

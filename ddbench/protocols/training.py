@@ -122,9 +122,9 @@ def trained_students(
     flops = forward_flops(nets[0], inputs[0].shape) * (3 * seen + tests)
     compiler = devices.choose_compiler(settings.compile, flops, device, print)
     if len(nets) > 1 and len(parts) == 1:
-        from ddbench.training.many import draws_in_training, train_many  # torch.func is slow to import
+        from ddbench.training.many import ELEMENTWISE, draws_in_training, train_many  # torch.func is slow to import
 
-        if not draws_in_training(nets[0], inputs[0].shape):
+        if plan.protocol.optimizer in ELEMENTWISE and not draws_in_training(nets[0], inputs[0].shape):
             how = _how(plan, inputs[0], student, settings, lr, compiler)
             for _ in train_many(nets, inputs[0], seeds=seeds, average=_averaging(plan), **how):
                 pass

@@ -7,7 +7,7 @@ record, which is on disk as soon as it ends, so that a killed task goes on. ``re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -164,6 +164,11 @@ class Task(Generic[C]):
 
     def remember(self, records: Records) -> None:
         """Leave records for other tasks; called when all units are done."""
+
+    @classmethod
+    def wanted(cls, head: Mapping[str, Any]) -> Iterable[str]:
+        """Names of the units that the values of the head's runs rest on: a result without one of them is refused."""
+        return ()
 
     @classmethod
     def results(cls, head: Mapping[str, Any], records: Records) -> dict[str, Any]:

@@ -16,7 +16,8 @@ herding at the same memory are learned beside the runs. The unit of the interval
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -177,7 +178,7 @@ class Continual(Task[ContinualConfig]):
                 for step in steps
             ],
             [
-                Unit(name=f"{source.label} order {order} seed {seed}", values=("learn", source.label, order, seed))
+                Unit(name=_learned(source.label, order, seed), values=("learn", source.label, order, seed))
                 for source in sources
                 for order in orders
                 for seed in range(self.job.seeds)
@@ -246,6 +247,11 @@ class Continual(Task[ContinualConfig]):
         }
 
     @classmethod
+    def wanted(cls, head: Mapping[str, Any]) -> Iterable[str]:
+        orders, seeds = range(len(head["decides"]["orders"])), range(head["seeds"])
+        return (_learned(run["label"], *one) for run in head["runs"] for one in itertools.product(orders, seeds))
+
+    @classmethod
     def results(cls, head: Mapping[str, Any], records: Records) -> dict[str, Any]:
         """Metrics by run, with intervals over class orders, and differences to random images."""
         learned = [record for record in records.values() if "matrix" in record]
@@ -296,6 +302,11 @@ class Continual(Task[ContinualConfig]):
         for row in results["differences"]:
             lines += [f"{row['run']} - {row['against']}  {name}: {shown(e)}" for name, e in row["metrics"].items()]
         return lines
+
+
+def _learned(label: str, order: int, seed: int) -> str:
+    """Name of the unit that trains on a memory."""
+    return f"{label} order {order} seed {seed}"
 
 
 def class_orders(classes: int, config: ContinualConfig) -> list[list[int]]:

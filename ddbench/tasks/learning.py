@@ -12,8 +12,8 @@ from ddbench.protocols.plan import Plan
 from ddbench.protocols.training import Settings, trained_students
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.light import light
 from ddbench.training.loops import TEST_BATCH, Inputs, accuracy, inputs_of, predict
-from ddbench.training.optimizers import light
 
 
 def trained(plan: Plan, student: str, seed: int, settings: Settings) -> nn.Module:

@@ -14,7 +14,8 @@ training images and of as many unseen ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -146,11 +147,11 @@ class Membership(Task[MembershipConfig]):
 
     def stages(self) -> Sequence[Sequence[Unit]]:
         units = [
-            Unit(name=f"{run.label} shadow {shadow}", values=("shadow", run.label, shadow))
+            Unit(name=_shadow(run.label, shadow), values=("shadow", run.label, shadow))
             for run in self.job.runs
             for shadow in range(self.config.shadows)
         ]
-        return [units, [Unit(name=f"{run.label} distance", values=("distance", run.label)) for run in self.job.runs]]
+        return [units, [Unit(name=_distance(run.label), values=("distance", run.label)) for run in self.job.runs]]
 
     def work(self, unit: Unit) -> dict[str, Any]:
         if unit.values[0] == "distance":
@@ -186,6 +187,11 @@ class Membership(Task[MembershipConfig]):
             "members": "".join("1" if one else "0" for one in member.tolist()),
             "confidences": [round(value, 6) for value in (total / self.job.seeds).tolist()],
         }
+
+    @classmethod
+    def wanted(cls, head: Mapping[str, Any]) -> Iterable[str]:
+        labels, shadows = [run["label"] for run in head["runs"]], range(head["config"]["shadows"])
+        return [*(_shadow(*one) for one in itertools.product(labels, shadows)), *map(_distance, labels)]
 
     @classmethod
     def results(cls, head: Mapping[str, Any], records: Records) -> dict[str, Any]:
@@ -253,6 +259,16 @@ class Membership(Task[MembershipConfig]):
             shown = shown_statistics(row["metrics"]["lira_auc"])
             lines.append(f"{row['run']} - {', '.join(row['against'])}  lira AUC: {shown}")
         return lines
+
+
+def _shadow(label: str, shadow: int) -> str:
+    """Name of the unit that distils and attacks a shadow."""
+    return f"{label} shadow {shadow}"
+
+
+def _distance(label: str) -> str:
+    """Name of the unit that compares a run's images with real ones."""
+    return f"{label} distance"
 
 
 def shadows_of(records: Records, label: str) -> tuple[Scores, Any]:

@@ -4,7 +4,8 @@ The networks are a sample, drawn under a seed, of the field's grid of 720 ConvNe
 norms, three activations, three poolings), less those that the images are too small for. Each is trained on the real
 images (without the held-out ones), which gives the ranking that counts, by test accuracy; on each RUN's synset; on
 random images and herding of the same IPC; and on the real images for no more steps than a synset takes (*early
-stopping*). A proxy's score is the accuracy on the held-out real images: the choice sees no test image.
+stopping*), each with the protocol's batch, which a small synset does not fill. A proxy's score is the accuracy on the
+held-out real images: the choice sees no test image.
 
 Told: Spearman's and Kendall's (tau-b) correlation of the proxy's score with the real test accuracy, both means over
 seeds; Spearman's among the best half *by real accuracy*; and regret, the best real accuracy less that of the network
@@ -17,7 +18,8 @@ The real trainings are kept in a file of their own (``rankings/`` beside the res
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -42,10 +44,19 @@ from ddbench.tasks.base import BASELINE, Job, Records, Task, Unit
 from ddbench.tasks.distilling import Source, again, check_source, most_images, sources_beside
 from ddbench.tasks.learning import few
 from ddbench.tasks.measures import Scores, Statistic, bootstrap, kendall, regret, spearman, top_spearman
-from ddbench.tasks.search import WIDTHS, fitting, grid, rankings_path, read_rankings, write_rankings
+from ddbench.tasks.search import (
+    REAL,
+    WIDTHS,
+    fitting,
+    grid,
+    rankings_path,
+    read_rankings,
+    trained_unit,
+    write_rankings,
+)
 from ddbench.tasks.told import Described, Told, stated
 
-EARLY, REAL = "early stopping", "real"
+EARLY = "early stopping"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +196,7 @@ class Nas(Task[NasConfig]):
         labels = [*(run.label for run in self.job.runs), *self.beside, EARLY, REAL]
         made = [Unit(name=f"{name} set", values=("distil", name)) for name in self.beside]
         tried = [
-            Unit(name=f"{label} {net} seed {seed}", values=("train", label, net, seed))
+            Unit(name=trained_unit(label, net, seed), values=("train", label, net, seed))
             for label in labels
             for net in self.nets
             for seed in range(self.job.seeds)
@@ -284,6 +295,11 @@ class Nas(Task[NasConfig]):
             config={},
             seed=0,
         )
+
+    @classmethod
+    def wanted(cls, head: Mapping[str, Any]) -> Iterable[str]:
+        labels = [*(run["label"] for run in head["runs"]), EARLY, REAL]
+        return itertools.starmap(trained_unit, itertools.product(labels, head["decides"]["nets"], range(head["seeds"])))
 
     @classmethod
     def results(cls, head: Mapping[str, Any], records: Records) -> dict[str, Any]:

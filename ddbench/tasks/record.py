@@ -73,7 +73,7 @@ ENVELOPE: dict[str, Any] = {
 
 
 def check_result(place: Path, value: Any) -> dict[str, Any]:
-    """A result that has the shape, and whose ``results`` follow from its units.
+    """A result that has the shape, all units that its question asks for, and ``results`` that follow from them.
 
     Args:
         place: where it is, for the message.
@@ -88,9 +88,12 @@ def check_result(place: Path, value: Any) -> dict[str, Any]:
     kind = task_class(value["task"])
     _fits(place, value["results"], {"type": "object", **kind.schema}, "results.")
     try:
-        again = json.loads(canonical_json(kind.results(value["head"], value["units"])))
+        missing = next((name for name in kind.wanted(value["head"]) if name not in value["units"]), None)
+        again = None if missing else json.loads(canonical_json(kind.results(value["head"], value["units"])))
     except MALFORMED as error:
         raise UserError(f"{place}: its units are malformed ({error!r:.80}); remove it and repeat the task") from None
+    if missing:
+        raise UserError(f"{place}: {missing!r:.120} is missing among its units; remove it and repeat the task")
     if not _same(again, value["results"]):
         raise UserError(f"{place}: its results do not follow from its units; remove it and repeat the task")
     found: dict[str, Any] = value

@@ -15,6 +15,13 @@ WIDTHS, DEPTHS = (32, 64, 128, 256), (1, 2, 3, 4)
 NORMS, ACTIVATIONS, POOLINGS = ("nn", "bn", "ln", "in", "gn"), ("sigmoid", "relu", "leaky"), ("none", "max", "avg")
 
 KIND = "ddbench-rankings"
+REAL = "real"
+"""Label of what is trained on real images."""
+
+
+def trained_unit(label: str, net: str, seed: int) -> str:
+    """Name of the unit that trains a network for a label."""
+    return f"{label} {net} seed {seed}"
 
 
 def grid(widest: int = WIDTHS[-1]) -> list[str]:
@@ -58,11 +65,19 @@ def read_rankings(path: Path, head: Mapping[str, Any]) -> dict[str, dict[str, An
     if canonical_json(found.get("head")) != canonical_json(head):
         raise UserError(f"{path}: its rankings are of another training; remove it")
     for unit, record in found["units"].items():
-        if not isinstance(record, dict) or not all(
-            isinstance(record.get(k), float | int) for k in ("held_out", "test")
-        ):
+        if not _is_of_unit(unit, record):
             raise UserError(f"{path}: the record of {unit!r:.80} is malformed; remove the file")
     return {str(unit): dict(record) for unit, record in found["units"].items()}
+
+
+def _is_of_unit(unit: str, record: Any) -> bool:
+    """Whether a record is that of the unit that it stands under: what is read goes by what the record says."""
+    if not isinstance(record, dict) or {type(record.get(name)) for name in ("seed", "steps")} != {int}:
+        return False
+    accuracies: list[Any] = [record.get(name) for name in ("held_out", "test")]
+    within = all(type(one) in (int, float) and 0 <= one <= 1 for one in accuracies)
+    named = trained_unit(REAL, str(record.get("net")), record["seed"])
+    return within and record.get("run") == REAL and record["steps"] > 0 and unit == named
 
 
 def write_rankings(path: Path, head: Mapping[str, Any], units: Mapping[str, Mapping[str, Any]]) -> None:

@@ -17,7 +17,7 @@ training images; the student's own normalisation is that of its dataset.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -132,17 +132,9 @@ class Transfer(Task[TransferConfig]):
         return {} if self.config.to is None else {"to_fingerprint": self.other.fingerprint}
 
     def stages(self) -> Sequence[Sequence[Unit]]:
-        labels = [run.label for run in self.job.runs]
-        moved = [SCRATCH, *labels] if self.config.to is not None else []
-        kinds = [("features", label) for label in moved]
-        kinds += [("redundancy", label) for label in labels] if self.config.parts else []
-        return [
-            [
-                Unit(name=f"{label} seed {seed} {kind}", values=(kind, label, seed))
-                for kind, label in kinds
-                for seed in range(self.job.seeds)
-            ]
-        ]
+        labels, seeds = [run.label for run in self.job.runs], self.job.seeds
+        asked = _asked(self.config.to, self.config.parts, labels, seeds)
+        return [[Unit(name=_named(*values), values=values) for values in asked]]
 
     def work(self, unit: Unit) -> dict[str, Any]:
         kind, label, seed = unit.values
@@ -183,6 +175,11 @@ class Transfer(Task[TransferConfig]):
         return {"cross": fmean(cross), "part_accuracy": fmean(test)}
 
     @classmethod
+    def wanted(cls, head: Mapping[str, Any]) -> Iterable[str]:
+        config, labels = head["config"], [run["label"] for run in head["runs"]]
+        return (_named(*values) for values in _asked(config["to"], config["parts"], labels, head["seeds"]))
+
+    @classmethod
     def results(cls, head: Mapping[str, Any], records: Records) -> dict[str, Any]:
         """Accuracies by run, with intervals over seeds, and their differences to random images or to no training."""
         values: dict[str, dict[str, dict[int, float]]] = {}
@@ -205,6 +202,18 @@ class Transfer(Task[TransferConfig]):
                 units.setdefault(record["seed"], {}).update(own)
         there = {name for own in units.values() for name in own}
         return Told(over="seed", metrics={name: one for name, one in METRICS.items() if name in there}, units=units)
+
+
+def _asked(to: str | None, parts: int, labels: Sequence[str], seeds: int) -> list[tuple[str, str, int]]:
+    """What is trained: kind, label, seed."""
+    kinds = [("features", label) for label in (SCRATCH, *labels)] if to is not None else []
+    kinds += [("redundancy", label) for label in labels] if parts else []
+    return [(*kind, seed) for kind in kinds for seed in range(seeds)]
+
+
+def _named(kind: str, label: str, seed: int) -> str:
+    """Name of a unit."""
+    return f"{label} seed {seed} {kind}"
 
 
 METRICS = {

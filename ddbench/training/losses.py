@@ -53,7 +53,8 @@ def focal(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
         gamma: at least 0; 0 is the cross-entropy.
     """
     logs = logits.log_softmax(1).gather(1, labels.unsqueeze(1)).squeeze(1)
-    return -((1 - logs.exp()) ** gamma * logs).mean()
+    # a root has no slope where p rounds to 1
+    return -((1 - logs.exp()).clamp_min(torch.finfo(logits.dtype).tiny) ** gamma * logs).mean()
 
 
 def soft_target_kl(logits: Tensor, teacher: Tensor, temperature: float, tau_squared: bool = False) -> Tensor:

@@ -85,6 +85,12 @@ def test_what_is_found_out_about_a_row_lies_beside_the_caller(
     (found,) = (path for path in Path("scores").rglob("*.json") if not path.name.endswith(".cost.json"))
     assert found.parent.name == row.id
     assert f"result: {found}" in out
+    fewer = ("--repeats", 2, "--out", "three.json", "--student", MLP, *brief)
+    done(ddb("scores", synset, *fewer[2:], "--repeats", 3))
+    before_it = Path("three.json").read_bytes()
+    found_out = ddb("scores", synset, *fewer)
+    assert (found_out.code, "three.json has 3; give as many" in found_out.err) == (2, True)
+    assert Path("three.json").read_bytes() == before_it
     out = done(ddb("relabel", synset, "--teacher-student", TEACHER, *brief[:2], *brief[4:]))
     assert f"labels: evaluations/{row.id}/labels.safetensors" in out
     assert f"next: ddbench evaluate {synset} --protocol fkd --epochs 1" in out

@@ -15,6 +15,7 @@ from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import Preprocess, fit_preprocess
 from ddbench.measurements.suite import Trained
 from ddbench.networks.build import build_student
+from ddbench.protocols.protocol import protocol
 from ddbench.training.sgd import SGD
 
 
@@ -69,6 +70,6 @@ def trained(model: nn.Module, images: int = 60, seed: int = 0, classes: int = 10
         test=test,
         held_out=test,
         held_out_unseen=False,
-        plan=SimpleNamespace(synset=SimpleNamespace(classes=classes)),  # type: ignore[arg-type]
+        plan=SimpleNamespace(synset=SimpleNamespace(classes=classes), protocol=protocol("hard-v1")),  # type: ignore[arg-type]
         device=torch.device("cpu"),
     )

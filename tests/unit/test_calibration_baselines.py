@@ -42,6 +42,10 @@ def test_focal_loss_is_its_definition():
         expected = sum((1 - p) ** gamma * -p.log() for p in chances) / 12
         torch.testing.assert_close(focal(logits, labels, gamma), expected)
     torch.testing.assert_close(focal(logits, labels, 0.0), F.cross_entropy(logits, labels))
+    near = torch.tensor([[30.0, -30.0], [0.5, -0.5]], requires_grad=True)  # the first probability rounds to 1
+    (slope,) = torch.autograd.grad(focal(near, torch.tensor([0, 0]), 0.5), near)
+    assert slope.isfinite().all()
+    assert slope[0].abs().max() < 1e-12
     sure = torch.tensor([[60.0, 0.0]], requires_grad=True)
     focal(sure, torch.tensor([0]), 3.0).backward()
     assert sure.grad is not None

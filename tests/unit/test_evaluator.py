@@ -282,6 +282,28 @@ def test_costs_are_added_up():
     }
 
 
+def test_a_metric_that_a_seed_lacks_is_left_out():
+    """Measured alike, and one seed had no median: the mean of the others would be of those that are easy to break."""
+    kept = Kept(
+        runs={
+            (TINY, 0): {"accuracy": 0.5, "cw_l2": 0.3},
+            (TINY, 1): {"accuracy": 0.6},
+            (TINY, 2): {"accuracy": 0.7, "calibration_error": 0.1, "cw_l2": 0.4},
+            ("mlp-d1-w8", 0): {"accuracy": 0.5, "cw_l2": 0.2},
+        },
+        findings={(TINY, seed, "robustness"): {} for seed in range(3)}
+        | {(TINY, 2, "calibration"): {}, ("mlp-d1-w8", 0, "robustness"): {}},
+    )
+    found = kept.tables()
+    assert set(found["summary"][TINY]) == {"accuracy", "calibration_error"}  # of one seed, since one was measured
+    assert [set(run["metrics"]) for run in found["runs"] if run["student"] == TINY] == [
+        {"accuracy"},
+        {"accuracy"},
+        {"accuracy", "calibration_error"},
+    ]
+    assert found["summary"]["mlp-d1-w8"]["cw_l2"]["mean"] == 0.2
+
+
 def test_student_that_diverges_is_told(ddb: Callable, random_run: Path, tmp_path: Path):
     result = ddb(*evaluate_tiny(random_run, "--lr", 1e30, "--out", tmp_path / "score.json"))
     assert (result.code, len(result.err.splitlines())) == (2, 1)
@@ -331,6 +353,11 @@ def test_several_seeds_at_once(ddb: Callable, random_run: Path, tmp_path: Path):
         assert one["metrics"]["accuracy"] == pytest.approx(other["metrics"]["accuracy"], abs=0.021)
     costs = json.loads((tmp_path / "both.cost.json").read_text())["runs"]
     assert [cost["seed"] for cost in costs] == [0, 1, 2, 0, 1, 2]
+    settings = ('name = "own"', 'base = "hard-v1"', 'optimizer = "adafactor"', "momentum = 0.0", "epochs = 2")
+    (tmp_path / "own.toml").write_text("\n".join(settings))
+    own = ("--protocol", tmp_path / "own.toml", "--students", "mlp-d1-w8", "--seeds", 2)  # not element by element
+    one, other = (score(ddb, random_run, tmp_path / f"{n}.json", *own, "--at-once", n)["runs"] for n in (1, 2))
+    assert one == other
     result = ddb(*evaluate_tiny(random_run, "--at-once", 0))
     assert (result.code, "--at-once 0" in result.err) == (2, True)
 

@@ -16,10 +16,11 @@ from ddbench.data.preprocess import Preprocess
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.light import light
 from ddbench.training.flat import flatten_parameters
 from ddbench.training.loops import Inputs, accuracy, drop_after, forward_flops, predict, train
 from ddbench.training.losses import cross_entropy, matching_loss
-from ddbench.training.optimizers import OptimizerSettings, light, make_optimizer
+from ddbench.training.optimizers import OptimizerSettings, make_optimizer
 from ddbench.training.sgd import SGD
 
 CPU = torch.device("cpu")
@@ -81,7 +82,8 @@ def test_light_optimiser_takes_the_steps_of_torchs(kind: type[torch.optim.Optimi
 def test_light_optimisers_leave_torchs_compiler_alone():
     code = """
 import sys, torch
-from ddbench.training.optimizers import OptimizerSettings, light, make_optimizer
+from ddbench.training.optimizers import OptimizerSettings, make_optimizer
+from ddbench.runtime.light import light
 weight = torch.ones(2, requires_grad=True)
 for stepper in (
     make_optimizer([weight], OptimizerSettings(name="adamw", weight_decay=0.1, decay_vectors=False)),

@@ -15,6 +15,7 @@ import torch
 from robust_student import digits, student, trained
 from sklearn.metrics import roc_auc_score
 
+from ddbench.data.dataset import Split
 from ddbench.measurements.outliers import (
     OutlierProbe,
     OutlierSuite,
@@ -25,6 +26,7 @@ from ddbench.measurements.outliers import (
     outlier_suite,
 )
 from ddbench.measurements.suite import Choice
+from ddbench.protocols.training import split_to_test
 from ddbench.runtime.errors import UserError
 
 
@@ -75,6 +77,19 @@ def test_a_student_knows_digits_from_noise():
     assert found.metrics["ood_auroc"] > 0.8
     assert 0 <= found.metrics["ood_fpr95"] < 0.9
     assert found == pickle.loads(pickle.dumps(probe)).measure(trained(student()))
+
+
+def test_both_sides_are_enlarged_alike(monkeypatch: pytest.MonkeyPatch):
+    """Where a protocol tests images enlarged and cut (RDED), images are not told from themselves."""
+    plan: Any = SimpleNamespace(protocol=SimpleNamespace(test_zoom=True))
+    images = torch.randint(256, (30, 1, 28, 28), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    raw = Split(images, torch.zeros(30, dtype=torch.int64))
+    subject: Any = SimpleNamespace(
+        plan=plan, test=split_to_test(plan, raw), logits=lambda images: images.flatten(1)[:, 300:310].float() / 100
+    )
+    probe = OutlierProbe(other="itself", root=None, images=30)
+    monkeypatch.setattr(OutlierProbe, "_others", lambda *_: raw)
+    assert probe.measure(subject).metrics["ood_auroc"] == 0.5
 
 
 class Plan:

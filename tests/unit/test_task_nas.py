@@ -79,6 +79,17 @@ def test_whole(run: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
     assert not [name for name in seen if name.startswith("real")]
     assert (run / "y.json").read_bytes() == (run / "x.json").read_bytes()
 
+    whole = json.loads(rankings.read_text())
+    unit = next(iter(whole["units"]))
+    for change in (
+        *({"net": "convnet-d1-w64-in"}, {"seed": 9}, {"seed": True}, {"run": "early stopping"}, {"steps": 0}),
+        *({"test": 7.5}, {"held_out": True}, {"test": None}),
+    ):
+        record = {**whole["units"][unit], **change}
+        rankings.write_text(json.dumps({**whole, "units": {**whole["units"], unit: record}}))
+        with pytest.raises(UserError, match="malformed; remove the file"):
+            read_rankings(rankings, head)
+    rankings.write_text(json.dumps(whole))
     with pytest.raises(UserError, match="of another training"):
         read_rankings(rankings, {**head, "holdout": 0.5})
     rankings.write_text("[]")

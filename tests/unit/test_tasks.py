@@ -188,6 +188,7 @@ def test_refused(pair: Path, ddb: Callable, refused: Callable, tmp_path: Path):
         (lambda v: v["results"].update(more=1), "results"),
         (lambda v: next(iter(v["units"].values())).pop("metrics"), "malformed"),
         (lambda v: v.update(task="nonsense"), "unknown task"),
+        (lambda v: v["head"].update(seeds=2), "seed 1 redundancy' is missing among its units"),
     ],
 )
 def test_file_is_checked(pair: Path, ddb: Callable, change: Callable, words: str):
@@ -197,6 +198,34 @@ def test_file_is_checked(pair: Path, ddb: Callable, change: Callable, words: str
     (pair / "x.json").write_text(json.dumps(value))
     with pytest.raises(UserError, match=words):
         read_result(pair / "x.json")
+
+
+def test_chosen_seeds_are_no_result(pair: Path, ddb: Callable):
+    """Results that follow from what is left after a bad seed was taken out are refused all the same."""
+    assert ddb("task", "transfer", "a", "--seeds", 2, *SMALL, "--out", "x.json").code == 0
+    value = json.loads((pair / "x.json").read_text())
+    value["units"].pop(next(name for name in value["units"] if name.endswith("seed 1 redundancy")))
+    value["results"] = TASKS.get("transfer").results(value["head"], value["units"])
+    (pair / "x.json").write_text(json.dumps(value))
+    with pytest.raises(UserError, match="seed 1 redundancy' is missing"):
+        read_result(pair / "x.json")
+
+
+@pytest.mark.parametrize("name", ["continual", "membership", "nas", "transfer"])
+def test_wanted_units_are_those_of_the_runs(name: str):
+    """Of two runs twice those of one; each once."""
+    head: dict[str, Any] = {
+        "config": {"shadows": 4, "to": "mnist", "parts": 2},
+        "decides": {"orders": [[0, 1], [1, 0]], "nets": ["convnet-d1-w32-in", "convnet-d2-w32-in"]},
+        "seeds": 3,
+    }
+    one, other, both = (
+        list(TASKS.get(name).wanted({**head, "runs": [{"label": label} for label in labels]}))
+        for labels in (["run-a"], ["run-b"], ["run-a", "run-b"])
+    )
+    shared = [unit for unit in one if not unit.startswith("run-a")]
+    assert len(set(both)) == len(both) == 2 * (len(one) - len(shared)) + len(shared)
+    assert set(both) == {*one, *other}
 
 
 def test_table():

@@ -74,14 +74,15 @@ def head(
     }
 
 
-def check_out(out: Path, new: dict[str, Any]) -> None:
-    """Refuse a file that is no result of these scores; more repeats of the same may replace it.
+def check_out(out: Path, new: dict[str, Any], repeats: int) -> None:
+    """Refuse a file that is no result of these scores; as many repeats of the same or more may replace it.
 
     Args:
         new: the head of what is to be written.
+        repeats: how many it will have.
 
     Raises:
-        UserError: it is something else.
+        UserError: it is something else, or has more repeats.
     """
     if not out.exists():
         return
@@ -91,6 +92,9 @@ def check_out(out: Path, new: dict[str, Any]) -> None:
     for name in DECIDES:
         if old.get(name) != new[name]:
             raise UserError(f"{out}: holds other scores ({name} differs); remove it or choose another --out")
+    there = old.get("repeats")
+    if isinstance(there, list) and len(there) > repeats:
+        raise UserError(f"--repeats {repeats}: {out} has {len(there)}; give as many, or choose another --out")
 
 
 def tables(scored: dict[str, Scored], plan: dict[str, Leg], repeats: int, weight: float) -> dict[str, Any]:

@@ -86,13 +86,14 @@ def load_listing(spec: DatasetSpec, listing: Listing, root: Path, console: Conso
     spec = replace(spec, classes=len(listing.class_names), class_names=listing.class_names, skip_broken=False)
     place = root / "decoded"
     with unless_refused(place):
-        seen = place / f"{_key(spec, listing)}.look.json"
+        seen = place / f"{_key(replace(spec, size=0), listing)}.look.json"  # what files are holds for every size
         listing, look = _looked(seen, listing, skip_broken)
         if console is not None:
             counts = [
                 torch.bincount(_labels(getattr(listing, name)), minlength=spec.classes).tolist() for name in SPLITS
             ]
-            console.say(report(look, counts, spec.name, listing.class_names, listing.notes))
+            told = look if listing.upright else replace(look, turned=0)
+            console.say(report(told, counts, spec.name, listing.class_names, listing.notes))
         final = place / _key(spec, listing, look)
         spec = replace(spec, channels=spec.channels or look.channels)
         found = _open(final, spec, listing, root)

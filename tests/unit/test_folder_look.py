@@ -193,6 +193,14 @@ def test_all_broken_files_are_named_at_once_and_can_be_left_out(tmp_path: Path):
     assert load_dataset(name, data, size=8).fingerprint == dataset.fingerprint, "remembered"
 
 
+def test_files_left_out_stay_so_at_another_size(tmp_path: Path):
+    name, data = fill(tmp_path / "set", "train", "test"), tmp_path / "data"
+    (tmp_path / "set" / "train" / "cat" / "0.png").write_bytes(b"text")
+    assert len(load_dataset(name, data, size=8, skip_broken=True).train) == 3
+    assert len(load_dataset(name, data, size=16).train) == 3
+    assert len(list((data / "decoded").glob("*.look.json"))) == 1
+
+
 @pytest.mark.parametrize("verb", ["evaluate", "scores"])
 def test_verbs_that_read_a_synset_leave_broken_files_out_too(verb: str, tmp_path: Path, ddb, refused):
     """On a machine that has not looked at the folder yet."""

@@ -169,11 +169,15 @@ def _fit(image: PilImage, size: int) -> PilImage:
     if (width, height) == (size, size):
         return image
     if width <= height:
-        width, height = size, int(size * height / width)
+        wide, high = size, int(size * height / width)
     else:
-        width, height = int(size * width / height), size
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
+        wide, high = int(size * width / height), size
+    left, top = round((wide - size) / 2), round((high - size) / 2)
+    if wide * high > MAX_PIXELS:  # a strip: the whole of it would take any memory, for a square of its middle
+        x, y = width / wide, height / high
+        shown = (left * x, top * y, (left + size) * x, (top + size) * y)
+        return image.resize((size, size), Image.Resampling.BILINEAR, box=shown)
+    return image.resize((wide, high), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
 
 
 def statistics(images: Tensor) -> Statistics:

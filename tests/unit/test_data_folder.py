@@ -102,6 +102,29 @@ def test_resize_and_crop_as_torchvision(tmp_path, shape):
     np.testing.assert_array_equal(read_image(path, 3, 8), np.asarray(expected).transpose(2, 0, 1))
 
 
+def test_of_a_strip_only_the_middle_is_resized(tmp_path, monkeypatch):
+    """A file of some hundred bytes would ask for a gigabyte."""
+    resize = Image.Image.resize
+
+    def small(image, size, *rest, **more):
+        assert size[0] * size[1] <= 2**20
+        return resize(image, size, *rest, **more)
+
+    values = np.arange(200_000, dtype=np.uint32).astype(np.uint8)
+    monkeypatch.setattr(Image.Image, "resize", small)
+    for name, pixels in (("high", values[:, None]), ("wide", values[None])):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+        assert abs(read_image(tmp_path / f"{name}.png", 1, 32).mean() - pixels.flat[100_000]) < 1
+
+
+@pytest.mark.parametrize("shape", [(7, 900), (900, 7), (3, 1001)])
+def test_the_middle_of_a_strip_is_that_of_the_whole(tmp_path, monkeypatch, shape):
+    path = save(tmp_path / "a.png", size=shape)
+    whole = read_image(path, 3, 16).astype(int)
+    monkeypatch.setattr("ddbench.data.images.MAX_PIXELS", 10_000)
+    assert np.abs(read_image(path, 3, 16) - whole).max() <= 1
+
+
 def test_odd_modes(tmp_path):
     wide = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
     Image.fromarray(wide).save(tmp_path / "deep.png")

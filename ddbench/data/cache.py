@@ -134,6 +134,8 @@ def _key(spec: DatasetSpec, listing: Listing, look: Look | None = None) -> str:
         head += (("bits", look.bits),)
     if look is not None and look.turned and listing.upright:
         head += ("upright",)
+        if look.tiffs:
+            head += ("TIFFs turned once",)  # without this: arrays of when they were turned twice
     digest = hashlib.sha256(repr(head).encode())
     for name in SPLITS:
         for path, label in getattr(listing, name):

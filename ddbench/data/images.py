@@ -48,6 +48,7 @@ class Facts:
         mode: Pillow's name.
         size: width and height in px, as stored.
         orientation: EXIF's, 1 to 8; 1: upright.
+        tiff: whether it is a TIFF, which Pillow turns itself when it is decoded.
         alpha: whether it has transparency.
         highest: largest value of an image of more than 8 bits; None: it has 8.
     """
@@ -55,6 +56,7 @@ class Facts:
     mode: str
     size: tuple[int, int]
     orientation: int
+    tiff: bool
     alpha: bool
     highest: int | None
 
@@ -84,7 +86,7 @@ def look_at(path: Path, *, whole: bool) -> Facts:
         elif whole:
             image.load()
         alpha = mode in ("LA", "RGBA", "PA", "La", "RGBa") or "transparency" in image.info
-    return Facts(mode, size, orientation, alpha, highest)
+    return Facts(mode, size, orientation, image.format == "TIFF", alpha, highest)
 
 
 def read_image(path: Path, channels: int, size: int, bits: int = DEEPEST, upright: bool = False) -> Pixels:
@@ -95,12 +97,15 @@ def read_image(path: Path, channels: int, size: int, bits: int = DEEPEST, uprigh
 
     Args:
         bits: 8 to 31, of the values of a grey image of more than 8 bits; the upper 8 are kept.
-        upright: turn the image as its EXIF orientation says; not so for datasets whose field leaves it.
+        upright: turn the image as its EXIF orientation says; not so for datasets whose field leaves it. A TIFF is
+            turned either way: Pillow does so when it decodes one, for the field too.
 
     Raises:
         UserError: see :func:`look_at`.
     """
     with _opened(path) as opened:
+        if opened.format == "TIFF":
+            opened.load()  # turns it and takes the tag away; of other files the tag is read from the header alone
         turn = _TURNS.get(_orientation(opened)) if upright else None
         mode = opened.mode
         image: PilImage = opened

@@ -32,6 +32,7 @@ class Look:
         smallest, largest: width and height in px of the images with the shortest and the longest side.
         bits: of the values of grey images of more than 8 bits, 8 to 31; the usual 16 where there are none.
         deep, turned, alpha: files with more than 8 bits, with an EXIF orientation, with transparency.
+        tiffs: those of the turned that are TIFFs.
         skipped: files that are left out, each with the reason.
     """
 
@@ -42,6 +43,7 @@ class Look:
     bits: int = DEEPEST
     deep: int = 0
     turned: int = 0
+    tiffs: int = 0
     alpha: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -72,6 +74,7 @@ def look_over(train: Sequence[Path], test: Sequence[Path], *, skip_broken: bool)
         bits=max(8, max(values).bit_length()) if values else DEEPEST,
         deep=len(values),
         turned=sum(one.orientation != 1 for one in facts),
+        tiffs=sum(one.orientation != 1 and one.tiff for one in facts),
         alpha=sum(one.alpha for one in facts),
         skipped=skipped,
     )
@@ -123,7 +126,7 @@ def kept_look(path: Path) -> Look | None:
         found = Look(**read_json(path, "look at a dataset"))
         (found.smallest, found.largest) = ((size[0], size[1]) for size in (found.smallest, found.largest))
         whole = found.channels in (1, 3) and 8 <= found.bits < 32
-        counts = (found.deep, found.turned, found.alpha, *found.modes.values())
+        counts = (found.deep, found.turned, found.tiffs, found.alpha, *found.modes.values())
         texts = (*found.skipped, *found.skipped.values())
         whole = whole and all(type(one) is int for one in counts) and all(type(one) is str for one in texts)
     except (UserError, TypeError, AttributeError, LookupError):

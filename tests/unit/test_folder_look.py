@@ -12,9 +12,12 @@ import torch
 from PIL import Image
 
 from ddbench.data import look
-from ddbench.data.cache import alone
+from ddbench.data.cache import Listing, _key, alone, load_listing
+from ddbench.data.images import Facts, read_image
+from ddbench.data.images import look_at as read_facts
 from ddbench.data.load import load_dataset
-from ddbench.data.look import kept_look
+from ddbench.data.look import Look, kept_look, look_over
+from ddbench.data.specs import dataset_spec
 from ddbench.methods.base import check_ipc, repeated
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
@@ -42,7 +45,7 @@ def fill(root: Path, *splits: str, count: int = 2) -> str:
 def test_what_an_earlier_look_left_may_be_damaged(tmp_path: Path):
     """It is looked again then."""
     whole = {"modes": {"L": 1}, "channels": 1, "bits": 8, "smallest": [8, 8], "largest": [8, 8]}
-    whole |= {"deep": 0, "turned": 0, "alpha": 0, "skipped": {}}
+    whole |= {"deep": 0, "turned": 0, "tiffs": 0, "alpha": 0, "skipped": {}}
     path = tmp_path / "look.json"
     path.write_text(json.dumps(whole))
     assert kept_look(path) is not None
@@ -143,6 +146,43 @@ def test_exif_orientation_is_applied(tmp_path: Path):
     shown = load_dataset(name, tmp_path / "data", size=8).train.images[0, 0]
     assert shown[:4].eq(0).all()
     assert shown[4:].eq(255).all()
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_tiff_is_turned_as_often_as_a_png(tmp_path: Path, orientation: int, kind: type):
+    """Pillow turns a TIFF itself when it decodes one."""
+    exif = Image.Exif()
+    exif[274] = orientation
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8)).astype(kind)
+    png, tiff = (read_image(save(tmp_path / f"a.{one}", pixels, exif=exif), 1, 8, 8, True) for one in ("png", "tif"))
+    assert not np.array_equal(png[0], pixels)
+    np.testing.assert_array_equal(tiff, png)
+
+
+def test_only_arrays_of_turned_tiffs_are_decoded_again(tmp_path: Path):
+    """Those that an earlier version left were turned twice; others stay where they are."""
+    listing = Listing(tmp_path, ("a", "b"), [], [], upright=True)
+    spec = dataset_spec(f"folder:{tmp_path}", 8)
+    assert _key(spec, listing, Look(turned=2, tiffs=1)) != _key(spec, listing, Look(turned=2))
+    assert _key(spec, listing, Look(tiffs=1)) == _key(spec, listing)
+    assert look_over([turned_tiff(tmp_path / "a.tif")], [], skip_broken=False).tiffs == 1
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_turned_images_are_told_where_they_are_turned(
+    tmp_path: Path, upright: bool, capsys: pytest.CaptureFixture[str]
+):
+    files = [(turned_tiff(tmp_path / "set" / f"{label}.tif"), label) for label in range(2)]
+    listing = Listing(tmp_path / "set", ("a", "b"), files, files, upright)
+    load_listing(dataset_spec(f"folder:{tmp_path}", 8), listing, tmp_path / "data", Console())
+    assert ("4 turned upright" in capsys.readouterr().err) == upright
+
+
+def turned_tiff(path: Path) -> Path:
+    exif = Image.Exif()
+    exif[274] = 6
+    return save(path, colour(0), exif=exif)
 
 
 def test_one_colour_image_among_many_makes_three_channels(tmp_path: Path):

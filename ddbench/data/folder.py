@@ -204,7 +204,8 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 def _image_files(folder: Path, others: Counter[str] | None = None) -> list[Path]:
     """Image files below a class folder, in the order of their relative names; at least one.
 
-    Links to files are followed; of folders only the class folder itself may be a link, so that no loop is walked.
+    Links to files are followed; of folders only the class folder itself may be a link, so that no loop is walked. What
+    is hidden is left aside, folders too: editors keep copies there.
 
     Args:
         others: counts the endings of the other files.
@@ -214,7 +215,8 @@ def _image_files(folder: Path, others: Counter[str] | None = None) -> list[Path]
         raise UserError(f"{error.filename}: cannot list this folder: {error.strerror or error}") from error
 
     found = []
-    for base, _, names in os.walk(folder, onerror=refuse):
+    for base, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             ending = os.path.splitext(name)[1].lower()  # noqa: PTH122  (a million names)
             if ending in EXTENSIONS and not name.startswith("."):

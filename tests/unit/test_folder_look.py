@@ -106,6 +106,16 @@ def test_test_images_without_labels(tmp_path: Path):
         load_dataset(name, tmp_path / "data", size=8)
 
 
+def test_hidden_folders_are_left_aside(tmp_path: Path):
+    """Jupyter keeps copies of what was opened, which would be trained on and tested."""
+    name = fill(tmp_path / "set", "", count=5)
+    first = load_dataset(name, tmp_path / "data", size=8)
+    save(tmp_path / "set" / "cat" / ".ipynb_checkpoints" / "0-checkpoint.png", colour(0))
+    assert load_dataset(name, tmp_path / "data", size=8).fingerprint == first.fingerprint
+    save(tmp_path / "set" / "cat" / "more" / "0.png", colour(0))
+    assert len(load_dataset(name, tmp_path / "data", size=8).train) == len(first.train) + 1
+
+
 # Pixels
 
 

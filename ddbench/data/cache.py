@@ -9,7 +9,7 @@ import mmap
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from torch import Tensor
 from ddbench.data.dataset import Dataset, Split, fingerprint, make_dataset
 from ddbench.data.images import DEEPEST, Pixels, read_image, statistics
 from ddbench.data.limits import require_disk
-from ddbench.data.look import Look, keep_look, kept_look, look_over, refuse_broken, report
+from ddbench.data.look import Look, keep_look, kept_look, look_over, refuse_broken, report, shown
 from ddbench.data.mapped import follow
 from ddbench.data.spec import DatasetSpec
 from ddbench.runtime.device import cores
@@ -115,16 +115,36 @@ def load_listing(spec: DatasetSpec, listing: Listing, root: Path, console: Conso
 def _looked(path: Path, listing: Listing, skip_broken: bool) -> tuple[Listing, Look]:
     """The listing without the files that are left out, and what the others are: as ``path`` says, or looked at now."""
     look = kept_look(path)
+    fresh = look is None
     if look is None:
         parts = ([file for file, _ in getattr(listing, name)] for name in SPLITS)
         look = look_over(*parts, skip_broken=skip_broken)
-        keep_look(path, look)
     if look.skipped:
-        train, test = (
-            [one for one in part if str(one[0]) not in look.skipped] for part in (listing.train, listing.test)
-        )
-        listing = replace(listing, train=train, test=test)
+        listing = _without(look.skipped, listing)
+    if fresh:
+        keep_look(path, look)
     return listing, look
+
+
+def _without(skipped: Mapping[str, str], listing: Listing) -> Listing:
+    """The listing without files that are broken.
+
+    Raises:
+        UserError: a class without a training image, or no test image, is what remains.
+    """
+    train, test = ([one for one in part if shown(one[0]) not in skipped] for part in (listing.train, listing.test))
+    gone = sorted({label for _, label in listing.train} - {label for _, label in train})
+    if gone:
+        names = ", ".join(listing.class_names[label] for label in gone[:5]) + (", ..." if len(gone) > 5 else "")
+        first = next(path for path, label in listing.train if label == gone[0])
+        raise UserError(
+            f"{listing.folder}: --skip-broken leaves {len(gone)} class(es) without a training image: {names} "
+            f"({skipped[shown(first)]}); mend the files, or remove the class"
+        )
+    if listing.test and not test:
+        reason = skipped[shown(listing.test[0][0])]
+        raise UserError(f"{listing.folder}: --skip-broken leaves no test image ({reason}); mend the files")
+    return replace(listing, train=train, test=test)
 
 
 def _key(spec: DatasetSpec, listing: Listing, look: Look | None = None) -> str:
@@ -170,11 +190,10 @@ def _open(folder: Path, spec: DatasetSpec, listing: Listing, root: Path) -> Data
             if images.shape != (len(files), *spec.shape) or images.dtype != np.uint8:
                 return None
             splits.append(Split(_mapped(images), _labels(files)))
-        return make_dataset(spec, *splits, root=root, known_fingerprint=meta["fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError):
+        known = meta["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError, UserError):
         return None
-    except UserError:
-        return None
+    return make_dataset(spec, *splits, root=root, known_fingerprint=known)
 
 
 def _mapped(images: np.memmap[Any, Any]) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ddbench.data.cache import Listing
 from ddbench.data.images import EXTENSIONS
+from ddbench.data.look import shown
 from ddbench.data.specs import DATASETS, FOLDER, DatasetSpec
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
@@ -237,8 +238,8 @@ def _split_off(folder: Path, files: list[Path]) -> tuple[list[Path], list[Path]]
     if len(files) < 2:
         raise UserError(f"{folder}: a class of one image; two at least are needed to split a test set off")
     count = max(1, round(TEST_FRACTION * len(files)))
-    names = {path: path.relative_to(folder).as_posix() for path in files}
-    held = set(sorted(files, key=lambda path: derive(0, "folder-test", folder.name, names[path]))[:count])
+    names = {path: shown(path.relative_to(folder).as_posix()) for path in files}  # a name may be no UTF-8
+    held = set(sorted(files, key=lambda path: derive(0, "folder-test", shown(folder.name), names[path]))[:count])
     return [path for path in files if path not in held], [path for path in files if path in held]
 
 

@@ -61,7 +61,12 @@ def look_over(train: Sequence[Path], test: Sequence[Path], *, skip_broken: bool)
     seen = _facts(paths, whole=skip_broken)
     if not skip_broken and any(isinstance(one, str) for one in seen):
         refuse_broken(paths)
-    skipped = {str(path): one for path, one in zip(paths, seen, strict=True) if isinstance(one, str)}
+        # All could be read this time: nothing is left out for an error that passed.
+        seen = [_try(path, False) if isinstance(one, str) else one for path, one in zip(paths, seen, strict=True)]
+        for one in seen:
+            if isinstance(one, str):
+                raise UserError(f"{one}; it could be read a moment ago: check that disk")
+    skipped = {shown(path): one for path, one in zip(paths, seen, strict=True) if isinstance(one, str)}
     facts = [one for one in seen if not isinstance(one, str)]
     if not facts:
         raise UserError(f"{paths[0].parent if paths else 'images'}: none of {len(paths)} image files can be read")
@@ -115,7 +120,12 @@ def _try(path: Path, whole: bool) -> Facts | str:
     try:
         return look_at(path, whole=whole)
     except UserError as error:
-        return str(error)
+        return shown(error)
+
+
+def shown(named: object) -> str:
+    """A text that names a file, for people and files: what is not UTF-8 in it by its number."""
+    return str(named).encode(errors="backslashreplace").decode()
 
 
 def kept_look(path: Path) -> Look | None:

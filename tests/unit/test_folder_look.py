@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -249,6 +250,74 @@ def test_files_left_out_stay_so_at_another_size(tmp_path: Path):
     assert len(load_dataset(name, data, size=8, skip_broken=True).train) == 3
     assert len(load_dataset(name, data, size=16).train) == 3
     assert len(list((data / "decoded").glob("*.look.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        ("train/cat", r"leaves 1 class\(es\) without a training image: cat \(.*cat/0\.png: cannot decode"),
+        ("test/*", r"leaves no test image \(.*cat/0\.png: cannot decode"),
+    ],
+)
+def test_too_many_broken_files_are_told_before_work(tmp_path: Path, broken: str, told: str):
+    name, data = fill(tmp_path / "set", "train", "test"), tmp_path / "data"
+    for path in (tmp_path / "set").glob(f"{broken}/*.png"):
+        path.write_bytes(b"text")
+    with pytest.raises(UserError, match=told):
+        load_dataset(name, data, size=8, skip_broken=True)
+    assert not data.exists()
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+def test_an_error_that_passes_leaves_nothing_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int):
+    """A disk that cannot be reached for a moment: without --skip-broken a set is whole or refused."""
+    name, data = fill(tmp_path / "set", "train", "test"), tmp_path / "data"
+    asked: list[bool] = []
+
+    def look_at(path: Path, *, whole: bool) -> Facts:
+        if (path.parent.parent.name, path.parent.name, path.name) == ("train", "cat", "0.png"):
+            asked.append(whole)
+            if not whole and len(asked) <= failures:
+                raise UserError(f"{path}: cannot read this image")
+        return read_facts(path, whole=whole)
+
+    monkeypatch.setattr(look, "look_at", look_at)
+    if failures > 1:
+        with pytest.raises(UserError, match=r"0\.png: cannot read .* could be read a moment ago"):
+            load_dataset(name, data, size=8)
+        assert not data.exists()
+    else:
+        assert len(load_dataset(name, data, size=8).train) == 4
+    assert asked == [False, True, False]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are texts")
+@pytest.mark.parametrize("splits", [("",), ("train", "test")])
+def test_file_names_that_are_no_utf_8(tmp_path: Path, splits: tuple[str, ...], capsys: pytest.CaptureFixture[str]):
+    name, data = fill(tmp_path / "set", *splits, count=5), tmp_path / "data"
+    odd = Path(os.fsdecode(b"\xff.png"))
+    for split in splits:
+        save(tmp_path / "set" / split / "cat" / odd, colour(7))
+    found = load_dataset(name, data, size=8)
+    assert len(found.train) + len(found.test) == 11 * len(splits)
+    broken = tmp_path / "set" / splits[0] / "cat" / odd
+    broken.write_bytes(b"text")
+    with pytest.raises(UserError, match=r"cat/\\udcff\.png: cannot decode"):
+        load_dataset(name, data, size=8)
+    for skip in (True, False):
+        left = load_dataset(name, data, size=8, skip_broken=skip, console=Console())
+        assert len(left.train) + len(left.test) == 11 * len(splits) - 1
+        assert r"cat/\udcff.png: cannot decode" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are texts")
+@pytest.mark.parametrize("splits", [("",), ("train", "test")])
+def test_class_names_that_are_no_utf_8(tmp_path: Path, splits: tuple[str, ...]):
+    name = fill(tmp_path / "set", *splits)
+    for split in splits:
+        (tmp_path / "set" / split / "cat").rename(tmp_path / "set" / split / os.fsdecode(b"\xff"))
+    with pytest.raises(UserError, match=r"the folder name '\\udcff' is not UTF-8"):
+        load_dataset(name, tmp_path / "data", size=8)
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "scores"])

@@ -35,6 +35,9 @@ FORMS: tuple[tuple[tuple[str, str], tuple[str, str] | None], ...] = (
 )
 """Names of images and labels: of the training and of the test set, as MedMNIST, Keras, and people call them."""
 
+TEST = tuple(name for _, test in FORMS for name in test or ())
+"""All names of arrays of a test set."""
+
 NAMES = "class_names"
 MAX_CLASSES = 100_000
 SPLIT_NOTE = "no test set in the file: a fixed fifth of each class is the test set"
@@ -50,7 +53,10 @@ def load_medmnist(spec: DatasetSpec, root: Path, download: bool = False, console
     path = next((one for one in (root / "medmnist" / file, root / file) if one.exists()), root / "medmnist" / file)
     if not path.exists():
         raise UserError(f"{spec.name}: {path} is not there; get {file} from https://zenodo.org/records/10519652")
-    return make_dataset(spec, *_splits(path, FORMS[:1])[0], root=root)
+    splits, _ = _splits(path, FORMS[:1])
+    if len(splits) < 2:
+        raise UserError(f"{path}: holds no test_images and test_labels; get it again")
+    return make_dataset(spec, *splits, root=root)
 
 
 def load_npz(spec: DatasetSpec, root: Path, download: bool = False, console: Console | None = None) -> Dataset:
@@ -60,7 +66,8 @@ def load_npz(spec: DatasetSpec, root: Path, download: bool = False, console: Con
     stratified fifth is split off.
 
     Raises:
-        UserError: no such file, arrays that are missing, damaged, too large, or of another kind, another size than
+        UserError: no such file, arrays that are missing (half a test set, or one named otherwise than the training
+            set), damaged, too large, or of another kind, another size than
             ``--size`` says.
     """
     path = Path(spec.name.removeprefix(NPZ)).expanduser()
@@ -105,6 +112,9 @@ def _splits(path: Path, forms: tuple[Any, ...]) -> tuple[list[Split], tuple[str,
                 wanted = " or ".join(" and ".join(train) for train, _ in forms)
                 raise UserError(f"{path}: holds {', '.join(members)[:120] or 'nothing'}; expected {wanted}")
             pairs = [pair for pair in form if pair is not None and set(pair) <= set(members)]
+            odd = [name for name in TEST if name in members]
+            if len(pairs) == 1 and odd:
+                raise UserError(f"{path}: holds {' and '.join(odd)}, but no whole test set; {_expected(form)}")
             splits = [_split(path, *(_member(path, archive, members[name]) for name in pair)) for pair in pairs]
             named = _names(path, _member(path, archive, members[NAMES])) if NAMES in members else ()
     except UserError:
@@ -115,6 +125,13 @@ def _splits(path: Path, forms: tuple[Any, ...]) -> tuple[list[Split], tuple[str,
     if len(set(shapes)) > 1:
         raise UserError(f"{path}: training images of {list(shapes[0])}, test images of {list(shapes[1])}")
     return splits, named
+
+
+def _expected(form: tuple[tuple[str, str], tuple[str, str] | None]) -> str:
+    """How to name a test set beside training images that are called so."""
+    if form[1] is not None:
+        return f"expected {' and '.join(form[1])} beside {form[0][0]}"
+    return f"beside it {' and '.join(form[0])} are to be named {' and '.join(FORMS[0][0])}"
 
 
 def _member(path: Path, archive: zipfile.ZipFile, name: str) -> Array:

@@ -232,6 +232,8 @@ def volumes(arrays: dict[str, np.ndarray]) -> None:
         (several_labels, "several an image"),
         (volumes, r"shape \[16, 28, 28, 28\]"),
         (lambda arrays: arrays.pop("train_labels"), "expected train_images and train_labels"),
+        (lambda arrays: arrays.pop("test_labels"), "holds test_images, but no whole test set"),
+        (lambda arrays: [arrays.pop(f"test_{one}") for one in ("images", "labels")], "no test_images and test_labels"),
         (lambda arrays: arrays.update(test_labels=arrays["test_labels"][1:]), "16 images, but labels of shape"),
         (lambda arrays: arrays.update(train_labels=arrays["train_labels"] + 1), "labels from 1 to 8"),
         (lambda arrays: arrays.update(train_images=arrays["train_images"][..., :1]), "training images of"),

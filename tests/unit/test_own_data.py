@@ -165,6 +165,21 @@ def test_damaged_archives(tmp_path: Path):
         load_dataset("npz:nowhere.npz", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("train_images", "train_labels", "test_images"), "holds test_images, .*expected test_images and test_labels"),
+        (("x_train", "y_train", "y_test"), "holds y_test, but no whole test set; expected x_test and y_test"),
+        (("x_train", "y_train", "test_images", "test_labels"), "holds test_images and test_labels, .*expected x_test"),
+        (("images", "labels", "x_test", "y_test"), "images and labels are to be named train_images and train_labels"),
+    ],
+)
+def test_a_test_set_that_would_be_passed_over(tmp_path: Path, names: tuple[str, ...], told: str):
+    parts = {name: CLASSES if name.startswith("y") or name.endswith("labels") else IMAGES for name in names}
+    with pytest.raises(UserError, match=told):
+        load_dataset(arrays(tmp_path, **parts), tmp_path / "data")
+
+
 def test_arrays_that_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     name = arrays(tmp_path, images=IMAGES, labels=CLASSES)
     monkeypatch.setattr("ddbench.data.limits.available_memory", lambda: 100)

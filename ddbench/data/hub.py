@@ -6,7 +6,9 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,12 @@ ROWS = 256
 
 INDEX = "index.json"
 
+SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(-[0-9a-f]+)?")
+"""One of several files of a split: what it is called, its number, how many there are, and the hash of older files."""
+
+Opened = dict[str, list[tuple[Path, Any]]]
+"""A split -> its parquet files."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
@@ -63,8 +71,9 @@ def load_hub(spec: DatasetSpec, root: Path, download: bool = False, console: Con
     stratified fifth is where there is neither. The images are laid down as files in ``root/hub``, once.
 
     Raises:
-        UserError: no pyarrow, no such dataset, several sets in it, no column of images or of one label an image,
-            damaged files, no room on the disk of ``root``, or images as :func:`ddbench.data.cache.load_listing` says.
+        UserError: no pyarrow, no such dataset, several sets in it, files that are missing or name the classes in
+            different ways, no column of images or of one label an image, damaged files, no room on the disk of
+            ``root``, or images as :func:`ddbench.data.cache.load_listing` says.
     """
     folder = _folder(spec.name.removeprefix(HUB), download, console is not None and console.quiet)
     parts, notes = _parts(folder)
@@ -116,11 +125,13 @@ def _parts(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
     """``train``, ``test``, ``validation`` -> its parquet files in order; and what is left aside, in words.
 
     Raises:
-        UserError: no such file, none to train on, or several sets side by side.
+        UserError: no such file, none to train on, several sets side by side, or one of several files is missing.
     """
     parts: dict[str, dict[str, list[Path]]] = {}
     for path in sorted(folder.rglob("*.parquet")):
         inner = path.relative_to(folder).parent.parts
+        if any(name.startswith(".") for name in (*inner, path.name)):
+            continue
         words = [*re.split(r"[^a-z]+", path.stem.lower()), *(name.lower() for name in inner[::-1])]
         split = next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), "")
         kept = "/".join(name for name in inner if name.lower() not in (*SPLIT_WORDS, "data"))
@@ -136,7 +147,25 @@ def _parts(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
         found, loose = {"train": loose}, []
     if "train" not in found:
         raise UserError(f"{folder}: files of {', '.join(found)}, but none named train, to train on")
+    _require_shards([path for paths in found.values() for path in paths])
     return found, [f"ignored: {len(loose)} parquet file(s) whose name says no split"] if loose else []
+
+
+def _require_shards(paths: Sequence[Path]) -> None:
+    """Refuse files that count themselves, ``train-00000-of-00002``, where one of them is missing."""
+    there: dict[tuple[Path, str, str], set[int]] = {}
+    for path in paths:
+        if named := SHARD.fullmatch(path.stem):
+            there.setdefault((path.parent, named[1], named[3]), set()).add(int(named[2]))
+    for (folder, name, count), numbers in there.items():
+        first = int(int(count) in numbers)  # some count from 1
+        missing = [number for number in range(first, first + int(count)) if number not in numbers]
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise UserError(
+                f"{folder}: {name}-{missing[0]:05d}-of-{count}.parquet{more} missing; get it with --download, or "
+                "rename the files if these are all that is meant"
+            )
 
 
 def _laid_down(
@@ -157,6 +186,10 @@ def _laid_down(
             except UserError:
                 shutil.rmtree(final.with_name(final.name + ".part"), ignore_errors=True)
                 raise
+    elif not found.get("compared"):  # an earlier version took the class names of the first file for those of all
+        _opened(parts)
+        with suppress(UserError):  # the folder may be of somebody else
+            write_json(final / INDEX, {**found, "compared": True})
     return final, tuple(found["class_names"]), found["labels"]
 
 
@@ -175,8 +208,7 @@ def _index(folder: Path) -> dict[str, Any] | None:
 
 
 def _lay_down(final: Path, parts: Mapping[str, list[Path]]) -> dict[str, Any]:
-    opened = {split: [(path, _open(path)) for path in paths] for split, paths in parts.items()}
-    columns = _columns(*opened["train"][0])
+    opened, columns = _opened(parts)
     groups = [
         one.metadata.row_group(number).total_byte_size
         for files in opened.values()
@@ -202,7 +234,7 @@ def _lay_down(final: Path, parts: Mapping[str, list[Path]]) -> dict[str, Any]:
                 target.write_bytes(image)
                 said[split].append(label)
     names, labels = _numbered(columns, said, parts["train"][0])
-    found = {"class_names": list(names), "labels": labels}
+    found = {"class_names": list(names), "labels": labels, "compared": True}
     write_json(part / INDEX, found)
     part.rename(final)
     return found
@@ -218,6 +250,28 @@ def _open(path: Path) -> Any:
         return pq.ParquetFile(path)
     except Exception as error:  # arrow raises many kinds for a damaged file
         raise UserError(f"{path}: not a whole parquet file ({error!s:.100}); get it again") from None
+
+
+def _opened(parts: Mapping[str, list[Path]]) -> tuple[Opened, Columns]:
+    """The files, and what is taken from them: as the first training file says.
+
+    Raises:
+        UserError: as :func:`_open` and :func:`_columns`, or the numbers of another file mean other classes.
+    """
+    opened = {split: [(path, _open(path)) for path in paths] for split, paths in parts.items()}
+    columns = _columns(*opened["train"][0])
+    known = columns.class_names
+    for path, one in (file for files in opened.values() for file in files):
+        names = _class_names(path, one, columns.label)
+        if known and names and names != known:
+            pairs = enumerate(zip_longest(names, known))
+            number, (here, there) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
+            raise UserError(
+                f"{path}: class {number} of {columns.label!r} is {here!r:.60}, in other files {there!r:.60}; "
+                "write them with the same class names"
+            )
+        known = known or names
+    return opened, columns
 
 
 def _columns(path: Path, opened: Any) -> Columns:
@@ -243,10 +297,15 @@ def _columns(path: Path, opened: Any) -> Columns:
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         several = " (several labels an image?)" if pa.types.is_nested(kind) else ""
         raise UserError(f"{path}: column {label!r} is {kind}{several}; expected one whole number or text an image")
-    names = features.get(label, {}).get("names", [])
+    return Columns(image=image, label=label, class_names=_class_names(path, opened, label))
+
+
+def _class_names(path: Path, opened: Any, label: str) -> tuple[str, ...]:
+    """The names that a file gives the numbers of a column; none where it says nothing of them."""
+    names = _features(opened.schema_arrow.metadata).get(label, {}).get("names", [])
     if not (isinstance(names, list) and all(isinstance(one, str) for one in names) and len(names) <= MAX_CLASSES):
         raise UserError(f"{path}: the class names of column {label!r} are no list of texts")
-    return Columns(image=image, label=label, class_names=tuple(names))
+    return tuple(names)
 
 
 def _chosen(found: Sequence[str], preferred: Sequence[str]) -> str | None:
@@ -288,7 +347,10 @@ def _rows(path: Path, opened: Any, columns: Columns) -> Iterator[tuple[bytes, An
 def _numbered(columns: Columns, said: dict[str, list[Any]], path: Path) -> tuple[tuple[str, ...], dict[str, list[int]]]:
     """The classes, and the labels as their numbers; a split whose labels are all -1 has none and is left out."""
     kept = {split: labels for split, labels in said.items() if split == "train" or any(one != -1 for one in labels)}
-    if any(isinstance(one, str) for labels in kept.values() for one in labels):
+    kinds = {isinstance(one, str) for labels in kept.values() for one in labels}
+    if len(kinds) > 1:
+        raise UserError(f"{path.parent}: column {columns.label!r} holds texts and, in another file, numbers")
+    if True in kinds:
         names = tuple(sorted({str(one) for one in kept["train"]}))
     else:
         highest = max((one for labels in kept.values() for one in labels), default=-1)

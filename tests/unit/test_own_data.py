@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import struct
 import zipfile
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ddbench.data import hub
 from ddbench.data.load import load_dataset
 from ddbench.data.specs import dataset_slug, dataset_spec, size_to_load
 from ddbench.runtime.errors import UserError
@@ -201,7 +203,9 @@ def png(array: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def write(path: Path, images: Any = COLOUR, labels: Any = CLASSES, column: str = "label", **more: Any) -> None:
+def write(
+    path: Path, images: Any = COLOUR, labels: Any = CLASSES, column: str = "label", names: Any = None, **more: Any
+) -> None:
     """A file with a column of images and one of labels, as ``datasets`` writes them, but for what it says of them."""
     import pyarrow as pa
     import pyarrow.parquet
@@ -210,6 +214,9 @@ def write(path: Path, images: Any = COLOUR, labels: Any = CLASSES, column: str =
     rows = [{"bytes": one if one is None or isinstance(one, bytes) else png(one), "path": None} for one in images]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     table = pa.table({"image": pa.array(rows, kind), column: pa.array(list(labels)), **more})
+    if names is not None:
+        features = {column: {"names": names, "_type": "ClassLabel"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     pyarrow.parquet.write_table(table, path)
 
 
@@ -286,6 +293,70 @@ def test_a_killed_laying_down_begins_again(tmp_path: Path, pq: Any, monkeypatch:
     assert not list((tmp_path / "data" / "hub").glob("*.part"))
 
 
+def test_hidden_copies_are_left_aside(tmp_path: Path, pq: Any):
+    write(tmp_path / "set" / "train.parquet")
+    write(tmp_path / "set" / ".ipynb_checkpoints" / "train-checkpoint.parquet")
+    write(tmp_path / "set" / ".test.parquet")
+    assert len(load(tmp_path / "set").train) == 16
+
+
+@pytest.mark.parametrize(
+    ("files", "missing"),
+    [
+        (("train-00001-of-00002",), "train-00000-of-00002.parquet missing; get it"),
+        (("train-00000-of-00001", "test-00001-of-00004"), "test-00000-of-00004.parquet and 2 more missing"),
+        (("train-00000-of-00002-0123456789abcdef",), "train-00001-of-00002.parquet missing"),
+        (("data-00000-of-00002",), "data-00001-of-00002.parquet missing"),
+        (("train-00001-of-00002", "train-00002-of-00002"), ""),
+        (("train-00000-of-00002-0123456789abcdef", "train-00001-of-00002-fedcba9876543210"), ""),
+    ],
+)
+def test_every_file_of_a_split_is_there(tmp_path: Path, pq: Any, files: tuple[str, ...], missing: str):
+    for name in files:
+        write(tmp_path / "set" / f"{name}.parquet")
+    if not missing:
+        assert len(load(tmp_path / "set").train) == 32
+        return
+    with pytest.raises(UserError, match=missing):
+        load(tmp_path / "set")
+    assert not (tmp_path / "data").exists()
+
+
+def test_numbers_that_mean_other_classes_in_another_file(tmp_path: Path, pq: Any):
+    write(tmp_path / "set" / "train.parquet", names=["a", "b"])
+    write(tmp_path / "set" / "valid.parquet")
+    write(tmp_path / "set" / "test.parquet", names=["b", "a"])
+    with pytest.raises(UserError, match=r"test\.parquet: class 0 of 'label' is 'b', in other files 'a'"):
+        load(tmp_path / "set")
+    assert not (tmp_path / "data").exists()
+    write(tmp_path / "set" / "test.parquet", names=["a", "b"])
+    assert load(tmp_path / "set").spec.class_names == ("a", "b")
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_what_an_earlier_version_laid_down_is_compared(tmp_path: Path, pq: Any, monkeypatch: Any, alike: bool):
+    """Its index is of when the names of the first file were taken for all."""
+    write(tmp_path / "set" / "train.parquet", names=["a", "b"])
+    write(tmp_path / "set" / "test.parquet", names=["a", "b"] if alike else ["b", "a"])
+    opened = hub._opened
+    with monkeypatch.context() as earlier:
+        earlier.setattr(hub, "_class_names", lambda *_: ("a", "b"))
+        first = load(tmp_path / "set")
+    (index,) = (tmp_path / "data" / "hub").glob("*/index.json")
+    index.write_text(
+        json.dumps({name: one for name, one in json.loads(index.read_text()).items() if name != "compared"})
+    )
+    asked: list[int] = []
+    monkeypatch.setattr(hub, "_opened", lambda parts: asked.append(1) or opened(parts))
+    for _ in range(2):
+        if alike:
+            assert load(tmp_path / "set").fingerprint == first.fingerprint
+        else:
+            with pytest.raises(UserError, match="class 0 of 'label' is 'b'"):
+                load(tmp_path / "set")
+    assert len(asked) == (1 if alike else 2)
+
+
 NESTED = [[0, 1]] * 20
 BAD_PARQUET: dict[str, tuple[Callable[[Path], Any], str]] = {
     "nothing": (lambda root: root.mkdir(), "no parquet files in it"),
@@ -309,6 +380,10 @@ BAD_PARQUET: dict[str, tuple[Callable[[Path], Any], str]] = {
             write(root / "test.parquet", labels=["c"] * 20),
         ),
         "test label 'c' is none of the 2 classes",
+    ),
+    "texts and numbers": (
+        lambda root: (write(root / "train.parquet", labels=["b", "a"] * 10), write(root / "test.parquet")),
+        "column 'label' holds texts and, in another file, numbers",
     ),
     "other columns": (
         lambda root: (write(root / "train-0.parquet"), write(root / "train-1.parquet", column="labels")),

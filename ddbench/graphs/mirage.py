@@ -27,6 +27,9 @@ from ddbench.graphs.mining import Itemset, frequent_itemsets
 from ddbench.graphs.trees import Colours, Trees, colours, transactions, unroll
 from ddbench.runtime.errors import UserError
 
+SHARES = range(1, 1001)
+"""Shares of a class's graphs that a limit of bytes chooses from, in thousandths."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MirageConfig:
@@ -130,23 +133,65 @@ def distil(graphs: GraphSet, config: MirageConfig) -> TreePayload:
     by_class = [[baskets[graph] for graph in np.flatnonzero(graphs.labels == label)] for label in range(graphs.classes)]
     sizes = [len(own) for own in by_class]
     if not config.max_bytes:
-        return _payload(found, by_class, config, thresholds(config, sizes))
+        least = thresholds(config, sizes)
+        return _payload(found, _mined(found, by_class, config, least), config, least, sizes)
+    best = (_alone_within if config.exclusive else _within)(found, by_class, config, sizes)
+    if best is None:
+        what, rest = ("a set of its own", ", or leave exclusive out") if config.exclusive else ("a set", "")
+        raise UserError(
+            f"{graphs.name}: no support gives every class {what} within {config.max_bytes} bytes; allow more by "
+            f"max_bytes{rest}"
+        )
+    return best
+
+
+def _within(found: Colours, by_class: list[list[Ints]], config: MirageConfig, sizes: list[int]) -> TreePayload | None:
+    """The product at the lowest share that fits: with a higher one there are fewer sets and bytes."""
+
+    def made(share: int) -> TreePayload:
+        least = _shares(share, sizes)
+        return _payload(found, _mined(found, by_class, config, least), config, least, sizes)
 
     def fits(share: int) -> bool:
         try:
-            return _payload(found, by_class, config, _shares(share, sizes)).bytes <= config.max_bytes
+            return made(share).bytes <= config.max_bytes
         except _EmptyError:
             return True  # nothing is small enough, too
         except UserError:
             return False  # more sets than are allowed
 
-    lowest = bisect.bisect_left(range(1, 1001), True, key=fits) + 1
+    lowest = bisect.bisect_left(SHARES, True, key=fits)
     with contextlib.suppress(_EmptyError):
-        if lowest <= 1000:
-            return _payload(found, by_class, config, _shares(lowest, sizes))
-    raise UserError(
-        f"{graphs.name}: no support gives every class a set within {config.max_bytes} bytes; allow more by max_bytes"
-    )
+        if lowest < len(SHARES):
+            return made(SHARES[lowest])
+    return None
+
+
+def _alone_within(
+    found: Colours, by_class: list[list[Ints]], config: MirageConfig, sizes: list[int]
+) -> TreePayload | None:
+    """As :func:`_within` of exclusive sets. A set that is frequent in several classes at a low share can be in one
+    alone at a higher one, so that nothing falls with the share: all are looked at, from the lowest."""
+
+    def mined(share: int) -> list[list[Itemset]] | None:
+        try:
+            return _mined(found, by_class, config, _shares(share, sizes))
+        except UserError:
+            return None  # more sets than are allowed
+
+    lowest = bisect.bisect_left(SHARES, True, key=lambda share: mined(share) is not None)
+    every = mined(SHARES[lowest]) if lowest < len(SHARES) else None
+    if every is None:
+        return None
+    for least in dict.fromkeys(_shares(share, sizes) for share in SHARES[lowest:]):
+        left = [[one for one in own if one[1] >= support] for own, support in zip(every, least, strict=True)]
+        if sum(len(sets) + 3 for own in _exclusive(left) for sets, _ in own) > config.max_bytes:
+            continue  # no number takes less than a byte
+        with contextlib.suppress(UserError):  # a class without any, or trees too large
+            made = _payload(found, left, config, least, sizes)
+            if made.bytes <= config.max_bytes:
+                return made
+    return None
 
 
 def thresholds(config: MirageConfig, counts: list[int]) -> tuple[int, ...]:
@@ -179,21 +224,31 @@ class _EmptyError(UserError):
     """A class has no frequent set."""
 
 
-def _payload(found: Colours, by_class: list[list[Ints]], config: MirageConfig, least: tuple[int, ...]) -> TreePayload:
-    graphs = found.graphs
-    names = [f"{graphs.name}, class {label}" for label in range(graphs.classes)]
-    mined = [
-        frequent_itemsets([basket.tolist() for basket in baskets], support, config.max_itemsets, name)
-        for baskets, support, name in zip(by_class, least, names, strict=True)
+def _mined(
+    found: Colours, by_class: list[list[Ints]], config: MirageConfig, least: tuple[int, ...]
+) -> list[list[Itemset]]:
+    """The frequent sets of each class, those of several classes too."""
+    return [
+        frequent_itemsets(
+            [basket.tolist() for basket in baskets], support, config.max_itemsets, f"{found.graphs.name}, class {label}"
+        )
+        for label, (baskets, support) in enumerate(zip(by_class, least, strict=True))
     ]
+
+
+def _payload(
+    found: Colours, mined: list[list[Itemset]], config: MirageConfig, least: tuple[int, ...], sizes: list[int]
+) -> TreePayload:
+    """The product of frequent sets, of classes of so many graphs."""
+    graphs = found.graphs
     if config.exclusive:
         mined = _exclusive(mined)
     for label, sets in enumerate(mined):
         if not sets:
             alone = " of this class alone" if config.exclusive else ""
             raise _EmptyError(
-                f"{names[label]}: no set of trees{alone} is in at least {least[label]} of "
-                f"{len(by_class[label])} graphs; take a lower support"
+                f"{graphs.name}, class {label}: no set of trees{alone} is in at least {least[label]} of "
+                f"{sizes[label]} graphs; take a lower support"
             )
     kept, items = np.unique(np.concatenate([sets for own in mined for sets, _ in own]), return_inverse=True)
     return TreePayload(

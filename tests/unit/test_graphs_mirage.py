@@ -260,6 +260,40 @@ def test_product_of_at_most_so_many_bytes():
         distil(graphs, MirageConfig(depth=3, support=(80,)))
 
 
+def pairs_of(names: list[str]) -> GraphSet:
+    """Graphs of pairs of equal nodes: of 1:AABB, one pair of A and one of B, in class 1."""
+    labels = [[ord(node)] for name in names for node in name[2:]]
+    pairs = [len(name[2:]) // 2 for name in names]
+    edges = [[2 * k, 2 * k + 1] for count in pairs for k in range(count)]
+    classes = [int(name[0]) for name in names]
+    return make_graphs("pairs", [2 * count for count in pairs], labels, pairs, edges, None, classes)
+
+
+def test_exclusive_product_of_at_most_so_many_bytes():
+    """A is in 4 of 10 graphs of class 1, too: up to that share class 0 has no set of its own."""
+    graphs = pairs_of(["0:AA"] * 10 + ["1:BBAA"] * 4 + ["1:BB"] * 6)
+    found = distil(graphs, MirageConfig(depth=1, max_bytes=1000, exclusive=True))
+    assert found.thresholds == (5, 5)
+    assert found.fingerprint == distil(graphs, MirageConfig(depth=1, support=(5,), exclusive=True)).fingerprint
+    with pytest.raises(UserError, match=r"a set of its own within \d+ bytes; .* or leave exclusive out"):
+        distil(graphs, MirageConfig(depth=1, max_bytes=found.bytes - 1, exclusive=True))
+    both = distil(graphs, MirageConfig(depth=1, max_bytes=1000))
+    assert both.thresholds == (1, 1), "with sets of several classes the lowest share fits"
+
+
+@pytest.mark.parametrize("limit", [216, 500, 1000, 10_000])
+def test_exclusive_product_is_that_of_the_first_support_that_fits(limit: int):
+    graphs = made_graphs(40)
+    found = distil(graphs, MirageConfig(depth=1, max_bytes=limit, exclusive=True, max_itemsets=2000))
+    supports = range(3, 21)  # at 2 there are more sets than are allowed
+    each = (
+        distil(graphs, MirageConfig(depth=1, support=(one,), exclusive=True, max_itemsets=2000)) for one in supports
+    )
+    made = next(one for one in each if one.bytes <= limit)
+    assert found.fingerprint == made.fingerprint
+    assert found.thresholds == made.thresholds
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [

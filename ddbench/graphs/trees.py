@@ -150,7 +150,6 @@ def unroll(found: Colours, wanted: Ints) -> Trees:
     begins = offsets(np.bincount(target, minlength=len(found.graphs.node_labels)))
     colour, first = np.unique(found.colour[-1], return_index=True)
     roots = first[np.searchsorted(colour, wanted)]
-    leaf_degree = found.usual_degree if found.depth else found.graphs.degrees
     sizes, nodes, parents, edges, degrees = [], [], [], [], []
     size = 0
     for root in roots.tolist():
@@ -160,7 +159,7 @@ def unroll(found: Colours, wanted: Ints) -> Trees:
             nodes.append(level)
             parents.append(above)
             edges.append(by)
-            degrees.append((found.graphs.degrees if remaining else leaf_degree)[level])
+            degrees.append((found.graphs.degrees if remaining else found.usual_degree)[level])
             here, total = total, total + len(level)
             if not remaining:
                 break

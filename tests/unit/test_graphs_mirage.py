@@ -226,9 +226,10 @@ def test_product_is_the_frequent_sets_of_each_class():
 
 
 @pytest.mark.parametrize("degree", [False, True])
-def test_numbering_changes_no_byte(degree: bool):
+@pytest.mark.parametrize("depth", [0, 2])
+def test_numbering_changes_no_byte(depth: int, degree: bool):
     graphs = random_graphs(60)
-    config = MirageConfig(depth=2, support=(1,), degree_labels=degree)
+    config = MirageConfig(depth=depth, support=(1,), degree_labels=degree)
     other = renumbered(graphs, 3)
     assert other.fingerprint != graphs.fingerprint
     assert distil(other, config).fingerprint == distil(graphs, config).fingerprint

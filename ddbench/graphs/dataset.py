@@ -72,7 +72,7 @@ class GraphDataset(Dataset):
 
 
 def load_graph_dataset(spec: DatasetSpec, root: Path, download: bool, console: Console | None) -> GraphDataset:
-    """Read a set of graphs with its own split, a fold, or 80 / 10 / 10 percent.
+    """Read a set of graphs with the fold that its name says, its own split, or 80 / 10 / 10 percent.
 
     Args:
         spec: of :data:`PLACES` (``NAME:FOLD`` too), or of ``graphs:PATH``.
@@ -87,10 +87,10 @@ def load_graph_dataset(spec: DatasetSpec, root: Path, download: bool, console: C
     own = spec.name.startswith(GRAPHS)
     source = load_graphs(spec.name if own else f"{GRAPHS}{_place(base or spec.name, root, download, console)}")
     graphs = source.graphs
-    if source.split is not None:
-        parts = source.split
-    elif not own and fold:
+    if not own and fold:
         parts = folds(graphs.labels, 0, int(fold))
+    elif source.split is not None:
+        parts = source.split
     else:
         parts = random_split(graphs.labels, 0)
     check_split(spec.name, parts, graphs.labels)

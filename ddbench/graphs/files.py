@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,9 @@ MAX_NUMBERS = 2**25
 MAX_LINE = 2**16
 """Bytes of a line: the parser makes room for a whole one."""
 
+CHUNK = 2**14
+"""Packed bytes that are unpacked at once: what is left of them behind a member is copied."""
+
 
 def read_text(path: Path, what: str) -> bytes:
     """The bytes of a text file; of a packed one (``.gz``), unpacked, at most :data:`MAX_TEXT`.
@@ -32,16 +36,37 @@ def read_text(path: Path, what: str) -> bytes:
     size = plain_file(path, what, MAX_TEXT)  # the limit of the read: a read makes room for as much as it may be
     if path.suffix != ".gz":
         return read_bytes(path, what, size)
-    unpacked = zlib.decompressobj(wbits=31)
-    try:
-        data = unpacked.decompress(read_bytes(path, what, size), MAX_TEXT + 1)
-    except zlib.error as error:
-        raise UserError(f"{path}: not a gzip file ({error}); copy it again") from None
+    data = b"".join(_unpacked(path, read_bytes(path, what, size), MAX_TEXT + 1))
     if len(data) > MAX_TEXT:
         raise UserError(f"{path}: unpacked, more than {MAX_TEXT:,} bytes are too large for a {what}")
-    if not unpacked.eof:
-        raise UserError(f"{path}: the gzip file is cut; copy it again")
     return data
+
+
+def _unpacked(path: Path, packed: bytes, limit: int) -> Iterator[bytes]:
+    """The text of all members of a gzip file, ``limit`` bytes at most; zeros may stand behind a member.
+
+    Raises:
+        UserError: no gzip file, or cut.
+    """
+    member, begin, at = zlib.decompressobj(wbits=31), 0, 0
+    while at < len(packed) and limit:
+        chunk = packed[at : at + CHUNK]
+        if member.eof:
+            padding = len(chunk) - len(chunk.lstrip(b"\0"))
+            at += padding
+            if padding:
+                continue
+            member, begin = zlib.decompressobj(wbits=31), at
+        try:
+            part = member.decompress(chunk, limit)
+        except zlib.error as error:
+            where = f"from byte {begin:,} on " if begin else ""
+            raise UserError(f"{path}: {where}not a gzip file ({error}); copy it again") from None
+        at += len(chunk) - len(member.unused_data) - len(member.unconsumed_tail)
+        limit -= len(part)
+        yield part
+    if limit and not member.eof:
+        raise UserError(f"{path}: the gzip file is cut; copy it again")
 
 
 def numbers(where: object, data: bytes, columns: int | None = None) -> Ints:

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ddbench.data.load import load_dataset
+from ddbench.graphs.files import column, read_text
 from ddbench.graphs.graphset import GraphSet, make_graphs
 from ddbench.graphs.made import made_graphs
 from ddbench.graphs.read import Source, load_graphs, write_compact
@@ -114,6 +116,29 @@ def test_scaffold_split_comes_with_the_set(tmp_path: Path):
         load_graphs(f"graphs:{ogb(tmp_path / 'ogb', parts)}")
 
 
+def test_a_fold_that_is_named_is_taken_where_a_split_comes_with_the_set(tmp_path: Path):
+    graphs = made_graphs(40)
+    split = Split(np.arange(4, 40), np.array([2, 3]), np.array([0, 1]))
+    write_compact(tmp_path / "mutag.npz", Source(graphs, split))
+    own, first, fourth = (load_dataset(name, tmp_path, modality="graph") for name in ("mutag", "mutag:0", "mutag:3"))
+    assert own.test.labels.tolist() == graphs.labels[split.test].tolist()
+    assert len({one.fingerprint for one in (own, first, fourth)}) == 3
+    for dataset, fold in ((first, 0), (fourth, 3)):
+        assert dataset.test.graphs.fingerprint == graphs.take(folds(graphs.labels, 0, fold).test).fingerprint
+
+
+def test_all_members_of_a_packed_file_are_read(tmp_path: Path):
+    """As ``cat a.gz b.gz``, bgzip and pigz write them; zeros may stand behind each."""
+    first, second = gzip.compress(b"1\n2\n"), gzip.compress(b"3\n4\n")
+    path = tmp_path / "numbers.csv.gz"
+    for packed in (first + second, first + bytes(40_000) + second + bytes(9), first + gzip.compress(b"") + second):
+        path.write_bytes(packed)
+        assert column(path, read_text(path, "table"), "numbers").tolist() == [1, 2, 3, 4]
+    large = b"".join(b"%d\n" % number for number in range(100_000))
+    path.write_bytes(gzip.compress(large, 0) + second)
+    assert read_text(path, "table") == large + b"3\n4\n"
+
+
 def test_splits():
     labels = np.array([0] * 63 + [1] * 125)
     split = random_split(labels, 0)
@@ -198,6 +223,14 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "more edges than rows": (lambda p: ogb(p / "s", {"raw/num-edge-list": "50000000\n1\n"}), "should have 50000001"),
     "edge out of its graph": (lambda p: ogb(p / "s", {"raw/edge": "0,1\n1,3\n0,1\n"}), "expected 0 to 2"),
     "cut gz": (lambda p: ogb(p / "s", {"raw/edge": gzip.compress(b"0,1\n" * 99)[:-12]}), "is cut"),
+    "cut in the second member": (
+        lambda p: ogb(p / "s", {"raw/edge": gzip.compress(b"0,1\n") + gzip.compress(b"1,2\n")[:-1]}),
+        "is cut",
+    ),
+    "bytes behind a gz": (
+        lambda p: ogb(p / "s", {"raw/edge": gzip.compress(b"0,1\n", 9) + b"0,1\n"}),
+        "edge.csv.gz: from byte 24 on not a gzip file",
+    ),
     "no gz": (lambda p: ogb(p / "s", {"raw/edge": b"0,1\n"}), "not a gzip file"),
     "a bomb": (lambda p: ogb(p / "s", {"raw/edge": gzip.compress(bytes(2**20), 9) * 2}), "whole numbers"),
     "several tasks": (lambda p: ogb(p / "s", {"raw/graph-label": "0,1\n1,0\n"}), "several tasks"),
@@ -252,6 +285,9 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: py
     folder = ogb(tmp_path / "s", {"raw/edge": gzip.compress(b"0,1\n" * 2**18)})
     with pytest.raises(UserError, match="more than 65,536 bytes are too large"):
         load_graphs(f"graphs:{folder}")
+    many = ogb(tmp_path / "many", {"raw/edge": gzip.compress(b"0,1\n" * 2**13) * 3})
+    with pytest.raises(UserError, match="more than 65,536 bytes are too large"):
+        load_graphs(f"graphs:{many}")
 
 
 def test_more_numbers_than_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -151,7 +151,7 @@ def prepared(
     devices.resolve_device(job.device)
     sha256 = file_hash(job.synset)
     plan, dataset = load_plan(job, sha256)
-    modality(plan.synset.modality).check(plan, dataset, students, choices)
+    modality(plan.synset.modality).check(plan, dataset, students, seeds, choices)
     if job.at_once < 1:
         raise UserError(f"--at-once {job.at_once}: expected at least 1")
     if job.max_images is not None:

@@ -73,6 +73,11 @@ class Items:
     def __len__(self) -> int:
         return len(self.classes_of)
 
+    def nodes(self, index: Ints) -> int:
+        """How many nodes a batch of the items at some positions has."""
+        pieces = np.unique(self.members[ranges(self.member_ptr, index)])
+        return int(np.diff(self.node_ptr)[pieces].sum())
+
     def batch(self, index: Ints) -> GraphBatch:
         """The items at some positions, in that order; a piece that several of them share is in it once."""
         pieces, own = np.unique(self.members[ranges(self.member_ptr, index)], return_inverse=True)

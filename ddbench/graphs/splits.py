@@ -81,3 +81,34 @@ def check_split(where: str, split: Split, labels: Ints) -> Split:
     if len(missing):
         raise UserError(f"{where}: class {missing[0]} has no training graph; take another split or more graphs")
     return split
+
+
+def check_scored(where: str, test: Ints, classes: int) -> None:
+    """Refuse a test part that does not score every class: ROC-AUC is the mean of each against the rest.
+
+    Args:
+        test: labels of the test graphs.
+
+    Raises:
+        UserError: names the class without one.
+    """
+    missing = np.setdiff1d(np.arange(classes), test)
+    if len(missing):
+        raise UserError(f"{where}: no test graph of class {missing[0]}, so no ROC-AUC; take another split")
+
+
+def check_choice(where: str, valid: Ints, protocol: str) -> None:
+    """Refuse a validation part that a protocol cannot choose weights on.
+
+    Args:
+        valid: labels of the validation graphs.
+
+    Raises:
+        UserError: all are of one class.
+    """
+    there = np.unique(valid)
+    if len(there) < 2:
+        raise UserError(
+            f"{where}: all validation graphs are of class {there[0]}, and protocol {protocol} chooses weights by their "
+            "ROC-AUC; take graph-v1, or another split"
+        )

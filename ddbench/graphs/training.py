@@ -14,6 +14,7 @@ from torch import nn
 
 from ddbench.graphs.batches import Items
 from ddbench.graphs.graphset import Ints
+from ddbench.graphs.names import parse_student
 from ddbench.graphs.protocols import PROTOCOLS as PROTOCOLS
 from ddbench.graphs.protocols import GraphProtocol
 from ddbench.graphs.protocols import graph_protocol as graph_protocol
@@ -35,7 +36,7 @@ class DivergedError(UserError):
 
 @dataclass(frozen=True)
 class Scores:
-    """ROC-AUC (of several classes: the mean of each against the rest) and accuracy, both 0 to 1."""
+    """ROC-AUC (of several classes: the mean of each that has items against the rest) and accuracy, both 0 to 1."""
 
     auc: float
     accuracy: float
@@ -61,9 +62,10 @@ def train_student(
         valid: graphs to choose on, for a protocol that does.
 
     Raises:
-        UserError: see :func:`ddbench.graphs.students.parse_student`; the protocol chooses and there is nothing to
-            choose on. DivergedError: the loss is no longer finite.
+        UserError: see :func:`ddbench.graphs.students.parse_student` and :func:`check_batches`; the protocol chooses
+            and there is nothing to choose on. DivergedError: the loss is no longer finite.
     """
+    check_batches(name, items, protocol, seed)
     if protocol.choice == "validation" and valid is None:
         raise UserError(f"protocol {protocol.name} chooses weights on a validation part; give one, or take graph-v1")
     net = build_student(name, items.node_sizes, items.edge_sizes, items.classes, seed, protocol.dropout)
@@ -92,6 +94,22 @@ def train_student(
         return TrainedStudent(net, protocol.updates, None)
     net.load_state_dict(best[2])
     return TrainedStudent(net, best[1], best[0])
+
+
+def check_batches(name: str, items: Items, protocol: GraphProtocol, seed: int) -> None:
+    """Refuse a training with a batch that its student cannot take: batch norm has no statistics of a single node.
+
+    Raises:
+        UserError: names the student and the update.
+    """
+    if parse_student(name).norm != "bn" or np.diff(items.node_ptr).min() > 1:
+        return
+    for update, index in enumerate(draws(items, protocol, seed), start=1):
+        if items.nodes(index) == 1:
+            raise UserError(
+                f"{name}, seed {seed}: update {update} is of a single node, and batch norm needs 2 or more; take a "
+                "student without -bn"
+            )
 
 
 def draws(items: Items, protocol: GraphProtocol, seed: int) -> Iterator[Ints]:

@@ -222,11 +222,13 @@ class Modality(ABC):
         """
 
     @abstractmethod
-    def check(self, plan: Any, dataset: Any, students: Sequence[str], choices: Sequence[Choice]) -> None:
+    def check(
+        self, plan: Any, dataset: Any, students: Sequence[str], seeds: Sequence[int], choices: Sequence[Choice]
+    ) -> None:
         """Refuse what cannot work before anything is trained.
 
         Raises:
-            UserError: students, plan and measurements do not fit.
+            UserError: students, plan, test part and measurements do not fit.
         """
 
     @abstractmethod

@@ -211,11 +211,32 @@ class GraphModality(Modality):
         check_graphs_against(path, synset, dataset)
         return GraphPlan(synset=synset, protocol=PROTOCOLS[self.usual_protocol]), dataset
 
-    def check(self, plan: GraphPlan, dataset: Dataset, students: Sequence[str], choices: Sequence[Choice]) -> None:
+    def check(
+        self,
+        plan: GraphPlan,
+        dataset: GraphDataset,
+        students: Sequence[str],
+        seeds: Sequence[int],
+        choices: Sequence[Choice],
+    ) -> None:
+        from ddbench.graphs.scoring import learned_items
+        from ddbench.graphs.splits import check_choice, check_scored
+        from ddbench.graphs.training import check_batches
+
         for student in students:
             parse_student(student)
         if choices:
             raise UserError(f"--{choices[0].kind}: measures images only; leave it out")
+        name, test, valid = dataset.spec.name, dataset.test.graphs, dataset.valid.graphs
+        check_scored(name, test.labels, test.classes)
+        items = learned_items(plan.synset.payload)
+        if items is None:
+            return
+        if plan.protocol.choice == "validation":
+            check_choice(name, valid.labels, plan.protocol.name)
+        for student in students:
+            for seed in seeds:
+                check_batches(student, items, plan.protocol, seed)
 
     def train_and_test(
         self,

@@ -168,7 +168,14 @@ class ImageModality(Modality):
         )
         return plan, dataset
 
-    def check(self, plan: Plan, dataset: Dataset, students: Sequence[str], choices: Sequence[Choice]) -> None:
+    def check(
+        self,
+        plan: Plan,
+        dataset: Dataset,
+        students: Sequence[str],
+        seeds: Sequence[int],
+        choices: Sequence[Choice],
+    ) -> None:
         from ddbench.networks.check import check_student
         from ddbench.protocols.plan import check_plan
 

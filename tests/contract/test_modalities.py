@@ -14,6 +14,9 @@ import torch
 from conftest import TINY, contents
 
 from ddbench.data.specs import modality_of
+from ddbench.graphs.graphset import make_graphs
+from ddbench.graphs.read import Source, write_compact
+from ddbench.graphs.splits import Split as Parts
 from ddbench.methods import METHODS
 from ddbench.methods.base import Method
 from ddbench.modalities import MODALITIES, modality
@@ -204,6 +207,56 @@ def test_evaluations_of_graphs_refuse_what_is_for_images(
 ):
     run = distilled(ddb, "size", tmp_path / "run")
     refused(["evaluate", run, *more], str(more[0]) if more[0] != "--students" else "graph student")
+
+
+def split_set(path: Path, classes: list[int], valid: list[int], test: list[int]) -> str:
+    """Pairs of nodes of some classes, with a split; the rest of the positions is for training."""
+    count = len(classes)
+    graphs = make_graphs("pairs", [2] * count, None, [1] * count, [[0, 1]] * count, None, classes)
+    train = np.setdiff1d(np.arange(count), [*valid, *test])
+    write_compact(path, Source(graphs, Parts(train, np.array(valid), np.array(test))))
+    return f"graphs:{path}"
+
+
+UNSCORED: dict[str, tuple[list[int], list[int], list[int], str, str]] = {
+    "one class to test on": ([0, 1] * 6, [0, 1], [3, 5], "graph-v1", "no test graph of class 0, so no ROC-AUC"),
+    "a class missing of three": ([0, 1, 2] * 4, [0, 1, 2], [3, 5, 6], "graph-v1", "no test graph of class 1"),
+    "one class to choose on": (
+        [0, 1] * 6,
+        [0, 2],
+        [1, 4],
+        "mirage",
+        "all validation graphs are of class 0, and protocol mirage chooses weights",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNSCORED.values(), ids=UNSCORED)
+def test_parts_that_score_nothing_are_refused_before_training(
+    case: tuple, ddb: Command, refused: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    *parts, protocol, needle = case
+    name, run = split_set(tmp_path / "set.npz", *parts), tmp_path / "run"
+    found = ddb("distill", "--method", "full", "--dataset", name, "--out", run)
+    assert found.code == 0, found.err
+    monkeypatch.setattr("ddbench.graphs.scoring.train_student", None)
+    refused(["evaluate", run, "--students", STUDENT, "--workers", 1, "--protocol", protocol], needle)
+    assert not (run / "evaluations").exists()
+
+
+def test_a_reference_needs_nothing_to_choose_on(ddb: Command, tmp_path: Path):
+    name, run = split_set(tmp_path / "set.npz", [0, 1] * 6, [0, 2], [1, 4]), tmp_path / "run"
+    for argv in (["distill", "--method", "size", "--dataset", name, "--out", run], ["evaluate", run, "--workers", 1]):
+        found = ddb(*argv, *(["--protocol", "mirage"] if "evaluate" in argv else []))
+        assert found.code == 0, found.err
+
+
+def test_batch_norm_of_a_single_node_is_refused(ddb: Command, refused: Command, tmp_path: Path):
+    name, run = split_set(tmp_path / "set.npz", [0, 1] * 6, [0, 1], [2, 3]), tmp_path / "run"
+    found = ddb("distill", "--method", "mirage", "--depth", 0, "--dataset", name, "--out", run)
+    assert found.code == 0, found.err
+    refused(["evaluate", run, "--students", f"{STUDENT}-bn", "--workers", 1], "single node", "without -bn")
+    assert not (run / "evaluations").exists()
 
 
 def test_what_is_for_the_other_modality_is_said(ddb: Command, refused: Command, random_run: Path, tmp_path: Path):

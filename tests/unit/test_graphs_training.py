@@ -79,6 +79,31 @@ def test_weights_best_on_the_validation_part_are_kept():
         train_student("gin-d2-w8-mean", items, protocol, 0)
 
 
+@pytest.mark.parametrize("student", ["gin-d1-w4-mean-bn", "gcn-d1-w4-sum-bn"])
+def test_batch_norm_of_a_single_node_is_refused_before_training(student: str):
+    pairs = make_graphs("pairs", [2] * 4, None, [1] * 4, [[0, 1]] * 4, None, [0, 1, 0, 1])
+    one_tree = tree_items(distil(pairs, MirageConfig(depth=0)))
+    with pytest.raises(UserError, match=rf"{student}, seed 3: update 1 is of a single node.*without -bn"):
+        train_student(student, one_tree, QUICK, 3)
+    train_student(student.replace("-bn", "-ln"), one_tree, replace(QUICK, updates=2), 3)
+
+
+def test_batch_norm_is_refused_where_what_is_left_of_an_epoch_is_a_single_node():
+    sizes = [1, *[2] * 4]
+    graphs = make_graphs("g", sizes, None, [size - 1 for size in sizes], [[0, 1]] * 4, None, [0, 1, 0, 1, 0])
+    each, name = replace(QUICK, draw="each", batch=2, updates=3), "gin-d1-w4-mean-bn"
+    items, refused = graph_items(graphs), 0
+    for seed in range(10):
+        if list(draws(items, each, seed))[2].tolist() == [0]:
+            refused += 1
+            with pytest.raises(UserError, match=rf"seed {seed}: update 3 is of a single node"):
+                train_student(name, items, each, seed)
+        else:
+            train_student(name, items, each, seed)
+        train_student(name, items, replace(each, draw="balanced", batch=8), seed)
+    assert 0 < refused < 10
+
+
 def drawn(items, how: str, updates: int = 400) -> Counter[int]:
     protocol = replace(QUICK, draw=how, updates=updates)
     return Counter(np.concatenate(list(draws(items, protocol, 0))).tolist())

@@ -310,14 +310,16 @@ def _opened(
     begun = given["threads"] or begun_threads(out / CONFIG)
     workers = worker_count(given["workers"], begun)[0]
     threads = own_threads(begun, side, ranks.beside * workers)
-    how = {name: given[name] for name in _HOW} | {"threads": threads, "device": ranks.device(given["device"])}
+    own = modality(dataset.spec.modality)
+    device = ranks.device(own.device(given["device"], given["compile"]))
+    how = {name: given[name] for name in _HOW} | {"threads": threads, "device": device}
     again = {**given, "out": out, "threads": threads, "quiet": True, "workers": 1, "shard": WHOLE, "in_parts": False}
     run = RunSettings(
         **how,
         ranks=ranks,
         sharing=Sharing(shard=given["shard"], workers=workers, arguments={"given": again, "settings": dict(settings)}),
         ipc=ipc or 0,
-        student=modality(dataset.spec.modality).run_student(student, dataset),
+        student=own.run_student(student, dataset),
         preprocess=said["preprocess"],
         holdout=said["holdout"],
         validate_every=said["validate_every"],

@@ -233,6 +233,7 @@ def _order(run: Path, asked: Asked) -> Order:
     """
     kind = _kind(run)
     kind.check_asked(asked)
+    device = kind.device(asked.device, asked.compile)
     base = kind.protocol(asked.protocol or kind.usual_protocol)
     altered, difference = _altered(asked, base, kind)
     students = kind.students(asked.students) if asked.students is not None else None
@@ -274,7 +275,7 @@ def _order(run: Path, asked: Asked) -> Order:
             data=asked.data,
             size=side,
             protocol=altered,
-            device=asked.device,
+            device=device,
             threads=threads,
             precision=asked.precision,
             compile=asked.compile,

@@ -402,8 +402,9 @@ def _check_numbers(path: Path, result: Result) -> None:
 
 
 def _device(result: Result, request: Request) -> str:
-    if request.device != "auto":
-        return request.device
+    asked = modality(result.synset.modality).device(request.device, request.compile)
+    if asked != "auto":
+        return asked
     from ddbench.runtime.device import resolve_device
 
     cost = result.cost.evaluate

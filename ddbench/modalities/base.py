@@ -81,6 +81,14 @@ class Modality(ABC):
     metrics: ClassVar[Mapping[str, Mapping[str, str]]]
     forecasts: ClassVar[bool]
 
+    @abstractmethod
+    def device(self, asked: str, compile: str) -> str:
+        """The ``--device`` that its work is done on, where ``asked`` and ``compile`` are what the user asked for.
+
+        Raises:
+            UserError: they are nothing that it can do.
+        """
+
     # a dataset, before work
 
     @abstractmethod

@@ -88,6 +88,12 @@ class GraphModality(Modality):
     setting_names = frozenset(GraphProtocol.__dataclass_fields__) - {"name"}
     later = ()
 
+    def device(self, asked: str, compile: str) -> str:
+        wrong = f"--device {asked}" if asked.startswith("cuda") else "--compile on" if compile == "on" else ""
+        if wrong:
+            raise UserError(f"{wrong}: work on graphs is done on the CPU, without a compiler; leave it out")
+        return "cpu" if asked == "auto" else asked
+
     def survey(self, dataset: GraphDataset) -> Iterable[str]:
         from ddbench.graphs.survey import survey_lines
 

@@ -41,6 +41,9 @@ class ImageModality(Modality):
     setting_names = frozenset(Protocol.__dataclass_fields__) - {"name"}
     later = LATER
 
+    def device(self, asked: str, compile: str) -> str:
+        return asked
+
     def survey(self, dataset: Dataset) -> Iterable[str]:
         from ddbench.data.survey import survey
 

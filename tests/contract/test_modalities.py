@@ -6,6 +6,7 @@ import json
 import shutil
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from ddbench.data.specs import modality_of
 from ddbench.graphs.graphset import make_graphs
 from ddbench.graphs.read import Source, write_compact
 from ddbench.graphs.splits import Split as Parts
+from ddbench.leaderboard.retrain import Request, make_job
+from ddbench.leaderboard.schema import load_results
 from ddbench.methods import METHODS
 from ddbench.methods.base import Method
 from ddbench.modalities import MODALITIES, modality
@@ -264,6 +267,31 @@ def test_what_is_for_the_other_modality_is_said(ddb: Command, refused: Command, 
     refused(["evaluate", run, "--protocol", "regimes"], "--protocol labels-hard: it is for images", "mirage")
     refused(["evaluate", random_run, "--protocol", "mirage"], "--protocol mirage: it is for graphs", "hard-v1")
     refused(["evaluate", random_run, "--students", "gin-d2-w16-mean"], "'gin-d2-w16-mean' learns from graphs")
+
+
+def test_work_on_graphs_is_told_as_of_the_cpu_where_there_is_a_gpu(
+    ddb: Command, refused: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Run, evaluation and row say so, and a row that says otherwise is verified on the CPU."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    run, board = distilled(ddb, "size", tmp_path / "run"), tmp_path / "board"
+    scored(ddb, run)
+    config, *costs = (
+        json.loads((run / name).read_text()) for name in ("config.json", "cost.json", "evaluations/graph-v1.cost.json")
+    )
+    assert config["device"] == "cpu"
+    assert all(cost["device"].startswith("cpu: ") for cost in costs)
+    found = ddb("submit", run, "--leaderboard", board)
+    assert found.code == 0, found.err
+    (row,) = load_results(board)
+    cost = replace(row.cost.evaluate, device="cuda: NVIDIA H200")
+    told = replace(row, cost=replace(row.cost, evaluate=cost))
+    assert make_job(told, Request(root=board, work=tmp_path / "work", folders=True)).device == "cpu"
+    new = ["distill", "--method", "size", "--dataset", "graphs:made", "--out", tmp_path / "new"]
+    for argv in (new, ["evaluate", run], ["leaderboard", "verify", row.id, "--leaderboard", board, "--allow-folders"]):
+        refused([*argv, "--device", "cuda"], "--device cuda: work on graphs is done on the CPU")
+        refused([*argv, "--compile", "on"], "--compile on: work on graphs is done on the CPU")
 
 
 def test_verbs_of_images_refuse_a_graph_synset(ddb: Command, refused: Command, tmp_path: Path):

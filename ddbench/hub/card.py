@@ -210,7 +210,9 @@ def _scores(subject: Subject) -> Iterator[str]:
     for one in subject.evaluations:
         name = one.data["protocol"]["name"] + ("" if one.standard else ", altered")
         for student in one.students:
-            yield _score(name, student, one.data["summary"][student]["accuracy"])
+            entry = one.data["summary"][student].get("accuracy")
+            if entry is not None:
+                yield _score(name, student, entry)
 
 
 def _score(name: str, student: str, entry: Statistics) -> str:

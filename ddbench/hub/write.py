@@ -15,6 +15,7 @@ from ddbench.hub import CARD, DATA, INFO, KIND, LABELS, PREVIEW, SCHEMA, parquet
 from ddbench.hub.card import Place, Subject, card
 from ddbench.hub.columns import Feature, arrays_of, features_of, fixed, lists, nested, schema, value
 from ddbench.leaderboard.board import read_board
+from ddbench.leaderboard.submit import read_evaluation
 from ddbench.protocols import labels as stored
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash, is_temporary, read_json, write_atomic, write_json, write_text
@@ -45,7 +46,8 @@ def export_hub(place: Path, out: Path, board: Path | None = None) -> Exported:
         board: folder of a leaderboard whose rows of this synset go into the card; None: ``leaderboard`` where it is.
 
     Raises:
-        UserError: no synset, no pyarrow, something else in ``out``, a broken board, or the disk refuses.
+        UserError: no synset, no pyarrow, something else in ``out`` or among the evaluations, a broken board, or the
+            disk refuses.
     """
     parquet()
     path = synset_path(place)
@@ -69,7 +71,7 @@ def export_hub(place: Path, out: Path, board: Path | None = None) -> Exported:
     labels = _labels(path, info, notes)
     subject = Subject(
         info=info,
-        evaluations=[Evaluation(one, read_json(one, "evaluation")) for one in _evaluations(path.parent)],
+        evaluations=_evaluations(path.parent, info["sha256"], notes),
         places=_places(board, info["sha256"]),
         preview=(path.parent / PREVIEW).is_file() and place.is_dir(),
     )
@@ -108,9 +110,22 @@ def _labels(path: Path, info: dict[str, Any], notes: list[str]) -> stored.Stored
     return labels
 
 
-def _evaluations(run: Path) -> list[Path]:
-    found = sorted((run / "evaluations").glob("*.json"))
-    return [path for path in found if not path.name.endswith(".cost.json")]
+def _evaluations(run: Path, sha256: str, notes: list[str]) -> list[Evaluation]:
+    """Evaluations that lie beside the synset and belong to it.
+
+    Raises:
+        UserError: a file among them that is none.
+    """
+    found = []
+    for path in sorted((run / "evaluations").glob("*.json")):
+        if path.name.endswith(".cost.json"):
+            continue
+        evaluation = read_evaluation(path)
+        if evaluation["synset"].get("sha256") == sha256:
+            found.append(Evaluation(path, evaluation))
+        else:
+            notes.append(f"left out: {path}, which is of another synset")
+    return found
 
 
 def _places(board: Path | None, sha256: str) -> list[Place]:

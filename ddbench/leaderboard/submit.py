@@ -173,7 +173,7 @@ def make_result(
                 f"{address!r} is not an http(s) address; --link, --code and --...-url take https://... only"
             )
     path = evaluation_path(run, protocol)
-    evaluation = without_students(_read_evaluation(path), path, submission.leave_out)
+    evaluation = without_students(read_evaluation(path), path, submission.leave_out)
     content: dict[str, Any] = {"kind": KIND, "schema": SCHEMA, "supersedes": None}
     content |= {name: evaluation[name] for name in COPIED}
     content |= {name: evaluation[name] for name in COPIED_IF_THERE if name in evaluation}
@@ -368,7 +368,7 @@ def standard_evaluations(run: Path) -> list[str]:
     Raises:
         UserError: none, or one is malformed.
     """
-    names = [path.stem for path in evaluations(run) if _is_standard(_read_evaluation(path))]
+    names = [path.stem for path in evaluations(run) if _is_standard(read_evaluation(path))]
     if not names:
         raise UserError(f"{run}: no standard evaluation; choose one with --protocol, or run `ddbench evaluate {run}`")
     return names
@@ -396,7 +396,7 @@ def evaluation_path(run: Path, protocol: str | None) -> Path:
         return found[names.index(protocol)]
     if len(found) == 1:
         return found[0]
-    standard = [path for path in found if _is_standard(_read_evaluation(path))]
+    standard = [path for path in found if _is_standard(read_evaluation(path))]
     if len(standard) != 1:
         every = " (or --all, the standard ones)" if standard else ", none of them standard"
         raise UserError(f"{run}: several evaluations; choose one with --protocol{every}: {', '.join(names)}")
@@ -409,7 +409,12 @@ def _are_runs(found: object) -> bool:
     return all(isinstance(run, dict) and isinstance(run.get("student"), str) and "seed" in run for run in found)
 
 
-def _read_evaluation(path: Path) -> dict[str, Any]:
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """What ``ddbench evaluate`` wrote, with everything that a row takes of it.
+
+    Raises:
+        UserError: something else, not whole, or made by a newer ddbench.
+    """
     evaluation = read_json(path, "run evaluation", MAX_RESULT_BYTES)
     if not isinstance(evaluation, dict) or evaluation.get("kind") != EVALUATION_KIND:
         raise UserError(f"{path}: not an evaluation; `ddbench evaluate RUN` writes one")
@@ -422,7 +427,11 @@ def _read_evaluation(path: Path) -> dict[str, Any]:
     for name in ("runs", "diverged"):
         if not _are_runs(evaluation.get(name, [])):
             raise UserError(f"{path}: {name}: expected a list of runs, each with student and seed; evaluate again")
+    for name in ("synset", "protocol"):
+        if not isinstance(evaluation[name], dict):
+            raise UserError(f"{path}: {name}: expected a table; evaluate again")
     for name in ("learning_rates", "summary", "details"):
-        if not isinstance(evaluation.get(name, {}), dict):
+        table = evaluation.get(name, {})
+        if not isinstance(table, dict) or not all(isinstance(entry, dict) for entry in table.values()):
             raise UserError(f"{path}: {name}: expected a table by student; evaluate again")
     return evaluation

@@ -141,6 +141,22 @@ def test_labels_of_another_synset_are_left_out(tmp_path: Path):
     assert not (tmp_path / "pub/labels").exists()
 
 
+def test_scores_of_another_synset_are_left_out(random_run: Path, tmp_path: Path):
+    shutil.copytree(random_run / "evaluations", tmp_path / "other/evaluations")
+    exported = export_hub(write_run(tmp_path / "other", KINDS["grey pixels"]), tmp_path / "pub")
+    (path,) = (tmp_path / "other/evaluations").glob("*[!t].json")
+    assert exported.notes == [f"left out: {path}, which is of another synset"]
+    assert "## Measured" not in (tmp_path / "pub/README.md").read_text()
+
+
+def test_foreign_evaluations_are_refused(refused: Callable, tmp_path: Path):
+    run = write_run(tmp_path / "run", KINDS["grey pixels"])
+    (run / "evaluations").mkdir()
+    (run / "evaluations/x.json").write_text("{}")
+    refused(["export", run, "--format", "hub", "--out", tmp_path / "pub"], "x.json: not an evaluation")
+    assert not (tmp_path / "pub").exists()
+
+
 def test_labels_in_another_order_are_refused(tmp_path: Path):
     run = write_run(tmp_path / "run", KINDS["network input"])
     write_view_labels(run)

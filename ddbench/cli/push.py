@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     """Run the verb."""
     args = parse(Args, argv, "ddbench push", str(Args.__doc__), EXAMPLES)
     from ddbench.hub import is_hub, remote
-    from ddbench.hub.read import open_hub
+    from ddbench.hub.read import check_whole
     from ddbench.runtime.hub_library import check_name, library
 
     check_name(args.name)
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
             raise UserError(
                 f"--leaderboard {args.leaderboard}: {args.place} has its card already; give the run instead"
             )
-        open_hub(args.place)  # so that nothing broken is published
+        check_whole(args.place)  # so that nothing broken is published, and takes the place of what is whole
         address = remote.push(args.place, args.name, private=args.private, quiet=args.quiet)
     else:
         from ddbench.hub.write import export_hub

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddbench.data.limits import require_memory
 from ddbench.exchange.read import MAX_FILE, Content
-from ddbench.hub import DATA, INFO, KIND, LABELS, SCHEMA, parquet
+from ddbench.hub import CARD, DATA, INFO, KIND, LABELS, SCHEMA, parquet
 from ddbench.hub.columns import numbers, pictures
 from ddbench.protocols import labels as stored
 from ddbench.runtime.errors import UserError
@@ -192,11 +192,25 @@ def _batches(files: list[tuple[Path, Any]], rows: int) -> Iterator[tuple[Path, A
             raise UserError(f"{path}: not a whole parquet file ({error!s:.100}); copy or pull it again") from None
 
 
-def write_labels(hub: Hub, out: Path) -> None:
-    """Write the stored labels of a folder as ``labels.safetensors``; one batch is in memory at a time.
+def check_whole(path: Path) -> None:
+    """Refuse a folder that lacks a part: the images are read, of stored labels the files are counted.
 
     Raises:
-        UserError: rows that are missing or not in order, a header that does not fit, or the disk refuses.
+        UserError: as :func:`open_hub` and :func:`read_content`, no card, or files of labels that are missing.
+    """
+    hub = open_hub(path)
+    read_content(hub)
+    if not (path / CARD).is_file():  # it is written last
+        raise UserError(f"{path}: no {CARD} in it: its export was not finished; export it again")
+    if hub.labels is not None:
+        _label_files(hub)
+
+
+def _label_files(hub: Hub) -> tuple[tuple[int, int, int], list[tuple[Path, Any]]]:
+    """Epochs, images and classes of the stored labels of a folder, and their files.
+
+    Raises:
+        UserError: a header that does not fit, or files that are missing or not of this shape.
     """
     assert hub.labels is not None
     header, where = hub.labels["header"], hub.path / INFO
@@ -206,6 +220,18 @@ def write_labels(hub: Hub, out: Path) -> None:
     epochs, images, classes = shape
     files = _files(hub.path, LABELS, MAX_LABELS)
     _columns(files, epochs * images, ("epoch", "index", "logits"))
+    return (epochs, images, classes), files
+
+
+def write_labels(hub: Hub, out: Path) -> None:
+    """Write the stored labels of a folder as ``labels.safetensors``; one batch is in memory at a time.
+
+    Raises:
+        UserError: rows that are missing or not in order, a header that does not fit, or the disk refuses.
+    """
+    assert hub.labels is not None
+    header = hub.labels["header"]
+    (epochs, images, classes), files = _label_files(hub)
 
     def save(temporary: Path) -> None:
         start = 0

@@ -108,6 +108,17 @@ def test_what_is_refused(command: Callable, hub: Hub, random_run: Path, tmp_path
     assert not (tmp_path / "a").exists()
 
 
+def test_what_is_not_whole_is_not_sent(command: Callable, hub: Hub, tmp_path: Path):
+    run = write_run(tmp_path / "run", KINDS["network input"])
+    write_view_labels(run)
+    for part, message in (("data", "no data/train"), ("labels", "no labels/train"), ("README.md", "no README.md")):
+        folder = tmp_path / f"without {part}"
+        assert command("export", run, "--format", "hub", "--out", folder).code == 0
+        (folder / part).rename(tmp_path / part)
+        assert message in refusal(command("push", folder, "me/x"))
+    assert not hub.asked
+
+
 def test_no_way_to_the_hub(command: Callable, random_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert "no way to the hub" in refusal(command("push", random_run, "me/x", token=f"{TOKEN}\n é"))
     point_to(monkeypatch, "http://127.0.0.1:9")

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from ddbench.data.augment import FAMILIES, Strategy, apply, draw, parse_strategy
-from ddbench.data.specs import DSA
+from ddbench.data.specs import DSA, resolve_augmentation, resolve_strategy
 from ddbench.registry import unknown
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
@@ -129,7 +129,7 @@ def parse_policy(
             not the last, or torchvision is wanted and not installed.
         ValueError: a number that :class:`Policy` does not take.
     """
-    names = [ALIASES.get(name, name) for name in text.lower().split("+")]
+    names = _names(text)
     if names in (["none"], [""]):
         return None
     parts: list[Strategy | str] = []
@@ -158,6 +158,25 @@ def parse_policy(
     if not parts and mix == "none":
         return None
     return Policy(tuple(parts), mix, crop_scale, factor, mix_alpha, mix_probability)
+
+
+def resolve_policy(text: str, flip: bool) -> str:
+    """The string of what a policy does to a dataset.
+
+    As :func:`ddbench.data.specs.resolve_augmentation`; one that mirrors where ``flip`` is False is written out in plain
+    names without that. Others keep their spelling: recipes are kept, and found again, by it.
+    """
+    text = resolve_augmentation(text, flip)
+    names = _names(text)
+    if flip or not any("flip" in name.split("_") for name in names):
+        return text
+    kept = [resolve_strategy(name, flip) for name in names]
+    return "+".join(name for name in kept if name != "none") or "none"
+
+
+def _names(text: str) -> list[str]:
+    """The parts of a policy, in plain names."""
+    return [ALIASES.get(name, name) for name in text.lower().split("+")]
 
 
 def augment(

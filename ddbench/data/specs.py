@@ -177,3 +177,11 @@ def resolve_augmentation(text: str, flip: bool) -> str:
     if text != "dsa":
         return text
     return DSA if flip else DSA.replace("flip_", "")
+
+
+def resolve_strategy(text: str, flip: bool) -> str:
+    """Families of DSA joined by ``_`` as :func:`resolve_augmentation`, without flip where ``flip`` is False."""
+    text = resolve_augmentation(text, flip)
+    if flip or "flip" not in text.split("_"):
+        return text
+    return "_".join(family for family in text.split("_") if family != "flip") or "none"

@@ -41,7 +41,8 @@ class Sgd:
     decay: bool = False
     """Multiply the learning rate by 0.1 after half of the epochs."""
     augmentation: str = "dsa"
-    """DSA families joined by _, dsa for all (no flip on digits), or none."""
+    """DSA families joined by _, dsa for all, parts joined by + (crop+flip, rrc+flip+cutmix), or none; flip is left out
+    on digits."""
     preprocess: str = setting("meanstd", choices=PREPROCESS_KINDS)
     """meanstd or zca."""
     holdout: float = setting(0.1, at_least=0, at_most=0.9, expected="a fraction from 0 to 0.9")

@@ -13,9 +13,8 @@ import torch
 from ddbench.data.dataset import Dataset, holdout_split, validation_sample
 from ddbench.data.limits import require_memory
 from ddbench.data.load import data_root, load_dataset
-from ddbench.data.policy import parse_policy
+from ddbench.data.policy import parse_policy, resolve_policy
 from ddbench.data.preprocess import Preprocess, fit_preprocess
-from ddbench.data.specs import resolve_augmentation
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.experts.store import MANIFEST, TrajectoryStore, expert_file, read_store, store_folder
 from ddbench.experts.train import optimizer_settings, predict_all, training_flops, trajectories
@@ -194,8 +193,9 @@ def checked(recipe: ExpertRecipe, dataset: Dataset, student: str, experts: int, 
     check_count("--experts", experts)
     spec = dataset.spec
     check_student(student, spec.channels, spec.size)
-    recipe = replace(recipe, augmentation=resolve_augmentation(recipe.augmentation, spec.flip))
-    parse_policy(recipe.augmentation)
+    parse_policy(recipe.augmentation, flip=spec.flip)
+    recipe = replace(recipe, augmentation=resolve_policy(recipe.augmentation, spec.flip))
+    parse_policy(recipe.augmentation)  # which what is left of it may not be
     net = build_student(student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=0)
     make_optimizer(net.parameters(), optimizer_settings(recipe))
     _check_at_once(at_once, experts, net, recipe, spec.shape)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.config import apply_config, setting
-from ddbench.data.specs import resolve_augmentation
+from ddbench.data.specs import resolve_strategy
 from ddbench.experts.derived import Link, open_derived, record_derived
 from ddbench.experts.recipe import KINDS, ExpertRecipe
 from ddbench.experts.store import TrajectoryStore
@@ -117,7 +117,7 @@ class PDD(Method[PDDConfig]):
     @property
     def augmentation(self) -> str:
         """The resolved strategy."""
-        return resolve_augmentation(self.config.augmentation, self.context.dataset.spec.flip)
+        return resolve_strategy(self.config.augmentation, self.context.dataset.spec.flip)
 
     def setup(self) -> None:
         """The first stage."""

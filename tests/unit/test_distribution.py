@@ -384,6 +384,8 @@ def test_noise_start(context: Context):
 def test_digits_are_not_mirrored(context: Context):
     assert "flip" not in started(DM, DMConfig(), context).augmentation
     assert started(DM, DMConfig(augmentation="none"), context).augmentation == "none"
+    named = started(DM, DMConfig(augmentation="flip_crop"), context)
+    assert (named.augmentation, named._strategy.ops) == ("crop", ("crop",))
 
 
 def root_of_nothing(value: Tensor) -> Tensor:

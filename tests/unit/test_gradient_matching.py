@@ -473,8 +473,14 @@ def test_bad_settings(refused: Callable, tmp_path: Path, kind: str, flags: list[
     refused([*base, *ipc, *flags], *needles)
 
 
+def test_digits_are_not_mirrored(make: Callable):
+    method = make(DSA, augmentation="flip_crop")
+    assert (method.augmentation, method.strategy.ops) == ("crop", ("crop",))
+
+
 @pytest.mark.parametrize(
-    ("text", "message"), [("none", "that is --method dc"), ("colour", "unknown augmentation 'colour'")]
+    ("text", "message"),
+    [("none", "that is --method dc"), ("flip", "that is --method dc"), ("colour", "unknown augmentation 'colour'")],
 )
 def test_bad_augmentation(make: Callable, text: str, message: str):
     with pytest.raises(UserError, match=message):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddbench.data import policy as policies
 from ddbench.data.augment import Strategy, apply, draw, parse_strategy
-from ddbench.data.policy import ALWAYS, Mix, Policy, augment, parse_policy
+from ddbench.data.policy import ALWAYS, Mix, Policy, augment, parse_policy, resolve_policy
 from ddbench.data.preprocess import Preprocess
 from ddbench.data.specs import DSA
 from ddbench.runtime.errors import UserError
@@ -79,6 +79,25 @@ def test_digits_are_not_mirrored():
     assert made.parts == (Strategy(("color", "crop", "cutout", "scale", "rotate")), "crop")
     assert made.mix == "mixup"
     assert parse_policy("flip+cutmix", flip=False) == Policy((), "cutmix")
+
+
+@pytest.mark.parametrize(
+    ("text", "without"),
+    [
+        ("dsa", "color_crop_cutout_scale_rotate"),
+        ("DSA+CutMix", "color_crop_cutout_scale_rotate+cutmix"),
+        ("RandomResizedCrop+Flip", "rrc"),
+        ("crop+flip", "crop"),
+        ("flip_color+mixup", "color+mixup"),
+        ("flip", "none"),
+        ("Crop+rrc", "Crop+rrc"),
+        ("none", "none"),
+    ],
+)
+def test_the_string_of_what_is_done(text: str, without: str):
+    assert resolve_policy(text, flip=False) == without
+    assert parse_policy(without) == parse_policy(text, flip=False)
+    assert resolve_policy(text, flip=True) == (DSA if text == "dsa" else text)
 
 
 @pytest.mark.parametrize(

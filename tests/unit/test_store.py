@@ -13,8 +13,10 @@ from conftest import TINY, TINY_EPOCHS, TINY_EXPERTS
 from safetensors.torch import load_file, save_file
 
 from ddbench.data.load import load_dataset
+from ddbench.data.policy import parse_policy
 from ddbench.experts.importer import import_buffers
 from ddbench.experts.recipe import OWN, ExpertRecipe
+from ddbench.experts.record import checked
 from ddbench.experts.store import TrajectoryStore, expert_file, find_stores, read_store
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
@@ -31,6 +33,34 @@ def store(store_folder: Path) -> TrajectoryStore:
 
 def tiny(seed: int = 0) -> torch.nn.Module:
     return build_student(TINY, channels=1, size=8, classes=10, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("text", "done"),
+    [
+        ("dsa", "color_crop_cutout_scale_rotate"),
+        ("DSA", "color_crop_cutout_scale_rotate"),
+        ("crop+flip", "crop"),
+        ("randomresizedcrop+flip", "rrc"),
+        ("dsa+cutmix", "color_crop_cutout_scale_rotate+cutmix"),
+        ("flip", "none"),
+    ],
+)
+def test_experts_of_digits_see_no_mirrored_image(text: str, done: str, data_root: Path):
+    """And the store says what was done; that of ``dsa`` has the key that it always had."""
+    digits = load_dataset("digits", data_root)
+    recipe = checked(ExpertRecipe(augmentation=text), digits, TINY, 1, 1)
+    assert recipe.augmentation == done
+    assert parse_policy(recipe.augmentation) == parse_policy(text, flip=False)
+    if text == "dsa":
+        assert recipe.key(TINY, "0" * 64) == "978184c00e20"
+
+
+def test_what_is_left_of_an_augmentation_is_checked(data_root: Path):
+    digits = load_dataset("digits", data_root)
+    for text in ("flip+flip+crop", "crop+flip_crop"):
+        with pytest.raises(UserError, match="named twice"):
+            checked(ExpertRecipe(augmentation=text), digits, TINY, 1, 1)
 
 
 def test_snapshots_are_copies():

@@ -157,6 +157,11 @@ def test_the_two_gradients_of_tesla_differ(context: Context):
     assert 1e-3 < gap < 0.5
 
 
+def test_digits_are_not_mirrored(context: Context):
+    method = ready(MTT, context, augmentation="flip_crop")
+    assert (method.augmentation, method.segments.strategy.ops) == ("crop", ("crop",))
+
+
 def test_soft_labels_of_the_product(context: Context):
     """They are what the last segment's target says of the delivered images, and have moved with both."""
     method = ready(TESLA, context, labels="expert")

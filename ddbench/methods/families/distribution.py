@@ -21,7 +21,7 @@ from ddbench.config import setting
 from ddbench.data.augment import Draw, Strategy, apply, draw, parse_strategy
 from ddbench.data.dataset import class_indices
 from ddbench.data.limits import require_memory
-from ddbench.data.specs import resolve_augmentation
+from ddbench.data.specs import resolve_augmentation, resolve_strategy
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
 from ddbench.methods.parts.batches import RealBatches
 from ddbench.methods.parts.canvas import Canvas, first_images
@@ -55,7 +55,7 @@ class DistributionConfig(SamplerConfig):
     init: Literal["real", "noise"] = "real"
     """First images: random real ones of the class, or standard normal noise."""
     augmentation: str = "dsa"
-    """DSA families joined by _, dsa for all (no flip on digits), or none; one draw a class for real and synthetic."""
+    """DSA families joined by _, dsa for all, or none (no flip on digits); one draw a class for real and synthetic."""
 
 
 D = TypeVar("D", bound=DistributionConfig)
@@ -99,7 +99,7 @@ class DistributionMatching(Method[D]):
     @property
     def augmentation(self) -> str:
         """The resolved strategy."""
-        return resolve_augmentation(self.config.augmentation, self.context.dataset.spec.flip)
+        return resolve_strategy(self.config.augmentation, self.context.dataset.spec.flip)
 
     def measure(self, net: Student, x: Tensor) -> list[Tensor]:
         """What the network says of images ``(n, C, H, W)``: statistics, each ``(n, D)``."""

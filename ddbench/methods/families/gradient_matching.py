@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ddbench.config import setting
 from ddbench.data.augment import Strategy, apply, draw, parse_strategy
 from ddbench.data.policy import Policy
-from ddbench.data.specs import resolve_augmentation
+from ddbench.data.specs import resolve_augmentation, resolve_strategy
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
 from ddbench.methods.parts.batches import RealBatches
 from ddbench.methods.parts.canvas import Canvas, first_images
@@ -282,7 +282,7 @@ class AugmentedMatching(GradientMatching[A]):
     @property
     def augmentation(self) -> str:
         """The resolved strategy."""
-        return resolve_augmentation(self.config.augmentation, self.context.dataset.spec.flip)
+        return resolve_strategy(self.config.augmentation, self.context.dataset.spec.flip)
 
     @property
     def strategy(self) -> Strategy | None:
@@ -291,5 +291,5 @@ class AugmentedMatching(GradientMatching[A]):
 
 
 def _strategy(config: AugmentedConfig, context: Context) -> Strategy | None:
-    names = resolve_augmentation(config.augmentation, context.dataset.spec.flip)
-    return parse_strategy(names, align_corners=False)
+    flip = context.dataset.spec.flip
+    return parse_strategy(resolve_augmentation(config.augmentation, flip), flip=flip, align_corners=False)

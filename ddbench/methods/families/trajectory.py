@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ddbench.config import setting
 from ddbench.data.augment import parse_strategy
 from ddbench.data.mapped import gather
-from ddbench.data.specs import resolve_augmentation
+from ddbench.data.specs import resolve_augmentation, resolve_strategy
 from ddbench.experts.store import TrajectoryStore
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
 from ddbench.methods.needs.experts import Experts
@@ -71,7 +71,7 @@ class TrajectoryConfig(MaskConfig):
     init: Literal["real", "noise", "dream"] = "real"
     """First images: random real ones of the class, standard normal noise, or real ones chosen by DREAM."""
     augmentation: str = "dsa"
-    """DSA families joined by _, dsa for all (no flip on digits), or none; on the student's batches."""
+    """DSA families joined by _, dsa for all, or none (no flip on digits); on the student's batches."""
     expert_order: Literal["uniform", "cycle"] = "uniform"
     """Which expert an iteration uses: any (as --load_all of the public code), or each once a round."""
 
@@ -190,7 +190,7 @@ class TrajectoryMethod(Method[C]):
     @property
     def augmentation(self) -> str:
         """The resolved strategy."""
-        return resolve_augmentation(self.config.augmentation, self.context.dataset.spec.flip)
+        return resolve_strategy(self.config.augmentation, self.context.dataset.spec.flip)
 
     @property
     def inner_mode(self) -> str:

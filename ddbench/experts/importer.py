@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,12 @@ from ddbench.data.preprocess import fit_preprocess
 from ddbench.data.specs import resolve_augmentation
 from ddbench.experts.recipe import IMPORTED, ExpertRecipe
 from ddbench.experts.record import open_store
-from ddbench.experts.store import TrajectoryStore
+from ddbench.experts.store import TrajectoryStore, store_folder
 from ddbench.networks.names import parse_student
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import plain_file
 from ddbench.runtime.pickles import load_pt
+from ddbench.runtime.signs import turn
 
 MAX_FILE = 256 * 2**30
 """Bytes of a buffer file: its tensors are mapped, not read."""
@@ -71,7 +72,7 @@ def import_buffers(
 
     Args:
         epochs: keep so many epochs of each expert; None: all, which must then be equally many.
-        tell: is given a line for each expert that was left out.
+        tell: is given a line for each expert that was left out, and one if another import is waited for.
 
     Raises:
         UserError: a file that is no such buffer, shapes that are not the student's, NaN, snapshots that all share one
@@ -96,21 +97,29 @@ def import_buffers(
     net = build_student(student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=0)
     shapes = [tuple(parameter.shape) for parameter in net.parameters()]
     recipe = replace(recipe, epochs=_length(files, shapes, student, epochs), kind=IMPORTED)
-    store = open_store(root, dataset, student, recipe, fit_preprocess(dataset, preprocess, data_root(data)))
-    known = {_digest(*store.rows(index, 0, recipe.epochs)) for index in store.indices}
-    index = max(store.indices, default=-1) + 1
-    for path in files:
-        for where, weights in _experts(path, shapes, student, epochs):
-            digest = _digest(weights[0], weights[-1])
-            if digest in known:
-                tell(f"{where} is there already")
-                continue
-            known.add(digest)
-            store.write_expert(index, weights, torch.zeros(0), CURVES)
-            store.scan(index)
-            index += 1
-    store.write_manifest()
+    fitted = fit_preprocess(dataset, preprocess, data_root(data))
+    folder = store_folder(root, spec.name, student, recipe.key(student, dataset.fingerprint))
+    with turn(folder / "import", "store", tell):  # so that the experts of another import are counted
+        store = open_store(root, dataset, student, recipe, fitted)
+        experts = (one for path in files for one in _experts(path, shapes, student, epochs))
+        _add(store, experts, tell)
     return store
+
+
+def _add(store: TrajectoryStore, experts: Iterable[tuple[str, Tensor]], tell: Callable[[str], None]) -> None:
+    """Write those experts (where each is from, and its weights) that the store does not hold."""
+    known = {_digest(*store.rows(index, 0, store.recipe.epochs)) for index in store.indices}
+    index = max(store.indices, default=-1) + 1
+    for where, weights in experts:
+        digest = _digest(weights[0], weights[-1])
+        if digest in known:
+            tell(f"{where} is there already")
+            continue
+        known.add(digest)
+        store.write_expert(index, weights, torch.zeros(0), CURVES)
+        store.scan(index)
+        index += 1
+    store.write_manifest()
 
 
 def _length(files: Sequence[Path], shapes: Shapes, student: str, epochs: int | None) -> int:

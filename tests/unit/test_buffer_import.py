@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import TINY, distill_tiny
 
+from ddbench.data.load import load_dataset
 from ddbench.experts import importer
-from ddbench.experts.store import find_stores
+from ddbench.experts.store import TrajectoryStore, find_stores
 from ddbench.networks.build import build_student
+from ddbench.runtime import signs
 
 
 def tiny(seed: int = 0) -> torch.nn.Module:
@@ -128,6 +132,47 @@ def test_few_experts_are_in_memory_at_a_time(take_files: Callable, tmp_path: Pat
     take_files(*(saved(tmp_path / f"{number}.pt", [expert]) for number, expert in enumerate(experts)))
     assert len(most) == 12  # all are checked, then all are written
     assert max(most) <= 2
+
+
+def test_two_imports_at_once_keep_all_experts(data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    digits, experts = load_dataset("digits", data_root), official(4)
+    first, second = (saved(tmp_path / f"{n}.pt", experts[2 * n : 2 * n + 2]) for n in range(2))
+    writing, waiting = threading.Event(), threading.Event()
+    write = TrajectoryStore.write_expert
+
+    def held(*args: Any) -> None:
+        """The first import is in the middle of it until the second waits, or is done."""
+        if not writing.is_set():
+            writing.set()
+            waiting.wait()
+        write(*args)
+
+    def take(path: Path, tell: Callable[[str], None]) -> None:
+        try:
+            importer.import_buffers(
+                [path],
+                root=tmp_path / "in",
+                dataset=digits,
+                data=data_root,
+                student=TINY,
+                preprocess="meanstd",
+                lr=0.01,
+                augmentation="dsa",
+                tell=tell,
+            )
+        finally:
+            writing.set()
+            waiting.set()
+
+    monkeypatch.setattr(TrajectoryStore, "write_expert", held)
+    monkeypatch.setattr(signs, "POLL", 0.001)
+    other = threading.Thread(target=take, args=(first, lambda line: None))
+    other.start()
+    writing.wait()
+    take(second, lambda line: waiting.set())
+    other.join()
+    assert same(rows_of(tmp_path / "in"), flat_rows(experts))
+    assert not list((tmp_path / "in").rglob("*.turn"))
 
 
 def test_a_small_file_that_unfolds_to_much_is_refused(refused: Callable, tmp_path: Path, monkeypatch):

@@ -98,8 +98,11 @@ def describe(path: Path, content: Content, settings: ImportSettings, classes: in
     Raises:
         UserError: images or labels that can be nothing of what is known, or not what the settings say.
     """
-    images, labels, header = content.images, column(content.labels), content.header or {}
-    where = settings.labels or path
+    images, header = content.images, content.header or {}
+    if images.ndim not in (3, 4):
+        raise UserError(
+            f"{path}: images of shape {list(images.shape)}, expected (N, C, H, W), or (N, H, W) of grey ones"
+        )
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise UserError(f"{path}: images are {images.dtype}, expected uint8 pixels or floating-point numbers")
     if images.numel() == 0:
@@ -107,19 +110,7 @@ def describe(path: Path, content: Content, settings: ImportSettings, classes: in
     if not bool(torch.isfinite(images).all()):
         raise UserError(f"{path}: images hold NaN or infinite values")
     low, high = float(images.min()), float(images.max())
-    if labels is not None and (labels.ndim not in (1, 2) or len(labels) != len(images)):
-        raise UserError(f"{where}: labels of shape {list(labels.shape)} for {len(images)} images")
-    if labels is not None and classes is not None and labels.ndim == 2 and labels.shape[1] != classes:
-        raise UserError(
-            f"{where}: soft labels of shape {list(labels.shape)}, expected finite ({len(images)}, {classes})"
-        )
-    form = (
-        "none"
-        if labels is None
-        else "targets"
-        if header.get("label_kind") == "targets"
-        else _label_form(where, labels, settings.label_form, own=bool(header))
-    )
+    labels, form = _labels(path, content, settings, len(images), classes)
     notes = _hints(content, settings, labels, form, low, high)
     if "decoder" not in header and settings.decode_factor is None and content.form.startswith(("a list", "a tuple")):
         notes.append("IDC, DREAM and NCFM cut each image at use: if this is theirs, say --decode-factor 2 (or 3)")
@@ -141,6 +132,35 @@ def describe(path: Path, content: Content, settings: ImportSettings, classes: in
         stages=1 if content.stage is None else len(content.stage.unique()),
         lr=() if content.lr is None else tuple(content.lr.reshape(-1).tolist()),
         notes=tuple(notes),
+    )
+
+
+def describe_folder(path: Path, content: Content, settings: ImportSettings, shape: tuple[int, int, int]) -> Description:
+    """What a folder of images holds, as far as that is told without reading them.
+
+    Args:
+        content: all but the images.
+        shape: number of images, height, width.
+
+    Raises:
+        UserError: labels that can be nothing of what is known, or not what the settings say.
+    """
+    labels, form = _labels(path, content, settings, shape[0], None)
+    return Description(
+        file=path.name,
+        form=content.form,
+        shape=shape,
+        dtype="image files",
+        low=None,
+        high=None,
+        space="pixels",
+        label_form=form,
+        label_shape=() if content.labels is None else tuple(content.labels.shape),
+        counts=_counts(labels, form, None),
+        decode_factor=settings.decode_factor or 1,
+        patches=settings.patches or 1,
+        stages=1 if content.stage is None else len(content.stage.unique()),
+        lr=() if content.lr is None else tuple(content.lr.reshape(-1).tolist()),
     )
 
 
@@ -203,8 +223,29 @@ def find_space(path: Path, images: Tensor, low: float, high: float, settings: Im
 
 
 def column(labels: Tensor | None) -> Tensor | None:
-    """Labels ``(N, 1)`` as ``(N,)``, others as they are."""
+    """Labels ``(N, 1)`` as ``(N,)``, others as they are; truth values as 0 and 1, of which torch finds the largest."""
+    labels = labels.long() if labels is not None and labels.dtype == torch.bool else labels
     return labels[:, 0] if labels is not None and labels.ndim == 2 and labels.shape[1] == 1 else labels
+
+
+def _labels(
+    path: Path, content: Content, settings: ImportSettings, count: int, classes: int | None
+) -> tuple[Tensor | None, str]:
+    """Labels ``(N,)`` or ``(N, K)`` of so many images, and their form.
+
+    Raises:
+        UserError: they can be nothing of what is known, or not what the settings say.
+    """
+    labels, header, where = column(content.labels), content.header or {}, settings.labels or path
+    if labels is None:
+        return None, "none"
+    if labels.ndim not in (1, 2) or len(labels) != count or labels.numel() == 0:
+        raise UserError(f"{where}: labels of shape {list(labels.shape)} for {count} images")
+    if classes is not None and labels.ndim == 2 and labels.shape[1] != classes:
+        raise UserError(f"{where}: soft labels of shape {list(labels.shape)}, expected finite ({count}, {classes})")
+    if header.get("label_kind") == "targets":
+        return labels, "targets"
+    return labels, _label_form(where, labels, settings.label_form, own=bool(header))
 
 
 def _label_form(path: Path, labels: Tensor, said: str, own: bool) -> str:

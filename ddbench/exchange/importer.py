@@ -15,9 +15,9 @@ from ddbench.data.specs import resolve_augmentation
 from ddbench.decoders.base import read_decoder
 from ddbench.decoders.multi_formation import formation
 from ddbench.exchange import convert
-from ddbench.exchange.description import Description, column, describe
+from ddbench.exchange.description import Description, column, describe, describe_folder
 from ddbench.exchange.folders import FORM, image_size, list_classes, naming, read_folder
-from ddbench.exchange.read import Content, check_path, read_file, read_tensor
+from ddbench.exchange.read import Content, check_path, read_file, read_tensor, tensor
 from ddbench.exchange.settings import ImportSettings
 from ddbench.networks.names import parse_student
 from ddbench.runtime.device import versions
@@ -48,22 +48,13 @@ def inspect(path: Path, settings: ImportSettings) -> Description:
         return inspect_content(path, read_file(path, settings.index), settings)
     classes = list_classes(path)
     width, height = image_size(next(iter(classes.values()))[0])
-    counts = tuple(len(files) for files in classes.values())
-    return Description(
-        file=path.name,
+    counts = torch.tensor([len(files) for files in classes.values()])
+    content = Content(
         form=f"a folder of images in class folders {naming([*classes])}",
-        shape=(sum(counts), height, width),
-        dtype="image files",
-        low=None,
-        high=None,
-        space="pixels",
-        label_form="classes",
-        counts=counts,
-        decode_factor=settings.decode_factor or 1,
-        patches=settings.patches or 1,
-        stages=1,
-        lr=(),
+        images=torch.empty(0),
+        labels=torch.arange(len(counts)).repeat_interleave(counts),
     )
+    return describe_folder(path, _with_flags(content, settings), settings, (int(counts.sum()), height, width))
 
 
 def inspect_content(path: Path, content: Content, settings: ImportSettings) -> Description:
@@ -312,7 +303,7 @@ def learned_lr(text: str) -> Tensor:
         content = load_pt(Path(text))
         if not (isinstance(content, float) or (isinstance(content, Tensor) and content.numel() == 1)):
             raise UserError(f"--lr {text}: expected a number, or a .pt file that holds one") from None
-        value = torch.as_tensor(float(content))
+        value = torch.as_tensor(float(tensor(content, Path(text), "learning rates")))
     if not 0 < float(value) < float("inf"):
         raise UserError(f"--lr {text}: the learned learning rate is {float(value):g}, expected a positive number")
     return value

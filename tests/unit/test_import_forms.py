@@ -17,6 +17,9 @@ from PIL import Image
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
 from ddbench.decoders.multi_formation import MultiFormation
+from ddbench.exchange.importer import inspect, learned_lr
+from ddbench.exchange.settings import ImportSettings
+from ddbench.runtime.errors import UserError
 from ddbench.synset import Replay, Synset, read_synset, write_synset
 
 LABELS = torch.arange(10).repeat_interleave(2)
@@ -146,7 +149,7 @@ def test_label_columns_and_class_numbers_as_floats(take: Callable, tmp_path: Pat
     assert take({"data": [[network_input(), LABELS[:, None]]]})[0].labels.tolist() == LABELS.tolist()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.bool])
 def test_one_hot_rows_are_classes(dtype: torch.dtype, take: Callable):
     synset, said = take([network_input(), torch.eye(10)[LABELS].to(dtype)])
     assert synset.labels.tolist() == LABELS.tolist()
@@ -181,6 +184,8 @@ WRONG_LABELS = {
     "one-based": (LABELS + 1, (), "labels from 1 to 10", "0 to 9"),
     "unequal": (torch.tensor([0] * 11 + [1] * 9), (), "11 images of class '0'"),
     "dims": (torch.zeros(20, 10, 1), (), "[20, 10, 1]"),
+    "one": (torch.tensor(1.0), (), "labels of shape [] for 20 images"),
+    "complex": (LABELS + 0j, (), "labels are torch.complex64"),
 }
 
 
@@ -418,6 +423,37 @@ def test_inspect(ddb: Callable, real: str, tmp_path: Path):
     assert "new000, new001, new002, ... new009" in result.out
     assert "2 of each of 10 classes" in result.out
     assert sorted(item.name for item in tmp_path.iterdir()) == ["pair.pt", "published", "real"]
+
+
+def test_inspect_takes_the_flags_of_a_folder(tmp_path: Path):
+    published = folder_of(tmp_path / "published", [f"new{k:03d}" for k in range(10)], 16)
+    soft, stage = tmp_path / "soft.pt", tmp_path / "stage.npy"
+    torch.save(torch.randn(20, 10, generator=torch.Generator().manual_seed(0)), soft)
+    np.save(stage, np.arange(20) % 4)
+    found = inspect(published, ImportSettings(lr="0.25", labels=soft, stage=stage))
+    assert (found.lr, found.label_form, found.label_shape, found.stages) == ((0.25,), "logits", (20, 10), 4)
+    assert sum(found.counts) == 20
+    torch.save(torch.zeros(19, 10), soft)
+    with pytest.raises(UserError, match=r"soft.pt: labels of shape \[19, 10\] for 20 images"):
+        inspect(published, ImportSettings(labels=soft))
+
+
+@pytest.mark.parametrize("images", [torch.tensor(1.0), torch.ones(3), torch.ones(2, 2), torch.ones(1, 1, 2, 2, 2)])
+def test_inspect_refuses_what_are_no_images(images: torch.Tensor, refused: Callable, tmp_path: Path):
+    torch.save({"images": images, "labels": LABELS}, tmp_path / "set.pt")
+    refused(["import", tmp_path / "set.pt", "--inspect"], f"images of shape {list(images.shape)}")
+
+
+def test_inspect_refuses_labels_of_no_class(refused: Callable, tmp_path: Path):
+    torch.save([raw(), torch.zeros(20, 0)], tmp_path / "set.pt")
+    argv = ["import", tmp_path / "set.pt", "--label-form", "logits", "--inspect"]
+    refused(argv, "labels of shape [20, 0] for 20 images")
+
+
+def test_a_learned_rate_is_a_real_number(tmp_path: Path):
+    torch.save(torch.tensor([0.5 + 0j]), tmp_path / "rate.pt")
+    with pytest.raises(UserError, match=r"rate\.pt: learning rates are torch\.complex64, expected"):
+        learned_lr(str(tmp_path / "rate.pt"))
 
 
 def test_what_is_needed_beside_the_file(refused: Callable, tmp_path: Path):

@@ -240,15 +240,18 @@ def _take_channels(net: nn.Module, student: StudentName, channels: int) -> None:
 
 
 def _forget_counters(net: nn.Module) -> None:
-    """Give plain batch norms the form without a batch counter; weights and statistics stay."""
-    for path, module in list(net.named_modules()):
+    """Give plain batch norms the form without a batch counter; weights, statistics and mode stay."""
+    known: dict[nn.Module, BatchNorm] = {}
+    for path, module in list(net.named_modules(remove_duplicate=False)):  # one may stand in two places
         plain = type(module) is nn.BatchNorm2d and module.affine and module.track_running_stats
         if not plain or module.momentum is None:
             continue
-        made = BatchNorm(module.num_features)
-        made.eps, made.momentum = module.eps, module.momentum
-        made.weight, made.bias = module.weight, module.bias
-        _replace(net, path, made)
+        if module not in known:
+            made = known[module] = BatchNorm(module.num_features).train(module.training)
+            made.eps, made.momentum = module.eps, module.momentum
+            made.weight, made.bias = module.weight, module.bias
+            made.running_mean, made.running_var = module.running_mean, module.running_var
+        _replace(net, path, known[module])
 
 
 def _replace(net: nn.Module, path: str, module: nn.Module) -> None:

@@ -244,6 +244,28 @@ def test_buffers_are_floating_point_and_the_inner_loop_takes_the_network() -> No
 # --- timm ----------------------------------------------------------------------------------------------------------
 
 
+def test_batch_norms_keep_their_statistics_and_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(_: str, num_classes: int, **options: object) -> nn.Module:
+        frozen, shared = nn.BatchNorm2d(4).eval(), nn.BatchNorm2d(4)
+        frozen.running_mean.fill_(1)
+        frozen.running_var.fill_(2)
+        pool = nn.AdaptiveAvgPool2d(1)
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 3), frozen, shared, nn.ReLU(), shared, pool, nn.Flatten(), nn.Linear(4, num_classes)
+        )
+
+    monkeypatch.setattr(models, "list_models", lambda module: ["frozen"])
+    monkeypatch.setattr(models, "get_model", make)
+    net = build_student("tv-frozen", channels=3, size=64, classes=10, seed=0)
+    assert isinstance(net, ExternalStudent)
+    first, second, third = (part for part in net.body if isinstance(part, nn.BatchNorm2d))
+    assert (first.running_mean.tolist(), first.running_var.tolist()) == ([1.0] * 4, [2.0] * 4)
+    assert (first.training, second.training) == (False, True)
+    assert second is third
+    assert first.num_batches_tracked is None
+    assert len(flatten_buffers(net)) == 2 * 2 * 4
+
+
 def test_timm() -> None:
     timm = pytest.importorskip("timm")
     net = build_student("timm-test_resnet", channels=1, size=64, classes=5, seed=4)

@@ -25,6 +25,7 @@ from ddbench.diffusion.recipe import DiffusionRecipe, unet_config
 from ddbench.networks.build import parameter_count
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash, read_json, text_hash
+from ddbench.runtime.numbers import exact
 
 KIND = "ddbench-diffusion"
 SCHEMA = 1
@@ -276,8 +277,8 @@ def check_model(model: DiffusionModel, dataset: Dataset, holdout: float | None =
         )
     if holdout is not None and model.recipe["holdout"] != holdout:
         raise UserError(
-            f"{model.folder}: was trained with --holdout {model.recipe['holdout']:g}, this run holds {holdout:g} of "
-            f"the training images out; {remedy} --holdout {holdout:g}"
+            f"{model.folder}: was trained with --holdout {exact(model.recipe['holdout'])}, this run holds "
+            f"{exact(holdout)} of the training images out; {remedy} --holdout {exact(holdout)}"
         )
 
 

@@ -10,6 +10,7 @@ from ddbench.config import apply_config, check_config, setting
 from ddbench.data.specs import PREPROCESS_KINDS
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import text_hash
+from ddbench.runtime.numbers import exact
 
 Kind = Literal["sgd", "gsam", "smooth"]
 
@@ -151,9 +152,9 @@ class ExpertRecipe(Smooth, Gsam, Sgd):
             if isinstance(value, bool):
                 parts.append(flag if value else f"--no-{flag[2:]}")
             elif field.name == "options":
-                parts.append(f"{flag} {' '.join(f'{name}={number:g}' for name, number in value)}")
+                parts.append(f"{flag} {' '.join(f'{name}={exact(number)}' for name, number in value)}")
             else:
-                parts.append(f"{flag} {value:g}" if isinstance(value, float) else f"{flag} {value}")
+                parts.append(f"{flag} {exact(value)}" if isinstance(value, float) else f"{flag} {value}")
         return " ".join(parts)
 
 

@@ -21,6 +21,7 @@ from ddbench.methods.facts import Facts
 from ddbench.methods.families.recovery import MILESTONE, Recovery, RecoveryConfig, crop_lower_bound
 from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.numbers import exact
 from ddbench.teachers.recipe import PENALTY_WEIGHTS
 from ddbench.teachers.store import penalty_of
 
@@ -79,8 +80,8 @@ class GUARD(Recovery[GUARDConfig]):
         if found != wanted:
             raise UserError(
                 f"{teacher.path}: was trained with {found or 'no penalty'}, GUARD asks for {wanted}; train one with "
-                f"ddbench teacher --penalty {wanted['penalty']} --penalty-weight {wanted['penalty_weight']:g} "
-                f"--penalty-step {wanted['penalty_step']:g}"
+                f"ddbench teacher --penalty {wanted['penalty']} --penalty-weight {exact(wanted['penalty_weight'])} "
+                f"--penalty-step {exact(wanted['penalty_step'])}"
             )
         if teacher.accuracy is not None and teacher.accuracy < LEAST_GAIN / self.context.classes:
             self.context.console.say(

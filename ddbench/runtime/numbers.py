@@ -1,4 +1,4 @@
-"""Whole numbers out of texts that people, file names and foreign files give."""
+"""Whole numbers out of texts that people, file names and foreign files give; numbers as texts that give them again."""
 
 from __future__ import annotations
 
@@ -38,6 +38,12 @@ def byte_count(text: str) -> int | None:
     """Bytes that a text such as ``8G``, ``500M`` or ``1.5G`` says, in powers of 1024; None: it is something else."""
     found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([KMGT])", text)
     return None if found is None else int(float(found[1]) * 1024 ** (1 + "KMGT".index(found[2])))
+
+
+def exact(value: float) -> str:
+    """A number in as few digits as give it again: what a command that repeats something has to say."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(float(value))
 
 
 def process_exists(pid: int) -> bool:

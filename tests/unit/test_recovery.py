@@ -684,6 +684,8 @@ def test_guard_wants_its_own_teacher(context: Context, teachers: Path):
     assert GUARD.needs(GUARDConfig(penalty="loss-gap"))[0].penalised["penalty_weight"] == 1e-4
     with pytest.raises(UserError, match=r"was trained with no penalty, GUARD asks for .* --penalty curvature"):
         fresh("guard", context)
+    with pytest.raises(UserError, match=r"--penalty-weight 12\.3456789 --penalty-step 0\.5$"):
+        fresh("guard", context, penalty_weight=12.3456789, penalty_step=0.5)
     assert not SRe2L.needs(SRe2LConfig())[0].penalised
     assert fresh("guard", context, teachers).context.given(TrainedTeacher).recipe["penalty"] == "curvature"
 

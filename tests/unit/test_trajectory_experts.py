@@ -15,6 +15,7 @@ from conftest import EAGER, TINY, TINY_EPOCHS, distill_tiny
 
 from ddbench.cli.buffer import EXAMPLES, Args
 from ddbench.cli.parse import parse
+from ddbench.experts.recipe import ExpertRecipe, buffer_command
 from ddbench.experts.store import TrajectoryStore, find_stores, read_store
 
 
@@ -45,6 +46,22 @@ def test_another_kind_is_refused(refused: Callable, buffers: Path, tmp_path: Pat
     args = parse(Args, words[2:], "ddbench buffer", "", EXAMPLES)
     own = args.settings
     assert (own.kind, args.student, own.rho, own.alpha) == ("gsam", TINY, 0.01, 0.3)
+
+
+def test_the_flags_of_a_recipe_give_it_again():
+    recipe = ExpertRecipe(
+        lr=0.0123456789,
+        weight_decay=1 / 3,
+        options=(("betas", 0.1234567), ("eps", 1e-8)),
+        decay=True,
+        holdout=0.05,
+        kind="gsam",
+        rho=1e-7,
+    )
+    words = buffer_command("digits", TINY, recipe, 3, "expert_trajectories", None).split()
+    assert parse(Args, words[2:], "ddbench buffer", "", EXAMPLES).settings == recipe
+    assert "--rho 1e-07 " in f"{recipe.flags()} "
+    assert "--holdout 0.05 " in f"{recipe.flags()} "
 
 
 def test_the_named_command_records_what_was_asked_for(ddb: Callable, refused: Callable, buffers: Path, tmp_path: Path):

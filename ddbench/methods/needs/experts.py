@@ -15,6 +15,7 @@ from ddbench.methods.needs import Need, Request
 from ddbench.methods.needs.flags import ExpertsFlags
 from ddbench.networks.build import build_student
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.numbers import exact
 
 EXPERTS = 20
 """How many experts a message tells to record where no recipe says."""
@@ -77,7 +78,7 @@ class Experts(Need[TrajectoryStore]):
             imported |= reason == SEEN_ALL
         if imported:
             raise UserError(
-                f"no experts of {run.student} on {spec.name} in {buffers} for --holdout {run.holdout:g}, but "
+                f"no experts of {run.student} on {spec.name} in {buffers} for --holdout {exact(run.holdout)}, but "
                 f"{'; '.join(reasons)}: add --holdout 0"
             )
         found = f"; what is there does not fit: {'; '.join(reasons)}" if reasons else ""
@@ -132,5 +133,5 @@ def _misfit(
     if recipe.holdout != wanted.holdout:
         if recipe.kind == IMPORTED:
             return SEEN_ALL
-        return f"was recorded with --holdout {recipe.holdout:g}, wanted {wanted.holdout:g}"
+        return f"was recorded with --holdout {exact(recipe.holdout)}, wanted {exact(wanted.holdout)}"
     return None

@@ -16,6 +16,8 @@ from typing import Any
 LOAD = os.getloadavg()[0]
 """Processes at work on the machine when the script began."""
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process compiles what it imports, torch too, anew
+
 
 def measure(script: str, *arguments: object, timeout: float = 3600) -> dict[str, Any]:
     """Run ``script --one ARGUMENTS`` in a fresh process; its last line of output is JSON.

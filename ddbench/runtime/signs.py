@@ -8,6 +8,7 @@ its silence, on its own machine at once.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import socket
@@ -254,13 +255,23 @@ def end_turns(folder: Path) -> None:
 
 
 def _bury(place: Path, holder: Seen) -> None:
-    """Take a dead process's sign away, and only that one."""
-    grave = place.with_name(f".{place.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    with contextlib.suppress(OSError):  # another one was first
-        place.rename(grave)
-        found = _holder(grave)
-        if found is not None and found.content != holder.content:  # of one who has just taken its turn
+    """Take a dead process's sign away, and only that one: who looked at it may have ended in peace since.
+
+    One process at a time does so. Nobody else takes that sign away, so the place is another's only after it.
+    """
+    grave = place.with_name(
+        f".{place.name}.{hashlib.sha256(canonical_json(holder.content).encode()).hexdigest()[:16]}.tmp"
+    )
+    sign = Sign(place.parent, TURN)
+    if not sign.take(grave):
+        other = _holder(grave)
+        if other is not None and other.dead:  # it was killed here
+            grave.unlink(missing_ok=True)
+        return
+    try:
+        found = _holder(place)
+        if found is not None and found.dead and found.content == holder.content:
             with contextlib.suppress(OSError):
-                os.link(grave, place)
-    with contextlib.suppress(OSError):
-        grave.unlink(missing_ok=True)
+                place.unlink(missing_ok=True)
+    finally:
+        sign.leave()

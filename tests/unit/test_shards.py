@@ -278,6 +278,44 @@ def test_turns(tmp_path: Path, monkeypatch):
     assert len(waited) == 3
 
 
+def sign_of_a_dead_one() -> str:
+    """What a process that is no more left in the place of a turn."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    return f"{socket.gethostname()}.{ended.pid}.00000000{signs.TURN}\n{{}}"
+
+
+def test_a_sign_that_took_a_dead_ones_place_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Two processes saw a dead one's sign; the slower one must not move what the faster one put there since."""
+    place = tmp_path / f"it{signs.TURN}"
+    place.write_text(sign_of_a_dead_one())
+    seen = signs._holder(place)
+    assert seen is not None
+    assert seen.dead
+    with signs.turn(tmp_path / "it", "number"):
+        there, look = [], signs._holder
+        monkeypatch.setattr(signs, "_holder", lambda path: there.append(place.exists()) or look(path))
+        signs._bury(place, seen)
+        assert there, "it was looked at again"
+        assert all(there), "or a third one could have taken the place meanwhile"
+        assert place.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_takes_a_dead_ones_sign_away_may_be_killed_at_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    place, dead = tmp_path / f"it{signs.TURN}", sign_of_a_dead_one()
+    place.write_text(dead)
+    with monkeypatch.context() as patch:
+        patch.setattr(signs.Sign, "leave", lambda self: signs._OWN.discard(self.path))
+        patch.setattr(Path, "unlink", lambda self, missing_ok=False: None)
+        signs._bury(place, signs._holder(place))
+    (grave,) = (path for path in tmp_path.iterdir() if path != place and not path.name.startswith(".clock"))
+    grave.write_text(dead)  # as that of a killed one
+    with signs.turn(tmp_path / "it", "number"):
+        assert not grave.exists()
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".clock")] == []
+
+
 def test_turns_exclude_each_other(tmp_path: Path):
     """Four processes count up a number in a file, each reading and writing it in its turn."""
     script = (

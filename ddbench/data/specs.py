@@ -19,6 +19,8 @@ OWN = (FOLDER, NPZ, HUB, GRAPHS)
 """Prefixes of the names of data of a user's own: ``folder:PATH``, ``npz:PATH``, ``hub:OWNER/NAME``, ``graphs:PATH``
 (``graphs:made`` is made on the spot)."""
 
+MADE = "graphs:made"
+
 OWN_FORMS = ("folder:PATH", "npz:PATH", "hub:OWNER/NAME", "graphs:PATH")
 
 SIZES = range(4, 1025)
@@ -31,6 +33,11 @@ PREPROCESS_KINDS: tuple[str, ...] = ("meanstd", "zca", *STATISTICS)
 def is_own(name: str) -> bool:
     """Whether a dataset is a user's own: its name says where its data are, and no other machine need have them."""
     return name.startswith(OWN)
+
+
+def is_read_elsewhere(name: str) -> bool:
+    """Whether a dataset is what lies where its name says; ``graphs:made`` lies nowhere."""
+    return is_own(name) and name != MADE
 
 
 def dataset_slug(name: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ddbench.config import apply_config, check_config
-from ddbench.data.specs import is_own
+from ddbench.data.specs import is_read_elsewhere
 from ddbench.leaderboard.packing import SYNSET_FILE
 from ddbench.leaderboard.result import Result, TaskInfo, plain
 from ddbench.runtime.errors import UserError
@@ -61,7 +61,7 @@ def check_tasks(result: Result, request: How) -> None:
         config = apply_config(kind.config_class, question["config"], where)
         check_config(config)
         for key, value in question["config"].items():
-            if isinstance(value, str) and is_own(value) and not request.folders:
+            if isinstance(value, str) and is_read_elsewhere(value) and not request.folders:
                 raise UserError(f"{where}: {key} {value[:80]} is data of its submitter's own: --allow-folders reads it")
             if isinstance(value, int | float) and not abs(value) <= LARGEST:
                 raise UserError(f"{where}: {key} {value} is more than verification does again ({LARGEST:,})")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddbench.data.specs import is_own
+from ddbench.data.specs import is_read_elsewhere
 from ddbench.leaderboard.attachments import SYNSET, Part, address, beside, check_part, needed
 from ddbench.leaderboard.columns import repeated
 from ddbench.leaderboard.consistency import protocol_of
@@ -322,7 +322,7 @@ def make_job(result: Result, request: Request) -> Job:
 
     where = f"row {result.id}"
     protocol, synset = _protocol(result, where), result.synset
-    own = is_own(synset.dataset)
+    own = is_read_elsewhere(synset.dataset)
     if own and not request.folders:
         raise UserError(
             f"{where} is of {synset.dataset[:80]}, data of its submitter's own: --allow-folders reads those of "

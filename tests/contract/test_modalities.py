@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import TINY, contents
 
-from ddbench.data.specs import modality_of
+from ddbench.data.specs import is_read_elsewhere, modality_of
 from ddbench.graphs.graphset import make_graphs
 from ddbench.graphs.read import Source, write_compact
 from ddbench.graphs.splits import Split as Parts
@@ -145,9 +145,10 @@ def test_a_row_and_its_verification(ddb: Command, tmp_path: Path):
     page = (board / "LEADERBOARD.md").read_text()
     assert "mirage" in page
     assert STUDENT in page
-    found = ddb("leaderboard", "verify", "--leaderboard", board, "--allow-folders", "--workers", 1)
+    found = ddb("leaderboard", "verify", "--leaderboard", board, "--workers", 1)
     assert found.code == 0, found.err + found.out
     assert found.out.count(": identical") == 3, found.out
+    assert is_read_elsewhere("graphs:made/../etc")
 
 
 @pytest.mark.parametrize("name", IMAGE_ONLY)
@@ -289,7 +290,7 @@ def test_work_on_graphs_is_told_as_of_the_cpu_where_there_is_a_gpu(
     told = replace(row, cost=replace(row.cost, evaluate=cost))
     assert make_job(told, Request(root=board, work=tmp_path / "work", folders=True)).device == "cpu"
     new = ["distill", "--method", "size", "--dataset", "graphs:made", "--out", tmp_path / "new"]
-    for argv in (new, ["evaluate", run], ["leaderboard", "verify", row.id, "--leaderboard", board, "--allow-folders"]):
+    for argv in (new, ["evaluate", run], ["leaderboard", "verify", row.id, "--leaderboard", board]):
         refused([*argv, "--device", "cuda"], "--device cuda: work on graphs is done on the CPU")
         refused([*argv, "--compile", "on"], "--compile on: work on graphs is done on the CPU")
 

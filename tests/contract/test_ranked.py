@@ -46,7 +46,7 @@ def test_figures_of_graphs_are_roc_auc(ddb: Callable, tmp_path: Path, monkeypatc
     told = json.loads(ddb("info", run, "--json").out)["evaluations"]["graph-v1"]
     assert (told["metric"], told["students"][STUDENT]["mean"]) == ("roc_auc", summary["roc_auc"]["mean"])
 
-    found = ddb("leaderboard", "verify", "--allow-folders", "--workers", 1)
+    found = ddb("leaderboard", "verify", "--workers", 1)
     assert re.search(rf"{STUDENT}, ROC-AUC +- +{auc:.2f} +{auc:.2f} ", found.out), found.out
 
 

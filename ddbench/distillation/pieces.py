@@ -7,12 +7,13 @@ that was begun in one process goes on in this way from its checkpoint, and the o
 
 from __future__ import annotations
 
+import copy
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from ddbench.distillation.folder import (
 )
 from ddbench.distillation.product import check_product, finish, wrap
 from ddbench.methods.base import Method, NotFiniteError
+from ddbench.methods.base import State as MethodState
 from ddbench.methods.returned import checked_state, metrics_of, state_of
 from ddbench.modalities import modality
 from ddbench.runtime import device as devices
@@ -196,7 +198,7 @@ class Piecework:
             self._method = self._run.method(console=Console(quiet=True))
             self._stack.enter_context(self._run.attention)
             self._method.setup()
-            self._beginning = state_of(self._method)
+            self._beginning = _apart(state_of(self._method))
             self._spent = (self._setup.wall, self._setup.cpu)
         return self._method
 
@@ -210,7 +212,7 @@ class Piecework:
         steps, path = method.pieces()[number], part_file(run.out, number)
         partial = path.with_suffix(f".{CHECKPOINT}")
         meter, metrics = Meter(), []
-        method.load_state(self._beginning)
+        method.load_state(_apart(self._beginning))
         done = resume(partial, method, meter, steps, Console(quiet=True))
         if done > steps.start:
             metrics = _metrics(partial, read_state(partial, method)[1], done - steps.start)
@@ -235,6 +237,12 @@ class Piecework:
 
 
 _HERE: ContextVar[Piecework | None] = ContextVar("piecework", default=None)
+
+
+def _apart(state: MethodState) -> MethodState:
+    """A copy: a method may give and take its own tensors, which the next piece changes."""
+    tensors = {name: tensor.clone() for name, tensor in state.tensors.items()}
+    return replace(state, tensors=tensors, values=copy.deepcopy(state.values))
 
 
 def piecework_here() -> Piecework | None:

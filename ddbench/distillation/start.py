@@ -313,11 +313,12 @@ def _opened(
     own = modality(dataset.spec.modality)
     device = ranks.device(own.device(given["device"], given["compile"]))
     how = {name: given[name] for name in _HOW} | {"threads": threads, "device": device}
+    asked = Sharing(shard=given["shard"], workers=workers, in_parts=given["in_parts"])
     again = {**given, "out": out, "threads": threads, "quiet": True, "workers": 1, "shard": WHOLE, "in_parts": False}
     run = RunSettings(
         **how,
         ranks=ranks,
-        sharing=Sharing(shard=given["shard"], workers=workers, arguments={"given": again, "settings": dict(settings)}),
+        sharing=replace(asked, arguments={"given": again, "settings": dict(settings)}),
         ipc=ipc or 0,
         student=own.run_student(student, dataset),
         preprocess=said["preprocess"],

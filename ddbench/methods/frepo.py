@@ -75,7 +75,7 @@ class FRePo(KernelMethod[FRePoConfig]):
 
     def first_ages(self) -> list[int]:
         """Staggered."""
-        return [10 * index for index in range(self.config.pool)]
+        return [self.config.oldest // self.config.pool * index for index in range(self.config.pool)]
 
     def setup(self) -> None:
         """As the family's; then LAMB."""

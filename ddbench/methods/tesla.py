@@ -26,8 +26,9 @@ from torch import Tensor
 
 from ddbench.methods.base import State
 from ddbench.methods.facts import Facts
-from ddbench.methods.families.trajectory import TrajectoryConfig, TrajectoryMethod
+from ddbench.methods.families.trajectory import BATCH, TrajectoryConfig, TrajectoryMethod
 from ddbench.methods.parts.segments import Segment
+from ddbench.training.distribution import mixes_images
 from ddbench.training.problem import InnerResult
 
 
@@ -72,7 +73,9 @@ class TESLA(TrajectoryMethod[TESLAConfig]):
     @torch.no_grad()
     def expert_labels(self, segment: Segment) -> Tensor:
         """Logits ``(S, K)`` of the images, not augmented, under the segment's target weights."""
-        return self.inner.net(segment.target, self.images.detach())
+        net, images = self.inner.net, self.images.detach()
+        parts = [images] if mixes_images(net.module) else images.split(BATCH)
+        return torch.cat([net(segment.target, part) for part in parts])
 
     def labels(self, segment: Segment) -> Tensor:
         """What the student learns; the gradient of soft labels is not used."""

@@ -16,6 +16,8 @@ import ddbench
 from ddbench.distillation.pieces import RUN, units_of
 from ddbench.methods import METHODS
 from ddbench.runtime import signs
+from ddbench.runtime.errors import UserError
+from ddbench.synset import read_synset
 
 PATIENCE = 120.0
 
@@ -165,6 +167,46 @@ def test_a_killed_shard(bright: Callable, ddb: Callable[..., Outcome], data_root
     assert made.code == 0, made.err
     assert contents(tmp_path / "one", "cost.json") == contents(tmp_path / "two", "cost.json")
     assert ddb(*command, "--status").out == f"{tmp_path / 'two'}: 10 done, of 10\n"
+
+
+def test_a_state_that_gives_the_methods_own_tensors(bright: Callable, ddb: Callable[..., Outcome], tmp_path: Path):
+    """Every part begins as the method was set up, whatever the parts before it in this process did to its tensors."""
+    text = METHOD
+    for line, other in (
+        ("self.levels = torch.zeros(0, dtype=torch.float32)", "self.levels = torch.zeros(self.context.classes)"),
+        (
+            "self.levels = torch.cat([self.levels, torch.tensor([float(iteration)])])",
+            "self.levels[iteration // self.config.steps] += iteration + 1",
+        ),
+        ('self.levels = state.tensors["levels"].cpu()', 'self.levels.copy_(state.tensors["levels"])'),
+        (
+            'return joined(states, "levels")',
+            'return State(tensors={"levels": sum(one.tensors["levels"] for one in states)})',
+        ),
+    ):
+        assert line in text
+        text = text.replace(line, other)
+    (tmp_path / "method" / "bright.py").write_text(text)
+    assert ddb(*bright(tmp_path / "one", "--quiet")).code == 0
+    for shard in ("0/2", "1/2"):
+        ddb(*bright(tmp_path / "two", "--quiet", "--shard", shard))
+    assert contents(tmp_path / "one", "cost.json") == contents(tmp_path / "two", "cost.json")
+    levels = read_synset(tmp_path / "two" / "synset.safetensors").images.flatten(1)[:, 0]
+    assert levels.tolist() == list(range(1, 20, 2))
+
+
+def test_an_engine_wants_the_parts(monkeypatch: pytest.MonkeyPatch, data_root: Path, tmp_path: Path):
+    """With one worker too; a method of one piece is refused."""
+    from ddbench.distillation import runner, start
+
+    asked = []
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "distill", lambda **given: asked.append(given["settings"].sharing.asked))
+        for in_parts in (False, True):
+            start.distill("kcenter", dataset="digits", ipc=1, data=data_root, out=tmp_path / "a", in_parts=in_parts)
+    assert asked == ["", "--engine ray"]
+    with pytest.raises(UserError, match="--engine ray"):
+        start.distill("dm", dataset="digits", ipc=1, data=data_root, out=tmp_path / "b", in_parts=True, quiet=True)
 
 
 def test_status_of_another_run_is_refused(ddb: Callable[..., Outcome], refused: Callable[..., str], tmp_path: Path):

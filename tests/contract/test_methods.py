@@ -24,7 +24,7 @@ from ddbench.distillation.runner import RunSettings, distill
 from ddbench.experts.recipe import KINDS
 from ddbench.experts.store import find_stores
 from ddbench.methods import METHODS, description
-from ddbench.methods.base import Context, Method, State, check_ipc
+from ddbench.methods.base import Context, Method, NotFiniteError, State, check_ipc
 from ddbench.methods.needs.diffusion import Diffusion, Generator
 from ddbench.methods.needs.experts import Experts
 from ddbench.methods.needs.flags import DiffusionFlags, ExpertsFlags, TeacherFlags
@@ -529,10 +529,37 @@ def test_smallest_class_is_named(context: Context):
         check_ipc(int(counts.min()) + 1, context.train, CLASSES, names)
 
 
-def test_diverging_run_keeps_its_last_good_state(make: Callable, tmp_path: Path):
-    config = dataclasses.replace(small_config("mtt"), lr_images=1e30)
-    with pytest.raises(UserError, match=r"iteration [0-9]: the matching loss is .*likely cause: .*last_good"):
-        make("mtt", tmp_path / "run", config=config)
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("mtt", {"lr_images": 1e30}, "the matching loss is .*likely cause"),
+        ("dsa", {"lr_student": 1e20, "outer_loops": 3, "inner_epochs": 5}, "training the network .*lower --lr-student"),
+        ("frepo", {"lr_pool": 1e38, "iterations": 1}, "a network of the pool diverged; likely cause"),
+        ("rcig", {"lr_pool": 1e38}, "a network of the pool diverged; likely cause"),
+    ],
+)
+def test_diverging_run_keeps_its_last_good_state(
+    name: str, changes: dict[str, Any], words: str, make: Callable, tmp_path: Path
+):
+    config = dataclasses.replace(small_config(name), **changes)
+    with pytest.raises(UserError, match=rf"iteration [0-9]: {words}.*last_good"):
+        make(name, tmp_path / "run", config=config)
     synset = read_synset(tmp_path / "run" / "last_good.safetensors")
     assert bool(torch.isfinite(synset.images).all())
+    assert (tmp_path / "run" / "checkpoint.safetensors").exists()
     assert not (tmp_path / "run" / "synset.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["frepo", "rcig"])
+def test_features_without_a_regression_are_a_step_that_is_not_taken(name: str, context: Context):
+    method = METHODS.get(name)(small_config(name), context)
+    method.setup()
+    method.pool.weights.fill_(torch.nan)
+    with pytest.raises(NotFiniteError, match=r"a network's features have no regression|the meta loss is nan"):
+        method.step(0)
+
+
+def test_first_ages_of_frepo_are_spread_over_a_life(context: Context):
+    config = dataclasses.replace(small_config("frepo"), pool=4, oldest=100)
+    method = METHODS.get("frepo")(config, context)
+    assert method.first_ages() == [0, 25, 50, 75]

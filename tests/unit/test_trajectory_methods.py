@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ddbench.config import recorded_config
 from ddbench.experts.store import find_stores
-from ddbench.methods import METHODS
+from ddbench.methods import METHODS, tesla
 from ddbench.methods.base import Context, Distilled, NotFiniteError, State
 from ddbench.methods.families.trajectory import TrajectoryMethod, bytes_of
 from ddbench.methods.ftd import FTD, FTDConfig
@@ -181,6 +181,26 @@ def test_soft_labels_of_the_product(context: Context):
     method.step(3)
     assert torch.equal(after.labels, kept), "a product is a copy"
     assert not torch.equal(method.distilled().labels, kept)
+
+
+def test_soft_labels_are_asked_in_batches(context: Context, monkeypatch: pytest.MonkeyPatch):
+    """So that the method's memory does not grow with the synset."""
+    whole = ready(TESLA, context, labels="expert")
+    monkeypatch.setattr(tesla, "BATCH", 3)
+    method, seen = ready(TESLA, context, labels="expert"), []
+    net = method.inner.net
+
+    class Watched:
+        module = net.module
+
+        def __call__(self, theta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+            seen.append(len(x))
+            return net(theta, x)
+
+    monkeypatch.setattr(method.inner, "net", Watched())
+    segment = method.draw_segment(0)
+    torch.testing.assert_close(method.expert_labels(segment), whole.expert_labels(segment), rtol=1e-5, atol=1e-5)
+    assert seen == [3] * 6 + [2]
 
 
 def test_tesla_with_soft_labels_goes_on_from_its_state(context: Context):

@@ -138,7 +138,14 @@ class GradientMatching(Method[M]):
 
     def step(self, iteration: int) -> dict[str, float]:
         """One image step and the training after it; returns the matching loss and the norm of the images' gradient."""
-        outer, loop = divmod(iteration, self._loops)
+        before = {name: tensor.clone() for name, tensor in self.state().tensors.items()}
+        try:
+            return self._image_step(*divmod(iteration, self._loops))
+        except NotFiniteError:
+            self.load_state(State(tensors=before))
+            raise
+
+    def _image_step(self, outer: int, loop: int) -> dict[str, float]:
         net = self._network
         if loop == 0 or net is None:
             net = self._fresh(outer)
@@ -153,6 +160,8 @@ class GradientMatching(Method[M]):
         if loop + 1 < self._loops:
             self._train(net, outer, loop)
             self._settle_norms(net, outer, loop + 1)
+            if not all(bool(torch.isfinite(tensor).all()) for tensor in net.state_dict().values()):
+                raise NotFiniteError(f"training the network on the synset; likely cause: {self._cause(net)}")
             self._network = net
         return {"loss": found, "grad_norm_images": norm, "outer_iteration": float(outer)}
 

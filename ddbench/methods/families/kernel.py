@@ -258,18 +258,25 @@ class KernelMethod(Method[K]):
         """One meta step, and the training of the network that it used."""
         x, y = self.real_batch(iteration)
         member = self.pool.draw(iteration)
-        metrics, gradients = self.meta(member, x, y, iteration)
+        cause = (
+            f"likely cause: the rates of images and labels, or --lr-pool {self.config.lr_pool:g}, are too high: divide "
+            "them by 10"
+        )
+        try:
+            metrics, gradients = self.meta(member, x, y, iteration)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # of features that are NaN, or all 0
+            raise NotFiniteError(f"a network's features have no regression; {cause}") from None
         finite = all(bool(torch.isfinite(part).all()) for part in gradients.values())
         if not (finite and math.isfinite(metrics["loss"])):
-            raise NotFiniteError(
-                f"the meta loss is {metrics['loss']:g}; likely cause: the rates of images and labels, or --lr-pool "
-                f"{self.config.lr_pool:g}, are too high: divide them by 10"
-            )
+            raise NotFiniteError(f"the meta loss is {metrics['loss']:g}; {cause}")
+        before = {name: part.clone() for name, part in {**self.learned.named(), **self.optimiser_state()}.items()}
         self.descend(gradients, iteration)
-        self._train_member(member, iteration)
+        if not self._train_member(member, iteration):
+            self.load_state(State(tensors={**before, **self.pool.state()}))
+            raise NotFiniteError(f"a network of the pool diverged; {cause}")
         return metrics
 
-    def _train_member(self, member: int, iteration: int) -> None:
+    def _train_member(self, member: int, iteration: int) -> bool:
         images, labels = self.shown(self.learned.images, self.learned.labels)
 
         def gradient(theta: Tensor, step: int) -> Tensor:
@@ -278,7 +285,7 @@ class KernelMethod(Method[K]):
             weights = theta.detach().clone().requires_grad_()
             return torch.autograd.grad(self.pool_loss(self.net.both(weights, x)[1], y), weights)[0]
 
-        self.pool.train(member, self.steps_of_pool(iteration), gradient)
+        return self.pool.train(member, self.steps_of_pool(iteration), gradient)
 
     def pool_batch(self, count: int, iteration: int, step: int) -> Tensor | None:
         """Indices of the images that a network is trained on in a step; None: all."""

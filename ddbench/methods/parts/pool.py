@@ -50,13 +50,17 @@ class Pool:
         """The member of an iteration, each as likely."""
         return int(torch.randint(len(self), (), generator=seeds.generator(self._seed, "pool-draw", iteration)))
 
-    def train(self, index: int, steps: int, gradient: Callable[[Tensor, int], Tensor]) -> None:
+    def train(self, index: int, steps: int, gradient: Callable[[Tensor, int], Tensor]) -> bool:
         """Train a member, and renew it where it is old enough then.
 
         Args:
             gradient: ``(weights, step) -> gradient``, both ``(P,)``.
+
+        Returns:
+            Whether its weights and moments are finite; if not, the member is as it was.
         """
-        theta, first, second = self.weights[index], self.first[index], self.second[index]
+        theta, first, second = parts = self.weights[index], self.first[index], self.second[index]
+        before, count = [part.clone() for part in parts], int(self.steps[index])
         for step in range(steps):
             slope = gradient(theta, step)
             self.steps[index] += 1
@@ -65,6 +69,11 @@ class Pool:
             second.mul_(BETAS[1]).add_(slope.square(), alpha=1 - BETAS[1])
             scale = (second / (1 - BETAS[1] ** number)).sqrt_().add_(EPS)
             theta.sub_(self._lr / (1 - BETAS[0] ** number) * first / scale)
+        if not all(bool(torch.isfinite(part).all()) for part in parts):
+            for part, was in zip(parts, before, strict=True):
+                part.copy_(was)
+            self.steps[index] = count
+            return False
         self.ages[index] += steps
         if int(self.ages[index]) >= self._oldest:
             self.lives[index] += 1
@@ -72,6 +81,7 @@ class Pool:
             self.weights[index] = self._born(index)
             first.zero_()
             second.zero_()
+        return True
 
     def state(self) -> dict[str, Tensor]:
         """Everything, as ``pool.<attribute>``."""

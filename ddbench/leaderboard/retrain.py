@@ -27,7 +27,7 @@ from ddbench.leaderboard.verification import Verification, load_verifications, m
 from ddbench.modalities import modality
 from ddbench.runtime.errors import UserError, one_line
 from ddbench.runtime.files import canonical_json, ensure_writable, text_hash
-from ddbench.runtime.jobs import WorkerDied
+from ddbench.runtime.jobs import WorkerDied, is_elsewhere
 from ddbench.runtime.numbers import check_count
 from ddbench.runtime.progress import Console
 from ddbench.runtime.shards import WHOLE, Shard, State, Units, run_units
@@ -184,11 +184,12 @@ def verify_rows(request: Request, rows: Sequence[Result], max_seconds: float | N
 
     Args:
         max_seconds: what is unfinished then is stopped, and goes on at the next call. Rows are then trained at once,
-            ``workers`` of them, each in a process of its own.
+            ``workers`` of them, each in a process of its own; so they are, as many as it takes, on another engine.
     """
     job, shared, workers, deadline = "ddbench.leaderboard.retrain:verify_row", request, 1, None
-    if max_seconds is not None:
+    if max_seconds is not None or is_elsewhere():
         shared, workers = replace(request, workers=1, quiet=True), request.workers
+    if max_seconds is not None:
         deadline = time.monotonic() + max_seconds
     names = [(row.id,) for row in rows]
     for index, outcome in run_units(

@@ -61,6 +61,11 @@ def engine(one: Engine) -> Iterator[None]:
         _ENGINE.reset(token)
 
 
+def is_elsewhere() -> bool:
+    """Whether jobs run on another engine, which shares them out itself, however many workers are asked for."""
+    return _ENGINE.get() is not None
+
+
 def run_jobs(
     target: str,
     shared: Any,
@@ -159,7 +164,7 @@ def warm(target: str) -> None:
     Args:
         target: ``"module:function"`` or ``"module"``. What the first call names is imported; later ones change nothing.
     """
-    if _method() == "forkserver" and _ENGINE.get() is None:
+    if _method() == "forkserver" and not is_elsewhere():
         # 3.11 to 3.13 do not hand our sys.path to the server; what it cannot import, each worker imports itself.
         multiprocessing.set_forkserver_preload([target.partition(":")[0]])
         forkserver.ensure_running()

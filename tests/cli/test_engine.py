@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from conftest import random_tiny
+from made_board import made_result
 
+from ddbench.leaderboard.retrain import Request, verify_rows
 from ddbench.runtime import jobs
 from ddbench.runtime.jobs import run_jobs
 
@@ -100,3 +102,23 @@ def test_what_a_verb_distills_for_itself_is_done_by_itself(ddb: Callable, tmp_pa
     with jobs.engine(Backwards()):
         made = ddb(*random_tiny(tmp_path / "run"))
     assert made.code == 0, made.err
+
+
+class Noting:
+    """An engine that does nothing but note what its jobs are given."""
+
+    def __init__(self) -> None:
+        self.shared: list[Any] = []
+
+    def run(self, target: str, shared: Any, *rest: Any, survive: bool = False) -> Iterator[tuple[int, Any]]:
+        self.shared.append(shared.shared)
+        yield from ()
+
+
+@pytest.mark.parametrize("seconds", [None, 60.0])
+def test_a_row_on_an_engine_has_one_process(seconds: float | None, tmp_path: Path):
+    """Each row is a job of the engine; as many processes again in each would be workers by workers."""
+    request, noting = Request(root=tmp_path, work=tmp_path / "work", workers=3), Noting()
+    with jobs.engine(noting):
+        assert list(verify_rows(request, [made_result("mtt"), made_result("dm")], seconds)) == []
+    assert [given.workers for given in noting.shared] == [1]

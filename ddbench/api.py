@@ -161,9 +161,12 @@ def submit(
     teacher_url: str = "",
     labels: Path | str | None = None,
     labels_url: str = "",
+    leave_out: Sequence[str] = (),
     tasks: Sequence[Path | str] = (),
 ) -> Plan:
     """Put an evaluation of a run on a board, as ``ddbench submit``; the same one again changes nothing.
+
+    While another process writes to the board, this one waits.
 
     Args:
         run: a run folder, or the synset file in it.
@@ -174,6 +177,7 @@ def submit(
         claims: student -> accuracy (0 to 1) that the authors report, in ``claim_source`` (one for all, or one each).
         authors, links, code, licence, note, synset_url, teacher_url, labels_url: as
             :class:`ddbench.leaderboard.submit.Submission`.
+        leave_out: students of the evaluation that are not to be on the row, such as those that diverged.
         tasks: results of :func:`task` that have the run.
         teacher, teachers, labels: where files are that the evaluation used, if not where they usually are.
 
@@ -182,25 +186,24 @@ def submit(
         has and lacks.
 
     Raises:
-        UserError: no evaluation, several and none named, one of another synset, or a value that cannot be published.
+        UserError: no run, no evaluation, several and none named, one of another synset, or a value that cannot be
+            published.
     """
     from ddbench.leaderboard.packing import Given
-    from ddbench.leaderboard.submit import Submission, make_result, plan_submission, write_plan
+    from ddbench.leaderboard.submit import Submission, submit_run
 
-    folder = Path(run) if Path(run).is_dir() else Path(run).parent
     said: dict[str, Any] = {"method": method, "method_title": name, "authors": authors, "links": links, "code": code}
     said |= {"licence": licence, "note": note, "claims": _claims(claims or {}), "claim_source": claim_source}
     said |= {
+        "leave_out": leave_out,
         "tasks": [Path(one) for one in tasks],
         "synset_url": synset_url,
         "teacher_url": teacher_url,
         "labels_url": labels_url,
     }
     given = Given(teacher=_path(teacher), labels=_path(labels), teachers=Path(teachers))
-    plan = plan_submission(folder, Path(leaderboard), make_result(folder, protocol, Submission(**said), given), given)
-    if not dry_run:
-        write_plan(plan)
-    return plan
+    found = submit_run(Path(run), Path(leaderboard), Submission(**said), given, protocol=protocol, dry_run=dry_run)
+    return found[0][0]
 
 
 def _path(place: Path | str | None) -> Path | None:

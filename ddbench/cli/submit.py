@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from tyro.conf import Positional, UseAppendAction
 
 from ddbench.cli.parse import parse
-from ddbench.runtime.signs import turn
 
 if TYPE_CHECKING:
     from ddbench.leaderboard.submit import Plan
@@ -33,7 +32,7 @@ class SubmitArgs:
     """Flags of ``submit``."""
 
     run: Positional[Path]
-    """Folder of the run, evaluated with `ddbench evaluate`."""
+    """Folder of the run, evaluated with `ddbench evaluate`, or the synset file in it."""
     leaderboard: Path = Path("leaderboard")
     """Folder of the board."""
     protocol: str | None = None
@@ -82,11 +81,11 @@ def main(argv: list[str]) -> None:
     """Run ``ddbench submit``.
 
     Raises:
-        UserError: no evaluation, an evaluation of another synset, or a value that the result schema refuses.
+        UserError: no run, no evaluation, one of another synset, or a value that the result schema refuses.
     """
     args = parse(SubmitArgs, argv, "ddbench submit", DESCRIPTION, EXAMPLES)
     from ddbench.leaderboard.packing import Given
-    from ddbench.leaderboard.submit import Submission, parse_claim, plan_submissions
+    from ddbench.leaderboard.submit import Submission, parse_claim, submit_run
 
     submission = Submission(
         method=args.method,
@@ -106,24 +105,26 @@ def main(argv: list[str]) -> None:
     )
     given = Given(teacher=args.teacher, labels=args.labels, teachers=args.teachers)
 
-    def planned() -> list[Plan]:
-        return plan_submissions(args.run, args.leaderboard, submission, given, protocol=args.protocol, every=args.all)
-
-    plans = planned()
+    made = submit_run(
+        args.run,
+        args.leaderboard,
+        submission,
+        given,
+        protocol=args.protocol,
+        every=args.all,
+        dry_run=args.dry_run,
+    )
     if args.protocol is None and not args.all:
         _say_which(args.run)
-    if args.dry_run or not any(plan.attachments or not plan.known for plan in plans):
-        written = [_carry_out(plan, args) for plan in plans]
-    else:
-        with turn(args.leaderboard / "submit", "board"):  # so that what another process added is known
-            written = [_carry_out(plan, args) for plan in planned()]
-    if any(written):
+    for plan, paths in made:
+        _say(plan, paths, args.dry_run)
+    if any(paths for _, paths in made):
         print(f"next: ddbench leaderboard build --leaderboard {args.leaderboard}")
 
 
 def _say_which(run: Path) -> None:
     """Which evaluation of several is taken though none was named."""
-    from ddbench.leaderboard.submit import evaluation_path, evaluations
+    from ddbench.leaderboard.evaluated import evaluation_path, evaluations
 
     taken = evaluation_path(run, None).stem
     others = [path.stem for path in evaluations(run) if path.stem != taken]
@@ -131,27 +132,23 @@ def _say_which(run: Path) -> None:
         print(f"taking {taken}, the only standard evaluation; --protocol takes another: {', '.join(others)}")
 
 
-def _carry_out(plan: Plan, args: SubmitArgs) -> bool:
-    """Write one row, or say what would be written; returns whether something was."""
-    from ddbench.leaderboard.submit import write_plan
-
-    added = [str(path) for path in plan.attachments]
-    if args.dry_run:
+def _say(plan: Plan, paths: list[Path], dry_run: bool) -> None:
+    """What was written for one row, or would be."""
+    added = ", ".join(map(str, plan.attachments))
+    if dry_run:
         if plan.known:
-            print(f"already there: {plan.path}" + (f"; would add {', '.join(added)}" if added else ""))
+            print(f"already there: {plan.path}" + (f"; would add {added}" if added else ""))
         else:
-            print(f"would write {', '.join([*added, str(plan.path)])}")
+            print(f"would write {', '.join(map(str, [*plan.attachments, plan.path]))}")
         _print_items(plan)
     elif plan.known:
-        paths = write_plan(plan)
-        print(f"already there: {plan.path}" + (f"; added {', '.join(added)}" if paths else ", nothing to do"))
+        print(f"already there: {plan.path}" + (f"; added {added}" if paths else ", nothing to do"))
     else:
-        print(f"wrote {', '.join(map(str, write_plan(plan)))}")
+        print(f"wrote {', '.join(map(str, paths))}")
     if not plan.known and not plan.result.protocol.standard:
         print("the row is non-standard: protocol settings were altered")
-    for item in plan.lacks if not args.dry_run else []:
+    for item in plan.lacks if not dry_run else []:
         print(f"nobody else can train this row again: {item.name} {item.text}")
-    return not args.dry_run and bool(added or not plan.known)
 
 
 def _print_items(plan: Plan) -> None:

@@ -15,7 +15,7 @@ from ddbench.hub import CARD, DATA, INFO, KIND, LABELS, PREVIEW, SCHEMA, parquet
 from ddbench.hub.card import Place, Subject, card
 from ddbench.hub.columns import Feature, arrays_of, features_of, fixed, lists, nested, schema, value
 from ddbench.leaderboard.board import read_board
-from ddbench.leaderboard.submit import read_evaluation
+from ddbench.leaderboard.evaluated import read_evaluation
 from ddbench.protocols import labels as stored
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash, is_temporary, read_json, write_atomic, write_json, write_text

@@ -9,6 +9,7 @@ from typing import Any
 
 from ddbench.evaluation.result import without_students
 from ddbench.leaderboard.attachments import IMPORTED, LABELS, SYNSET, needed
+from ddbench.leaderboard.evaluated import COPIED, evaluation_path, read_evaluation, run_folder, standard_evaluations
 from ddbench.leaderboard.packing import NEEDED, Given, Item, find_part, hash_of, pack
 from ddbench.leaderboard.recorded import read_cost, read_scores, read_tasks
 from ddbench.leaderboard.result import KIND, SCHEMA, Result
@@ -28,23 +29,8 @@ from ddbench.leaderboard.verification import SUFFIX
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import read_bytes, read_json, write_bytes
+from ddbench.runtime.signs import turn
 
-EVALUATION_KIND = "ddbench-evaluation"
-EVALUATION_SCHEMA = 1
-COPIED = (
-    "synset",
-    "teacher",
-    "labels",
-    "protocol",
-    "learning_rates",
-    "runs",
-    "summary",
-    "metrics",
-    "precision",
-    "threads",
-    "at_once",
-    "versions",
-)
 COPIED_IF_THERE = ("details", "measured")
 CODE = "code"
 NOT_RECIPE = (
@@ -302,6 +288,40 @@ def plan_submissions(
     return [plan_submission(run, board, result, given) for result in results]
 
 
+def submit_run(
+    place: Path,
+    board: Path,
+    submission: Submission,
+    given: Given,
+    *,
+    protocol: str | None = None,
+    every: bool = False,
+    dry_run: bool = False,
+) -> list[tuple[Plan, list[Path]]]:
+    """Put an evaluation of a run on a board, or every standard one; one process at a time writes to a board.
+
+    Args:
+        place: folder of the run, or the synset file in it.
+        dry_run: write nothing.
+
+    Returns:
+        What was planned, each with the files that were written.
+
+    Raises:
+        UserError: no such run, or as :func:`plan_submissions` and :func:`write_plan`.
+    """
+    run = run_folder(place)
+
+    def planned() -> list[Plan]:
+        return plan_submissions(run, board, submission, given, protocol=protocol, every=every)
+
+    plans = planned()
+    if dry_run or not any(plan.attachments or not plan.known for plan in plans):
+        return [(plan, []) for plan in plans]
+    with turn(board / "submit", "board"):  # so that what another process added is known
+        return [(plan, write_plan(plan)) for plan in planned()]
+
+
 def _earlier(board: Path, result: Result) -> list[Result]:
     """Rows of the same subject; whoever submitted them may have called the method otherwise."""
     synset = result.synset
@@ -346,92 +366,3 @@ def _named(content: dict[str, Any], where: str) -> Result:
             f"{where}: a text in it is no Unicode (half a character); the run's files are damaged"
         ) from None
     return check_result({**content, "id": name}, where)
-
-
-def evaluations(run: Path) -> list[Path]:
-    """The evaluations of a run, by name.
-
-    Raises:
-        UserError: no such run, or none.
-    """
-    if not run.is_dir():
-        raise UserError(f"{run}: no such run folder; `ddbench distill ... --out {run}` makes one")
-    found = sorted(path for path in (run / "evaluations").glob("*.json") if not path.name.endswith(".cost.json"))
-    if not found:
-        raise UserError(f"{run}: not evaluated yet: run `ddbench evaluate {run}` first")
-    return found
-
-
-def standard_evaluations(run: Path) -> list[str]:
-    """Names of the evaluations of a run that altered nothing of their protocol.
-
-    Raises:
-        UserError: none, or one is malformed.
-    """
-    names = [path.stem for path in evaluations(run) if _is_standard(read_evaluation(path))]
-    if not names:
-        raise UserError(f"{run}: no standard evaluation; choose one with --protocol, or run `ddbench evaluate {run}`")
-    return names
-
-
-def _is_standard(evaluation: dict[str, Any]) -> bool:
-    protocol = evaluation["protocol"]
-    return isinstance(protocol, dict) and protocol.get("standard") is True
-
-
-def evaluation_path(run: Path, protocol: str | None) -> Path:
-    """The evaluation that is to be submitted: the one that is named, the only one, or the only standard one.
-
-    Raises:
-        UserError: none of that name, or several and none named.
-    """
-    found = evaluations(run)
-    names = [path.stem for path in found]
-    if protocol is not None:
-        if protocol not in names:
-            raise UserError(
-                f"--protocol {protocol}: no such evaluation{suggest(protocol, names)} in {run}; there are: "
-                f"{', '.join(names)}; or run `ddbench evaluate {run} --protocol {protocol}`"
-            )
-        return found[names.index(protocol)]
-    if len(found) == 1:
-        return found[0]
-    standard = [path for path in found if _is_standard(read_evaluation(path))]
-    if len(standard) != 1:
-        every = " (or --all, the standard ones)" if standard else ", none of them standard"
-        raise UserError(f"{run}: several evaluations; choose one with --protocol{every}: {', '.join(names)}")
-    return standard[0]
-
-
-def _are_runs(found: object) -> bool:
-    if not isinstance(found, list):
-        return False
-    return all(isinstance(run, dict) and isinstance(run.get("student"), str) and "seed" in run for run in found)
-
-
-def read_evaluation(path: Path) -> dict[str, Any]:
-    """What ``ddbench evaluate`` wrote, with everything that a row takes of it.
-
-    Raises:
-        UserError: something else, not whole, or made by a newer ddbench.
-    """
-    evaluation = read_json(path, "run evaluation", MAX_RESULT_BYTES)
-    if not isinstance(evaluation, dict) or evaluation.get("kind") != EVALUATION_KIND:
-        raise UserError(f"{path}: not an evaluation; `ddbench evaluate RUN` writes one")
-    version = evaluation.get("schema")
-    if isinstance(version, int) and version > EVALUATION_SCHEMA:
-        raise UserError(f"{path}: schema {version} was made by a newer ddbench (this one reads 1): upgrade")
-    missing = [name for name in COPIED if name not in evaluation]
-    if version != EVALUATION_SCHEMA or missing:
-        raise UserError(f"{path}: not a whole evaluation ({', '.join(missing) or 'schema'} missing); evaluate again")
-    for name in ("runs", "diverged"):
-        if not _are_runs(evaluation.get(name, [])):
-            raise UserError(f"{path}: {name}: expected a list of runs, each with student and seed; evaluate again")
-    for name in ("synset", "protocol"):
-        if not isinstance(evaluation[name], dict):
-            raise UserError(f"{path}: {name}: expected a table; evaluate again")
-    for name in ("learning_rates", "summary", "details"):
-        table = evaluation.get(name, {})
-        if not isinstance(table, dict) or not all(isinstance(entry, dict) for entry in table.values()):
-            raise UserError(f"{path}: {name}: expected a table by student; evaluate again")
-    return evaluation

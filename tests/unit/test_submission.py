@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import inspect
 import json
 import shlex
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_leaderboard import CONVNET, MLP, break_evaluation, everything, make_run, safetensors
 
+import ddbench
 from ddbench.cli import submit as verb
 from ddbench.cli.buffer import Args
 from ddbench.cli.parse import parse
@@ -23,6 +28,7 @@ from ddbench.leaderboard.commands import expert_command, run_flags
 from ddbench.leaderboard.packing import Given, find_part
 from ddbench.leaderboard.schema import load_results, read_result
 from ddbench.leaderboard.submit import Submission, make_result, plan_submission, write_plan
+from ddbench.runtime import signs
 from ddbench.runtime.errors import UserError
 
 
@@ -33,6 +39,62 @@ def board(tmp_path: Path) -> Path:
 
 def call(run: Path, board: Path, *flags: str) -> None:
     verb.main([str(run), "--leaderboard", str(board), "--teachers", str(board.parent / "teachers"), *flags])
+
+
+def by_python(run: Path, board: Path, note: str) -> None:
+    ddbench.submit(run, board, note=note)
+
+
+def by_verb(run: Path, board: Path, note: str) -> None:
+    call(run, board, "--note", note)
+
+
+WAYS = pytest.mark.parametrize("way", [by_python, by_verb])
+
+
+@WAYS
+def test_a_run_is_its_folder_or_its_synset_file(way: Callable, tmp_path: Path, board: Path) -> None:
+    """No other path in a run's folder stands for the run: a mistyped name would be its neighbour's row."""
+    run = make_run(tmp_path / "run")
+    (run / "other.safetensors").write_bytes(b"x")
+    for place, words in (("mistyped", "no such run folder"), ("other.safetensors", "a file; expected the folder")):
+        with pytest.raises(UserError, match=f"{place}: {words}"):
+            way(run / place, board, "x")
+    assert not board.exists()
+    way(run / "synset.safetensors", board, "x")
+    before = everything(board)
+    way(run, board, "x")
+    assert everything(board) == before
+
+
+@WAYS
+def test_a_board_is_written_to_in_turn(
+    way: Callable, tmp_path: Path, board: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another process added in its turn is known: the later row supersedes it."""
+    run = make_run(tmp_path / "run")
+    other = contextlib.ExitStack()
+
+    def ends(seconds: float) -> None:
+        write_plan(plan_submission(run, board, make_result(run)))
+        other.close()
+
+    monkeypatch.setattr(signs.time, "sleep", ends)
+    other.enter_context(signs.turn(board / "submit", "board"))
+    way(run, board, "second")
+    first, second = sorted(load_results(board), key=lambda result: result.supersedes or "")
+    assert second.submission.note == "second"
+    assert second.supersedes == first.id
+
+
+def test_python_takes_all_that_a_submitter_can_say() -> None:
+    known = {"name" if field.name == "method_title" else field.name for field in fields(Submission)}
+    assert known < set(inspect.signature(ddbench.submit).parameters)
+
+
+def test_a_student_is_left_out_from_python_too(tmp_path: Path, board: Path) -> None:
+    made = ddbench.submit(make_run(tmp_path / "run"), board, leave_out=[MLP])
+    assert made.result.students == (CONVNET,)
 
 
 def test_dry_run_lists_what_is_missing_and_how_to_supply_it(

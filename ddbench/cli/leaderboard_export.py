@@ -92,7 +92,15 @@ def main(argv: list[str]) -> None:
         return
     write_export(out, args.format, cells, text)
     what = "everything" if args.format in BINARY else f"{len(text.splitlines())} lines"
-    print(f"wrote {out}: {what} of {count} {'table' if count == 1 else 'tables'}")
+    print(f"wrote {out}: {what} of {count} {'table' if count == 1 else 'tables'}{_left_out(args, text)}")
+
+
+def _left_out(args: ExportArgs, text: str) -> str:
+    """What a text says of tables that are not in it."""
+    from ddbench.leaderboard.pages.latex import LEFT_OUT
+
+    lines = text.splitlines() if args.format == "latex" else []
+    return "".join(f"; {line.removeprefix('% ')}" for line in lines if line.startswith(LEFT_OUT))
 
 
 def _text(args: ExportArgs, cells: list[Cell]) -> str:

@@ -85,18 +85,38 @@ def test_csv_has_every_number_once(cells: list[Cell], board: Path) -> None:
     assert str(board) not in csv_text(cells)
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx", "\r=x", "  =1+1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("=1+1", "+1", "-1", "@x", "\tx", "\r=x", "  =1+1", "\u00a0=1"),
+        *("\uff1d1", "\uff0b1", "\uff0d1", "\uff20x"),  # full width
+    ],
+)
 def test_formulas_are_neutralised(text: str) -> None:
     assert harmless(text) == f"'{text}"
+    assert harmless(f"A;{text}") == f"A;'{text}"
+    assert harmless(f"A{text}") == f"A{text}"
 
 
 def test_csv_of_a_hostile_row(tmp_path: Path) -> None:
-    said = {"method_title": '=HYPERLINK("http://x","y")', "authors": ["@SUM(1)", 'a"b,c\nd']}
+    said = {"method_title": '=HYPERLINK("http://x","y")', "authors": ["@SUM(1)", 'a"b,c\nd', "=cmd|'/C calc'!A0"]}
     put(tmp_path, made_result(submission=said))
     (first, *_) = csv.DictReader(io.StringIO(csv_text(read_board(tmp_path).cells)))
     assert first["title"] == '\'=HYPERLINK("http://x","y")'
-    assert first["authors"] == "'@SUM(1); a\"b,c\nd"
+    assert first["authors"] == "'@SUM(1); a\"b,c\nd;' =cmd|'/C calc'!A0"
     assert not any(str(value).startswith(("=", "@", "+")) for value in first.values())
+
+
+def test_csv_quotes_all_text_and_no_number(tmp_path: Path) -> None:
+    """A semicolon parts no text in two, in whatever language a spreadsheet reads the file."""
+    put(tmp_path, made_result(submission={"authors": ["A", "B"]}, rich=False))
+    text = csv_text(read_board(tmp_path).cells)
+    assert '"A; B"' in text
+    head, first, *_ = csv.reader(io.StringIO(text), quoting=csv.QUOTE_NONE)
+    assert all(name.startswith('"') for name in head)
+    plain = {name.strip('"') for name, value in zip(head, first, strict=True) if not value.startswith('"')}
+    assert {"budget", "rank", "stored_bytes", "mean", "std", "n", "low", "high"} <= plain
+    assert not plain & {"dataset", "method", "title", "authors", "student", "metric"}
 
 
 def test_parquet_reads_back_as_it_was(cells: list[Cell], tmp_path: Path) -> None:
@@ -217,6 +237,21 @@ def test_latex_columns(cells: list[Cell]) -> None:
         verb.main(["export", "--format", "csv", "--columns", "method"])
 
 
+def test_latex_leaves_out_tables_without_the_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for ipc in (1, 10, 50):
+        put(tmp_path, made_result(ipc=ipc, rich=ipc == 10))
+    cells = read_board(tmp_path).cells
+    text = latex_text(cells, ["calibration"])
+    assert text.count("\\begin{table}") == 1
+    assert "tabular}{}" not in text
+    assert "% left out: 2 tables that have none of these columns\n" in text
+    assert "left out" not in latex_text(cells)
+    assert "begin" not in latex_text([cell for cell in cells if cell.budget.value != 10], ["calibration"])
+    where = ["--leaderboard", str(tmp_path), "--out", str(tmp_path / "board.tex")]
+    verb.main(["export", "--format", "latex", "--columns", "calibration", *where])
+    assert capsys.readouterr().out.endswith("of 3 tables; left out: 2 tables that have none of these columns\n")
+
+
 def latex_rows(text: str) -> dict[str, list[str]]:
     """The lines of a LaTeX table by their first entry."""
     lines = [line.removesuffix(" \\\\").split(" & ") for line in text.splitlines() if line.endswith(" \\\\")]
@@ -268,6 +303,20 @@ def test_latex_wide_keeps_protocols_apart_and_every_row(tmp_path: Path) -> None:
         verb.main(["export", "--format", "latex", "--layout", "wide", "--columns", "method"])
     with pytest.raises(UserError, match="--layout is for --format latex"):
         verb.main(["export", "--format", "csv", "--layout", "wide"])
+
+
+def test_latex_wide_takes_no_method_for_a_reference_nor_for_another(tmp_path: Path) -> None:
+    """Whatever titles submitters choose."""
+    means = {"mtt": 0.8, "dm": 0.7, "dsa": 0.75, "random": 0.5}
+    titles = {"mtt": "Random real images", "dm": "Ours", "dsa": "Ours"}
+    for method, accuracy in means.items():
+        said = {"method_title": titles.get(method, "")}
+        put(tmp_path, made_result(method, accuracy=accuracy, submission=said))
+    text = wide_text(read_board(tmp_path).cells)
+    methods, references = (latex_rows(part) for part in text.split("\\midrule")[1:])
+    assert list(methods) == ["Random real images (mtt)", "Ours (dsa)", "Ours (dm)"]
+    assert list(references) == ["Random real images"]
+    assert references["Random real images"][0].startswith("50.")
 
 
 def test_latex_of_hostile_text() -> None:

@@ -6,7 +6,9 @@ the table as one prints it. JSON is the index: every table with its rows and wha
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,8 +32,10 @@ SCHEMA = 1
 FORMATS = ("csv", "parquet", "latex", "json", "sqlite")
 BINARY = ("parquet", "sqlite")
 """Formats that are no text for a terminal."""
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""A cell that begins with one of these is a formula to a spreadsheet program."""
+FORMULA = r"=+\-@\uff1d\uff0b\uff0d\uff20\t\r\n"
+"""A cell that begins with one of these, of full width too, is a formula to a spreadsheet program."""
+BEGINS = re.compile(rf"(^|;)(\s*[{FORMULA}])")
+"""Where a text is a formula: as a cell, and behind a semicolon, at which spreadsheets of many languages part a line."""
 
 
 def default_path(root: Path, kind: str) -> Path | None:
@@ -158,7 +162,7 @@ def load_pandas() -> Any:
 
 
 def csv_text(cells: Sequence[Cell]) -> str:
-    """The records as CSV; text that a spreadsheet would take for a formula gets an apostrophe before it.
+    """The records as CSV, all text in quotes; what a spreadsheet would take for a formula gets an apostrophe before it.
 
     Raises:
         UserError: pandas is not installed.
@@ -167,14 +171,12 @@ def csv_text(cells: Sequence[Cell]) -> str:
     for name in table.columns:
         if table[name].dtype == object or str(table[name].dtype).startswith("str"):
             table[name] = table[name].map(harmless)
-    return str(table.to_csv(index=False, lineterminator="\n"))
+    return str(table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC))
 
 
 def harmless(text: Any) -> Any:
-    """A text that no spreadsheet program runs: an apostrophe in front where it would be a formula, on one line."""
-    if not isinstance(text, str):
-        return text
-    return f"'{text}" if text.lstrip(" ").startswith(FORMULA) else text
+    """A text that no spreadsheet program runs: an apostrophe before each part of it that would be a formula."""
+    return BEGINS.sub(r"\1'\2", text) if isinstance(text, str) else text
 
 
 def write_parquet(path: Path, cells: Sequence[Cell]) -> None:

@@ -14,6 +14,8 @@ from ddbench.runtime.errors import UserError
 from ddbench.statistics import Statistics, spread_words
 
 BOOKTABS = "% \\usepackage{booktabs}\n"
+LEFT_OUT = "% left out: "
+"""How the line begins that says how many tables are not printed."""
 DEFAULT = ("method", MAIN, CROSS, "stored")
 GROUPS = (
     MAIN,
@@ -64,6 +66,7 @@ def latex_text(cells: Sequence[Cell], columns: Sequence[str] = (), student: str 
     """All tables, each a ``table`` environment that needs the package booktabs.
 
     In every column the best mean is bold; what cannot be told from it (95 % paired interval) is bold with an asterisk.
+    Tables that have none of the columns are left out, and a comment says how many.
 
     Args:
         columns: titles of columns or names of groups of them, in the order of printing; empty: :data:`DEFAULT`.
@@ -81,19 +84,29 @@ def latex_text(cells: Sequence[Cell], columns: Sequence[str] = (), student: str 
         if name not in known and name not in GROUPS:
             names = sorted(known | set(GROUPS))
             raise UserError(f"--columns {name}: no such column{suggest(name, names)}; one of: {', '.join(names)}")
-    made = [_table(table, columns or DEFAULT, spread) for table in tables]
-    return BOOKTABS + "\n".join(made)
+    chosen = [(table, places) for table in tables if (places := _places(table, columns or DEFAULT))]
+    made = [_table(table, places, spread) for table, places in chosen]
+    return BOOKTABS + _left_out(len(tables) - len(made)) + "\n".join(made)
 
 
-def _table(table: Table, wanted: Sequence[str], spread: str) -> str:
-    pandas = load_pandas()
+def _left_out(count: int) -> str:
+    words = "1 table that has" if count == 1 else f"{count} tables that have"
+    return f"{LEFT_OUT}{words} none of these columns\n" if count else ""
+
+
+def _places(table: Table, wanted: Sequence[str]) -> list[int]:
+    """Where the columns of a table are that are wanted, in the order of printing."""
     places = [
         place
         for name in wanted
         for place, column in enumerate(table.columns)
         if (name in (column.title, column.group) and column.group != PLACE) or name == column.title
     ]
-    places = list(dict.fromkeys(places))
+    return list(dict.fromkeys(places))
+
+
+def _table(table: Table, places: Sequence[int], spread: str) -> str:
+    pandas = load_pandas()
     heads = [escape(table.columns[place].title) for place in places]
     lines = [[_cell(table, line, place, spread) for place in places] for line in table.lines]
     made = pandas.DataFrame(lines, columns=pandas.Index(heads, dtype=object))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 from ddbench.leaderboard.columns import Measure
 from ddbench.leaderboard.pages.latex import BOOKTABS, escape, number
@@ -16,8 +17,21 @@ from ddbench.runtime.files import canonical_json
 ABSENT = "--"
 REFERENCES = {"random": "Random real", "full": "All real"}
 
-Named = tuple[str, int]
-"""A line: title of the method, and which of its rows in a column it has, from 0."""
+
+class Named(NamedTuple):
+    """A line of the table.
+
+    Attributes:
+        title: what the submitter calls the method.
+        method: its name, by which two of one title are told apart; empty for a reference.
+        reference: of what methods are held against, its name; else empty.
+        which: of the rows of this method and title in a column, from 0.
+    """
+
+    title: str
+    method: str
+    reference: str
+    which: int
 
 
 def wide_text(cells: Sequence[Cell], student: str = "", spread: str = "std") -> str:
@@ -52,9 +66,11 @@ def _table(cells: Sequence[Cell], student: str, spread: str) -> Iterator[str]:
         {name: score for name, row in lines.items() if (score := row.scores.get(_measure(cell, student)))}
         for cell, lines in zip(cells, columns, strict=True)
     ]
-    titles = list(dict.fromkeys(title for cell in cells for title in _references(cell).values()))
-    references = [title for title in titles if any((title, 0) in column for column in scores)]
-    methods = {name for column in scores for name in column} - {(title, 0) for title in titles}
+    names = {name for column in scores for name in column}
+    references = [name for kind in REFERENCES for name in sorted(names) if name.reference == kind]
+    methods = {name for name in names if not name.reference}
+    bearers = Counter(title for title, _, _ in {name[:3] for name in names})
+    shared = {title for title, count in bearers.items() if count > 1}
     yield "\\begin{table}"
     yield "\\centering"
     yield f"\\caption{{{_caption(cells, student, spread, scores)}}}"
@@ -65,11 +81,11 @@ def _table(cells: Sequence[Cell], student: str, spread: str) -> Iterator[str]:
     yield from _heads(cells)
     yield "\\midrule"
     for name in sorted(methods, key=lambda name: (_mean_rank(name, scores), name)):
-        yield _line(name, cells, scores, spread)
+        yield _line(name, name.title in shared, cells, scores, spread)
     if methods and references:
         yield "\\midrule"
-    for title in references:
-        yield _line((title, 0), cells, scores, spread)
+    for name in references:
+        yield _line(name, False, cells, scores, spread)
     yield "\\bottomrule"
     yield "\\end{tabular}"
     yield "\\end{table}"
@@ -86,13 +102,15 @@ def _references(cell: Cell) -> dict[str, str]:
 
 def _lines_of(cell: Cell) -> dict[Named, Row]:
     """The rows of a column by the line that they stand in."""
-    count: Counter[str] = Counter()
+    count: Counter[tuple[str, str, str]] = Counter()
     references = _references(cell)
     found = {}
     for row in cell.rows:
-        title = references.get(row.reference) or title_of(row)
-        found[title, count[title]] = row
-        count[title] += 1
+        key = (title_of(row), row.method, "")
+        if row.reference:
+            key = (references[row.reference], "", row.reference)
+        found[Named(*key, count[key])] = row
+        count[key] += 1
     return found
 
 
@@ -123,10 +141,11 @@ def _heads(cells: Sequence[Cell]) -> Iterator[str]:
     yield " & ".join(["Method", *(escape(budget_text(cell.budget, cell.items)) for cell in cells)]) + " \\\\"
 
 
-def _line(name: Named, cells: Sequence[Cell], scores: Sequence[dict[Named, Score]], spread: str) -> str:
-    title, which = name
+def _line(name: Named, named: bool, cells: Sequence[Cell], scores: Sequence[dict[Named, Score]], spread: str) -> str:
+    """A method's line; ``named``: with its name, since another one has its title too."""
+    title = f"{name.title} ({name.method})" if named else name.title
     shown = [_entry(name, cell, column, spread) for cell, column in zip(cells, scores, strict=True)]
-    return " & ".join([escape(title if which == 0 else f"{title} ({which + 1})"), *shown]) + " \\\\"
+    return " & ".join([escape(title if name.which == 0 else f"{title} ({name.which + 1})"), *shown]) + " \\\\"
 
 
 def _entry(name: Named, cell: Cell, column: dict[Named, Score], spread: str) -> str:
@@ -162,6 +181,6 @@ def _caption(cells: Sequence[Cell], student: str, spread: str, scores: Sequence[
     )
     if any(score.odd for column in scores for score in column.values()):
         text += " $^{\\dagger}$: measured with other settings."
-    if any(which for column in scores for _, which in column):
+    if any(name.which for column in scores for name in column):
         text += " A number behind a name: another synset of the same method."
     return text

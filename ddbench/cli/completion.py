@@ -50,6 +50,7 @@ ARGS: dict[str, str] = {
     "leaderboard show": "leaderboard:ShowArgs",
     "leaderboard export": "leaderboard_export:ExportArgs",
     "leaderboard verify": "leaderboard_verify:VerifyArgs",
+    "leaderboard truth": "leaderboard_truth:Args",
     "leaderboard check": "leaderboard_verify:CheckArgs",
     "import": "import_:Args",
     "export": "export:Args",

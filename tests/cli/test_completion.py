@@ -16,11 +16,13 @@ from pathlib import Path
 import pytest
 
 from ddbench.cli.completion import ARGS, SCRIPTS, options
+from ddbench.cli.leaderboard import VERBS as BELOW
 from ddbench.cli.main import VERBS
 
 
 def test_every_verb_is_there():
     assert {verb.partition(" ")[0] for verb in ARGS} == set(VERBS)
+    assert {f"leaderboard {name}" for name in BELOW} <= set(ARGS)
 
 
 @pytest.mark.parametrize("verb", ARGS)

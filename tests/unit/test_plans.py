@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from ddbench.methods import METHODS
 from ddbench.runtime.errors import UserError
 
 BOARD = Path(__file__).parents[2] / "leaderboard"
+DOCUMENT = BOARD.parent / "docs" / "reproduce.md"
 HEAD = '[defaults]\ndataset = "digits"\nstudents = ["convnet-d2-w32-in"]\n'
 
 
@@ -102,6 +104,12 @@ def test_shipped_plans_name_methods_and_recipes_that_are_there() -> None:
             run = {"dataset": cell.dataset, "ipc": cell.ipc or None, "student": cell.student or None, "size": cell.size}
             recipe = choose_recipe(cell.recipe, cell.method, run)
             assert recipe is not None or cell.method in bare or cell.max_bytes, cell.name
+
+
+def test_the_document_says_what_each_plan_adds_up_to() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \|.*\| ([\d.]+) \|$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
+    plans = {name: sum(cell.minutes for cell in find_plan(name).cells) for name in shipped_plans()}
+    assert dict(rows) == {name: f"{minutes / 60:.1f}" for name, minutes in plans.items()}
 
 
 def test_every_method_is_in_the_digits_plan() -> None:

@@ -5,11 +5,18 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import PurePosixPath
 from typing import Any
 
 from ddbench.data.specs import DATASETS, is_own
 from ddbench.experts.recipe import ExpertRecipe
+from ddbench.leaderboard.attachments import TEACHER, address, beside
 from ddbench.leaderboard.result import Result
+from ddbench.leaderboard.schema import result_path
+from ddbench.modalities import modality
+
+BOARD = PurePosixPath("leaderboard")
+"""The board's folder, as verbs have it where none is named."""
 
 PROTOCOL_FLAGS = ("epochs", "lr", "augmentation", "label_smoothing", "focal_gamma", "max_images")
 """Protocol settings that ``ddbench evaluate`` can alter by a flag of the same name."""
@@ -66,36 +73,77 @@ def _flag(name: str, value: object) -> list[str]:
 
 
 def commands(result: Result) -> list[str]:
-    """The commands that make this row again; of a synset made elsewhere, the one that trains students on it again."""
-    synset, protocol = result.synset, result.protocol
+    """The commands that make this row again; of a synset made elsewhere, the one that trains students on it again.
+
+    ``RUN`` stands for a folder, ``TEACHER`` for a file that does not lie on the board. Protocols that do not come with
+    ddbench have a name only: their evaluations are left to ``leaderboard verify``, which has the settings of the row.
+    """
     again = ["ddbench", "leaderboard", "verify", result.id]
-    size = _size(result)
     if not _made_here(result):
         return [shlex.join(again)]
-    distill = ["ddbench", "distill", "--method", synset.method, "--dataset", synset.dataset, *size]
-    if synset.budget.unit == "ipc":  # others are in the config
-        distill += ["--ipc", str(synset.budget.value)]
-    if synset.student:
-        distill += ["--student", synset.student]
-    if synset.preprocess.get("kind") not in (None, "meanstd"):
-        distill += ["--preprocess", str(synset.preprocess["kind"])]
-    distill += ["--seed", str(synset.seed), "--recipe", "none"]
-    for name, value in sorted(synset.config.items()):
-        distill += _flag(name, value)
-    distill += [*run_flags(result), "--out", "RUN"]
-    seeds = max(run.seed for run in result.runs) + 1
-    evaluate = ["ddbench", "evaluate", "RUN", "--protocol", protocol.name, *size]
-    evaluate += ["--students", ",".join(result.students), "--seeds", str(seeds)]
-    if result.precision != "float32":
-        evaluate += ["--precision", result.precision]
-    if result.at_once != 1:
-        evaluate += ["--at-once", str(result.at_once)]
-    evaluate += _protocol_flags(protocol.changed)
-    experts = expert_command(result)
-    evaluations = [shlex.join([*evaluate, *flags]) for flags in _measurements(result)]
     if result.measured or result.tasks:
         again.append("--measured")
-    return [*([experts] if experts else []), shlex.join(distill), *evaluations, *_tasks(result), shlex.join(again)]
+    experts = expert_command(result)
+    found = [*([experts] if experts else []), shlex.join(_distill(result))]
+    if _is_known(result, result.protocol.name):
+        found += [*_relabel(result), *(shlex.join([*_evaluate(result), *flags]) for flags in _measurements(result))]
+    return [*found, *_tasks(result), shlex.join(again)]
+
+
+def _distill(result: Result) -> list[str]:
+    synset = result.synset
+    command = ["ddbench", "distill", "--method", synset.method, "--dataset", synset.dataset, *_size(result)]
+    if synset.budget.unit == "ipc":  # others are in the config
+        command += ["--ipc", str(synset.budget.value)]
+    if synset.student:
+        command += ["--student", synset.student]
+    if synset.preprocess.get("kind") not in (None, "meanstd"):
+        command += ["--preprocess", str(synset.preprocess["kind"])]
+    command += ["--seed", str(synset.seed), "--recipe", "none", *_teachers(result)]
+    for name, value in sorted(synset.config.items()):
+        command += _flag(name, value)
+    return [*command, *run_flags(result), "--out", "RUN"]
+
+
+def _teachers(result: Result) -> list[str]:
+    """The networks of the teachers that the run had."""
+    teacher = (result.recipe or {}).get("teacher")
+    if not isinstance(teacher, dict):
+        return []
+    members = teacher.get("members") or [teacher]
+    names = [str(one.get("student")) for one in members if isinstance(one, dict)] if isinstance(members, list) else []
+    return ["--teacher-student", ",".join(names)] if names else []
+
+
+def _relabel(result: Result) -> list[str]:
+    """The command that stores the labels that students replay."""
+    if result.labels is None:
+        return []
+    command = ["ddbench", "relabel", "RUN", "--protocol", result.protocol.name]
+    for name in ("epochs", "seed"):
+        command += _flag(name, result.labels.get(name))
+    return [shlex.join([*command, "--threads", str(result.threads)])]
+
+
+def _evaluate(result: Result) -> list[str]:
+    """Without the flags of extra measurements."""
+    command = ["ddbench", "evaluate", "RUN", "--protocol", result.protocol.name, *_size(result)]
+    if result.teacher is not None:
+        elsewhere = address(result, TEACHER) is not None
+        place = BOARD / beside(result_path(result), TEACHER)
+        command += ["--teacher", "TEACHER" if elsewhere else place.as_posix()]
+    seeds = max(run.seed for run in result.runs) + 1
+    command += ["--threads", str(result.threads), "--students", ",".join(result.students), "--seeds", str(seeds)]
+    if result.precision != "float32":
+        command += ["--precision", result.precision]
+    if result.at_once != 1:
+        command += ["--at-once", str(result.at_once)]
+    return [*command, *_protocol_flags(result.protocol.changed)]
+
+
+def _is_known(result: Result, protocol: object) -> bool:
+    """Whether a command can name a protocol; one of a TOML file it cannot."""
+    return isinstance(protocol, str) and modality(result.synset.modality).standard(protocol) is not None
 
 
 def _protocol_flags(changed: Mapping[str, Any]) -> list[str]:
@@ -115,21 +163,23 @@ def _protocol_flags(changed: Mapping[str, Any]) -> list[str]:
 
 
 def _tasks(result: Result) -> list[str]:
-    """The commands of the row's tasks."""
+    """The commands of the row's tasks, where their protocol is known."""
     found = []
     for name, task in sorted((result.tasks or {}).items()):
         question = task.question
+        protocol = question["protocol"] if isinstance(question["protocol"], dict) else {}
+        if "name" in protocol and not _is_known(result, protocol["name"]):
+            continue
         command = ["ddbench", "task", name, "RUN", *_size(result)]
         for key in ("student", "seeds"):
             command += _flag(key, question[key])
-        protocol = question["protocol"] if isinstance(question["protocol"], dict) else {}
         command += _flag("protocol", protocol.get("name"))
         changed = protocol.get("changed")
         if isinstance(changed, dict):
             command += _flag("epochs", changed.get("epochs"))
         for key, value in sorted(question["config"].items() if isinstance(question["config"], dict) else ()):
             command += [f"--{key.replace('_', '-')}="] if value == "" else _flag(key, value)
-        found.append(shlex.join(command))
+        found.append(shlex.join([*command, "--threads", str(task.threads)]))
     return found
 
 

@@ -388,8 +388,45 @@ def test_commands_repeat_the_row(tmp_path: Path) -> None:
         "--recipe none --iterations 1000 --lr-image 100.0 --out RUN"
     )
     assert evaluate == (
-        f"ddbench evaluate RUN --protocol hard-v1 --size 8 --students {CONVNET},{MLP} --seeds 3 --epochs 5"
+        f"ddbench evaluate RUN --protocol hard-v1 --size 8 --threads 1 --students {CONVNET},{MLP} --seeds 3 --epochs 5"
     )
+
+
+def test_commands_name_the_teacher_and_the_stored_labels() -> None:
+    """The file on the board; one that is too large for it by a word, as the run's folder is."""
+    made = made_result("mtt", rich=False, protocol="labels-view", labels="teacher")
+    made = replace(made, teacher={"sha256": "0" * 64}, threads=3)
+    place = f"leaderboard/results/digits/ipc1/mtt/{made.id}.teacher.safetensors"
+    _, evaluate, _ = commands(made)
+    assert evaluate.startswith(f"ddbench evaluate RUN --protocol labels-view --teacher {place} --threads 3 --students")
+    away = replace(made, submission=replace(made.submission, teacher_url="https://example.org/t"))
+    assert "--teacher TEACHER --threads 3" in commands(away)[1]
+    made = made_result("mtt", rich=False, protocol="fkd", labels="teacher")
+    made = replace(made, labels={"synset_sha256": made.synset.sha256, "epochs": 40, "seed": 2})
+    _, relabel, evaluate, _ = commands(made)
+    assert relabel == "ddbench relabel RUN --protocol fkd --epochs 40 --seed 2 --threads 1"
+    assert evaluate.startswith("ddbench evaluate RUN --protocol fkd --threads 1 --students")
+
+
+def test_commands_name_the_networks_of_the_runs_teachers() -> None:
+    one, two = "convnet-d2-w32-bn", "convnet-d1-w32-bn"
+    teacher: dict[str, Any] = {"sha256": "0" * 64, "student": f"{one}+{two}"}
+    made = replace(made_result("edc", rich=False), recipe={"teacher": teacher})
+    assert f"--recipe none --teacher-student {one}+{two} " in commands(made)[0]
+    teacher["members"] = [{"student": one}, {"student": two}]
+    assert f"--recipe none --teacher-student {one},{two} " in commands(made)[0]
+    for odd in ("x", [], ["x"]):
+        teacher["members"] = odd
+        assert commands(made)[0].startswith("ddbench distill"), "a row may say what it likes"
+
+
+def test_a_protocol_of_a_file_is_no_name_for_a_command() -> None:
+    """Its row has the settings, by which verification trains."""
+    made = made_result("mtt", rich=False)
+    made = replace(made, protocol=replace(made.protocol, name="my-own"))
+    distill, again = commands(made)
+    assert distill.startswith("ddbench distill")
+    assert again == f"ddbench leaderboard verify {made.id}"
 
 
 @pytest.mark.parametrize(

@@ -295,6 +295,8 @@ def changed(base: Protocol, **settings: Any) -> tuple[Protocol, dict[str, Any]]:
         raise UserError(f"labels {made.labels!r} with loss 'ce': a teacher's labels need loss 'kl' or 'mse-gt'")
     if made.labels not in ("teacher", "stored") and made.loss == "mse-gt":
         raise UserError(f"loss 'mse-gt' with labels {made.labels!r}: it compares with a teacher's logits")
+    if made.labels in ("own", "hard", "soft") and made.loss == "kl":
+        raise UserError(f"loss 'kl' with labels {made.labels!r}: it compares with a teacher's labels; use loss 'ce'")
     if made.labels == "once" and made.loss != "ce":
         raise UserError(f"labels 'once' with loss {made.loss!r}: a label for each image is learned with loss 'ce'")
     if made.labels == "stored" and (made.loss != "kl" or made.lr_source == "search"):

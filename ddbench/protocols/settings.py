@@ -78,8 +78,9 @@ class Protocol:
     synset must have soft labels), ``once`` (a teacher labels every image before it is augmented), ``teacher`` (a
     teacher labels every view), ``stored`` (a teacher's labels of every view, replayed from ``ddbench relabel``)."""
     loss: Literal["ce", "kl", "mse-gt", "mse"] = "ce"
-    """``ce``; ``kl`` of softened outputs; ``mse-gt`` (squared error of logits + ``gt_weight`` cross-entropy); ``mse``
-    (half the squared error of the outputs, summed over classes, to the targets, or to probabilities less 1/K)."""
+    """``ce``; ``kl`` of softened outputs, a teacher's and the student's; ``mse-gt`` (squared error of logits +
+    ``gt_weight`` cross-entropy); ``mse`` (half the squared error of the outputs, summed over classes, to the targets,
+    or to probabilities less 1/K)."""
     temperature: float = setting(1.0, above=0, expected="a positive number")
     """T of softened outputs, of ``kl`` and of soft labels."""
     tau_squared: bool = False

@@ -235,7 +235,6 @@ def _order(run: Path, asked: Asked) -> Order:
     kind.check_asked(asked)
     device = kind.device(asked.device, asked.compile)
     base = kind.protocol(asked.protocol or kind.usual_protocol)
-    altered, difference = _altered(asked, base, kind)
     students = kind.students(asked.students) if asked.students is not None else None
     check_count("--seeds", asked.seeds)
     workers, threads = worker_count(asked.workers, asked.threads)
@@ -253,6 +252,7 @@ def _order(run: Path, asked: Asked) -> Order:
     students = students or (synset.student or kind.default_student(synset),)
     for student in students:
         kind.check_student(student, synset)
+    altered, difference = _altered(asked, base, kind, students, whole=synset.budget.unit == "all")
     side = kind.side(synset, asked.size)
     teacher = kind.teacher(altered, synset, asked.teacher, asked.teachers)
     labels = _labels(asked, altered, path)
@@ -301,27 +301,42 @@ def _kind(run: Path) -> Modality:
     return modality_at(path) if path.is_file() else modality("image")
 
 
-def _altered(asked: Asked, base: Any, kind: Modality) -> tuple[Any, dict[str, Any]]:
+def _altered(
+    asked: Asked, base: Any, kind: Modality, students: Sequence[str], *, whole: bool
+) -> tuple[Any, dict[str, Any]]:
     """The protocol with what was altered, and what differs from its standard.
+
+    Epochs and rates that are what the protocol gives these students and this synset alter nothing. Other epochs are
+    both those of a synset and those of all real data, so that the two stand in one table.
+
+    Args:
+        whole: the synset is all real data.
 
     Raises:
         UserError: an unknown protocol, or a setting out of range or against another one.
     """
-    settings = {
-        "epochs": asked.epochs,
-        "full_epochs": asked.epochs,
-        "lr": asked.lr,
+    if asked.lr is not None and asked.lr_source is not None:
+        raise UserError(f"--lr {asked.lr:g} --lr-source {asked.lr_source}: give one of the two")
+    epochs = asked.epochs
+    if epochs is not None and epochs == (base.full_epochs if whole else base.epochs):
+        epochs = None
+    settings: dict[str, Any] = {
+        "epochs": epochs,
+        "full_epochs": epochs,
         "label_smoothing": asked.label_smoothing,
         "focal_gamma": asked.focal_gamma,
         "augmentation": _augmentation(asked, base),
         "mix_alpha": asked.mixup,
+        "lr_source": asked.lr_source,
     }
-    source: dict[str, Any] = {"lr_source": asked.lr_source}
-    if asked.lr is not None:
-        source = {"lr_source": "protocol", "lr_students": ()}
-    if asked.lr is not None and asked.lr_source is not None:
-        raise UserError(f"--lr {asked.lr:g} --lr-source {asked.lr_source}: give one of the two")
-    return kind.changed(base, **settings, **source)
+    if asked.lr is not None and not _is_rate(asked.lr, base, students):
+        settings |= {"lr": asked.lr, "lr_source": "protocol", "lr_students": ()}
+    return kind.changed(base, **settings)
+
+
+def _is_rate(lr: float, base: Any, students: Sequence[str]) -> bool:
+    """Whether it is the rate that a protocol gives all of the students, whatever the synset."""
+    return base.lr_source == "protocol" and all(base.rate(student) == lr for student in students)
 
 
 def _extra(asked: Asked) -> bool:

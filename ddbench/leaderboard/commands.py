@@ -138,7 +138,7 @@ def _evaluate(result: Result) -> list[str]:
         command += ["--precision", result.precision]
     if result.at_once != 1:
         command += ["--at-once", str(result.at_once)]
-    return [*command, *_protocol_flags(result.protocol.changed)]
+    return [*command, *_protocol_flags(result.protocol.changed, result.protocol.settings)]
 
 
 def _is_known(result: Result, protocol: object) -> bool:
@@ -146,14 +146,22 @@ def _is_known(result: Result, protocol: object) -> bool:
     return isinstance(protocol, str) and modality(result.synset.modality).standard(protocol) is not None
 
 
-def _protocol_flags(changed: Mapping[str, Any]) -> list[str]:
-    """The flags that alter a protocol so; a rate that is given says its own source, ``--mixup`` its augmentation."""
+def _protocol_flags(changed: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """The flags that alter a protocol so; a rate that is given says its own source, ``--mixup`` its augmentation.
+
+    Args:
+        settings: of the altered protocol.
+    """
     altered = dict(changed)
     flags = []
     if "mix_alpha" in altered:
         plain = str(altered.pop("augmentation", "")).removesuffix("mixup").removesuffix("+")
         altered |= {"augmentation": plain} if plain else {}
         flags = ["--mixup", str(altered["mix_alpha"])]
+    if "full_epochs" in altered:
+        altered.setdefault("epochs", altered["full_epochs"])
+    if "lr_students" in altered and "lr" in settings:  # one rate for all, also where it is the protocol's own
+        altered.setdefault("lr", settings["lr"])
     if "lr_source" in altered and "lr" not in altered:
         flags += ["--lr-source", str(altered["lr_source"])]
     for name in PROTOCOL_FLAGS:

@@ -21,7 +21,11 @@ from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
 from ddbench.evaluation import tasks
 from ddbench.evaluation.kept import Kept
+from ddbench.evaluation.start import _altered as altered
+from ddbench.evaluation.start import asked
 from ddbench.evaluation.work import SEARCH_SEED
+from ddbench.leaderboard.commands import _protocol_flags
+from ddbench.modalities import modality
 from ddbench.networks.build import build_student
 from ddbench.protocols import training
 from ddbench.protocols.plan import Plan, rate_of
@@ -131,6 +135,51 @@ def test_default_student_and_place(ddb: Callable, mtt_run: Path):
     assert [run["student"] for run in json.loads(place.read_text())["runs"]] == [TINY]
     assert ddb(*argv, "--precision", "bfloat16").code == 0
     assert len([path for path in place.parent.glob("*.json") if "cost" not in path.name]) == 2
+
+
+STANDARD = {
+    "epochs of the protocol": ("hard-v1", {"epochs": 1000}, False),
+    "epochs of a teacher's protocol": ("kd-v1", {"epochs": 300}, False),
+    "epochs of all real data": ("hard-v1", {"epochs": 100}, True),
+    "rate of the protocol": ("kd-v1", {"lr": 0.001}, False),
+    "both": ("kd-v1", {"lr": 0.001, "epochs": 300}, False),
+}
+
+
+@pytest.mark.parametrize("case", STANDARD)
+def test_what_the_protocol_says_anyway_is_standard(case: str):
+    name, settings, whole = STANDARD[case]
+    base = PROTOCOLS[name]
+    assert altered(asked(settings), base, modality("image"), [TINY], whole=whole) == (base, {})
+
+
+ALTERED = {
+    "epochs": ("hard-v1", {"epochs": 5}, False, {"epochs": 5, "full_epochs": 5}),
+    "epochs of all real data": ("hard-v1", {"epochs": 1000}, True, {"full_epochs": 1000}),
+    "epochs that all real data have": ("hard-v1", {"epochs": 100}, False, {"epochs": 100}),
+    "rate": ("kd-v1", {"lr": 0.5}, False, {"lr": 0.5, "lr_students": []}),
+    "rate that other students have": ("rded", {"lr": 0.001}, False, {"lr_students": []}),
+    "rate that may be the synset's": ("hard-v1", {"lr": 0.01}, False, {"lr_source": "protocol"}),
+    "source": ("hard-v1", {"lr_source": "search"}, False, {"lr_source": "search"}),
+    "source and epochs": (
+        *("hard-v1", {"lr_source": "protocol", "epochs": 7}, False),
+        {"epochs": 7, "full_epochs": 7, "lr_source": "protocol"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ALTERED)
+def test_flags_of_a_row_alter_its_protocol_in_the_same_way(case: str):
+    """From flags to what is told as changed, to the flags of the row's command, to what is told as changed."""
+    name, settings, whole, difference = ALTERED[case]
+    students = [TINY, "vgg11-in"] if case == "rate that other students have" else [TINY]
+    made, found = altered(asked(settings), PROTOCOLS[name], modality("image"), students, whole=whole)
+    assert found == difference
+    flags = _protocol_flags(found, made.settings())
+    typed = {flag[2:].replace("-", "_"): value for flag, value in zip(flags[::2], flags[1::2], strict=True)}
+    kinds = {"epochs": int, "lr": float}
+    again = asked({flag: kinds.get(flag, str)(value) for flag, value in typed.items()})
+    assert altered(again, PROTOCOLS[name], modality("image"), students, whole=whole) == (made, found)
 
 
 def plan_of(synset: Any, dataset: Any, settings: Any) -> Plan:

@@ -438,6 +438,7 @@ def test_a_protocol_of_a_file_is_no_name_for_a_command() -> None:
         ({"augmentation": "dsa+mixup", "mix_alpha": 0.2}, "--mixup 0.2 --augmentation dsa"),
         ({"lr_source": "search"}, "--lr-source search"),
         ({"lr": 0.02, "lr_source": "protocol", "lr_students": []}, "--lr 0.02"),
+        ({"full_epochs": 1000}, "--epochs 1000"),
     ],
 )
 def test_commands_repeat_what_was_altered(tmp_path: Path, changed: dict[str, Any], flags: str) -> None:

@@ -24,7 +24,7 @@ class Score:
 
     Attributes:
         statistics: mean, std, n, low, high.
-        rank: place among the rows of the table by this measure; rows that cannot be told from the best of their group
+        rank: place among the rows of the table by this measure; rows that the best of their group is not better than
             share its place. None: a reference, no interval, or measured in another way than most rows.
         best: the best of the column or tied with it; never where nothing else can be compared.
         odd: measured with other settings than most rows of the table.
@@ -359,8 +359,9 @@ def _place(row: Row, first: Measure) -> tuple[Any, ...]:
 def _ranked(rows: Sequence[Row], measure: Measure, ranking: str) -> list[Row]:
     """Give every row its rank by one measure.
 
-    From best to worst, a row joins the group above it unless it can be told from that group's best row; then it opens
-    the next one, at its own place. Rows with a single seed have no interval and so no rank, and neither have the
+    From best to worst, a row joins the group above it unless that group's best row is better than it; then it opens
+    the next one, at its own place. One of fewer seeds, or other ones, may have the lower mean and be the better one of
+    the two by the seeds that they share. Rows with a single seed have no interval and so no rank, and neither have the
     references and rows that were measured in another way than most.
     """
     usual = _usual_settings(rows, measure, ranking)
@@ -378,7 +379,7 @@ def _ranked(rows: Sequence[Row], measure: Measure, ranking: str) -> list[Row]:
     leader: Row | None = None
     place = 0
     for position, row in enumerate(running, start=1):
-        if leader is None or not tied(leader, row, measure, ranking):
+        if leader is None or beats(leader, row, measure, ranking):
             leader, place = row, position
         ranks[id(row)] = place
     ranked = []
@@ -400,12 +401,13 @@ def _usual_settings(rows: Sequence[Row], measure: Measure, ranking: str) -> str:
     return min(votes, key=lambda settings: (-votes[settings], settings)) if votes else ""
 
 
-def tied(one: Row, other: Row, measure: Measure, ranking: str) -> bool:
-    """Whether two rows cannot be told apart: the 95 % interval of their difference, paired by seed, holds nothing.
+def beats(one: Row, other: Row, measure: Measure, ranking: str) -> bool:
+    """Whether one row is better than another: the 95 % interval of their difference, paired by seed, leaves out zero.
 
-    Without two common seeds: whether their intervals overlap; a row without an interval cannot be told from any.
+    Without two common seeds: whether their intervals do not overlap; a row without an interval cannot be told from any.
     """
-    return not _difference(one, other, measure, ranking)[3]
+    difference, _, _, apart = _difference(one, other, measure, ranking)
+    return apart and measure.sign * difference < 0
 
 
 def _difference(one: Row, other: Row, measure: Measure, ranking: str) -> tuple[float, float | None, float | None, bool]:

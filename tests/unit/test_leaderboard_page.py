@@ -154,6 +154,21 @@ def test_a_noisy_row_does_not_make_everything_below_it_a_tie(tmp_path: Path) -> 
     assert [(row.method, cell.rank(row)) for row in cell.rows] == [("best", 1), ("noisy", 1), ("next", 3)]
 
 
+@pytest.mark.parametrize("seeds", [5, 3])
+def test_a_row_that_is_better_by_the_common_seeds_is_not_ranked_below(tmp_path: Path, seeds: int) -> None:
+    """The five seeds that only ``more`` has make its mean the higher one; ``worst`` is below both."""
+    noise = [0.001, 0.003, 0.0, 0.002, 0.004]
+    for method, values in {
+        "more": [0.50 + one for one in noise] + [0.90 + one for one in noise],
+        "fewer": [0.60 + one for one in noise[:seeds]],
+        "worst": [0.40 + one for one in reversed(noise)],
+    }.items():
+        submit(make_run(tmp_path / method, {CONVNET: values}, method=method), tmp_path / "board")
+    (cell,) = build_cells(load_results(tmp_path / "board"))
+    assert [(row.method, cell.rank(row)) for row in cell.rows] == [("more", 1), ("fewer", 1), ("worst", 3)]
+    assert [main_score(cell, row).best for row in cell.rows] == [True, True, False]
+
+
 def test_a_row_says_how_it_stands_to_random_images(tmp_path: Path, board: Path) -> None:
     """Above, level or below, with the difference; a row that is worse is not "not told" from random images."""
     for method, values in (("weak", [0.63, 0.62, 0.66]), ("bad", [0.30, 0.31, 0.30])):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,11 @@ from typing import Any
 from ddbench.runtime.errors import UserError
 
 MAX_CLASSES = 100_000
+
+
+def hard_label_bytes(count: int, classes: int) -> int:
+    """Bytes of so many hard labels: ``ceil(log2 K / 8)`` each."""
+    return count * max(1, math.ceil(math.log2(max(2, classes)) / 8))
 
 
 @dataclass(frozen=True)

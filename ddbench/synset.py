@@ -25,7 +25,7 @@ from ddbench.decoders.base import Declared, Decoder, check_sizes, decode_all, re
 from ddbench.provenance import MAX_CLASSES as MAX_CLASSES
 from ddbench.provenance import Budget as Budget
 from ddbench.provenance import Provenance as Provenance
-from ddbench.provenance import field_of
+from ddbench.provenance import field_of, hard_label_bytes
 from ddbench.provenance import provenance as provenance
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
@@ -122,7 +122,7 @@ class Synset(Provenance):
         """Bytes of the labels: hard ones ``ceil(log2 K / 8)`` each, others as they are in the file."""
         if self.label_kind != "hard":
             return self.labels.numel() * self.labels.element_size()
-        return len(self.labels) * max(1, math.ceil(math.log2(max(2, self.classes)) / 8))
+        return hard_label_bytes(len(self.labels), self.classes)
 
     @property
     def stored_bytes(self) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ddbench.leaderboard.consistency import protocol_of
 from ddbench.leaderboard.result import Result, plain
 from ddbench.leaderboard.schema import check_text
 from ddbench.modalities import modality
@@ -114,8 +115,10 @@ def check_part(path: Path, part: Part, result: Result, *, limit: int | None = MA
     tensors, header = read_header(path, part.kind)
     if part is SYNSET:
         _check_synset(path, tensors, header, result)
-    elif part is LABELS and header.get("synset_sha256") != result.synset.sha256:
-        raise UserError(f"{path}: labels of another synset than that of row {result.id}")
+    elif part is TEACHER:
+        _check_teacher(path, tensors, result)
+    elif part is LABELS:
+        _check_labels(path, tensors, header, result)
 
 
 def read_header(path: Path, kind: str) -> tuple[dict[str, tuple[str, list[int]]], dict[str, Any]]:
@@ -154,12 +157,14 @@ def read_header(path: Path, kind: str) -> tuple[dict[str, tuple[str, list[int]]]
 
 
 def _check_synset(path: Path, tensors: dict[str, Any], header: dict[str, Any], result: Result) -> None:
-    """A row repeats what its synset's file says of itself."""
+    """A row repeats what its synset's file says of itself, and what follows from that under its protocol."""
     said = result.synset
     names = header.get("class_names")
+    kind = modality(said.modality)
+    protocol = protocol_of(result.protocol, f"row {result.id}", kind.name)
     sized = {name: (dtype, shape, BYTES[dtype] * math.prod(shape)) for name, (dtype, shape) in tensors.items()}
     own = {
-        **modality(said.modality).stored(sized, header),
+        **kind.stored(sized, header, protocol),
         "dataset": header.get("dataset"),
         "dataset_fingerprint": header.get("dataset_fingerprint"),
         "modality": header.get("modality"),
@@ -171,9 +176,33 @@ def _check_synset(path: Path, tensors: dict[str, Any], header: dict[str, Any], r
     }
     if header.get("method") != IMPORTED:
         own["method"] = header.get("method")
-    size = own.pop("bytes.images", None)
-    wrong = next((name for name, value in own.items() if plain(getattr(said, name)) != value), None)
-    if wrong is None and said.bytes.images != size:
-        wrong = "bytes.images"
+    if result.labels is not None and "bytes.labels" in own:
+        own["bytes.labels"] += _label_bytes(result)
+    told = {**plain(said), **{f"bytes.{name}": size for name, size in plain(said.bytes).items()}}
+    wrong = next((name for name, value in own.items() if told.get(name) != value), None)
+    if wrong is None and "bytes.teacher" not in own and not said.bytes.teacher:
+        wrong = "bytes.teacher"  # whose weights are needed, whatever they are
     if wrong is not None:
         raise UserError(f"{path}: its {wrong} is not what row {result.id} says; evaluate and submit the file again")
+
+
+def _label_bytes(result: Result) -> int:
+    """Bytes of the stored labels, as the row says."""
+    size = (result.labels or {}).get("bytes")
+    return size if type(size) is int else 0
+
+
+def _check_teacher(path: Path, tensors: dict[str, Any], result: Result) -> None:
+    """A teacher costs its weights as float32; one that is asked once and left none."""
+    size = 4 * sum(math.prod(shape) for dtype, shape in tensors.values() if "F" in dtype)
+    if result.synset.bytes.teacher not in (0, size):
+        raise UserError(f"{path}: bytes.teacher is {size:,}, row {result.id} says otherwise; submit it again")
+
+
+def _check_labels(path: Path, tensors: dict[str, Any], header: dict[str, Any], result: Result) -> None:
+    """Stored labels are of the row's synset, and as many bytes as it says."""
+    if header.get("synset_sha256") != result.synset.sha256:
+        raise UserError(f"{path}: labels of another synset than that of row {result.id}")
+    size = sum(BYTES[dtype] * math.prod(shape) for dtype, shape in tensors.values())
+    if _label_bytes(result) != size:
+        raise UserError(f"{path}: {size:,} bytes of labels, row {result.id} says otherwise; submit it again")

@@ -69,6 +69,7 @@ def checked_results(root: Path) -> tuple[list[Result], dict[str, int]]:
     names = board_files(root)
     results = load_results(root)
     check_lineage(results)
+    check_real(results)
     count, marks = 0, Kept(root).marks("previews")
     for result in results:
         path = root / result_path(result)
@@ -173,4 +174,22 @@ def check_lineage(results: Sequence[Result]) -> None:
             raise UserError(
                 f"{result_path(result)}: supersedes {old.id}, which is of another synset or protocol, or has more "
                 "runs; submit it again"
+            )
+
+
+def check_real(results: Sequence[Result]) -> None:
+    """Rows of the same data say the same of the real training set, which their compression is told against.
+
+    Raises:
+        UserError: two do not; which of them is wrong cannot be told without the data.
+    """
+    first: dict[str, Result] = {}
+    for result in results:
+        other = first.setdefault(result.synset.dataset_fingerprint, result)
+        ours, theirs = (one.synset.bytes for one in (result, other))
+        if (ours.real, ours.real_images) != (theirs.real, theirs.real_images):
+            raise UserError(
+                f"{result_path(result)}: its real training set has {ours.real:,} bytes and {ours.real_images:,} items, "
+                f"that of {other.id}, which is of the same data, {theirs.real:,} and {theirs.real_images:,}: one of "
+                "the two rows is wrong; evaluate and submit it again"
             )

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ddbench.evaluation.ddranking.definitions import SCORES, Accuracies, repeat_scores, summary
-from ddbench.leaderboard.result import ProtocolInfo, Scores, TaskInfo
+from ddbench.leaderboard.result import ProtocolInfo, Scores, SynsetInfo, TaskInfo
 from ddbench.modalities import IMAGE, Modality, modality
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json
@@ -70,6 +70,21 @@ def _check_base(own: Modality, name: str, found: Mapping[str, Any], difference: 
         raise UserError(
             f"protocol.settings: {wrong} is {str(found[wrong])[:40]}, which is not {name} with what protocol.changed "
             "tells: the row is of another protocol"
+        )
+
+
+def check_label_kind(said: SynsetInfo, protocol: Any, where: str) -> None:
+    """See that a synset's kind of labels, by which tables are made, is one that students learn under the protocol.
+
+    Raises:
+        UserError: it is none.
+    """
+    own = modality(said.modality)
+    kinds = sorted({own.label_kind(protocol, kind) for kind in own.label_kinds})
+    if said.label_kind not in kinds:
+        raise UserError(
+            f"{where}: synset.label_kind is {said.label_kind!r:.60}, but under protocol {protocol.name} students learn "
+            f"labels of the kind {' or '.join(kinds)}; evaluate and submit again"
         )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ddbench.leaderboard.compiled import compile_schema
-from ddbench.leaderboard.consistency import check_scores, check_task, protocol_of, same
+from ddbench.leaderboard.consistency import check_label_kind, check_scores, check_task, protocol_of, same
 from ddbench.leaderboard.kept import Kept, Marks, digest
 from ddbench.leaderboard.result import KIND, SCHEMA, Metric, Result, Run, plain
 from ddbench.modalities import MODALITIES
@@ -109,7 +109,7 @@ def check_result(content: Any, where: str) -> Result:
     _check_sizes(result, where)
     if result.synset.modality not in MODALITIES:
         raise UserError(f"{where}: synset.modality {result.synset.modality!r:.60} is none of {', '.join(MODALITIES)}")
-    protocol_of(result.protocol, where, result.synset.modality)
+    check_label_kind(result.synset, protocol_of(result.protocol, where, result.synset.modality), where)
     _check_numbers(result, where)
     if result.scores is not None:
         check_scores(result.scores, where)

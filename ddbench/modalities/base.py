@@ -312,12 +312,25 @@ class Modality(ABC):
         """Preprocess kind and held-out fraction of a row of all real items; None: not one that ddbench makes."""
 
     @abstractmethod
-    def stored(self, tensors: Mapping[str, tuple[str, list[int], int]], header: Mapping[str, Any]) -> dict[str, Any]:
-        """What a row must say of a synset's file beside its provenance: ``images``, ``shape``, ``preprocess``, and
-        ``bytes.images``.
+    def label_kind(self, protocol: Any, own: str) -> str:
+        """The kind of labels that a student learns, of a synset whose own are of the kind ``own``."""
+
+    @property
+    @abstractmethod
+    def label_kinds(self) -> tuple[str, ...]:
+        """The kinds of a synset's own labels."""
+
+    @abstractmethod
+    def stored(
+        self, tensors: Mapping[str, tuple[str, list[int], int]], header: Mapping[str, Any], protocol: Any
+    ) -> dict[str, Any]:
+        """What a row must say of a synset's file beside its provenance: ``images``, ``shape``, ``preprocess``,
+        ``label_kind``, ``decoded_images``, ``learned_lr`` and every part of its bytes (``bytes.images``), as far as
+        they follow from a header; stored labels of views are not counted.
 
         Args:
             tensors: name -> dtype, shape, bytes, as in the file's header.
+            protocol: of the row.
         """
 
 

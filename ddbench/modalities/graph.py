@@ -280,7 +280,7 @@ class GraphModality(Modality):
             "shape": _shape(payload.node_sizes, payload.edge_sizes),
             "images": len(payload),
             "decoded_images": len(payload),
-            "label_kind": "hard",
+            "label_kind": self.label_kind(plan.protocol, "hard"),
             "student": synset.student,
             "seed": synset.seed,
             "preprocess": {},
@@ -330,14 +330,28 @@ class GraphModality(Modality):
     ) -> tuple[str | None, float | None]:
         return self.run_defaults["preprocess"], self.run_defaults["holdout"]
 
-    def stored(self, tensors: Mapping[str, tuple[str, list[int], int]], header: Mapping[str, Any]) -> dict[str, Any]:
-        _, shape, _ = tensors.get("labels", ("none", [], 0))
+    label_kinds = ("hard",)
+
+    def label_kind(self, protocol: GraphProtocol, own: str) -> str:
+        return "hard"
+
+    def stored(
+        self, tensors: Mapping[str, tuple[str, list[int], int]], header: Mapping[str, Any], protocol: GraphProtocol
+    ) -> dict[str, Any]:
+        _, shape, labels = tensors.get("labels", ("none", [], 0))
         facts = header.get("graphs")
         sizes = [facts.get(name) for name in ("node_sizes", "edge_sizes")] if isinstance(facts, dict) else [None, None]
         return {
             "images": shape[0] if shape else None,
             "shape": _shape(*sizes) if all(isinstance(one, list) for one in sizes) else None,
+            "decoded_images": shape[0] if shape else None,
             "preprocess": header.get("preprocess"),
+            "label_kind": "hard",
+            "bytes.labels": labels,
+            "bytes.augmentation": 0,
+            "bytes.teacher": 0,
+            "bytes.other": 0,
+            "learned_lr": None,
             "bytes.images": sum(size for name, (_, _, size) in tensors.items() if name != "labels"),
         }
 

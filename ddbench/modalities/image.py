@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ddbench.modalities.base import Modality, RunFacts, SynsetFacts, Tested, provenance_of
 from ddbench.networks.names import default_student, expand_students, parse_student
 from ddbench.protocols.protocol import LATER, PROTOCOLS, Protocol, changed, protocol
+from ddbench.provenance import hard_label_bytes
 from ddbench.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -211,8 +212,7 @@ class ImageModality(Modality):
     def describe(self, plan: Plan, dataset: Dataset) -> dict[str, Any]:
         from ddbench.protocols.storage import storage
 
-        synset, lr, labels = plan.synset, plan.synset.learned_lr, plan.protocol.labels
-        kinds = {"once": "teacher", "teacher": "teacher", "stored": "teacher", "hard": "hard"}
+        synset, lr = plan.synset, plan.synset.learned_lr
         bound = plan.protocol.replay and synset.schedule is not None and synset.schedule.fixed is not None
         return {
             "method": synset.method,
@@ -224,7 +224,7 @@ class ImageModality(Modality):
             "shape": list(synset.images.shape[1:]),
             "images": len(synset.labels),
             "decoded_images": synset.decoded_images,
-            "label_kind": kinds.get(labels, synset.label_kind),
+            "label_kind": self.label_kind(plan.protocol, synset.label_kind),
             "student": synset.student,
             "seed": synset.seed,
             "preprocess": synset.preprocess,
@@ -267,7 +267,15 @@ class ImageModality(Modality):
         good = isinstance(holdout, int | float) and 0 <= holdout <= 0.9
         return (kind if kind in ("meanstd", "zca") else None), (float(holdout) if good else None)
 
-    def stored(self, tensors: Mapping[str, tuple[str, list[int], int]], header: Mapping[str, Any]) -> dict[str, Any]:
+    label_kinds = ("hard", "soft", "targets")
+
+    def label_kind(self, protocol: Protocol, own: str) -> str:
+        kinds = {"once": "teacher", "teacher": "teacher", "stored": "teacher", "hard": "hard"}
+        return kinds.get(protocol.labels, own)
+
+    def stored(
+        self, tensors: Mapping[str, tuple[str, list[int], int]], header: Mapping[str, Any], protocol: Protocol
+    ) -> dict[str, Any]:
         _, shape, size = tensors.get("images", ("none", [], 0))
         decoder = header.get("decoder")
         if not shape and isinstance(decoder, dict):  # parameters, of which it makes images
@@ -279,4 +287,31 @@ class ImageModality(Modality):
             "shape": shape[1:],
             "preprocess": header.get("preprocess"),
             "bytes.images": size,
+            **_labels(tensors, header, protocol, self),
         }
+
+
+def _labels(
+    tensors: Mapping[str, tuple[str, list[int], int]], header: Mapping[str, Any], protocol: Protocol, kind: Modality
+) -> dict[str, Any]:
+    """What a row must say of the labels of a file, and of its learned rates and stages."""
+    dtype, shape, size = tensors.get("labels", ("none", [], 0))
+    own, names, schedule = header.get("label_kind"), header.get("class_names"), header.get("schedule")
+    if own not in kind.label_kinds or (own == "hard") != (dtype == "I64") or not shape:
+        return {"label_kind": None}
+    count, classes = shape[0], len(names) if isinstance(names, list) else 0
+    said: dict[str, Any] = {"label_kind": kind.label_kind(protocol, own)}
+    if header.get("decoder") is None:  # how many images another one makes only it knows
+        said["decoded_images"] = count
+    if protocol.labels != "once":
+        said["bytes.labels"] = hard_label_bytes(count, classes) if own == "hard" else size
+    elif "decoded_images" in said:
+        said["bytes.labels"] = 4 * count * classes
+    if not (protocol.replay and isinstance(schedule, dict) and schedule.get("fixed") is not None):
+        said["bytes.other"] = sum(tensors[name][2] for name in ("lr", "stage") if name in tensors)
+    if "lr" not in tensors or tensors["lr"][1]:
+        said["learned_lr"] = None
+    if protocol.labels != "teacher":
+        said["bytes.teacher"] = 0
+    said["bytes.augmentation"] = 8 if protocol.labels == "stored" else 0
+    return said

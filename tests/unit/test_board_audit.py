@@ -230,6 +230,45 @@ def test_a_row_that_counts_fewer_images_or_bytes(row: Path) -> None:
     refused(replace_synset(row, synset_bytes(said), smaller), "bytes.images")
 
 
+UNTOLD: dict[str, Callable[[dict[str, Any]], object]] = {
+    "label_kind": lambda said: said.update(label_kind="soft"),
+    "decoded_images": lambda said: said.update(decoded_images=90),
+    "bytes.labels": lambda said: said["bytes"].update(labels=0, total=said["bytes"]["total"] - 10),
+    "bytes.other": lambda said: said["bytes"].update(other=0, total=said["bytes"]["total"] - 4),
+    "bytes.augmentation": lambda said: said["bytes"].update(augmentation=8, total=said["bytes"]["total"] + 8),
+    "bytes.teacher": lambda said: said["bytes"].update(teacher=8, total=said["bytes"]["total"] + 8),
+}
+
+
+@pytest.mark.parametrize("name", UNTOLD)
+def test_what_follows_from_a_synset_and_the_protocol_is_not_the_rows_to_say(row: Path, name: str) -> None:
+    content = synset_of(row).read_bytes()
+    refused(replace_synset(row, content, lambda result: UNTOLD[name](result["synset"])), f"its {name} is not what row")
+
+
+def test_a_learned_rate_that_the_synset_does_not_have(row: Path) -> None:
+    said = read_result(row).synset.to_json()
+
+    def without_bytes(result: dict[str, Any]) -> None:
+        result["synset"]["bytes"].update(other=0, total=650)
+
+    content = synset_bytes({**said, "learned_lr": None})
+    refused(replace_synset(row, content, without_bytes), "its learned_lr is not what row")
+
+
+def test_rows_of_the_same_data_say_one_size_of_it(row: Path, tmp_path: Path) -> None:
+    """By which compression is told."""
+    board = board_of(row)
+    submit(make_run(tmp_path / "other", seed=5), board)
+    submit(make_run(tmp_path / "mnist", dataset="mnist"), board)
+    assert check_board(board)["rows"] == 3
+
+    def huge_set(result: dict[str, Any]) -> None:
+        result["synset"]["bytes"]["real"] = 10**15
+
+    refused(replace_synset(row, synset_of(row).read_bytes(), huge_set), "one of the two rows is wrong", f"{10**15:,}")
+
+
 def test_a_teacher_that_the_row_does_not_have(row: Path) -> None:
     row.with_name(f"{row.stem}.teacher.safetensors").write_bytes(b"x")
     refused(row, "trained without teacher")

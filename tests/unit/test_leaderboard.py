@@ -50,7 +50,10 @@ def png(width: int = 40, height: int = 16, **options: Any) -> bytes:
 
 
 def synset_bytes(said: dict[str, Any], **changes: Any) -> bytes:
-    """A synset file of black pixels that says of itself what a result says; ``changes`` alter its header."""
+    """A synset file of black pixels that says of itself what a result says; ``changes`` alter its header.
+
+    Its labels are hard ones; a learned rate is there where the result has one.
+    """
     header = {
         "kind": "ddbench-synset",
         "schema": 1,
@@ -79,6 +82,8 @@ def synset_bytes(said: dict[str, Any], **changes: Any) -> bytes:
         "labels": ("I64", [said["images"]], struct.pack(f"<{said['images']}q", *labels)),
         "images": ("U8", shape, bytes(math.prod(shape))),
     }
+    if said["learned_lr"] is not None:
+        tensors["lr"] = ("F32", [], struct.pack("<f", said["learned_lr"]))
     return safetensors(tensors, header)
 
 

@@ -8,7 +8,7 @@ import inspect
 import json
 import shlex
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from ddbench.cli.parse import parse
 from ddbench.evaluation.ddranking.definitions import Accuracies, repeat_scores
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.leaderboard import submit
-from ddbench.leaderboard.attachments import TEACHER
+from ddbench.leaderboard.attachments import LABELS, TEACHER, check_part
 from ddbench.leaderboard.audit import check_board
 from ddbench.leaderboard.commands import expert_command, run_flags
 from ddbench.leaderboard.packing import Given, find_part
-from ddbench.leaderboard.schema import load_results, read_result
+from ddbench.leaderboard.schema import load_results, read_result, result_id
 from ddbench.leaderboard.submit import Submission, make_result, plan_submission, write_plan
+from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.runtime import signs
 from ddbench.runtime.errors import UserError
 
@@ -212,13 +213,26 @@ def test_a_large_synset_needs_an_address(tmp_path: Path, board: Path, capsys: py
         call(run, board, "--synset-url", "file:///etc/passwd")
 
 
-def with_teacher(run: Path, size: int = 100) -> bytes:
+def under(run: Path, name: str, *, teacher: int = 0, labels: int = 0, augmentation: int = 0) -> None:
+    """Make the evaluation of a run one by a protocol with a teacher's labels, which cost so many bytes more."""
+
+    def change(evaluation: dict[str, Any]) -> None:
+        used, said = PROTOCOLS[name], evaluation["synset"]
+        evaluation["protocol"] |= {"name": name, "hash": used.hash, "settings": used.settings()}
+        said["label_kind"], stored = "teacher", said["bytes"]
+        stored |= {"teacher": teacher, "labels": stored["labels"] + labels, "augmentation": augmentation}
+        stored["total"] += teacher + labels + augmentation
+
+    break_evaluation(run, change)
+
+
+def with_teacher(run: Path, weights: int = 25) -> bytes:
     """Make the evaluation of a run one with a teacher; returns the teacher's file."""
-    weights = ("U8", [size], bytes(size))
-    content = safetensors({"w": weights}, {"kind": "ddbench-teacher", "schema": 1})
+    tensors = {"w": ("F32", [weights], bytes(4 * weights)), "count": ("I64", [], bytes(8))}
+    content = safetensors(tensors, {"kind": "ddbench-teacher", "schema": 1})
     sha256 = hashlib.sha256(content).hexdigest()
     break_evaluation(run, lambda e: e.update(teacher={"sha256": sha256, "student": CONVNET}))
-    break_evaluation(run, lambda e: e["synset"].update(label_kind="teacher"))
+    under(run, "labels-view", teacher=4 * weights)
     return content
 
 
@@ -233,6 +247,36 @@ def test_a_small_teacher_lies_beside_its_row(tmp_path: Path, board: Path) -> Non
     (teacher,) = board.rglob(f"{result.id}.teacher.safetensors")
     assert teacher.read_bytes() == content
     assert check_board(board)["files"] == 3
+
+
+LIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "labels are hard": (lambda said: said.update(label_kind="hard"), "label_kind is 'hard', but under .* teacher"),
+    "a smaller teacher": (lambda said: said["bytes"].update(teacher=4, total=658), r"bytes\.teacher is 100"),
+    "no teacher": (lambda said: said["bytes"].update(teacher=0, total=654), r"its bytes\.teacher is not what row"),
+    "fewer labels": (lambda said: said["bytes"].update(labels=1, total=745), r"its bytes\.labels is not what row"),
+    "no rate": (lambda said: said["bytes"].update(other=0, total=750), r"its bytes\.other is not what row"),
+    "views": (lambda said: said["bytes"].update(augmentation=8, total=762), r"its bytes\.augmentation is not what"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_what_follows_from_the_files_beside_a_row_is_checked(tmp_path: Path, board: Path, lie: str) -> None:
+    change, words = LIES[lie]
+    run = make_run(tmp_path / "run")
+    place = tmp_path / "teachers/digits/x/1.safetensors"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(with_teacher(run))
+    call(run, board)
+    (row,) = board.rglob("????????????????.json")
+    said = json.loads(row.read_text())
+    assert said["synset"]["bytes"]["total"] == 754
+    change(said["synset"])
+    said["id"] = result_id(said)
+    for path in row.parent.iterdir():
+        path.rename(path.with_name(path.name.replace(row.stem, said["id"])))
+    row.with_name(f"{said['id']}.json").write_text(json.dumps(said))
+    with pytest.raises(UserError, match=words):
+        check_board(board)
 
 
 def test_a_teacher_that_comes_later_is_added(tmp_path: Path, board: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -257,6 +301,7 @@ def test_stored_labels_are_named_by_their_hash(tmp_path: Path, board: Path) -> N
     sha256 = json.loads((run / "evaluations/hard-v1.json").read_text())["synset"]["sha256"]
     reference = {"synset_sha256": sha256, "teacher": {}, "views": {}, "seed": 0, "epochs": 2, "bytes": 400}
     break_evaluation(run, lambda e: e.update(labels=reference))
+    under(run, "fkd", labels=400, augmentation=8)
     plan = plan_submission(run, board, make_result(run))
     assert [item.name for item in plan.lacks] == ["stored labels"]
     header = {"kind": "ddbench-labels", "schema": 1, "synset_sha256": sha256}
@@ -266,6 +311,10 @@ def test_stored_labels_are_named_by_their_hash(tmp_path: Path, board: Path) -> N
     (result,) = load_results(board)
     assert result.submission.labels_sha256 == hashlib.sha256(content).hexdigest()
     assert check_board(board)["files"] == 3
+    (labels,) = board.rglob("*.labels.safetensors")
+    smaller = replace(result, labels={**reference, "bytes": 40})
+    with pytest.raises(UserError, match=r"400 bytes of labels, row .* says otherwise"):
+        check_part(labels, LABELS, smaller)
 
 
 def scores_file(run: Path, **changes: Any) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,15 @@ from ddbench.statistics import summarise
 KIND = "ddbench-evaluation"
 SCHEMA = 1
 COSTS = ("wall_seconds", "cpu_seconds", "peak_memory_bytes")
+
+
+def best_of(found: Mapping[float, float]) -> float:
+    """The learning rate with the highest accuracy; of equal ones the smallest.
+
+    Args:
+        found: rate -> accuracy on held-out training images.
+    """
+    return min(found, key=lambda rate: (-found[rate], rate))
 
 
 @dataclass
@@ -111,8 +121,7 @@ class Kept:
 
     def best_rate(self, student: str) -> float:
         """The searched learning rate with the highest held-out accuracy; of equal ones the smallest."""
-        found = self.searches[student]
-        return min(found, key=lambda rate: (-found[rate], rate))
+        return best_of(self.searches[student])
 
     def tables(self) -> dict[str, Any]:
         """Runs in order, and their statistics by student and metric, without those of :meth:`_partial`."""

@@ -9,6 +9,9 @@ from ddbench.evaluation.tasks import Job
 from ddbench.modalities import modality
 from ddbench.runtime import device as devices
 
+SEARCHED = "search on held-out training images"
+"""Where a learning rate comes from that was searched for."""
+
 
 def whole(head: dict[str, Any], plan: Any, kept: Kept) -> dict[str, Any]:
     """The evaluation: head, learning rates, runs, statistics."""
@@ -18,7 +21,7 @@ def whole(head: dict[str, Any], plan: Any, kept: Kept) -> dict[str, Any]:
         searched = kept.searches.get(student, {})
         rate, source = kind.rate(plan, student)
         if searched:
-            rate, source = kept.best_rate(student), "search on held-out training images"
+            rate, source = kept.best_rate(student), SEARCHED
         rates[student] = {
             "rate": rate,
             "source": source,

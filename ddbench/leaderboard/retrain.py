@@ -20,6 +20,7 @@ from ddbench.data.specs import is_read_elsewhere
 from ddbench.leaderboard.attachments import SYNSET, Part, address, beside, check_part, needed
 from ddbench.leaderboard.columns import repeated
 from ddbench.leaderboard.consistency import protocol_of
+from ddbench.leaderboard.described import check_described
 from ddbench.leaderboard.result import Result, Run
 from ddbench.leaderboard.retask import check_tasks, tasks_again
 from ddbench.leaderboard.schema import RESULTS, load_results, result_path
@@ -159,6 +160,7 @@ def prepare(
     for row in rows if ids else []:
         wanted_runs(row, request)
         job = make_job(row, request)
+        check_described(row, job)
         if request.measured:
             measurements(row, job)
             check_tasks(row, request)
@@ -210,6 +212,7 @@ def verify_row(request: Request, result: Result) -> Outcome:
     try:
         pairs = wanted_runs(result, request)
         job = make_job(result, request)
+        check_described(result, job)
         own_names = modality(result.synset.modality).setting_names
         choices = measurements(result, job) if request.measured else []
         device = devices.describe(devices.resolve_device(job.device))

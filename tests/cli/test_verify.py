@@ -18,6 +18,7 @@ from PIL import Image
 from test_kill import RECORDED, halted, kill_when
 from test_relabel import TEACHER
 
+from ddbench.leaderboard.attachments import SYNSET
 from ddbench.leaderboard.audit import check_board
 from ddbench.leaderboard.schema import load_results, read_result, result_id
 from ddbench.leaderboard.verification import load_verifications
@@ -136,6 +137,38 @@ def test_a_better_claim_than_the_synset_gives_is_below(ddb: Ddb, board: Path) ->
     rewritten(board, invent)
     assert "below" in done(ddb(*verify(board)), 1)
     assert verdicts(board) == ["below"]
+
+
+FALSE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "synset.bytes.real": lambda row: row["synset"]["bytes"].update(real=10**15),
+    "synset.bytes.real_images": lambda row: row["synset"]["bytes"].update(real_images=10**9),
+    "synset.fixed_network": lambda row: row["synset"].update(fixed_network=True),
+    "teacher": lambda row: row.update(teacher={"sha256": "0" * 64}),
+    f"learning_rates.{MLP}.rate": lambda row: row["learning_rates"][MLP].update(rate=123),
+    f"learning_rates.{TINY}.source": lambda row: row["learning_rates"][TINY].update(source="synset"),
+    "learning_rates.nobody": lambda row: row["learning_rates"].update(nobody=row["learning_rates"][TINY]),
+}
+
+
+@pytest.mark.parametrize("name", FALSE)
+def test_what_a_row_says_of_its_synset_is_looked_at_before_it_is_trained(
+    ddb: Ddb, board: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """These pass ``check``, which has no data and no networks; of a row that is not named it is the outcome."""
+
+    def trained(**_: object) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr("ddbench.evaluation.evaluator.evaluate", trained)
+    monkeypatch.setattr("ddbench.leaderboard.retrain.needed", lambda result: {SYNSET: result.synset.sha256})
+    rewritten(board, FALSE[name])
+    (row,) = load_results(board)
+    words = f"row {row.id}: its {name} is not what its files give; nothing is trained"
+    for more in ((row.id,), ()):
+        found = ddb(*verify(board, *more))
+        assert found.code != 0
+        assert words in found.err + found.out
+    assert not load_verifications(board)
 
 
 @pytest.fixture(scope="session")
@@ -324,7 +357,7 @@ UNFIT: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "not named",
     ),
     "teacher": (lambda r: r.update(teacher={"sha256": "1" * 64}), "--teacher FILE"),
-    "decoded": (lambda r: r["synset"].update(decoded_images=999), "decodes to 10"),
+    "decoded": (lambda r: r["synset"].update(decoded_images=999), "its decoded_images is not what row"),
 }
 
 

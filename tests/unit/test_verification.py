@@ -8,13 +8,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from made_board import STUDENTS, made_result, put
 from scipy.stats import t as student_t
 from test_leaderboard import ACCURACIES, CONVNET, MLP, make_run, submit
 
+from ddbench.evaluation.record import SEARCHED
+from ddbench.leaderboard.described import _rate, differing
 from ddbench.leaderboard.result import Run
 from ddbench.leaderboard.schema import load_results, read_result
 from ddbench.leaderboard.verification import (
@@ -26,6 +30,7 @@ from ddbench.leaderboard.verification import (
     verification_path,
     write_verification,
 )
+from ddbench.protocols.protocol import PROTOCOLS, changed
 from ddbench.runtime.errors import UserError
 
 CLAIMED = {0: 0.881, 1: 0.887, 2: 0.893}
@@ -176,6 +181,48 @@ def test_every_comparison_of_a_row_counts_for_the_level(tmp_path: Path) -> None:
     own = made.measured["ece"][STUDENTS[0]]
     quantile = student_t.ppf(1 - 0.05 / 2 / 4, 4)  # two students, accuracy and ECE
     assert own.high - own.claimed == pytest.approx(quantile * stdev(values) * math.sqrt(2 / 5))
+
+
+def rate_of(row: dict[str, Any], **settings: Any) -> str | None:
+    """Where a row's rate differs from what it must be, for a synset without a learned scalar rate."""
+    protocol = changed(PROTOCOLS["hard-v1"], **settings)[0]
+    synset = SimpleNamespace(learned_lr=torch.tensor([0.5, 1.5]) if protocol.replay else None, stage=None)
+    plan = SimpleNamespace(protocol=protocol, synset=synset)
+    result = replace(made_result("mtt", names=STUDENTS[:1]), learning_rates={STUDENTS[0]: row})
+    return differing(row, _rate(result, protocol, plan, STUDENTS[0]))
+
+
+def test_the_rate_of_a_row_is_the_one_that_follows() -> None:
+    plain: dict[str, Any] = {"rate": 0.01, "source": "protocol", "searched": {}}
+    assert rate_of(plain) is None
+    assert rate_of({**plain, "rate": 123.0}) == "rate"
+    assert rate_of({**plain, "source": "synset"}) == "source"
+    assert rate_of({**plain, "searched": {"0.1": 0.9}}) == "searched.0.1"
+    assert rate_of({**plain, "rate": 1.0}, replay=True) is None, "the mean of the recipe's"
+    assert rate_of(plain, replay=True) is None, "as early rows have it"
+    assert rate_of({**plain, "rate": 0.5}, replay=True) == "rate"
+
+
+def test_a_searched_rate_is_the_best_of_the_protocols_grid() -> None:
+    tried = {"0.01": 0.4, "0.1": 0.6}
+    best = {"rate": 0.1, "source": SEARCHED, "searched": tried}
+    search = {"lr_source": "search", "lr_grid": (0.01, 0.1)}
+    assert rate_of(best, **search) is None
+    assert rate_of({**best, "rate": 0.01}, **search) == "rate"
+    assert rate_of({**best, "searched": {**tried, "1.0": 0.1}}, **search) == "searched.1.0"
+    assert rate_of({**best, "searched": {"0.1": 0.6}}, **search) == "searched.0.01"
+    assert rate_of({**best, "source": "protocol"}, **search) == "source"
+
+
+def test_where_two_descriptions_differ() -> None:
+    said = {"bytes": {"images": 5, "real": 7}, "learned_lr": 0.25, "shape": [1, 8, 8]}
+    assert differing(said, {**said, "learned_lr": 0.25 * (1 + 1e-8)}) is None, "a sum in float32"
+    assert differing(said, {**said, "learned_lr": 0.2501}) == "learned_lr"
+    assert differing(said, {**said, "learned_lr": None}) == "learned_lr"
+    assert differing(said, {**said, "bytes": {"images": 5, "real": 8}}) == "bytes.real"
+    assert differing(said, {**said, "shape": [1, 8]}) == "shape"
+    assert differing({"seed": 1}, {"seed": True}) == "seed"
+    assert differing({}, {"fixed_network": True}) == "fixed_network"
 
 
 Change = Callable[[dict[str, Any]], object]

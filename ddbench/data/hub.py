@@ -147,7 +147,8 @@ def _parts(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
         found, loose = {"train": loose}, []
     if "train" not in found:
         raise UserError(f"{folder}: files of {', '.join(found)}, but none named train, to train on")
-    _require_shards([path for paths in found.values() for path in paths])
+    unused = {"validation"} if "test" in found else set()
+    _require_shards([path for split, paths in found.items() if split not in unused for path in paths])
     return found, [f"ignored: {len(loose)} parquet file(s) whose name says no split"] if loose else []
 
 

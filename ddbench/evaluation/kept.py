@@ -125,7 +125,7 @@ class Kept:
 
     def tables(self) -> dict[str, Any]:
         """Runs in order, and their statistics by student and metric, without those of :meth:`_partial`."""
-        partial = {student: self._partial(student) for student, _ in self.runs}
+        partial = {student: self._partial(student) for student in {student for student, _ in self.runs}}
         shown = {
             (student, seed): {name: value for name, value in metrics.items() if name not in partial[student]}
             for (student, seed), metrics in sorted(self.runs.items())
@@ -143,9 +143,10 @@ class Kept:
     def _partial(self, student: str) -> set[str]:
         """Metrics that some run lacks though it was measured alike: a mean of the rest would be of chosen seeds."""
         own = {seed: metrics for (name, seed), metrics in self.runs.items() if name == student}
-        kinds = {
-            seed: {kind for name, other, kind in self.findings if (name, other) == (student, seed)} for seed in own
-        }
+        kinds: dict[int, set[str]] = {seed: set() for seed in own}
+        for name, seed, kind in self.findings:
+            if name == student and seed in kinds:
+                kinds[seed].add(kind)
         found = set()
         for metric in {name for metrics in own.values() for name in metrics}:
             needed = set.intersection(*(kinds[seed] for seed, metrics in own.items() if metric in metrics))

@@ -15,7 +15,7 @@ from ddbench.hub import CARD, DATA, INFO, KIND, LABELS, PREVIEW, SCHEMA, parquet
 from ddbench.hub.card import Place, Subject, card
 from ddbench.hub.columns import Feature, arrays_of, features_of, fixed, lists, nested, schema, value
 from ddbench.leaderboard.board import read_board
-from ddbench.leaderboard.evaluated import read_evaluation
+from ddbench.leaderboard.evaluated import checked_evaluation
 from ddbench.protocols import labels as stored
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash, is_temporary, read_json, write_atomic, write_json, write_text
@@ -120,11 +120,12 @@ def _evaluations(run: Path, sha256: str, notes: list[str]) -> list[Evaluation]:
     for path in sorted((run / "evaluations").glob("*.json")):
         if path.name.endswith(".cost.json"):
             continue
-        evaluation = read_evaluation(path)
-        if evaluation["synset"].get("sha256") == sha256:
-            found.append(Evaluation(path, evaluation))
-        else:
+        said = read_json(path, "evaluation")
+        synset = said.get("synset") if isinstance(said, dict) else None
+        if isinstance(synset, dict) and synset.get("sha256") not in (None, sha256):
             notes.append(f"left out: {path}, which is of another synset")
+        else:
+            found.append(Evaluation(path, checked_evaluation(path, said)))
     return found
 
 

@@ -47,7 +47,9 @@ def expert_command(result: Result) -> str | None:
 
 def _size(result: Result) -> list[str]:
     """``--size``, where a dataset comes in several sizes and the row's is not what it has without the flag."""
-    dataset, side = result.synset.dataset, result.synset.shape[-1]
+    dataset, side = result.synset.dataset, modality(result.synset.modality).side_of_row(result.synset)
+    if side is None:
+        return []
     usual = DATASETS[dataset].size if dataset in DATASETS else side
     return ["--size", str(side)] if is_own(dataset) or side != usual else []
 
@@ -56,7 +58,8 @@ def run_flags(result: Result) -> list[str]:
     """Flags of ``ddbench distill`` that are in no config but decide the last bits of a synset."""
     recipe = result.recipe or {}
     flags = []
-    for name in ("threads", "compile", "device"):
+    anywhere = modality(result.synset.modality).device("auto", "auto") == "auto"
+    for name in ("threads", "compile", "device") if anywhere else ("threads",):
         if isinstance(recipe.get(name), str | int):
             flags += [f"--{name}", str(recipe[name])]
     return flags
@@ -184,7 +187,7 @@ def _tasks(result: Result) -> list[str]:
         command += _flag("protocol", protocol.get("name"))
         changed = protocol.get("changed")
         if isinstance(changed, dict):
-            command += _flag("epochs", changed.get("epochs"))
+            command += _flag("epochs", changed.get("epochs") or changed.get("full_epochs"))
         for key, value in sorted(question["config"].items() if isinstance(question["config"], dict) else ()):
             command += [f"--{key.replace('_', '-')}="] if value == "" else _flag(key, value)
         found.append(shlex.join([*command, "--threads", str(task.threads)]))

@@ -110,7 +110,15 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     Raises:
         UserError: something else, not whole, or made by a newer ddbench.
     """
-    evaluation = read_json(path, "run evaluation", MAX_RESULT_BYTES)
+    return checked_evaluation(path, read_json(path, "run evaluation", MAX_RESULT_BYTES))
+
+
+def checked_evaluation(path: Path, evaluation: Any) -> dict[str, Any]:
+    """The content of an evaluation's file, as :func:`read_evaluation` gives it.
+
+    Raises:
+        UserError: something else, not whole, or made by a newer ddbench.
+    """
     if not isinstance(evaluation, dict) or evaluation.get("kind") != EVALUATION_KIND:
         raise UserError(f"{path}: not an evaluation; `ddbench evaluate RUN` writes one")
     version = evaluation.get("schema")

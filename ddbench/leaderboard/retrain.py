@@ -160,7 +160,8 @@ def prepare(
     for row in rows if ids else []:
         wanted_runs(row, request)
         job = make_job(row, request)
-        check_described(row, job)
+        if not is_elsewhere():  # there the data need not be here
+            check_described(row, job)
         if request.measured:
             measurements(row, job)
             check_tasks(row, request)
@@ -406,9 +407,11 @@ def _check_numbers(path: Path, result: Result) -> None:
 
 
 def _device(result: Result, request: Request) -> str:
-    asked = modality(result.synset.modality).device(request.device, request.compile)
-    if asked != "auto":
-        return asked
+    own = modality(result.synset.modality).device("auto", "auto")
+    if own != "auto":  # of a whole board some rows may be for a GPU; this one is not
+        return own
+    if request.device != "auto":
+        return request.device
     from ddbench.runtime.device import resolve_device
 
     cost = result.cost.evaluate

@@ -283,6 +283,9 @@ def _tables(result: Result, runs: Sequence[Run], measured: Sequence[str], tasks:
     tests = len(pairs) + sum(len(task.metrics) for task in tasks.values())
     found: dict[str, dict[str, Comparison]] = {metric: {} for metric in (main, *measured)}
     for metric, student in pairs:
+        if not all(metric in run.metrics for run in runs if run.student == student):
+            lacking = f"row {result.id}: {metric} of {student} does not come of every network trained again"
+            raise UserError(f"{lacking}; verify the row without --measured")
         found[metric][student] = compare(
             result.values(student, metric),
             {run.seed: run.metrics[metric] for run in runs if run.student == student},

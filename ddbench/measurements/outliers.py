@@ -32,7 +32,8 @@ from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.statistics import auroc
 
-VERSION = 2
+VERSIONS = {False: 1, True: 2}
+"""By whether the protocol tests images enlarged: of those both sides are, since version 2."""
 
 KEPT = 0.95
 """Share of the test images that the threshold of the false positives keeps."""
@@ -105,6 +106,7 @@ class OutlierSuite(Suite):
         other, root: as the probe's.
         other_images: how many images of it.
         fingerprint: of the other dataset; empty for noise.
+        enlarged: whether the protocol tests images enlarged and cut.
     """
 
     kind: ClassVar[str] = "ood"
@@ -113,6 +115,7 @@ class OutlierSuite(Suite):
     root: Path | None
     other_images: int
     fingerprint: str = ""
+    enlarged: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -127,7 +130,7 @@ class OutlierSuite(Suite):
     def settings(self) -> dict[str, Any]:
         """What the numbers depend on."""
         return {
-            "version": VERSION,
+            "version": VERSIONS[self.enlarged],
             "other": self.other,
             "other_fingerprint": self.fingerprint,
             "other_images": self.other_images,
@@ -158,7 +161,9 @@ def outlier_suite(choice: Choice, plan: Plan, dataset: Dataset) -> Suite:
     _, channels, size, _ = plan.synset.images.shape
     count = min(choice.max_images or len(dataset.test), len(dataset.test))
     if choice.other == NOISE:
-        return OutlierSuite(images=count, other=NOISE, root=dataset.root, other_images=count)
+        return OutlierSuite(
+            images=count, other=NOISE, root=dataset.root, other_images=count, enlarged=plan.protocol.test_zoom
+        )
     where = f"--ood {choice.other}"
     if is_own(choice.other):
         raise UserError(
@@ -181,4 +186,5 @@ def outlier_suite(choice: Choice, plan: Plan, dataset: Dataset) -> Suite:
         root=dataset.root,
         other_images=min(count, len(other.test)),
         fingerprint=other.fingerprint,
+        enlarged=plan.protocol.test_zoom,
     )

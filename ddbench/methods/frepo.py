@@ -39,7 +39,7 @@ class FRePoConfig(KernelConfig):
     iterations: int = setting(10000, at_least=1)
     """Meta steps."""
     pool: int = setting(10, at_least=1, at_most=1000)
-    """Networks in the pool; the i-th begins at age 10 i."""
+    """Networks in the pool; the i-th, from 0, begins at age 10 i, counted anew from --oldest on."""
     lr_pool: float = setting(3e-4, at_least=0)
     """Learning rate of the Adam that trains the networks of the pool on the learned set."""
     lr_images: float = setting(3e-4, at_least=0)
@@ -75,7 +75,7 @@ class FRePo(KernelMethod[FRePoConfig]):
 
     def first_ages(self) -> list[int]:
         """Staggered."""
-        return [self.config.oldest // self.config.pool * index for index in range(self.config.pool)]
+        return [10 * index % self.config.oldest for index in range(self.config.pool)]
 
     def setup(self) -> None:
         """As the family's; then LAMB."""

@@ -217,8 +217,7 @@ def turn(path: Path, what: str, say: Callable[[str], None] = lambda line: None) 
         holder = _holder(place)
         if holder is None:  # it left just now
             continue
-        if holder.dead:
-            _bury(place, holder)
+        if holder.dead and _bury(place, holder):
             continue
         if not told:
             say(f"process {holder.pid} on {holder.host} is at work on this {what}; waiting for it ({place})")
@@ -254,20 +253,23 @@ def end_turns(folder: Path) -> None:
             _bury(place, found)
 
 
-def _bury(place: Path, holder: Seen) -> None:
+def _bury(place: Path, holder: Seen) -> bool:
     """Take a dead process's sign away, and only that one: who looked at it may have ended in peace since.
 
     One process at a time does so. Nobody else takes that sign away, so the place is another's only after it.
+
+    Returns:
+        Whether something was taken away; if not, another process is at it.
     """
-    grave = place.with_name(
-        f".{place.name}.{hashlib.sha256(canonical_json(holder.content).encode()).hexdigest()[:16]}.tmp"
-    )
+    name = hashlib.sha256(canonical_json(holder.content).encode()).hexdigest()[:8]
+    grave = place.with_name(f".{place.name}.0.{name}.tmp")  # the same for all, and seen as temporary
     sign = Sign(place.parent, TURN)
     if not sign.take(grave):
         other = _holder(grave)
         if other is not None and other.dead:  # it was killed here
             grave.unlink(missing_ok=True)
-        return
+            return True
+        return False
     try:
         found = _holder(place)
         if found is not None and found.dead and found.content == holder.content:
@@ -275,3 +277,4 @@ def _bury(place: Path, holder: Seen) -> None:
                 place.unlink(missing_ok=True)
     finally:
         sign.leave()
+    return True

@@ -148,7 +148,8 @@ def _order(name: str, places: Sequence[Path], asked: Asked, config: Any) -> Orde
     base = protocol(asked.protocol or kind.protocol)
     if base.labels in ("teacher", "stored"):
         raise UserError(f"--protocol {base.name}: it takes a teacher's labels, which no task has; e.g. hard-v1")
-    altered, difference = changed(base, epochs=asked.epochs, full_epochs=asked.epochs)
+    epochs = None if asked.epochs == base.epochs else asked.epochs  # what it says anyway alters nothing
+    altered, difference = changed(base, epochs=epochs, full_epochs=epochs)
     out = asked.out or Path("tasks") / f"{dataset_slug(first.dataset)}-{name}.json"
     begun = _begun(out) or begun_threads(parts_folder(out) / HEAD)
     threads = own_threads(asked.threads or begun, size)

@@ -559,7 +559,7 @@ def test_features_without_a_regression_are_a_step_that_is_not_taken(name: str, c
         method.step(0)
 
 
-def test_first_ages_of_frepo_are_spread_over_a_life(context: Context):
-    config = dataclasses.replace(small_config("frepo"), pool=4, oldest=100)
+def test_first_ages_of_frepo_are_those_of_a_life(context: Context):
+    config = dataclasses.replace(small_config("frepo"), pool=12, oldest=100)
     method = METHODS.get("frepo")(config, context)
-    assert method.first_ages() == [0, 25, 50, 75]
+    assert method.first_ages() == [*range(0, 100, 10), 0, 10]

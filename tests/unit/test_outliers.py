@@ -97,6 +97,7 @@ class Plan:
 
     def __init__(self, channels: int = 1, size: int = 8) -> None:
         self.synset = SimpleNamespace(images=torch.zeros(1, channels, size, size))
+        self.protocol = SimpleNamespace(test_zoom=False)
 
 
 def build(other: str, dataset: Any = None, **shape: int) -> OutlierSuite:

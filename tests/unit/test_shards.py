@@ -22,6 +22,7 @@ import ddbench
 from ddbench.evaluation import tasks
 from ddbench.runtime import shards, signs
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import is_temporary
 from ddbench.runtime.shards import WHOLE, Shard, Units, parse_shard, run_common, run_units, status_lines
 
 ROOT = Path(ddbench.__file__).parents[1]
@@ -310,9 +311,18 @@ def test_who_takes_a_dead_ones_sign_away_may_be_killed_at_it(tmp_path: Path, mon
         patch.setattr(Path, "unlink", lambda self, missing_ok=False: None)
         signs._bury(place, signs._holder(place))
     (grave,) = (path for path in tmp_path.iterdir() if path != place and not path.name.startswith(".clock"))
-    grave.write_text(dead)  # as that of a killed one
+    assert is_temporary(grave)
+    grave.write_text(f"elsewhere.7.00000000{signs.TURN}\n{{}}")  # another machine's, alive
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        grave.write_text(dead)  # as that of a killed one
+
+    monkeypatch.setattr(signs.time, "sleep", sleep)
     with signs.turn(tmp_path / "it", "number"):
         assert not grave.exists()
+    assert waited == [signs.POLL], "somebody alive was at it"
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".clock")] == []
 
 

@@ -89,6 +89,7 @@ def means(results: list[Result], args: argparse.Namespace, student: str) -> list
 
 def pairs(results: list[Result], args: argparse.Namespace, student: str) -> list[str]:
     """One table of one metric, beside random images and beside the base."""
+    results = [one for one in results if one.values(student, args.metric)]  # others are of other networks
     others = chosen(results, args, args.base, args.protocol) or chosen(results, args, args.base, None)
     base = f" | - {args.base}" if args.base else ""
     if others and others[0].protocol.name != args.protocol:
@@ -97,21 +98,21 @@ def pairs(results: list[Result], args: argparse.Namespace, student: str) -> list
     for method in args.methods.split(","):
         name, wanted = split(method)
         found = chosen(results, args, name, wanted)
-        if not found or not found[0].values(student, args.metric):
+        if not found:
             continue
         result = found[0]
         protocol = result.protocol.name
         ours = result.values(student, args.metric)
         randoms = chosen(results, args, "random", args.random_protocol or protocol)
         randoms = randoms or chosen(results, args, "random", args.protocol)
-        subsets = [own for own in (one.values(student, args.metric) for one in randoms) if own]
+        subsets = [one.values(student, args.metric) for one in randoms]
         cells = [name, f"`{protocol}`"]
         if name == "random":
             cells += [interval(summarise_groups([list(own.values()) for own in subsets])), ""]
         else:
             cells += [interval(summarise(list(ours.values()))), difference(ours, subsets) if subsets else ""]
         if args.base:
-            other = [own for own in (one.values(student, args.metric) for one in others[:1]) if own]
+            other = [one.values(student, args.metric) for one in others[:1]]
             cells.append(difference(ours, other) if other and name not in (args.base, "random") else "")
         lines.append("| " + " | ".join(cells) + " |")
     return lines

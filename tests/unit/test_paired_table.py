@@ -76,6 +76,22 @@ def test_only_the_table_below_the_mark_is_made_again(
     assert run(tables, monkeypatch, "--board", board, "--check", page) == 0
 
 
+def test_rows_of_other_networks_are_passed_over(
+    tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, page = tmp_path / "board", tmp_path / "page.md"
+    for method, accuracy in (("random", 0.5), ("dm", 0.7), ("mtt", 0.8)):
+        put(root, made_result(method, accuracy=0.9, names=STUDENTS[1:], rich=False))
+        put(root, made_result(method, accuracy=accuracy, seed=1, rich=False))
+    page.write_text(TEXT)
+    assert run(tables, monkeypatch, "--board", root, "--write", page) == 0
+    lines = page.read_text().partition(MARK)[2].splitlines()[4:7]
+    cells = [[part.strip() for part in line.split("|")[1:-1]] for line in lines]
+    assert [one[0] for one in cells] == ["random", "dm", "mtt"]
+    assert [round(float(one[2].split()[0])) for one in cells] == [50, 70, 80]
+    assert cells[1][4].startswith("-1")
+
+
 def test_a_mark_without_a_table_yet(
     tables: ModuleType, board: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

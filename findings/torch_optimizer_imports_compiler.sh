@@ -3,9 +3,9 @@
 #
 # torch 2.15.0. torch.optim.SGD([weight], lr=0.1) takes about as many CPU seconds as `import torch`: some methods of
 # torch.optim.Optimizer are wrapped so that the compiler leaves them alone, and the wrapper imports it to say so, over
-# 900 modules, among them torch._dynamo, torch._inductor and sympy. Every process of a benchmark pays that, and a worker
-# that trains for five seconds pays a third of its time. The wrapped methods are kept in __wrapped__; a subclass that
-# takes those and steps under no_grad comes to the same bits (ddbench/runtime/light.py).
+# 900 modules, among them torch._dynamo, torch._inductor and sympy. Every process of a benchmark pays that. The
+# wrapped methods are kept in __wrapped__; a subclass that takes those and steps under no_grad comes to the same bits
+# (ddbench/runtime/light.py).
 #
 # Seen (seconds vary):
 #   torch 2.15.0

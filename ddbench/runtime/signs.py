@@ -259,12 +259,14 @@ def _bury(place: Path, holder: Seen) -> bool:
     One process at a time does so. Nobody else takes that sign away, so the place is another's only after it.
 
     Returns:
-        Whether something was taken away; if not, another process is at it.
+        Whether something was taken away; if not, another process is at it, or the folder cannot be written to.
     """
     name = hashlib.sha256(canonical_json(holder.content).encode()).hexdigest()[:8]
     grave = place.with_name(f".{place.name}.0.{name}.tmp")  # the same for all, and seen as temporary
-    sign = Sign(place.parent, TURN)
-    if not sign.take(grave):
+    sign, own = Sign(place.parent, TURN), False
+    with contextlib.suppress(OSError):
+        own = sign.take(grave)
+    if not own:
         other = _holder(grave)
         if other is not None and other.dead:  # it was killed here
             grave.unlink(missing_ok=True)

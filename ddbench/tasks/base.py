@@ -167,7 +167,10 @@ class Task(Generic[C]):
 
     @classmethod
     def wanted(cls, head: Mapping[str, Any]) -> Iterable[str]:
-        """Names of the units that the values of the head's runs rest on: a result without one of them is refused."""
+        """Names of the units that the values of the head's runs rest on: a result without one of them is refused.
+
+        They are given one by one, since a head may ask for any number.
+        """
         return ()
 
     @classmethod

@@ -16,7 +16,6 @@ herding at the same memory are learned beside the runs. The unit of the interval
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -249,7 +248,7 @@ class Continual(Task[ContinualConfig]):
     @classmethod
     def wanted(cls, head: Mapping[str, Any]) -> Iterable[str]:
         orders, seeds = range(len(head["decides"]["orders"])), range(head["seeds"])
-        return (_learned(run["label"], *one) for run in head["runs"] for one in itertools.product(orders, seeds))
+        return (_learned(run["label"], order, seed) for run in head["runs"] for order in orders for seed in seeds)
 
     @classmethod
     def results(cls, head: Mapping[str, Any], records: Records) -> dict[str, Any]:

@@ -191,7 +191,7 @@ class Membership(Task[MembershipConfig]):
     @classmethod
     def wanted(cls, head: Mapping[str, Any]) -> Iterable[str]:
         labels, shadows = [run["label"] for run in head["runs"]], range(head["config"]["shadows"])
-        return [*(_shadow(*one) for one in itertools.product(labels, shadows)), *map(_distance, labels)]
+        return itertools.chain(map(_distance, labels), (_shadow(one, shadow) for one in labels for shadow in shadows))
 
     @classmethod
     def results(cls, head: Mapping[str, Any], records: Records) -> dict[str, Any]:

@@ -18,7 +18,6 @@ The real trainings are kept in a file of their own (``rankings/`` beside the res
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -298,8 +297,8 @@ class Nas(Task[NasConfig]):
 
     @classmethod
     def wanted(cls, head: Mapping[str, Any]) -> Iterable[str]:
-        labels = [*(run["label"] for run in head["runs"]), EARLY, REAL]
-        return itertools.starmap(trained_unit, itertools.product(labels, head["decides"]["nets"], range(head["seeds"])))
+        labels, nets, seeds = [run["label"] for run in head["runs"]], head["decides"]["nets"], range(head["seeds"])
+        return (trained_unit(label, net, seed) for label in (*labels, EARLY, REAL) for net in nets for seed in seeds)
 
     @classmethod
     def results(cls, head: Mapping[str, Any], records: Records) -> dict[str, Any]:

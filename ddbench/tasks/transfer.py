@@ -17,7 +17,7 @@ training images; the student's own normalisation is that of its dataset.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -204,11 +204,11 @@ class Transfer(Task[TransferConfig]):
         return Told(over="seed", metrics={name: one for name, one in METRICS.items() if name in there}, units=units)
 
 
-def _asked(to: str | None, parts: int, labels: Sequence[str], seeds: int) -> list[tuple[str, str, int]]:
+def _asked(to: str | None, parts: int, labels: Sequence[str], seeds: int) -> Iterator[tuple[str, str, int]]:
     """What is trained: kind, label, seed."""
     kinds = [("features", label) for label in (SCRATCH, *labels)] if to is not None else []
     kinds += [("redundancy", label) for label in labels] if parts else []
-    return [(*kind, seed) for kind in kinds for seed in range(seeds)]
+    return ((*kind, seed) for kind in kinds for seed in range(seeds))
 
 
 def _named(kind: str, label: str, seed: int) -> str:

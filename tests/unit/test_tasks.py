@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -223,6 +224,8 @@ def test_wanted_units_are_those_of_the_runs(name: str):
         list(TASKS.get(name).wanted({**head, "runs": [{"label": label} for label in labels]}))
         for labels in (["run-a"], ["run-b"], ["run-a", "run-b"])
     )
+    many = {**head, "seeds": 10**12, "config": {**head["config"], "shadows": 10**12}, "runs": [{"label": "run-a"}]}
+    assert len(list(itertools.islice(TASKS.get(name).wanted(many), 5))) == 5, "a head may ask for any number"
     shared = [unit for unit in one if not unit.startswith("run-a")]
     assert len(set(both)) == len(both) == 2 * (len(one) - len(shared)) + len(shared)
     assert set(both) == {*one, *other}

@@ -202,8 +202,9 @@ def submit(
         "labels_url": labels_url,
     }
     given = Given(teacher=_path(teacher), labels=_path(labels), teachers=Path(teachers))
-    found = submit_run(Path(run), Path(leaderboard), Submission(**said), given, protocol=protocol, dry_run=dry_run)
-    return found[0][0]
+    made = submit_run(Path(run), Path(leaderboard), Submission(**said), given, protocol=protocol, dry_run=dry_run)
+    [(plan, _)] = made  # all of it: the board's turn ends with it
+    return plan
 
 
 def _path(place: Path | str | None) -> Path | None:

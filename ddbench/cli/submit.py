@@ -114,11 +114,13 @@ def main(argv: list[str]) -> None:
         every=args.all,
         dry_run=args.dry_run,
     )
-    if args.protocol is None and not args.all:
-        _say_which(args.run)
+    any_written = False
     for plan, paths in made:
+        if args.protocol is None and not args.all:
+            _say_which(args.run)
         _say(plan, paths, args.dry_run)
-    if any(paths for _, paths in made):
+        any_written = any_written or bool(paths)
+    if any_written:
         print(f"next: ddbench leaderboard build --leaderboard {args.leaderboard}")
 
 

@@ -102,19 +102,19 @@ def _distill(result: Result) -> list[str]:
         command += ["--student", synset.student]
     if synset.preprocess.get("kind") not in (None, "meanstd"):
         command += ["--preprocess", str(synset.preprocess["kind"])]
-    command += ["--seed", str(synset.seed), "--recipe", "none", *_teachers(result)]
+    command += ["--seed", str(synset.seed), "--recipe", "none", *_networks((result.recipe or {}).get("teacher"))]
     for name, value in sorted(synset.config.items()):
         command += _flag(name, value)
     return [*command, *run_flags(result), "--out", "RUN"]
 
 
-def _teachers(result: Result) -> list[str]:
-    """The networks of the teachers that the run had."""
-    teacher = (result.recipe or {}).get("teacher")
+def _networks(teacher: object) -> list[str]:
+    """The flag that names the networks of teachers, of their description in a row."""
     if not isinstance(teacher, dict):
         return []
     members = teacher.get("members") or [teacher]
-    names = [str(one.get("student")) for one in members if isinstance(one, dict)] if isinstance(members, list) else []
+    said = [one.get("student") for one in members if isinstance(one, dict)] if isinstance(members, list) else []
+    names = [name for name in said if isinstance(name, str)]
     return ["--teacher-student", ",".join(names)] if names else []
 
 
@@ -123,6 +123,7 @@ def _relabel(result: Result) -> list[str]:
     if result.labels is None:
         return []
     command = ["ddbench", "relabel", "RUN", "--protocol", result.protocol.name]
+    command += _networks(result.labels.get("teacher"))
     for name in ("epochs", "seed"):
         command += _flag(name, result.labels.get(name))
     return [shlex.join([*command, "--threads", str(result.threads)])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -297,14 +297,17 @@ def submit_run(
     protocol: str | None = None,
     every: bool = False,
     dry_run: bool = False,
-) -> list[tuple[Plan, list[Path]]]:
+) -> Iterator[tuple[Plan, list[Path]]]:
     """Put an evaluation of a run on a board, or every standard one; one process at a time writes to a board.
+
+    Everything is planned before the first row is written, and each is handed on as soon as it is: a disk that refuses
+    a later one leaves no row untold.
 
     Args:
         place: folder of the run, or the synset file in it.
         dry_run: write nothing.
 
-    Returns:
+    Yields:
         What was planned, each with the files that were written.
 
     Raises:
@@ -317,9 +320,11 @@ def submit_run(
 
     plans = planned()
     if dry_run or not any(plan.attachments or not plan.known for plan in plans):
-        return [(plan, []) for plan in plans]
+        yield from ((plan, []) for plan in plans)
+        return
     with turn(board / "submit", "board"):  # so that what another process added is known
-        return [(plan, write_plan(plan)) for plan in planned()]
+        for plan in planned():
+            yield plan, write_plan(plan)
 
 
 def _earlier(board: Path, result: Result) -> list[Result]:

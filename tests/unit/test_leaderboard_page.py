@@ -420,6 +420,8 @@ def test_commands_name_the_teacher_and_the_stored_labels() -> None:
     made = replace(made, labels={"synset_sha256": made.synset.sha256, "epochs": 40, "seed": 2})
     _, relabel, evaluate, _ = commands(made)
     assert relabel == "ddbench relabel RUN --protocol fkd --epochs 40 --seed 2 --threads 1"
+    made = replace(made, labels={**made.labels, "teacher": {"sha256": "0" * 64, "student": "convnet-d2-w32-bn"}})
+    assert commands(made)[1].startswith("ddbench relabel RUN --protocol fkd --teacher-student convnet-d2-w32-bn --epo")
     assert evaluate.startswith("ddbench evaluate RUN --protocol fkd --threads 1 --students")
 
 

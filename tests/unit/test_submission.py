@@ -157,6 +157,27 @@ def test_all_standard_evaluations_at_once(tmp_path: Path, board: Path) -> None:
         call(run, board, "--all")
 
 
+def test_a_row_is_told_before_a_later_one_fails(
+    tmp_path: Path, board: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run")
+    evaluation = json.loads((run / "evaluations/hard-v1.json").read_text())
+    evaluation["protocol"]["name"] = "mine_2"
+    (run / "evaluations/mine_2.json").write_text(json.dumps(evaluation))
+    write = submit.write_result
+
+    def full(path: Path, result: Any) -> None:
+        if load_results(board):
+            raise UserError("no space left")
+        write(path, result)
+
+    monkeypatch.setattr(submit, "write_result", full)
+    with pytest.raises(UserError, match="no space left"):
+        call(run, board, "--all")
+    (row,) = load_results(board)
+    assert f"{row.id}.json" in capsys.readouterr().out
+
+
 def test_the_only_standard_evaluation_is_taken_and_told(
     tmp_path: Path, board: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,8 +22,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from ddbench.leaderboard.grouping import current
 from ddbench.leaderboard.result import Budget, Result
-from ddbench.leaderboard.rows import current
 from ddbench.leaderboard.schema import load_results
 from ddbench.statistics import Statistics, interval_words, paired_difference, summarise, summarise_groups
 

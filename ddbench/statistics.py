@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from statistics import fmean
 from typing import Any, TypedDict
 
@@ -34,6 +35,7 @@ def stdev(values: Sequence[float]) -> float:
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
+@lru_cache(maxsize=4096)
 def student_quantile(degrees: float) -> float:
     """Of the 95 % interval, for so many degrees of freedom (infinitely many: the normal one)."""
     from scipy.special import stdtrit  # Student's quantile; scipy.stats takes a second to import

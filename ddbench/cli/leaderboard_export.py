@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
     from ddbench.leaderboard.board import read_board
     from ddbench.leaderboard.kept import made_once
     from ddbench.leaderboard.pages.export import BINARY, default_path, write_export
-    from ddbench.leaderboard.select import Selection, select
+    from ddbench.leaderboard.select import Selection
 
     if args.format != "latex" and args.layout != "tables":
         raise UserError("--layout is for --format latex; the other formats have everything")
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     selection = Selection(args.dataset, args.ipc, args.labels, args.student, args.verified)
 
     def chosen() -> list[Cell]:
-        return select(read_board(args.leaderboard).cells, selection)
+        return read_board(args.leaderboard).select(selection)
 
     def make() -> str:
         cells = chosen()

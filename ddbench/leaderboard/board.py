@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
+from ddbench.leaderboard.grouping import Group, Known, groups
 from ddbench.leaderboard.rates import packed_bytes
 from ddbench.leaderboard.result import Result
-from ddbench.leaderboard.rows import build_cells
+from ddbench.leaderboard.rows import Cell
 from ddbench.leaderboard.schema import load_results
+from ddbench.leaderboard.select import Selection, check_selection, only_verified
 from ddbench.leaderboard.verification import Verification, load_verifications
 from ddbench.runtime.errors import UserError
 
@@ -21,7 +24,27 @@ class Board:
         self.results = results
         self.verifications = verifications
         verdicts = {name: one.verdict for name, one in verifications.items()}
-        self.cells = build_cells(results, verdicts, packed_bytes(root, results))
+        self._known = Known(verdicts, packed_bytes(root, results))
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """The results of each table."""
+        return groups(self.results)
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """All tables."""
+        return [group.cell(self._known) for group in self.groups]
+
+    def select(self, selection: Selection) -> list[Cell]:
+        """The tables that fit, with the rows that do; the others are not made.
+
+        Raises:
+            UserError: a value that no table of the board has.
+        """
+        check_selection(selection, self.groups)
+        found = [group.cell(self._known) for group in self.groups if selection.fits(group)]
+        return only_verified(found) if selection.verified else found
 
 
 def read_board(root: Path, results: Sequence[Result] | None = None) -> Board:

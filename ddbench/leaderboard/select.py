@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from ddbench.leaderboard.grouping import Group
 from ddbench.leaderboard.result import Budget
 from ddbench.leaderboard.rows import Cell
 from ddbench.registry import suggest
@@ -28,31 +29,33 @@ class Selection:
     student: str = ""
     verified: bool = False
 
+    def fits(self, group: Group) -> bool:
+        """Whether a table is asked for, its rows aside."""
+        return (
+            self.dataset in ("", group.dataset)
+            and self.labels in ("", group.label_kind)
+            and (self.ipc is None or group.budget == Budget("ipc", self.ipc))
+            and (not self.student or self.student in group.students)
+        )
 
-def select(cells: Sequence[Cell], selection: Selection) -> list[Cell]:
-    """The tables that fit, with the rows that do.
+
+def check_selection(selection: Selection, groups: Sequence[Group]) -> None:
+    """Refuse a value that no table of the board has.
 
     Raises:
-        UserError: a value that no table of the board has.
+        UserError: names the flag and what there is.
     """
-    _check("--dataset", selection.dataset, (cell.dataset for cell in cells))
-    _check("--labels", selection.labels, (cell.label_kind for cell in cells))
-    _check("--student", selection.student, (name for cell in cells for name in cell.students))
-    budgets = {str(cell.budget.value) for cell in cells if cell.budget.unit == "ipc"}
+    _check("--dataset", selection.dataset, (group.dataset for group in groups))
+    _check("--labels", selection.labels, (group.label_kind for group in groups))
+    _check("--student", selection.student, (name for group in groups for name in group.students))
+    budgets = {str(group.budget.value) for group in groups if group.budget.unit == "ipc"}
     _check("--ipc", "" if selection.ipc is None else str(selection.ipc), budgets)
-    found = []
-    for cell in cells:
-        fits = (
-            selection.dataset in ("", cell.dataset)
-            and selection.labels in ("", cell.label_kind)
-            and (selection.ipc is None or cell.budget == Budget("ipc", selection.ipc))
-            and (not selection.student or selection.student in cell.students)
-        )
-        if fits and selection.verified:
-            cell = replace(cell, rows=tuple(row for row in cell.rows if row.verified or row.reference))
-        if fits and (not selection.verified or any(not row.reference for row in cell.rows)):
-            found.append(cell)
-    return found
+
+
+def only_verified(cells: Sequence[Cell]) -> list[Cell]:
+    """The tables that have a verified method, with such rows and the references."""
+    found = [replace(cell, rows=tuple(row for row in cell.rows if row.verified or row.reference)) for cell in cells]
+    return [cell for cell in found if any(not row.reference for row in cell.rows)]
 
 
 def _check(flag: str, value: str, known: Iterable[str]) -> None:

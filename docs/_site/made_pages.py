@@ -13,7 +13,8 @@ import ddbench
 from ddbench.cli.completion import ARGS
 from ddbench.cli.help import FLAGS, flags_of
 from ddbench.cli.main import VERBS
-from ddbench.leaderboard.rows import RANDOM, Cell, Row, build_cells
+from ddbench.leaderboard.grouping import build_cells
+from ddbench.leaderboard.rows import RANDOM, Cell, Row
 from ddbench.leaderboard.schema import load_results
 from ddbench.methods import METHODS, facts_of, shipped
 from ddbench.methods.citation import bibtex

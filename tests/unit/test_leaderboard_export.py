@@ -17,7 +17,8 @@ from made_board import STUDENTS, made_board, made_result, many_results, put
 from rich.console import Console
 
 from ddbench.cli import leaderboard as verb
-from ddbench.leaderboard.board import read_board
+from ddbench.leaderboard.board import Board, read_board
+from ddbench.leaderboard.grouping import Group, Known, build_cells
 from ddbench.leaderboard.pages import embed
 from ddbench.leaderboard.pages.export import csv_text, frame, harmless, index, write_export
 from ddbench.leaderboard.pages.latex import escape, latex_text
@@ -25,8 +26,8 @@ from ddbench.leaderboard.pages.latex_wide import title_of, wide_text
 from ddbench.leaderboard.pages.page import build
 from ddbench.leaderboard.pages.terminal import show
 from ddbench.leaderboard.pages.view import PLACE, budget_text, lay_out
-from ddbench.leaderboard.rows import Cell, build_cells
-from ddbench.leaderboard.select import Selection, select
+from ddbench.leaderboard.rows import Cell
+from ddbench.leaderboard.select import Selection
 from ddbench.runtime.errors import UserError
 
 
@@ -36,14 +37,19 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cells(board: Path) -> list[Cell]:
-    return read_board(board).cells
+def read(board: Path) -> Board:
+    return read_board(board)
 
 
-def test_selection(cells: list[Cell]) -> None:
-    found = select(cells, Selection(dataset="digits", ipc=10, labels="hard"))
+@pytest.fixture(scope="module")
+def cells(read: Board) -> list[Cell]:
+    return read.cells
+
+
+def test_selection(read: Board) -> None:
+    found = read.select(Selection(dataset="digits", ipc=10, labels="hard"))
     assert [(cell.dataset, cell.budget.value, cell.label_kind) for cell in found] == [("digits", 10, "hard")]
-    (cell,) = select(found, Selection(verified=True))
+    (cell,) = read.select(Selection(dataset="digits", ipc=10, labels="hard", verified=True))
     assert [row.verdict for row in cell.rows if not row.reference] == ["within", "identical", "within", "identical"]
     assert [row.reference for row in cell.rows[-2:]] == ["random", "full"]
     for wrong, text in (
@@ -53,11 +59,24 @@ def test_selection(cells: list[Cell]) -> None:
         (Selection(student="resnet"), "--student resnet"),
     ):
         with pytest.raises(UserError, match=text):
-            select(cells, wrong)
+            read.select(wrong)
 
 
-def test_another_student_ranks(cells: list[Cell]) -> None:
-    cell = select(cells, Selection(dataset="digits", ipc=10, labels="hard"))[0]
+def test_a_selection_makes_only_its_tables(board: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, make = [], Group.cell
+
+    def counted(group: Group, known: Known) -> Cell:
+        made.append((group.dataset, group.budget.value, group.label_kind))
+        return make(group, known)
+
+    monkeypatch.setattr(Group, "cell", counted)
+    found = read_board(board).select(Selection(dataset="digits", ipc=10))
+    assert made == [(cell.dataset, cell.budget.value, cell.label_kind) for cell in found]
+    assert len(made) < len(read_board(board).cells)
+
+
+def test_another_student_ranks(read: Board) -> None:
+    cell = read.select(Selection(dataset="digits", ipc=10, labels="hard"))[0]
     table = lay_out(cell, STUDENTS[2])
     ranks = {line.row.method: line.entries[0].text for line in table.lines if line.row is not None}
     assert ranks["mtt"] == "–"
@@ -189,7 +208,7 @@ def test_sqlite_says_of_each_result_whether_it_is_verified(tmp_path: Path) -> No
     for result in results:
         put(root, result)
     verdicts = {results[0].id: "identical", results[1].id: "within"}
-    write_export(tmp_path / "x.sqlite", "sqlite", build_cells(results, verdicts))
+    write_export(tmp_path / "x.sqlite", "sqlite", build_cells(results, Known(verdicts)))
     connection = sqlite3.connect(tmp_path / "x.sqlite")
     try:
         found = dict(connection.execute("SELECT id, verified FROM results").fetchall())
@@ -198,8 +217,8 @@ def test_sqlite_says_of_each_result_whether_it_is_verified(tmp_path: Path) -> No
     assert found == {result.id: verdicts.get(result.id) for result in results}
 
 
-def test_latex_table(cells: list[Cell]) -> None:
-    chosen = select(cells, Selection(dataset="digits", ipc=10, labels="hard"))
+def test_latex_table(read: Board) -> None:
+    chosen = read.select(Selection(dataset="digits", ipc=10, labels="hard"))
     text = latex_text(chosen)
     lines = text.splitlines()
     assert [line for line in lines if "rule" in line] == ["\\toprule", "\\midrule", "\\midrule", "\\bottomrule"]
@@ -223,8 +242,8 @@ def test_latex_table(cells: list[Cell]) -> None:
     assert text.count("{") == text.count("}")
 
 
-def test_latex_columns(cells: list[Cell]) -> None:
-    chosen = select(cells, Selection(dataset="digits", ipc=10, labels="hard"))
+def test_latex_columns(read: Board) -> None:
+    chosen = read.select(Selection(dataset="digits", ipc=10, labels="hard"))
     head = next(
         line for line in latex_text(chosen, ["rank", "method", "scores", "stored"]).splitlines() if "HLR" in line
     )

@@ -20,6 +20,7 @@ import ddbench
 from ddbench.cli import leaderboard as verb
 from ddbench.leaderboard.board import read_board
 from ddbench.leaderboard.commands import commands
+from ddbench.leaderboard.grouping import build_cells
 from ddbench.leaderboard.pages import markdown, page
 from ddbench.leaderboard.pages.details import Pool, result_details
 from ddbench.leaderboard.pages.export import csv_text
@@ -28,7 +29,7 @@ from ddbench.leaderboard.pages.page import build, check, tables
 from ddbench.leaderboard.pages.row_files import script
 from ddbench.leaderboard.pages.view import Table, bytes_text, lay_out, parts, ratio_text, seconds_text
 from ddbench.leaderboard.result import Result
-from ddbench.leaderboard.rows import Cell, Row, Score, build_cells
+from ddbench.leaderboard.rows import Cell, Row, Score
 from ddbench.leaderboard.schema import load_results, summary_of
 from ddbench.leaderboard.submit import Submission, make_result
 from ddbench.methods import shipped

@@ -16,10 +16,10 @@ import pytest
 from conftest import EAGER, TINY, evaluate_tiny, random_tiny
 
 from ddbench.leaderboard.board import read_board
+from ddbench.leaderboard.grouping import build_cells
 from ddbench.leaderboard.pages.view import lay_out
 from ddbench.leaderboard.retask import _check_described, check_tasks
 from ddbench.leaderboard.retrain import Request
-from ddbench.leaderboard.rows import build_cells
 from ddbench.leaderboard.schema import check_result, load_results, result_id, result_path
 from ddbench.leaderboard.verification import compare_stated, load_verifications
 from ddbench.runtime.errors import UserError

@@ -12,7 +12,7 @@ from rich.text import Text
 from ddbench.leaderboard.board import read_board
 from ddbench.leaderboard.kept import made_once
 from ddbench.leaderboard.pages.view import PLACE, Entry, Table, lay_out, parts
-from ddbench.leaderboard.select import Selection, select
+from ddbench.leaderboard.select import Selection
 
 PLAIN_WIDTH = 200
 """Columns when the output is no terminal."""
@@ -28,12 +28,12 @@ def show_board(root: Path, selection: Selection) -> None:
     """Print part of a board; the same part of the same files as it was printed before (:mod:`..kept`).
 
     Raises:
-        UserError: as :func:`read_board` and :func:`select`.
+        UserError: as :func:`read_board`, or a value that no table of the board has.
     """
     console = _console()
 
     def make() -> str:
-        cells = select(read_board(root).cells, selection)
+        cells = read_board(root).select(selection)
         with console.capture() as captured:
             show([lay_out(cell, selection.student) for cell in cells], console)
         return captured.get()

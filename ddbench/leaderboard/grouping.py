@@ -1,0 +1,226 @@
+"""Results grouped into the tables of the board, which are ranked when they are asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ddbench.leaderboard.columns import MAIN, Measure, measures
+from ddbench.leaderboard.ranking import Ranking, alike
+from ddbench.leaderboard.result import Budget, Result
+from ddbench.leaderboard.rows import FULL, RANDOM, REFERENCES, Cell, Row, Score
+from ddbench.leaderboard.schema import same_subject
+from ddbench.runtime.files import canonical_json
+from ddbench.statistics import summarise_groups
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is found out about results and is not in them, by their id.
+
+    Attributes:
+        verdicts: of verifications.
+        packed: bytes that are stored, after zstd.
+    """
+
+    verdicts: Mapping[str, str] = field(default_factory=dict)
+    packed: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A result that stands, and the ones it superseded."""
+
+    result: Result
+    earlier: tuple[Result, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The results of one table, which is yet to be made of them.
+
+    Attributes:
+        label_kind: of the table.
+        entries: what stands in it, methods first.
+    """
+
+    label_kind: str
+    entries: tuple[_Entry, ...]
+
+    @property
+    def dataset(self) -> str:
+        """Name of its data."""
+        return str(self._first.synset.dataset)
+
+    @property
+    def budget(self) -> Budget:
+        """Of its synsets."""
+        return self._first.synset.budget
+
+    @property
+    def students(self) -> set[str]:
+        """All that any of its results has."""
+        return {student for entry in self.entries for student in entry.result.students}
+
+    @property
+    def _first(self) -> Result:
+        return self.entries[0].result
+
+    def cell(self, known: Known) -> Cell:
+        """The table: rows made, ranked and held against random images."""
+        head, metric = self._first, self._first.main_metric
+        results = [entry.result for entry in self.entries]
+        ranking = _ranking_student(results)
+        columns = sorted(self.students, key=lambda name: (name != ranking, name))
+        shown = measures(results, metric, columns)
+        by_measure = {measure: Ranking(measure, ranking) for measure in shown}
+        rows = [_row(group, shown, ranking, known) for group in _grouped(self.entries)]
+        for one in by_measure.values():
+            rows = one.ranked(rows)
+        first = next(one for one in shown if one.group == MAIN)
+        rows.sort(key=lambda row: _place(row, first))
+        return Cell(
+            dataset=self.dataset,
+            fingerprint=head.synset.dataset_fingerprint,
+            budget=self.budget,
+            label_kind=self.label_kind,
+            protocol=head.protocol,
+            precision=head.precision,
+            metric=metric,
+            described=head.metrics[metric],
+            students=tuple(columns),
+            measures=shown,
+            rows=tuple(by_measure[first].against_random(rows)),
+        )
+
+
+def current(results: Sequence[Result]) -> list[_Entry]:
+    """The result that stands for each (synset, protocol), with those it replaces.
+
+    It is one that no other supersedes; of several (two boards were merged) the one with most runs.
+    """
+    groups: dict[tuple[str, ...], list[Result]] = {}
+    for result in results:
+        groups.setdefault(same_subject(result), []).append(result)
+    chosen = []
+    for group in groups.values():
+        replaced = {result.supersedes for result in group}
+        group.sort(key=lambda result: (result.id not in replaced, len(result.runs), result.id), reverse=True)
+        chosen.append(_Entry(group[0], tuple(group[1:])))
+    return chosen
+
+
+def build_cells(results: Sequence[Result], known: Known | None = None) -> list[Cell]:
+    """All tables of some results, in the order of :func:`groups`."""
+    return [group.cell(known or Known()) for group in groups(results)]
+
+
+def groups(results: Sequence[Result]) -> list[Group]:
+    """Group results into tables, in the order of dataset, protocol, labels and budget.
+
+    All real data joins every table of its data and protocol. Random images join the tables of their budget: with
+    their own kind of labels, and with hard labels also the soft-label tables that have no random row of their own.
+    """
+    tables: dict[tuple[Any, ...], list[_Entry]] = {}
+    random: dict[tuple[Any, ...], list[_Entry]] = {}
+    real: dict[tuple[Any, ...], list[_Entry]] = {}
+    for entry in current(results):
+        synset = entry.result.synset
+        data = _data_key(entry.result)
+        key = (*data, synset.budget.unit, synset.budget.value, synset.label_kind)
+        if synset.budget.unit == "all":
+            real.setdefault(data, []).append(entry)
+        else:
+            (random if synset.method == RANDOM else tables).setdefault(key, []).append(entry)
+    tables = {key: entries + random.get(key, random.get((*key[:-1], "hard"), [])) for key, entries in tables.items()}
+    taken = {entry.result.id for entries in tables.values() for entry in entries}
+    tables |= {key: entries for key, entries in random.items() if entries[0].result.id not in taken}
+    for data, entries in real.items():
+        found = [key for key in tables if key[:-3] == data] or [(*data, "all", 0, "hard")]
+        for key in found:
+            tables[key] = tables.get(key, []) + entries
+    return [Group(key[-1], tuple(entries)) for key, entries in sorted(tables.items(), key=lambda i: _order(i[0]))]
+
+
+def _data_key(result: Result) -> tuple[Any, ...]:
+    """What results share that may stand in one table, budget and labels aside."""
+    synset, protocol = result.synset, result.protocol
+    changed = canonical_json(protocol.changed)
+    return (
+        synset.dataset,
+        synset.dataset_fingerprint,
+        not protocol.standard,
+        protocol.name,
+        protocol.hash,
+        changed,
+        result.precision,
+        result.main_metric,
+        canonical_json(result.metrics[result.main_metric].to_json()),
+    )
+
+
+def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:
+    unit, value, labels = key[-3:]
+    return (*key[:-3], labels, unit, value)
+
+
+def _reference(result: Result) -> str:
+    if result.synset.budget.unit == "all":
+        return FULL
+    return RANDOM if result.synset.method == RANDOM else ""
+
+
+def _grouped(entries: Sequence[_Entry]) -> list[list[_Entry]]:
+    """Results that make a row together: all of the method ``random``, else one each."""
+    drawn = [entry for entry in entries if _reference(entry.result) == RANDOM]
+    single = [[entry] for entry in entries if _reference(entry.result) != RANDOM]
+    drawn.sort(key=lambda entry: (entry.result.synset.seed, entry.result.id))
+    return [*single, drawn] if drawn else single
+
+
+def _row(group: Sequence[_Entry], shown: Sequence[Measure], ranking: str, beside: Known) -> Row:
+    """A row that has no rank yet."""
+    from ddbench.leaderboard.verification import VERDICTS
+
+    results = tuple(entry.result for entry in group)
+    scores = {}
+    for measure in shown:
+        known = measure.known(results[0])
+        if known is None or len(results) > 1:
+            values = [list(measure.values(one, ranking).values()) for one in alike(results, measure, ranking)]
+            known = summarise_groups(values) if values else None
+        if known is not None:
+            scores[measure] = Score(known, None, False, False)
+    judged = [beside.verdicts[result.id] for result in results if result.id in beside.verdicts]
+    packed = [beside.packed[result.id] for result in results if result.id in beside.packed]
+    earlier = tuple(result for entry in group for result in entry.earlier)
+    return Row(
+        results=results,
+        scores=scores,
+        reference=_reference(results[0]),
+        earlier=earlier,
+        verdicts={one.id: beside.verdicts[one.id] for one in (*results, *earlier) if one.id in beside.verdicts},
+        verdict=min(judged, key=VERDICTS.index) if len(judged) == len(results) else None,
+        packed=sum(packed) / len(packed) if len(packed) == len(results) else None,
+    )
+
+
+def _ranking_student(results: Sequence[Result]) -> str:
+    """The student that most synsets were distilled on, of those evaluated; else the first one."""
+    votes = Counter(
+        str(result.synset.student)
+        for result in results
+        if not _reference(result) and result.synset.student in result.students
+    )
+    return min(votes, key=lambda name: (-votes[name], name)) if votes else results[0].students[0]
+
+
+def _place(row: Row, first: Measure) -> tuple[Any, ...]:
+    """Order of the rows: methods with a rank, those without, random images, all real data."""
+    score = row.scores.get(first)
+    mean = first.sign * score.statistics["mean"] if score else 0.0
+    reference = REFERENCES.index(row.reference) + 1 if row.reference else 0
+    rank = score.rank if score else None
+    return (reference, score is None, rank is None, rank or 0, mean, row.method, row.first.id)

@@ -12,7 +12,8 @@ from ddbench.cli.parse import parse
 from ddbench.cli.settings import Common
 from ddbench.exchange.settings import ImportSettings
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import is_temporary, read_json
+from ddbench.runtime.files import read_json
+from ddbench.runtime.temporary import is_temporary
 
 if TYPE_CHECKING:
     from ddbench.exchange.description import Description

@@ -14,10 +14,11 @@ from ddbench.methods.base import Method, State
 from ddbench.methods.needs import Need
 from ddbench.methods.returned import state_of
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import canonical_json, ensure_writable, is_temporary, read_json, write_json
+from ddbench.runtime.files import canonical_json, ensure_writable, read_json, write_json
 from ddbench.runtime.progress import Console
 from ddbench.runtime.ranks import PROCESSES
 from ddbench.runtime.resources import Meter
+from ddbench.runtime.temporary import is_temporary
 from ddbench.runtime.tensors import finite_tensors, open_tensors, write_tensors
 from ddbench.synset import FILE
 

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import canonical_json, listed, read_json, sweep, text_hash, write_text
+from ddbench.runtime.files import canonical_json, listed, read_json, text_hash, write_text
 from ddbench.runtime.shards import Units
 from ddbench.runtime.signs import SILENCE as SILENCE
 from ddbench.runtime.signs import Sign, signs
+from ddbench.runtime.temporary import sweep, temporary
 
 HEAD = "head.json"
 RECORD = ".part"
@@ -149,7 +149,7 @@ class Writer:
 
 def _first(path: Path, text: str) -> bool:
     """Write a file that is not there; False: another process was first."""
-    own = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    own = temporary(path)
     write_text(own, text)
     try:
         os.link(own, path)

@@ -13,8 +13,8 @@ from urllib.error import HTTPError
 from ddbench.graphs.files import MAX_TEXT
 from ddbench.graphs.read import PREFIX, load_graphs
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import own_folder
 from ddbench.runtime.progress import Console
+from ddbench.runtime.temporary import own_folder
 
 TU = "https://www.chrsmrrs.com/graphkerneldatasets"
 """Where PyTorch Geometric's ``TUDataset`` fetches the collection too."""

@@ -18,7 +18,8 @@ from ddbench.leaderboard.board import read_board
 from ddbench.leaderboard.evaluated import checked_evaluation
 from ddbench.protocols import labels as stored
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import file_hash, is_temporary, read_json, write_atomic, write_json, write_text
+from ddbench.runtime.files import file_hash, read_json, write_atomic, write_json, write_text
+from ddbench.runtime.temporary import is_temporary
 from ddbench.runtime.tensors import open_tensors
 from ddbench.synset import Synset, read_synset, synset_path
 

@@ -20,7 +20,7 @@ from ddbench.leaderboard.result import Result
 from ddbench.leaderboard.schema import MAX_RESULT_BYTES, RESULTS, load_results, result_path, same_subject
 from ddbench.leaderboard.verification import SUFFIX, load_verifications
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import is_temporary
+from ddbench.runtime.temporary import is_temporary
 
 LIMITS = {
     ".json": MAX_RESULT_BYTES,

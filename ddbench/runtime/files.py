@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import hashlib
 import json
 import math
 import os
-import re
-import secrets
-import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.numbers import process_exists, whole
+from ddbench.runtime.temporary import sweep, temporary
 
 MAX_JSON_BYTES = 64 * 2**20
 """No JSON that ddbench reads is larger; a larger file is refused before it is parsed."""
@@ -50,15 +46,6 @@ def _explain(error: OSError, path: Path) -> UserError:
     return UserError(f"cannot write {path}: {error.strerror or error}; choose a folder you may write to")
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-
-
-def is_temporary(path: Path) -> bool:
-    """Whether a file is the remainder of a write that was killed."""
-    return re.fullmatch(r"\..*\.[0-9]+\.[0-9a-f]{8}\.tmp", path.name) is not None
-
-
 def listed(folder: Path, pattern: str) -> list[Path]:
     """What fits a pattern in a folder, sorted; nothing where there is no folder, or it goes while one looks."""
     try:
@@ -76,52 +63,21 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         UserError: the folder cannot be written to or the disk is full.
     """
-    temporary = _temporary(path)
+    own = temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        temporary.chmod(0o666 & ~_UMASK)  # safetensors writes files that only their owner can read
-        with open(temporary, "rb") as handle:
+        write(own)
+        own.chmod(0o666 & ~_UMASK)  # safetensors writes files that only their owner can read
+        with open(own, "rb") as handle:
             os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        os.replace(own, path)
         _sync_folder(path.parent)
         sweep(path.parent, path.name)
     except OSError as error:
         raise _explain(error, path) from error
     finally:
         with contextlib.suppress(OSError):  # the parent is no folder: nothing was written
-            temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def own_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside ``path``, for a library that makes temporary files with names of its own there.
-
-    If the process is killed meanwhile, it goes, with what is in it, when ``path`` is written again.
-    """
-    sweep(path.parent, path.name)
-    folder = _temporary(path)
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def sweep(folder: Path, name: str = "") -> None:
-    """Remove temporary files and folders that processes of this machine left when they were killed.
-
-    Args:
-        name: of the file that they were for; default: any of the folder.
-    """
-    for left in listed(folder, f".{glob.escape(name) or '*'}.*.tmp"):
-        pid = whole(left.name.split(".")[-3])
-        if pid is None or pid == os.getpid() or process_exists(pid):
-            continue
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+            own.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -137,12 +93,12 @@ def _sync_folder(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
-    write_atomic(path, lambda temporary: _dump(temporary, text.encode()))
+    write_atomic(path, lambda place: _dump(place, text.encode()))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write bytes atomically."""
-    write_atomic(path, lambda temporary: _dump(temporary, data))
+    write_atomic(path, lambda place: _dump(place, data))
 
 
 def write_derived(contents: Mapping[Path, str | bytes]) -> None:
@@ -157,16 +113,16 @@ def write_derived(contents: Mapping[Path, str | bytes]) -> None:
     for folder in {path.parent for path in contents}:
         sweep(folder)
     for path, content in contents.items():
-        temporary = _temporary(path)
+        own = temporary(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _dump(temporary, content.encode() if isinstance(content, str) else content)
-            os.replace(temporary, path)
+            _dump(own, content.encode() if isinstance(content, str) else content)
+            os.replace(own, path)
         except OSError as error:
             raise _explain(error, path) from error
         finally:
             with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+                own.unlink(missing_ok=True)
 
 
 def _dump(path: Path, data: bytes) -> None:
@@ -396,7 +352,7 @@ def ensure_writable(folder: Path) -> None:
     Raises:
         UserError: it cannot be created or written to.
     """
-    probe = _temporary(folder / "probe")
+    probe = temporary(folder / "probe")
     for attempt in range(ATTEMPTS):
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,6 @@ import contextlib
 import os
 import re
 import secrets
-import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from ddbench.runtime.files import canonical_json, listed, read_json, text_hash, 
 from ddbench.runtime.jobs import WorkerDied, resolve, run_jobs, warm
 from ddbench.runtime.numbers import whole
 from ddbench.runtime.signs import POLL, Seen, Sign, holder, signs
+from ddbench.runtime.temporary import machine
 
 T = TypeVar("T")
 
@@ -193,7 +193,7 @@ class Units:
         Raises:
             UserError: the disk refuses.
         """
-        who = {"host": socket.gethostname(), "pid": os.getpid()}
+        who = {"host": machine(), "pid": os.getpid()}
         write_text(self._record(unit), canonical_json({"unit": unit, "reason": one_line(reason), **who}) + "\n")
 
     def running(self) -> dict[str, Seen]:

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ from ddbench.runtime.files import (
     read_bytes,
 )
 from ddbench.runtime.numbers import process_exists, whole
+from ddbench.runtime.temporary import machine, temporary
 
 HEARTBEAT = 20.0
 """Seconds between two signs of life of a process."""
@@ -74,7 +74,7 @@ class Sign:
     """
 
     def __init__(self, folder: Path, suffix: str, content: dict[str, Any] | None = None) -> None:
-        self.path = folder / f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}{suffix}"
+        self.path = folder / f"{machine()}.{os.getpid()}.{secrets.token_hex(4)}{suffix}"
         self._text = canonical_json({"since": round(time.time(), 3), "sign": self.path.name, **(content or {})})
 
     def enter(self) -> None:
@@ -172,7 +172,7 @@ def _now(folder: Path) -> float:
 
     The file that is made for it also lets a network file system look into the folder afresh.
     """
-    probe = folder / f".clock.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    probe = temporary(folder / "clock")
     try:
         probe.touch()
         return probe.stat().st_mtime
@@ -185,7 +185,7 @@ def _now(folder: Path) -> float:
 
 def _is_gone(path: Path, host: str, pid: int) -> bool:
     """Whether a process was one of this machine's, and is no more."""
-    if host != socket.gethostname():
+    if host != machine():
         return False
     if pid == os.getpid():
         return path not in _OWN  # an earlier process had this number

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import canonical_json, own_folder, parse_json, plain_file, write_atomic
+from ddbench.runtime.files import canonical_json, parse_json, plain_file, write_atomic
+from ddbench.runtime.temporary import own_folder
 
 KEY = "ddbench"
 MAX_HEADER = 16 * 2**20

@@ -16,13 +16,13 @@ from ddbench.runtime.files import (
     ensure_writable,
     listed,
     read_json,
-    sweep,
     text_hash,
     write_json,
     write_text,
 )
 from ddbench.runtime.progress import Console
 from ddbench.runtime.shards import WHOLE, Shard, State, Units, run_units
+from ddbench.runtime.temporary import sweep
 from ddbench.tasks import task_class
 from ddbench.tasks.base import Job, Task, Unit
 from ddbench.tasks.record import KIND, MALFORMED, SCHEMA, check_result, extended, read_result

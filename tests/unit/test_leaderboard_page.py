@@ -34,6 +34,7 @@ from ddbench.leaderboard.schema import load_results, summary_of
 from ddbench.leaderboard.submit import Submission, make_result
 from ddbench.methods import shipped
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.temporary import temporary
 
 
 @pytest.fixture
@@ -561,7 +562,8 @@ def test_files_of_rows_come_and_go_with_their_rows(board: Path, tmp_path: Path) 
     before = {path.name: path.stat().st_mtime_ns for path in (board / "rows").iterdir()}
     assert set(before) == {f"{row.first.id}.js" for cell in read_board(board).cells for row in cell.rows}
     (board / "rows" / "notes.txt").write_text("mine")
-    (board / "rows" / f".{'0' * 16}.js.999999999.0a1b2c3d.tmp").touch()  # of a build that was killed
+    whose = temporary(board / "rows" / f"{'0' * 16}.js").name.rsplit(".", 3)[0]
+    (board / "rows" / f"{whose}.999999999.0a1b2c3d.tmp").touch()  # of a build that was killed
     (board / "rows" / f"{'0' * 16}.js").write_text("of a row that was removed")
     with pytest.raises(UserError, match=f"{'0' * 16}.js is of no row"):
         check(board)

@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 
 import ddbench
 from ddbench.runtime import device as devices
-from ddbench.runtime import files, pickles, seeds
+from ddbench.runtime import files, pickles, seeds, temporary
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.pickles import load_pt
 from ddbench.runtime.progress import Console
@@ -33,10 +34,10 @@ def test_atomic_write_replaces_or_leaves(tmp_path: Path):
     files.write_text(path, "öne")
     assert path.read_text(encoding="utf-8") == "öne"
 
-    def fail(temporary: Path) -> None:
-        temporary.write_text("half")
+    def fail(place: Path) -> None:
+        place.write_text("half")
         assert path.read_text(encoding="utf-8") == "öne", "the old file is whole while the new one is written"
-        assert files.is_temporary(temporary)
+        assert temporary.is_temporary(place)
         raise OSError(5, "broken")
 
     with pytest.raises(UserError, match=r"cannot write .*file\.txt: broken"):
@@ -67,21 +68,27 @@ def test_listed_where_the_folder_goes(tmp_path: Path, monkeypatch: pytest.Monkey
     assert files.listed(tmp_path, "*.part") == []
 
 
+def left_by(pid: int, path: Path) -> Path:
+    """What a process of this machine has for ``path``."""
+    whose, _, random, end = temporary.temporary(path).name.rsplit(".", 3)
+    return path.with_name(f"{whose}.{pid}.{random}.{end}")
+
+
 def test_a_folder_of_its_own_takes_the_place_of_a_killed_ones(tmp_path: Path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    left = tmp_path / f".set.{ended.pid}.0a1b2c3d.tmp"
+    left = left_by(ended.pid, tmp_path / "set")
     left.mkdir()
     (left / "archive.zip").touch()
-    with files.own_folder(tmp_path / "set") as folder:
+    with temporary.own_folder(tmp_path / "set") as folder:
         assert list(tmp_path.iterdir()) == [folder]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_is_temporary():
-    assert files.is_temporary(Path("x/.synset.safetensors.123.0a1b2c3d.tmp"))
+    assert temporary.is_temporary(Path("x/.synset.safetensors.0a1b2c3d.123.0a1b2c3d.tmp"))
     for name in (".tmp", "notes.tmp", "a.1.00000000.tmp", ".hidden", ".x.y.00000000.tmp"):
-        assert not files.is_temporary(Path(name))
+        assert not temporary.is_temporary(Path(name))
 
 
 def test_same_value_same_bytes(tmp_path: Path):
@@ -305,10 +312,10 @@ def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
     path = tmp_path / "a[1].json"
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    left = tmp_path / f".{path.name}.{dead.pid}.ab12.tmp"
-    none = tmp_path / f".{path.name}.{'9' * 15}.ab12.tmp"  # no process has such a number
-    alive = tmp_path / f".{path.name}.{os.getppid()}.ab12.tmp"
-    other = tmp_path / f".b.json.{dead.pid}.ab12.tmp"
+    left = left_by(dead.pid, path)
+    none = left_by(int("9" * 15), path)  # no process has such a number
+    alive = left_by(os.getppid(), path)
+    other = left_by(dead.pid, tmp_path / "b.json")
     for file in (left, none, alive, other):
         file.write_text("part")
     files.write_json(path, {})
@@ -316,6 +323,23 @@ def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
     assert not none.exists()
     assert alive.exists()
     assert other.exists()
+
+
+def test_what_another_machine_writes_is_left_alone_until_it_is_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process number of another machine, or of another container, means nothing here."""
+    path, number = tmp_path / "a.json", int("9" * 15)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(temporary, "machine", lambda: "elsewhere")
+        fresh, old = left_by(number, path), left_by(number, path)
+    for file in (fresh, old):
+        file.write_text("part")
+    day_before = time.time() - temporary.FOREIGN - 1
+    os.utime(old, (day_before, day_before))
+    files.write_json(path, {})
+    assert fresh.exists()
+    assert not old.exists()
 
 
 KILLED_IN_THE_LIBRARY = """
@@ -337,7 +361,7 @@ def test_what_the_tensor_library_left_when_it_was_killed_is_swept_away(tmp_path:
     search = {**os.environ, "PYTHONPATH": str(Path(ddbench.__file__).parents[1])}
     killed = subprocess.run([sys.executable, "-c", KILLED_IN_THE_LIBRARY, str(path)], env=search, check=False)
     assert killed.returncode == 9
-    assert all(map(files.is_temporary, tmp_path.iterdir()))  # nothing that a run would take for a foreign file
+    assert all(map(temporary.is_temporary, tmp_path.iterdir()))  # nothing that a run would take for a foreign file
     write_tensors(path, {"a": torch.zeros(2)}, {"kind": "x", "schema": 1})
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -22,8 +21,8 @@ import ddbench
 from ddbench.evaluation import tasks
 from ddbench.runtime import shards, signs
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import is_temporary
 from ddbench.runtime.shards import WHOLE, Shard, Units, parse_shard, run_common, run_units, status_lines
+from ddbench.runtime.temporary import is_temporary, machine
 
 ROOT = Path(ddbench.__file__).parents[1]
 OTHER = "mlp-d1-w4"
@@ -142,7 +141,7 @@ def test_wrong_parts_are_refused(
 def test_a_sign_with_an_impossible_process_is_of_a_dead_one(tmp_path: Path):
     """Anybody may put a file of such a name into a folder."""
     for pid in ("9" * 15, "9" * 200):
-        (tmp_path / f"{socket.gethostname()}.{pid}.00000000{shards.CLAIM}").write_text("{}")
+        (tmp_path / f"{machine()}.{pid}.00000000{shards.CLAIM}").write_text("{}")
     assert [seen.dead for seen in signs.signs(tmp_path, shards.CLAIM)] == [True, True]
 
 
@@ -155,7 +154,7 @@ def test_what_became_of_units(tmp_path: Path):
     with units.at(["b"]):
         found = {one.unit: one for one in units.states(names, {"a"})}
         assert [one.state for one in found.values()] == ["done", "running", "failed", "failed", "open"]
-        assert f"process {os.getpid()} on {socket.gethostname()}" in found["b"].words
+        assert f"process {os.getpid()} on {machine()}" in found["b"].words
         assert "process 7 on elsewhere" in found["c"].words
         assert found["d"].words.startswith("no space (process")
         lines = status_lines("x.json", list(found.values()))
@@ -265,13 +264,13 @@ def test_turns(tmp_path: Path, monkeypatch):
         assert left.exists()
     assert not left.exists()
     (line,) = said
-    assert line.startswith(f"process {os.getpid()} on {socket.gethostname()} is at work on this store; waiting for it")
+    assert line.startswith(f"process {os.getpid()} on {machine()} is at work on this store; waiting for it")
     assert waited == [signs.POLL] * 3
     left.parent.mkdir(exist_ok=True)
     left.write_text("elsewhere.7.00000000.turn\n{}")
     os.utime(left, (0, left.stat().st_mtime - signs.SILENCE - 60))
     with signs.turn(place, "store"):
-        assert left.read_text().startswith(socket.gethostname())
+        assert left.read_text().startswith(machine())
     assert list(place.parent.iterdir()) == []
     with signs.turn(tmp_path / "new" / "folder" / "it", "store"):
         pass
@@ -283,7 +282,7 @@ def sign_of_a_dead_one() -> str:
     """What a process that is no more left in the place of a turn."""
     ended = subprocess.Popen(["true"])
     ended.wait()
-    return f"{socket.gethostname()}.{ended.pid}.00000000{signs.TURN}\n{{}}"
+    return f"{machine()}.{ended.pid}.00000000{signs.TURN}\n{{}}"
 
 
 def test_a_sign_that_took_a_dead_ones_place_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -418,7 +417,7 @@ def test_a_killed_shard_is_typed_again(ddb: Callable, random_run: Path, data_roo
     assert "seed" in shown.out.splitlines()[1]
     shown = ddb(*long(out, "--status"))
     assert shown.out.startswith(f"{out}: 4 done, 1 failed, 1 open, of 6\n")
-    assert f"process {victim.pid} on {socket.gethostname()} ended in it without a word" in shown.out
+    assert f"process {victim.pid} on {machine()} ended in it without a word" in shown.out
     assert not out.exists()
     assert ddb(*long(out, "--shard", "0/2")).code == 0
     assert contents(out.parent, "cost.json") == contents(whole.parent, "cost.json")
@@ -511,7 +510,7 @@ def test_a_killed_shard_of_experts(ddb: Callable, data_root: Path, tmp_path: Pat
     assert ddb(*long(parts, "--shard", "1/2")).code == 0
     shown = ddb(*long(parts, "--status")).out
     assert "1 failed" in shown
-    assert f"process {victim.pid} on {socket.gethostname()} ended in it without a word" in shown
+    assert f"process {victim.pid} on {machine()} ended in it without a word" in shown
     assert ddb(*long(parts, "--shard", "0/2")).code == 0
     assert contents(parts, "cost.json") == contents(whole, "cost.json")
     assert ddb(*long(parts, "--status")).out.endswith(": 5 done, of 5\n")

@@ -157,7 +157,7 @@ def jpeg(images: Tensor, quality: int = JPEG_QUALITY) -> Tensor:
         pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
         buffer = io.BytesIO()
         Image.fromarray(pixels.numpy()).save(buffer, "JPEG", quality=quality)
-        with Image.open(buffer) as opened:
+        with Image.open(buffer, formats=["JPEG"]) as opened:
             decoded = torch.from_numpy(np.array(opened))
         made[position] = decoded if len(image) == 1 else decoded.permute(2, 0, 1)
     return made

@@ -38,6 +38,7 @@ MAX_FEATURES = 2**24
 MAX_CLASSES = 100_000
 MAX_ROWS = 10**8
 ROWS = 256
+BATCH_BYTES = 2**30
 """So many images are in memory at a time."""
 
 INDEX = "index.json"
@@ -210,12 +211,7 @@ def _index(folder: Path) -> dict[str, Any] | None:
 
 def _lay_down(final: Path, parts: Mapping[str, list[Path]]) -> dict[str, Any]:
     opened, columns = _opened(parts)
-    groups = [
-        one.metadata.row_group(number).total_byte_size
-        for files in opened.values()
-        for _, one in files
-        for number in range(one.metadata.num_row_groups)
-    ]
+    groups = [size for files in opened.values() for _, one in files for size in _groups(one)]
     rows = sum(one.metadata.num_rows for files in opened.values() for _, one in files)
     if rows > MAX_ROWS:
         raise UserError(f"{parts['train'][0].parent}: {rows:,} rows; at most {MAX_ROWS:,} are read")
@@ -225,6 +221,7 @@ def _lay_down(final: Path, parts: Mapping[str, list[Path]]) -> dict[str, Any]:
     part = final.with_name(f"{final.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     said: dict[str, list[Any]] = {}
+    written, room = 0, sum(groups)
     for split, files in opened.items():
         said[split] = []
         for path, one in files:
@@ -232,6 +229,10 @@ def _lay_down(final: Path, parts: Mapping[str, list[Path]]) -> dict[str, Any]:
                 target = _file(part, split, len(said[split]))
                 if len(said[split]) % 1000 == 0:
                     target.parent.mkdir(parents=True, exist_ok=True)
+                written += len(image)
+                if written > room:  # equal images are stored once in a file
+                    require_disk(written, part, f"laying down {rows:,} images", "use a --data folder on another disk")
+                    room = 2 * written
                 target.write_bytes(image)
                 said[split].append(label)
     names, labels = _numbered(columns, said, parts["train"][0])
@@ -239,6 +240,11 @@ def _lay_down(final: Path, parts: Mapping[str, list[Path]]) -> dict[str, Any]:
     write_json(part / INDEX, found)
     part.rename(final)
     return found
+
+
+def _groups(opened: Any) -> list[int]:
+    """Bytes of each group of rows of a file as it is stored: what is equal in it may be there once."""
+    return [opened.metadata.row_group(number).total_byte_size for number in range(opened.metadata.num_row_groups)]
 
 
 def _file(folder: Path, split: str, row: int) -> Path:
@@ -331,8 +337,9 @@ def _rows(path: Path, opened: Any, columns: Columns) -> Iterator[tuple[bytes, An
     if missing:
         raise UserError(f"{path}: has no column {missing[0]!r}, which the first training file has")
     row = 0
+    rows = max(1, min(ROWS, BATCH_BYTES // max(1, *_groups(opened))))  # an image has no more bytes than its group
     try:
-        for batch in opened.iter_batches(ROWS, columns=[columns.image, columns.label]):
+        for batch in opened.iter_batches(rows, columns=[columns.image, columns.label]):
             for image, label in zip(batch.column(columns.image), batch.column(columns.label), strict=True):
                 content = (image.as_py() or {}).get("bytes")
                 if not content or label.as_py() is None:

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"))
 """Files with another ending are left alone."""
 
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
+"""What Pillow is asked to read, whatever the name of a file says: others start programs (EPS) or have no end.
+
+GIF is for images of hubs, which have no names.
+"""
+
 DEEPEST = 16
 """Bits of a deep grey image where nothing else is known: its values are divided by 256."""
 
@@ -135,7 +141,7 @@ def _opened(path: Path) -> Iterator[PilImage]:
         raise UserError(f"{path}: cannot read this image: the link leads nowhere")
     plain_file(path, "image", MAX_IMAGE_BYTES)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels are too many")
             yield image

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ddbench.data.images import EXTENSIONS, MAX_IMAGE_BYTES, read_image
+from ddbench.data.images import EXTENSIONS, FORMATS, MAX_IMAGE_BYTES, read_image
 from ddbench.data.limits import require_memory
 from ddbench.data.specs import DatasetSpec
 from ddbench.exchange import read
@@ -121,7 +121,7 @@ def image_size(file: Path) -> tuple[int, int]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(file) as picture:
+        with Image.open(file, formats=FORMATS) as picture:
             return picture.size
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{file}: not a readable image: {error}") from None

@@ -26,6 +26,9 @@ from ddbench.synset import SCHEMA as SYNSET_SCHEMA
 MAX_LABELS = 2**40
 """Bytes of stored labels."""
 
+BATCH_BYTES = 2**30
+"""A batch of rows has no more, even where each of them is as large as its whole group."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hub:
@@ -118,6 +121,7 @@ def read_content(hub: Hub) -> Content:
     image = "image" if pixels and shape[0] in (1, 3) else "tensor"
     label = "label" if hub.header.get("label_kind") == "hard" else "soft_label"
     _columns(files, count, (image, label))
+    _check_counts(files, max(int(np.prod(shape)), 1 if label == "label" else _classes(hub)))
     images, labels, stages = [], [], []
     for path, batch in _batches(files, 1000):
         rows = batch.num_rows
@@ -183,10 +187,25 @@ def _columns(files: list[tuple[Path, Any]], count: int, names: tuple[str, ...]) 
                 raise UserError(f"{path}: has no column {name!r} (it has: {', '.join(opened.schema_arrow.names)[:80]})")
 
 
+def _check_counts(files: list[tuple[Path, Any]], most: int) -> None:
+    """Refuse lists that are too long before they are read: equal values are stored once, whatever their number.
+
+    Args:
+        most: values in a row of any column.
+    """
+    for path, opened in files:
+        for number in range(opened.num_row_groups):
+            group = opened.metadata.row_group(number)
+            held = max((group.column(place).num_values for place in range(group.num_columns)), default=0)
+            if held > most * group.num_rows:
+                raise UserError(f"{path}: {held:,} values in {group.num_rows:,} rows, at most {most:,} in one are read")
+
+
 def _batches(files: list[tuple[Path, Any]], rows: int) -> Iterator[tuple[Path, Any]]:
     for path, opened in files:
+        sizes = (opened.metadata.row_group(number).total_byte_size for number in range(opened.num_row_groups))
         try:
-            for batch in opened.iter_batches(rows):
+            for batch in opened.iter_batches(max(1, min(rows, BATCH_BYTES // max(1, *sizes)))):
                 yield path, batch
         except (OSError, ValueError) as error:  # arrow's own errors are such
             raise UserError(f"{path}: not a whole parquet file ({error!s:.100}); copy or pull it again") from None
@@ -220,6 +239,7 @@ def _label_files(hub: Hub) -> tuple[tuple[int, int, int], list[tuple[Path, Any]]
     epochs, images, classes = shape
     files = _files(hub.path, LABELS, MAX_LABELS)
     _columns(files, epochs * images, ("epoch", "index", "logits"))
+    _check_counts(files, classes)
     return (epochs, images, classes), files
 
 

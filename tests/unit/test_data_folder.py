@@ -12,6 +12,7 @@ from ddbench.data import cache as decoded
 from ddbench.data.images import look_at, read_image, statistics
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
+from ddbench.exchange.folders import image_size
 from ddbench.runtime.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -142,6 +143,18 @@ def test_odd_modes(tmp_path):
 
 def test_constant_channel_has_a_usable_deviation():
     assert statistics(torch.full((2, 1, 4, 4), 51, dtype=torch.uint8)) == ((0.2,), (1.0,))
+
+
+def test_a_file_is_read_as_an_image_only(tmp_path, monkeypatch):
+    """Pillow would hand PostScript to a program, whatever the name of the file."""
+    started = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *said, **more: started.append(said))
+    path = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(path, "EPS")
+    for read in (lambda: read_image(path, 3, 8), lambda: look_at(path, whole=True), lambda: image_size(path)):
+        with pytest.raises(UserError, match=r"a\.png: (cannot decode this|not a readable) image"):
+            read()
+    assert not started
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "empty"])

@@ -256,3 +256,15 @@ def test_rates_keep_every_bit(tmp_path: Path):
 
     export_hub(write_run(tmp_path / "run", replace(synset, learned_lr=rates)), tmp_path / "pub")
     assert torch.equal(open_hub(tmp_path / "pub").lr, rates)
+
+
+def test_lists_that_are_stored_once_are_counted_first(published: Path, refused: Callable, tmp_path: Path):
+    published: Path, refused: Callable, tmp_path: Path
+):
+    """A million equal numbers take a few bytes of a file, and all of them in memory."""
+    path = next((published / "data").glob("*.parquet"))
+    table = pq.read_table(path)
+    long = pytest.importorskip("pyarrow").array([[0.0] * 1_000_000, *[[0.0]] * (table.num_rows - 1)])
+    pq.write_table(table.append_column("more", long), path)
+    assert path.stat().st_size < 10_000
+    refused(["import", published, "--out", tmp_path / "back"], "1,000,009 values in 10 rows", root=tmp_path)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddbench.data import hub
+from ddbench.data import hub, limits
 from ddbench.data.load import load_dataset
 from ddbench.data.specs import dataset_slug, dataset_spec, size_to_load
 from ddbench.runtime.errors import UserError
@@ -249,6 +249,23 @@ def test_grey_images_and_labels_as_texts(tmp_path: Path, pq: Any):
     assert np.array_equal(found.train.images[:, 0], IMAGES)
     assert found.train.labels.tolist() == [1, 0] * 10
     assert found.spec.note == "scored on the validation images"
+
+
+def test_equal_images_are_counted_as_they_are_laid_down(tmp_path: Path, pq: Any, monkeypatch: pytest.MonkeyPatch):
+    """A file has equal bytes once, the disk for every row; what it unfolds to is in no number of the file."""
+    many = [png(COLOUR[0]), *[png(COLOUR[1])] * 2000]
+    write(tmp_path / "set" / "train.parquet", many, [0, *[1] * 2000])
+    asked = []
+
+    def nearly_full(folder: Path) -> int:
+        asked.append(folder)
+        return 100_000
+
+    monkeypatch.setattr(limits, "free_disk", nearly_full)
+    with pytest.raises(UserError, match=r"laying down 2,001 images needs .* KiB"):
+        load(tmp_path / "set")
+    assert len(asked) > 1, "asked again"
+    assert not list((tmp_path / "data" / "hub").glob("*.part"))
 
 
 def test_no_test_images(tmp_path: Path, pq: Any):

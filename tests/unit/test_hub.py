@@ -259,8 +259,6 @@ def test_rates_keep_every_bit(tmp_path: Path):
 
 
 def test_lists_that_are_stored_once_are_counted_first(published: Path, refused: Callable, tmp_path: Path):
-    published: Path, refused: Callable, tmp_path: Path
-):
     """A million equal numbers take a few bytes of a file, and all of them in memory."""
     path = next((published / "data").glob("*.parquet"))
     table = pq.read_table(path)

@@ -11,9 +11,9 @@ from torch import Tensor
 from ddbench.data.dataset import Dataset, Split
 from ddbench.data.specs import GRAPHS, DatasetSpec
 from ddbench.graphs.graphset import GraphSet
-from ddbench.graphs.read import FORMS, load_graphs
+from ddbench.graphs.read import FORMS, SPLIT_FORMS, load_graphs
+from ddbench.graphs.splits import FOLDS, check_split, folds, random_split
 from ddbench.graphs.splits import Split as Parts
-from ddbench.graphs.splits import check_split, folds, random_split
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import text_hash
 from ddbench.runtime.progress import Console
@@ -61,11 +61,13 @@ class GraphDataset(Dataset):
 
     Attributes:
         valid: the part that a protocol may choose weights on; nobody trains on it.
+        division: where the three parts come from, in words.
     """
 
     train: GraphSplit
     test: GraphSplit
     valid: GraphSplit = field(kw_only=True)
+    division: str = field(kw_only=True)
 
     def check(self) -> None:
         """Nothing to do: graphs and split were checked when they were made."""
@@ -81,18 +83,26 @@ def load_graph_dataset(spec: DatasetSpec, root: Path, download: bool, console: C
         console: told what is fetched.
 
     Raises:
-        UserError: no such files, files that do not fit together, or a download that fails.
+        UserError: no such files, files that do not fit together or lack the split that the set is known by, or a
+            download that fails.
     """
     base, _, fold = (spec.name, "", "") if spec.name in PLACES else spec.name.rpartition(":")
     own = spec.name.startswith(GRAPHS)
-    source = load_graphs(spec.name if own else f"{GRAPHS}{_place(base or spec.name, root, download, console)}")
+    where = spec.name if own else f"{GRAPHS}{_place(base or spec.name, root, download, console)}"
+    source = load_graphs(where)
     graphs = source.graphs
     if not own and fold:
-        parts = folds(graphs.labels, 0, int(fold))
+        parts, division = folds(graphs.labels, 0, int(fold)), f"fold {int(fold)} of {FOLDS} by seed 0 for testing"
     elif source.split is not None:
-        parts = source.split
+        parts, division = source.split, "its own, that came with it"
+    elif not own and not spec.folds:
+        # by another split its results would stand beside those of the published one, under the same name
+        raise UserError(
+            f"dataset {spec.name}: {where.removeprefix(GRAPHS)} holds no split, expected {spec.note} ({SPLIT_FORMS}); "
+            f"remove it and get it anew with --download, or use {where}, which is split 80 / 10 / 10"
+        )
     else:
-        parts = random_split(graphs.labels, 0)
+        parts, division = random_split(graphs.labels, 0), "80 / 10 / 10 percent by seed 0"
     check_split(spec.name, parts, graphs.labels)
     names = tuple(map(str, range(graphs.classes)))
     return GraphDataset(
@@ -102,6 +112,7 @@ def load_graph_dataset(spec: DatasetSpec, root: Path, download: bool, console: C
         fingerprint=_fingerprint(graphs, parts),
         root=root,
         valid=GraphSplit(graphs.take(parts.valid)),
+        division=division,
     )
 
 

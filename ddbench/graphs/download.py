@@ -75,8 +75,8 @@ def fetch_graphs(name: str, target: Path, console: Console | None = None) -> Non
 
     Raises:
         UserError: no network, an archive that is none, has a file of more than
-            :data:`~ddbench.graphs.files.MAX_TEXT` bytes, or holds another number of graphs; a folder that cannot be
-            written to.
+            :data:`~ddbench.graphs.files.MAX_TEXT` bytes, holds another number of graphs, or no split of OGB's;
+            a folder that cannot be written to.
     """
     from torchvision.datasets.utils import download_url
 
@@ -89,9 +89,12 @@ def fetch_graphs(name: str, target: Path, console: Console | None = None) -> Non
             download_url(archive.url, folder, "archive.zip")
             unpacked = folder / target.name
             _unpack(folder / "archive.zip", archive, unpacked)
-            found = len(load_graphs(f"{PREFIX}{unpacked}").graphs)
+            source = load_graphs(f"{PREFIX}{unpacked}")
+            found = len(source.graphs)
             if found != archive.graphs:
                 raise UserError(f"it holds {found:,} graphs, expected {archive.graphs:,}: the set was changed")
+            if source.split is None and archive.files is _OGB_FILES:
+                raise UserError("it holds no scaffold split: the set was changed")
             if not target.exists():  # else another process was first
                 unpacked.rename(target)
     except (OSError, RuntimeError, UserError, zipfile.BadZipFile, zlib.error) as error:

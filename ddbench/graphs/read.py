@@ -20,6 +20,7 @@ FORMS = (
     "a TU folder (NAME_A.txt and its like), a folder of OGB (raw/edge.csv.gz and its like), "
     "a DGCNN text (.txt) or a compact file (.npz)"
 )
+SPLIT_FORMS = "split/scaffold/ in a folder of OGB, split_train and its like in an npz"
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +190,7 @@ _NEEDED = ("nodes_per_graph", "node_labels", "edges_per_graph", "edges", "y")
 
 def read_compact(path: Path) -> Source:
     """One npz file of whole numbers: ``nodes_per_graph, node_labels, edges_per_graph, edges, y``, and if there
-    ``edge_labels, split_train, split_valid, split_test``; :func:`write_compact` writes it.
+    ``edge_labels``, and ``split_train, split_valid, split_test`` (all or none); :func:`write_compact` writes it.
 
     Raises:
         UserError: see :func:`load_graphs`.
@@ -209,8 +210,11 @@ def read_compact(path: Path) -> Source:
         name=path.stem,
     )
     names = [f"split_{part}" for part in PARTS]
-    if not all(name in arrays for name in names):
+    absent = [name for name in names if name not in arrays]
+    if len(absent) == len(names):
         return Source(graphs)
+    if absent:
+        raise UserError(f"{path}: half a split, no array {absent[0]}; expected all of {', '.join(names)}, or none")
     return Source(graphs, check_split(str(path), Split(*(arrays[name].reshape(-1) for name in names)), graphs.labels))
 
 

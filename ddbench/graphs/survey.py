@@ -23,6 +23,7 @@ def survey_lines(dataset: GraphDataset) -> Iterator[str]:
         f"{dataset.spec.name}: {train.classes} classes, {len(train):,} training, {len(valid):,} validation and "
         f"{len(test):,} test graphs"
     )
+    yield f"  split: {dataset.division}"
     yield f"  a graph has {_spread(train.nodes_per_graph)} nodes and {_spread(train.edges_per_graph)} edges"
     yield f"  labels: of a node {_columns(train.node_sizes)}, of an edge {_columns(train.edge_sizes)}"
     yield f"  stored, the training graphs take {train.bytes:,} bytes"

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ddbench.graphs.made import made_graphs
 from ddbench.graphs.read import Source, write_compact
+from ddbench.graphs.splits import Split
 
 RNG = np.random.default_rng(0)
 
@@ -155,6 +156,7 @@ def test_graphs(ddb: Callable, tmp_path: Path):
     assert (found.code, found.err) == (0, "")
     for part in (
         "graphs:made: 2 classes, 128 training, 16 validation and 16 test graphs",
+        "split: 80 / 10 / 10 percent by seed 0",
         "a graph has 10 to 20 (median 15) nodes and 10 to 20 (median 15) edges",
         "labels: of a node 4 kinds, of an edge none",
         "stored, the training graphs take 6,048 bytes",
@@ -187,6 +189,14 @@ def test_graphs_that_are_there_twice(ddb: Callable, tmp_path: Path):
 )
 def test_flags_of_images_are_refused_for_graphs(flags: tuple[object, ...], told: str, refused: Callable):
     refused(("data", "check", "graphs:made", *flags), told)
+
+
+def test_the_split_is_told(ddb: Callable, tmp_path: Path):
+    graphs = made_graphs(40)
+    split = Split(np.arange(8, 40), np.arange(4, 8), np.arange(4))
+    write_compact(tmp_path / "mutag.npz", Source(graphs, split))
+    for name, words in (("mutag", "its own"), ("mutag:3", "fold 3 of 10 by seed 0 for testing")):
+        assert f"  split: {words}" in ddb("data", "check", name, "--data", tmp_path).out
 
 
 def test_a_fold_that_is_none(refused: Callable):

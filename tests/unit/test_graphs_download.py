@@ -137,6 +137,13 @@ def test_nothing_is_left_of_a_download_that_fails(case: str, served: Path, tmp_p
     assert not (tmp_path / "graphs").exists()
 
 
+def test_an_archive_of_ogb_without_its_split_is_not_kept(served: Path, tmp_path: Path):
+    pack(served / "bace.zip", {name: data for name, data in ogb("bace").items() if "split" not in name})
+    with pytest.raises(UserError, match="holds no scaffold split"):
+        fetch("ogbg-molbace", tmp_path)
+    assert not (tmp_path / "graphs").exists()
+
+
 def test_no_archive_and_a_damaged_one(served: Path, tmp_path: Path):
     (served / "DD.zip").write_bytes(b"<html>moved</html>")
     whole = io.BytesIO()

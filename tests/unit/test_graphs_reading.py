@@ -127,6 +127,16 @@ def test_a_fold_that_is_named_is_taken_where_a_split_comes_with_the_set(tmp_path
         assert dataset.test.graphs.fingerprint == graphs.take(folds(graphs.labels, 0, fold).test).fingerprint
 
 
+@pytest.mark.parametrize("place", ["ogbg_molbace", "molbace.npz"])
+def test_a_set_known_by_its_split_is_refused_without_it(tmp_path: Path, place: str):
+    if place == "molbace.npz":
+        write_compact(tmp_path / place, Source(made_graphs(20)))
+    else:
+        ogb(tmp_path / place)
+    with pytest.raises(UserError, match=f"dataset ogbg-molbace: .*{place} holds no split, expected its scaffold split"):
+        load_dataset("ogbg-molbace", tmp_path, modality="graph")
+
+
 def test_all_members_of_a_packed_file_are_read(tmp_path: Path):
     """As ``cat a.gz b.gz``, bgzip and pigz write them; zeros may stand behind each."""
     first, second = gzip.compress(b"1\n2\n"), gzip.compress(b"3\n4\n")
@@ -249,6 +259,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "npz beyond 64 bits": (
         lambda p: text(p / "s.npz", compact(y=np.array([2**64 - 1, 0], np.uint64))),
         "holds 18446744073709551615",
+    ),
+    "npz of half a split": (
+        lambda p: text(p / "s.npz", compact(split_train=[0], split_test=[1])),
+        "half a split, no array split_valid",
     ),
     "three ends of an edge": (lambda p: text(p / "s.npz", compact(edges=[[0, 1, 2]])), r"shape \[1, 3\]"),
     "a word of a megabyte": (lambda p: ogb(p / "s", {"raw/num-node-list": "1" * 2**20}), "a line of 1,048,576 bytes"),

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ddbench.data.preprocess import Preprocess
+from ddbench.exchange import read
 from ddbench.preview import png, preview_png
-from ddbench.runtime.files import write_atomic, write_bytes
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import file_hash, write_bytes
 from ddbench.synset import Synset, pixels
+
+Files = dict[Path, Callable[[], bytes]]
+"""What an export writes: where, and what makes its bytes."""
+
+HEAD = 1024
+"""Bytes that an array in an archive has beside its numbers, at most; noise does not pack, and has a thousandth more."""
 
 
 def folder_name(label: int, name: str) -> str:
@@ -20,26 +31,22 @@ def folder_name(label: int, name: str) -> str:
     return f"{label:04d}_{safe}" if safe else f"{label:04d}"
 
 
-def _export_png(synset: Synset, preprocess: Preprocess, out: Path) -> list[Path]:
+def _png_files(synset: Synset, preprocess: Preprocess, out: Path) -> Files:
     labels = synset.hard_labels().tolist()
     counts: dict[int, int] = {}
-    paths = []
+    files: Files = {}
     for image, label in zip(pixels(synset, preprocess), labels, strict=True):
         counts[label] = counts.get(label, -1) + 1
         path = out / folder_name(label, synset.class_names[label]) / f"{counts[label]:05d}.png"
-        write_bytes(path, png(image))
-        paths.append(path)
-    return paths
+        files[path] = partial(png, image)
+    return files
 
 
-def _export_grid(synset: Synset, preprocess: Preprocess, out: Path) -> list[Path]:
-    path = out / "grid.png"
-    write_bytes(path, preview_png(synset, preprocess))
-    return [path]
+def _grid_files(synset: Synset, preprocess: Preprocess, out: Path) -> Files:
+    return {out / "grid.png": partial(preview_png, synset, preprocess)}
 
 
-def _export_npz(synset: Synset, preprocess: Preprocess, out: Path) -> list[Path]:
-    path = out / "synset.npz"
+def _npz_files(synset: Synset, preprocess: Preprocess, out: Path) -> Files:
     arrays = {
         **{name: array.numpy() for name, array in (synset.parameters or {"images": synset.images}).items()},
         "labels": synset.labels.numpy(),
@@ -50,24 +57,31 @@ def _export_npz(synset: Synset, preprocess: Preprocess, out: Path) -> list[Path]
         arrays["lr"] = synset.learned_lr.numpy()
     if synset.stage is not None:
         arrays["stage"] = synset.stage.numpy()
+    path = out / "synset.npz"
+    size = sum(array.nbytes + array.nbytes // 1000 + HEAD for array in arrays.values())
+    if size > read.MAX_FILE:
+        raise UserError(
+            f"{path}: would have {size:,} bytes, and ddbench import takes at most {read.MAX_FILE:,}; hand over the "
+            "synset's own file, which needs no import"
+        )
 
-    def save(temporary: Path) -> None:
-        with open(temporary, "wb") as handle:
-            np.savez_compressed(handle, **arrays)  # type: ignore[arg-type]
+    def made() -> bytes:
+        stream = io.BytesIO()
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+        return stream.getvalue()
 
-    write_atomic(path, save)
-    return [path]
+    return {path: made}
 
 
-FORMATS: dict[str, Callable[[Synset, Preprocess, Path], list[Path]]] = {
-    "png": _export_png,
-    "grid": _export_grid,
-    "npz": _export_npz,
+FORMATS: dict[str, Callable[[Synset, Preprocess, Path], Files]] = {
+    "png": _png_files,
+    "grid": _grid_files,
+    "npz": _npz_files,
 }
 
 
 def export_synset(synset: Synset, preprocess: Preprocess, format: str, out: Path) -> list[Path]:
-    """Write a synset for other programs; returns the files.
+    """Write a synset for other programs; returns the files. Those that are there already stay.
 
     Args:
         format: ``png`` (a folder a class; 8 bits, for looking at: what a student sees is in npz), ``grid`` (one
@@ -75,10 +89,43 @@ def export_synset(synset: Synset, preprocess: Preprocess, format: str, out: Path
             ``stage``, ``header``: ``ddbench import`` makes the same synset of it).
 
     Raises:
-        UserError: unknown format, or the folder cannot be written to.
+        UserError: unknown format, another export or (png) anything else in the folder, an archive too large to be
+            imported, or the folder cannot be written to.
     """
     if format not in FORMATS:
         from ddbench.registry import unknown
 
         raise unknown("format", format, FORMATS, "--format")
-    return FORMATS[format](synset, preprocess, out)
+    files = FORMATS[format](synset, preprocess, out)
+    there = _claim(out, files, alone=format == "png")
+    for path, made in files.items():
+        if path not in there:
+            write_bytes(path, made())
+    return [*files]
+
+
+def _claim(out: Path, files: Files, *, alone: bool) -> set[Path]:
+    """The files that are there, to the byte; two sets in one folder would be read as one.
+
+    Args:
+        alone: whether nothing else may be in the folder; hidden files may.
+
+    Raises:
+        UserError: one of them has other contents, or there is something else.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: a file, expected a folder")
+    if alone and out.is_dir():
+        for path in out.rglob("*"):
+            if path not in files and not path.is_dir() and not path.name.startswith("."):
+                raise UserError(
+                    f"--out {out}: holds {path.relative_to(out)}, not of this export; choose another folder"
+                )
+    there = {path for path in files if path.exists()}
+    for path in there:
+        if file_hash(path) != hashlib.sha256(files[path]()).hexdigest():
+            raise UserError(
+                f"--out {out}: {path.relative_to(out)} is there with other contents, of another export; choose another "
+                "folder, or remove it"
+            )
+    return there

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ddbench.evaluation.result import Evaluation
+from ddbench.exchange.read import MAX_FILE
 from ddbench.hub import CARD, DATA, INFO, KIND, LABELS, PREVIEW, SCHEMA, parquet, shard_name
 from ddbench.hub.card import Place, Subject, card
 from ddbench.hub.columns import Feature, arrays_of, features_of, fixed, lists, nested, schema, value
@@ -47,8 +48,8 @@ def export_hub(place: Path, out: Path, board: Path | None = None) -> Exported:
         board: folder of a leaderboard whose rows of this synset go into the card; None: ``leaderboard`` where it is.
 
     Raises:
-        UserError: no synset, no pyarrow, something else in ``out`` or among the evaluations, a broken board, or the
-            disk refuses.
+        UserError: no synset, no pyarrow, one too large to be imported, something else in ``out`` or among the
+            evaluations, a broken board, or the disk refuses.
     """
     parquet()
     path = synset_path(place)
@@ -58,6 +59,7 @@ def export_hub(place: Path, out: Path, board: Path | None = None) -> Exported:
             f"{path}: holds parameters of the decoder {synset.decoder.kind}, no images to put into columns; export it "
             "with --format npz (exact) or png (decoded)"
         )
+    _check_size(path, synset.images.numel() * synset.images.element_size())
     info: dict[str, Any] = {
         "kind": KIND,
         "schema": SCHEMA,
@@ -78,7 +80,7 @@ def export_hub(place: Path, out: Path, board: Path | None = None) -> Exported:
     )
     text = card(subject)
     _claim(out, info["sha256"])
-    files = [_write(out / DATA / shard_name(0, 1), features_of(synset), _batches(synset))]
+    files = [_write(out / DATA / shard_name(0, 1), features_of(synset), _batches(synset), path)]
     if labels is not None:
         files += _write_labels(labels, out)
     if subject.preview:
@@ -88,6 +90,15 @@ def export_hub(place: Path, out: Path, board: Path | None = None) -> Exported:
     write_json(out / INFO, info)
     write_text(out / CARD, text)  # last: a card without the other file is somebody else's
     return Exported([*files, out / INFO, out / CARD], notes)
+
+
+def _check_size(path: Path, size: int) -> None:
+    """Refuse what :func:`ddbench.hub.read.read_content` would not take."""
+    if size > MAX_FILE:
+        raise UserError(
+            f"{path}: {size:,} bytes in the form for hubs, and ddbench import takes at most {MAX_FILE:,}; hand over "
+            "the file itself, which needs no import"
+        )
 
 
 def _rates(synset: Synset) -> dict[str, Any] | None:
@@ -168,8 +179,12 @@ def _batches(synset: Synset) -> Iterator[list[Any]]:
         yield arrays_of(synset, start, start + ROWS)
 
 
-def _write(path: Path, features: dict[str, Feature], batches: Iterator[list[Any]]) -> Path:
-    """One parquet file, a row group a batch."""
+def _write(path: Path, features: dict[str, Feature], batches: Iterator[list[Any]], source: Path | None = None) -> Path:
+    """One parquet file, a row group a batch.
+
+    Args:
+        source: the synset's file, where what is written is all of it: how large that is only shows then.
+    """
     pa, pq = parquet()
     first = next(batches)
     made = schema(features, first)
@@ -179,6 +194,10 @@ def _write(path: Path, features: dict[str, Feature], batches: Iterator[list[Any]
             writer.write_table(pa.Table.from_arrays(first, schema=made))
             for arrays in batches:
                 writer.write_table(pa.Table.from_arrays(arrays, schema=made))
+        if source is not None:
+            groups = pq.read_metadata(temporary)
+            unfolded = sum(groups.row_group(number).total_byte_size for number in range(groups.num_row_groups))
+            _check_size(source, max(unfolded, temporary.stat().st_size))
 
     write_atomic(path, save)
     return path

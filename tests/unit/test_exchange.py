@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import TINY, evaluate_tiny, random_tiny
+from made_synsets import made
 from PIL import Image
 
-from ddbench.exchange.write import folder_name
+from ddbench.data.load import load_dataset
+from ddbench.data.preprocess import Preprocess, fit_preprocess
+from ddbench.exchange.write import export_synset, folder_name
 from ddbench.preview import grid
+from ddbench.runtime.errors import UserError
 from ddbench.synset import Synset, read_synset
 
 
@@ -91,8 +97,6 @@ def test_result_file_with_the_numpy_names_of_its_time(imported: Callable, tmp_pa
     path = dc_file(tmp_path / "res.pt", np.float64(0.5))
     raw = path.read_bytes()
     assert b"numpy._core.multiarray" in raw or b"numpy.core.multiarray" in raw
-    import zipfile
-
     old = tmp_path / "res_old.pt"
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(old, "w") as target:
         for name in source.namelist():
@@ -151,6 +155,50 @@ def test_npz_export_holds_everything(ddb: Callable, imported: Callable, mtt_run:
     back = imported(tmp_path / "out" / "synset.npz", "--lr", float(original.learned_lr))
     assert torch.equal(back.images, original.images)
     assert float(back.learned_lr) == float(original.learned_lr)
+
+
+def test_two_sets_do_not_mix_in_a_folder(ddb: Callable, refused: Callable, random_run: Path, tmp_path: Path):
+    """What stays of a larger export would be imported as images of the smaller one."""
+    pictures = tmp_path / "png"
+    export = ("export", random_run, "--format", "png", "--out", pictures)
+    assert ddb(*export).code == 0
+    own = read_synset(random_run / "synset.safetensors")
+    count = len(own.images)
+    assert ddb(*export).out.startswith(f"{count} file(s)"), "the same again"
+    (pictures / ".hidden").touch()
+    next(pictures.rglob("00000.png")).unlink()
+    assert ddb(*export).code == 0, "what is missing of it"
+    assert len(list(pictures.rglob("*.png"))) == count
+    assert ddb(*random_tiny(tmp_path / "more", "--ipc", 3)).code == 0
+    assert ddb("export", tmp_path / "more", "--format", "png", "--out", tmp_path / "three").code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "three").rglob("*.png")}
+    refused([*export[:-1], tmp_path / "three"], "--out", "png, not of this export; choose another folder")
+    assert {path: path.read_bytes() for path in (tmp_path / "three").rglob("*.png")} == before
+    refused([*export[:-1], before.popitem()[0]], "a file, expected a folder")
+
+
+@pytest.mark.parametrize("format", ["png", "grid", "npz"])
+def test_another_sets_export_is_not_written_over(format: str, random_run: Path, tmp_path: Path):
+    one = read_synset(random_run / "synset.safetensors")
+    other = replace(one, images=255 - one.images)
+    preprocess = fit_preprocess(load_dataset("digits"), "meanstd")
+    files = export_synset(one, preprocess, format, tmp_path / "out")
+    before = [path.read_bytes() for path in files]
+    with pytest.raises(UserError, match="is there with other contents, of another export"):
+        export_synset(other, preprocess, format, tmp_path / "out")
+    assert export_synset(one, preprocess, format, tmp_path / "out") == files
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_an_archive_that_no_import_takes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    synset, preprocess = made((1, 8, 8), pixels=False), Preprocess("meanstd", (0.3,), (0.4,))
+    (path,) = export_synset(synset, preprocess, "npz", tmp_path / "out")
+    with zipfile.ZipFile(path) as archive:
+        unfolded = sum(member.file_size for member in archive.infolist())
+    monkeypatch.setattr("ddbench.exchange.read.MAX_FILE", unfolded - 1)
+    with pytest.raises(UserError, match=rf"synset.npz: would have [0-9,]+ bytes, .* at most {unfolded - 1:,}"):
+        export_synset(synset, preprocess, "npz", tmp_path / "large")
+    assert not (tmp_path / "large").exists()
 
 
 def test_grid_export_is_the_preview(ddb: Callable, mtt_run: Path, tmp_path: Path):

@@ -183,6 +183,16 @@ def test_folders_of_others_are_not_written_to(random_run: Path, refused: Callabl
     refused(["export", random_run, "--format", "npz", "--leaderboard", tmp_path, "--out", tmp_path / "a"], "only")
 
 
+@pytest.mark.parametrize(("kind", "limit"), [("network input", 8639), ("grey pixels", 1280)])
+def test_what_no_import_takes_is_refused(kind: str, limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """By the bytes of the images, before anything is written; PNG of small ones has more, which shows once written."""
+    run = write_run(tmp_path / "run", KINDS[kind])
+    monkeypatch.setattr("ddbench.hub.write.MAX_FILE", limit)
+    with pytest.raises(UserError, match=f"synset.safetensors: .* at most {limit:,}; hand over the file itself"):
+        export_hub(run, tmp_path / "pub")
+    assert not [path for path in (tmp_path / "pub").rglob("*") if path.is_file()]
+
+
 def spoil_json(published: Path, name: str, value: object) -> None:
     path = published / "synset.json"
     found = json.loads(path.read_text())

@@ -7,6 +7,7 @@ without ever holding a float copy of the set.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +84,10 @@ def fit_cached(dataset: Dataset, eps: float, root: Path | None) -> Zca:
     """Fit on the training split, or read what an earlier call kept under ``root/zca``.
 
     Args:
-        root: data folder; None computes afresh and keeps nothing.
+        root: data folder; None computes afresh and keeps nothing, as where it cannot be written to.
+
+    Raises:
+        UserError: see :func:`fit`.
     """
     if root is None:
         return fit(dataset.train.images, eps)
@@ -92,7 +96,8 @@ def fit_cached(dataset: Dataset, eps: float, root: Path | None) -> Zca:
     found = _read(path, header, dataset.train.images[0].numel())
     if found is None:
         found = fit(dataset.train.images, eps)
-        _write(path, header, found)
+        with suppress(UserError):  # data is often on a file system that is only read, and this can be made again
+            _write(path, header, found)
     return found
 
 
@@ -106,9 +111,9 @@ def _read(path: Path, header: str, dims: int) -> Zca | None:
     """The kept factors, or None when there are none or they are not what they should be (they are fitted again)."""
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
-        return None
     try:
+        if not path.is_file():
+            return None
         with safe_open(path, framework="pt") as handle:
             if (handle.metadata() or {}).get("ddbench") != header:
                 return None

@@ -1,5 +1,7 @@
 """ZCA against kornia and against the formula in NumPy."""
 
+import errno
+
 import numpy as np
 import pytest
 import torch
@@ -111,6 +113,22 @@ def test_damaged_cache_is_fitted_again(tmp_path, damage):
         save_file(tensors, path, metadata={"ddbench": header})
     again = fit_preprocess(dataset, "zca", tmp_path)
     assert torch.equal(again.factors.whiten, made.factors.whiten)
+
+
+def test_a_data_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
+    dataset = colour_set()
+    (tmp_path / "zca").write_text("a file where the cache would be")
+    made = zca.fit_cached(dataset, 0.1, tmp_path)
+    assert torch.equal(made.whiten, zca.fit(dataset.train.images, 0.1).whiten)
+    assert [path.name for path in tmp_path.iterdir()] == ["zca"]
+
+    def read_only(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("ddbench.runtime.files.os.replace", read_only)
+    again = zca.fit_cached(dataset, 0.1, tmp_path / "fresh")
+    assert torch.equal(again.whiten, made.whiten)
+    assert not [path for path in (tmp_path / "fresh").rglob("*") if path.is_file()]
 
 
 def test_record_without_cache_fits_again():

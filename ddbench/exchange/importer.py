@@ -13,7 +13,7 @@ from ddbench.data.policy import parse_policy
 from ddbench.data.preprocess import Preprocess
 from ddbench.data.specs import resolve_augmentation
 from ddbench.decoders.base import read_decoder
-from ddbench.decoders.multi_formation import formation
+from ddbench.decoders.multi_formation import MultiFormation, formation
 from ddbench.exchange import convert
 from ddbench.exchange.description import Description, column, describe, describe_folder
 from ddbench.exchange.folders import FORM, image_size, list_classes, naming, read_folder
@@ -218,8 +218,12 @@ def _own(path: Path, content: Content, dataset: Dataset, settings: ImportSetting
     header = content.header
     assert header is not None
     synset = _exported(path, content)
-    for flag, value in (("--decode-factor", settings.decode_factor), ("--patches", settings.patches)):
-        if content.parameters and value is not None:
+    theirs = synset.decoder is not None and not isinstance(synset.decoder, MultiFormation)
+    for flag, value, fixed in (
+        ("--decode-factor", settings.decode_factor, theirs),
+        ("--patches", settings.patches, content.parameters),
+    ):
+        if fixed and value is not None:
             raise UserError(f"{path}: its images are made by its decoder {header['decoder']['kind']}; leave {flag} out")
     for name, value in synset.header().items():
         if name in header and header[name] != value:
@@ -233,7 +237,7 @@ def _own(path: Path, content: Content, dataset: Dataset, settings: ImportSetting
         method=settings.method or synset.method,
         student=str(parse_student(settings.student)) if settings.student else synset.student,
         augmentation=settings.augmentation or synset.augmentation,
-        decoder=synset.decoder if content.parameters else formation(described.decode_factor),
+        decoder=synset.decoder if settings.decode_factor is None else formation(settings.decode_factor),
         patches=described.patches,
     )
     described = replace(described, stored="as exported", class_order="the dataset's")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from torch import Tensor
 
 import ddbench
 from ddbench.data.load import load_dataset
-from ddbench.data.preprocess import fit_preprocess
+from ddbench.data.preprocess import Preprocess, fit_preprocess
 from ddbench.decoders import DECODERS
 from ddbench.decoders.base import Decoder, read_decoder
 from ddbench.decoders.ddif import Ddif
@@ -329,6 +329,39 @@ def test_exports(decoder: Decoder, ddb: Callable, tmp_path: Path):
     assert f"made by its decoder {decoder.kind}; leave --decode-factor out" in refused.err
     hub = ddb("export", path, "--format", "hub", "--out", tmp_path / "hub")
     assert (hub.code, hub.err.count("\n"), (tmp_path / "hub").exists()) == (2, 1, False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brighter(Decoder):
+    """Another package's decoder of stored images."""
+
+    kind: ClassVar[str] = "brighter"
+    described = "brighter images"
+    by: float
+
+    def decode(self, arrays: Mapping[str, Tensor], preprocess: Preprocess) -> Tensor:
+        return arrays["images"] + self.by
+
+
+@pytest.mark.parametrize("format", ["npz", "hub"])
+def test_another_packages_decoder_of_stored_images_comes_back(
+    format: str, ddb: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    if format == "hub":
+        pytest.importorskip("pyarrow")
+    assert DECODERS.origin("fred")  # the table is read
+    monkeypatch.setitem(DECODERS._table, "brighter", "elsewhere:Brighter")
+    monkeypatch.setitem(DECODERS._objects, "brighter", Brighter)
+    monkeypatch.chdir(tmp_path)  # away from the board of the checkout
+    path = tmp_path / "run" / "synset.safetensors"
+    write_synset(path, made(Brighter(by=0.5), images=random(CLASSES, *SHAPE, dtype=torch.float32), parameters={}))
+    assert ddb("export", path, "--format", format, "--out", "out").code == 0
+    exported = Path("out") if format == "hub" else Path("out/synset.npz")
+    done = ddb("import", exported, "--dataset", "digits", "--out", "back")
+    assert done.code == 0, done.err
+    assert Path("back/synset.safetensors").read_bytes() == path.read_bytes()
+    refused = ddb("import", exported, "--dataset", "digits", "--out", "no", "--decode-factor", 1)
+    assert (refused.code, "made by its decoder brighter; leave --decode-factor out" in refused.err) == (2, True)
 
 
 def test_an_export_that_does_not_fit_its_header(ddb: Callable, tmp_path: Path):

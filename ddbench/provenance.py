@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ddbench.data.spec import LONGEST_NAME
 from ddbench.runtime.errors import UserError
 
 MAX_CLASSES = 100_000
@@ -65,7 +66,8 @@ def provenance(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     """
     budget = field_of(path, header, "budget", dict)
     class_names = field_of(path, header, "class_names", list)
-    if not 2 <= len(class_names) <= MAX_CLASSES or not all(isinstance(n, str) and len(n) < 200 for n in class_names):
+    short = all(isinstance(name, str) and len(name) <= LONGEST_NAME for name in class_names)
+    if not 2 <= len(class_names) <= MAX_CLASSES or not short:
         raise UserError(f"{path}: class_names is not a list of 2 to {MAX_CLASSES} short names")
     student = header.get("student")
     plain = {"dataset": str, "method": str, "config": dict, "seed": int, "versions": dict, "parents": dict}

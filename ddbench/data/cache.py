@@ -25,7 +25,7 @@ from ddbench.data.images import DEEPEST, Pixels, read_image, statistics
 from ddbench.data.limits import require_disk
 from ddbench.data.look import Look, keep_look, kept_look, look_over, refuse_broken, report, shown
 from ddbench.data.mapped import follow
-from ddbench.data.spec import DatasetSpec
+from ddbench.data.spec import DatasetSpec, check_class_names
 from ddbench.runtime.device import cores
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable, plain_file, plain_or_absent, read_json, write_json
@@ -75,13 +75,14 @@ def load_listing(spec: DatasetSpec, listing: Listing, root: Path, console: Conso
         console: where to tell what the files are.
 
     Raises:
-        UserError: broken image files, a class name that is not UTF-8, or no room on the disk of ``root``.
+        UserError: broken image files, a class name that is not UTF-8 or too long, or no room on the disk of ``root``.
     """
     for name in (spec.name, *listing.class_names):
         if any("\ud800" <= letter <= "\udfff" for letter in name):
             raise UserError(
                 f"{listing.folder}: the folder name {name!a} is not UTF-8 (unzipped on another system?); rename it"
             )
+    check_class_names(str(listing.folder), listing.class_names)
     skip_broken = spec.skip_broken
     spec = replace(spec, classes=len(listing.class_names), class_names=listing.class_names, skip_broken=False)
     place = root / "decoded"

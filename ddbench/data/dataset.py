@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddbench.data.limits import require_disk, require_memory
 from ddbench.data.mapped import follow, gather, was_read
-from ddbench.data.specs import DatasetSpec
+from ddbench.data.spec import DatasetSpec, check_class_names
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, ensure_writable
 from ddbench.runtime.seeds import generator
@@ -83,9 +83,11 @@ def check_dataset(dataset: Dataset) -> None:
     """Refuse a dataset that cannot be worked with.
 
     Raises:
-        UserError: wrong dtype or shape, a label out of range, a class without a training image, an empty test set.
+        UserError: wrong dtype or shape, a label out of range, a class without a training image, an empty test set, a
+            class name that is too long.
     """
     spec = dataset.spec
+    check_class_names(f"dataset {spec.name}", spec.class_names)
     for name, split in (("training", dataset.train), ("test", dataset.test)):
         where = f"dataset {spec.name}, {name} set"
         if split.images.dtype != torch.uint8 or split.labels.dtype != torch.int64:

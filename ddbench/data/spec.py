@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from ddbench.runtime.errors import UserError
+
+LONGEST_NAME = 199
+"""Letters of a class name, at most: no synset that names a longer one is read."""
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel, of pixels in [0, 1]."""
@@ -70,3 +75,19 @@ class DatasetSpec:
     def shape(self) -> tuple[int, int, int]:
         """``(channels, size, size)``."""
         return self.channels, self.size, self.size
+
+
+def check_class_names(where: str, names: Sequence[str]) -> None:
+    """Refuse class names that the reader of a synset would not take, before work.
+
+    Raises:
+        UserError: one is longer than :data:`LONGEST_NAME`, or no text.
+    """
+    for label, name in enumerate(names):
+        if len(name) > LONGEST_NAME:
+            raise UserError(
+                f"{where}: the name of class {label}, {name[:30]!r}..., has {len(name)} letters, expected at most "
+                f"{LONGEST_NAME}; rename it"
+            )
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise UserError(f"{where}: the name of class {label}, {name!a}, is not UTF-8; rename it")

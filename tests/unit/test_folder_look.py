@@ -320,6 +320,14 @@ def test_class_names_that_are_no_utf_8(tmp_path: Path, splits: tuple[str, ...]):
         load_dataset(name, tmp_path / "data", size=8)
 
 
+def test_a_class_name_that_no_synset_may_have_is_refused_before_an_image_is_decoded(tmp_path: Path):
+    name = fill(tmp_path / "set", "")
+    (tmp_path / "set" / "cat").rename(tmp_path / "set" / ("c" * 200))
+    with pytest.raises(UserError, match=r"the name of class 0, 'c+'.* has 200 letters, expected at most 199"):
+        load_dataset(name, tmp_path / "data", size=8)
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.mark.parametrize("verb", ["evaluate", "scores"])
 def test_verbs_that_read_a_synset_leave_broken_files_out_too(verb: str, tmp_path: Path, ddb, refused):
     """On a machine that has not looked at the folder yet."""

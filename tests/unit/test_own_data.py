@@ -102,6 +102,11 @@ def test_arrays_without_a_test_set(tmp_path: Path):
         ({"class_names": np.array(["cat", "cat"])}, "at least two that differ"),
         ({"class_names": np.array(["a", "b"], dtype=object)}, "which need no pickle"),
         ({"class_names": np.arange(2)}, "expected a list of texts"),
+        (
+            {"class_names": np.array(["cat", "d" * 200])},
+            r"the name of class 1, 'd+'\.\.\., has 200 letters",
+        ),
+        ({"class_names": np.array(["cat", "\udcff"])}, r"the name of class 1, '\\udcff', is not UTF-8"),
         ({"labels": CLASSES + 1, "class_names": np.array(["cat", "dog"])}, "2 class_names, but labels up to 2"),
     ],
 )

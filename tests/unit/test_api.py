@@ -294,7 +294,9 @@ def test_docs_example(tmp_path: Path):
     text = (README.parent / "docs" / "api.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
     exec(compile(code, "api.md", "exec"), {})
-    assert len(load_dataset("mine", tmp_path).train) == 80
+    first, again = (load_dataset("mine", tmp_path) for _ in range(2))
+    assert len(first.train) == 80
+    assert first.fingerprint == again.fingerprint, "else what was distilled from it cannot be scored"
     assert build_student("linear", channels=1, size=8, classes=2, seed=0)(torch.zeros(3, 1, 8, 8)).shape == (3, 2)
     assert PROTOCOLS["mine-v1"].epochs == 50
 

@@ -157,11 +157,18 @@ def options_from_text(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
 
 
 def peek(argv: Sequence[str], flag: str) -> str | None:
-    """The last value of ``--flag VALUE`` or ``--flag=VALUE`` in ``argv``, read before the full parse."""
+    """The last value of ``--flag VALUE`` or ``--flag=VALUE`` in ``argv``, read before the full parse.
+
+    Args:
+        flag: with dashes; the full parse takes underscores for them, and so does this.
+    """
     found = None
     for index, token in enumerate(argv):
-        if token == flag and index + 1 < len(argv):
+        name, equals, value = token.partition("=")
+        if name.replace("_", "-") != flag:
+            continue
+        if equals:
+            found = value
+        elif index + 1 < len(argv):
             found = argv[index + 1]
-        elif token.startswith(f"{flag}="):
-            found = token.partition("=")[2]
     return found

@@ -98,6 +98,7 @@ def _apart(argv: list[str]) -> tuple[list[str], list[str]]:
     """Our own flags, and the verb with its flags: it begins with the first word that is neither flag nor value."""
     place = 0
     while place < len(argv) and argv[place].startswith("-"):
-        alone = "=" in argv[place] or argv[place] in ("-h", "--help", "--submit", "--requeue", "--no-requeue")
+        flag = argv[place].replace("_", "-")
+        alone = "=" in flag or flag in ("-h", "--help", "--submit", "--requeue", "--no-requeue")
         place += 1 if alone else 2
     return argv[:place], argv[place:]

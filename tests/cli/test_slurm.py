@@ -74,6 +74,12 @@ def test_text(ddb: Callable, tmp_path: Path):
     assert f"\n  {sys.executable} -m ddbench evaluate 'runs/a b' --seeds 24 &\n" in result.out
 
 
+def test_a_flag_that_stands_alone_with_an_underscore(ddb: Callable):
+    text = ddb("slurm", "--no_requeue", "distill", "--method", "mtt").out
+    assert "#SBATCH --no-requeue\n" in text
+    assert " -m ddbench distill --method mtt" in text
+
+
 def test_text_without_flags(ddb: Callable):
     text = ddb("slurm", "distill", "--method", "mtt").out
     assert "#SBATCH --requeue\n" in text

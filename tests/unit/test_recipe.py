@@ -215,6 +215,8 @@ def test_peek():
     assert peek(argv, "--seed") is None
     assert peek(["--method"], "--method") is None
     assert peek(["--method-file", "x"], "--method") is None
+    for argv in (["--method_file", "x_y"], ["--method_file=x_y"]):
+        assert peek(argv, "--method-file") == "x_y"
 
 
 def test_worker_count():

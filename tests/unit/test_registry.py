@@ -187,6 +187,13 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[o
     return call
 
 
+def test_method_from_a_file_by_a_flag_with_an_underscore(own: Callable, ddb: Callable):
+    """The file is read before the other flags, whose underscores are dashes too."""
+    argv = ["--method_file" if word == "--method-file" else word for word in own()]
+    result = ddb(*argv, "--status")
+    assert (result.code, result.err) == (0, "")
+
+
 @pytest.mark.parametrize("future", ["", "from __future__ import annotations\n"], ids=["plain", "postponed"])
 @pytest.mark.parametrize("name", ["class-mean", "classmean"])
 def test_method_from_a_file(name: str, future: str, own: Callable, ddb: Callable, tmp_path: Path):

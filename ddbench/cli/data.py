@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,5 +94,7 @@ def _check(args: CheckArgs) -> None:
     print("\n".join([*(console.said or [head]), *lines]))
     write_bytes(out, kind.first_items(dataset))
     print(f"  picture: {out}")
-    size = f" --size {args.size}" if args.size is not None else ""
-    print(f"next: ddbench distill --method random --dataset {args.dataset}{size} {kind.small_budget(dataset)}")
+    words = ["ddbench", "distill", "--method", "random", "--dataset", args.dataset]
+    words += [] if args.size is None else ["--size", str(args.size)]
+    words += [] if args.data is None else ["--data", str(args.data)]
+    print(f"next: {shlex.join(words)} {kind.small_budget(dataset)}")

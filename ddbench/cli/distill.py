@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
@@ -138,9 +139,9 @@ def evaluation_command(run: Path, method: str, header: Mapping[str, Any] | None 
         data: the modality, where there is no header.
     """
     if str((header or {}).get("modality", data)) != IMAGE:  # the usual protocol is the default
-        return f"ddbench evaluate {run}"
+        return f"ddbench evaluate {shlex.quote(str(run))}"
     wanted = meant_protocol(method) if header is None else fitting_protocol(method, header)
-    return f"ddbench evaluate {run}" + ("" if wanted == USUAL_PROTOCOL else f" --protocol {wanted}")
+    return f"ddbench evaluate {shlex.quote(str(run))}" + ("" if wanted == USUAL_PROTOCOL else f" --protocol {wanted}")
 
 
 def data_of(given: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> None:
 
         exported = export_hub(args.run, args.out, args.leaderboard)
         print("\n".join([*exported.notes, f"{len(exported.files)} file(s) in {args.out}"]))
-        print(f"next: ddbench push {args.out} OWNER/NAME")
+        print(f"next: ddbench push {shlex.quote(str(args.out))} OWNER/NAME")
         return
     if args.leaderboard is not None:
         raise UserError(f"--leaderboard {args.leaderboard}: only --format hub has a card")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -136,19 +137,39 @@ def describe(place: Path) -> dict[str, Any]:
         found["next"] = [evaluation_command(place, str(header.get("method")), header)]
     elif kind == "ddbench-evaluation":
         found["evaluations"] = {place.stem: _evaluation(place, header)}
-        found["next"] = [f"ddbench submit {place.parent.parent} --protocol {place.stem}"]
+        found["next"] = _submitted(place)
     elif kind == "ddbench-teacher":
-        found["next"] = [f"ddbench evaluate RUN --protocol kd-v1 --teacher {place}"]
+        found["next"] = [f"ddbench evaluate RUN --protocol kd-v1 --teacher {_quoted(place)}"]
     elif kind == "ddbench-labels":
-        found["next"] = [f"ddbench evaluate RUN --protocol fkd --labels {place}"]
+        found["next"] = [f"ddbench evaluate RUN --protocol fkd --labels {_quoted(place)}"]
     elif kind == "ddbench-result":
         found["next"] = ["ddbench leaderboard show"]
     elif kind == TASK:
         found["settings"] |= _runs_of(header)
         if (cost := cost_of_sets(place)) is not None:
             found["settings"]["cost"] = str(cost)
-        found["next"] = [f"ddbench submit RUN --task {place}"]
+        found["next"] = [f"ddbench submit RUN --task {_quoted(place)}"]
     return found
+
+
+def _submitted(evaluation: Path) -> list[str]:
+    """The command that submits an evaluation by its file's name; none where it lies in no run, which submit takes."""
+    folder = evaluation.absolute().parent
+    run = folder.parent
+    if folder.name != "evaluations" or not (run / "synset.safetensors").is_file():
+        return []
+    shown = evaluation.parent.parent if evaluation.parent.name else run
+    return [shlex.join(["ddbench", "submit", str(shown), "--protocol", evaluation.stem])]
+
+
+def _quoted(value: object) -> str:
+    """A word of a command."""
+    return shlex.quote(str(value))
+
+
+def _of_data(header: Mapping[str, Any]) -> str:
+    """The flag that names the data of a store or model."""
+    return f"--dataset {_quoted(_at(header, 'dataset'))}"
 
 
 def _found(what: str, path: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -167,7 +188,7 @@ def _folder(place: Path) -> dict[str, Any]:
     if (place / "results").is_dir():
         rows = sum("." not in path.stem for path in (place / "results").glob("*/*/*/*.json"))
         found = _found("board", place, {"rows": rows})
-        found["next"] = [f"ddbench leaderboard show --leaderboard {place}"]
+        found["next"] = [f"ddbench leaderboard show --leaderboard {_quoted(place)}"]
         return found
     if (place / "manifest.json").is_file():
         return _store(place)
@@ -176,14 +197,14 @@ def _folder(place: Path) -> dict[str, Any]:
     if (place / "ddbench.json").is_file():
         header = _header(place / "ddbench.json")
         found = _found(TITLES["ddbench-diffusion"], place, _settings("ddbench-diffusion", header))
-        found["next"] = [f"ddbench distill --method d3hr --dataset {_at(header, 'dataset')} --diffusion-model {place}"]
+        found["next"] = [f"ddbench distill --method d3hr {_of_data(header)} --diffusion-model {_quoted(place)}"]
         return found
     parts = {
-        "stores of experts": ("*/*/*/manifest.json", f"ddbench buffer info {place}"),
-        "teachers": ("*/*/*.safetensors", f"ddbench teacher info {place}"),
-        "diffusion models": ("*/*/ddbench.json", f"ddbench diffusion info {place}"),
-        "runs": ("*/synset.safetensors", f"ddbench info {place}/RUN"),
-        "runs in its folders": ("*/*/synset.safetensors", f"ddbench info {place}/FOLDER"),
+        "stores of experts": ("*/*/*/manifest.json", f"ddbench buffer info {_quoted(place)}"),
+        "teachers": ("*/*/*.safetensors", f"ddbench teacher info {_quoted(place)}"),
+        "diffusion models": ("*/*/ddbench.json", f"ddbench diffusion info {_quoted(place)}"),
+        "runs": ("*/synset.safetensors", f"ddbench info {_quoted(place)}/RUN"),
+        "runs in its folders": ("*/*/synset.safetensors", f"ddbench info {_quoted(place)}/FOLDER"),
     }
     counts = {
         name: sum(
@@ -196,11 +217,11 @@ def _folder(place: Path) -> dict[str, Any]:
     results = [path for path in sorted(place.glob("*.json")) if _is_task(path)]
     if results:
         settings["results of tasks"] = len(results)
-        following += [f"ddbench info {path}" for path in results[:1]]
+        following += [f"ddbench info {_quoted(path)}" for path in results[:1]]
     begun = sorted(path.parent for path in place.glob("*.parts/head.json"))
     if begun:
         settings["tasks that are not finished"] = len(begun)
-        following += [f"ddbench info {path}" for path in begun[:1]]
+        following += [f"ddbench info {_quoted(path)}" for path in begun[:1]]
     if not settings:
         raise UserError(f"{place}: holds no run, store, teacher or board that ddbench made, and no result of a task")
     found = _found("folder", place, settings)
@@ -246,8 +267,8 @@ def _run(place: Path) -> dict[str, Any]:
         if not path.name.endswith(".cost.json"):
             found["evaluations"][path.stem] = _evaluation(path, _header(path))
     standard = [name for name, table in found["evaluations"].items() if table["standard"]]
-    command = evaluation_command(place, str(header.get("method")), header)
-    found["next"] = [command] if not standard else [f"ddbench submit {place} --protocol {name}" for name in standard]
+    submits = [f"ddbench submit {_quoted(place)} --protocol {_quoted(name)}" for name in standard]
+    found["next"] = submits or [evaluation_command(place, str(header.get("method")), header)]
     return found
 
 
@@ -257,7 +278,7 @@ def _store(place: Path) -> dict[str, Any]:
     found = _found(TITLES["ddbench-trajectories"], place, _settings("ddbench-trajectories", header))
     experts = header.get("experts")
     found["settings"]["experts"] = len(experts) if isinstance(experts, dict) else 0
-    found["next"] = [f"ddbench distill --method mtt --dataset {_at(header, 'dataset')} --buffers {place}"]
+    found["next"] = [f"ddbench distill --method mtt {_of_data(header)} --buffers {_quoted(place)}"]
     return found
 
 

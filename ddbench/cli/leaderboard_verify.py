@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -137,7 +138,7 @@ def verify(argv: list[str]) -> None:
     if known:
         print(f"stopped after {args.max_minutes:g} minutes, {len(known)} row(s) not finished; the same command goes on")
     if verdicts:
-        print(f"next: ddbench leaderboard build --leaderboard {args.leaderboard}")
+        print(f"next: ddbench leaderboard build --leaderboard {shlex.quote(str(args.leaderboard))}")
     if refused:
         raise UserError(f"{len(refused)} row(s) cannot be verified; the first: {refused[0]}")
     if "below" in verdicts:

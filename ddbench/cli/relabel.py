@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,6 @@ def _next(args: Args, made: Relabelled) -> str:
     elif made.plan.protocol.labels != "stored":
         advice = f', where FILE.toml says name = "{name}-stored", base = "{name}" and labels = "stored"'
         name = "FILE.toml"
-    where = "" if made.beside else f" --labels {stored.path}"
+    where = "" if made.beside else f" --labels {shlex.quote(str(stored.path))}"
     fewer = f" --epochs {stored.epochs}" if stored.epochs < made.plan.epochs else ""
-    return f"ddbench evaluate {args.run} --protocol {name}{where}{fewer}{advice}"
+    return f"ddbench evaluate {shlex.quote(str(args.run))} --protocol {shlex.quote(name)}{where}{fewer}{advice}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,7 +122,7 @@ def main(argv: list[str]) -> None:
         _say(plan, paths, args.dry_run)
         any_written = any_written or bool(paths)
     if any_written:
-        print(f"next: ddbench leaderboard build --leaderboard {args.leaderboard}")
+        print(f"next: ddbench leaderboard build --leaderboard {shlex.quote(str(args.leaderboard))}")
 
 
 def _say_which(run: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -165,4 +166,4 @@ def _join(argv: list[str]) -> None:
         console=Console(quiet=True),
     )
     print(f"{teacher.student} on {teacher.dataset}: {summary(teacher)}: {teacher.path}")
-    print(f"next: ddbench evaluate RUN --protocol kd-v1 --teacher {teacher.path}")
+    print(f"next: ddbench evaluate RUN --protocol kd-v1 --teacher {shlex.quote(str(teacher.path))}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -74,6 +75,16 @@ def test_folder(ddb: Callable, tmp_path: Path):
     ):
         assert part in found.out
     assert (tmp_path / "look.png").is_file()
+
+
+def test_the_next_command_can_be_taken_as_it_stands(ddb: Callable, tmp_path: Path):
+    make_folder(Path("my images"))
+    found = ddb("data", "check", "folder:my images", "--size", 8, "--data", "my data", "--out", "x.png")
+    command = "ddbench distill --method random --dataset 'folder:my images' --size 8 --data 'my data' --ipc 1"
+    assert found.out.splitlines()[-1] == f"next: {command}"
+    write_compact(tmp_path / "mutag.npz", Source(made_graphs(40)))
+    after = ddb("data", "check", "mutag", "--data", tmp_path).out.splitlines()[-1].removeprefix("next: ddbench ")
+    assert ddb(*shlex.split(after), "--out", "run").code == 0
 
 
 def test_arrays_and_many_classes(ddb: Callable, tmp_path: Path):

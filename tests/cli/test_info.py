@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,37 @@ def test_a_run_with_its_evaluation(random_run: Path, ddb: Callable):
     mean = found["evaluations"][evaluation.stem]["students"][student]["mean"]
     assert mean == summary[student]["accuracy"]["mean"]
     assert json.loads(ddb("info", evaluation, "--json").out)["evaluations"][evaluation.stem]["standard"] is False
+
+
+def test_submit_is_told_of_an_evaluation_that_lies_in_a_run(
+    random_run: Path, tmp_path: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    run = tmp_path / "my run"
+    shutil.copytree(random_run, run)
+    (kept, *_) = (run / "evaluations").glob("*100.json")
+    name = kept.rename(kept.with_name("mine.json"))
+    monkeypatch.chdir(name.parent)
+    for place in (name, Path("mine.json")):
+        (command,) = json.loads(ddb("info", place, "--json").out)["next"]
+        assert command == f"ddbench submit '{run}' --protocol mine"
+    assert ddb(*shlex.split(command)[1:], "--leaderboard", tmp_path / "board", "--dry-run").code == 0
+    elsewhere = tmp_path / "elsewhere" / "e.json"
+    of_a_row = tmp_path / "evaluations" / "0123456789abcdef" / "hard-v1.json"
+    of_no_run = tmp_path / "evaluations" / "hard-v1.json"
+    for place in (elsewhere, of_a_row, of_no_run):
+        place.parent.mkdir(exist_ok=True, parents=True)
+        shutil.copy(name, place)
+        found = ddb("info", place)
+        assert found.code == 0, found.err
+        assert "next: " not in found.out
+
+
+def test_commands_with_blanks_are_quoted(random_run: Path, tmp_path: Path, ddb: Callable):
+    run = tmp_path / "my runs" / "a b"
+    shutil.copytree(random_run, run)
+    assert f"next: ddbench evaluate '{run}'\n" in ddb("info", run).out
+    assert f"next: ddbench info '{run.parent}'/RUN\n" in ddb("info", run.parent).out
+    assert evaluation_command(Path("a b"), "rded") == "ddbench evaluate 'a b' --protocol rded"
 
 
 def test_what_is_what(random_run: Path, store_folder: Path, ddb: Callable):

@@ -62,6 +62,8 @@ SYNSET = Part("synset", ".synset.safetensors", "ddbench-synset", "--synset")
 TEACHER = Part("teacher", ".teacher.safetensors", "ddbench-teacher", "--teacher")
 LABELS = Part("stored labels", ".labels.safetensors", "ddbench-labels", "--labels")
 PARTS = (SYNSET, TEACHER, LABELS)
+LABEL_FACTS = ("synset_sha256", "seed", "epochs", "precision", "views", "teacher")
+"""What a file of stored labels and an evaluation with them both say: all that decides them."""
 
 
 def beside(path: Path, part: Part) -> Path:
@@ -200,9 +202,31 @@ def _check_teacher(path: Path, tensors: dict[str, Any], result: Result) -> None:
 
 
 def _check_labels(path: Path, tensors: dict[str, Any], header: dict[str, Any], result: Result) -> None:
-    """Stored labels are of the row's synset, and as many bytes as it says."""
+    """Stored labels are those that the row tells of, and as many bytes as it says."""
     if header.get("synset_sha256") != result.synset.sha256:
         raise UserError(f"{path}: labels of another synset than that of row {result.id}")
     size = sum(BYTES[dtype] * math.prod(shape) for dtype, shape in tensors.values())
     if _label_bytes(result) != size:
         raise UserError(f"{path}: {size:,} bytes of labels, row {result.id} says otherwise; submit it again")
+    _same_labels(path, header, plain(result.labels) or {}, f"the labels of row {result.id}")
+
+
+def check_own_labels(path: Path, result: Result) -> None:
+    """Refuse a file of stored labels that are not those which an evaluation used: it may have been made anew since, or
+    the students were given another one.
+
+    Args:
+        result: of the evaluation, whose ``labels`` tell everything that decides them.
+
+    Raises:
+        UserError: other labels, or no such file.
+    """
+    _, header = read_header(path, LABELS.kind)
+    _same_labels(path, header, plain(result.labels) or {}, "the labels that were evaluated")
+
+
+def _same_labels(path: Path, header: dict[str, Any], said: dict[str, Any], whose: str) -> None:
+    for name in LABEL_FACTS:
+        if header.get(name) != said.get(name):
+            found, wanted = (str(one.get(name))[:60] for one in (header, said))
+            raise UserError(f"{path}: its {name} is {found}, that of {whose} is {wanted}; give --labels FILE")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddbench.evaluation.result import without_students
-from ddbench.leaderboard.attachments import IMPORTED, LABELS, SYNSET, needed
+from ddbench.leaderboard.attachments import IMPORTED, LABELS, SYNSET, check_own_labels, needed
 from ddbench.leaderboard.evaluated import COPIED, evaluation_path, read_evaluation, run_folder, standard_evaluations
 from ddbench.leaderboard.packing import NEEDED, Given, Item, find_part, hash_of, pack
 from ddbench.leaderboard.recorded import read_cost, read_scores, read_tasks
@@ -149,8 +149,8 @@ def make_result(
         given: where files are that the evaluation used, if not where they usually are.
 
     Raises:
-        UserError: no evaluation, several and none named, an evaluation of another synset, or a value that the schema
-            refuses.
+        UserError: no evaluation, several and none named, an evaluation of another synset or with other stored labels,
+            or a value that the schema refuses.
     """
     submission = submission or Submission()
     for address in filter(None, (*submission.links, submission.code, *_urls(submission).values())):
@@ -191,6 +191,7 @@ def make_result(
     if result.labels is not None:
         labels = find_part(run, LABELS, None, given or Given())
         if labels is not None:
+            check_own_labels(labels, result)
             said["labels_sha256"] = hash_of(labels)
     result = _named(content, str(path))
     find_part(run, SYNSET, needed(result).get(SYNSET, result.synset.sha256), given or Given())

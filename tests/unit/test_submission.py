@@ -320,12 +320,13 @@ def test_a_teacher_that_comes_later_is_added(tmp_path: Path, board: Path, capsys
 def test_stored_labels_are_named_by_their_hash(tmp_path: Path, board: Path) -> None:
     run = make_run(tmp_path / "run")
     sha256 = json.loads((run / "evaluations/hard-v1.json").read_text())["synset"]["sha256"]
-    reference = {"synset_sha256": sha256, "teacher": {}, "views": {}, "seed": 0, "epochs": 2, "bytes": 400}
+    deciding = {"synset_sha256": sha256, "teacher": {}, "views": {}, "seed": 0, "epochs": 2, "precision": "float32"}
+    reference = {**deciding, "bytes": 400}
     break_evaluation(run, lambda e: e.update(labels=reference))
     under(run, "fkd", labels=400, augmentation=8)
     plan = plan_submission(run, board, make_result(run))
     assert [item.name for item in plan.lacks] == ["stored labels"]
-    header = {"kind": "ddbench-labels", "schema": 1, "synset_sha256": sha256}
+    header = {"kind": "ddbench-labels", "schema": 1, **deciding}
     content = safetensors({"logits": ("F16", [2, 10, 10], bytes(400))}, header)
     (run / "labels.safetensors").write_bytes(content)
     call(run, board)
@@ -336,6 +337,36 @@ def test_stored_labels_are_named_by_their_hash(tmp_path: Path, board: Path) -> N
     smaller = replace(result, labels={**reference, "bytes": 40})
     with pytest.raises(UserError, match=r"400 bytes of labels, row .* says otherwise"):
         check_part(labels, LABELS, smaller)
+    with pytest.raises(UserError, match=r"its seed is 0, that of the labels of row .* is 7; give --labels FILE"):
+        check_part(labels, LABELS, replace(result, labels={**reference, "seed": 7}))
+
+
+OTHER_LABELS: dict[str, Any] = {
+    "synset_sha256": "0" * 64,
+    "teacher": {"sha256": "1" * 64},
+    "views": {"batch": 20},
+    "seed": 0,
+    "epochs": 3,
+    "precision": "amp",
+}
+
+
+@pytest.mark.parametrize("fact", OTHER_LABELS)
+def test_labels_that_the_evaluation_did_not_use_are_refused(tmp_path: Path, board: Path, fact: str) -> None:
+    """Those in the run may be others than those that ``evaluate --labels`` was given."""
+    run = make_run(tmp_path / "run")
+    sha256 = json.loads((run / "evaluations/hard-v1.json").read_text())["synset"]["sha256"]
+    used = {"synset_sha256": sha256, "teacher": {}, "views": {}, "seed": 7, "epochs": 2, "precision": "float32"}
+    break_evaluation(run, lambda e: e.update(labels={**used, "bytes": 400}))
+    under(run, "fkd", labels=400, augmentation=8)
+    header = {"kind": "ddbench-labels", "schema": 1, **used}
+    for path, own in ((run / "labels.safetensors", {fact: OTHER_LABELS[fact]}), (tmp_path / "seven.safetensors", {})):
+        path.write_bytes(safetensors({"logits": ("F16", [2, 10, 10], bytes(400))}, header | own))
+    with pytest.raises(UserError, match=f"labels.safetensors: its {fact} is .*; give --labels FILE"):
+        call(run, board)
+    assert not board.exists()
+    call(run, board, "--labels", str(tmp_path / "seven.safetensors"))
+    assert check_board(board)["files"] == 3
 
 
 def scores_file(run: Path, **changes: Any) -> None:

@@ -264,7 +264,7 @@ def view_settings(plan: Plan) -> dict[str, Any]:
     """Everything but the synset and the seed that decides the views and how a teacher labels them, as JSON."""
     protocol, synset = plan.protocol, plan.synset
     return {
-        "batch": min(plan.batch, len(synset.labels)),
+        "batch": min(plan.batch, synset.decoded_images),
         "augmentation": resolve_augmentation(protocol.augmentation, plan.flip),
         "crop_scale": protocol.crop_scale or 1 / synset.patches,
         "mix_alpha": protocol.mix_alpha,

@@ -22,6 +22,7 @@ from torch import nn
 
 from ddbench.data.policy import Mix
 from ddbench.data.preprocess import Preprocess
+from ddbench.decoders.multi_formation import MultiFormation
 from ddbench.protocols import relabel as making
 from ddbench.protocols.labels import KIND, PROBE_TOLERANCE, PROBED, StoredLabels, probe_of, read_labels
 from ddbench.protocols.plan import Plan, check_labels, policy_of, view_settings
@@ -216,6 +217,19 @@ def test_views_of_patches_and_of_a_small_synset():
     assert view_settings(plan)["crop_scale"] == 0.5
     assert view_settings(plan)["patches"] == 2
     assert view_settings(plan)["batch"] == IMAGES
+
+
+def test_the_batch_of_views_is_of_decoded_images(out: Path):
+    """Twelve stored images decode to 48: batches of 12 and of 20 are other views, though both are over 11."""
+
+    def of(batch: int) -> Plan:
+        return make_plan(replace(PROTOCOL, batch_rule="fixed", batch=batch), decoder=MultiFormation(factor=2))
+
+    assert [view_settings(of(batch))["batch"] for batch in (12, 20, 64)] == [12, 20, 48]
+    stored = make(out, plan=of(20))
+    check_labels(stored, of(20))
+    with pytest.raises(UserError, match="labels of views with batch 20, but protocol fkd has batch 12"):
+        check_labels(stored, of(12))
 
 
 # Replay

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddbench.data import zca
 from ddbench.data.dataset import Dataset, chunks
-from ddbench.data.specs import PREPROCESS_KINDS, STATISTICS
+from ddbench.data.specs import PREPROCESS_KINDS, STATISTICS, preprocess_kind
 from ddbench.registry import unknown
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import text_hash
@@ -191,10 +191,7 @@ def fit_preprocess(dataset: Dataset, kind: str, cache: Path | None = None) -> Pr
 
 def kind_of(preprocess: Preprocess, dataset: Dataset) -> str | None:
     """The kind by which :func:`fit_preprocess` makes a transform; None where its numbers have no name."""
-    if preprocess.kind == "zca":
-        return "zca"
-    named = {"meanstd": (dataset.spec.mean, dataset.spec.std), **STATISTICS}
-    return next((kind for kind, numbers in named.items() if numbers == (preprocess.mean, preprocess.std)), None)
+    return preprocess_kind(preprocess._identity(), (dataset.spec.mean, dataset.spec.std))
 
 
 def _fit_zca(dataset: Dataset, eps: float, cache: Path | None) -> Preprocess:

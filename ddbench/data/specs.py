@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ddbench.data.catalogue import BUILTIN, REFUSED, graph_spec
 from ddbench.data.spec import STATISTICS as STATISTICS
@@ -28,6 +30,22 @@ SIZES = range(4, 1025)
 
 PREPROCESS_KINDS: tuple[str, ...] = ("meanstd", "zca", *STATISTICS)
 """What :func:`ddbench.data.preprocess.fit_preprocess` accepts as a kind."""
+
+
+def preprocess_kind(record: Mapping[str, Any], own: Statistics) -> str | None:
+    """The kind by which a recorded preprocess is made; None where its numbers have no name.
+
+    Args:
+        record: as :meth:`ddbench.data.preprocess.Preprocess.to_json`; what is none has no name.
+        own: the dataset's own statistics. Of several names of the same numbers these go first, then ``mtt``.
+    """
+    if record.get("kind") != "meanstd":
+        return "zca" if record.get("kind") == "zca" else None
+    numbers = [record.get(name) for name in ("mean", "std")]
+    found = [tuple(one) if isinstance(one, list | tuple) else () for one in numbers]
+    named = {**STATISTICS, "meanstd": own}
+    kinds = [kind for kind, known in named.items() if [*known] == found and all(found)]
+    return kinds[-1] if kinds else None
 
 
 def is_own(name: str) -> bool:

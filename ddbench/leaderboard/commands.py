@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import PurePosixPath
 from typing import Any
 
-from ddbench.data.specs import DATASETS, is_own
+from ddbench.data.specs import DATASETS, STATISTICS, Statistics, is_own, preprocess_kind
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.leaderboard.attachments import TEACHER, address, beside
 from ddbench.leaderboard.result import Result
@@ -100,12 +100,34 @@ def _distill(result: Result) -> list[str]:
         command += ["--ipc", str(synset.budget.value)]
     if synset.student:
         command += ["--student", synset.student]
-    if synset.preprocess.get("kind") not in (None, "meanstd"):
-        command += ["--preprocess", str(synset.preprocess["kind"])]
-    command += ["--seed", str(synset.seed), "--recipe", "none", *_networks((result.recipe or {}).get("teacher"))]
+    command += [
+        *_preprocess(result),
+        "--seed",
+        str(synset.seed),
+        "--recipe",
+        "none",
+        *_networks((result.recipe or {}).get("teacher")),
+    ]
     for name, value in sorted(synset.config.items()):
         command += _flag(name, value)
     return [*command, *run_flags(result), "--out", "RUN"]
+
+
+def _preprocess(result: Result) -> list[str]:
+    """The flag for a preprocess by other numbers than the dataset's own: those without a name are of images of one's
+    own, which have them by default. Of two names the one that the experts were recorded under finds them again.
+    """
+    synset, experts = result.synset, (result.recipe or {}).get("experts")
+    own: Statistics = ((), ())
+    if synset.dataset in DATASETS:
+        own = (DATASETS[synset.dataset].mean, DATASETS[synset.dataset].std)
+    kind = preprocess_kind(synset.preprocess, own)
+    if kind is None or kind == "meanstd":
+        return []
+    recipe = experts.get("recipe") if isinstance(experts, dict) else None
+    said = recipe.get("preprocess") if isinstance(recipe, dict) else None
+    same = isinstance(said, str) and said in STATISTICS and STATISTICS[said] == STATISTICS.get(kind)
+    return ["--preprocess", str(said) if same else kind]
 
 
 def _networks(teacher: object) -> list[str]:

@@ -433,7 +433,7 @@ def _real_items(result: Result, request: Request) -> Path:
     if dataset.fingerprint != said.dataset_fingerprint:
         raise UserError(f"row {result.id} is of other {said.dataset} data than this machine has")
     config = said.config if isinstance(said.config, dict) else {}
-    kind, holdout = own.real_settings(said.preprocess, config)
+    kind, holdout = own.real_settings(dataset, said.preprocess, config)
     make = functools.partial(real_run, dataset=dataset, data=request.data)
     key = text_hash([kind, holdout, said.seed, dataset.fingerprint])[:12]
     if kind is None or holdout is None:

@@ -307,9 +307,13 @@ class Modality(ABC):
 
     @abstractmethod
     def real_settings(
-        self, preprocess: Mapping[str, Any], config: Mapping[str, Any]
+        self, dataset: Dataset, preprocess: Mapping[str, Any], config: Mapping[str, Any]
     ) -> tuple[str | None, float | None]:
-        """Preprocess kind and held-out fraction of a row of all real items; None: not one that ddbench makes."""
+        """Preprocess kind and held-out fraction of a row of all real items; None: not one that ddbench makes.
+
+        Args:
+            dataset: of the row, read.
+        """
 
     @abstractmethod
     def label_kind(self, protocol: Any, own: str) -> str:

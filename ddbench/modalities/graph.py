@@ -326,7 +326,7 @@ class GraphModality(Modality):
         return None
 
     def real_settings(
-        self, preprocess: Mapping[str, Any], config: Mapping[str, Any]
+        self, dataset: Dataset, preprocess: Mapping[str, Any], config: Mapping[str, Any]
     ) -> tuple[str | None, float | None]:
         return self.run_defaults["preprocess"], self.run_defaults["holdout"]
 

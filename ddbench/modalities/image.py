@@ -261,11 +261,14 @@ class ImageModality(Modality):
         return size_to_load(said.dataset, said.shape[-1])
 
     def real_settings(
-        self, preprocess: Mapping[str, Any], config: Mapping[str, Any]
+        self, dataset: Dataset, preprocess: Mapping[str, Any], config: Mapping[str, Any]
     ) -> tuple[str | None, float | None]:
-        kind, holdout = preprocess.get("kind"), config.get("holdout", self.run_defaults["holdout"])
+        from ddbench.data.specs import preprocess_kind
+
+        kind = preprocess_kind(preprocess, (dataset.spec.mean, dataset.spec.std))
+        holdout = config.get("holdout", self.run_defaults["holdout"])
         good = isinstance(holdout, int | float) and 0 <= holdout <= 0.9
-        return (kind if kind in ("meanstd", "zca") else None), (float(holdout) if good else None)
+        return kind, (float(holdout) if good else None)
 
     label_kinds = ("hard", "soft", "targets")
 

@@ -434,6 +434,19 @@ def test_a_synset_made_elsewhere(ddb: Ddb, tmp_path: Path, kind: str) -> None:
     assert verdicts(board) == ["identical"]
 
 
+def test_all_real_images_under_named_statistics(ddb: Ddb, tmp_path: Path) -> None:
+    """The row says their numbers, not their name."""
+    draw, run, board = np.random.default_rng(0), tmp_path / "run", tmp_path / "board"
+    images = draw.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "own.npz", images=images, labels=np.arange(40) % 2)
+    data = ("--dataset", f"npz:{tmp_path / 'own.npz'}")
+    done(ddb("distill", "--method", "full", *data, "--preprocess", "imagenet", "--out", run, "--quiet", *EAGER))
+    done(ddb(*evaluated(run, "hard-v1", "--epochs", 1)))
+    done(ddb("submit", run, "--leaderboard", board))
+    done(ddb(*verify(board, "--allow-folders")))
+    assert verdicts(board) == ["identical"]
+
+
 @pytest.mark.parametrize("labels", ["teacher", "stored"])
 def test_rows_with_a_teacher(ddb: Ddb, tmp_path: Path, labels: str) -> None:
     """The teacher, or the labels that it stored, lie beside the row and are used from there."""

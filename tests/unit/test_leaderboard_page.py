@@ -18,6 +18,7 @@ from test_leaderboard import CONVNET, MLP, make_run, submit
 
 import ddbench
 from ddbench.cli import leaderboard as verb
+from ddbench.data.specs import STATISTICS, Statistics
 from ddbench.leaderboard.board import read_board
 from ddbench.leaderboard.commands import commands
 from ddbench.leaderboard.grouping import build_cells
@@ -407,6 +408,25 @@ def test_commands_repeat_the_row(tmp_path: Path) -> None:
     assert evaluate == (
         f"ddbench evaluate RUN --protocol hard-v1 --size 8 --threads 1 --students {CONVNET},{MLP} --seeds 3 --epochs 5"
     )
+
+
+def test_commands_name_the_statistics() -> None:
+    """A row has their numbers; a dataset's own need no flag, nor do those of images of one's own."""
+    made = made_result("random", rich=False)
+
+    def said(dataset: str, numbers: Statistics, **recipe: Any) -> str:
+        preprocess = {"kind": "meanstd", "mean": [*numbers[0]], "std": [*numbers[1]]}
+        synset = replace(made.synset, dataset=dataset, preprocess=preprocess, shape=(3, 32, 32))
+        lines = commands(replace(made, synset=synset, recipe=recipe or None))
+        return " ".join(re.findall("(?<=--preprocess )[^ ]+", " ".join(lines)))
+
+    assert said("cifar100", STATISTICS["mtt"]) == "mtt"
+    assert said("cifar10", STATISTICS["mtt"]) == said("cifar100", STATISTICS["cifar100"]) == ""
+    assert said("cifar10", STATISTICS["cifar10-idc"]) == "cifar10-idc"
+    assert said("folder:mine", STATISTICS["imagenet"]) == "imagenet"
+    assert said("folder:mine", ((0.1,) * 3, (0.2,) * 3)) == ""
+    experts = {"count": 1, "recipe": {"preprocess": "cifar10"}}
+    assert said("cifar100", STATISTICS["mtt"], experts=experts) == "cifar10 cifar10", "experts are found by their name"
 
 
 def test_commands_name_the_teacher_and_the_stored_labels() -> None:

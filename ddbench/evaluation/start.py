@@ -307,7 +307,8 @@ def _altered(
     """The protocol with what was altered, and what differs from its standard.
 
     Epochs and rates that are what the protocol gives these students and this synset alter nothing. Other epochs are
-    both those of a synset and those of all real data, so that the two stand in one table.
+    both those of a synset and those of all real data, so that the two stand in one table; as do a synset for as many
+    epochs as all real data have anyway and these, whose evaluation is standard.
 
     Args:
         whole: the synset is all real data.

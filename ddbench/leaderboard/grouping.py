@@ -120,7 +120,8 @@ def build_cells(results: Sequence[Result], known: Known | None = None) -> list[C
 def groups(results: Sequence[Result]) -> list[Group]:
     """Group results into tables, in the order of dataset, protocol, labels and budget.
 
-    All real data joins every table of its data and protocol. Random images join the tables of their budget: with
+    All real data joins every table of its data and protocol; under a standard one also where the epochs of a synset
+    were altered, which are none of its own. Random images join the tables of their budget: with
     their own kind of labels, and with hard labels also the soft-label tables that have no random row of their own.
     """
     tables: dict[tuple[Any, ...], list[_Entry]] = {}
@@ -137,9 +138,12 @@ def groups(results: Sequence[Result]) -> list[Group]:
     tables = {key: entries + random.get(key, random.get((*key[:-1], "hard"), [])) for key, entries in tables.items()}
     taken = {entry.result.id for entries in tables.values() for entry in entries}
     tables |= {key: entries for key, entries in random.items() if entries[0].result.id not in taken}
+    trained = {key: _real_key(entries[0].result) for key, entries in tables.items()} if real else {}
     for data, entries in real.items():
-        found = [key for key in tables if key[:-3] == data] or [(*data, "all", 0, "hard")]
-        for key in found:
+        whole = entries[0].result
+        same = _real_key(whole) if whole.protocol.standard else None
+        found = [key for key, training in trained.items() if key[:-3] == data or training == same]
+        for key in found or [(*data, "all", 0, "hard")]:
             tables[key] = tables.get(key, []) + entries
     return [Group(key[-1], tuple(entries)) for key, entries in sorted(tables.items(), key=lambda i: _order(i[0]))]
 
@@ -159,6 +163,18 @@ def _data_key(result: Result) -> tuple[Any, ...]:
         result.main_metric,
         canonical_json(result.metrics[result.main_metric].to_json()),
     )
+
+
+def _real_key(result: Result) -> tuple[Any, ...]:
+    """How all real data would be trained in the place of a synset: for ``full_epochs``, whatever its ``epochs`` are."""
+    synset, protocol = result.synset, result.protocol
+    left = {"epochs"} if "full_epochs" in protocol.settings else set()
+    said = [
+        canonical_json({name: value for name, value in one.items() if name not in left})
+        for one in (protocol.settings, protocol.changed)
+    ]
+    described = canonical_json(result.metrics[result.main_metric].to_json())
+    return (synset.dataset, synset.dataset_fingerprint, protocol.name, *said, result.precision, described)
 
 
 def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -25,6 +25,7 @@ from ddbench.data.dataset import Dataset
 from ddbench.measurements.corruption_types import NOISE, SEVERITIES, corrupt, corruption_types
 from ddbench.measurements.suite import Choice, Cost, Finding, Metric, Probe, Suite, Trained
 from ddbench.protocols.plan import Plan
+from ddbench.protocols.protocol import Protocol
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash, read_json
 from ddbench.runtime.tensors import check_tensor, open_tensors, write_tensors
@@ -243,7 +244,7 @@ def corruption_suite(choice: Choice, plan: Plan, dataset: Dataset) -> Suite:
         return made
     return replace(
         made,
-        reference=read_reference(choice.reference, made, dataset.fingerprint, plan.protocol.hash),
+        reference=read_reference(choice.reference, made, dataset.fingerprint, plan.protocol),
         reference_sha256=file_hash(choice.reference),
     )
 
@@ -256,11 +257,11 @@ def _notes(size: int) -> tuple[str, ...]:
     return (f"corruptions: at {size} pixels {', '.join(left)} make no sense and are left out (C{len(types)})",)
 
 
-def read_reference(path: Path, suite: CorruptionSuite, fingerprint: str, protocol: str) -> dict[str, Table]:
+def read_reference(path: Path, suite: CorruptionSuite, fingerprint: str, protocol: Protocol) -> dict[str, Table]:
     """Accuracies of each student in an evaluation of the whole training set (method ``full``).
 
     Args:
-        protocol: hash of the protocol that it must have been trained under.
+        protocol: that it must have been trained under; the epochs of a synset, which it has not, may be others.
 
     Raises:
         UserError: no such file, no evaluation of ``full`` on this dataset under this protocol, or one whose corruptions
@@ -277,11 +278,11 @@ def read_reference(path: Path, suite: CorruptionSuite, fingerprint: str, protoco
     if synset.get("dataset_fingerprint") != fingerprint:
         raise UserError(f"--corruption-reference {path}: it is of other images; {what}")
     trained = data.get("protocol")
-    if not isinstance(trained, dict) or trained.get("hash") != protocol:
+    if not isinstance(trained, dict) or trained.get("hash") != _of_real(trained, protocol).hash:
         named = str(trained.get("name"))[:40] if isinstance(trained, dict) else "none"
         raise UserError(
             f"--corruption-reference {path}: trained under another protocol ({named}, or with altered settings); "
-            "evaluate full as the synset is evaluated"
+            "evaluate full as the synset is evaluated, and without --epochs where they are the synset's anyway"
         )
     measured, details = data.get("measured"), data.get("details")
     found = measured.get("corruptions") if isinstance(measured, dict) else None
@@ -302,6 +303,13 @@ def read_reference(path: Path, suite: CorruptionSuite, fingerprint: str, protoco
     if not tables:
         raise UserError(f"--corruption-reference {path}: it holds no corruptions; {what}")
     return tables
+
+
+def _of_real(trained: Mapping[str, Any], protocol: Protocol) -> Protocol:
+    """The protocol with the epochs that an evaluation of all real data tells of synsets."""
+    settings = trained.get("settings")
+    epochs = settings.get("epochs") if isinstance(settings, dict) else None
+    return replace(protocol, epochs=epochs) if type(epochs) is int else protocol
 
 
 def _row(path: Path, table: Mapping[str, Any], name: str) -> tuple[float, ...]:

@@ -22,6 +22,7 @@ from ddbench.measurements import corruption_types as types
 from ddbench.measurements import corruptions
 from ddbench.measurements.corruptions import CorruptionSuite, corruption_suite
 from ddbench.measurements.suite import Choice, Finding
+from ddbench.protocols.protocol import PROTOCOLS, Protocol
 from ddbench.runtime.errors import UserError
 from ddbench.statistics import corruption_errors
 
@@ -343,11 +344,14 @@ def test_corruption_errors():
     assert corruption_errors(table, {**reference, "fog": [1.0] * 5}) is None
 
 
+HARD = PROTOCOLS["hard-v1"]
+
+
 def reference_file(folder: Path, made: CorruptionSuite, **changes: Any) -> Path:
     """An evaluation of the whole training set, as far as it is read."""
     data = {
         "synset": {"method": "full", "dataset_fingerprint": digits().fingerprint},
-        "protocol": {"name": "hard-v1", "hash": "ours"},
+        "protocol": {"name": "hard-v1", "hash": HARD.hash, "settings": HARD.settings()},
         "measured": {"corruptions": made.settings},
         "details": {"tiny": {"corruptions": {name: [0.8] * 5 for name in made.types}}},
     }
@@ -356,10 +360,12 @@ def reference_file(folder: Path, made: CorruptionSuite, **changes: Any) -> Path:
     return path
 
 
-def build(path: Path | None = None, max_images: int | None = None, channels: int = 1) -> CorruptionSuite:
+def build(
+    path: Path | None = None, max_images: int | None = None, channels: int = 1, protocol: Protocol = HARD
+) -> CorruptionSuite:
     choice = Choice(kind="corruptions", max_images=max_images, reference=path)
     images = torch.zeros(1, channels, 8, 8)
-    plan = SimpleNamespace(synset=SimpleNamespace(images=images), protocol=SimpleNamespace(hash="ours"))
+    plan = SimpleNamespace(synset=SimpleNamespace(images=images), protocol=protocol)
     return corruption_suite(choice, plan, digits())  # type: ignore[arg-type, return-value]
 
 
@@ -377,6 +383,14 @@ def test_reference(tmp_path: Path):
     assert plain.settings["reference"] is None
     assert "mce" not in plain.combine(findings(plain, 0.6)).metrics
     assert any("C8" in note and "snow" in note for note in plain.notes)
+
+
+def test_the_epochs_of_a_synset_are_none_of_the_references(tmp_path: Path):
+    """All real data are trained for 100 epochs by the standard; so is the synset with ``--epochs 100``."""
+    path = reference_file(tmp_path, dataclasses.replace(suite(), images=500))
+    assert "mce" in build(path, protocol=dataclasses.replace(HARD, epochs=100)).metrics
+    with pytest.raises(UserError, match="another protocol"):
+        build(path, protocol=dataclasses.replace(HARD, epochs=5, full_epochs=5))
 
 
 def test_bad_references(tmp_path: Path):

@@ -29,11 +29,12 @@ from ddbench.leaderboard.pages.latex import latex_text
 from ddbench.leaderboard.pages.page import build, check, tables
 from ddbench.leaderboard.pages.row_files import script
 from ddbench.leaderboard.pages.view import Table, bytes_text, lay_out, parts, ratio_text, seconds_text
-from ddbench.leaderboard.result import Result
+from ddbench.leaderboard.result import ProtocolInfo, Result
 from ddbench.leaderboard.rows import Cell, Row, Score
 from ddbench.leaderboard.schema import load_results, summary_of
 from ddbench.leaderboard.submit import Submission, make_result
 from ddbench.methods import shipped
+from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.temporary import temporary
 
@@ -128,6 +129,31 @@ def test_references_that_nobody_measured_are_said_to_be(tmp_path: Path) -> None:
         (True, "random", "not measured"),
         (True, "full", "not measured"),
     ]
+
+
+def test_all_real_data_stand_beside_a_synset_of_as_many_epochs(tmp_path: Path) -> None:
+    """``--epochs 100`` alters hard-v1 for a synset, and is what all real data have anyway; 5 alter it for both."""
+
+    def evaluated(method: str, **changed: int) -> None:
+        made = made_result(method, rich=False, names=STUDENTS[:1], budget="all" if method == "full" else "ipc")
+        used = replace(PROTOCOLS["hard-v1"], **changed)  # type: ignore[arg-type]
+        told = {"name": used.name, "hash": used.hash, "standard": not changed, "changed": changed}
+        entry = ProtocolInfo(**told, settings=used.settings())  # type: ignore[arg-type]
+        results.append(replace(made, protocol=entry, id=f"{len(results):016}"))
+
+    results: list[Result] = []
+    for epochs in ({}, {"epochs": 100}, {"epochs": 5, "full_epochs": 5}, {"epochs": 7, "full_epochs": 7}):
+        evaluated("mtt", **epochs)
+    evaluated("full")
+    evaluated("full", epochs=5, full_epochs=5)
+    found = {cell.protocol.settings["epochs"]: [row.first.id for row in cell.rows] for cell in build_cells(results)}
+    standard, altered = (f"{place:016}" for place in (4, 5))
+    assert {epochs: rows[1:] for epochs, rows in found.items()} == {
+        1000: [standard],
+        100: [standard],
+        5: [altered],
+        7: [],
+    }
 
 
 def test_rows_that_cannot_be_told_apart_share_a_rank(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def _validate(method: Method[Any], settings: RunSettings, resolved: dict[str, An
     if lr is not None and lr.ndim == 0 and float(lr) <= 0:
         return 0.0
     base = PROTOCOLS[own_protocol(synset)]
-    protocol, _ = changed(base, epochs=settings.validate_epochs)
+    protocol, _ = changed(base, epochs=None if base.replay else settings.validate_epochs)
     plan = Plan(synset=synset, protocol=protocol, preprocess=context.preprocess, flip=context.dataset.spec.flip)
     how = Settings(device=str(context.device), threads=settings.threads)
     try:

@@ -194,6 +194,9 @@ _BUILTIN: dict[str, Protocol] = {
     )
 }
 
+REPLAYED = ("labels", "temperature", "test_zoom")
+"""Settings that act where a recipe is replayed, too."""
+
 PROTOCOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -282,7 +285,7 @@ def changed(base: Protocol, **settings: Any) -> tuple[Protocol, dict[str, Any]]:
     """A protocol with settings that a flag altered (``None``: not altered), and which ones differ from the standard.
 
     Raises:
-        UserError: an unknown setting, or a value of another kind or out of range.
+        UserError: an unknown setting, a value of another kind or out of range, or settings that are n/a together.
     """
     wanted = {name: value for name, value in settings.items() if value is not None}
     made: Protocol = apply_config(Protocol, wanted, "", base=base, noun="protocol setting")
@@ -314,11 +317,28 @@ def changed(base: Protocol, **settings: Any) -> tuple[Protocol, dict[str, Any]]:
         _check_hard_loss(made)
     if made.ema_buffers and not made.ema_decay:
         raise UserError("ema_buffers without ema_decay: expected a decay above 0, such as 0.99, or no ema_buffers")
-    return made, {
+    difference = {
         item.name: plain(getattr(made, item.name))
         for item in fields(Protocol)
         if getattr(made, item.name) != getattr(base, item.name)
     }
+    if base.replay and made.replay:
+        _check_replayed(base, difference)
+    return made, difference
+
+
+def _check_replayed(base: Protocol, difference: dict[str, Any]) -> None:
+    """Under a replayed recipe the other settings of the training say nothing, and would be recorded all the same.
+
+    Raises:
+        UserError: one of them is altered.
+    """
+    told = ", ".join(f"{name} {value!r:.40}" for name, value in difference.items() if name not in REPLAYED)
+    if told:
+        raise UserError(
+            f"{told}: protocol {base.name} replays the recipe that a synset learned, which has passes, rates and "
+            "batches of its own; leave it out, or use e.g. --protocol hard-v1"
+        )
 
 
 def _check_hard_loss(made: Protocol) -> None:

@@ -11,13 +11,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import EAGER, digits_context
+from made_synsets import made, write_run
 from torch import Tensor
 
+from ddbench.evaluation.ddranking.definitions import legs
 from ddbench.methods.dd import DD, DDConfig
 from ddbench.networks.build import build_student
 from ddbench.networks.initialise import TRUNCATED_SD, initialise
 from ddbench.protocols.plan import Plan, check_plan, own_protocol
-from ddbench.protocols.protocol import PROTOCOLS
+from ddbench.protocols.protocol import PROTOCOLS, changed
 from ddbench.protocols.replay import replay, replay_network
 from ddbench.runtime.errors import UserError
 from ddbench.synset import Replay, Synset, read_synset
@@ -197,6 +199,7 @@ def test_other_protocols_leave_the_recipe(data_root: Path, tmp_path: Path):
 def test_recipe_in_the_file(ddb: Callable, tmp_path: Path):
     run = tmp_path / "run"
     flags = ["--iterations", 2, "--batches", 2, "--epochs", 2, "--batch-real", 64, "--student", STUDENT]
+    flags += ["--validate-every", 2]
     done = ddb("distill", "--method", "dd", "--dataset", "digits", "--ipc", 2, *flags, "--out", run, *EAGER)
     assert done.code == 0, done.err
     synset = read_synset(run / "synset.safetensors")
@@ -238,6 +241,33 @@ def test_replay_needs_a_recipe(data_root: Path, tmp_path: Path):
         check_plan(plan, method.context.dataset)
 
 
+SILENT: dict[str, tuple[tuple[str, ...], str]] = {
+    "epochs": (("--epochs", "5"), "epochs 5, full_epochs 5: protocol dd-recipe replays"),
+    "lr": (("--lr", "0.3"), "lr 0.3, lr_source 'protocol': protocol"),
+    "lr-source": (("--lr-source", "search"), "lr_source 'search': protocol"),
+    "augmentation": (("--augmentation", "dsa"), "augmentation 'dsa': protocol"),
+    "mixup": (("--mixup", "0.2"), "augmentation 'mixup', mix_alpha 0.2: protocol"),
+    "label-smoothing": (("--label-smoothing", "0.1"), "label_smoothing 0.1: protocol"),
+    "focal-gamma": (("--focal-gamma", "2"), "focal_gamma 2.0: protocol"),
+}
+
+
+@pytest.mark.parametrize("flag", SILENT)
+def test_settings_that_a_replay_does_not_use_are_refused(flag: str, tmp_path: Path, refused: Callable):
+    given, words = SILENT[flag]
+    run = write_run(tmp_path / "run", made((1, 8, 8), pixels=True))
+    argv = ["evaluate", run, "--protocol", "dd-recipe", "--students", STUDENT, *EAGER]
+    refused([*argv, *given], words, "leave it out")
+    with pytest.raises(UserError, match="which random real images do not have"):
+        legs(PROTOCOLS["dd-recipe"], soft=False, soft_random=False, learned_lr=False, hard_augmentation=False)
+
+
+def test_a_protocol_of_ones_own_may_test_a_replay_otherwise():
+    replayed, told = changed(PROTOCOLS["dd-recipe"], test_zoom=True, labels="hard")
+    assert (replayed.replay, told) == (True, {"labels": "hard", "test_zoom": True})
+    assert changed(PROTOCOLS["dd-recipe"], replay=False, epochs=5)[0].epochs == 5
+
+
 def test_batches_divide_the_budget(refused: Callable, tmp_path: Path):
     argv = ["distill", "--method", "dd", "--dataset", "digits", "--ipc", 10, "--student", STUDENT]
     argv += ["--out", tmp_path / "run", *EAGER]
@@ -274,7 +304,17 @@ def test_fixed_network_is_marked(ddb: Callable, tmp_path: Path):
     assert ddb(*argv, "--out", run, *EAGER).code == 0
     for protocol, marked in (("dd-recipe", True), ("hard-v1", False)):
         out = tmp_path / f"{protocol}.json"
-        flags = ["--protocol", protocol, "--epochs", 2, "--seeds", 2, "--workers", 1, "--out", out]
+        flags = [
+            "--protocol",
+            protocol,
+            *([] if marked else ["--epochs", 2]),
+            "--seeds",
+            2,
+            "--workers",
+            1,
+            "--out",
+            out,
+        ]
         done = ddb("evaluate", run, *flags, *EAGER)
         assert done.code == 0, done.err
         evaluation = json.loads(out.read_text())

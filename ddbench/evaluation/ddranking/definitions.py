@@ -225,8 +225,13 @@ def legs(
         hard_augmentation: the legs with hard labels are augmented as the protocol says.
 
     Raises:
-        UserError: epochs out of range, or a protocol that replays stored labels, which random images do not have.
+        UserError: epochs out of range, or a protocol that replays stored labels or a learned recipe, which random
+            images do not have.
     """
+    if base.replay:
+        raise UserError(
+            f"--protocol {base.name} replays a learned recipe, which random real images do not have; use e.g. hard-v1"
+        )
     if base.labels == "stored":
         raise UserError(
             f"--protocol {base.name} replays stored labels, which random real images do not have; use one whose "

@@ -295,6 +295,16 @@ def shown(entry: Mapping[str, Any], least: float = 0.0) -> str:
     return f"{mean} ({words}){tie}"
 
 
+def refuse_recipe(protocol: Protocol, why: str) -> None:
+    """Refuse a protocol that replays a learned recipe, where students learn other images too.
+
+    Raises:
+        UserError: names the protocol.
+    """
+    if protocol.replay:
+        raise UserError(f"--protocol {protocol.name}: it replays a learned recipe, and {why}; use e.g. hard-v1")
+
+
 def refuse_replay(runs: Sequence[Run], synsets: Mapping[str, Synset], why: str) -> None:
     """Refuse synsets whose training is a learned recipe, which has no meaning for a part of them.
 

@@ -36,12 +36,11 @@ from ddbench.runtime.files import file_hash
 from ddbench.runtime.numbers import check_count, whole
 from ddbench.statistics import summarise_groups
 from ddbench.synset import FILE, Budget, Synset, read_synset
-from ddbench.tasks.base import BASELINE, STATISTICS_SCHEMA, Job, Records, Task, Unit, shown
+from ddbench.tasks.base import BASELINE, STATISTICS_SCHEMA, Job, Records, Task, Unit, refuse_recipe, shown
 from ddbench.tasks.distilling import Source, again, check_source, most_images, source_of, sources_beside
-from ddbench.tasks.learning import real_inputs, trained
+from ddbench.tasks.learning import outputs_of, real_inputs, trained
 from ddbench.tasks.measures import forgetting, paired_groups, seen_accuracies
 from ddbench.tasks.told import Described, Told
-from ddbench.training.loops import predict
 
 METRICS = {
     "final": Described("fraction", "higher", "Accuracy on all classes after the last step"),
@@ -128,6 +127,7 @@ class Continual(Task[ContinualConfig]):
         return self.synsets.get(label) if self.config.joint else None
 
     def check(self) -> None:
+        refuse_recipe(self.job.protocol, "a memory has none")
         super().check()
         config, classes = self.config, self.dataset.spec.classes
         check_count("--seeds times --orders", self.job.seeds * len(self.orders))
@@ -233,7 +233,7 @@ class Continual(Task[ContinualConfig]):
             memory = joined(parts[: step + 1], self.dataset, self.config.memory)
             net = trained(self.plan_of(memory), self.job.student, seed, self.job.settings)
             tests = real_inputs(self.dataset, self.preprocess, device, torch.cat(steps[: step + 1]))
-            right = (predict(net, tests).argmax(1) == tests.labels.cpu()).float()
+            right = (outputs_of(net, tests).argmax(1) == tests.labels.cpu()).float()
             rows = [torch.isin(tests.labels.cpu(), own) for own in steps[: step + 1]]
             matrix.append([round(float(right[own].double().mean()), 6) for own in rows])
         return {

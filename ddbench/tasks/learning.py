@@ -22,16 +22,25 @@ def trained(plan: Plan, student: str, seed: int, settings: Settings) -> nn.Modul
     return nets[0]
 
 
+def outputs_of(net: nn.Module, inputs: Inputs) -> Tensor:
+    """Logits float32 ``(N, K)`` on the CPU.
+
+    Raises:
+        UserError: they are not finite.
+    """
+    logits = predict(net, inputs)
+    if not bool(torch.isfinite(logits).all()):
+        raise UserError("the student's outputs are not finite: it diverged; choose another --student or --protocol")
+    return logits
+
+
 def score(net: nn.Module, inputs: Inputs) -> float:
     """Accuracy, a fraction.
 
     Raises:
         UserError: the outputs are not finite.
     """
-    logits = predict(net, inputs)
-    if not bool(torch.isfinite(logits).all()):
-        raise UserError("the student's outputs are not finite: it diverged; choose another --student or --protocol")
-    return accuracy(logits, inputs.labels)
+    return accuracy(outputs_of(net, inputs), inputs.labels)
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash
 from ddbench.runtime.numbers import check_count
 from ddbench.synset import FILE, Budget, Synset, read_synset
-from ddbench.tasks.base import BASELINE, Job, Records, Task, Unit
+from ddbench.tasks.base import BASELINE, Job, Records, Task, Unit, refuse_recipe
 from ddbench.tasks.distilling import Source, again, check_source, most_images, sources_beside
 from ddbench.tasks.learning import few
 from ddbench.tasks.measures import Scores, Statistic, bootstrap, kendall, regret, spearman, top_spearman
@@ -145,6 +145,7 @@ class Nas(Task[NasConfig]):
         return rest, few(held_out, classes, count, "held-out images of nas") if count else held_out
 
     def check(self) -> None:
+        refuse_recipe(self.job.protocol, "all real images, which rank the networks, have none")
         super().check()
         if self.config.widest < WIDTHS[0] or self.config.nets > self.possible:
             raise UserError(f"--nets {self.config.nets}: the grid has {self.possible} networks for such images")

@@ -146,8 +146,13 @@ def _order(name: str, places: Sequence[Path], asked: Asked, config: Any) -> Orde
     student = str(parse_student(asked.student)) if asked.student else first.student or default_student(size)
     check_student(student, channels, size)
     base = protocol(asked.protocol or kind.protocol)
-    if base.labels in ("teacher", "stored"):
+    if base.needs_teacher or base.labels == "stored":
         raise UserError(f"--protocol {base.name}: it takes a teacher's labels, which no task has; e.g. hard-v1")
+    if base.lr_source == "search":
+        raise UserError(
+            f"--protocol {base.name}: it searches a learning rate, which no task does; use one with lr_source "
+            '"synset" or "protocol", e.g. hard-v1'
+        )
     epochs = None if asked.epochs == base.epochs else asked.epochs  # what it says anyway alters nothing
     altered, difference = changed(base, epochs=epochs, full_epochs=epochs)
     out = asked.out or Path("tasks") / f"{dataset_slug(first.dataset)}-{name}.json"

@@ -172,6 +172,15 @@ def test_experts_of_the_steps_are_recorded_first(run: Path, ddb: Callable, finis
     assert contents(run / "y.files", "cost.json") == contents(run / "x.files", "cost.json")
 
 
+def test_a_student_that_diverged_has_no_accuracy(run: Path, ddb: Callable):
+    """Outputs that are not finite would all be of class 0."""
+    (run / "steep.toml").write_text('name = "steep"\nlr = 1e30\nlr_source = "protocol"\n')
+    done = ddb(*TASK, "--joint", "--protocol", "steep.toml", "--out", "x.json")
+    assert done.code == 2
+    assert "the student's outputs are not finite: it diverged; choose another --student or --protocol" in done.err
+    assert not (run / "x.json").exists()
+
+
 def test_refused(run: Path, ddb: Callable, refused: Callable, finished_runs: Path):
     refused((*TASK, "--steps", 11), "--steps 11", "10 classes only")
     refused((*TASK, "--steps", 6), "--steps 6", "choose --steps 5 or less")

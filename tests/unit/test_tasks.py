@@ -170,6 +170,11 @@ def test_refused(pair: Path, ddb: Callable, refused: Callable, tmp_path: Path):
     refused((*argv, "a", "a", *SMALL), "the same synset")
     refused((*argv, "a", "--seeds", 0, *SMALL), "--seeds 0")
     refused((*argv, "a", "--protocol", "kd-v1", *SMALL), "--protocol kd-v1", "teacher")
+    refused((*argv, "a", "--protocol", "labels-once", *SMALL), "--protocol labels-once", "teacher's labels, which no")
+    (tmp_path / "search.toml").write_text('name = "searching"\nlr_source = "search"\n')
+    for name in ("transfer", "continual", "nas", "membership"):
+        words = "--protocol searching: it searches a learning rate, which no task does"
+        refused(("task", name, "a", "--protocol", tmp_path / "search.toml", *EAGER), words)
     refused((*argv, "a", "--part", 2), "unknown flag --part", "--parts")
     assert ddb(*argv, "a", "b", "--seeds", 2, *SMALL, "--out", "x.json").code == 0
     refused((*argv, "a", "b", "--seeds", 1, *SMALL, "--out", "x.json"), "--seeds 1", "has 2")
@@ -177,6 +182,17 @@ def test_refused(pair: Path, ddb: Callable, refused: Callable, tmp_path: Path):
     refused((*argv, "a", "b", "--seeds", 2, *SMALL, "--epochs", 3, "--out", "x.json"), "protocol differs")
     shutil.copy("a/config.json", "y.json")
     refused((*argv, "a", *SMALL, "--out", "y.json"), "y.json: no result of a task")
+
+
+@pytest.mark.parametrize("name", ["continual", "nas"])
+def test_a_recipe_is_not_replayed_on_other_images(name: str, pair: Path, ddb: Callable, refused: Callable):
+    """A memory, or all real images, have none; told before the set of the first step is made."""
+    settings = ("--iterations", 1, "--batches", 2, "--epochs", 2, "--batch-real", 64, "--student", "mlp-d1-w8")
+    made = ddb("distill", "--method", "dd", "--dataset", "digits", "--ipc", 2, *settings, "--out", "dd", *EAGER)
+    assert made.code == 0, made.err
+    refused(
+        ("task", name, "dd", "--protocol", "dd-recipe", *EAGER), "--protocol dd-recipe: it replays a learned recipe"
+    )
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,7 @@ def verify_row(request: Request, result: Result) -> Outcome:
         choices = measurements(result, job) if request.measured else []
         device = devices.describe(devices.resolve_device(job.device))
         kind = {"device": device, "versions": devices.versions(), "threads": job.threads, "compile": job.compile}
+        kind |= {} if request.seeds is None else {"runs": pairs}  # so that one that diverges is of this request only
         out = request.work / result.id / f"{text_hash(kind)[:12]}.json"
         difference = {key: value for key, value in result.protocol.changed.items() if key in own_names}
         runs: dict[tuple[str, int], Run] = {}

@@ -22,6 +22,7 @@ from ddbench.leaderboard.attachments import SYNSET
 from ddbench.leaderboard.audit import check_board
 from ddbench.leaderboard.schema import load_results, read_result, result_id
 from ddbench.leaderboard.verification import load_verifications
+from ddbench.protocols import training
 
 MLP = "mlp-d1-w8"
 OWN = 'name = "quick-1"\nbase = "hard-v1"\nepochs = 4\nfull_epochs = 1\nlr = 0.02\n'
@@ -204,6 +205,26 @@ def test_measurements_are_repeated_when_asked_for(ddb: Ddb, measured: Path) -> N
     (line,) = (line for line in out.splitlines() if f"{MLP}, corrupted" in line)
     assert line.split()[-1] == "identical"
     assert line.split()[3] == line.split()[4]
+
+
+def test_a_seed_that_diverged_earlier_is_not_in_the_way(
+    ddb: Ddb, measured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other seeds were asked for before in the same work folder; the row's own are measured as well."""
+    tested = training.tested_students
+
+    def steep(plan: Any, test: Any, nets: dict[int, Any], *more: Any) -> list[Any]:
+        scores = tested(plan, test, nets, *more)
+        return [None if seed == 4 else score for seed, score in zip(nets, scores, strict=True)]
+
+    monkeypatch.setattr(training, "tested_students", steep)
+    (row,) = load_results(measured)
+    found = ddb(*verify(measured, row.id, "--seeds", 2))
+    assert found.code == 2
+    assert "seed 4: the student's outputs are not finite" in found.err
+    done(ddb(*verify(measured, "--measured")))
+    assert verdicts(measured) == ["identical"]
+    assert ": within" in done(ddb(*verify(measured, row.id, "--seeds", 2, "--first-seed", 2, "--again")))
 
 
 def rewritten(board: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -227,7 +227,7 @@ def _measured(known: dict[str, Any], metrics: dict[str, Any]) -> Iterator[str]:
 
 
 def without_students(evaluation: dict[str, Any], path: Path, left_out: Sequence[str]) -> dict[str, Any]:
-    """An evaluation without some of its students.
+    """An evaluation without some of its students, and without what was measured on those only.
 
     Raises:
         UserError: no such student, none is left, or one of those left diverged: a row has every run.
@@ -254,4 +254,15 @@ def without_students(evaluation: dict[str, Any], path: Path, left_out: Sequence[
         for name in ("learning_rates", "summary", "details")
         if name in evaluation
     }
-    return {**evaluation, **tables, "runs": runs}
+    tables["metrics"] = {
+        name: metric
+        for name, metric in evaluation["metrics"].items()
+        if any(name in own for own in tables["summary"].values())
+    }
+    if "findings" in evaluation:
+        tables["findings"] = [entry for entry in evaluation["findings"] if entry.get("student") not in left_out]
+        kinds = {entry["kind"] for entry in tables["findings"]}
+        tables["measured"] = {kind: how for kind, how in evaluation.get("measured", {}).items() if kind in kinds}
+    left = {name: value for name, value in evaluation.items() if name not in ("measured", "details")}
+    tables = {name: table for name, table in tables.items() if table or name not in ("measured", "details")}
+    return {**left, **tables, "runs": runs}

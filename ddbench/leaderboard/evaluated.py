@@ -130,8 +130,13 @@ def checked_evaluation(path: Path, evaluation: Any) -> dict[str, Any]:
     for name in ("runs", "diverged"):
         if not _are_runs(evaluation.get(name, [])):
             raise UserError(f"{path}: {name}: expected a list of runs, each with student and seed; evaluate again")
-    for name in ("synset", "protocol"):
-        if not isinstance(evaluation[name], dict):
+    found = evaluation.get("findings", [])
+    if not isinstance(found, list) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("kind"), str) for entry in found
+    ):
+        raise UserError(f"{path}: findings: expected a list, each with its kind; evaluate again")
+    for name in ("synset", "protocol", "metrics", "measured"):
+        if not isinstance(evaluation.get(name, {}), dict):
             raise UserError(f"{path}: {name}: expected a table; evaluate again")
     for name in ("learning_rates", "summary", "details"):
         table = evaluation.get(name, {})

@@ -64,8 +64,12 @@ def read_tasks(paths: Sequence[Path], result: Result) -> dict[str, Any]:
     return found
 
 
-def read_cost(path: Path) -> Any:
-    """A cost record, what one run and all its measurements took as one entry: a row has no room for every probe."""
+def read_cost(path: Path, left_out: Sequence[str] = ()) -> Any:
+    """A cost record, what one run and all its measurements took as one entry: a row has no room for every probe.
+
+    Args:
+        left_out: students that are not on the row, whose trainings it does not count.
+    """
     cost = read_json(path, "cost record", 16 * MAX_RESULT_BYTES) if path.exists() else None
     if not isinstance(cost, dict) or not isinstance(cost.get("runs"), list):
         return cost
@@ -80,4 +84,9 @@ def read_cost(path: Path) -> Any:
                 entry[name] = max(entry.get(name, 0), value)
             elif name in COSTS:
                 entry[name] = round(entry.get(name, 0.0) + value, 3)
-    return {**cost, "runs": list(entries.values())}
+    own = [entry for entry in entries.values() if entry.get("student") not in left_out]
+    if len(own) < len(entries):
+        for name in COSTS:
+            values = [entry.get(name, 0) for entry in own]
+            cost[name] = max(values, default=0) if name == "peak_memory_bytes" else round(sum(values), 3)
+    return {**cost, "runs": own}

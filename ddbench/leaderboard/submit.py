@@ -165,7 +165,7 @@ def make_result(
     content |= {name: evaluation[name] for name in COPIED_IF_THERE if name in evaluation}
     content["cost"] = {
         "distill": read_cost(run / "cost.json"),
-        "evaluate": read_cost(path.with_name(f"{path.stem}.cost.json")),
+        "evaluate": read_cost(path.with_name(f"{path.stem}.cost.json"), submission.leave_out),
     }
     config = _config(run)
     recipe = {name: value for name, value in config.items() if name not in NOT_RECIPE}

@@ -98,6 +98,33 @@ def test_a_student_is_left_out_from_python_too(tmp_path: Path, board: Path) -> N
     assert made.result.students == (CONVNET,)
 
 
+def test_what_only_the_left_out_student_has_is_not_on_the_row(tmp_path: Path, board: Path) -> None:
+    """Neither its trainings in the cost, nor its measurements."""
+    run = make_run(tmp_path / "run")
+    ece = {"unit": "fraction", "better": "lower", "title": "Expected calibration error"}
+
+    def measure(evaluation: dict[str, Any]) -> None:
+        """The other student's calibration, and corruptions of both."""
+        evaluation["metrics"]["ece"] = ece
+        evaluation["summary"][MLP]["ece"] = {"mean": 0.1, "std": None, "n": 1, "low": None, "high": None}
+        evaluation["measured"] = {"calibration": {"bins": 15}, "corruptions": {"types": ["fog"]}}
+        both = [(MLP, "calibration"), (MLP, "corruptions"), (CONVNET, "corruptions")]
+        evaluation["findings"] = [{"student": name, "seed": 0, "kind": kind, "details": {}} for name, kind in both]
+        evaluation["details"] = {MLP: {"n_test": 500}, CONVNET: {"n_test": 500}}
+
+    break_evaluation(run, measure)
+    path = run / "evaluations/hard-v1.cost.json"
+    costs = {CONVNET: (1.25, 2.5, 100), MLP: (10.0, 20.0, 900)}
+    names = ("wall_seconds", "cpu_seconds", "peak_memory_bytes")
+    entries = [{"student": name, "seed": 0, **dict(zip(names, own, strict=True))} for name, own in costs.items()]
+    whole = {"device": "cpu: Example 3000", "cores": 2, "wall_seconds": 11.25, "cpu_seconds": 22.5}
+    path.write_text(json.dumps({**whole, "peak_memory_bytes": 900, "runs": entries}))
+    found = make_result(run, None, Submission(leave_out=[MLP])).to_json()
+    assert found["cost"]["evaluate"] == {**whole, **dict(zip(names, costs[CONVNET], strict=True)), "runs": entries[:1]}
+    assert found["measured"] == {"corruptions": {"types": ["fog"]}}
+    assert (found["metrics"].keys(), found["details"].keys()) == ({"accuracy"}, {CONVNET})
+
+
 def test_dry_run_lists_what_is_missing_and_how_to_supply_it(
     tmp_path: Path, board: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

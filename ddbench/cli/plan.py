@@ -125,11 +125,12 @@ def _evaluate(flags: list[str], seconds: float) -> tuple[Forecast, int]:
 
 
 def _reproduce(flags: list[str], seconds: float) -> tuple[Forecast, int]:
+    from ddbench.cli.distill import needed
     from ddbench.cli.main import dispatch
     from ddbench.cli.reproduce import arguments, workshop_of
     from ddbench.leaderboard.forecast import forecast
     from ddbench.leaderboard.plans import find_plan
-    from ddbench.leaderboard.reproduction import choose_cells
+    from ddbench.leaderboard.reproduction import check_teachers, choose_cells
 
     args = arguments(flags)
     plan = find_plan(args.plan)
@@ -140,6 +141,7 @@ def _reproduce(flags: list[str], seconds: float) -> tuple[Forecast, int]:
             dispatch(words)
 
     cells, workshop = choose_cells(plan, args.only), workshop_of(args, plan, threads)
+    check_teachers(plan, cells, workshop, needed)
     return forecast(
         plan, cells, workshop, threads, make=make, score=lambda words: _evaluate(words[1:], seconds)[0]
     ), workers

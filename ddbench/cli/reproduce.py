@@ -12,6 +12,7 @@ from pathlib import Path
 
 import tyro
 
+from ddbench.cli.distill import needed
 from ddbench.cli.engine import Engines, fan_out
 from ddbench.cli.parse import parse
 from ddbench.cli.settings import Common, worker_count
@@ -21,6 +22,7 @@ from ddbench.leaderboard.plans import Plan, PlanCell, find_plan
 from ddbench.leaderboard.reproduction import (
     Workshop,
     buffer_flags,
+    check_teachers,
     choose_cells,
     distill_flags,
     evaluate_flags,
@@ -86,6 +88,7 @@ def main(argv: list[str]) -> None:
     workers, threads = worker_count(args.workers, args.threads or (1 if args.engine == "ray" else 0))
     cells = choose_cells(plan, args.only)
     workshop = workshop_of(args, plan, threads)
+    check_teachers(plan, cells, workshop, needed)
     own, failed = own_cells(cells, args.part), {}
     if args.status:
         print_status(plan.name, status(cells, workshop))
@@ -165,7 +168,6 @@ def do_cell(workshop: Workshop, cell: PlanCell) -> str:
 
 def _do(workshop: Workshop, cell: PlanCell) -> None:
     from ddbench.cli import teacher
-    from ddbench.cli.distill import needed
     from ddbench.cli.main import dispatch
 
     with workshop.turn("experts"):

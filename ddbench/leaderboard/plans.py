@@ -55,6 +55,8 @@ CELL_KEYS: dict[str, tuple[type, ...]] = {
     "not_comparable": (str,),
     "config": (dict,),
 }
+ALTERING = ("epochs", "lr", "lr-source", "augmentation", "mixup", "label-smoothing", "focal-gamma")
+"""Flags of ``ddbench evaluate`` that alter a protocol."""
 LISTS = ("distill", "evaluate", "teacher", "deviations")
 """Keys with a list of texts."""
 SUBMISSION_KEYS = ("author", "licence", "link", "code")
@@ -285,6 +287,7 @@ def _expand(entry: dict[str, Any], where: str, reproduction: bool) -> list[PlanC
     students = tuple(dict.fromkeys(student for name in asked for student in kind.students(name)))
     published = read_published(entry.get("published", []), students, where, reproduction)
     texts = {key: tuple(_listed(entry, key, str, [], where)) for key in LISTS if key in entry}
+    _check_standard(texts.get("evaluate", ()), where)
     return [
         PlanCell(
             method=entry["method"],
@@ -296,7 +299,7 @@ def _expand(entry: dict[str, Any], where: str, reproduction: bool) -> list[PlanC
             seed=seed,
             recipe=entry.get("recipe", "auto").replace("{ipc}", str(ipc)),
             student=entry.get("student", ""),
-            protocol=_known_protocol(name, kind),
+            protocol=_known_protocol(name, kind, where),
             students=students,
             seeds=entry.get("seeds", 5),
             distill=texts.get("distill", ()),
@@ -331,9 +334,26 @@ def _check_names(entry: dict[str, Any], where: str) -> Modality:
     return kind
 
 
-def _known_protocol(name: str, kind: Modality) -> str:
-    kind.protocol(name)  # so that a wrong one is told now
+def _known_protocol(name: str, kind: Modality, where: str) -> str:
+    """The name of a protocol that cells can be filled under; a wrong one is told now."""
+    if kind.protocol(name).labels == "stored":
+        raise UserError(
+            f"{where}: protocol {name} replays stored labels (ddbench relabel), which a plan does not make; use one "
+            "whose teacher labels every view, e.g. kd-v1"
+        )
     return name
+
+
+def _check_standard(flags: Sequence[str], where: str) -> None:
+    """Refuse flags by which an evaluation is not standard: its row would be none of the cell's."""
+    names = [flag.removeprefix("--").partition("=")[0].replace("_", "-") for flag in flags if flag.startswith("--")]
+    counted = {"robustness", "corruptions", "ood"} & set(names)  # of which --max-images is the number of images
+    wrong = next((one for one in names if one in ALTERING or (one == "max-images" and not counted)), None)
+    if wrong is not None:
+        raise UserError(
+            f"{where}: evaluate has --{wrong}, which alters the protocol, and the row of an altered one fills no cell; "
+            "name a protocol of your own in protocols: a TOML file"
+        )
 
 
 def result_of(cell: PlanCell, results: Sequence[Result]) -> Result | None:

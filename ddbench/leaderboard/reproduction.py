@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import importlib.util
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddbench.leaderboard.plans import Plan, PlanCell, result_of
 from ddbench.leaderboard.schema import load_results
+from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError, one_line
 from ddbench.runtime.files import check_writable, ensure_writable
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from ddbench.methods.needs import Need
 
 
+GENERATION = "generation"
+"""Family of methods that take a diffusion model, and no teacher, whatever protocol they are meant for."""
 ALL = ("--shard", "0/1")
 """Cells are shared out, not what a cell consists of."""
 MACHINE = {"--precision", "--at-once"}
@@ -102,6 +106,45 @@ def choose_cells(plan: Plan, only: str = "*") -> list[PlanCell]:
     if not found:
         raise UserError(f"--only {only}: fits none of the {len(plan.cells)} cells, e.g. {plan.cells[0].name}")
     return found
+
+
+def check_teachers(
+    plan: Plan, cells: Sequence[PlanCell], workshop: Workshop, needed: Callable[[list[str]], Iterable[Need[Any]]]
+) -> None:
+    """Refuse cells whose protocol wants a teacher that neither their method brings nor the plan says.
+
+    What a method brings is looked up where its facts leave it open, since that loads torch; without torch it is not.
+
+    Args:
+        needed: what the method of a command of ``ddbench distill`` needs.
+
+    Raises:
+        UserError: names the cell.
+    """
+    from ddbench.methods import facts_of
+
+    for cell in cells:
+        if cell.teacher is not None or not getattr(cell.kind.protocol(cell.protocol), "needs_teacher", False):
+            continue
+        facts = facts_of(cell.method)
+        clear = (
+            facts is not None
+            and facts.family != GENERATION
+            and facts.protocol in PROTOCOLS
+            and PROTOCOLS[facts.protocol].needs_teacher
+        )
+        if not (clear or importlib.util.find_spec("torch") is None or _brings(cell, workshop, needed)):
+            raise UserError(
+                f"plan {plan.name}: cell {cell.name}: {cell.protocol} wants a teacher, and {cell.method} brings none: "
+                "give the cell teacher = [], or flags of `ddbench teacher` in that list"
+            )
+
+
+def _brings(cell: PlanCell, workshop: Workshop, needed: Callable[[list[str]], Iterable[Need[Any]]]) -> bool:
+    try:
+        return any(need.key == "teacher" for need in needed(distill_flags(cell, workshop)))
+    except UserError:  # of this cell alone, which tells it when it is filled
+        return True
 
 
 def own_cells(cells: Sequence[PlanCell], shard: Shard) -> list[PlanCell]:

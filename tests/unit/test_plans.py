@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -188,3 +189,41 @@ def test_spans_of_time() -> None:
     for text in ("", "30", "m", "0m", "1.5h", "-3m", "9" * 5000 + "h"):
         with pytest.raises(UserError, match="--budget"):
             parse_span(text)
+
+
+UNFILLABLE = {
+    "altered": ('evaluate = ["--epochs", "5"]', "evaluate has --epochs, which alters the protocol"),
+    "altered by an underscore": ('evaluate = ["--label_smoothing=0.1"]', "evaluate has --label-smoothing, which"),
+    "fewer test images": ('evaluate = ["--calibration", "--max-images", "9"]', "evaluate has --max-images, which"),
+    "stored labels": ('protocols = ["fkd"]', "protocol fkd replays stored labels (ddbench relabel), which a plan does"),
+    "no teacher": ('protocols = ["kd-v1"]', "random-s0/kd-v1: kd-v1 wants a teacher, and random brings none"),
+    "nor by a method meant for one": ('method = "d3hr"\nprotocols = ["rded"]', "wants a teacher, and d3hr brings none"),
+}
+
+
+@pytest.mark.parametrize("case", UNFILLABLE)
+def test_a_cell_that_no_row_can_fill_is_refused(case: str, tmp_path: Path, refused: Callable[..., str]) -> None:
+    body, words = UNFILLABLE[case]
+    method = "" if body.startswith("method") else 'method = "random"\n'
+    path = write(tmp_path, f"{HEAD}[[cells]]\nipc = 1\nrun_seeds = [0]\n{method}{body}\n")
+    board = ("--leaderboard", tmp_path / "board")
+    refused(["reproduce", path, "--dry-run", *board], words)
+    refused(["plan", "reproduce", path, *board], words)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        'method = "random"\nevaluate = ["--robustness", "--max-images", "9"]',
+        'method = "random"\nprotocols = ["kd-v1"]\nteacher = []',
+        'method = "sre2l"\nprotocols = ["kd-v1"]',
+        'method = "herding"\nprotocols = ["kd-v1"]',
+        'method = "expertlabels"\nprotocols = ["kd-v1"]\ndistill = ["--select", "herding"]',
+    ],
+)
+def test_a_cell_that_a_row_can_fill_is_taken(body: str, tmp_path: Path, ddb: Callable) -> None:
+    """By the settings of the method, too: a coreset brings the teacher that chose it."""
+    path = write(tmp_path, f"{HEAD}[[cells]]\nipc = 1\nrun_seeds = [0]\n{body}\n")
+    found = ddb("reproduce", path, "--dry-run", "--leaderboard", tmp_path / "board")
+    assert (found.code, found.err) == (0, "")
+    assert "0 of 1 cells" in found.out

@@ -213,16 +213,19 @@ def status(run: Path, asked: Asked) -> tuple[Path, list[State]]:
 
 
 def forecast(run: Path, asked: Asked, seconds: float) -> Forecast:
-    """What :func:`evaluate` will take; each student is trained for some ``seconds``, and nothing is written.
+    """What :func:`evaluate_all` will take; under each protocol each student is trained for some ``seconds``.
+
+    Nothing is written.
 
     Raises:
-        UserError: as :func:`evaluate`.
+        UserError: as :func:`evaluate_all`.
     """
-    order = _order(run, asked)
+    orders = [_order(run, one) for one in each_protocol(run, asked)]
 
     from ddbench.evaluation import forecast as forecasts
+    from ddbench.runtime.forecast import added
 
-    return forecasts.forecast(**order, seconds=seconds)
+    return added([forecasts.forecast(**order, seconds=seconds) for order in orders])
 
 
 def _order(run: Path, asked: Asked) -> Order:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 
@@ -46,6 +47,7 @@ class Forecast:
         place: the folder that they go to.
         parts: workers that can share one unit; 1: none.
         means: by which they do.
+        turns: how many of the units that are left each of several works has that follow each other; empty: it is one.
         device, threads: where it was measured, and with how many threads.
         notes: what is not in it.
     """
@@ -65,12 +67,18 @@ class Forecast:
     parts: int = 1
     means: str = "torchrun"
     notes: Sequence[str] = ()
+    turns: Sequence[int] = ()
 
     def wall(self, workers: int) -> float:
         """Seconds on the clock with so many workers like this one: each takes the longest unit that nobody has yet.
 
-        One unit that several can share is done so by as many as have a part; their messages are not counted.
+        One unit that several can share is done so by as many as have a part; their messages are not counted. Of works
+        that follow each other the next begins when all units of one are done.
         """
+        if self.turns:
+            ends = [0, *accumulate(self.turns)]
+            works = [replace(self, seconds=self.seconds[begin:end], turns=()) for begin, end in pairwise(ends)]
+            return sum(work.wall(workers) for work in works)
         if len(self.seconds) == 1:
             return self.seconds[0] / min(workers, self.parts)
         busy = [0.0] * max(1, workers)
@@ -94,6 +102,30 @@ class Forecast:
             "shared_by": self.parts,
             "notes": list(self.notes),
         }
+
+
+def added(works: Sequence[Forecast]) -> Forecast:
+    """Works that follow each other in one command, as one.
+
+    Args:
+        works: at least one; of one unit, on one device, into one folder.
+    """
+    if len(works) == 1:
+        return works[0]
+    flops, disk = [one.flops for one in works], [one.disk for one in works]
+    return replace(
+        works[0],
+        what="; then ".join(one.what for one in works),
+        all=sum(one.all for one in works),
+        done=sum(one.done for one in works),
+        seconds=[seconds for one in works for seconds in one.seconds],
+        flops=None if None in flops else sum(filter(None, flops)),
+        measured=[piece for one in works for piece in one.measured],
+        memory=max(one.memory for one in works),
+        disk=None if None in disk else sum(filter(None, disk)),
+        notes=list(dict.fromkeys(note for one in works for note in one.notes)),
+        turns=[len(one.seconds) for one in works],
+    )
 
 
 def count_flops(step: Callable[[], object]) -> float:

@@ -12,7 +12,7 @@ import torch
 from conftest import distill_tiny, listing
 
 from ddbench.cli.plan import span
-from ddbench.runtime.forecast import Forecast, count_flops
+from ddbench.runtime.forecast import Forecast, added, count_flops
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -126,19 +126,37 @@ def test_evaluate(planned: Callable, ddb: Callable, random_run: Path, tmp_path: 
     assert planned(*command, "--seeds", 2)["units"] == {"unit": "run", "all": 4, "done": 2, "left": 2}
 
 
+def test_evaluate_by_several_protocols(planned: Callable, random_run: Path, refused: Callable):
+    """They follow each other: with many workers each takes as long as its longest run."""
+    command = ["evaluate", random_run, "--students", "mlp-d1-w8", "--seeds", 2, "--epochs", 3, "--workers", 1]
+    found = planned(*command, "--protocol", "hard-v1, dc-legacy")
+    assert found["units"] == {"unit": "run", "all": 4, "done": 0, "left": 4}
+    assert found["wall_seconds"]["1"] == pytest.approx(2 * found["wall_seconds"]["4"], abs=0.002)
+    assert [f"protocol {name}, 3 epochs" in found["what"] for name in ("hard-v1", "dc-legacy")] == [True, True]
+    refused(["plan", *command, "--protocol", "regimes"], "protocol labels-once needs a teacher")
+
+
+def test_works_that_follow_each_other():
+    both = added([forecast([4.0, 1.0]), forecast([2.0, 2.0, 2.0]), forecast([])])
+    assert [both.wall(workers) for workers in (1, 2, 9)] == [11, 8, 6]
+    assert (both.all, both.flops, both.disk, both.what) == (5, None, 0, "work; then work; then work")
+
+
 def test_reproduce(planned: Callable, tmp_path: Path):
-    plan = tmp_path / "mine.toml"
+    plan, brief = tmp_path / "mine.toml", tmp_path / "brief.toml"
+    brief.write_text('name = "brief-v1"\nepochs = 2\n')
     plan.write_text(
         'title = "Mine"\ndescription = "Two cells"\n'
         '[submission]\nauthor = "me"\nlicence = "MIT"\n'
-        '[defaults]\ndataset = "digits"\nseeds = 1\nstudents = ["mlp-d1-w8"]\nevaluate = ["--epochs", "2"]\n'
+        '[defaults]\ndataset = "digits"\nseeds = 1\nstudents = ["mlp-d1-w8"]\n'
+        f'protocols = ["{brief.as_posix()}"]\n'
         '[[cells]]\nmethod = "random"\nipc = 1\nrun_seeds = [0]\nminutes = 1\n'
         '[[cells]]\nmethod = "dm"\nipc = 1\nminutes = 3\n'
     )
     found = planned("reproduce", plan, "--leaderboard", tmp_path / "board", "--out", tmp_path / "out")
     assert found["units"] == {"unit": "cell", "all": 2, "done": 0, "left": 2}
     assert found["wall_seconds"]["1"] == pytest.approx(found["wall_seconds"]["4"] * 4 / 3, rel=0.01, abs=0.001)
-    assert "digits-ipc1-random-s0/hard-v1" in found["notes"][0]
+    assert "digits-ipc1-random-s0/brief-v1" in found["notes"][0]
 
 
 def test_words_for_people(ddb: Callable, tmp_path: Path):

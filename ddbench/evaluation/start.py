@@ -5,6 +5,7 @@ Loads torch when it is used.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -154,10 +155,14 @@ LABELS = ("labels-hard", "labels-once", "labels-view")
 """They, in the order in which they are compared with the first one."""
 
 
+RELABELLED = "fkd"
+"""Protocol that ``ddbench relabel`` makes labels for where none is named."""
+
+
 def evaluate_all(run: Path, asked: Asked, shard: Shard = WHOLE) -> list[Evaluation]:
     """As :func:`evaluate` by every protocol of a comma-separated list; all are looked at before the first one begins.
 
-    ``regimes`` stands for :data:`LABELS`. A teacher that is given goes to the protocols that take one.
+    ``regimes`` stands for :data:`LABELS`. A teacher or stored labels that are given go to the protocols that take them.
 
     Raises:
         UserError: as :func:`evaluate`, a protocol named twice, or one file asked for several results.
@@ -192,10 +197,20 @@ def each_protocol(run: Path, asked: Asked) -> list[Asked]:
     if asked.out is not None:
         raise UserError(f"--out {asked.out}: one file for {len(names)} results; leave it out, or give one --protocol")
     kind = _kind(run)
-    taught = [kind.protocol(name).labels in ("once", "teacher") for name in names]
+    learned = [kind.protocol(name).labels for name in names]
+
+    def given(file: Path | None, labels: str, *takers: str) -> Path | None:
+        """A file for the protocols that take it; for all where none does, which then say so."""
+        return file if labels in takers or not set(learned) & set(takers) else None
+
     return [
-        replace(asked, protocol=name, teacher=asked.teacher if takes or not any(taught) else None)
-        for name, takes in zip(names, taught, strict=True)
+        replace(
+            asked,
+            protocol=name,
+            teacher=given(asked.teacher, labels, "once", "teacher"),
+            labels=given(asked.labels, labels, "stored"),
+        )
+        for name, labels in zip(names, learned, strict=True)
     ]
 
 
@@ -399,12 +414,15 @@ def _labels(asked: Asked, wanted: Any, synset: Path) -> Path | None:
             raise UserError(f"--labels: protocol {wanted.name} takes no stored labels; use --protocol fkd")
         return None
     from ddbench.protocols.plan import labels_path, row_labels
+    from ddbench.synset import FILE
 
     path = asked.labels or row_labels(synset) or labels_path(synset)
     if not path.is_file():
+        subject = synset.parent if synset.name == FILE else synset
+        other = [] if asked.protocol in (None, RELABELLED) else ["--protocol", str(asked.protocol)]
+        command = shlex.join(["ddbench", "relabel", str(subject), *other])
         raise UserError(
-            f"protocol {wanted.name} replays stored labels, and {path} is not there: make them with `ddbench relabel "
-            f"{synset.parent}`"
+            f"protocol {wanted.name} replays stored labels, and {path} is not there: make them with `{command}`"
         )
     return path
 

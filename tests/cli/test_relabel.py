@@ -119,6 +119,30 @@ def test_next_command_of_other_places_and_protocols(ddb: Callable, place: Path):
     assert text.splitlines()[-1] == f"next: ddbench evaluate {run} --protocol {mine} --labels {out}"
 
 
+def test_the_command_that_makes_missing_labels_names_the_synset(ddb: Callable, place: Path, refused: Refused):
+    """A file that has another name than a run's is no run's folder."""
+    run, bare, mine = place / "run", place / "bare.safetensors", place / "mine.toml"
+    shutil.copy(run / "synset.safetensors", bare)
+    mine.write_text('name = "kd-v1-stored"\nbase = "kd-v1"\nlabels = "stored"\nepochs = 2\n')
+    for given, named in ((run, run), (run / "synset.safetensors", run), (bare, bare)):
+        refused(evaluate_tiny(given, "--protocol", "fkd"), f"`ddbench relabel {named}`")
+        words = refused(evaluate_tiny(given, "--protocol", mine), f"`ddbench relabel {named} --protocol {mine}`")
+    command = words.partition("`ddbench ")[2].partition("`")[0].split()
+    assert ddb(*command, "--teachers", place / "teachers", "--quiet", *EAGER).code == 0
+    assert ddb(*evaluate_tiny(bare, "--protocol", mine, "--epochs", 2)).code == 0
+
+
+def test_stored_labels_go_to_the_protocols_that_take_them(ddb: Callable, place: Path, refused: Refused):
+    labels = place / "labels.safetensors"
+    assert ddb(*relabel_tiny(place, "--out", labels)).code == 0
+    argv = evaluate_tiny(place / "run", "--protocol", "hard-v1,fkd", "--labels", labels)
+    done = ddb(*argv)
+    assert done.code == 0, done.err
+    names = {path.name.partition("-nonstandard")[0] for path in (place / "run" / "evaluations").glob("*.json")}
+    assert names >= {"hard-v1", "fkd"}
+    refused([*argv, "--protocol", "hard-v1,dc-legacy"], "--labels: protocol hard-v1 takes no stored labels")
+
+
 def test_a_teacher_is_trained_where_there_is_none(ddb: Callable, place: Path):
     more = ("--teachers", place / "others", "--teacher-student", TEACHER)
     result = ddb(*relabel_tiny(place, *more))

@@ -217,6 +217,14 @@ def made_result(
     return check_result(result, f"made {method}")
 
 
+def in_bytes(result: Result, size: int) -> Result:
+    """The result with a budget of so many bytes, as that of a set of graphs."""
+    content = result.to_json()
+    content["synset"]["budget"] = {"unit": "bytes", "value": size}
+    content["id"] = result_id(content)
+    return check_result(content, f"{size} bytes")
+
+
 def made_picture(seed: int = 0) -> bytes:
     """A small PNG."""
     draw = random.Random(seed)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_board import made_result, put
+from made_board import in_bytes, made_result, put
 
 from ddbench.leaderboard.pages.page import build
 from ddbench.leaderboard.schema import check_result
@@ -64,6 +64,22 @@ def test_accuracy_against_bytes_and_time(visit: Visit, tmp_path: Path) -> None:
     titles = chart.locator("title").all_text_contents()
     assert any(title.startswith("dm, IPC 1: ") and "16.7 min CPU" in title for title in titles)
     assert page.locator("figure", has_text="Accuracy against stored bytes").locator(".point").count() == 3
+
+
+def test_budgets_are_named_as_they_are_counted(visit: Visit, tmp_path: Path) -> None:
+    """In images per class, or in bytes: axis, title and description."""
+    for size in (500, 20_000):
+        put(tmp_path, in_bytes(made_result("mirage", accuracy=0.6, ipc=size // 500, rich=False), size))
+    for ipc in (1, 10):
+        put(tmp_path, made_result("mtt", dataset="cifar10", accuracy=0.7, ipc=ipc, rich=False))
+    build(tmp_path)
+    for place, what, ticks in (("digits", "bytes", ["500 B", "20.0 kB"]), ("cifar10", "images per class", ["1", "10"])):
+        page = visit(tmp_path, f"#dataset={place}")
+        chart = page.locator(f".charts:visible figure:has(svg[aria-label$='against {what}, by method'])")
+        assert chart.locator("figcaption").inner_text() == f"Accuracy against {what}"
+        said = chart.locator("text").all_text_contents()
+        assert f"{what} (log)" in said
+        assert set(ticks) <= set(said)
 
 
 def test_a_press_on_the_legend_shows_one_method(visit: Visit, board: Path) -> None:

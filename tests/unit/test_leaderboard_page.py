@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_board import STUDENTS, made_result, put
+from made_board import STUDENTS, in_bytes, made_result, put
 from test_leaderboard import CONVNET, MLP, make_run, submit
 
 import ddbench
@@ -527,6 +527,20 @@ def test_commands_repeat_the_measurements() -> None:
     assert again == f"ddbench leaderboard verify {made.id} --measured"
     made = replace(made, measured={**made.measured, "robustness": {"budget": ["x"], "images": {"many": [1]}}})
     assert any("--robustness" in line for line in commands(made)), "a row may say what it likes"
+
+
+def test_tables_say_in_what_their_budget_is_counted(tmp_path: Path) -> None:
+    """For the axis of the chart of budgets, which all images have no place in."""
+    put(tmp_path, made_result("mtt", rich=False))
+    put(tmp_path, in_bytes(made_result("mirage", rich=False), 500))
+    put(tmp_path, made_result("full", dataset="cifar10", budget="all", rich=False))
+    build(tmp_path)
+    found = embedded((tmp_path / "index.html").read_text(encoding="utf-8"))["tables"]
+    assert {(table["budget"], table["counted"]) for table in found} == {
+        ("IPC 1", "images per class"),
+        ("bytes 500", "bytes"),
+        ("all images", "all"),
+    }
 
 
 def test_every_character_of_a_hostile_cell_is_an_entity() -> None:

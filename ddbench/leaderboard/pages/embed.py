@@ -124,6 +124,7 @@ def _table(table: Table, lines: Sequence[Any]) -> dict[str, Any]:
         "dataset": cell.dataset,
         "budget": budget_text(cell.budget, cell.items),
         "value": cell.budget.value if cell.budget.unit != "all" else None,
+        "counted": f"{cell.items} per class" if cell.budget.unit == "ipc" else cell.budget.unit,
         "labels": cell.label_kind,
         "protocol": cell.protocol.name,
         "hash": cell.protocol.hash,

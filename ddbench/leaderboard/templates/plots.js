@@ -179,17 +179,20 @@ function plotRate(points, unit, label, open) {
 }
 
 function plotBudget(points, unit, label, open) {
-  const own = points.filter((p) => p.ref !== "full" && p.value); // every row has a budget but the one of all images
-  const values = unique(own.map((p) => p.value)).sort((a, b) => a - b);
+  const all = points.filter((p) => p.ref !== "full" && p.value); // every row has a budget but the one of all images
+  const valuesOf = (what) => unique(all.filter((p) => p.table.counted === what).map((p) => p.value)).sort((a, b) => a - b);
+  const [what] = unique(all.map((p) => p.table.counted)).sort((a, b) => valuesOf(b).length - valuesOf(a).length);
+  const own = all.filter((p) => p.table.counted === what), values = valuesOf(what);
   if (values.length < 2) return null;
-  const x = { low: values[0] / 1.25, high: values[values.length - 1] * 1.25, log: true, ticks: values, text: String, label: "images per class (log)" };
-  const axes = frame(430, 290, x, valueAxis(points, unit, label), `${label} against images per class, by method`);
+  const text = what === "bytes" ? bytes : String;
+  const x = { low: values[0] / 1.25, high: values[values.length - 1] * 1.25, log: true, ticks: values, text, label: `${what} (log)` };
+  const axes = frame(430, 290, x, valueAxis(points, unit, label), `${label} against ${what}, by method`);
   axes.root.append(...drawFull(axes, points));
   for (const [method, mine] of byMethod(own)) {
     axes.root.append(line(axes, mine, (p) => axes.px(p.value), lineClass(method, mine)));
     for (const p of mine) axes.root.append(drawPoint(axes, p, axes.px(p.value), open));
   }
-  return figure("Accuracy against images per class", axes.root);
+  return figure(`Accuracy against ${what}`, axes.root);
 }
 
 /* Cross-architecture heat map of one table: its best rows and the references by students, and what is left out. */

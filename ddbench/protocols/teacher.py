@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ddbench.data.specs import DATASETS, preprocess_kind
 from ddbench.runtime.errors import UserError
 from ddbench.teachers.remedy import how_to_join, named
 
@@ -35,7 +36,7 @@ def choose_teacher(
         given: file that a flag names.
         student: canonical name of the architecture that is asked for; the synset's own is then passed over.
         earlier: sha256 of the teacher that an earlier try had.
-        preprocess: the very transform of its input; default: any of the synset's kind.
+        preprocess: the transform of its input; default: the synset's.
 
     Raises:
         UserError: the given file is no teacher, or one that might fit cannot be read.
@@ -50,11 +51,14 @@ def choose_teacher(
         find_teacher, root, dataset=synset.dataset, fingerprint=synset.fingerprint, student=student
     )
     found = fitting(sha256=earlier) if earlier else None
-    if found is None and preprocess is not None:
-        found = fitting(preprocess=preprocess)
-    elif found is None:
-        found = fitting(preprocess_kind=str(synset.preprocess.get("kind")))
-    return found
+    return found or fitting(preprocess=synset.preprocess if preprocess is None else preprocess.to_json())
+
+
+def _kind(synset: Synset) -> str | None:
+    """The word for a synset's preprocess; None: its numbers have none."""
+    spec = DATASETS.get(synset.dataset)
+    found = preprocess_kind(synset.preprocess, (spec.mean, spec.std) if spec else ((), ()))
+    return found or (None if spec and "mean" in synset.preprocess else str(synset.preprocess.get("kind")))
 
 
 def protocol_teacher(wanted: Protocol, synset: Synset, *, given: Path | None, root: Path) -> Teacher | None:
@@ -74,14 +78,15 @@ def protocol_teacher(wanted: Protocol, synset: Synset, *, given: Path | None, ro
         return None
     found = choose_teacher(root, synset, given=given)
     if found is None:
-        own = synset.teacher
+        own, kind = synset.teacher, _kind(synset)
         missing = (
             f"the synset's own teacher ({named(own)})"
             if own is not None
-            else f"a teacher of {synset.dataset} with preprocess {synset.preprocess.get('kind')}"
+            else f"a teacher of {synset.dataset} with {f'preprocess {kind}' if kind else 'its own mean and std'}"
         )
         join = how_to_join(root, synset.dataset, own) if own is not None else None
-        remedy = join or f"train one with `ddbench teacher --dataset {synset.dataset}`"
+        named_kind = f" --preprocess {kind}" if own is None and kind not in (None, "meanstd") else ""
+        remedy = join or f"train one with `ddbench teacher --dataset {synset.dataset}{named_kind}`"
         raise UserError(
             f"protocol {wanted.name} needs {missing}, and {root} holds none: {remedy}, or give --teacher FILE"
         )

@@ -215,7 +215,7 @@ def find_teacher(
     fingerprint: str | None = None,
     student: str | None = None,
     preprocess_kind: str | None = None,
-    preprocess: Preprocess | None = None,
+    preprocess: Mapping[str, Any] | None = None,
     holdout: float | None = None,
     penalty: Mapping[str, Any] = MappingProxyType({}),
 ) -> Teacher | None:
@@ -226,7 +226,7 @@ def find_teacher(
     Args:
         sha256: of the file; what it was penalised with is then not asked.
         preprocess_kind: the recipe's kind, or ``meanstd`` or ``zca``.
-        preprocess: the very transform.
+        preprocess: the very transform, as :meth:`ddbench.data.preprocess.Preprocess.to_json`.
         holdout: fraction of the training images that it never saw.
         penalty: as :func:`penalty_of`; default: trained without one.
 
@@ -296,7 +296,7 @@ def check_teacher(teacher: Teacher, dataset: Dataset, preprocess: Preprocess) ->
             f"{teacher.path}: was trained on {teacher.dataset} with fingerprint {teacher.fingerprint[:12]}, the "
             f"{spec.name} data here has {dataset.fingerprint[:12]}; {remedy}"
         )
-    if not _same_preprocess(teacher.preprocess, preprocess):
+    if not _same_preprocess(teacher.preprocess, preprocess.to_json()):
         raise UserError(
             f"{teacher.path}: its input is made by {_transform(teacher.preprocess)}, here by "
             f"{_transform(preprocess.to_json())}; {remedy} and the --preprocess that is used here"
@@ -394,10 +394,9 @@ def _check_preprocess(path: Path, record: dict[str, Any], shape: tuple[int, int,
         raise UserError(f"{path}: preprocess of {len(made.mean)} channels, its images have {shape[0]}")
 
 
-def _same_preprocess(record: dict[str, Any], preprocess: Preprocess) -> bool:
-    """Whether a record is this transform; what two machines compute differently of a ZCA is left out."""
-    own = preprocess.to_json()
-    return all(record.get(name) == value for name, value in own.items() if name not in ("matrix_sha256", "probe"))
+def _same_preprocess(record: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two records are of one transform; what two machines compute differently of a ZCA is left out."""
+    return all(record.get(name) == value for name, value in other.items() if name not in ("matrix_sha256", "probe"))
 
 
 def _transform(record: dict[str, Any]) -> str:

@@ -84,7 +84,7 @@ def fitting_teacher(
         dataset=dataset.spec.name,
         fingerprint=dataset.fingerprint,
         student=student,
-        preprocess=preprocess,
+        preprocess=preprocess.to_json(),
         holdout=holdout,
         penalty=penalty,
     )

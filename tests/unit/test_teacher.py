@@ -548,8 +548,8 @@ def test_the_best_on_held_out_images_is_found_never_on_test(root: Path, path: Pa
 
 def test_filters(root: Path, path: Path, digits: Dataset):
     teacher = read_teacher(path)
-    preprocess = fit_preprocess(digits, "meanstd")
-    other = Preprocess("meanstd", (0.5,), (0.5,))
+    preprocess = fit_preprocess(digits, "meanstd").to_json()
+    other = Preprocess("meanstd", (0.5,), (0.5,)).to_json()
     fitting = {
         "sha256": teacher.sha256,
         "dataset": "digits",

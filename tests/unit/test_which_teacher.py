@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 import ddbench.teachers.store as teachers
+from ddbench.data.preprocess import Preprocess
+from ddbench.data.specs import STATISTICS
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.protocols.teacher import choose_teacher, protocol_teacher
 from ddbench.runtime.errors import UserError
@@ -50,13 +52,13 @@ def test_the_synsets_own_is_the_only_one_that_will_do(asked: list[dict[str, Any]
 
 def test_an_earlier_one_then_the_best(asked: list[dict[str, Any]]):
     assert choose_teacher(ROOT, synset(), earlier="b") is None
-    assert asked == [{**DATA, "sha256": "b"}, {**DATA, "preprocess_kind": "meanstd"}]
+    assert asked == [{**DATA, "sha256": "b"}, {**DATA, "preprocess": {"kind": "meanstd"}}]
 
 
 def test_another_architecture_than_the_synsets_own(asked: list[dict[str, Any]]):
-    transform: Any = object()
+    transform = Preprocess("meanstd", (0.5,), (0.5,))
     choose_teacher(ROOT, synset(OWN), student="mlp-d3-w8", preprocess=transform)
-    assert asked == [{**DATA, "student": "mlp-d3-w8", "preprocess": transform}]
+    assert asked == [{**DATA, "student": "mlp-d3-w8", "preprocess": transform.to_json()}]
 
 
 def test_the_earlier_one_is_taken(asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch):
@@ -70,6 +72,19 @@ def test_protocol_that_has_none(asked: list[dict[str, Any]]):
     with pytest.raises(UserError, match=r"--teacher: protocol hard-v1 has no teacher; use e\.g\. --protocol kd-v1"):
         protocol_teacher(PROTOCOLS["hard-v1"], synset(), given=Path("a"), root=ROOT)
     assert asked == []
+
+
+def test_the_command_makes_a_teacher_of_the_synsets_own_statistics(asked: list[dict[str, Any]]):
+    """Of the kind alone there are many: one of other numbers was found, and then refused."""
+    mean, std = STATISTICS["imagenet"]
+    numbers = {"kind": "meanstd", "mean": [*mean], "std": [*std]}
+    made: Any = SimpleNamespace(dataset="cifar10", fingerprint="f" * 64, preprocess=numbers, teacher=None)
+    with pytest.raises(UserError, match=r"ddbench teacher --dataset cifar10 --preprocess imagenet`"):
+        protocol_teacher(PROTOCOLS["kd-v1"], made, given=None, root=ROOT)
+    assert asked[0]["preprocess"] == made.preprocess
+    odd: Any = SimpleNamespace(**{**vars(made), "preprocess": {"kind": "meanstd", "mean": [0.5] * 3, "std": [0.5] * 3}})
+    with pytest.raises(UserError, match="a teacher of cifar10 with its own mean and std, and"):
+        protocol_teacher(PROTOCOLS["kd-v1"], odd, given=None, root=ROOT)
 
 
 def test_protocol_that_needs_one(asked: list[dict[str, Any]]):

@@ -373,11 +373,13 @@ def _settle(folder: Path, units: Units, left: int) -> None:
         units.clear()
 
 
-def recorded_cost(folder: Path) -> dict[str, Any] | None:
-    """What all experts of a store cost together, as far as that is known; None where nothing is."""
-    if not (folder / COST).exists():
+def recorded_cost(store: TrajectoryStore) -> dict[str, Any] | None:
+    """What the experts of a store cost together, as far as that is known; None where nothing is."""
+    path = store.folder / COST
+    if not path.exists():
         return None
-    entries = list(read_json(folder / COST, "cost record").values())
+    own = {f"{index:05d}" for index in store.indices}
+    entries = [entry for name, entry in read_json(path, "cost record").items() if name in own]
     return {
         "experts": len(entries),
         "wall_seconds": round(sum(entry["wall_seconds"] for entry in entries), 3),

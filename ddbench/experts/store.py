@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,10 @@ class TrajectoryStore:
     def indices(self) -> list[int]:
         """Indices of the finished experts, ascending."""
         return sorted(self.experts)
+
+    def first(self, count: int) -> TrajectoryStore:
+        """The same store with its first ``count`` experts only, as it was before later ones were recorded."""
+        return replace(self, experts={index: self.experts[index] for index in self.indices[:count]}, _open={})
 
     def identity(self) -> str:
         """Hash over the recipe and the content of every expert: what a synset names as its parent."""
@@ -282,12 +286,21 @@ def read_store(folder: Path) -> TrajectoryStore:
     )
 
 
-def find_stores(root: Path, dataset: str | None = None, student: str | None = None) -> list[TrajectoryStore]:
-    """All stores under a root (or the one that ``root`` itself is), of a dataset and student when these are given."""
+def store_folders(root: Path, dataset: str | None = None, student: str | None = None) -> list[Path]:
+    """Folders of the stores under a root (or the one that ``root`` itself is); those of others may be among them."""
     if (root / MANIFEST).exists():
-        return [read_store(root)]
+        return [root]
     pattern = f"{dataset_slug(dataset) if dataset else '*'}/{student or '*'}/*/{MANIFEST}"
-    return [read_store(path.parent) for path in sorted(root.glob(pattern))]
+    return [path.parent for path in sorted(root.glob(pattern))]
+
+
+def find_stores(root: Path, dataset: str | None = None, student: str | None = None) -> list[TrajectoryStore]:
+    """All stores under a root (or the one that ``root`` itself is), of a dataset and student when these are given.
+
+    Raises:
+        UserError: one of them cannot be read.
+    """
+    return [read_store(folder) for folder in store_folders(root, dataset, student)]
 
 
 def store_folder(root: Path, dataset: str, student: str, key: str) -> Path:

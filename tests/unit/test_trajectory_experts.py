@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EAGER, TINY, TINY_EPOCHS, distill_tiny
+from conftest import EAGER, TINY, TINY_EPOCHS, contents, distill_tiny
 
 from ddbench.cli.buffer import EXAMPLES, Args
 from ddbench.cli.parse import parse
 from ddbench.experts.recipe import ExpertRecipe, buffer_command
 from ddbench.experts.store import TrajectoryStore, find_stores, read_store
+from ddbench.methods.mtt import MTT
 
 
 def as_if(buffers: Path, name: str, experts: int = 2, **values: Any) -> TrajectoryStore:
@@ -171,3 +172,55 @@ def test_buffer_takes_the_kind_of_a_recipe(ddb: Callable, tmp_path: Path):
     )  # fmt: skip
     assert result.code == 2
     assert "--rho 0.25" in result.err
+
+
+@pytest.mark.parametrize("finished", [False, True], ids=["interrupted", "finished"])
+@pytest.mark.parametrize("more", ["in the store", "in another one"])
+def test_a_run_keeps_the_experts_it_began_with(
+    more: str,
+    finished: bool,
+    ddb: Callable,
+    buffers: Path,
+    store_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """What is recorded later is for other runs: more experts of the same store, or a store that ranks above it."""
+    whole = read_store(store_folder)
+    whole.first(1).write_manifest()
+    command = distill_tiny(buffers, tmp_path / "out", "--checkpoint-every", 1)
+    assert ddb(*distill_tiny(buffers, tmp_path / "whole", "--checkpoint-every", 1)).code == 0
+    step, end = MTT.step, 99 if finished else 2
+
+    def halted(method: MTT, iteration: int) -> dict[str, float]:
+        if iteration == end:
+            raise KeyboardInterrupt
+        return step(method, iteration)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MTT, "step", halted)
+        assert (ddb(*command).code == 0) == finished
+    whole.write_manifest()
+    if more == "in another one":
+        as_if(buffers, "better", lr=0.02)
+        whole.first(1).write_manifest()
+    result = ddb(*[part for part in command if part != "--quiet"])
+    assert result.code == 0, result.err
+    assert ("finished already" in result.out + result.err) == finished
+    assert contents(tmp_path / "out", "cost.json") == contents(tmp_path / "whole", "cost.json")
+    assert used(tmp_path / "out")["count"] == 1
+    assert json.loads((tmp_path / "out" / "cost.json").read_text())["upstream"]["experts"]["experts"] == 1
+    assert ddb(*distill_tiny(buffers, tmp_path / "new")).code == 0
+    assert used(tmp_path / "new")["count"] == 2
+
+
+def test_a_store_that_cannot_be_read_is_passed_by(
+    ddb: Callable, refused: Callable, buffers: Path, store_folder: Path, tmp_path: Path
+):
+    as_if(buffers, "newer")
+    manifest = store_folder.parent / "newer" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema": 2}))
+    assert ddb(*distill_tiny(buffers, tmp_path / "out")).code == 0
+    assert used(tmp_path / "out")["count"] == 2
+    shutil.rmtree(store_folder)
+    refused(distill_tiny(buffers, tmp_path / "none"), f"{manifest}: schema 2 was made by a newer ddbench: upgrade")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ddbench.data.dataset import Dataset
 from ddbench.data.preprocess import Preprocess
 from ddbench.experts.recipe import IMPORTED, OWN, ExpertRecipe, buffer_command
 from ddbench.experts.record import recorded_cost
-from ddbench.experts.store import TrajectoryStore, find_stores
+from ddbench.experts.store import TrajectoryStore, read_store, store_folders
 from ddbench.methods.needs import Need, Request
 from ddbench.methods.needs.flags import ExpertsFlags
 from ddbench.networks.build import build_student
@@ -53,7 +54,7 @@ class Experts(Need[TrajectoryStore]):
         return table.get("experts", EXPERTS), ExpertRecipe.from_json(values, where)
 
     def look(self, run: Request) -> TrajectoryStore:
-        """The store that fits.
+        """The experts of an earlier try, though there may be more or better ones by now, else the store that fits.
 
         Of several that fit, those whose settings are the ones of the recipe come first, then the one with most
         experts, then the one with most epochs.
@@ -68,14 +69,19 @@ class Experts(Need[TrajectoryStore]):
         def rank(store: TrajectoryStore) -> tuple[bool, int, int]:
             return table is not None and _as_asked(store.recipe, wanted), len(store.experts), store.recipe.epochs
 
-        reasons = []
-        imported = False
-        for store in sorted(find_stores(buffers, spec.name, run.student), key=rank, reverse=True):
+        fitting, reasons, imported = [], [], False
+        stores, damaged = _readable(store_folders(buffers, spec.name, run.student))
+        for store in sorted(stores, key=rank, reverse=True):
             reason = _misfit(store, run.method, wanted, run.dataset, run.preprocess, run.student)
             if reason is None:
-                return store
+                fitting.append(store)
+                continue
             reasons.append(f"{store.folder} {reason}")
             imported |= reason == SEEN_ALL
+        if fitting:
+            return _of_before(fitting, run.recorded.get(self.key)) or fitting[0]
+        if damaged:
+            raise damaged[0]
         if imported:
             raise UserError(
                 f"no experts of {run.student} on {spec.name} in {buffers} for --holdout {exact(run.holdout)}, but "
@@ -91,11 +97,31 @@ class Experts(Need[TrajectoryStore]):
         return {"identity": found.identity(), "count": len(found.experts), "recipe": found.recipe.to_json()}
 
     def cost(self, found: TrajectoryStore) -> dict[str, Any] | None:
-        """Their number, ``wall_seconds`` and ``cpu_seconds`` of the whole store."""
+        """Their number, ``wall_seconds`` and ``cpu_seconds``."""
         try:
-            return recorded_cost(found.folder)
+            return recorded_cost(found)
         except (UserError, KeyError, TypeError, AttributeError):  # a damaged record must not end a run that is done
             return None
+
+
+def _readable(folders: list[Path]) -> tuple[list[TrajectoryStore], list[UserError]]:
+    """The stores in folders, and what is wrong with those that cannot be read."""
+    stores, damaged = [], []
+    for folder in folders:
+        try:
+            stores.append(read_store(folder))
+        except UserError as error:
+            damaged.append(error)
+    return stores, damaged
+
+
+def _of_before(stores: list[TrajectoryStore], earlier: dict[str, Any] | None) -> TrajectoryStore | None:
+    """The experts that a run referred to (:meth:`Experts.refer`): all of one of the stores, or its first ones."""
+    if earlier is None:
+        return None
+    count = earlier.get("count")
+    known = [*stores, *(store.first(count) for store in stores if isinstance(count, int))]
+    return next((store for store in known if store.identity() == earlier["identity"]), None)
 
 
 def _as_asked(recipe: ExpertRecipe, wanted: ExpertRecipe) -> bool:

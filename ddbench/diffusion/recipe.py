@@ -16,6 +16,9 @@ SIDES = (8, 64)
 GROUPS = 8
 """Groups of the group norms; widths are multiples of it."""
 
+MAX_WIDTH, MAX_LEVELS, MAX_LAYERS = 2048, 8, 16
+"""Ends of what is trained, so that a description is refused before a network of any size is made of it."""
+
 TIMESTEPS = 1000
 """Steps of the forward process (Ho, Jain, Abbeel, NeurIPS 2020)."""
 
@@ -51,10 +54,12 @@ class DiffusionRecipe:
     """Steps of linear warm-up."""
     weight_decay: float = setting(0.0, at_least=0)
     """Weight decay."""
-    widths: tuple[int, ...] = setting((), at_least=GROUPS, expected=f"multiples of {GROUPS}")
+    widths: tuple[int, ...] = setting(
+        (), at_least=GROUPS, at_most=MAX_WIDTH, expected=f"multiples of {GROUPS} up to {MAX_WIDTH}"
+    )
     """Channels of the UNet's levels, finest first (multiples of 8); default: by the image size. Levels that would halve
     an odd side are left out."""
-    layers: int = setting(1, at_least=1)
+    layers: int = setting(1, at_least=1, at_most=MAX_LAYERS)
     """Residual blocks a level."""
     label_dropout: float = setting(0.1, at_least=0, below=1, expected="a fraction from 0 to below 1")
     """Probability that an image is seen without its class, for classifier-free guidance."""
@@ -81,6 +86,11 @@ class DiffusionRecipe:
         check_config(self)
         if any(width % GROUPS for width in self.widths):
             raise UserError(f"--widths {' '.join(map(str, self.widths))}: expected multiples of {GROUPS}")
+        most = 2 * MAX_LEVELS - len(self.resolved_widths(side))
+        if len(self.widths) > most:
+            raise UserError(
+                f"--widths {' '.join(map(str, self.widths))}: {len(self.widths)} levels, expected at most {most}"
+            )
 
     def resolved_widths(self, side: int) -> tuple[int, ...]:
         """Channels of the levels for images of ``side`` px."""

@@ -292,10 +292,21 @@ def test_hostile_description(values: dict[str, Any], needle: str, own: Path):
         read_model(own)
 
 
-def test_huge_network_is_not_made(own: Path):
+@pytest.mark.parametrize("values", [{"widths": [8 * 10**6]}, {"widths": [8] * 100}, {"layers": 10**6}], ids=str)
+def test_huge_network_is_not_made(values: dict[str, Any], own: Path):
     recipe = json.loads((own / FILE).read_text())["recipe"]
-    change(own, recipe={**recipe, "widths": [8 * 10**6]})
-    with pytest.raises(UserError, match="widths"):
+    change(own, recipe={**recipe, **values})
+    with pytest.raises(UserError, match=next(iter(values))):
+        read_model(own)
+
+
+@pytest.mark.parametrize("values", [{"widths": [8] * 13}, {"widths": [2048, 8]}, {"layers": 16}], ids=str)
+def test_what_a_recipe_allows_can_be_read(values: dict[str, Any], own: Path):
+    """Only the network in the folder is another one."""
+    recipe = json.loads((own / FILE).read_text())["recipe"]
+    DiffusionRecipe(**{name: tuple(value) if name == "widths" else value for name, value in values.items()}).check(8)
+    change(own, recipe={**recipe, **values})
+    with pytest.raises(UserError, match=r"unet/config.json: (block_out_channels|layers_per_block) is"):
         read_model(own)
 
 

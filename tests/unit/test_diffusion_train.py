@@ -160,7 +160,9 @@ def test_divergence(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("--warmup", -1),
         ("--weight-decay", -1),
         ("--widths", 12),
+        ("--widths", 2056),
         ("--layers", 0),
+        ("--layers", 17),
         ("--label-dropout", 1),
         ("--ema", 1),
         ("--holdout", 0.95),
@@ -170,6 +172,12 @@ def test_divergence(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_refused_settings(flags: tuple[str, object], refused: Callable, tmp_path: Path):
     argv = ("diffusion", "train", "--dataset", "digits", "--diffusions", tmp_path / "d", "--threads", 1)
     refused([*argv, *flags], f"{flags[0]} {flags[1]}")
+
+
+def test_as_many_levels_as_a_model_is_read_with():
+    DiffusionRecipe(widths=(8,) * 13, layers=16).check(8)
+    with pytest.raises(UserError, match=r"^--widths 8 8 .*: 14 levels, expected at most 13$"):
+        DiffusionRecipe(widths=(8,) * 14).check(8)
 
 
 def test_images_too_large(tmp_path: Path):

@@ -242,6 +242,17 @@ def test_what_no_file_may_hold_is_refused_before_work(
     assert not (tmp_path / "run").exists()
 
 
+def test_more_images_than_memory_are_refused_before_work(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """16 images of 8 x 8 a class, three times in float32."""
+    needed = 3 * 4 * 10 * 16 * 64
+    monkeypatch.setattr("ddbench.data.limits.available_memory", lambda: needed - 1)
+    command = [*COMMAND, "fred-dm", "--coefficients", 4, "--iterations", 2, "--out", tmp_path / "run"]
+    refused(command, "FreD+DM at --ipc 1: keeping 160 decoded images needs 120.0 KiB", "(--coefficients)")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("settings", [{"mask_from": "class"}, {"mask_from": "first"}])
 def test_a_mask_of_a_class_with_one_image_is_refused(data_root: Path, tmp_path: Path, settings: dict[str, Any]):
     """Copies of one image do not vary; noise, and a set of all coefficients, need no image."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ddbench.config import setting
+from ddbench.data.limits import require_memory
 from ddbench.decoders.base import Arrays, Decoder, too_much
 from ddbench.methods.base import Context, Distilled, Method
 from ddbench.methods.families.gradient_matching import AugmentedConfig, AugmentedMatching, loops
@@ -28,6 +29,9 @@ from ddbench.synset import Budget
 from ddbench.training.problem import InnerResult
 
 C = TypeVar("C")
+
+COPIES = 3
+"""How often all images are in memory, in float32: the first ones, the decoded ones and their gradient."""
 
 
 class Decoded(Method[C]):
@@ -91,14 +95,20 @@ class Decoded(Method[C]):
 
     @classmethod
     def check(cls, config: C, context: Context) -> None:
-        """As the family's, for the decoded images; and that a file may hold them.
+        """As the family's, for the decoded images; and that a file and the memory may hold them.
 
         Raises:
             UserError: names the flag, its value and what is possible.
         """
         widened = cls.widened(config, context)
-        if reason := too_much(cls.decoder(config, context), widened.ipc * context.classes, context.classes):
+        count = widened.ipc * context.classes
+        if reason := too_much(cls.decoder(config, context), count, context.classes):
             raise UserError(f"{cls.title} at --ipc {context.ipc}: {reason}; use a larger decoder ({cls.sizes})")
+        require_memory(
+            COPIES * 4 * count * math.prod(context.dataset.spec.shape),
+            f"{cls.title} at --ipc {context.ipc}: keeping {count:,} decoded images",
+            f"use a smaller --ipc or a larger decoder ({cls.sizes})",
+        )
         super().check(cls.settled(config, context), widened)
 
     @classmethod

@@ -15,7 +15,7 @@ from ddbench.data.preprocess import fit_preprocess
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.experts.record import checked
 from ddbench.experts.store import expert_file, store_folder
-from ddbench.experts.train import predict_all, trajectories
+from ddbench.experts.train import attention_for, predict_all, trajectories
 from ddbench.networks.build import build_student
 from ddbench.runtime import device as devices
 from ddbench.runtime.forecast import Forecast, Measured, clocked, count_flops, taken_memory, waiter
@@ -50,7 +50,7 @@ def forecast(
     Raises:
         UserError: as :func:`ddbench.experts.record.record`.
     """
-    recipe, spec = checked(recipe, dataset, student, experts, at_once), dataset.spec
+    recipe, spec = checked(recipe, dataset, student, experts, at_once, device), dataset.spec
     preprocess = fit_preprocess(dataset, recipe.preprocess, data_root(data))
     folder = store_folder(root, spec.name, student, recipe.key(student, dataset.fingerprint))
     known = {index for index in range(experts) if (folder / expert_file(index)).exists()}
@@ -63,8 +63,9 @@ def forecast(
     build = {"channels": spec.channels, "size": spec.size, "classes": spec.classes}
     nets = [build_student(student, **build, seed=seed).to(place) for seed in range(min(at_once, experts))]
     one = inputs_of(_first(split, recipe.batch), preprocess, place)
-    flops = count_flops(lambda: trajectories(nets[:1], one, None, replace(recipe, epochs=1), [0], None))
-    step, looked = _measured(nets, some, judged, recipe, seconds)
+    with attention_for(recipe, nets[0], spec.shape, spec.classes, student):
+        flops = count_flops(lambda: trajectories(nets[:1], one, None, replace(recipe, epochs=1), [0], None))
+        step, looked = _measured(nets, some, judged, recipe, seconds)
     steps = recipe.epochs * math.ceil(len(split) / recipe.batch)
     looks = (recipe.epochs * len(validation_sample(held_out)) + len(dataset.test)) / len(judged)
     numbers = sum(len(part) for part in (flatten_parameters(nets[0]), flatten_buffers(nets[0])))

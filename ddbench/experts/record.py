@@ -17,7 +17,7 @@ from ddbench.data.policy import parse_policy, resolve_policy
 from ddbench.data.preprocess import Preprocess, fit_preprocess
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.experts.store import MANIFEST, TrajectoryStore, expert_file, read_store, store_folder
-from ddbench.experts.train import optimizer_settings, predict_all, training_flops, trajectories
+from ddbench.experts.train import attention_for, optimizer_settings, predict_all, training_flops, trajectories
 from ddbench.networks.build import build_student
 from ddbench.networks.check import check_student
 from ddbench.runtime import device as devices
@@ -29,7 +29,7 @@ from ddbench.runtime.progress import Bar, Console
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.shards import WHOLE, Shard, State, Units, run_units
 from ddbench.training.loops import accuracy, inputs_of
-from ddbench.training.optimizers import make_optimizer
+from ddbench.training.optimizers import check_optimizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +137,7 @@ def record(
             kept).
         Unfinished: the shard's experts are there, those of other shards are not.
     """
-    spec, recipe = dataset.spec, checked(recipe, dataset, student, experts, at_once)
-    devices.resolve_device(device)
+    spec, recipe = dataset.spec, checked(recipe, dataset, student, experts, at_once, device)
     preprocess = fit_preprocess(dataset, recipe.preprocess, data_root(data))
     store = open_store(root, dataset, student, recipe, preprocess)
     missing = _missing(store, experts)
@@ -183,8 +182,13 @@ def _missing(store: TrajectoryStore, experts: int) -> list[int]:
     return missing
 
 
-def checked(recipe: ExpertRecipe, dataset: Dataset, student: str, experts: int, at_once: int) -> ExpertRecipe:
+def checked(
+    recipe: ExpertRecipe, dataset: Dataset, student: str, experts: int, at_once: int, device: str = "cpu"
+) -> ExpertRecipe:
     """The recipe, with the augmentation that it means for this data.
+
+    Args:
+        device: where they are to be trained, as the user named it.
 
     Raises:
         UserError: settings that cannot work.
@@ -197,7 +201,9 @@ def checked(recipe: ExpertRecipe, dataset: Dataset, student: str, experts: int, 
     recipe = replace(recipe, augmentation=resolve_policy(recipe.augmentation, spec.flip))
     parse_policy(recipe.augmentation)  # which what is left of it may not be
     net = build_student(student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=0)
-    make_optimizer(net.parameters(), optimizer_settings(recipe))
+    place = devices.resolve_device(device)
+    check_optimizer(net.parameters(), optimizer_settings(recipe), place)
+    attention_for(recipe, net.to(place), spec.shape, spec.classes, student)
     _check_at_once(at_once, experts, net, recipe, spec.shape)
     return recipe
 
@@ -320,7 +326,8 @@ def record_block(job: RecordJob, block: Block) -> BlockResult:
     flops = len(nets) * training_flops(nets[0], inputs, recipe)
     compiler = devices.choose_compiler(job.compile, flops, device, print)
     seen = inputs_of(held_out, preprocess, device) if len(held_out.labels) else None
-    made = trajectories(nets, inputs, seen, recipe, named, compiler)
+    with attention_for(recipe, nets[0], spec.shape, spec.classes, job.student):
+        made = trajectories(nets, inputs, seen, recipe, named, compiler)
     logits = predict_all(nets, inputs_of(dataset.test, preprocess, device))
     store, written, failures = read_store(job.folder), [], []
     for index, one, test in zip(block.indices, made, logits, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ddbench.runtime.device import Compiler
 from ddbench.training.flat import flatten_buffers, flatten_parameters
 from ddbench.training.loops import Epoch, Inputs, accuracy, drop_after, forward_flops, predict, train
 from ddbench.training.optimizers import OptimizerSettings
+from ddbench.training.twice import attention_of
 
 PASSES = {"sgd": 1, "gsam": 2, "smooth": 3}
 """About how many forward and backward passes a step of each kind makes."""
@@ -64,6 +66,23 @@ def optimizer_settings(recipe: ExpertRecipe) -> OptimizerSettings:
         weight_decay=recipe.weight_decay,
         options=recipe.options,
     )
+
+
+def attention_for(
+    recipe: ExpertRecipe, net: nn.Module, shape: tuple[int, ...], classes: int, student: str
+) -> AbstractContextManager[None]:
+    """The form of attention that experts of a recipe are trained under: a gradient penalty is differentiated.
+
+    Args:
+        net: a student on the device of the training.
+        shape: of its images, ``(C, H, W)``.
+
+    Raises:
+        UserError: it has no second derivative; names the student and the layer.
+    """
+    if recipe.kind == "smooth" and recipe.penalty:
+        return attention_of(net, shape, classes, student, "the gradient penalty of --kind smooth")
+    return nullcontext()
 
 
 def training_flops(net: nn.Module, inputs: Inputs, recipe: ExpertRecipe) -> float:

@@ -53,8 +53,14 @@ from ddbench.training.loops import (
     predict,
     train,
 )
-from ddbench.training.optimizers import Optimizer, load_optimizer_state, make_optimizer, optimizer_state
-from ddbench.training.twice import check_twice, plain_attention
+from ddbench.training.optimizers import (
+    Optimizer,
+    check_optimizer,
+    load_optimizer_state,
+    make_optimizer,
+    optimizer_state,
+)
+from ddbench.training.twice import attention_of
 
 CHECKPOINT_KIND = "ddbench-teacher-checkpoint"
 CHECKPOINT_SECONDS = 20.0
@@ -153,18 +159,6 @@ def ensure_teacher(
     )
 
 
-def _attention(
-    net: nn.Module, recipe: TeacherRecipe, shape: tuple[int, int, int], classes: int, student: str
-) -> AbstractContextManager[None]:
-    """Attention in its plain form where the penalty on curvature needs that: it is a gradient that is differentiated.
-
-    Raises:
-        UserError: the student has no second derivative.
-    """
-    plain = recipe.penalty == "curvature" and check_twice(net, shape, classes, student, "--penalty curvature")
-    return plain_attention() if plain else nullcontext()
-
-
 def train_teacher(
     *,
     root: Path,
@@ -194,14 +188,16 @@ def train_teacher(
     split, held_out = holdout_split(dataset.train, recipe.holdout, spec.classes, dataset.root, names=spec.class_names)
     seed = seeds.derive(recipe.seed, "teacher")
     net = build_student(student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=seed)
-    _check_optimizer(net, recipe)
+    check_optimizer(net.parameters(), recipe.optimizer_settings(), place)
     preprocess = fit_preprocess(dataset, recipe.preprocess, data_root(data))
     path = teacher_file(root, spec.name, student, recipe.key(student, dataset.fingerprint))
     partial = path.with_name(f"{path.stem}{PARTIAL}")
     if path.exists():
         return _finished(path, partial, dataset, preprocess, console)
     net = net.to(place)
-    attention = _attention(net, recipe, spec.shape, spec.classes, student)
+    attention: AbstractContextManager[None] = nullcontext()
+    if recipe.penalty == "curvature":  # it is a gradient that is differentiated
+        attention = attention_of(net, spec.shape, spec.classes, student, "--penalty curvature")
     ensure_writable(path.parent)
     devices.prepare(threads, say=console.say)
     with turn(path, "teacher", console.say):
@@ -341,18 +337,6 @@ def _finished(path: Path, partial: Path, dataset: Dataset, preprocess: Preproces
     partial.unlink(missing_ok=True)
     console.say(f"trained already: {path}")
     return teacher
-
-
-def _check_optimizer(net: nn.Module, recipe: TeacherRecipe) -> None:
-    """Refuse an optimiser that cannot train this network.
-
-    Raises:
-        UserError: unknown, with an option that it does not take, or made for other parameters.
-    """
-    try:
-        make_optimizer(net.parameters(), recipe.optimizer_settings())
-    except (TypeError, ValueError) as error:
-        raise UserError(f"--optimizer {recipe.optimizer}: {' '.join(str(error).split()):.200}") from None
 
 
 def _finite(net: nn.Module) -> bool:

@@ -75,6 +75,29 @@ def make_optimizer(parameters: Iterable[Tensor], settings: OptimizerSettings) ->
     return made
 
 
+def check_optimizer(
+    parameters: Iterable[Tensor], settings: OptimizerSettings, device: torch.device | None = None
+) -> None:
+    """Take a step with zeros in place of the parameters, so that an optimiser that cannot is told before the work.
+
+    Args:
+        parameters: they stay as they are.
+        device: where it will work; default: where they are.
+
+    Raises:
+        UserError: unknown, an option that it does not take, or a step that it cannot make with such parameters or with
+            the gradient alone.
+    """
+    trial = [torch.zeros_like(one, device=device, requires_grad=True) for one in parameters]
+    for one in trial:
+        one.grad = torch.zeros_like(one)
+    try:
+        make_optimizer(trial, settings).step()
+    except (AssertionError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"--optimizer {settings.name}: {reason:.200}") from None
+
+
 def optimizer_state(stepper: Optimizer, name: str) -> dict[str, Tensor]:
     """What an optimiser has gathered, as tensors named ``<name>.<...>``, for a checkpoint."""
     if isinstance(stepper, SGD):

@@ -9,7 +9,7 @@ without a word; the norm of a zero vector, as Swin-V2 has it of padding, gives N
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -92,6 +92,20 @@ def check_twice(net: nn.Module, shape: tuple[int, ...], classes: int, student: s
         f"--student {student}: {method} differentiates its gradient, which it does not allow"
         f"{f' (layer {layer})' if layer else ''}: {reason}; use {default_student(shape[-1])}"
     )
+
+
+def attention_of(
+    net: nn.Module, shape: tuple[int, ...], classes: int, student: str, method: str
+) -> AbstractContextManager[None]:
+    """The form of attention that a network is differentiated twice under: torch's choice, or the plain one.
+
+    Args:
+        net, shape, classes, student, method: as :func:`check_twice`.
+
+    Raises:
+        UserError: it cannot be differentiated twice.
+    """
+    return plain_attention() if check_twice(net, shape, classes, student, method) else nullcontext()
 
 
 WRONG = {"WeightNormInterfaceBackward0": "torch's weight norm"}

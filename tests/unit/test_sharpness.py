@@ -16,6 +16,7 @@ from ddbench.data.policy import parse_policy
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.experts.sharpness import ascent, clip_factor, descent, drop_factor, gradient_penalty, train_expert
 from ddbench.networks.build import build_student
+from ddbench.networks.names import REGISTERED, StudentSpec
 from ddbench.runtime.errors import UserError
 from ddbench.training.loops import Epoch, Inputs, drop_after, train
 from ddbench.training.optimizers import OptimizerSettings
@@ -344,3 +345,68 @@ def test_recording(ddb: Callable, tmp_path: Path):
 def test_wrong_flags_are_refused_before_anything_is_written(refused: Callable, tmp_path: Path):
     refused(command(tmp_path / "new", "--rho", 0.5), "--rho 0.5", "--kind gsam")
     refused(command(tmp_path / "new", "--kind", "flat"), "flat", "gsam")
+
+
+class Tokens(nn.Module):
+    """Four tokens of an image of digits, and a layer over them."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.first, self.layer, self.last = nn.Linear(16, 16), layer, nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x.reshape(len(x), 4, 16))
+        fused = isinstance(self.layer, nn.MultiheadAttention)
+        x = self.layer(x, x, x, need_weights=False)[0] if fused else self.layer(x)
+        return self.last(x.flatten(1))  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def tokens(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Register a student with such a layer; returns its name. The table is put back at the end."""
+    for name in ("_table", "_objects"):
+        monkeypatch.setattr(REGISTERED, name, dict(getattr(REGISTERED, name)))
+
+    def register(layer: Callable[[], nn.Module]) -> str:
+        REGISTERED.register("tokens", StudentSpec(name="tokens", build=lambda channels, size, classes: Tokens(layer())))
+        return "tokens"
+
+    return register
+
+
+def test_smooth_experts_with_attention(tokens: Callable[..., str], ddb: Callable, tmp_path: Path):
+    """Torch's fused attention has no second derivative, which the gradient penalty needs."""
+    student = tokens(lambda: nn.MultiheadAttention(16, 2, batch_first=True))
+    smooth = command(tmp_path / "new", "--kind", "smooth", "--student", student, "--workers", 1, "--experts", 1)
+    result = ddb(*smooth)
+    assert result.code == 0, result.err
+    assert ddb("plan", *smooth).code == 0
+
+
+def test_smooth_experts_of_a_student_without_second_derivative(
+    tokens: Callable[..., str], ddb: Callable, refused: Callable, tmp_path: Path
+):
+    argv = command(tmp_path / "new", "--student", tokens(nn.Hardsigmoid), "--workers", 1, "--experts", 1)
+    said = "--student tokens: the gradient penalty of --kind smooth differentiates its gradient", "Hardsigmoid"
+    refused([*argv, "--kind", "smooth"], *said)
+    assert ddb(*argv, "--kind", "smooth", "--penalty", 0).code == 0
+    assert ddb(*argv, "--kind", "gsam").code == 0
+
+
+OPTIMIZERS = {
+    "for matrices": ("muon", (), "--optimizer muon: Muon only supports 2D"),
+    "with a closure": ("lbfgs", (), "--optimizer lbfgs: "),
+    "for sparse gradients": ("sparseadam", (), "--optimizer sparseadam: SparseAdam does not support dense gradients"),
+    "an option alone": ("sgd", ("--options", "nesterov=1"), "--optimizer sgd: Nesterov momentum requires a momentum"),
+    "an option of two numbers": ("adam", ("--options", "betas=0.9"), "--optimizer adam: "),
+}
+
+
+@pytest.mark.parametrize(("name", "more", "said"), OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("verb", ["buffer", "teacher"])
+def test_optimisers_that_cannot_train_a_network(
+    verb: str, name: str, more: tuple[object, ...], said: str, refused: Callable, tmp_path: Path
+):
+    where = ("--buffers", tmp_path / "new", "--experts", 1) if verb == "buffer" else ("--teachers", tmp_path / "new")
+    student = ("--dataset", "digits", "--student", TINY, "--epochs", 1, "--momentum", 0, "--weight-decay", 0)
+    refused([verb, *student, *where, *EAGER, "--optimizer", name, *more], said)

@@ -26,13 +26,13 @@ from ddbench.methods.needs import Need
 from ddbench.methods.needs.experts import Experts
 from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.methods.parts.features import teacher_features
+from ddbench.methods.parts.judges import Judges
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import PROTOCOLS, changed
 from ddbench.protocols.training import Settings, train_students
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.synset import Budget, Synset
-from ddbench.training.flat import FlatNet, flatten_buffers, load_flat, load_flat_buffers
 
 BATCH = 256
 """Images that the expert judges at once."""
@@ -113,6 +113,7 @@ class ExpertLabels(Method[ExpertLabelsConfig]):
         """Choose the images, and the expert."""
         store = self.context.given(Experts)
         self._images = self._chosen()
+        self._judges = Judges(self.context, store)
         self._expert = store.indices[seeds.derive(self.context.seed, "label-expert") % len(store.indices)]
         self._scores: list[float] = []
 
@@ -162,16 +163,7 @@ class ExpertLabels(Method[ExpertLabelsConfig]):
     @torch.no_grad()
     def labels(self, epoch: int) -> Tensor:
         """What the expert says of the images at an epoch: logits ``(K ipc, K)`` on the CPU, own class first."""
-        context, store = self.context, self.context.given(Experts)
-        net = context.network(0)
-        load_flat(net, store.rows(self._expert, epoch)[0])
-        statistics = store.buffers(self._expert, epoch)
-        if len(statistics) == len(flatten_buffers(net)):
-            load_flat_buffers(net, statistics)
-            net.eval()
-        else:  # imported experts keep none: those of the batch
-            net = FlatNet(net).module
-        net.to(context.device)
+        context, net = self.context, self._judges.network(self._expert, epoch)
         pieces = self._images.split(BATCH)
         said = torch.cat([net(context.preprocess.apply(piece.to(context.device))).cpu() for piece in pieces])
         return own_first(said, context.hard_labels())

@@ -33,9 +33,9 @@ from ddbench.methods.families.generation import Draw, Generation, GenerationConf
 from ddbench.methods.needs import Need
 from ddbench.methods.needs.diffusion import Diffusion
 from ddbench.methods.needs.experts import Experts
+from ddbench.methods.parts.judges import Judges
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
-from ddbench.training.flat import FlatNet, flatten_buffers, load_flat, load_flat_buffers
 from ddbench.training.influence import class_gradient, direction, misleading, nearness, turning_points
 
 BATCH = 50
@@ -106,18 +106,6 @@ class IGD(Generation[IGDConfig]):
         self._surrogates: list[nn.Module] = []
         self._real: list[Tensor] = []
 
-    def _checkpoint(self, epoch: int) -> nn.Module:
-        """The surrogate at an epoch of its training, in evaluation mode where it keeps running statistics."""
-        store, net = self.context.given(Experts), self.context.network(0)
-        load_flat(net, store.rows(self._expert, epoch)[0])
-        statistics = store.buffers(self._expert, epoch)
-        if len(statistics) == len(flatten_buffers(net)):
-            load_flat_buffers(net, statistics)
-            net.eval()
-        else:  # imported experts keep none: those of the batch
-            net = FlatNet(net).module
-        return net.to(self.context.device)
-
     def _real_gradients(self, net: nn.Module) -> Tensor:
         """Mean gradient of real images of every class, ``(K, P)``."""
         context, found = self.context, []
@@ -140,9 +128,11 @@ class IGD(Generation[IGDConfig]):
         """Find the checkpoints and the real gradients there, once a process: they follow from data and expert."""
         if self._surrogates:
             return
-        epochs = range(self.context.given(Experts).recipe.epochs + 1)
-        every = (self._real_gradients(self._checkpoint(epoch)) for epoch in epochs)
-        self._surrogates = [self._checkpoint(epoch) for epoch in turning_points(every, self.config.similarity)]
+        store = self.context.given(Experts)
+        epochs, judges = range(store.recipe.epochs + 1), Judges(self.context, store)
+        every = (self._real_gradients(judges.network(self._expert, epoch)) for epoch in epochs)
+        kept = turning_points(every, self.config.similarity)
+        self._surrogates = [judges.network(self._expert, epoch) for epoch in kept]
         self._real = [self._real_gradients(net) for net in self._surrogates]
 
     def misleading(self, latents: Tensor, label: int) -> Tensor:

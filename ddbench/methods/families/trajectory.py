@@ -12,6 +12,7 @@ the same images and, with the same settings, follow the same segments.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeVar
 
@@ -26,6 +27,7 @@ from ddbench.experts.store import TrajectoryStore
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
 from ddbench.methods.needs.experts import Experts
 from ddbench.methods.parts.canvas import Canvas, first_images
+from ddbench.methods.parts.judges import Judges
 from ddbench.methods.parts.masking import MaskConfig
 from ddbench.methods.parts.rate import LearnedRate
 from ddbench.methods.parts.segments import Segment, Segments
@@ -33,7 +35,7 @@ from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.numbers import byte_count
 from ddbench.training.distribution import mixes_images
-from ddbench.training.flat import FlatNet, flatten_buffers, load_flat, load_flat_buffers
+from ddbench.training.flat import FlatNet
 from ddbench.training.inner import MEMORY, InnerLoop
 from ddbench.training.loops import forward_flops
 from ddbench.training.problem import InnerProblem, InnerResult, OuterTerm, match_term
@@ -263,15 +265,13 @@ class TrajectoryMethod(Method[C]):
         """Classes of the first images, int64 ``(S,)``."""
         return self.context.hard_labels()
 
+    @functools.cached_property
+    def _judges(self) -> Judges:
+        return Judges(self.context, self.store)
+
     def expert_network(self, expert: int, epoch: int) -> nn.Module:
-        """An expert as it was at an epoch, in evaluation mode; one of unknown running statistics uses the batch's."""
-        net = self.context.network(0).to(self.context.device)
-        load_flat(net, self.store.rows(expert, epoch)[0])
-        statistics = self.store.buffers(expert, epoch)
-        if len(statistics) != len(flatten_buffers(net)):
-            return FlatNet(net).module
-        load_flat_buffers(net, statistics)
-        return net.eval()
+        """An expert as it was at an epoch, in evaluation mode (:class:`ddbench.methods.parts.judges.Judges`)."""
+        return self._judges.network(expert, epoch)
 
     @torch.no_grad()
     def expert_logits(self, expert: int, images: Tensor) -> Tensor:

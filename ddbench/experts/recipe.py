@@ -17,6 +17,9 @@ Kind = Literal["sgd", "gsam", "smooth"]
 IMPORTED: Any = "imported"
 """Kind of experts that were read from somebody's buffer: stores hold them, nothing here trains them."""
 
+BUFFERS = "expert_trajectories"
+"""Where ``ddbench buffer`` records, and methods look, unless they are told otherwise."""
+
 KINDS: tuple[str, ...] = get_args(Kind)
 """How experts can be trained here; a store may also hold ``imported`` ones."""
 
@@ -168,6 +171,6 @@ def buffer_command(
     parts.append(f"--student {student} --experts {experts} --epochs {recipe.epochs}")
     if recipe.flags():
         parts.append(recipe.flags())
-    if buffers != "expert_trajectories":
+    if buffers != BUFFERS:
         parts.append(f"--buffers {shlex.quote(buffers)}")
     return " ".join(parts)

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ddbench.data.specs import dataset_slug
-from ddbench.experts.recipe import ExpertRecipe
+from ddbench.experts.recipe import BUFFERS, IMPORTED, ExpertRecipe, Kind, buffer_command
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash, read_json, write_json
 from ddbench.runtime.tensors import check_tensor, open_tensors, write_tensors
@@ -95,6 +95,22 @@ class TrajectoryStore:
     def first(self, count: int) -> TrajectoryStore:
         """The same store with its first ``count`` experts only, as it was before later ones were recorded."""
         return replace(self, experts={index: self.experts[index] for index in self.indices[:count]}, _open={})
+
+    def command(self, epochs: int, *, kind: Kind, size: int | None) -> str:
+        """What records as many experts like these of another number of epochs.
+
+        Args:
+            kind: of those in place of imported ones.
+            size: of the images, where the dataset's name leaves it open.
+        """
+        recipe = replace(self.recipe, epochs=epochs)
+        if recipe.kind == IMPORTED:
+            recipe = replace(recipe, kind=kind)
+        dataset, student = self.header["dataset"], self.header["student"]
+        roots = self.folder.parents
+        known = len(roots) > 2 and store_folder(roots[2], dataset, student, self.folder.name) == self.folder
+        buffers = str(roots[2]) if known else BUFFERS
+        return buffer_command(dataset, student, recipe, len(self.experts), buffers, size)
 
     def identity(self) -> str:
         """Hash over the recipe and the content of every expert: what a synset names as its parent."""

@@ -398,7 +398,7 @@ def test_from_the_command_line(ddb: Callable, buffers: Path, tmp_path: Path):
         ({"base_options": "iner=adjoint"}, r"--base-options of mtt: unknown setting 'iner' \(did you mean 'inner'\?\)"),
         ({"base_options": "inner=fast"}, "--base-options of mtt: inner is 'fast', expected one of adjoint, unroll"),
         ({"base_options": "student_steps=many"}, "student_steps is 'many', expected int"),
-        ({"max_start_epoch": 9}, "needs experts of at least 9 epochs .* ddbench buffer --epochs 9"),
+        ({"max_start_epoch": 9}, "needs experts of at least 9 epochs .* ddbench buffer --dataset digits .* --epochs 9"),
         ({"lr_student": 0.0}, "--lr-student 0"),
     ],
 )

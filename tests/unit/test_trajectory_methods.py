@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,10 @@ import torch.nn.functional as F
 from conftest import EAGER, TINY, contents, digits_context
 from torch import Tensor
 
+from ddbench.cli.buffer import EXAMPLES, Args
+from ddbench.cli.parse import parse
 from ddbench.config import recorded_config
+from ddbench.experts.recipe import IMPORTED
 from ddbench.experts.store import find_stores
 from ddbench.methods import METHODS, tesla
 from ddbench.methods.base import Context, Distilled, NotFiniteError, State
@@ -359,6 +364,37 @@ def test_settings_of_ftd(context: Context):
         TESLA.check(TESLAConfig(**{**SMALL, "max_start_epoch": 4}), context)
     with pytest.raises(UserError, match="--student-steps 0"):
         MTT.check(MTTConfig(**{**SMALL, "student_steps": 0}), context)
+
+
+TOO_LONG: dict[str, dict[str, int]] = {
+    "starts too late": {"max_start_epoch": 4},
+    "goes too far": {"expert_epochs": 6, "max_start_epoch": 2},
+    "both": {"expert_epochs": 5, "max_start_epoch": 6},
+    "from a late start": {"min_start_epoch": 2, "max_start_epoch": 4, "expert_epochs": 3},
+    "from the last epoch": {"min_start_epoch": 4, "max_start_epoch": 5},
+}
+
+
+@pytest.mark.parametrize("values", TOO_LONG.values(), ids=TOO_LONG)
+@pytest.mark.parametrize("imported", [False, True])
+def test_what_is_advised_where_experts_are_too_short_helps(values: dict[str, int], imported: bool, context: Context):
+    store = context.given(Experts)
+    own = dataclasses.replace(store.recipe, holdout=0.1, augmentation="none", lr=0.02)
+    short = dataclasses.replace(store, recipe=dataclasses.replace(own, kind=IMPORTED) if imported else own)
+    config = FTDConfig(**{**SMALL, **values})
+    with pytest.raises(UserError, match="needs experts of at least") as told:
+        FTD.check(config, context.give(Experts, short))
+    advice, command = re.fullmatch(r".* have 4: (.*)record longer experts with: (.*)", str(told.value)).groups()
+    found = {flag.replace("-", "_"): int(number) for flag, number in re.findall(r"--(\S+) to (\d+)", advice)}
+    assert bool(found) == (values != TOO_LONG["from the last epoch"])
+    if found:
+        FTD.check(dataclasses.replace(config, **found), context)
+    words = shlex.split(command)
+    args = parse(Args, words[2:], "ddbench buffer", "", EXAMPLES)
+    needed = config.max_start_epoch - 1 + config.expert_epochs
+    assert args.settings == dataclasses.replace(own, epochs=needed, kind="gsam" if imported else "sgd")
+    assert (args.dataset, args.student, args.experts) == ("digits", TINY, 2)
+    assert args.buffers == store.folder.parents[2]
 
 
 def test_tesla_with_soft_labels_from_the_command_line(ddb: Callable, tiny_experts: Path, tmp_path: Path):

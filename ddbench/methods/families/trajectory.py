@@ -110,6 +110,19 @@ def bytes_of(config: TrajectoryConfig) -> int:
     return found
 
 
+def _shorter(config: TrajectoryConfig, epochs: int) -> str:
+    """Which settings fit experts of so many epochs, as the first half of a choice; empty: none."""
+    latest, farthest = epochs + 1 - config.expert_epochs, epochs + 1 - config.max_start_epoch
+    if latest > config.min_start_epoch:
+        return f"lower --max-start-epoch to {latest}, or "
+    if farthest >= 1:
+        return f"lower --expert-epochs to {farthest}, or "
+    least = config.min_start_epoch + 1
+    if epochs >= least:
+        return f"lower --expert-epochs to {epochs + 1 - least} and --max-start-epoch to {least}, or "
+    return ""
+
+
 C = TypeVar("C", bound=TrajectoryConfig)
 
 BATCH = 256
@@ -167,13 +180,14 @@ class TrajectoryMethod(Method[C]):
         check_steady(net, context.dataset.spec.shape, context.student)
         check_batches(config.batch_syn, context.classes * context.ipc, net, context.dataset.spec.shape, context.student)
         store = context.given(Experts)
-        epochs, needed = store.recipe.epochs, config.max_start_epoch - 1 + config.expert_epochs
-        if needed > epochs:
+        needed = config.max_start_epoch - 1 + config.expert_epochs
+        if needed > store.recipe.epochs:
+            spec, (need,) = context.dataset.spec, cls.needs(config)
+            longer = store.command(needed, kind=need.kind, size=spec.size if spec.resizable else None)
             raise UserError(
                 f"--max-start-epoch {config.max_start_epoch} with --expert-epochs {config.expert_epochs} needs experts "
-                f"of at least {needed} epochs (T+ - 1 + M), those in {store.folder} have {epochs}: lower "
-                f"--max-start-epoch to {epochs + 1 - config.expert_epochs}, or record longer experts with "
-                f"ddbench buffer --epochs {needed}"
+                f"of at least {needed} epochs (T+ - 1 + M), those in {store.folder} have {store.recipe.epochs}: "
+                f"{_shorter(config, store.recipe.epochs)}record longer experts with: {longer}"
             )
 
     @classmethod

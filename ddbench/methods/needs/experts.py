@@ -9,7 +9,7 @@ from typing import Any
 
 from ddbench.data.dataset import Dataset
 from ddbench.data.preprocess import Preprocess
-from ddbench.experts.recipe import IMPORTED, OWN, ExpertRecipe, buffer_command
+from ddbench.experts.recipe import IMPORTED, OWN, ExpertRecipe, Kind, buffer_command
 from ddbench.experts.record import recorded_cost
 from ddbench.experts.store import TrajectoryStore, read_store, store_folders
 from ddbench.methods.needs import Need, Request
@@ -42,7 +42,7 @@ class Experts(Need[TrajectoryStore]):
     identity = "identity"
     early = True
 
-    kind: str = "sgd"
+    kind: Kind = "sgd"
 
     def asked(self, table: Mapping[str, Any], where: str = "recipe") -> tuple[int, ExpertRecipe]:
         """Number and settings of the experts that a recipe's table asks for.

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,12 +53,14 @@ class PDDConfig(TrajectoryConfig):
 
     iterations: int = setting(5000, at_least=1)
     """Outer iterations of each stage."""
+    init: Literal["base", "real", "noise", "dream"] = "base"  # type: ignore[assignment]
+    """First images of a stage: as the base method has them, random real ones, normal noise, or DREAM's choice."""
     stages: int = setting(5, at_least=1)
     """K: stages; the images per class must divide by it."""
     base: str = "mtt"
     """The method of the stages: a trajectory-matching one (mtt, ftd, tesla, datm, ast)."""
     base_options: str = ""
-    """Further settings of the base method, as name=value joined by commas, e.g. skip_above=1.1,init=real."""
+    """Further settings of the base method, as name=value joined by commas, e.g. skip_above=1.1,growth=100."""
     stage_epochs: int = setting(0, at_least=0, expected="at least 0 (0: as protocol pdd)")
     """Passes over the stages before that lead to a derived trajectory; 0: as many as protocol pdd makes in a stage."""
 
@@ -139,7 +141,9 @@ class PDD(Method[PDDConfig]):
         parts += [self._later(stage) for stage in range(len(parts), self.config.stages)]
         stage = torch.cat([torch.full((len(part.labels),), number) for number, part in enumerate(parts)])
         images, labels = torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
-        order = _classes(labels).argsort(stable=True)
+        # by the class that an image was made for, which learned labels may not name first
+        made_for = torch.arange(self.context.classes).repeat_interleave(self.context.ipc // self.config.stages)
+        order = made_for.repeat(len(parts)).argsort(stable=True)
         rates = [part.learned_lr for part in parts if part.learned_lr is not None]
         return Distilled(images=images[order], labels=labels[order], learned_lr=torch.stack(rates), stage=stage[order])
 
@@ -307,6 +311,8 @@ def base_config(config: PDDConfig) -> Any:
     kind = base_class(config).config_class
     defaults = {field.name: field.default for field in fields(kind)}
     values: dict[str, Any] = {field.name: getattr(config, field.name) for field in fields(TrajectoryConfig)}
+    if config.init == "base":
+        del values["init"]
     for part in filter(None, config.base_options.split(",")):
         name, equals, text = (piece.strip() for piece in part.partition("="))
         if not equals:
@@ -334,7 +340,3 @@ def _value(text: str, like: Any) -> Any:
         except ValueError:
             return text
     return text
-
-
-def _classes(labels: Tensor) -> Tensor:
-    return labels.argmax(1) if labels.is_floating_point() else labels

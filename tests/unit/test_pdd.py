@@ -19,6 +19,7 @@ from trajectory_context import TINY_SETTINGS, linear, make_context, reference, s
 from ddbench.experts import derived
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.experts.store import read_store
+from ddbench.methods import METHODS
 from ddbench.methods.base import Context, Distilled
 from ddbench.methods.mtt import MTT
 from ddbench.methods.needs.experts import Experts
@@ -53,13 +54,15 @@ def run(context: Context, **settings: Any) -> Any:
 # Stages
 
 
-def test_one_stage_is_the_base_method(context: Context):
-    """Bit for bit, and without derived trajectories."""
-    pdd = run(context, stages=1, iterations=4)
-    mtt = started(MTT, context, **{**TINY_SETTINGS, **{k: v for k, v in SETTINGS.items() if k != "stage_epochs"}})
+@pytest.mark.parametrize("base", ["mtt", "ftd", "tesla", "datm", "ast"])
+def test_one_stage_is_the_base_method(base: str, context: Context):
+    """Bit for bit with its own first images, and without derived trajectories."""
+    pdd = run(context, base=base, stages=1, iterations=4)
+    settings = {**TINY_SETTINGS, **{k: v for k, v in SETTINGS.items() if k != "stage_epochs"}}
+    alone = started(METHODS.get(base), context, **settings)
     for iteration in range(4):
-        mtt.step(iteration)
-    ours, theirs = pdd.distilled(), mtt.distilled()
+        alone.step(iteration)
+    ours, theirs = pdd.distilled(), alone.distilled()
     assert torch.equal(ours.images, theirs.images)
     assert torch.equal(ours.labels, theirs.labels)
     assert ours.learned_lr.tolist() == [float(theirs.learned_lr)]
@@ -406,6 +409,14 @@ def test_refused_settings(settings: dict[str, Any], message: str, context: Conte
     with pytest.raises(UserError, match=message):
         started(PDD, context, **{**SETTINGS, "stages": 2, **settings})
     assert not context.folder.exists()
+
+
+def test_first_images_are_those_of_the_base_method_or_others():
+    """``real``, as it was recorded when it was the default, is still that."""
+    found = [base_config(PDDConfig(base=base)).init for base in ("mtt", "ftd", "tesla", "datm", "ast")]
+    assert found == ["real", "real", "real", "correct", "representative"]
+    for init in ("real", "noise", "dream"):
+        assert base_config(PDDConfig(base="datm", init=init)).init == init
 
 
 def test_options_of_the_base_method():

@@ -21,6 +21,7 @@ from ddbench.diffusion.backends import Backend, LatentDiT, PixelUNet
 from ddbench.diffusion.recipe import DiffusionRecipe, scheduler_config, unet_config, usable_levels
 from ddbench.diffusion.store import FILE, check_model, class_map, find_model, open_model, read_model
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.seeds import isolated
 from ddbench.synset import read_synset
 
 diffusers = pytest.importorskip("diffusers")
@@ -79,7 +80,8 @@ def own(tiny_diffusions: Path, tmp_path: Path) -> Path:
 
 
 def pixel_backend(classes: int = 10) -> PixelUNet:
-    net = diffusers.UNet2DModel(**unet_config(DiffusionRecipe(widths=(8, 8)), 1, 8, classes))
+    with isolated(0, "pixel backend"):
+        net = diffusers.UNet2DModel(**unet_config(DiffusionRecipe(widths=(8, 8)), 1, 8, classes))
     return PixelUNet(net, diffusers.DDIMScheduler(**scheduler_config()).alphas_cumprod, CPU)
 
 

@@ -64,7 +64,7 @@ _BUILTIN: dict[str, Protocol] = {
         ),
         # The same loop at the learned rate (MTT, TESLA, FTD, DATM).
         Protocol(name="mtt", epochs=1001, full_epochs=101, drop_offset=2, rebuild=True),
-        # IDC and DREAM: MultiStep, CutMix, DSA without cutout.
+        # IDC and DREAM: MultiStep, flip, colour, one move, half of the batches mixed.
         Protocol(
             name="idc",
             batch=64,
@@ -72,7 +72,8 @@ _BUILTIN: dict[str, Protocol] = {
             drops=(2 / 3, 5 / 6),
             drop_offset=0,
             drop_factor=0.2,
-            augmentation="color_crop_flip_scale_rotate+cutmix",
+            augmentation="flip+color+crop_scale_rotate+cutmix",
+            mix_probability=0.5,
         ),
         # NCFM: AdamW, the rate halved at each fifth, flip, colour, one move, cutout, half of the batches mixed.
         Protocol(
@@ -222,7 +223,7 @@ DESCRIPTIONS = {
     "dc-legacy": "as the public DC/DSA/DM code: 1001 epochs, lr 0.01, optimiser rebuilt at the drop, DSA",
     "dc-plain": "as DC on all but MNIST: 301 epochs, lr 0.01, optimiser rebuilt at the drop, no augmentation",
     "mtt": "as the public MTT code: dc-legacy at the learned lr",
-    "idc": "as IDC and DREAM: batch 64, two drops x 0.2, DSA without cutout, CutMix",
+    "idc": "as IDC and DREAM: batch 64, two drops x 0.2, flip, colour, one move, CutMix in half the batches",
     "ncfm": "as NCFM: AdamW 0.001, halved at each fifth of 2000 epochs, batch 128, CutMix in half the batches",
     "soft-v1": "one soft label an image (logits), soft cross-entropy, else as hard-v1",
     "labels-hard": "as hard-v1 with the class of each image, whatever labels the synset has",

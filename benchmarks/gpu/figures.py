@@ -29,7 +29,7 @@ ORDER = (
     Wanted("fmnist-paper-cpu", "dc", 1, "dc-plain", 0.35),
     Wanted("fmnist-paper-cpu", "dsa", 1, "dc-legacy", 0.5),
     Wanted("fashion-mnist-gpu", "dm", 10, "hard-v1", 0.6),
-    Wanted("fashion-mnist-gpu", "dc", 10, "dc-legacy", 1.0),
+    Wanted("fashion-mnist-gpu", "dc", 10, "dc-plain", 1.0),
 )
 LEFT_OUT = (
     "Not here: MTT (no public experts of these data, and recording some takes longer than this run), the evaluation of "

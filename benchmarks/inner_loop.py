@@ -63,8 +63,8 @@ def public_net(code: Path, width: int) -> Callable[[Any, Any], Any]:
     return lambda theta, images: net(images, flat_param=theta)
 
 
-def one(mode: str, steps: int, width: int = 32, public: str = "") -> dict[str, float]:
-    """Peak memory above the process's baseline (bytes) and CPU seconds (median of the rounds after the first)."""
+def prepared(mode: str, steps: int, width: int = 32, public: str = "") -> Callable[[], float]:
+    """One outer iteration, which returns its loss."""
     import torch
 
     from ddbench.networks.build import build_student
@@ -87,8 +87,7 @@ def one(mode: str, steps: int, width: int = 32, public: str = "") -> dict[str, f
     target = start + 0.01 * torch.randn(len(start), generator=torch.Generator().manual_seed(0))
     lr = torch.tensor(0.01)
     name, _, how = mode.partition(" ")
-    compiled = how == "compiled"
-    compiler = device.choose_compiler("on", 0, torch.device("cpu"), print) if compiled else None
+    compiler = device.choose_compiler("on", 0, torch.device("cpu"), print) if how == "compiled" else None
     memory = (2 if how == "2G" else 8) * 2**30
     loop = None if eager else InnerLoop(net, name, compiler, memory=memory)
 
@@ -99,6 +98,12 @@ def one(mode: str, steps: int, width: int = 32, public: str = "") -> dict[str, f
         problem = InnerProblem(start=start, images=images, labels=labels, lr=lr, batches=[None] * steps, terms=terms)
         return float(loop(problem).loss)
 
+    return iteration
+
+
+def one(mode: str, steps: int, width: int = 32, public: str = "") -> dict[str, float]:
+    """Peak memory above the process's baseline (bytes) and CPU seconds (median of the rounds after the first)."""
+    iteration, compiled = prepared(mode, steps, width, public), mode.endswith("compiled")
     if compiled:
         iteration()  # the allocator keeps what this took, so memory is not measured for compiled modes
     gc.collect()
@@ -111,6 +116,22 @@ def one(mode: str, steps: int, width: int = 32, public: str = "") -> dict[str, f
         seconds.append(time.process_time() - begin)
     memory = float("nan") if compiled else common.peak() - before
     return {"memory": memory, "seconds": statistics.median(seconds[1:]), "loss": loss}
+
+
+def shares(mode: str, steps: int, width: int) -> None:
+    """Print which operations an iteration spends its CPU time in: what no other way of calling them makes faster."""
+    from torch.profiler import ProfilerActivity, profile
+
+    iteration = prepared(mode, steps, width)
+    iteration()
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        iteration()
+    taken = {one.key: one.self_cpu_time_total for one in profiled.key_averages()}
+    total = sum(taken.values())
+    print(f"{mode}, {steps} steps, width {width}: {total / 1e6:.2f} CPU s, profiled")
+    print(f"all convolutions: {sum(taken[key] for key in taken if 'conv' in key) / total:.2f}")
+    for key in sorted(taken, key=lambda key: -taken[key])[:10]:
+        print(f"{key}: {taken[key] / total:.2f}")
 
 
 def beside_public(code: Path, width: int) -> None:
@@ -141,7 +162,11 @@ def main() -> None:
     parser = common.parser(str(__doc__))
     parser.add_argument("--public", type=Path, help="checkout of MTT's code, to be measured beside ours")
     parser.add_argument("--width", type=int, default=32, choices=PUBLIC_STEPS, help="of the networks of --public")
+    parser.add_argument("--profile", nargs=2, metavar=("MODE", "STEPS"), help="where its time goes, and nothing else")
     args = parser.parse_args()
+    if args.profile:
+        shares(args.profile[0], int(args.profile[1]), args.width)
+        return
     if args.one:
         mode, steps, *more = args.one
         print(json.dumps(one(mode, int(steps), *(int(more[0]), more[1]) if more else ())))

@@ -11,7 +11,16 @@ import pytest
 import torch
 
 from ddbench.data import sources
-from ddbench.data.dataset import Split, check_dataset, class_indices, fingerprint, holdout_split, make_dataset
+from ddbench.data.dataset import (
+    VALIDATION_IMAGES,
+    Split,
+    check_dataset,
+    class_indices,
+    fingerprint,
+    holdout_split,
+    make_dataset,
+    validation_sample,
+)
 from ddbench.data.idx import read_idx
 from ddbench.data.load import data_root, load_dataset
 from ddbench.data.preprocess import Preprocess, fit_preprocess
@@ -395,3 +404,12 @@ def test_failed_download_is_one_line(tmp_path, monkeypatch):
 
 def test_checked_dataset_passes(digits):
     check_dataset(digits)
+
+
+def test_a_validation_sample_is_spread_over_all_that_is_held_out():
+    """Real datasets hold back more than a sample has; sorted by class, the first images would be of few."""
+    held_out = Split(torch.arange(5000).view(-1, 1, 1, 1).to(torch.uint8), torch.arange(5000) // 500)
+    sample = validation_sample(held_out)
+    assert torch.bincount(sample.labels).tolist() == [VALIDATION_IMAGES // 10] * 10
+    few = Split(held_out.images[:VALIDATION_IMAGES], held_out.labels[:VALIDATION_IMAGES])
+    assert validation_sample(few) is few

@@ -274,6 +274,15 @@ def test_random_subsets_measured_otherwise_are_not_averaged(tmp_path: Path) -> N
     assert main_score(cell, row, STUDENTS[0]).statistics["n"] == 15
 
 
+def test_students_of_another_precision_stand_in_a_table_of_their_own() -> None:
+    results = [made_result("dc"), replace(made_result("dm"), precision="bfloat16")]
+    cells = build_cells(results)
+    assert sorted((cell.precision, [row.method for row in cell.rows]) for cell in cells) == [
+        ("bfloat16", ["dm"]),
+        ("float32", ["dc"]),
+    ]
+
+
 def test_best_is_bold_alone_or_with_all_that_tie(board: Path) -> None:
     (cell,) = build_cells(load_results(board))
     best = {

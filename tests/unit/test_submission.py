@@ -26,7 +26,7 @@ from ddbench.leaderboard.attachments import LABELS, TEACHER, check_part
 from ddbench.leaderboard.audit import check_board
 from ddbench.leaderboard.commands import expert_command, run_flags
 from ddbench.leaderboard.packing import Given, find_part
-from ddbench.leaderboard.schema import load_results, read_result, result_id
+from ddbench.leaderboard.schema import check_result, load_results, read_result, result_id
 from ddbench.leaderboard.submit import Submission, make_result, plan_submission, write_plan
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.runtime import signs
@@ -411,6 +411,25 @@ def scores_file(run: Path, **changes: Any) -> None:
     }
     (run / "scores").mkdir(exist_ok=True)
     (run / "scores/hard-v1.json").write_text(json.dumps(found | changes))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda said: said["summary"]["ior"].update(mean=0.99), "scores.summary does not follow from scores.repeats"),
+        (lambda said: said["repeats"][1].update(seed=0), "scores.repeats has a seed twice"),
+    ],
+)
+def test_scores_that_nobody_measured_are_refused(
+    change: Callable[[dict[str, Any]], None], words: str, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run")
+    scores_file(run)
+    row = json.loads(json.dumps(make_result(run).to_json()))
+    change(row["scores"])
+    row["id"] = result_id(row)
+    with pytest.raises(UserError, match=words):
+        check_result(row, "row")
 
 
 def test_scores_go_into_the_row(tmp_path: Path, board: Path) -> None:

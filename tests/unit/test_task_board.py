@@ -216,6 +216,10 @@ def _rate(row: dict[str, Any]) -> dict[str, Any]:
         (lambda row: row["tasks"]["transfer"]["units"][0]["metrics"].update(cross=1.2), "not a fraction"),
         (lambda row: row["tasks"]["transfer"]["units"][0]["metrics"].update(other=0.2), "'other' is not described"),
         (lambda row: row["tasks"]["transfer"]["metrics"].clear(), "metrics"),
+        (
+            lambda row: row["tasks"]["transfer"]["summary"].update(more=row["tasks"]["transfer"]["summary"]["cross"]),
+            "other metrics than are described",
+        ),
         (lambda row: row["tasks"]["transfer"].pop("question"), "'question' is a required property"),
         (lambda row: row["tasks"]["transfer"]["question"].pop("seeds"), "'seeds' is a required property"),
         (lambda row: row["tasks"]["transfer"]["question"].update(more=["x" * 70000]), "tasks.transfer has"),

@@ -184,6 +184,12 @@ def test_refused(pair: Path, ddb: Callable, refused: Callable, tmp_path: Path):
     refused((*argv, "a", *SMALL, "--out", "y.json"), "y.json: no result of a task")
 
 
+@pytest.mark.parametrize("name", ["continual", "nas", "membership"])
+def test_a_whitening_of_all_images_would_leak(name: str, pair: Path, ddb: Callable, refused: Callable):
+    assert ddb(*random_tiny("zca"), "--preprocess", "zca").code == 0
+    refused(("task", name, "zca", *EAGER), "its preprocess is not meanstd")
+
+
 @pytest.mark.parametrize("name", ["continual", "nas"])
 def test_a_recipe_is_not_replayed_on_other_images(name: str, pair: Path, ddb: Callable, refused: Callable):
     """A memory, or all real images, have none; told before the set of the first step is made."""

@@ -143,7 +143,8 @@ def describe(place: Path) -> dict[str, Any]:
     elif kind == "ddbench-labels":
         found["next"] = [f"ddbench evaluate RUN --protocol fkd --labels {_quoted(place)}"]
     elif kind == "ddbench-result":
-        found["next"] = ["ddbench leaderboard show"]
+        board = _quoted(place.absolute().parents[4]) if len(place.absolute().parents) > 4 else "BOARD"
+        found["next"] = [f"ddbench leaderboard show --leaderboard {board}"]
     elif kind == TASK:
         found["settings"] |= _runs_of(header)
         if (cost := cost_of_sets(place)) is not None:
@@ -278,7 +279,9 @@ def _store(place: Path) -> dict[str, Any]:
     found = _found(TITLES["ddbench-trajectories"], place, _settings("ddbench-trajectories", header))
     experts = header.get("experts")
     found["settings"]["experts"] = len(experts) if isinstance(experts, dict) else 0
-    found["next"] = [f"ddbench distill --method mtt {_of_data(header)} --buffers {_quoted(place)}"]
+    student = _quoted(_at(header, "student"))
+    made = f"ddbench distill --method mtt {_of_data(header)} --ipc 1 --student {student} --recipe none"
+    found["next"] = [f"{made} --buffers {_quoted(place)}"] if found["settings"]["experts"] else []
     return found
 
 

@@ -122,7 +122,7 @@ def _student(
     net = train(least, (0,))[0]
     more = 0 if plan.protocol.replay else max(1, min(int(seconds / max(first, 1e-6)), 100)) * least
     _, longer = clocked(lambda _: train(least + more), 0, 1, wait) if more else (1, first)
-    epoch = max(longer - first, 0.0) / more if more else first
+    epoch = (longer - first) / more if longer > first else first / least  # the longer one was quicker: other work
     epochs = least if plan.protocol.replay else plan.epochs
     some = Split(test.images[:TESTED], test.labels[:TESTED])
     times, judged = clocked(lambda _: tested_students(plan, some, {0: net}, settings, None), seconds / 4, 10, wait)

@@ -302,6 +302,7 @@ def check_labels(stored: StoredLabels, plan: Plan) -> None:
     if stored.epochs < plan.epochs:
         raise UserError(
             f"{stored.path}: labels of {stored.epochs} epochs, but protocol {name} trains {plan.epochs}; make more "
-            f"with ddbench relabel --epochs {plan.epochs}, or train with --epochs {stored.epochs} (non-standard)"
+            f"with ddbench relabel RUN --epochs {plan.epochs} --out FILE, which --labels then names, or train with "
+            f"--epochs {stored.epochs} (non-standard)"
         )
     stored.verify(plan.epochs)

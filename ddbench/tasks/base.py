@@ -288,8 +288,8 @@ def shown(entry: Mapping[str, Any], least: float = 0.0) -> str:
     """A mean with its interval, which leaves ``least`` to 1 nowhere; of a difference also whether it is a tie."""
     difference, mean = "tie" in entry, f"{entry['mean']:.4f}"
     tie = ", a tie" if entry.get("tie") else ""
-    if entry["low"] is None:
-        return mean + tie
+    if entry["low"] is None:  # one seed: nothing can be said of a difference
+        return mean
     low, high, mark = ends_within(entry["low"], entry["high"], True, -1.0 if difference else least)
     words = TOO_FEW if mark == TOO_FEW else ", ".join(filter(None, (f"{low:.4f} to {high:.4f}", mark)))
     return f"{mean} ({words}){tie}"

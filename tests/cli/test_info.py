@@ -69,6 +69,14 @@ def test_commands_with_blanks_are_quoted(random_run: Path, tmp_path: Path, ddb: 
     assert evaluation_command(Path("a b"), "rded") == "ddbench evaluate 'a b' --protocol rded"
 
 
+def test_the_next_command_of_a_store_and_of_a_row_is_whole(store_folder: Path, ddb: Callable):
+    (following,) = json.loads(ddb("info", store_folder, "--json").out)["next"]
+    assert f" --ipc 1 --student {store_folder.parent.name} --recipe none --buffers " in following
+    board = Path(__file__).parents[2] / "leaderboard"
+    row = next(path for path in sorted(board.glob("results/digits/ipc1/dm/*.json")) if "." not in path.stem)
+    assert json.loads(ddb("info", row, "--json").out)["next"] == [f"ddbench leaderboard show --leaderboard {board}"]
+
+
 def test_what_is_what(random_run: Path, store_folder: Path, ddb: Callable):
     first = {
         random_run / "synset.safetensors": "synset: ",

@@ -129,3 +129,4 @@ def test_intervals_end_where_values_do():
     assert shown({"mean": 0.1, "low": -1.2, "high": 0.4}, least=-1.0) == "0.1000 (-1.0000 to 0.4000, clipped)"
     assert shown({"mean": 0.1, "low": -0.2, "high": 0.4, "tie": True}) == "0.1000 (-0.2000 to 0.4000), a tie"
     assert shown({"mean": 0.9, "low": None, "high": None}) == "0.9000"
+    assert shown({"mean": -0.5, "low": None, "high": None, "tie": True}) == "-0.5000", "of one seed no tie is known"

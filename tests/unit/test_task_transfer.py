@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import EAGER, TINY, random_tiny
-from made_synsets import KINDS
+from made_students import accuracy_of, student_of
+from made_synsets import KINDS, write_run
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from ddbench.data.dataset import Split
+from ddbench.data.load import load_dataset
 from ddbench.networks.build import build_student
+from ddbench.synset import read_synset
 from ddbench.tasks import transfer
-from ddbench.tasks.learning import few, fitted, linear_probe, probe_accuracy
+from ddbench.tasks.learning import few, fitted, linear_probe, own_statistics, probe_accuracy
 from ddbench.tasks.record import read_result
-from ddbench.tasks.transfer import Transfer, TransferConfig, finetune, parts_of
-from ddbench.training.loops import Inputs
+from ddbench.tasks.transfer import SCRATCH, Transfer, TransferConfig, finetune, parts_of
+from ddbench.training.loops import Inputs, inputs_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -85,6 +91,68 @@ def test_finetune_learns():
     assert net.classifier.out_features == 2
     net.eval()
     assert float((net(x).argmax(1) == y).float().mean()) > 0.9
+
+
+def test_finetune_begins_with_a_fresh_last_layer_and_moves_all_others():
+    """Also where there are as many classes as before; at a rate of almost nothing only the last layer is another."""
+
+    def tuned(rate: float) -> tuple[bool, list[bool]]:
+        net: nn.Module = build_student("mlp-d2-w8", channels=1, size=8, classes=2, seed=0)
+        before = [weight.detach().clone() for weight in net.parameters()]
+        x = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        inputs = Inputs(x, torch.arange(8) % 2, None, torch.device("cpu"))
+        finetune(net, inputs, 2, 0, TransferConfig(finetune_epochs=1, finetune_lr=rate))
+        kept = [torch.allclose(one, other) for one, other in zip(net.parameters(), before, strict=True)]
+        *others, weight, bias = kept
+        return weight and bias, others
+
+    last, others = tuned(1e-12)
+    assert (last, all(others)) == (False, True)
+    last, others = tuned(0.5)
+    assert (last, any(others)) == (False, False)
+
+
+STUDENT = "mlp-d2-w32"
+SMALL = ("--epochs", 30, "--seeds", 1, "--student", STUDENT, "--workers", 1, "--quiet", *EAGER, "--out", "x.json")
+
+
+def test_networks_that_are_tried(tmp_path: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
+    """One as it is built, one trained on the synset: under scikit-learn's probe and fine-tuned, each on test images."""
+    monkeypatch.chdir(tmp_path)
+    assert ddb(*random_tiny(tmp_path / "a", "--ipc", 2)).code == 0
+    flags = ("--to", "digits", "--to-train", 4, "--finetune-epochs", 20, "--probe-decay", 0.01, "--parts", 0)
+    assert ddb("task", "transfer", "a", *flags, *SMALL).code == 0
+    found = {one["run"]: one["metrics"] for one in read_result(tmp_path / "x.json")["units"].values()}
+
+    dataset, synset = load_dataset("digits"), read_synset(tmp_path / "a" / "synset.safetensors")
+    nets = {
+        SCRATCH: build_student(STUDENT, channels=1, size=8, classes=10, seed=0),
+        (set(found) - {SCRATCH}).pop(): student_of(synset, STUDENT, 30),
+    }
+    train, test = few(dataset.train, 10, 4, "transfer train"), few(dataset.test, 10, 200, "transfer test")
+    preprocess = own_statistics(train)
+    for label, net in nets.items():
+        own = {} if label == SCRATCH else {"accuracy": accuracy_of(net, dataset.test)}
+        x, other = (net.features(preprocess.apply(part.images)).detach().double().numpy() for part in (train, test))
+        scale, probe = StandardScaler().fit(x), LogisticRegression(C=1 / (0.01 * len(x)), tol=1e-8, max_iter=1000)
+        own["probe"] = probe.fit(scale.transform(x), train.labels).score(scale.transform(other), test.labels)
+        inputs = inputs_of(train, preprocess, torch.device("cpu"))
+        finetune(net, inputs, 10, 0, TransferConfig(finetune_epochs=20))
+        assert found[label] == pytest.approx({**own, "finetune": accuracy_of(net, test, preprocess)})
+    for name in found[SCRATCH]:
+        assert len({one[name] for one in found.values()}) == 2, "else one network could stand for the other"
+
+
+def test_parts_of_noise_tell_nothing_of_each_other(tmp_path: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
+    """A student knows its own part by heart, and guesses on the other's images; the digits it guesses too."""
+    monkeypatch.chdir(tmp_path)
+    dataset = load_dataset("digits")
+    named = {"fingerprint": dataset.fingerprint, "class_names": dataset.spec.class_names}
+    write_run(tmp_path / "a", replace(KINDS["grey pixels"], **named))
+    assert ddb("task", "transfer", "a", "--parts", 2, *SMALL, "--epochs", 100).code == 0
+    (found,) = (one["metrics"] for one in read_result(tmp_path / "x.json")["units"].values())
+    assert found["cross"] < 0.3
+    assert found["part_accuracy"] < 0.3
 
 
 def test_to_another_dataset(tmp_path: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):

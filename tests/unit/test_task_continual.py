@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import EAGER, TINY, contents, random_tiny
+from made_students import accuracy_of, student_of
 from made_synsets import KINDS
 
+from ddbench.data.dataset import Split
 from ddbench.data.load import load_dataset
 from ddbench.experts.store import find_stores
 from ddbench.runtime.errors import UserError
 from ddbench.synset import read_synset
 from ddbench.tasks import runner
-from ddbench.tasks.continual import ContinualConfig, class_orders, joined, of_classes, steps_of
+from ddbench.tasks.continual import Continual, ContinualConfig, class_orders, joined, of_classes, steps_of
 from ddbench.tasks.costs import cost_of_sets
 from ddbench.tasks.measures import seen_accuracies
 from ddbench.tasks.record import read_result
@@ -115,6 +117,59 @@ def test_whole(run: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
             ddb(*argv, "--out", "y.json")
     assert (run / "y.json").read_bytes() == (run / "x.json").read_bytes()
     assert contents(run / "y.files", "cost.json") == contents(run / "x.files", "cost.json")
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_students_learn_all_classes_seen_and_no_others(run: Path, ddb: Callable, data_root: Path, joint: bool):
+    """The matrix is that of students trained here on the sets of the steps so far; their class names say the labels."""
+    steps = [[3, 8, 1, 6, 0], [9, 2, 7, 5, 4]]
+    order = ",".join(str(digit) for step in steps for digit in step)
+    argv = ("task", "continual", "a", "--memory", 2, "--steps", 2, "--order", order, "--seeds", 1, "--against", "")
+    argv = (*argv, "--epochs", 30, "--student", "mlp-d1-w32", "--workers", 1, "--quiet", *EAGER, "--out", "x.json")
+    assert ddb(*argv, *(["--joint"] if joint else [])).code == 0
+    (matrix,) = (one["matrix"] for one in read_result(run / "x.json")["units"].values() if "matrix" in one)
+
+    test, whole = load_dataset("digits").test, read_synset(run / "a" / "synset.safetensors")
+    rows, images, labels = [], [], []
+    for step, digits in enumerate(steps):
+        made = whole if joint else read_synset(next((run / "x.files").glob(f"*-step{step}")) / "synset.safetensors")
+        digit = torch.tensor([int(made.class_names[label]) for label in made.labels.tolist()])
+        keep = torch.isin(digit, torch.tensor(digits))
+        images, labels = [*images, made.images[keep]], [*labels, digit[keep]]
+        memory = replace(whole, images=torch.cat(images), labels=torch.cat(labels))
+        net = student_of(memory, "mlp-d1-w32", 30, "dc-legacy")
+        asked = [torch.isin(test.labels, torch.tensor(own)) for own in steps[: step + 1]]
+        rows.append([accuracy_of(net, Split(test.images[own], test.labels[own])) for own in asked])
+    assert matrix == [pytest.approx(row, abs=1e-6) for row in rows]
+    assert min(rows[1]) > 0.2, "at chance the rows could be those of another memory"
+
+
+def test_what_the_matrices_say():
+    """Two orders of one network each, two steps with one and three test images: all by hand."""
+
+    def record(run: str, order: int, matrix: list[list[float]]) -> dict[str, Any]:
+        return {"run": run, "order": order, "seed": 0, "leaks": False, "matrix": matrix, "test_images": [1, 3]}
+
+    records = {
+        "a": record("ours", 0, [[1.0], [0.5, 0.9]]),  # after the steps 1 and (0.5 + 2.7) / 4
+        "b": record("ours", 1, [[0.6], [0.8, 0.4]]),  # 0.6 and (0.8 + 1.2) / 4
+        "c": record("random", 0, [[0.4], [0.4, 0.4]]),
+        "d": record("random", 1, [[0.4], [0.4, 0.4]]),
+    }
+    head = {"runs": [{"label": "ours", "method": "dm"}]}
+    found = Continual.results(head, records)
+    row, random = found["rows"]
+    assert [step["mean"] for step in row["steps"]] == pytest.approx([0.8, 0.65])
+    means = {name: one["mean"] for name, one in row["metrics"].items()}
+    assert means == pytest.approx({"final": 0.65, "average": 0.725, "forgetting": (0.5 - 0.2) / 2})
+    assert [(len(line), *line) for line in row["matrix"]] == [pytest.approx((1, 0.8)), pytest.approx((2, 0.65, 0.65))]
+    (difference,) = found["differences"]
+    assert (difference["run"], difference["against"], random["run"]) == ("ours", "random", "random")
+    means = {name: one["mean"] for name, one in difference["metrics"].items()}
+    assert means == pytest.approx({"final": 0.25, "average": 0.325, "forgetting": 0.15})
+    told = Continual.told(head, records, "ours")
+    assert told.units[0] == pytest.approx({"final": 0.8, "average": 0.9, "forgetting": 0.5})
+    assert told.units[1] == pytest.approx({"final": 0.5, "average": 0.55, "forgetting": -0.2})
 
 
 def test_a_leaking_set_is_marked(run: Path, ddb: Callable):

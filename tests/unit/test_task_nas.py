@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import EAGER, random_tiny
+from made_students import accuracy_of, student_of
 
+from ddbench.data.dataset import holdout_split
+from ddbench.data.load import load_dataset
 from ddbench.networks.names import parse_student
 from ddbench.runtime.errors import UserError
+from ddbench.synset import Budget, Synset, read_synset
 from ddbench.tasks import measures, nas, runner
 from ddbench.tasks.record import read_result
 from ddbench.tasks.search import fitting, grid, read_rankings
@@ -19,7 +24,7 @@ from ddbench.tasks.search import fitting, grid, read_rankings
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SMALL = (
-    *("--nets", 4, "--widest", 32, "--real-epochs", 1, "--epochs", 2, "--seeds", 1, "--against", "random"),
+    *("--nets", 4, "--widest", 32, "--real-epochs", 2, "--epochs", 6, "--seeds", 1, "--against", "random"),
     *("--workers", 1, "--quiet", *EAGER),
 )
 
@@ -56,11 +61,13 @@ def test_whole(run: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
     for record in found["units"].values():
         if "net" in record:
             assert ("test" in record) == (record["run"] == "real")
-            assert record["steps"] == 2 or record["run"] in ("real", "early stopping")
+            # Five steps are a pass over the real images: one pass is what early stopping may take of the six steps.
+            assert record["steps"] == {"real": 10, "early stopping": 5}.get(record["run"], 6)
     assert len(found["results"]["differences"]) == 2
     for row in found["results"]["rows"]:
         score = {one["net"]: one["held_out"] for one in found["units"].values() if one.get("run") == row["run"]}
         assert row["chosen"] == [net for net in nets if score[net] == max(score.values())]
+    as_by_hand(found["units"], label, nets[0], read_synset(run / "a" / "synset.safetensors"))
     (rankings,) = (run / "rankings").iterdir()
     head = json.loads(rankings.read_text())["head"]
     assert len(read_rankings(rankings, head)) == 4
@@ -95,6 +102,42 @@ def test_whole(run: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
     rankings.write_text("[]")
     with pytest.raises(UserError, match="not a file of rankings"):
         read_rankings(rankings, head)
+
+
+def as_by_hand(units: dict[str, Any], label: str, net: str, synset: Synset) -> None:
+    """Scores of a network that is trained here: on the synset, and on real images less those held out to choose by."""
+    digits = load_dataset("digits")
+    rest, held_out = holdout_split(digits.train, 0.1, 10)
+    real = replace(synset, images=rest.images, labels=rest.labels, budget=Budget("all", len(rest)))
+    for run, learned, epochs in ((label, synset, 6), ("early stopping", real, 1), ("real", real, 2)):
+        student, record = student_of(learned, net, epochs), units[f"{run} {net} seed 0"]
+        assert record["held_out"] == pytest.approx(accuracy_of(student, held_out))
+        assert run != "real" or record["test"] == pytest.approx(accuracy_of(student, digits.test))
+
+
+def test_what_the_scores_say(monkeypatch: pytest.MonkeyPatch):
+    """One proxy ranks as the real test images do, one in reverse, as the real trainings' held-out scores do: those play
+    no part."""
+    monkeypatch.setattr(measures, "DRAWS", 10)
+    nets, test = ["a", "b", "c", "d"], [0.1, 0.4, 0.2, 0.3]
+    scores = {"ours": [0.5, 0.9, 0.6, 0.7], "random": [0.9, 0.2, 0.8, 0.7], "real": [0.9, 0.6, 0.8, 0.7]}
+    records = {
+        f"{run} {net}": {"run": run, "net": net, "seed": 0, "steps": 7, "held_out": score}
+        for run, own in scores.items()
+        for net, score in zip(nets, own, strict=True)
+    }
+    for net, score in zip(nets, test, strict=True):
+        records[f"real {net}"]["test"] = score
+    head = {"runs": [{"label": "ours", "method": "dm"}], "decides": {"nets": nets}}
+    found = nas.Nas.results(head, records)
+    assert found["nets"] == dict(zip(nets, test, strict=True))
+    ours, random = found["rows"]
+    assert (ours["chosen"], random["chosen"]) == (["b"], ["a"])
+    values = [{name: one["value"] for name, one in row["metrics"].items()} for row in (ours, random)]
+    assert values[0] == pytest.approx({"spearman": 1, "kendall": 1, "spearman_top3": 1, "regret": 0})
+    assert values[1] == pytest.approx({"spearman": -1, "kendall": -1, "spearman_top3": -1, "regret": 0.3})
+    (difference,) = found["differences"]
+    assert (difference["run"], difference["metrics"]["regret"]["value"]) == ("ours", pytest.approx(-0.3))
 
 
 def test_choice_from_few_images(run: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):

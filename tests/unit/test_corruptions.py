@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import dataclasses
+import io
 import json
 import math
 import pickle
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
+from PIL import Image
 from robust_student import digits, student, trained
 
 from ddbench.measurements import corruption_types as types
@@ -24,7 +26,11 @@ from ddbench.measurements.corruptions import CorruptionSuite, corruption_suite
 from ddbench.measurements.suite import Choice, Finding
 from ddbench.protocols.protocol import PROTOCOLS, Protocol
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.seeds import derive
 from ddbench.statistics import corruption_errors
+
+SCALES = [(28, 1), (64, 2)]
+"""Sides in pixels, and what the lengths of 32 pixels are multiplied by."""
 
 
 def picture(side: int, channels: int, count: int = 2) -> np.ndarray:
@@ -174,8 +180,9 @@ def test_enlarge_against_scipy(factor: float):
 
 def test_zoom_blur_is_a_mean():
     x = one()
-    for severity, last in enumerate((6, 11, 15, 20), start=1):
-        expected = np.mean([x, *(types.enlarge(x, 1 + step / 100) for step in range(last + 1))], 0)
+    for severity, last in enumerate((6, 11, 15, 20, 25), start=1):
+        # NumPy steps by 1.01 - 1, a little more than 0.01: 1.25 of 26 pixels are 33 by that, else 32.
+        expected = np.mean([x, *(types.enlarge(x, 1 + step * (1.01 - 1)) for step in range(last + 1))], 0)
         np.testing.assert_allclose(types.zoom_blur(x, severity, rng()), expected)
     assert build().settings["version"] == 1, "the digits are not zoomed"
     assert CorruptionSuite(images=1, size=28).settings["version"] == 2
@@ -228,16 +235,23 @@ def test_glass_blur_moves_pixels():
     np.testing.assert_array_equal(made[0, 0], x[0, 0])
 
 
-def test_glass_blur_copies_colour_pixels():
-    """As the authors' loop does it to an array of colours, run here with the same draws."""
-    x = one()
-    made, draws = x.copy(), rng().integers(-1, 1, size=(30, 30, 2))
-    for row, line in zip(range(31, 1, -1), draws, strict=True):
-        for column, (down, right) in zip(range(31, 1, -1), line, strict=True):
-            here, there = (row, column), (row + down, column + right)
-            made[here], made[there] = made[there], made[here]
-    np.testing.assert_allclose(types.glass_blur(x, 1, rng()), made, atol=1e-12)
-    assert len(np.unique(made.reshape(-1, 3), axis=0)) < len(np.unique(x.reshape(-1, 3), axis=0))
+@pytest.mark.parametrize(("side", "scale"), SCALES)
+def test_glass_blur_copies_colour_pixels(side: int, scale: int):
+    """As the authors' loop does it to an array of colours, run here with the same draws, between two slight blurs."""
+    x = one(side)
+    for severity, (sd, rounds) in enumerate(((0.05, 1), (0.25, 1), (0.4, 1), (0.25, 2), (0.4, 2)), start=1):
+        draws, places = rng(), range(side - scale, scale, -1)
+        made = scipy.ndimage.gaussian_filter(x, (sd * scale, sd * scale, 0), mode="nearest")
+        for _ in range(rounds):
+            moves = draws.integers(-scale, scale, size=(len(places), len(places), 2))
+            for row, line in zip(places, moves, strict=True):
+                for column, (down, right) in zip(places, line, strict=True):
+                    here, there = (row, column), (row + down, column + right)
+                    made[here], made[there] = made[there], made[here]
+        made = scipy.ndimage.gaussian_filter(made, (sd * scale, sd * scale, 0), mode="nearest")
+        np.testing.assert_allclose(types.glass_blur(x, severity, rng()), made, atol=1e-12)
+    colours = [len(np.unique(image.reshape(-1, 3), axis=0)) for image in (types.glass_blur(x, 1, rng()), x)]
+    assert colours[0] < colours[1]
 
 
 def test_elastic_transform_of_a_flat_image():
@@ -245,19 +259,27 @@ def test_elastic_transform_of_a_flat_image():
     np.testing.assert_allclose(types.elastic_transform(np.full((28, 28, 1), 0.7), 3, rng()), 0.7)
 
 
-def test_elastic_transform_follows_its_points(monkeypatch: pytest.MonkeyPatch):
-    """The affine map of the first severity takes the three points where they were drawn to be."""
-    side, seed = 64, 3
-    draws = np.random.default_rng(seed)
-    moves = draws.uniform(-0.08 * side, 0.08 * side, (3, 2))
-    rows, columns = np.mgrid[:side, :side].astype(float)
-    ramp = np.stack([rows, columns, rows], 2) / side
-    made = types.elastic_transform(ramp, 1, np.random.default_rng(seed))
-    for place, move in zip(((53, 53), (53, 11), (11, 11)), moves, strict=True):
-        goal = np.add(place, move)
-        if (goal < side - 2).all() and (goal > 1).all():
-            found = [scipy.ndimage.map_coordinates(made[:, :, axis], goal[:, None], order=1)[0] for axis in (0, 1)]
-            np.testing.assert_allclose(np.array(found) * side, place, atol=0.02)
+def test_elastic_transform_of_coordinates():
+    """An image of its own coordinates shows where each pixel came from: through the affine map that takes the three
+    drawn points back, from a place that the smoothed field displaces."""
+    side = 64
+    middle, coordinates = np.s_[16:-16, 16:-16], np.stack(np.mgrid[:side, :side], 2).astype(float)
+    corners = np.array([[53.0, 53], [53, 11], [11, 11]])
+    constants = ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03))
+    for severity, (alpha, smooth, affine) in enumerate(constants, start=1):
+        draws = rng()
+        moved = corners + draws.uniform(-affine * side, affine * side, (3, 2))
+        field = draws.uniform(-1, 1, (2, side, side))
+        shift = [scipy.ndimage.gaussian_filter(one, smooth * side, truncate=3) * alpha * side for one in field]
+        back = np.linalg.solve(moved[:2] - moved[2], corners[:2] - corners[2])  # (p - moved[2]) @ back + corners[2]
+        expected = (coordinates + np.stack(shift, 2) - moved[2]) @ back + corners[2]
+        grey = np.stack([types.elastic_transform(part, severity, rng())[..., 0] for part in parts_of(coordinates)], 2)
+        np.testing.assert_allclose(grey[middle], expected[middle], atol=1e-6)
+
+
+def parts_of(x: np.ndarray) -> list[np.ndarray]:
+    """Each channel as an image of one."""
+    return [x[..., channel : channel + 1] for channel in range(x.shape[2])]
 
 
 def test_pixelate_and_jpeg():
@@ -269,10 +291,67 @@ def test_pixelate_and_jpeg():
         np.testing.assert_allclose(change(flat, 5, rng()), flat, atol=1.5 / 255)
 
 
-def test_snow_whitens():
-    x = np.full((32, 32, 3), 0.2)
-    for severity in types.SEVERITIES:
-        assert types.snow(x, severity, rng()).mean() > 0.2
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpeg_is_pillows(channels: int):
+    x = one(channels=channels)
+    picture = Image.fromarray(np.rint(x.squeeze() * 255).astype(np.uint8))
+    for severity, quality in zip(types.SEVERITIES, (80, 65, 58, 50, 40), strict=True):
+        with io.BytesIO() as stored:
+            picture.save(stored, "JPEG", quality=quality)
+            expected = np.asarray(Image.open(stored)).reshape(x.shape) / 255
+        np.testing.assert_allclose(types.jpeg_compression(x, severity, rng()), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("side", "scale"), SCALES)
+def test_blurs_have_the_authors_constants(side: int, scale: int):
+    """Lengths are those of 32 pixels, twice as long in an image twice as large."""
+    x, point = one(side), np.zeros((side, side, 1))
+    point[side // 2, side // 2] = 1
+    for severity, (radius, alias) in enumerate(((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1.0, 0.2), (1.5, 0.1)), start=1):
+        kernel = types.disk(radius, alias, float(scale))
+        first, last = side // 2 - len(kernel) // 2, side // 2 + len(kernel) // 2 + 1
+        made = types.defocus_blur(point, severity, rng())
+        np.testing.assert_allclose(made[first:last, first:last, 0], kernel, atol=1e-12)
+        assert made.sum() == pytest.approx(1)
+    for severity, (radius, sd) in enumerate(((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)), start=1):
+        expected = types.smear(x, radius * scale, sd * scale, rng().uniform(-45, 45))
+        np.testing.assert_allclose(types.motion_blur(x, severity, rng()), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("side", "scale"), SCALES)
+def test_weather_has_the_authors_constants(side: int, scale: int):
+    """Fog over an image; of snow on black the whitening to 0.5 and the flakes, as they fall and turned around."""
+    x, black = one(side), np.zeros((side, side, 3))
+    for severity, (amount, decay) in enumerate(((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)), start=1):
+        cloud = types.plasma(32 * scale, decay, rng())[:side, :side, None]
+        expected = (x + amount * cloud) * x.max() / (x.max() + amount)
+        np.testing.assert_allclose(types.fog(x, severity, rng()), expected, atol=1e-12)
+    constants = (
+        (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
+        (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
+        (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
+        (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
+        (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
+    )
+    for severity, (mean, sd, factor, threshold, radius, blur, keep) in enumerate(constants, start=1):
+        draws = rng()
+        flakes = types.enlarge(mean + sd * draws.standard_normal((side, side, 1)), factor).clip(0, 1)
+        flakes[flakes < threshold] = 0
+        flakes = types.smear(flakes, radius * scale, blur * scale, draws.uniform(-135, -45))
+        expected = np.broadcast_to((1 - keep) * 0.5 + flakes + np.rot90(flakes, 2), black.shape)
+        np.testing.assert_allclose(types.snow(black, severity, rng()), expected, atol=1e-12)
+
+
+def test_images_get_their_own_severity_and_draws():
+    """As the type's function does it alone, with the draws that type, severity and position name, in whole pixels."""
+    images = picture(8, 1)
+    for name in types.corruption_types(8):
+        for severity in types.SEVERITIES:
+            for position, made in enumerate(types.corrupt(images, name, severity)):
+                draws = np.random.default_rng(derive(0, "corruption", name, severity, position))
+                expected = types.TYPES[name](images[position].transpose(1, 2, 0) / 255, severity, draws)
+                expected = np.rint(expected.clip(0, 1) * 255).transpose(2, 0, 1)
+                np.testing.assert_array_equal(made, expected)
 
 
 # Kept images

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,12 @@ from sklearn.metrics import roc_auc_score
 
 from ddbench.graphs.baselines import CORESETS, coreset, oriented, size_scores, untrained_scores, wl_features
 from ddbench.graphs.batches import graph_items, tree_items
+from ddbench.graphs.dataset import GraphDataset, GraphSplit
 from ddbench.graphs.graphset import make_graphs
 from ddbench.graphs.made import made_graphs
 from ddbench.graphs.mirage import MirageConfig, distil
+from ddbench.graphs.reference import SIZE, UNTRAINED, reference
+from ddbench.graphs.scoring import scored
 from ddbench.graphs.splits import folds
 from ddbench.graphs.training import PROTOCOLS, draws, graph_protocol, score_student, scores, train_student
 from ddbench.runtime.errors import UserError
@@ -147,6 +151,25 @@ def test_node_counts_alone():
     assert size_scores(turned, turned).auc == 0.75, "the sign is chosen on training graphs"
     values = np.array([[1.0, 5.0], [3.0, 5.0]])
     assert oriented(values, np.array([0, 1]), values).tolist() == [[1.0, 0.0], [-1.0, 0.0]]
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1], [1, 1, 0, 0]])
+def test_references_score_as_the_baselines(labels: list[int]):
+    """What is stored of node counts orders test graphs as the training graphs say, though here it is the reverse."""
+    train, test = (
+        make_graphs("g", [1, 4, 3, 9], None, [0] * 4, np.zeros((0, 2)), None, own) for own in (labels, labels[::-1])
+    )
+    spec: Any = None
+    dataset = GraphDataset(spec, GraphSplit(train), GraphSplit(test), "", valid=GraphSplit(test), division="")
+    student, protocol, payload = "gin-d2-w8-sum", graph_protocol("graph-v1"), reference(SIZE, train)
+    larger = np.array(labels[-1:])  # the class of the larger graphs
+    assert payload.numbers["sign"].tolist() == np.where(np.arange(2) == larger, 1.0, -1.0).tolist()
+    assert payload.numbers["centre"].tolist() == [np.mean([1, 4, 3, 9])] * 2
+    assert payload.numbers["spread"].tolist() == [np.std([1, 4, 3, 9])] * 2
+    assert scored(payload, dataset, student, protocol, 0) == size_scores(train, test)
+    assert size_scores(train, test).auc == 0.25
+    untrained = scored(reference(UNTRAINED, train), dataset, student, protocol, 3)
+    assert untrained == untrained_scores(student, train, test, 3)
 
 
 def test_untrained_students_have_the_sign_of_the_training_graphs():

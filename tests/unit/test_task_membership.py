@@ -7,9 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import EAGER, TINY, random_tiny
+from scipy import stats
+from sklearn.metrics import roc_auc_score
 
 from ddbench.data.dataset import Dataset, Split, make_dataset
 from ddbench.data.load import load_dataset
@@ -19,7 +22,8 @@ from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.synset import Budget, Synset
 from ddbench.tasks import runner
-from ddbench.tasks.membership import distances, first_images, log_odds, member_table
+from ddbench.tasks.measures import lira_scores
+from ddbench.tasks.membership import Membership, distances, first_images, log_odds, member_table
 from ddbench.tasks.record import read_result
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -84,6 +88,39 @@ def test_images_never_seen_are_not_found(tmp_path: Path, ddb: Callable):
     assert row["distance"]["copies"] == 2
 
 
+def test_what_the_confidences_say():
+    """Both attacks and the paired differences by target, from confidences that know members a little."""
+    randomness, member = np.random.default_rng(0), member_table(60, 6).numpy()
+    confidences = {"ours": randomness.normal(size=member.shape) + 2 * member}
+    confidences["random"] = randomness.normal(size=member.shape) + member
+    records: dict[str, dict[str, Any]] = {
+        f"{run} {shadow}": {"run": run, "shadow": shadow, "members": mask, "confidences": own[shadow].tolist()}
+        for run, own in confidences.items()
+        for shadow, mask in enumerate("".join(map(str, line)) for line in member.astype(int))
+    }
+    for run in confidences:
+        records[f"{run} distance"] = {"run": run, "first_images": "real", "distance": {"copies": 0}}
+    head = {"runs": [{"label": "ours", "method": "dm"}, {"label": "random", "method": "random"}]}
+    found = Membership.results(head, records)
+
+    def areas(scores: Any) -> list[float]:
+        """By target; scikit-learn's."""
+        return [roc_auc_score(mask, own) for mask, own in zip(member, scores, strict=True)]
+
+    lira = {run: areas([lira_scores(own, member, k) for k in range(6)]) for run, own in confidences.items()}
+    for row in found["rows"]:
+        assert row["lira"]["auc"]["mean"] == pytest.approx(np.mean(lira[row["run"]]))
+        assert row["threshold"]["auc"]["mean"] == pytest.approx(np.mean(areas(confidences[row["run"]])))
+        told = Membership.told(head, records, row["run"]).units
+        assert [told[target]["lira_auc"] for target in range(6)] == pytest.approx(lira[row["run"]])
+    (difference,) = found["differences"]
+    assert (difference["run"], difference["against"]) == ("ours", ["random"])
+    gap, entry = np.subtract(lira["ours"], lira["random"]), difference["metrics"]["lira_auc"]
+    wanted = (gap.mean(), *stats.ttest_1samp(gap, 0).confidence_interval())
+    assert (entry["mean"], entry["low"], entry["high"]) == pytest.approx(wanted)
+    assert entry["mean"] > 0.05
+
+
 def test_every_image_is_in_half_of_the_shadows():
     table = member_table(50, 6)
     assert table.shape == (6, 50)
@@ -126,6 +163,9 @@ def test_distances(data_root: Path):
     assert copied["to_unseen"] > 0.05
     test = distances(plan(dataset.test.images[:10]), dataset.train, dataset.test)
     assert (test["copies"], test["to_unseen"]) == (0, 0)
+    fewer = Split(dataset.train.images[: len(dataset.test)], dataset.train.labels[: len(dataset.test)])
+    alike = distances(plan(dataset.test.images[:10]), fewer, dataset.test)
+    assert alike["to_training"] == alike["to_any_training"] > test["to_any_training"] > 0.05, "of as many all"
     grey = distances(plan(torch.full((10, 1, 8, 8), 128, dtype=torch.uint8)), dataset.train, dataset.test)
     own = (dataset.test.images.flatten(1).double() / 255 - 128 / 255).square().mean(1).sqrt().min()
     assert grey["to_unseen"] == pytest.approx(float(own), abs=1e-5)

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import EAGER, TINY, contents
 from counting_suite import CountingSuite
 from PIL import Image
 
-from ddbench.data.dataset import Split, holdout_split
+from ddbench.data.dataset import Split, holdout_split, make_dataset
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
 from ddbench.evaluation import probing, tasks
@@ -168,6 +169,29 @@ def test_the_model_takes_pixels_and_is_differentiable(kind: str, finished_runs: 
     inverted, labels = synset_pixels(found)
     torch.testing.assert_close(inverted, plan.synset.images.float() / 255, rtol=0, atol=2e-3)
     assert torch.equal(labels, plan.synset.labels)
+
+
+def test_a_protocol_that_tests_enlarged_images_has_them_measured(finished_runs: Path, data_root: Path, tmp_path: Path):
+    """Test images and those for the temperature, class-balanced and then cut: 14 pixels are 16 wide for a moment."""
+    plan, dataset = plan_of(finished_runs / "random", data_root)
+    splits = [
+        Split(part.images.repeat_interleave(2, 2).repeat_interleave(2, 3)[:, :, :14, :14], part.labels)
+        for part in (dataset.train, dataset.test)
+    ]
+    dataset = make_dataset(replace(dataset.spec, size=14), *splits)
+    synset = replace(plan.synset, images=dataset.train.images[:10])
+    net = build_student(TINY, channels=1, size=14, classes=10, seed=0)
+    trained.write_weights(tmp_path, net, student=TINY, seed=0, accuracy=0.5, identity="x")
+    found = {}
+    for zoom in (False, True):
+        plan = replace(plan, synset=synset, protocol=replace(plan.protocol, test_zoom=zoom))
+        found[zoom] = trained.open_student(plan, dataset, tmp_path, TINY, 0, Settings(device="cpu", threads=1), 40)
+    for part, cut in ((found[False].test, found[True].test), (found[False].held_out, found[True].held_out)):
+        wide = F.interpolate(part.images.float(), size=(16, 16), mode="bilinear", antialias=True)
+        assert torch.equal(cut.images, wide[:, :, 1:15, 1:15].round().clamp(0, 255).to(torch.uint8))
+        assert not torch.equal(cut.images, part.images)
+        assert torch.equal(cut.labels, part.labels)
+    assert torch.equal(found[False].test.images, trained.balanced(dataset.test, 40, 10).images)
 
 
 def test_weights_of_another_student_are_trained_again(tmp_path: Path):

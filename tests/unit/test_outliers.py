@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -77,6 +78,23 @@ def test_a_student_knows_digits_from_noise():
     assert found.metrics["ood_auroc"] > 0.8
     assert 0 <= found.metrics["ood_fpr95"] < 0.9
     assert found == pickle.loads(pickle.dumps(probe)).measure(trained(student()))
+
+
+def test_outliers_are_balanced_over_the_classes():
+    """As many of each class of the other data, whatever comes first there; here more than fit in equal shares."""
+    measured, seen = trained(student(), 60), []
+
+    def watched(images: torch.Tensor) -> torch.Tensor:
+        seen.append(images)
+        return measured.logits(images)
+
+    OutlierProbe(other="digits", root=None, images=23).measure(replace(measured, logits=watched))
+    inside, outside = seen
+    assert torch.equal(inside, measured.test.images)
+    test = digits().test
+    labels = [int(test.labels[(test.images == image).all((1, 2, 3))].unique()) for image in outside]
+    assert np.bincount(labels).tolist() == [3, 3, 3, *[2] * 7]
+    assert np.bincount(test.labels[:23], minlength=10).tolist() != np.bincount(labels).tolist()
 
 
 def test_both_sides_are_enlarged_alike(monkeypatch: pytest.MonkeyPatch):

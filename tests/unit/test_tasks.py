@@ -8,19 +8,25 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import halting
 import pytest
 from conftest import EAGER, TINY, random_tiny
+from made_synsets import KINDS
 
 import ddbench
+from ddbench.methods.needs.flags import TeacherFlags
+from ddbench.protocols.training import Settings
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import write_json
 from ddbench.statistics import paired_difference, summarise
-from ddbench.tasks import TASKS, runner
-from ddbench.tasks.base import Unit, table
+from ddbench.tasks import TASKS, distilling, runner
+from ddbench.tasks.base import Run, Unit, table
+from ddbench.tasks.distilling import again, source_of
 from ddbench.tasks.record import read_result
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -251,6 +257,25 @@ def test_wanted_units_are_those_of_the_runs(name: str):
     shared = [unit for unit in one if not unit.startswith("run-a")]
     assert len(set(both)) == len(both) == 2 * (len(one) - len(shared)) + len(shared)
     assert set(both) == {*one, *other}
+
+
+def test_a_method_is_run_again_as_the_run_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With its settings, seed, network and teacher; images, IPC and held-out fraction are the task's."""
+    asked: list[Any] = []
+    monkeypatch.setattr(distilling, "distill", lambda *given, **more: asked.append((*given, more)) or more["out"])
+    made = replace(KINDS["network input"], config={"lr_images": 7.0, "holdout": 0.3})
+    teacher = {"teacher": {"student": "mlp-d2-w8"}}
+    run = Run(label="a", path=tmp_path, sha256="", method="mtt", needs=teacher)
+    job: Any = SimpleNamespace(folder=tmp_path, data=None, settings=Settings(device="cpu", threads=1))
+    part: Any = object()
+    again(source_of(run, made), part, job, ipc=5, holdout=0.2, out=tmp_path / "set", kept="half")
+    ((method, _, config, more),) = asked
+    settings = more["settings"]
+    assert (method, config.lr_images, more["dataset"]) == ("mtt", 7.0, part)
+    assert (settings.seed, settings.student, settings.ipc, settings.holdout) == (made.seed, made.student, 5, 0.2)
+    assert (made.seed, made.student) == (3, TINY), "no defaults"
+    (flags,) = (one for one in settings.flags if isinstance(one, TeacherFlags))
+    assert (flags.teachers, flags.teacher_student) == (tmp_path / "teachers" / "half", "mlp-d2-w8")
 
 
 def test_table():

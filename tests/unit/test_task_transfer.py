@@ -22,7 +22,7 @@ from ddbench.synset import read_synset
 from ddbench.tasks import transfer
 from ddbench.tasks.learning import few, fitted, linear_probe, own_statistics, probe_accuracy
 from ddbench.tasks.record import read_result
-from ddbench.tasks.transfer import SCRATCH, Transfer, TransferConfig, finetune, parts_of
+from ddbench.tasks.transfer import SCRATCH, Transfer, TransferConfig, finetune, part_of, parts_of
 from ddbench.training.loops import Inputs, inputs_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -61,6 +61,30 @@ def test_parts_are_disjoint():
     for part in parts:
         assert part.labels.bincount(minlength=10).tolist() == [1] * 10
         assert (part.budget.unit, part.budget.value) == ("ipc", 1)
+
+
+def test_a_part_has_the_rate_of_the_whole():
+    """A single learned rate; of several, which belong to stages, none."""
+    index = torch.tensor([0, 2, 4])
+    for name, rate in (("network input", 0.0187), ("soft labels and stages", None)):
+        whole = KINDS[name]
+        part = part_of(whole, index)
+        assert (part.learned_lr if rate is None else float(part.learned_lr)) == pytest.approx(rate)
+        assert part.stage is None
+        assert torch.equal(part.images, whole.images[index])
+        assert torch.equal(part.labels, whole.labels[index])
+
+
+def test_what_runs_are_compared_with():
+    """All runs with no training; with random images those that are none."""
+    scores = {"dm-1": 0.9, "random-1": 0.6, SCRATCH: 0.5}
+    records = {run: {"run": run, "seed": 0, "metrics": {"probe": score}} for run, score in scores.items()}
+    head = {"runs": [{"label": label, "method": label[:-2]} for label in ("dm-1", "random-1")]}
+    found = Transfer.results(head, records)
+    assert [row["run"] for row in found["rows"]] == [SCRATCH, "dm-1", "random-1"]
+    gaps = {(row["run"], *row["against"]): row["metrics"]["probe"]["mean"] for row in found["differences"]}
+    wanted = {("dm-1", SCRATCH): 0.4, ("random-1", SCRATCH): 0.1, ("dm-1", "random-1"): 0.3}
+    assert gaps == pytest.approx(wanted)
 
 
 def test_images_take_another_shape():

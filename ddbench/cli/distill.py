@@ -57,7 +57,7 @@ class RunArgs(Common, Engines, Sharded):
     track: str = "jsonl"
     """jsonl (always on), wandb or tensorboard."""
     checkpoint_every: int = 0
-    """Iterations between checkpoints; 0: every 30 seconds."""
+    """Iterations between checkpoints; 0: every 30 seconds. One is written on Ctrl-C and SIGTERM too."""
     method_file: Path | None = None
     """A Python file that defines a method class of your own, named by --method."""
     workers: int = 1

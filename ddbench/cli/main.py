@@ -14,6 +14,7 @@ from ddbench import __version__
 from ddbench.registry import suggest
 from ddbench.runtime import authors
 from ddbench.runtime.errors import Unfinished, UserError, one_line
+from ddbench.runtime.interruption import what_is_kept
 from ddbench.runtime.ranks import launched, tells
 
 VERBS: dict[str, tuple[str, str]] = {
@@ -126,11 +127,11 @@ def _run(argv: Sequence[str] | None) -> None:
     except UserError as error:
         _tell(f"error: {one_line(error)}")
         sys.exit(2)
-    except Terminated:
-        _tell("terminated; the same command goes on where it was")
+    except Terminated as stop:
+        _tell(f"terminated; {what_is_kept(stop)}")
         sys.exit(128 + signal.SIGTERM)
-    except KeyboardInterrupt:
-        _tell("interrupted; the same command goes on where it was")
+    except KeyboardInterrupt as stop:
+        _tell(f"interrupted; {what_is_kept(stop)}")
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # `ddbench list | head`: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -40,6 +40,7 @@ from ddbench.runtime import device as devices
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable, write_bytes, write_json
+from ddbench.runtime.interruption import Interruption, interruptible
 from ddbench.runtime.light import light
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
@@ -144,7 +145,10 @@ def train_model(
         if done:
             console.say(f"going on after step {done} of {recipe.steps}")
             devices.go_on(progress.header, console.say)
-        with console.bar(f"diffusion model ({spec.name}, {recipe.steps} steps)", recipe.steps, done) as bar:
+        with (
+            console.bar(f"diffusion model ({spec.name}, {recipe.steps} steps)", recipe.steps, done) as bar,
+            interruptible(console, "step", recipe.steps, done) as progress.interruption,
+        ):
             for step in range(done, recipe.steps):
                 loss = training.step(step)
                 if not math.isfinite(loss) or (step + 1 == recipe.steps and not training.finite()):
@@ -307,6 +311,7 @@ class _Progress:
         self.path, self.training, self.recipe, self.meter = path, training, recipe, meter
         self.losses: list[float] = []
         self._sum, self._count = 0.0, 0
+        self.interruption: Interruption
         self.header: dict[str, Any] = {}
         self._saved = time.monotonic()
 
@@ -322,8 +327,9 @@ class _Progress:
         if done % LOSS_STEPS == 0 or last:
             self.losses.append(round(self.recent, 6))
             self._sum, self._count = 0.0, 0
-        if last or time.monotonic() - self._saved >= CHECKPOINT_SECONDS:
+        if last or self.interruption.asked or time.monotonic() - self._saved >= CHECKPOINT_SECONDS:
             self._save(done)
+            self.interruption.kept(done)
 
     def _save(self, done: int) -> None:
         training = self.training

@@ -39,6 +39,7 @@ from ddbench.modalities import modality
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable
+from ddbench.runtime.interruption import interruptible
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter, peak_memory
 from ddbench.runtime.shards import State, Units, run_units, turn_state
@@ -220,20 +221,39 @@ class Piecework:
         meter.earlier_wall, meter.earlier_cpu = meter.earlier_wall + spent[0], meter.earlier_cpu + spent[1]
         with meter.paused():
             method.prepare(steps)
-        rhythm = Rhythm(run.settings.checkpoint_every)
-        for iteration in range(done, steps.stop):
-            try:
-                metrics.append(metrics_of(method, iteration, method.step(iteration)))
-            except NotFiniteError as error:
-                raise UserError(f"iteration {iteration}: {error}; stopped, other parts go on and are kept") from None
-            if rhythm.due(iteration + 1) and iteration + 1 < steps.stop:
-                with rhythm.writing():
-                    checkpoint(partial, method, iteration + 1, meter, metrics=_finite(metrics))
+        self._do_steps(steps, done, partial, method, meter, metrics)
         if not run.product.exists():  # another process did this piece too, and all of them are merged
             more = {"metrics": _finite(metrics), "peak_memory_bytes": peak_memory()}
             checkpoint(path, method, steps.stop, meter, **more)
         partial.unlink(missing_ok=True)
         return metrics[-1]
+
+    def _do_steps(
+        self,
+        steps: range,
+        done: int,
+        partial: Path,
+        method: Method[Any],
+        meter: Meter,
+        metrics: list[dict[str, float]],
+    ) -> None:
+        """Do the steps of a piece that are not done, with checkpoints; their metrics are added to ``metrics``."""
+        rhythm, console = Rhythm(self._run.settings.checkpoint_every), self._run.context.console
+        here = piecework_here() is self  # a worker is stopped by who hands the pieces out
+        with interruptible(
+            console, "iteration", method.iterations, done, first=steps.start, alone=here
+        ) as interruption:
+            for iteration in range(done, steps.stop):
+                try:
+                    metrics.append(metrics_of(method, iteration, method.step(iteration)))
+                except NotFiniteError as error:
+                    raise UserError(
+                        f"iteration {iteration}: {error}; stopped, other parts go on and are kept"
+                    ) from None
+                if (rhythm.due(iteration + 1) and iteration + 1 < steps.stop) or interruption.asked:
+                    with rhythm.writing():
+                        checkpoint(partial, method, iteration + 1, meter, metrics=_finite(metrics))
+                    interruption.kept(iteration + 1)
 
 
 _HERE: ContextVar[Piecework | None] = ContextVar("piecework", default=None)

@@ -22,6 +22,7 @@ from ddbench.protocols.protocol import PROTOCOLS, changed
 from ddbench.protocols.training import Settings, train_student
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.interruption import interruptible
 from ddbench.runtime.origin import code_record
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
@@ -129,9 +130,12 @@ def _loop(
         check_product(method, resolved)
         return
     context, rhythm = method.context, Rhythm(settings.checkpoint_every)
-    with context.console.bar(
-        f"{resolved['method']} ({context.dataset.spec.name}, {method.budget})", method.iterations, done
-    ) as bar:
+    title = f"{resolved['method']} ({context.dataset.spec.name}, {method.budget})"
+    alone = context.ranks.world == 1
+    with (
+        context.console.bar(title, method.iterations, done) as bar,
+        interruptible(context.console, "iteration", method.iterations, done, alone=alone) as interruption,
+    ):
         shown = ""
         for iteration in range(done, method.iterations):
             try:
@@ -153,9 +157,10 @@ def _loop(
             bar.advance(main + shown)
             if last:
                 check_product(method, resolved)
-            if rhythm.due(number) or last:
+            if rhythm.due(number) or last or interruption.asked:
                 with rhythm.writing():
                     checkpoint(out / CHECKPOINT, method, number, meter)
+                interruption.kept(number)
 
 
 def _validate(method: Method[Any], settings: RunSettings, resolved: dict[str, Any]) -> float:

@@ -24,6 +24,7 @@ from ddbench.runtime import device as devices
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable, write_json
+from ddbench.runtime.interruption import Interruption, interruptible
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.signs import turn
@@ -273,7 +274,10 @@ def _train(
     if done:
         console.say(f"going on after epoch {done} of {recipe.epochs}")
         devices.go_on(progress.header, console.say)
-    with console.bar(f"teacher ({student}, {dataset}, {recipe.epochs} epochs)", recipe.epochs, done) as bar:
+    with (
+        console.bar(f"teacher ({student}, {dataset}, {recipe.epochs} epochs)", recipe.epochs, done) as bar,
+        interruptible(console, "epoch", recipe.epochs, done) as progress.interruption,
+    ):
         for epoch in train(
             net,
             inputs,
@@ -358,6 +362,7 @@ class _Progress:
         self.curves: dict[str, list[float]] = {"loss": [], "train_accuracy": [], "holdout_accuracy": []}
         self.optimizer: dict[str, Tensor] = {}
         self.header: dict[str, Any] = {}
+        self.interruption: Interruption
         self._stepper: Optimizer | None = None
         self._saved = time.monotonic()
 
@@ -380,7 +385,8 @@ class _Progress:
     def save(self, epochs: int) -> None:
         """Write the checkpoint when it is due."""
         assert self._stepper is not None
-        if epochs < self.recipe.epochs and time.monotonic() - self._saved < CHECKPOINT_SECONDS:
+        due = epochs == self.recipe.epochs or time.monotonic() - self._saved >= CHECKPOINT_SECONDS
+        if not due and not self.interruption.asked:
             return
         tensors = {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()}
         header = {
@@ -394,6 +400,7 @@ class _Progress:
         }
         write_tensors(self.path, {**tensors, **optimizer_state(self._stepper, "optimizer")}, header)
         self._saved = time.monotonic()
+        self.interruption.kept(epochs)
 
     def load(self, device: torch.device) -> int:
         """Take an earlier try over; returns the epochs that it did.

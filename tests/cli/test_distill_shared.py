@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -318,3 +319,28 @@ def test_slurm_arrays(bright: Callable, ddb: Callable[..., Outcome], refused: Ca
     assert "--shard" in made.out
     assert "--shard" not in ddb("slurm", *bright(tmp_path / "run")).out
     refused(["slurm", "--array", 4, *distill_tiny(tmp_path, tmp_path / "run")], "--array 4: the work of distill")
+
+
+def test_interrupted_in_a_part(
+    bright: Callable, ddb: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The step that is at work is done and kept, and so is what the last step of a part leaves."""
+    assert ddb(*bright(tmp_path / "whole", "--quiet")).code == 0
+    from ddbench.distillation import pieces
+
+    metrics_of, calls = pieces.metrics_of, []
+
+    def interrupting(*given: object) -> dict[str, float]:
+        calls.append(given)
+        if len(calls) in (3, 4):  # the first step of part 2, and its last
+            signal.raise_signal(signal.SIGINT)
+        return metrics_of(*given)
+
+    monkeypatch.setattr(pieces, "metrics_of", interrupting)
+    command = [*bright(tmp_path / "run", "--quiet"), "--shard", "0/2"]
+    told = [ddb(*command).err for _ in range(2)]
+    assert told == [f"ddbench: interrupted; the same command goes on after iteration {done} of 20\n" for done in (5, 6)]
+    assert ddb(*command).code == 0
+    assert ddb(*command[:-1], "1/2").code == 0
+    assert len(calls) == 20, "no step was done twice"
+    assert contents(tmp_path / "run", "cost.json") == contents(tmp_path / "whole", "cost.json")

@@ -21,6 +21,7 @@ from conftest import EAGER, TINY, contents, distill_tiny, random_tiny
 import ddbench
 from ddbench.runtime import jobs
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.interruption import KEPT
 from ddbench.runtime.jobs import WorkerDied, run_jobs
 
 ROOT = Path(ddbench.__file__).parents[1]  # where the package of these tests lies: a wheel, or the checkout
@@ -441,7 +442,7 @@ def test_terminated(tmp_path: Path, data_root: Path):
     process.terminate()
     _, err = process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGTERM
-    assert err.splitlines()[-1] == "ddbench: terminated; the same command goes on where it was"
+    assert err.splitlines()[-1] == f"ddbench: terminated; {KEPT}"
     assert "Traceback" not in err
     _, alive = psutil.wait_procs(family, timeout=2)
     assert not alive

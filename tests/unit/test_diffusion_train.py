@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import json
 import math
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,25 @@ def test_killed_and_repeated(digits: Dataset, tmp_path: Path, monkeypatch: pytes
     assert not list((tmp_path / "killed").rglob("*.partial*"))
     assert json.loads((killed / "cost.json").read_text())["cpu_seconds"] > 0
     assert trained(tmp_path / "killed", digits, steps=6) == killed, "a finished one is left as it is"
+
+
+def test_interrupted(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Ctrl-C ends a training after the step that is at work, which is kept."""
+    whole = trained(tmp_path / "whole", digits, steps=4)
+    step, numbers = _Training.step, []
+
+    def interrupting(self: Any, number: int) -> float:
+        numbers.append(number)
+        if len(numbers) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, number)
+
+    monkeypatch.setattr(_Training, "step", interrupting)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        trained(tmp_path / "killed", digits, steps=4)
+    assert stop.value.__notes__ == ["the same command goes on after step 2 of 4"]
+    assert contents(trained(tmp_path / "killed", digits, steps=4), "cost.json") == contents(whole, "cost.json")
+    assert numbers == [0, 1, 2, 3]
 
 
 def test_damaged_checkpoint(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

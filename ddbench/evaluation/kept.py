@@ -17,6 +17,7 @@ from ddbench.modalities import modality
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, read_json, text_hash
 from ddbench.statistics import summarise
+from ddbench.teachers.remedy import named
 
 KIND = "ddbench-evaluation"
 SCHEMA = 1
@@ -276,4 +277,10 @@ def same_head(place: Path, old: dict[str, Any], head: dict[str, Any]) -> None:
                 what = f"{name}.{part}" if part else name
             if what == "synset.bytes" and head.get("teacher") != old.get("teacher"):
                 what = "teacher"  # whose bytes these are
+            teacher = old.get("teacher")
+            if what.startswith("teacher") and isinstance(teacher, dict) and isinstance(teacher.get("sha256"), str):
+                what, remedy = (
+                    "teacher",
+                    f"give --teacher FILE, that of there ({named(teacher)}), or choose another --out",
+                )
             raise UserError(f"{place} holds runs of another evaluation ({what} differs); {remedy}")

@@ -272,12 +272,13 @@ def _order(run: Path, asked: Asked) -> Order:
         kind.check_student(student, synset)
     altered, difference = _altered(asked, base, kind, students, whole=synset.budget.unit == "all")
     side = kind.side(synset, asked.size)
-    teacher = kind.teacher(altered, synset, asked.teacher, asked.teachers)
     labels = _labels(asked, altered, path)
     name = result_name(base, _marks(difference, asked))
     out = asked.out or beside(path, "evaluations") / f"{name}.json"
+    begun = (out, parts_folder(out) / HEAD)
+    teacher = kind.teacher(altered, synset, asked.teacher, asked.teachers, begun)
     if asked.threads == 0:
-        workers, threads = worker_count(asked.workers, begun_threads(out, parts_folder(out) / HEAD))
+        workers, threads = worker_count(asked.workers, begun_threads(*begun))
     if asked.download or asked.skip_broken:
         load_dataset(
             synset.dataset,

@@ -81,21 +81,18 @@ class _Chosen:
     """What is trained: the student, the six legs, and who gives labels.
 
     Attributes:
-        usual: the student that stands in no file name.
         teacher: of the protocol.
         labeller: of the random images, where the protocol has no teacher.
+        marked: what the file's name says of settings that are not the usual ones.
+        out: the file.
     """
 
     student: str
-    usual: str
     plan: dict[str, Leg]
     teacher: Teacher | None
     labeller: Teacher | None
-
-    @property
-    def suffix(self) -> str:
-        """What a file's name says of the student."""
-        return "" if self.student == self.usual else f"-{self.student}"
+    marked: dict[str, Any]
+    out: Path
 
     @property
     def teacher_hash(self) -> str | None:
@@ -213,17 +210,15 @@ def _prepare(run: Path, asked: Asked) -> _Job:
     workers, threads = worker_count(asked.workers, asked.threads)
     if workers > 1:
         warm("ddbench.evaluation.ddranking.trainings")
-    from ddbench.evaluation.ddranking.file import check_out, head, marks
+    from ddbench.evaluation.ddranking.file import check_out, head
     from ddbench.evaluation.ddranking.trainings import Work, begun_legs, check_legs
     from ddbench.runtime import device as devices
-    from ddbench.synset import beside
     from ddbench.teachers.store import check_teacher
 
     path, synset = _subject(run)
     base = base or protocol(own_protocol(synset.label_kind))
-    chosen = _choose(asked, synset, base, student)
-    marked = marks(chosen.plan["syn"], asked.weight, asked.hard_augmentation)
-    out = asked.out or beside(path, "scores") / f"{result_name(base, marked)}{chosen.suffix}.json"
+    chosen = _choose(asked, path, synset, base, student)
+    out = chosen.out
     if asked.threads == 0:
         workers, threads = worker_count(
             asked.workers, begun_threads(out, *begun_legs(chosen.plan, chosen.student, path))
@@ -260,7 +255,7 @@ def _prepare(run: Path, asked: Asked) -> _Job:
         workers=workers,
         out=out,
         start=start,
-        marked=marked,
+        marked=chosen.marked,
         asked={
             "name": str(run),
             "cache": asked.cache,
@@ -303,13 +298,15 @@ def _subject(run: Path) -> tuple[Path, Synset]:
     return path, synset
 
 
-def _choose(asked: Asked, synset: Synset, base: Protocol, student: str | None) -> _Chosen:
-    """The student, the legs and the teachers.
+def _choose(asked: Asked, path: Path, synset: Synset, base: Protocol, student: str | None) -> _Chosen:
+    """The student, the legs, the teachers and the file.
 
     Raises:
         UserError: a student that does not fit, a device that is not there, settings or a teacher that no leg can use.
     """
+    from ddbench.evaluation.ddranking.file import marks
     from ddbench.runtime.device import resolve_device
+    from ddbench.synset import beside
     from ddbench.teachers.store import read_teacher
 
     _, channels, size, _ = synset.images.shape
@@ -329,5 +326,10 @@ def _choose(asked: Asked, synset: Synset, base: Protocol, student: str | None) -
         hard_augmentation=asked.hard_augmentation,
     )
     labeller = read_teacher(asked.teacher) if asked.teacher is not None and labels_random else None
-    teacher = None if labels_random else protocol_teacher(base, synset, given=asked.teacher, root=asked.teachers)
-    return _Chosen(student=student, usual=usual, plan=plan, teacher=teacher, labeller=labeller)
+    marked = marks(plan["syn"], asked.weight, asked.hard_augmentation)
+    suffix = "" if student == usual else f"-{student}"
+    out = asked.out or beside(path, "scores") / f"{result_name(base, marked)}{suffix}.json"
+    teacher = None
+    if not labels_random:
+        teacher = protocol_teacher(base, synset, given=asked.teacher, root=asked.teachers, begun=(out,))
+    return _Chosen(student=student, plan=plan, teacher=teacher, labeller=labeller, marked=marked, out=out)

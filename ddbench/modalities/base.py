@@ -212,8 +212,15 @@ class Modality(ABC):
         """The size that the dataset is loaded with."""
 
     @abstractmethod
-    def teacher(self, protocol: Any, synset: Any, given: Path | None, root: Path) -> Teacher | None:
+    def teacher(
+        self, protocol: Any, synset: Any, given: Path | None, root: Path, begun: Sequence[Path]
+    ) -> Teacher | None:
         """The teacher for a protocol that has one.
+
+        Args:
+            given: file that a flag names.
+            root: root of the teachers.
+            begun: where what is gone on with says its teacher.
 
         Raises:
             UserError: none fits.

@@ -201,7 +201,9 @@ class GraphModality(Modality):
     def side(self, synset: GraphSynset, asked: int | None) -> None:
         return None
 
-    def teacher(self, protocol: GraphProtocol, synset: GraphSynset, given: Path | None, root: Path) -> None:
+    def teacher(
+        self, protocol: GraphProtocol, synset: GraphSynset, given: Path | None, root: Path, begun: Sequence[Path]
+    ) -> None:
         return None
 
     def open(

@@ -145,10 +145,12 @@ class ImageModality(Modality):
 
         return size_to_load(synset.dataset, synset.images.shape[2], asked)
 
-    def teacher(self, protocol: Protocol, synset: Synset, given: Path | None, root: Path) -> Teacher | None:
+    def teacher(
+        self, protocol: Protocol, synset: Synset, given: Path | None, root: Path, begun: Sequence[Path]
+    ) -> Teacher | None:
         from ddbench.protocols.teacher import protocol_teacher
 
-        return protocol_teacher(protocol, synset, given=given, root=root)
+        return protocol_teacher(protocol, synset, given=given, root=root, begun=begun)
 
     def open(
         self, path: Path, sha256: str, data: Path | None, size: int | None, teacher: Path | None, labels: Path | None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddbench.data.specs import DATASETS, preprocess_kind
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import read_json
 from ddbench.teachers.remedy import how_to_join, named
 
 if TYPE_CHECKING:
@@ -61,12 +63,34 @@ def _kind(synset: Synset) -> str | None:
     return found or (None if spec and "mean" in synset.preprocess else str(synset.preprocess.get("kind")))
 
 
-def protocol_teacher(wanted: Protocol, synset: Synset, *, given: Path | None, root: Path) -> Teacher | None:
+def _recorded(begun: Sequence[Path]) -> str | None:
+    """sha256 of the teacher that the first of these JSON files says which says one; None: none does.
+
+    An evaluation keeps a teacher's reference, scores its hash.
+    """
+    for path in begun:
+        try:
+            record = read_json(path, "record")
+        except UserError:  # not there, or damaged: whoever reads all of it tells
+            continue
+        teacher = record.get("teacher") if isinstance(record, dict) else None
+        sha256 = teacher.get("sha256") if isinstance(teacher, dict) else teacher
+        if isinstance(sha256, str):
+            return sha256
+    return None
+
+
+def protocol_teacher(
+    wanted: Protocol, synset: Synset, *, given: Path | None, root: Path, begun: Sequence[Path] = ()
+) -> Teacher | None:
     """The teacher for training on a synset under a protocol; None for a protocol without one.
+
+    What goes on keeps its teacher, though a better one may have come into the store since.
 
     Args:
         given: file that a flag names.
         root: root of the teachers.
+        begun: JSON files of what is gone on with, which says its teacher.
 
     Raises:
         UserError: there is none, and the message says which command makes one; one was given that nothing needs; or
@@ -76,7 +100,11 @@ def protocol_teacher(wanted: Protocol, synset: Synset, *, given: Path | None, ro
         if given is not None:
             raise UserError(f"--teacher: protocol {wanted.name} has no teacher; use e.g. --protocol kd-v1")
         return None
-    found = choose_teacher(root, synset, given=given)
+    from ddbench.teachers.store import find_teacher
+
+    earlier = _recorded(begun) if given is None else None
+    found = find_teacher(root, sha256=earlier) if earlier else None
+    found = found or choose_teacher(root, synset, given=given)
     if found is None:
         own, kind = synset.teacher, _kind(synset)
         missing = (

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import halting
@@ -267,3 +267,48 @@ def test_distill_takes_the_flags(ddb: Callable, refused: Refused, tmp_path: Path
     (path,) = teacher_files(tmp_path / "teachers")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["teacher"]["sha256"] == read_teacher(path).sha256
+
+
+def two_teachers(ddb: Callable, root: Path) -> Iterator[Path]:
+    """A teacher, and then a better one."""
+    assert ddb(*train_tiny(root)).code == 0
+    (first,) = teacher_files(root)
+    yield first
+    assert ddb(*train_tiny(root, "--epochs", 5)).code == 0
+    (second,) = set(teacher_files(root)) - {first}
+    assert read_teacher(second).accuracy > read_teacher(first).accuracy
+    yield second
+
+
+def test_a_better_teacher_that_came_since(ddb: Callable, refused: Refused, random_run: Path, tmp_path: Path):
+    """What was begun goes on with its teacher; where that is gone, the line says which file is asked for."""
+    root, out = tmp_path / "teachers", tmp_path / "score.json"
+    argv = ["evaluate", random_run, "--protocol", "kd-v1", "--students", STUDENT, "--epochs", 1, "--teachers", root]
+    argv += ["--workers", 1, "--out", out, "--quiet", *EAGER]
+    teachers = two_teachers(ddb, root)
+    first = next(teachers)
+    assert ddb(*argv, "--seeds", 1).code == 0
+    next(teachers)
+    more = ddb(*argv, "--seeds", 2)
+    assert more.code == 0, more.err
+    made = json.loads(out.read_text())
+    assert len(made["runs"]) == 2
+    sha256 = made["teacher"]["sha256"]
+    assert sha256 == read_teacher(first).sha256
+    kept = first.rename(tmp_path / "kept.safetensors")
+    which = f"--teacher FILE, that of there ({STUDENT}, sha256 {sha256[:12]}), or choose another --out"
+    refused([*argv, "--seeds", 3], str(out), "(teacher differs)", which)
+    assert ddb(*argv, "--seeds", 3, "--teacher", kept).code == 0
+
+
+def test_scores_and_a_better_teacher(ddb: Callable, refused: Refused, random_run: Path, tmp_path: Path):
+    root = tmp_path / "teachers"
+    argv = ["scores", random_run, "--protocol", "kd-v1", "--student", STUDENT, "--epochs", 1, "--teachers", root]
+    argv += ["--cache", tmp_path / "cache", "--out", tmp_path / "scores.json", "--workers", 1, "--quiet", *EAGER]
+    teachers = two_teachers(ddb, root)
+    first = next(teachers)
+    assert ddb(*argv, "--repeats", 2).code == 0
+    next(teachers)
+    assert ddb(*argv, "--repeats", 3).code == 0
+    first.rename(tmp_path / "kept.safetensors")
+    refused([*argv, "--repeats", 4], "(teacher differs)", "--teacher FILE, that of there (sha256 ")

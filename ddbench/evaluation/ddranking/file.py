@@ -91,7 +91,10 @@ def check_out(out: Path, new: dict[str, Any], repeats: int) -> None:
         raise UserError(f"{out}: holds something else than scores; choose another --out")
     for name in DECIDES:
         if old.get(name) != new[name]:
-            raise UserError(f"{out}: holds other scores ({name} differs); remove it or choose another --out")
+            remedy = "remove it"
+            if name == "teacher" and isinstance(old.get(name), str):
+                remedy = f"give --teacher FILE, that of there (sha256 {old[name][:12]}),"
+            raise UserError(f"{out}: holds other scores ({name} differs); {remedy} or choose another --out")
     there = old.get("repeats")
     if isinstance(there, list) and len(there) > repeats:
         raise UserError(f"--repeats {repeats}: {out} has {len(there)}; give as many, or choose another --out")

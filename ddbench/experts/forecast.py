@@ -14,7 +14,7 @@ from ddbench.data.load import data_root
 from ddbench.data.preprocess import fit_preprocess
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.experts.record import checked
-from ddbench.experts.store import expert_file, store_folder
+from ddbench.experts.store import check_root, expert_file, store_folder
 from ddbench.experts.train import attention_for, predict_all, trajectories
 from ddbench.networks.build import build_student
 from ddbench.runtime import device as devices
@@ -52,6 +52,7 @@ def forecast(
     """
     recipe, spec = checked(recipe, dataset, student, experts, at_once, device), dataset.spec
     preprocess = fit_preprocess(dataset, recipe.preprocess, data_root(data))
+    check_root(root)
     folder = store_folder(root, spec.name, student, recipe.key(student, dataset.fingerprint))
     known = {index for index in range(experts) if (folder / expert_file(index)).exists()}
     left = [first for first in range(0, experts, at_once) if set(range(first, min(first + at_once, experts))) - known]

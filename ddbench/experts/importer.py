@@ -25,7 +25,7 @@ from ddbench.data.preprocess import fit_preprocess
 from ddbench.data.specs import resolve_augmentation
 from ddbench.experts.recipe import IMPORTED, ExpertRecipe
 from ddbench.experts.record import open_store
-from ddbench.experts.store import TrajectoryStore, store_folder
+from ddbench.experts.store import TrajectoryStore, check_root, store_folder
 from ddbench.networks.names import parse_student
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import plain_file
@@ -98,6 +98,7 @@ def import_buffers(
     shapes = [tuple(parameter.shape) for parameter in net.parameters()]
     recipe = replace(recipe, epochs=_length(files, shapes, student, epochs), kind=IMPORTED)
     fitted = fit_preprocess(dataset, preprocess, data_root(data))
+    check_root(root)
     folder = store_folder(root, spec.name, student, recipe.key(student, dataset.fingerprint))
     with turn(folder / "import", "store", tell):  # so that the experts of another import are counted
         store = open_store(root, dataset, student, recipe, fitted)

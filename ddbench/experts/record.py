@@ -16,7 +16,7 @@ from ddbench.data.load import data_root, load_dataset
 from ddbench.data.policy import parse_policy, resolve_policy
 from ddbench.data.preprocess import Preprocess, fit_preprocess
 from ddbench.experts.recipe import ExpertRecipe
-from ddbench.experts.store import MANIFEST, TrajectoryStore, expert_file, read_store, store_folder
+from ddbench.experts.store import MANIFEST, TrajectoryStore, check_root, expert_file, read_store, store_folder
 from ddbench.experts.train import attention_for, optimizer_settings, predict_all, training_flops, trajectories
 from ddbench.networks.build import build_student
 from ddbench.networks.check import check_student
@@ -83,8 +83,9 @@ def open_store(
     """The store of a recipe, made when it is not there yet; finished experts are taken in.
 
     Raises:
-        UserError: the folder cannot be written to, or holds another dataset's experts.
+        UserError: the folder cannot be written to, or is no root.
     """
+    check_root(root)
     folder = store_folder(root, dataset.spec.name, student, recipe.key(student, dataset.fingerprint))
     if (folder / MANIFEST).exists():
         return read_store(folder)
@@ -244,6 +245,7 @@ def status(
         UserError: settings out of range.
     """
     recipe = checked(recipe, dataset, student, experts, 1)
+    check_root(root)
     folder = store_folder(root, dataset.spec.name, student, recipe.key(student, dataset.fingerprint))
     done = {unit_name(index) for index in range(experts) if (folder / expert_file(index)).exists()}
     return folder, units_of(folder).states([unit_name(index) for index in range(experts)], done)

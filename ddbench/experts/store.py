@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -308,6 +309,37 @@ def store_folders(root: Path, dataset: str | None = None, student: str | None = 
         return [root]
     pattern = f"{dataset_slug(dataset) if dataset else '*'}/{student or '*'}/*/{MANIFEST}"
     return [path.parent for path in sorted(root.glob(pattern))]
+
+
+def check_root(root: Path, *, one: bool = False) -> None:
+    """Refuse a folder within a root of stores as a root: nobody would find a store that is made there.
+
+    Args:
+        one: a store's own folder will do.
+
+    Raises:
+        UserError: names the root.
+    """
+    for pattern, what in (("*/*/", "of one dataset"), ("*/", "of one dataset and network"), ("", "itself a store")):
+        if one and not pattern:
+            continue
+        for path in sorted(root.glob(pattern + MANIFEST)):
+            belongs = _root_of(path)
+            if belongs is not None or not pattern:
+                remedy = "a folder in which stores lie" if belongs is None else shlex.join(["--buffers", str(belongs)])
+                raise UserError(f"--buffers {root}: is {what}, expected the root of all stores: give {remedy}")
+
+
+def _root_of(manifest: Path) -> Path | None:
+    """The root in which a store lies as a root's store does; None: it lies elsewhere."""
+    try:
+        store = read_store(manifest.parent)
+    except UserError:
+        return None
+    folder = store.folder if len(store.folder.parents) > 2 else store.folder.absolute()
+    root = folder.parents[min(2, len(folder.parents) - 1)]
+    there = store_folder(root, store.header["dataset"], store.header["student"], folder.name)
+    return root if there == folder else None
 
 
 def find_stores(root: Path, dataset: str | None = None, student: str | None = None) -> list[TrajectoryStore]:

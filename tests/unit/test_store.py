@@ -406,3 +406,24 @@ def test_store_folders_of_plain_experts_are_those_of_the_first_version():
     assert ExpertRecipe().key(TINY, "f") == "b2de6d867ee2"
     assert ExpertRecipe(kind="gsam", clip=0.7) != ExpertRecipe(kind="gsam")
     assert ExpertRecipe(kind="gsam", clip=0.7).to_json() == ExpertRecipe(kind="gsam").to_json()
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_a_folder_within_the_root_is_no_root(
+    level: int, refused: Callable, ddb: Callable, store_folder: Path, buffers: Path
+):
+    """A store that was recorded there would be listed by nothing; the line names the root."""
+    inner = [store_folder, *store_folder.parents][level]
+    give = f"is {['itself a store', 'of one dataset and network', 'of one dataset'][level]}, expected the root of all"
+    argv = ["buffer", "--dataset", "digits", "--student", TINY, "--epochs", 2, "--experts", 1, "--buffers", inner]
+    for more in ((), ("--status",)):
+        refused([*argv, *more, "--quiet"], f"--buffers {inner}: {give} stores: give --buffers {buffers}")
+    wanting = ["distill", "--method", "mtt", "--student", "mlp-d1-w4", "--ipc", 1, "--buffers", inner, "--quiet"]
+    refused([*wanting, "--recipe", "none", "--out", buffers / "run"], f"give --buffers {buffers}")
+    assert ddb("buffer", "info", buffers).out.count(str(store_folder)) == 1
+
+
+def test_a_store_that_was_moved_is_no_root(refused: Callable, store_folder: Path, tmp_path: Path):
+    moved = store_folder.rename(tmp_path / "mine")
+    argv = ["buffer", "--dataset", "digits", "--student", TINY, "--epochs", 2, "--experts", 1, "--buffers", moved]
+    refused([*argv, "--quiet"], f"--buffers {moved}: is itself a store", "give a folder in which stores lie")

@@ -20,6 +20,7 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import read_json
 from ddbench.statistics import count_words, interval_words
 from ddbench.tasks.costs import cost_of_sets
+from ddbench.teachers.remedy import teacher_files, unfinished_files
 
 MAX_HEADER = 64 * 2**20
 LONGEST = 100
@@ -40,6 +41,8 @@ TITLES = {
     "ddbench-task": "result of a task",
     "ddbench-student-weights": "trained student of an evaluation",
     "ddbench-checkpoint": "checkpoint of a run that is not finished",
+    "ddbench-teacher-checkpoint": "checkpoint of a teacher that is not finished",
+    "ddbench-diffusion-checkpoint": "checkpoint of a diffusion model that is not finished",
 }
 """What a file's ``kind`` means."""
 
@@ -71,6 +74,8 @@ SETTINGS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "ddbench-student-weights": (("student", "student"), ("seed", "seed"), ("accuracy", "accuracy")),
     "ddbench-checkpoint": (("steps done", "done"),),
+    "ddbench-teacher-checkpoint": (("epochs done", "done"),),
+    "ddbench-diffusion-checkpoint": (("steps done", "done"),),
     "ddbench-run": (("method", "method"), ("dataset", "dataset"), ("ipc", "ipc"), ("student", "student")),
 }
 """What is told of a kind: words, and where its header says it; without words it goes on with the one before."""
@@ -85,6 +90,8 @@ class Args:
     json: bool = False
     """Print JSON for other programs."""
 
+
+GO_ON = "repeat its `ddbench {}` command: it goes on where it was"
 
 EXAMPLES = """  ddbench info runs/digits-ipc1-mtt-s0
   ddbench info runs/digits-ipc1-mtt-s0/evaluations/hard-v1.json
@@ -184,7 +191,7 @@ def _folder(place: Path) -> dict[str, Any]:
     if (place / "config.json").is_file() and _kind(place / "config.json") == "ddbench-run":
         config = _header(place / "config.json")
         found = _found("run that is not finished", place, _settings("ddbench-run", config))
-        found["next"] = ["repeat its `ddbench distill` command: it goes on where it was"]
+        found["next"] = [GO_ON.format("distill")]
         return found
     if (place / "results").is_dir():
         rows = sum("." not in path.stem for path in (place / "results").glob("*/*/*/*.json"))
@@ -201,19 +208,14 @@ def _folder(place: Path) -> dict[str, Any]:
         found["next"] = [f"ddbench distill --method d3hr {_of_data(header)} --diffusion-model {_quoted(place)}"]
         return found
     parts = {
-        "stores of experts": ("*/*/*/manifest.json", f"ddbench buffer info {_quoted(place)}"),
-        "teachers": ("*/*/*.safetensors", f"ddbench teacher info {_quoted(place)}"),
-        "diffusion models": ("*/*/ddbench.json", f"ddbench diffusion info {_quoted(place)}"),
-        "runs": ("*/synset.safetensors", f"ddbench info {_quoted(place)}/RUN"),
-        "runs in its folders": ("*/*/synset.safetensors", f"ddbench info {_quoted(place)}/FOLDER"),
+        "stores of experts": (place.glob("*/*/*/manifest.json"), f"ddbench buffer info {_quoted(place)}"),
+        "teachers": (_teachers(place), f"ddbench teacher info {_quoted(place)}"),
+        "teachers that are not finished": (unfinished_files(place), GO_ON.format("teacher")),
+        "diffusion models": (place.glob("*/*/ddbench.json"), f"ddbench diffusion info {_quoted(place)}"),
+        "runs": (place.glob("*/synset.safetensors"), f"ddbench info {_quoted(place)}/RUN"),
+        "runs in its folders": (place.glob("*/*/synset.safetensors"), f"ddbench info {_quoted(place)}/FOLDER"),
     }
-    counts = {
-        name: sum(
-            name != "teachers" or not (path.parent / "synset.safetensors").exists() for path in place.glob(pattern)
-        )
-        for name, (pattern, _) in parts.items()
-    }
-    settings = {name: count for name, count in counts.items() if count}
+    settings = {name: count for name, (files, _) in parts.items() if (count := sum(1 for _ in files))}
     following = [parts[name][1] for name in settings]
     results = [path for path in sorted(place.glob("*.json")) if _is_task(path)]
     if results:
@@ -228,6 +230,11 @@ def _folder(place: Path) -> dict[str, Any]:
     found = _found("folder", place, settings)
     found["next"] = following
     return found
+
+
+def _teachers(place: Path) -> list[Path]:
+    """Files of finished teachers; stored labels of runs lie as deep."""
+    return [path for path in teacher_files(place) if not (path.parent / "synset.safetensors").exists()]
 
 
 def _is_task(path: Path) -> bool:

@@ -16,6 +16,16 @@ PARTIAL = ".partial.safetensors"
 """Ends the name of the checkpoint of a teacher that is not finished."""
 
 
+def checkpoint_file(teacher: Path) -> Path:
+    """Where the training of a teacher keeps what it did: hidden, so that ``*.safetensors`` of a shell is teachers."""
+    return teacher.with_name(f".{teacher.stem}{PARTIAL}")
+
+
+def unfinished_files(root: Path) -> list[Path]:
+    """Checkpoints of the teachers under a root that are not finished."""
+    return sorted(root.glob(f"*/*/*{PARTIAL}"))
+
+
 def teacher_files(root: Path, dataset: str | None = None, student: str | None = None) -> list[Path]:
     """Files of the finished teachers under a root, of a dataset and student when these are given."""
     pattern = f"{dataset_slug(dataset) if dataset else '*'}/{student or '*'}/*.safetensors"

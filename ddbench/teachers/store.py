@@ -27,7 +27,7 @@ from ddbench.networks.names import default_student, parse_student
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash, read_bytes
 from ddbench.runtime.tensors import open_tensors, read_finite, write_tensors
-from ddbench.teachers.remedy import PARTIAL as PARTIAL
+from ddbench.teachers.remedy import checkpoint_file as checkpoint_file
 from ddbench.teachers.remedy import teacher_files as teacher_files
 from ddbench.teachers.together import JOIN, build_together, check_member_records, check_together
 

@@ -31,9 +31,9 @@ from ddbench.runtime.signs import turn
 from ddbench.runtime.tensors import finite_tensors, open_tensors, write_tensors
 from ddbench.teachers.recipe import TeacherRecipe
 from ddbench.teachers.store import (
-    PARTIAL,
     Teacher,
     check_teacher,
+    checkpoint_file,
     default_teacher,
     find_teacher,
     penalty_of,
@@ -192,7 +192,7 @@ def train_teacher(
     check_optimizer(net.parameters(), recipe.optimizer_settings(), place)
     preprocess = fit_preprocess(dataset, recipe.preprocess, data_root(data))
     path = teacher_file(root, spec.name, student, recipe.key(student, dataset.fingerprint))
-    partial = path.with_name(f"{path.stem}{PARTIAL}")
+    partial = checkpoint_file(path)
     if path.exists():
         return _finished(path, partial, dataset, preprocess, console)
     net = net.to(place)

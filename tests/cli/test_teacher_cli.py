@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import glob
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import halting
 import pytest
@@ -24,6 +27,7 @@ from ddbench.distillation import start
 from ddbench.methods.base import Distilled, Method
 from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.registry import Registry
+from ddbench.teachers import train
 from ddbench.teachers.recipe import TeacherRecipe
 from ddbench.teachers.store import read_teacher, teacher_files
 
@@ -267,6 +271,32 @@ def test_distill_takes_the_flags(ddb: Callable, refused: Refused, tmp_path: Path
     (path,) = teacher_files(tmp_path / "teachers")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["teacher"]["sha256"] == read_teacher(path).sha256
+
+
+def test_what_a_killed_training_left_is_no_teacher(
+    ddb: Callable, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Neither for ``info`` nor for the shell's pattern that is told for ``teacher join``."""
+    root = tmp_path / "teachers"
+    hold = train._Progress.hold
+
+    def interrupted(*given: Any) -> None:
+        hold(*given)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(train._Progress, "hold", interrupted)
+    assert ddb(*train_tiny(root, "--seed", 1)).code == 130
+    (checkpoint,) = set(root.rglob("*.safetensors")) - {path}
+    shell = glob.glob(f"{root}/digits/*-bn/*.safetensors")  # noqa: PTH207 (as a shell it passes hidden files over)
+    assert shell == [str(path)]
+    found = json.loads(ddb("info", root, "--json").out)
+    assert found["settings"] == {"teachers": 1, "teachers that are not finished": 1}
+    assert found["next"] == [
+        f"ddbench teacher info {root}",
+        "repeat its `ddbench teacher` command: it goes on where it was",
+    ]
+    told = json.loads(ddb("info", checkpoint, "--json").out)
+    assert (told["what"], told["settings"]) == ("checkpoint of a teacher that is not finished", {"epochs done": 1})
 
 
 def two_teachers(ddb: Callable, root: Path) -> Iterator[Path]:

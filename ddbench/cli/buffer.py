@@ -14,7 +14,7 @@ from ddbench.cli.settings import Common, worker_count
 from ddbench.cli.shards import Sharded, print_status, with_shard
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.registry import suggest
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import UserError, damaged_words, read_each, tell_damaged
 from ddbench.runtime.jobs import warm
 from ddbench.runtime.progress import Console
 
@@ -175,28 +175,31 @@ def _record(args: Args) -> None:
 
 def _verify(argv: list[str]) -> None:
     args = parse(StoreArgs, argv, "ddbench buffer verify", "Compare every expert file with its sha256.", EXAMPLES)
-    from ddbench.experts.store import find_stores
+    from ddbench.experts.store import read_store, store_folders
 
-    stores = find_stores(args.root)
-    if not stores:
+    stores, damaged = read_each(store_folders(args.root), read_store)
+    if not stores and not damaged:
         raise UserError(f"{args.root}: holds no recorded experts; record some with ddbench buffer")
     defects = [line for store in stores for line in store.verify()]
+    for line in defects:
+        print(line)
+    told = []
     if defects:
-        for line in defects:
-            print(line)
-        raise UserError(
-            f"{len(defects)} defect(s); remove those files and repeat ddbench buffer, it records them again"
-        )
+        told.append(f"{len(defects)} defect(s); remove those files and repeat ddbench buffer, it records them again")
+    if damaged:
+        told.append(damaged_words(damaged, len(stores) + len(damaged), "stores"))
+    if told:
+        raise UserError("; ".join(told))
     if not args.quiet:
         print(f"{sum(len(store.experts) for store in stores)} experts in {len(stores)} store(s): all as recorded")
 
 
 def _info(argv: list[str]) -> None:
     args = parse(StoreArgs, argv, "ddbench buffer info", "A table of the recorded experts.", EXAMPLES)
-    from ddbench.experts.store import find_stores
+    from ddbench.experts.store import read_store, store_folders
 
-    stores = find_stores(args.root)
-    if not stores:
+    stores, damaged = read_each(store_folders(args.root), read_store)
+    if not stores and not damaged:
         raise UserError(f"{args.root}: holds no recorded experts; record some with ddbench buffer")
     columns = ("dataset", "student", "experts", "epochs", "kind", "lr", "preprocess", "holdout", "test accuracy", "MB")
     rows = [(*columns, "folder")]
@@ -218,9 +221,11 @@ def _info(argv: list[str]) -> None:
                 str(store.folder),
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if stores:
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        for row in rows:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    tell_damaged(damaged, len(stores) + len(damaged), "stores")
 
 
 def _import(argv: list[str]) -> None:

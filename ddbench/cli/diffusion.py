@@ -11,7 +11,7 @@ from ddbench.cli.parse import parse
 from ddbench.cli.settings import Common, own_threads
 from ddbench.diffusion.recipe import DiffusionRecipe
 from ddbench.registry import suggest
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import UserError, read_each, tell_damaged
 from ddbench.runtime.progress import Console
 
 
@@ -127,8 +127,8 @@ def _info(argv: list[str]) -> None:
     rows: list[tuple[str, ...]] = [
         ("kind", "dataset", "px", "classes", "M parameters", "steps", "holdout", "last loss", "folder")
     ]
-    for folder in folders or [args.root]:
-        model = read_model(folder)
+    models, damaged = read_each(folders or [args.root], read_model)
+    for model in models:
         rows.append(
             (
                 model.kind,
@@ -142,9 +142,11 @@ def _info(argv: list[str]) -> None:
                 str(model.folder),
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if models:
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        for row in rows:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    tell_damaged(damaged, len(models) + len(damaged), "models")
 
 
 def _sample(argv: list[str]) -> None:

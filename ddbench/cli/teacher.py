@@ -11,7 +11,7 @@ import tyro
 from ddbench.cli.parse import parse, peek
 from ddbench.cli.settings import Common, own_threads
 from ddbench.registry import suggest
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import UserError, read_each, tell_damaged
 from ddbench.runtime.progress import Console
 from ddbench.teachers.recipe import TeacherRecipe
 
@@ -114,7 +114,7 @@ def _info(argv: list[str]) -> None:
     files = [args.root] if args.root.is_file() else teacher_files(args.root)
     if not files:
         raise UserError(f"{args.root}: holds no teachers; train one with ddbench teacher --teachers {args.root}")
-    teachers = [read_teacher(path) for path in files]
+    teachers, damaged = read_each(files, read_teacher)
     rows: list[tuple[str, ...]] = [
         ("dataset", "student", "epochs", "preprocess", "holdout", "held-out", "test", "MB", "file")
     ]
@@ -135,9 +135,11 @@ def _info(argv: list[str]) -> None:
     if any("penalty" in teacher.recipe for teacher in teachers):
         notes = ["penalty", *(str(teacher.recipe.get("penalty", "-")) for teacher in teachers)]
         rows = [(*row[:-1], note, row[-1]) for row, note in zip(rows, notes, strict=True)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if teachers:
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        for row in rows:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    tell_damaged(damaged, len(files), "teachers")
 
 
 def _join(argv: list[str]) -> None:

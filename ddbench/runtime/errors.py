@@ -1,11 +1,46 @@
 """The one exception that reaches a user as a line of text."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
 
 class UserError(Exception):
     """Something the user can mend: printed as one line, exit code 2, no traceback.
 
     The message names the thing at fault, its value, what was expected and what to do.
     """
+
+
+def read_each(places: Iterable[Path], read: Callable[[Path], T]) -> tuple[list[T], list[UserError]]:
+    """What is read at places, and what is wrong where it cannot be: one damaged thing hides none of the others."""
+    found, damaged = [], []
+    for place in places:
+        try:
+            found.append(read(place))
+        except UserError as error:
+            damaged.append(error)
+    return found, damaged
+
+
+def damaged_words(damaged: Sequence[UserError], total: int, things: str) -> str:
+    """What is wrong with those of some things that cannot be read."""
+    words = "; ".join(map(str, damaged))
+    return words if total == 1 else f"{len(damaged)} of {total} {things} cannot be read: {words}"
+
+
+def tell_damaged(damaged: Sequence[UserError], total: int, things: str) -> None:
+    """End a listing of things of which some cannot be read.
+
+    Raises:
+        UserError: with what is wrong with them, if there are any.
+    """
+    if damaged:
+        raise UserError(damaged_words(damaged, total, things))
 
 
 class Unfinished(Exception):

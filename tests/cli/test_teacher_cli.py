@@ -299,6 +299,15 @@ def test_what_a_killed_training_left_is_no_teacher(
     assert (told["what"], told["settings"]) == ("checkpoint of a teacher that is not finished", {"epochs done": 1})
 
 
+def test_one_teacher_that_cannot_be_read_hides_no_other(ddb: Callable, path: Path, tmp_path: Path):
+    damaged = path.with_name("0.safetensors")
+    damaged.write_bytes(path.read_bytes()[:-1])
+    listed = ddb("teacher", "info", tmp_path / "teachers")
+    assert listed.code == 2
+    assert str(path) in listed.out
+    assert listed.err.startswith(f"ddbench: error: 1 of 2 teachers cannot be read: {damaged}: ")
+
+
 def two_teachers(ddb: Callable, root: Path) -> Iterator[Path]:
     """A teacher, and then a better one."""
     assert ddb(*train_tiny(root)).code == 0

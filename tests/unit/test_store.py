@@ -427,3 +427,17 @@ def test_a_store_that_was_moved_is_no_root(refused: Callable, store_folder: Path
     moved = store_folder.rename(tmp_path / "mine")
     argv = ["buffer", "--dataset", "digits", "--student", TINY, "--epochs", 2, "--experts", 1, "--buffers", moved]
     refused([*argv, "--quiet"], f"--buffers {moved}: is itself a store", "give a folder in which stores lie")
+
+
+def test_one_store_that_cannot_be_read_hides_no_other(ddb: Callable, store_folder: Path, buffers: Path):
+    other = Path(shutil.copytree(store_folder, store_folder.with_name("0")))
+    manifest = other / "manifest.json"
+    manifest.write_text(manifest.read_text()[:40])
+    (store_folder / expert_file(1)).unlink()
+    listed, verified = (ddb("buffer", verb, buffers) for verb in ("info", "verify"))
+    assert (listed.code, verified.code) == (2, 2)
+    assert str(store_folder) in listed.out
+    assert verified.out == f"{store_folder / expert_file(1)}: missing\n"
+    assert verified.err.startswith("ddbench: error: 1 defect(s)")
+    for told in (listed, verified):
+        assert f"1 of 2 stores cannot be read: {manifest}: " in told.err

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ddbench.data.dataset import Dataset
@@ -15,7 +14,7 @@ from ddbench.experts.store import TrajectoryStore, check_root, read_store, store
 from ddbench.methods.needs import Need, Request
 from ddbench.methods.needs.flags import ExpertsFlags
 from ddbench.networks.build import build_student
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import UserError, read_each
 from ddbench.runtime.numbers import exact
 
 EXPERTS = 20
@@ -71,7 +70,7 @@ class Experts(Need[TrajectoryStore]):
             return table is not None and _as_asked(store.recipe, wanted), len(store.experts), store.recipe.epochs
 
         fitting, reasons, imported = [], [], False
-        stores, damaged = _readable(store_folders(buffers, spec.name, run.student))
+        stores, damaged = read_each(store_folders(buffers, spec.name, run.student), read_store)
         for store in sorted(stores, key=rank, reverse=True):
             reason = _misfit(store, run.method, wanted, run.dataset, run.preprocess, run.student)
             if reason is None:
@@ -104,17 +103,6 @@ class Experts(Need[TrajectoryStore]):
             return recorded_cost(found)
         except (UserError, KeyError, TypeError, AttributeError):  # a damaged record must not end a run that is done
             return None
-
-
-def _readable(folders: list[Path]) -> tuple[list[TrajectoryStore], list[UserError]]:
-    """The stores in folders, and what is wrong with those that cannot be read."""
-    stores, damaged = [], []
-    for folder in folders:
-        try:
-            stores.append(read_store(folder))
-        except UserError as error:
-            damaged.append(error)
-    return stores, damaged
 
 
 def _of_before(stores: list[TrajectoryStore], earlier: dict[str, Any] | None) -> TrajectoryStore | None:

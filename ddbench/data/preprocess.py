@@ -25,6 +25,21 @@ PROBE_TOLERANCE = 1e-3
 LARGEST, SMALLEST = 1e6, 1e-6
 """Bounds of recorded numbers: the largest magnitude, and the smallest std or eps."""
 
+LARGEST_INPUT = 32.0
+"""Floats from 0 on that go beyond this are no network input but pixels up to 255."""
+
+OVERSHOOT = 0.5
+"""Learned pixels may lie outside of the range by this share of it."""
+
+
+def are_pixels255(images: Tensor, low: float, high: float) -> bool:
+    """Whether floats that go beyond 1 are pixels from 0 to 255, and no network input.
+
+    Args:
+        low, high: the smallest and largest of them.
+    """
+    return low >= 0 and high <= 255 and (high > LARGEST_INPUT or bool((images == images.round()).all()))
+
 
 @dataclass(frozen=True, eq=False)
 class Preprocess:

@@ -8,15 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ddbench.data.preprocess import LARGEST_INPUT, OVERSHOOT, are_pixels255
 from ddbench.exchange.read import Content
 from ddbench.exchange.settings import ImportSettings
 from ddbench.runtime.errors import UserError
-
-LARGEST_INPUT = 32.0
-"""Floats from 0 on that go beyond this are no network input but pixels up to 255."""
-
-OVERSHOOT = 0.5
-"""Learned pixels may lie outside of the range by this share of it."""
 
 CENTRED = 0.25
 """Rows of labels whose sums are as near to 0 as this, and no entry beyond 1.5, may be targets of a regression."""
@@ -217,7 +212,7 @@ def find_space(path: Path, images: Tensor, low: float, high: float, settings: Im
         )
     if low >= -OVERSHOOT and high <= 1 + OVERSHOOT:
         return "pixels"
-    if low >= 0 and high <= 255 and (high > LARGEST_INPUT or bool((images == images.round()).all())):
+    if are_pixels255(images, low, high):
         return "pixels255"
     return "input"
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddbench.data.preprocess import OVERSHOOT, are_pixels255
 from ddbench.decoders.base import Decoder
 from ddbench.methods.base import Distilled, Method, State
 from ddbench.runtime import authors
@@ -135,6 +136,7 @@ def product_of(method: Method[Any]) -> Distilled:
     kinds = (torch.uint8, torch.float32)
     if not isinstance(images, Tensor) or images.dtype not in kinds or images.ndim != 4 or images.shape[1:] != shape:
         raise wrong(method, f"images {of}", images, f"uint8 (pixels) or float32 (network input) {('N', *shape)}")
+    _check_range(method, images)
     hard = isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.ndim == 1
     soft = isinstance(labels, Tensor) and labels.dtype == torch.float32 and labels.ndim == 2
     if not (hard or soft):
@@ -154,3 +156,22 @@ def product_of(method: Method[Any]) -> Distilled:
     if type(found.patches) is not int:
         raise wrong(method, f"patches {of}", found.patches, "a whole number")
     return found
+
+
+def _check_range(method: Method[Any], images: Tensor) -> None:
+    """Refuse floats of somebody's own method that ``ddbench import`` would take for pixels from 0 to 255.
+
+    Raises:
+        UserError: says the range.
+    """
+    if images.dtype == torch.uint8 or not images.numel() or authors.shipped(type(method)):
+        return
+    low, high = float(images.min()), float(images.max())
+    if high > 1 + OVERSHOOT and are_pixels255(images, low, high):
+        said = authors.Said(f"float32 values from {low:.4g} to {high:.4g}, which are pixels from 0 to 255")
+        raise wrong(
+            method,
+            "images of distilled()",
+            said,
+            "uint8 (pixels) or float32 (network input, such as self.context.preprocess.apply(pixels) makes)",
+        )

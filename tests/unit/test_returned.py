@@ -79,6 +79,11 @@ RUBBISH: dict[str, tuple[str, str, str]] = {
     "float64": ("images=self.images,", "images=self.images.double(),", "tensor of float64 of shape [10, 1, 8, 8]"),
     "half images": ("images=self.images,", "images=self.images[:, :, :4],", "[10, 1, 4, 8], expected uint8"),
     "NaN": ("images=self.images,", "images=self.images * NAN,", "distilled(): images hold NaN"),
+    "pixels up to 255": (
+        'self.context.preprocess.apply(self.context.random_images("mine"))',
+        'self.context.random_images("mine").float()',
+        "is float32 values from 0 to 255, which are pixels from 0 to 255, expected uint8 (pixels)",
+    ),
     "too few": ("images=self.images,", "images=self.images[:3],", "distilled(): 10 labels for 3 images"),
     "labels too high": ("labels=self.labels)", "labels=self.labels + 7)", "labels from 7 to 16, expected 0 to 9"),
     "labels of int32": (

@@ -8,6 +8,7 @@ import json
 import re
 import sqlite3
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -322,6 +323,26 @@ def test_latex_wide_keeps_protocols_apart_and_every_row(tmp_path: Path) -> None:
         verb.main(["export", "--format", "latex", "--layout", "wide", "--columns", "method"])
     with pytest.raises(UserError, match="--layout is for --format latex"):
         verb.main(["export", "--format", "csv", "--layout", "wide"])
+
+
+@pytest.mark.parametrize("write", [latex_text, wide_text])
+def test_latex_tells_altered_protocols_apart(tmp_path: Path, write: Callable[[list[Cell]], str]) -> None:
+    """By caption; and no two tables have one label, whatever tells them apart."""
+    put(tmp_path, made_result("mtt"))
+    (cell,) = read_board(tmp_path).cells
+    altered = [
+        replace(cell, protocol=replace(cell.protocol, standard=False, changed={"epochs": epochs, "lr": 0.5}))
+        for epochs in (100, 200)
+    ]
+    others = [replace(cell, fingerprint="0" * 64, protocol=replace(cell.protocol, hash="0" * 64))]
+    text = write([cell, *altered, replace(cell, precision="bfloat16"), *others])
+    labels = re.findall(r"\\label{(.*?)}", text)
+    assert len(set(labels)) == len(labels) == 5
+    assert labels[1].endswith("-epochs-100-lr-0-5")
+    assert labels[4] == f"{labels[0]}--2"
+    assert text.count("(non-standard: epochs = 100, lr = 0.5)") == 1
+    assert text.count("(non-standard: epochs = 200, lr = 0.5)") == 1
+    assert text.count(f"protocol {cell.protocol.name}, bfloat16") == 1
 
 
 def test_latex_wide_takes_no_method_for_a_reference_nor_for_another(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from ddbench.leaderboard.columns import CROSS, MAIN
@@ -16,6 +18,7 @@ from ddbench.statistics import Statistics, spread_words
 BOOKTABS = "% \\usepackage{booktabs}\n"
 LEFT_OUT = "% left out: "
 """How the line begins that says how many tables are not printed."""
+FLOAT32 = "float32"
 DEFAULT = ("method", MAIN, CROSS, "stored")
 GROUPS = (
     MAIN,
@@ -85,7 +88,8 @@ def latex_text(cells: Sequence[Cell], columns: Sequence[str] = (), student: str 
             names = sorted(known | set(GROUPS))
             raise UserError(f"--columns {name}: no such column{suggest(name, names)}; one of: {', '.join(names)}")
     chosen = [(table, places) for table in tables if (places := _places(table, columns or DEFAULT))]
-    made = [_table(table, places, spread) for table, places in chosen]
+    labels = labels_of([(_name(table), table.cell) for table, _ in chosen])
+    made = [_table(*one, spread, label) for one, label in zip(chosen, labels, strict=True)]
     return BOOKTABS + _left_out(len(tables) - len(made)) + "\n".join(made)
 
 
@@ -105,7 +109,36 @@ def _places(table: Table, wanted: Sequence[str]) -> list[int]:
     return list(dict.fromkeys(places))
 
 
-def _table(table: Table, places: Sequence[int], spread: str) -> str:
+def _name(table: Table) -> str:
+    return f"{table.title} {table.cell.label_kind} {table.cell.protocol.name}"
+
+
+def protocol_words(cell: Cell) -> str:
+    """The protocol of a caption, with what was altered of it, and the precision where it is not the usual one."""
+    changed = ", ".join(f"{name} = {json.dumps(value)}" for name, value in sorted(cell.protocol.changed.items()))
+    words = f"protocol {cell.protocol.name}"
+    if not cell.protocol.standard:
+        words += f" (non-standard: {changed})" if changed else " (non-standard)"
+    return escape(words if cell.precision == FLOAT32 else f"{words}, {cell.precision}")
+
+
+def labels_of(named: Sequence[tuple[str, Cell]]) -> list[str]:
+    """Labels of tables, no two alike: their names, and what was altered of the protocol.
+
+    Tables of other data of one name, or of two protocols of one name, are numbered.
+    """
+    count: Counter[str] = Counter()
+    made = []
+    for name, cell in named:
+        changed = [f"{key} {value}" for key, value in sorted(cell.protocol.changed.items())]
+        words = [name, *changed, *([] if cell.precision == FLOAT32 else [cell.precision])]
+        label = "tab:" + re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
+        count[label] += 1
+        made.append(label if count[label] == 1 else f"{label}--{count[label]}")
+    return made
+
+
+def _table(table: Table, places: Sequence[int], spread: str, label: str) -> str:
     pandas = load_pandas()
     heads = [escape(table.columns[place].title) for place in places]
     lines = [[_cell(table, line, place, spread) for place in places] for line in table.lines]
@@ -114,15 +147,14 @@ def _table(table: Table, places: Sequence[int], spread: str) -> str:
     how = "standard deviation" if spread == "std" else "half of the 95 \\% interval"
     cell = table.cell
     caption = (
-        f"{escape(table.title)}, {escape(cell.label_kind)} labels, protocol {escape(cell.protocol.name)}"
-        f"{'' if cell.protocol.standard else ' (non-standard)'}: {escape(cell.described.title)}"
+        f"{escape(table.title)}, {escape(cell.label_kind)} labels, {protocol_words(cell)}: "
+        f"{escape(cell.described.title)}"
         f"{' in per cent' if cell.described.unit == 'fraction' else ''}, mean $\\pm$ {how}. "
         "Bold: best; $^{\\ast}$: cannot be told from the best (95 \\% paired interval)."
     )
     if any("dagger" in text for line in lines for text in line):
         caption += " $^{\\dagger}$: over other students, or measured with other settings."
-    budget = re.sub(r"[^a-z0-9]+", "-", f"{table.title} {cell.label_kind} {cell.protocol.name}".lower()).strip("-")
-    text = made.to_latex(index=False, escape=False, column_format=sides, caption=caption, label=f"tab:{budget}")
+    text = made.to_latex(index=False, escape=False, column_format=sides, caption=caption, label=label)
     return _with_rule(str(text), table)
 
 

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from ddbench.leaderboard.columns import Measure
-from ddbench.leaderboard.pages.latex import BOOKTABS, escape, number
+from ddbench.leaderboard.pages.latex import BOOKTABS, escape, labels_of, number, protocol_words
 from ddbench.leaderboard.pages.view import budget_text
 from ddbench.leaderboard.rows import Cell, Row, Score
 from ddbench.methods import METHODS, facts_of
@@ -49,7 +49,12 @@ def wide_text(cells: Sequence[Cell], student: str = "", spread: str = "std") -> 
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(_group(cell), []).append(cell)
-    made = ["\n".join([*_table(found, student, spread), ""]) for found in groups.values()]
+    heads = [found[0] for found in groups.values()]
+    labels = labels_of([(f"{head.protocol.name} {head.label_kind}", head) for head in heads])
+    made = [
+        "\n".join([*_table(found, student, spread, label), ""])
+        for found, label in zip(groups.values(), labels, strict=True)
+    ]
     return BOOKTABS + "\n".join(made) if made else ""
 
 
@@ -60,7 +65,7 @@ def _group(cell: Cell) -> str:
     return canonical_json([cell.protocol.name, cell.protocol.hash, changed, cell.label_kind, cell.precision, described])
 
 
-def _table(cells: Sequence[Cell], student: str, spread: str) -> Iterator[str]:
+def _table(cells: Sequence[Cell], student: str, spread: str, label: str) -> Iterator[str]:
     columns = [_lines_of(cell) for cell in cells]
     scores = [
         {name: score for name, row in lines.items() if (score := row.scores.get(_measure(cell, student)))}
@@ -74,8 +79,7 @@ def _table(cells: Sequence[Cell], student: str, spread: str) -> Iterator[str]:
     yield "\\begin{table}"
     yield "\\centering"
     yield f"\\caption{{{_caption(cells, student, spread, scores)}}}"
-    head = cells[0]
-    yield f"\\label{{tab:{head.protocol.name}-{head.label_kind}}}".replace("_", "-")
+    yield f"\\label{{{label}}}"
     yield f"\\begin{{tabular}}{{l{'r' * len(cells)}}}"
     yield "\\toprule"
     yield from _heads(cells)
@@ -175,8 +179,7 @@ def _caption(cells: Sequence[Cell], student: str, spread: str, scores: Sequence[
     unit = " in per cent" if head.described.unit == "fraction" else ""
     text = (
         f"{escape(head.described.title)}{unit}, mean $\\pm$ {how}; "
-        f"{escape(head.label_kind)} labels, protocol {escape(head.protocol.name)}"
-        f"{'' if head.protocol.standard else ' (non-standard)'}; student: {on}. "
+        f"{escape(head.label_kind)} labels, {protocol_words(head)}; student: {on}. "
         "Bold: best of its column; $^{\\ast}$: cannot be told from the best (95 \\% paired interval)."
     )
     if any(score.odd for column in scores for score in column.values()):

@@ -15,7 +15,9 @@ import tyro
 
 from ddbench.cli.distill import evaluation_command
 from ddbench.cli.parse import parse
+from ddbench.cli.places import Place, export, part_of_a_run
 from ddbench.evaluation.result import ranked_by, said_before
+from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import read_json
 from ddbench.statistics import count_words, interval_words
@@ -28,6 +30,14 @@ LONGEST = 100
 
 KEY = "ddbench"
 TASK = "ddbench-task"
+EVALUATION = "ddbench-evaluation"
+RESULTS = {
+    TASK: "results of tasks",
+    EVALUATION: "evaluations",
+    "ddbench-scores": "files of DD-Ranking's scores",
+}
+"""What a folder may hold several of: words for many."""
+BEGUN = {TASK: "tasks that are not finished", EVALUATION: "evaluations that are not finished"}
 
 TITLES = {
     "ddbench-synset": "synset",
@@ -135,6 +145,9 @@ def describe(place: Path) -> dict[str, Any]:
         return _folder(place)
     if not place.is_file():
         raise UserError(f"{place}: no such file or folder")
+    known = part_of_a_run(place) or export(place)
+    if known is not None:
+        return _known(known, place)
     header = _header(place)
     kind = str(header.get("kind"))
     if kind not in TITLES:
@@ -148,7 +161,7 @@ def describe(place: Path) -> dict[str, Any]:
     elif kind == "ddbench-teacher":
         found["next"] = [f"ddbench evaluate RUN --protocol kd-v1 --teacher {_quoted(place)}"]
     elif kind == "ddbench-labels":
-        found["next"] = [f"ddbench evaluate RUN --protocol fkd --labels {_quoted(place)}"]
+        found["next"] = [_replayed(place, header)]
     elif kind == "ddbench-result":
         board = _quoted(place.absolute().parents[4]) if len(place.absolute().parents) > 4 else "BOARD"
         found["next"] = [f"ddbench leaderboard show --leaderboard {board}"]
@@ -158,6 +171,21 @@ def describe(place: Path) -> dict[str, Any]:
             found["settings"]["cost"] = str(cost)
         found["next"] = [f"ddbench submit RUN --task {_quoted(place)}"]
     return found
+
+
+def _known(known: Place, place: Path) -> dict[str, Any]:
+    found = _found(known.what, place, _settings("ddbench-synset", known.header) | known.settings)
+    found["next"] = known.next
+    return found
+
+
+def _replayed(labels: Path, header: Mapping[str, Any]) -> str:
+    """The command that trains with stored labels, for as many epochs as they are of."""
+    epochs = header.get("epochs")
+    fewer = f" --epochs {epochs}" if isinstance(epochs, int) and epochs < PROTOCOLS["fkd"].epochs else ""
+    run = labels.absolute().parent
+    shown = (labels.parent if labels.parent.name else run) if (run / "synset.safetensors").is_file() else "RUN"
+    return f"ddbench evaluate {_quoted(shown)} --protocol fkd --labels {_quoted(labels)}{fewer}"
 
 
 def _submitted(evaluation: Path) -> list[str]:
@@ -201,12 +229,24 @@ def _folder(place: Path) -> dict[str, Any]:
     if (place / "manifest.json").is_file():
         return _store(place)
     if (place / "head.json").is_file() and place.suffix == ".parts":
-        return _unfinished_task(place)
+        return _unfinished(place)
     if (place / "ddbench.json").is_file():
         header = _header(place / "ddbench.json")
         found = _found(TITLES["ddbench-diffusion"], place, _settings("ddbench-diffusion", header))
         found["next"] = [f"ddbench distill --method d3hr {_of_data(header)} --diffusion-model {_quoted(place)}"]
         return found
+    known = part_of_a_run(place) or export(place)
+    if known is not None:
+        return _known(known, place)
+    return _things(place)
+
+
+def _things(place: Path) -> dict[str, Any]:
+    """A folder of several things.
+
+    Raises:
+        UserError: it holds nothing that ddbench made.
+    """
     parts = {
         "stores of experts": (place.glob("*/*/*/manifest.json"), f"ddbench buffer info {_quoted(place)}"),
         "teachers": (_teachers(place), f"ddbench teacher info {_quoted(place)}"),
@@ -217,14 +257,14 @@ def _folder(place: Path) -> dict[str, Any]:
     }
     settings = {name: count for name, (files, _) in parts.items() if (count := sum(1 for _ in files))}
     following = [parts[name][1] for name in settings]
-    results = [path for path in sorted(place.glob("*.json")) if _is_task(path)]
-    if results:
-        settings["results of tasks"] = len(results)
-        following += [f"ddbench info {_quoted(path)}" for path in results[:1]]
-    begun = sorted(path.parent for path in place.glob("*.parts/head.json"))
-    if begun:
-        settings["tasks that are not finished"] = len(begun)
-        following += [f"ddbench info {_quoted(path)}" for path in begun[:1]]
+    for kind, words in RESULTS.items():
+        results = [path for path in sorted(place.glob("*.json")) if _is(path, kind)]
+        heads = place.glob("*.parts/head.json") if kind in BEGUN else ()
+        begun = sorted(path.parent for path in heads if _is(path, EVALUATION) == (kind == EVALUATION))
+        for name, paths in ((words, results), (BEGUN.get(kind, ""), begun)):
+            if paths:
+                settings[name] = len(paths)
+                following += [f"ddbench info {_quoted(path)}" for path in paths[:1]]
     if not settings:
         raise UserError(f"{place}: holds no run, store, teacher or board that ddbench made, and no result of a task")
     found = _found("folder", place, settings)
@@ -237,10 +277,10 @@ def _teachers(place: Path) -> list[Path]:
     return [path for path in teacher_files(place) if not (path.parent / "synset.safetensors").exists()]
 
 
-def _is_task(path: Path) -> bool:
-    """Whether a JSON file is the result of a task; what is no JSON is none."""
+def _is(path: Path, kind: str) -> bool:
+    """Whether a JSON file is of a kind; what is no JSON is of none."""
     with contextlib.suppress(UserError):
-        return _kind(path) == TASK
+        return _kind(path) == kind
     return False
 
 
@@ -251,9 +291,14 @@ def _runs_of(header: Mapping[str, Any]) -> dict[str, Any]:
     return {"runs": ", ".join(labels)} if labels else {}
 
 
-def _unfinished_task(place: Path) -> dict[str, Any]:
-    """A task's records, beside which there is no result of all of them yet."""
+def _unfinished(place: Path) -> dict[str, Any]:
+    """Records of an evaluation or a task, beside which there is no result of all of them yet."""
     head = {"head": _header(place / "head.json")}
+    if _at(head, "head.kind") == EVALUATION:
+        found = _found("evaluation that is not finished", place, _settings(EVALUATION, head["head"]))
+        found["settings"]["runs done"] = sum(1 for _ in place.glob("run-*.part"))
+        found["next"] = [GO_ON.format("evaluate")]
+        return found
     own = {words: value for words, value in _settings(TASK, head).items() if words != "task"}
     found = _found("task that is not finished", place, own | _runs_of(head))
     found["settings"]["units done"] = sum(1 for _ in place.glob("*.part"))
@@ -274,9 +319,13 @@ def _run(place: Path) -> dict[str, Any]:
     for path in sorted((place / "evaluations").glob("*.json")):
         if not path.name.endswith(".cost.json"):
             found["evaluations"][path.stem] = _evaluation(path, _header(path))
+    begun = [path.parent.stem for path in sorted((place / "evaluations").glob("*.parts/head.json"))]
+    if begun:
+        found["settings"]["evaluations that are not finished"] = ", ".join(begun)
     standard = [name for name, table in found["evaluations"].items() if table["standard"]]
     submits = [f"ddbench submit {_quoted(place)} --protocol {_quoted(name)}" for name in standard]
-    found["next"] = submits or [evaluation_command(place, str(header.get("method")), header)]
+    found["next"] = submits or ([] if begun else [evaluation_command(place, str(header.get("method")), header)])
+    found["next"] += [f"repeat the `ddbench evaluate` command of {name}: it goes on where it was" for name in begun]
     return found
 
 

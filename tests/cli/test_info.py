@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import random_tiny
+from conftest import EAGER, TINY, random_tiny
 
 from ddbench.cli.distill import evaluation_command, fitting_protocol
 from ddbench.methods import METHODS, facts_of
+from ddbench.runtime.tensors import write_tensors
 
 
 def test_a_run_with_its_evaluation(random_run: Path, ddb: Callable):
@@ -181,3 +182,80 @@ def test_import_says_it(tmp_path: Path, ddb: Callable):
 def test_distill_says_it(tmp_path: Path, ddb: Callable):
     out = tmp_path / "run"
     assert ddb(*random_tiny(out)).out == f"synset: {out / 'synset.safetensors'}   next: ddbench evaluate {out}\n"
+
+
+def told_of(ddb: Callable, place: Path) -> dict[str, Any]:
+    result = ddb("info", place, "--json")
+    assert result.code == 0, result.err
+    found: dict[str, Any] = json.loads(result.out)
+    return found
+
+
+def test_an_interrupted_evaluation(random_run: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
+    """Known of the run, of its folder of evaluations and of what was kept."""
+    done = sorted(path.stem for path in (random_run / "evaluations").glob("*.json") if ".cost" not in path.name)
+    from ddbench.evaluation import tasks
+
+    run_task, count = tasks.run_task, []
+
+    def stop(job: Any, payload: Any) -> Any:
+        count.append(payload)
+        if len(count) == 2:
+            raise KeyboardInterrupt
+        return run_task(job, payload)
+
+    monkeypatch.setattr(tasks, "run_task", stop)
+    argv = ["evaluate", random_run, "--students", TINY, "--epochs", 2, "--workers", 1, "--quiet", *EAGER]
+    assert ddb(*argv).code == 130
+    (parts,) = (random_run / "evaluations").glob("*.parts")
+    found = told_of(ddb, random_run)
+    assert found["settings"]["evaluations that are not finished"] == parts.stem
+    assert f"repeat the `ddbench evaluate` command of {parts.stem}: it goes on where it was" in found["next"]
+    folder = told_of(ddb, parts.parent)
+    assert folder["settings"] == {"evaluations": len(done), "evaluations that are not finished": 1}
+    kept = told_of(ddb, parts)
+    assert (kept["what"], kept["settings"]["runs done"]) == ("evaluation that is not finished", 1)
+    assert kept["settings"]["changed"] == {"epochs": 2, "full_epochs": 2}
+
+
+def test_exports_are_known(random_run: Path, tmp_path: Path, ddb: Callable):
+    whats, nexts = {}, {}
+    for name in ("png", "grid", "npz"):
+        place = tmp_path / name
+        assert ddb("export", random_run, "--format", name, "--out", place).code == 0
+        found = told_of(ddb, place)
+        whats[name], nexts[name] = found["what"], found["next"]
+    assert whats == {name: f"export of form {name}" for name in whats}
+    assert nexts["png"] == [f"ddbench import {tmp_path / 'png'} --inspect"]
+    assert told_of(ddb, tmp_path / "png")["settings"] == {"classes": 10, "images": 10}
+    (command,) = nexts["npz"]
+    assert ddb(*shlex.split(command)[1:]).code == 0
+    (tmp_path / "hub").mkdir()
+    header = {"method": "dm", "dataset": "digits", "budget": {"unit": "ipc", "value": 1}}
+    (tmp_path / "hub" / "synset.json").write_text(json.dumps({"kind": "ddbench-hub", "synset": header}))
+    found = told_of(ddb, tmp_path / "hub")
+    assert (found["what"], found["settings"]["method"]) == ("export of form hub", "dm")
+
+
+def test_parts_of_a_run_are_known(random_run: Path, ddb: Callable):
+    names = {
+        "config.json": "settings of a run",
+        "cost.json": "what a run took",
+        "preview.png": "picture of a run's synset",
+    }
+    for name, what in names.items():
+        found = told_of(ddb, random_run / name)
+        assert (found["what"], found["next"]) == (what, [f"ddbench info {random_run}"])
+    (cost, *_) = sorted((random_run / "evaluations").glob("*.cost.json"))
+    of = cost.with_name(cost.name.replace(".cost", ""))
+    found = told_of(ddb, cost)
+    assert (found["what"], found["next"]) == (f"what {of.name} took", [f"ddbench info {of}"])
+
+
+@pytest.mark.parametrize(("epochs", "more"), [(3, " --epochs 3"), (300, "")])
+def test_the_next_command_of_stored_labels_says_their_epochs(epochs: int, more: str, random_run: Path, ddb: Callable):
+    path = random_run / "labels.safetensors"
+    header = {"kind": "ddbench-labels", "schema": 1, "epochs": epochs}
+    write_tensors(path, {"x": torch.zeros(1)}, header)
+    (command,) = told_of(ddb, path)["next"]
+    assert command == f"ddbench evaluate {random_run} --protocol fkd --labels {path}{more}"

@@ -1,0 +1,103 @@
+"""What ``ddbench info`` knows by its name or layout: exports, and what lies in a run beside its synset. No torch."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import read_json
+
+IN_RUN = {
+    "config.json": "settings of a run",
+    "cost.json": "what a run took",
+    "metrics.jsonl": "metrics of a run's steps",
+    "preview.png": "picture of a run's synset",
+    "parts": "parts of a run that is not finished",
+    "units": "who is at which part of a run",
+}
+HUB = ("synset.json", "ddbench-hub")
+
+
+class Place(NamedTuple):
+    """What a place is.
+
+    Attributes:
+        what: title.
+        settings: what is told of it.
+        header: of the synset in it, of which more is told; empty: it has none.
+        next: commands.
+    """
+
+    what: str
+    settings: dict[str, Any]
+    header: dict[str, Any]
+    next: list[str]
+
+
+def part_of_a_run(place: Path) -> Place | None:
+    """A file or folder that has its name from a run and lies in one; or what something took, beside it."""
+    folder = place.absolute().parent
+    shown = place.parent if place.parent.name else folder
+    if place.name in IN_RUN and ((folder / "synset.safetensors").is_file() or (folder / "config.json").is_file()):
+        return Place(IN_RUN[place.name], {}, {}, [_info(shown)])
+    subject = place.with_name(f"{place.name.removesuffix('.cost.json')}.json")
+    if place.name.endswith(".cost.json"):
+        for one in (subject, subject.with_suffix(".safetensors")):
+            if one.is_file():
+                return Place(f"what {one.name} took", {}, {}, [_info(one)])
+    return None
+
+
+def export(place: Path) -> Place | None:
+    """What ``ddbench export`` wrote: the folder, or the file in it."""
+    if place.is_file():
+        return _archive(place) if place.suffix == ".npz" else None
+    if (place / HUB[0]).is_file():
+        info = _json(place / HUB[0])
+        if info.get("kind") == HUB[1]:
+            header = info.get("synset")
+            commands = (["import", str(place), "--out", "runs/NAME"], ["push", str(place), "OWNER/NAME"])
+            following = [shlex.join(["ddbench", *command]) for command in commands]
+            return Place("export of form hub", {}, header if isinstance(header, dict) else {}, following)
+    if (place / "synset.npz").is_file():
+        return _archive(place / "synset.npz")
+    classes = [path.parent for path in place.glob("*/00000.png") if re.match(r"\d{4}(_|$)", path.parent.name)]
+    if classes:
+        images = sum(1 for folder in classes for _ in folder.glob("*.png"))
+        return Place("export of form png", {"classes": len(classes), "images": images}, {}, [_inspect(place)])
+    if (place / "grid.png").is_file():
+        return Place("export of form grid", {"picture": "grid.png"}, {}, [])
+    return None
+
+
+def _archive(path: Path) -> Place | None:
+    """The archive of form npz; None: another one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = set(archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return None
+    if not {"header.npy", "labels.npy", "pixels.npy"} <= names:
+        return None
+    arrays = ", ".join(sorted(name.removesuffix(".npy") for name in names))
+    return Place("export of form npz", {"arrays": arrays}, {}, [_inspect(path)])
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = read_json(path, "file of ddbench")
+    except UserError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _info(place: Path) -> str:
+    return shlex.join(["ddbench", "info", str(place)])
+
+
+def _inspect(place: Path) -> str:
+    return shlex.join(["ddbench", "import", str(place), "--inspect"])

@@ -104,6 +104,10 @@ def export_synset(synset: Synset, preprocess: Preprocess, format: str, out: Path
     return [*files]
 
 
+ANOTHER = "if that is an older export of this run, remove its files first, else choose another folder"
+"""What to do where a folder holds another export: whose it is, only the user knows."""
+
+
 def _claim(out: Path, files: Files, *, alone: bool) -> set[Path]:
     """The files that are there, to the byte; two sets in one folder would be read as one.
 
@@ -118,14 +122,11 @@ def _claim(out: Path, files: Files, *, alone: bool) -> set[Path]:
     if alone and out.is_dir():
         for path in out.rglob("*"):
             if path not in files and not path.is_dir() and not path.name.startswith("."):
-                raise UserError(
-                    f"--out {out}: holds {path.relative_to(out)}, not of this export; choose another folder"
-                )
+                raise UserError(f"--out {out}: holds {path.relative_to(out)}, not of this export; {ANOTHER}")
     there = {path for path in files if path.exists()}
     for path in there:
         if file_hash(path) != hashlib.sha256(files[path]()).hexdigest():
             raise UserError(
-                f"--out {out}: {path.relative_to(out)} is there with other contents, of another export; choose another "
-                "folder, or remove it"
+                f"--out {out}: {path.relative_to(out)} is there with other contents, of another export; {ANOTHER}"
             )
     return there

@@ -12,6 +12,7 @@ import torch
 
 from ddbench.evaluation.result import Evaluation
 from ddbench.exchange.read import MAX_FILE
+from ddbench.exchange.write import ANOTHER
 from ddbench.hub import CARD, DATA, INFO, KIND, LABELS, PREVIEW, SCHEMA, parquet, shard_name
 from ddbench.hub.card import Place, Subject, card
 from ddbench.hub.columns import Feature, arrays_of, features_of, fixed, lists, nested, schema, value
@@ -169,7 +170,7 @@ def _claim(out: Path, sha256: str) -> None:
         found = read_json(out / INFO, "export")
         if isinstance(found, dict) and found.get("sha256") == sha256:
             return
-        raise UserError(f"--out {out}: holds the export of another synset; choose another folder")
+        raise UserError(f"--out {out}: holds the export of another synset; {ANOTHER}")
     if there - {DATA, LABELS, PREVIEW, CARD} or CARD in there:
         raise UserError(f"--out {out}: holds other files already; choose another folder")
 

@@ -172,7 +172,7 @@ def test_two_sets_do_not_mix_in_a_folder(ddb: Callable, refused: Callable, rando
     assert ddb(*random_tiny(tmp_path / "more", "--ipc", 3)).code == 0
     assert ddb("export", tmp_path / "more", "--format", "png", "--out", tmp_path / "three").code == 0
     before = {path: path.read_bytes() for path in (tmp_path / "three").rglob("*.png")}
-    refused([*export[:-1], tmp_path / "three"], "--out", "png, not of this export; choose another folder")
+    refused([*export[:-1], tmp_path / "three"], "--out", "png, not of this export; if that is an older")
     assert {path: path.read_bytes() for path in (tmp_path / "three").rglob("*.png")} == before
     refused([*export[:-1], before.popitem()[0]], "a file, expected a folder")
 
@@ -184,8 +184,9 @@ def test_another_sets_export_is_not_written_over(format: str, random_run: Path, 
     preprocess = fit_preprocess(load_dataset("digits"), "meanstd")
     files = export_synset(one, preprocess, format, tmp_path / "out")
     before = [path.read_bytes() for path in files]
-    with pytest.raises(UserError, match="is there with other contents, of another export"):
+    with pytest.raises(UserError, match="is there with other contents, of another export") as told:
         export_synset(other, preprocess, format, tmp_path / "out")
+    assert "; if that is an older export of this run, remove its files first, else choose" in str(told.value)
     assert export_synset(one, preprocess, format, tmp_path / "out") == files
     assert [path.read_bytes() for path in files] == before
 

@@ -6,8 +6,8 @@ import contextlib
 import re
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
@@ -37,7 +37,7 @@ from ddbench.leaderboard.reproduction import (
 from ddbench.runtime.device import share_of
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable, plain_or_absent
-from ddbench.runtime.progress import Console
+from ddbench.runtime.progress import Console, heard, under
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +95,7 @@ def main(argv: list[str]) -> None:
         return
     if not args.dry_run:
         job, console = "ddbench.cli.reproduce:do_cell", Console(args.quiet)
+        workshop = replace(workshop, shown=console.terminal and not args.quiet)
         with fan_out(args):
             failed = fill(job, plan, workshop, own, workers=workers, deadline=deadline, console=console)
     print(plan.title)
@@ -154,7 +155,7 @@ def do_cell(workshop: Workshop, cell: PlanCell) -> str:
     plain_or_absent(log, "log")
     with open(log, "a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
-            with share_of(workshop.cores):
+            with share_of(workshop.cores), _telling(workshop, cell):
                 _do(workshop, cell)
         except UserError as error:
             message = " ".join(str(error).split())
@@ -164,6 +165,25 @@ def do_cell(workshop: Workshop, cell: PlanCell) -> str:
             traceback.print_exc()
             return f"{type(error).__name__}: {error}; see {log}"
     return ""
+
+
+@contextlib.contextmanager
+def _telling(workshop: Workshop, cell: PlanCell) -> Iterator[None]:
+    """Say what the cell is at, verb by verb, for who looks at the terminal."""
+    if not workshop.shown:
+        yield
+        return
+    now = workshop.now(cell)
+
+    def tell(words: str) -> None:
+        with contextlib.suppress(OSError):
+            now.write_text(f"{cell.name} {words}", "utf-8")
+
+    try:
+        with heard(tell):
+            yield
+    finally:
+        now.unlink(missing_ok=True)
 
 
 def _do(workshop: Workshop, cell: PlanCell) -> None:
@@ -176,7 +196,7 @@ def _do(workshop: Workshop, cell: PlanCell) -> None:
             _say_and(buffer, dispatch)
     flags, given = teacher_flags(cell, workshop), None
     if flags is not None:
-        with workshop.turn("teacher"):
+        with workshop.turn("teacher"), under("teacher"):
             given = teacher.trained(flags)
     distill = distill_flags(cell, workshop)
     needs = needed(distill)
@@ -189,7 +209,8 @@ def _do(workshop: Workshop, cell: PlanCell) -> None:
 
 def _say_and(argv: list[str], act: Callable[[list[str]], object]) -> None:
     print("$ ddbench " + " ".join(argv), flush=True)
-    act(argv)
+    with under(argv[0]):
+        act(argv)
 
 
 def _print(cells: Sequence[PlanCell], leaderboard: Path, failed: Mapping[str, str]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import importlib.util
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError, one_line
 from ddbench.runtime.files import check_writable, ensure_writable
-from ddbench.runtime.progress import Console
+from ddbench.runtime.progress import Bar, Console
 from ddbench.runtime.shards import Shard, State, Units, run_units
 from ddbench.runtime.signs import turn
 
@@ -33,6 +34,9 @@ GENERATION = "generation"
 """Family of methods that take a diffusion model, and no teacher, whatever protocol they are meant for."""
 ALL = ("--shard", "0/1")
 """Cells are shared out, not what a cell consists of."""
+WATCH_SECONDS = 0.5
+MAX_NOW = 200
+"""Letters that a cell says of what it is at."""
 MACHINE = {"--precision", "--at-once"}
 """Settings of ``ddbench evaluate`` that alter no protocol."""
 
@@ -47,6 +51,7 @@ class Workshop:
         submission: what every row says (author, licence, link, code).
         common: flags of every computing verb.
         cores: that a cell may use, of those of the machine.
+        shown: whether somebody looks at what the cells that run are at.
     """
 
     out: Path
@@ -54,6 +59,7 @@ class Workshop:
     submission: Mapping[str, str]
     common: tuple[str, ...]
     cores: int
+    shown: bool = False
 
     @property
     def units(self) -> Units:
@@ -77,6 +83,10 @@ class Workshop:
     def log(self, cell: PlanCell) -> Path:
         """Where what the verbs of a cell print goes."""
         return self.out / "logs" / f"{cell.name.replace('/', '-')}.log"
+
+    def now(self, cell: PlanCell) -> Path:
+        """Where a cell that runs says what it is at."""
+        return self.log(cell).with_suffix(".now")
 
     def turn(self, *keys: str) -> contextlib.AbstractContextManager[None]:
         """The turns of what other cells may want too: it is made by one worker at a time, on whatever machine."""
@@ -212,7 +222,7 @@ def fill(
     ensure_writable(workshop.leaderboard)
     failed: dict[str, str] = {}
     console.say(f"{len(missing)} cells to do, logs in {workshop.out / 'logs'}")
-    with console.bar(f"reproduce {plan.name}", len(missing)) as bar:
+    with console.bar(f"reproduce {plan.name}", len(missing)) as bar, _watched(bar, workshop, missing):
         names = [(cell.name,) for cell in missing]
         for index, message in run_units(
             job, workshop, missing, workers, units=workshop.units, names=names, deadline=deadline, survive=True
@@ -228,6 +238,38 @@ def fill(
         console.say("the budget is spent; the same command goes on")
     build(workshop.leaderboard)
     return failed
+
+
+@contextlib.contextmanager
+def _watched(bar: Bar, workshop: Workshop, cells: Sequence[PlanCell]) -> Iterator[None]:
+    """Show beside the bar what the cells that run are at."""
+    if not workshop.shown:
+        yield
+        return
+    ended = threading.Event()
+    for cell in cells:
+        workshop.now(cell).unlink(missing_ok=True)  # of a run that was killed
+
+    def watch() -> None:
+        while not ended.wait(WATCH_SECONDS):
+            bar.note(at_work(workshop, cells))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def at_work(workshop: Workshop, cells: Sequence[PlanCell]) -> str:
+    """What the cells that run are at, in one line."""
+    found = []
+    for cell in cells:
+        with contextlib.suppress(OSError, UnicodeDecodeError):  # it does not run, or has just ended
+            found.append(one_line(workshop.now(cell).read_text("utf-8")[:MAX_NOW]))
+    return "  |  ".join(filter(None, found))
 
 
 def _pages(leaderboard: Path) -> None:

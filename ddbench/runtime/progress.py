@@ -5,11 +5,41 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
 PLAIN_SECONDS = 15.0
 """Time between two plain lines when standard error is no terminal."""
+
+HEARD_SECONDS = 0.5
+"""Time between two words to who listens."""
+
+_LISTENER: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def heard(listener: Callable[[str], None]) -> Iterator[None]:
+    """Tell a listener how far the bars of the block are, quiet ones too: it shows them elsewhere."""
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
+
+@contextmanager
+def under(words: str) -> Iterator[None]:
+    """Tell who listens (:func:`heard`) these words, and before all that the bars of the block say."""
+    listener = _LISTENER.get()
+    if listener is None:
+        yield
+        return
+    listener(words)
+    with heard(lambda more: listener(f"{words}: {more}")):
+        yield
 
 
 class Console:
@@ -44,6 +74,7 @@ class Bar:
         self._start = self._last = time.monotonic()
         self._rich: Any = None
         self._task: Any = None
+        self._listener, self._told = _LISTENER.get(), float("-inf")
 
     def __enter__(self) -> Bar:
         if self.console.terminal and not self.console.quiet:
@@ -58,16 +89,29 @@ class Bar:
                 progress.TextColumn("left"),
                 progress.TimeRemainingColumn(),
                 progress.TextColumn("{task.fields[note]}"),
-                console=RichConsole(stderr=True),
+                console=RichConsole(file=sys.stderr),  # that of now: what runs below it may send its own to a log
                 transient=True,
             )
             self._rich.start()
             self._task = self._rich.add_task(self.title, total=self.total, completed=self.done, note="")
+        self._tell()
         return self
+
+    def note(self, text: str) -> None:
+        """Show on a terminal what is going on, between two units."""
+        if self._rich is not None:
+            self._rich.update(self._task, note=text)
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        if self._listener is not None and now - self._told >= HEARD_SECONDS:
+            self._told = now
+            self._listener(f"{self.done}/{self.total} {self.title}")  # the end of a line is cut off
 
     def advance(self, note: str = "", units: int = 1) -> None:
         """Count ``units`` as done; ``note`` is the number that matters (loss, accuracy)."""
         self.done += units
+        self._tell()
         if self._rich is not None:
             self._rich.update(self._task, completed=self.done, note=note)
             return

@@ -6,14 +6,21 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 import ddbench
+from ddbench.cli import reproduce
 from ddbench.cli.main import run
+from ddbench.leaderboard import reproduction
+from ddbench.leaderboard.plans import find_plan
+from ddbench.leaderboard.reproduction import Workshop, at_work
 from ddbench.leaderboard.schema import load_results
+from ddbench.runtime import progress
+from ddbench.runtime.progress import Console
 
 PLAN = """
 title = "small"
@@ -194,3 +201,53 @@ def test_an_unknown_method_is_told_before_anything_is_made(
         run(["reproduce", "small.toml"])
     assert "herding" in capsys.readouterr().err
     assert not (tmp_path / "reproduce").exists()
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_what_a_running_cell_is_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: bool) -> None:
+    """Verb and progress of quiet verbs, in a line for who looks at a terminal; nothing is left of it."""
+    monkeypatch.setattr(progress, "HEARD_SECONDS", 0.0)
+    monkeypatch.chdir(tmp_path)
+    plan = find_plan(str(plan_in(tmp_path)))
+    workshop = Workshop(
+        out=tmp_path / "out", leaderboard=tmp_path / "board", submission={}, common=(), cores=1, shown=shown
+    )
+    cell = plan.cells[0]
+    seen = []
+
+    def distill(argv: list[str]) -> None:
+        seen.append(at_work(workshop, plan.cells))
+        with Console(quiet=True).bar("random (digits)", 3) as bar:
+            bar.advance()
+            seen.append(at_work(workshop, plan.cells))
+
+    monkeypatch.setattr(reproduce, "_do", lambda *_: reproduce._say_and(["distill", "--quiet"], distill))
+    assert reproduce.do_cell(workshop, cell) == ""
+    assert seen == ([f"{cell.name} distill", f"{cell.name} distill: 1/3 random (digits)"] if shown else ["", ""])
+    assert workshop.log(cell).read_text() == "$ ddbench distill --quiet\n"
+    assert at_work(workshop, plan.cells) == ""
+    assert [path.name for path in workshop.log(cell).parent.iterdir()] == [workshop.log(cell).name]
+
+
+def test_the_line_is_shown_beside_the_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reproduction, "WATCH_SECONDS", 0.001)
+    monkeypatch.chdir(tmp_path)
+    plan = find_plan(str(plan_in(tmp_path)))
+    workshop = Workshop(out=tmp_path, leaderboard=tmp_path, submission={}, common=(), cores=1, shown=True)
+    told, noted = [], threading.Event()
+
+    class Noting(progress.Bar):
+        def note(self, text: str) -> None:
+            if text:
+                told.append(text)
+                noted.set()
+
+    bar = Noting(Console(quiet=True), "plan", 2, 0)
+    now = workshop.now(plan.cells[0])
+    now.parent.mkdir()
+    now.write_text("left by a killed one")
+    with reproduction._watched(bar, workshop, plan.cells):
+        assert not now.exists()
+        now.write_text("cell distill: 1/3 dm")
+        assert noted.wait(60)
+    assert told[0] == "cell distill: 1/3 dm"

@@ -330,6 +330,11 @@ def check_root(root: Path, *, one: bool = False) -> None:
                 raise UserError(f"--buffers {root}: is {what}, expected the root of all stores: give {remedy}")
 
 
+def root_for(folder: Path) -> Path:
+    """Where experts are recorded beside those of a folder: the root of a store's own folder; any other is a root."""
+    return (_root_of(folder / MANIFEST) if (folder / MANIFEST).exists() else None) or folder
+
+
 def _root_of(manifest: Path) -> Path | None:
     """The root in which a store lies as a root's store does; None: it lies elsewhere."""
     try:

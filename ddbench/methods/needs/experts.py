@@ -10,7 +10,7 @@ from ddbench.data.dataset import Dataset
 from ddbench.data.preprocess import Preprocess
 from ddbench.experts.recipe import IMPORTED, OWN, ExpertRecipe, Kind, buffer_command
 from ddbench.experts.record import recorded_cost
-from ddbench.experts.store import TrajectoryStore, check_root, read_store, store_folders
+from ddbench.experts.store import TrajectoryStore, check_root, read_store, root_for, store_folders
 from ddbench.methods.needs import Need, Request
 from ddbench.methods.needs.flags import ExpertsFlags
 from ddbench.networks.build import build_student
@@ -88,9 +88,8 @@ class Experts(Need[TrajectoryStore]):
                 f"{'; '.join(reasons)}: add --holdout 0"
             )
         found = f"; what is there does not fit: {'; '.join(reasons)}" if reasons else ""
-        check_root(buffers)  # the command records there
         size = spec.size if spec.resizable else None
-        command = buffer_command(spec.name, run.student, wanted, count, str(buffers), size)
+        command = buffer_command(spec.name, run.student, wanted, count, str(root_for(buffers)), size)
         raise UserError(f"no experts of {run.student} on {spec.name} in {buffers}{found}; record them with: {command}")
 
     def refer(self, found: TrajectoryStore) -> dict[str, Any]:

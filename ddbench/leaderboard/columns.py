@@ -125,7 +125,8 @@ class Measure:
 
 
 def others(result: Result, ranking: str) -> list[str]:
-    """The students of a result that its synset was not distilled on, by name."""
+    """The students that a result's mean across architectures is over, by name: all but the one that its synset was
+    distilled on or, where that was not evaluated or is none, all but ``ranking``."""
     known = result.students
     own = result.synset.student
     own = own if own in known else ranking
@@ -159,7 +160,7 @@ def measures(results: Iterable[Result], metric: str, columns: Sequence[str]) -> 
 
     Args:
         metric: the one that the table ranks by.
-        columns: students in the order of the columns.
+        columns: students in the order of the columns, first the one that ranks.
     """
     results = list(results)
     described = {name: one for result in reversed(results) for name, one in result.metrics.items()}
@@ -168,7 +169,7 @@ def measures(results: Iterable[Result], metric: str, columns: Sequence[str]) -> 
         Measure(MAIN, name, metric, name, main.unit, main.better, f"mean and half of its 95 % interval, {name}")
         for name in columns
     ]
-    hint = "mean over the students that the synset was not distilled on"
+    hint = f"mean over the students but the one it was distilled on; if that is none of them, but {columns[0]}"
     found.append(Measure(CROSS, "", metric, "cross-arch.", main.unit, main.better, hint))
     if any(result.scores is not None for result in results):
         found += [Measure(SCORE, "", name, *said) for name, said in SCORES.items()]

@@ -308,6 +308,19 @@ def test_cross_architecture_mean_leaves_the_training_student_out(tmp_path: Path,
     assert not wide.best
 
 
+def test_cross_architecture_mean_of_a_set_of_no_student_leaves_the_ranking_one_out() -> None:
+    names = (*STUDENTS, "lenet")
+    drawn = made_result("herding", names=names)
+    drawn = replace(drawn, synset=replace(drawn.synset, student=None))
+    (cell,) = build_cells([made_result("dc", names=names), drawn])
+    cross = next(measure for measure in cell.measures if measure.group == "cross")
+    assert cross.hint.endswith(f"distilled on; if that is none of them, but {cell.students[0]}")
+    left = [name for name in names if name != cell.students[0]]
+    row = next(row for row in cell.rows if row.method == "herding")
+    own = [run.metrics["accuracy"] for run in drawn.runs if run.student in left]
+    assert row.scores[cross].statistics["mean"] == pytest.approx(sum(own) / len(own))
+
+
 def test_non_standard_and_other_budgets_are_other_tables(tmp_path: Path, board: Path) -> None:
     submit(make_run(tmp_path / "a", changed={"max_images": 100}), board)
     submit(make_run(tmp_path / "b", budget=("ipc", 10)), board)

@@ -24,7 +24,7 @@ class Args:
     json: bool = False
     """Print JSON for other programs; of methods all that is known: family, protocol, paper, code, licence, card."""
     bibtex: bool = False
-    """Print the papers of the methods as BibTeX."""
+    """Print the papers of the methods as BibTeX, with the methods of each as its keywords."""
 
 
 EXAMPLES = """  ddbench list methods
@@ -52,14 +52,6 @@ def _facts() -> dict[str, dict[str, Any]]:
             "origin": METHODS.origin(name),
         }
     return table
-
-
-def _bibtex() -> str:
-    from ddbench.methods import METHODS, facts_of
-    from ddbench.methods.citation import bibtex
-
-    known = {name: facts_of(name) for name in METHODS}
-    return "\n\n".join(bibtex(name, facts) for name, facts in known.items() if facts is not None and facts.paper)
 
 
 def _datasets() -> dict[str, str]:
@@ -157,7 +149,9 @@ def main(argv: list[str]) -> None:
     if args.bibtex:
         if args.what != "methods" or args.json:
             raise UserError("--bibtex is for `ddbench list methods`, without --json")
-        print(_bibtex())
+        from ddbench.methods.citation import bibliography
+
+        print(bibliography())
         return
     if args.json and args.what == "methods":
         print(json.dumps(_facts(), indent=1, ensure_ascii=False))

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
+from itertools import takewhile
 
-from ddbench import __version__
-from ddbench.methods import shipped
+from ddbench import __version__, methods
+from ddbench.methods import facts_of, shipped
 from ddbench.methods.facts import Facts
 
 VENUES = {
@@ -26,12 +28,29 @@ VENUES = {
 """Venues in full; one that is not here is printed as it is."""
 
 
-def bibtex(name: str, facts: Facts) -> str:
-    """The entry of a method's paper, keyed by first author, year and method without dashes: ``cazenavette2022mtt``.
+def cited() -> dict[str, list[str]]:
+    """Paper -> the methods that come from it, in the order of the methods."""
+    found: dict[str, list[str]] = {}
+    for name in methods.METHODS:
+        facts = facts_of(name)
+        if facts is not None and facts.paper:
+            found.setdefault(facts.paper, []).append(name)
+    return found
+
+
+def bibliography() -> str:
+    """The entries of all papers, one each."""
+    known = [(facts_of(names[0]), names) for names in cited().values()]
+    return "\n\n".join(bibtex(facts, names) for facts, names in known if facts is not None)
+
+
+def bibtex(facts: Facts, names: Sequence[str]) -> str:
+    """The entry of a paper, keyed by first author, year and method without dashes: ``cazenavette2022mtt``; of several
+    methods by what their names begin with: ``shin2023fred``.
 
     Args:
-        name: of the method.
         facts: with a paper.
+        names: the methods that come from it (:func:`cited`), told as keywords.
     """
     venue = VENUES.get(facts.venue, facts.venue)
     kind = ("article" if facts.journal else "inproceedings") if venue else "misc"
@@ -44,8 +63,9 @@ def bibtex(name: str, facts: Facts) -> str:
         "archiveprefix": "arXiv" if facts.arxiv else "",
         "doi": facts.doi,
         "url": facts.address,
+        "keywords": ", ".join(names),
     }
-    key = re.sub(r"[^a-z]", "", _names(facts.authors[0])[1].lower()) + f"{facts.year}{name.replace('-', '')}"
+    key = re.sub(r"[^a-z]", "", _names(facts.authors[0])[1].lower()) + f"{facts.year}{_common(names)}"
     lines = [f"  {field} = {{{text}}}," for field, text in parts.items() if text]
     return "\n".join([f"@{kind}{{{key},", *lines, "}"])
 
@@ -90,6 +110,14 @@ def _reference(facts: Facts) -> list[str]:
         lines.append(f"doi: {facts.doi}")
     lines.append(f"url: {facts.address}")
     return [f"{'  - ' if i == 0 else '    '}{line}" for i, line in enumerate(lines)]
+
+
+def _common(names: Sequence[str]) -> str:
+    """The words that all names of methods begin with, as one; the first name where they share none. Those that ship
+    decide: a method of another package does not change the key of a paper that is known here."""
+    own = [name for name in names if name in shipped()] or list(names)
+    words = takewhile(lambda some: len(set(some)) == 1, zip(*(name.split("-") for name in own), strict=False))
+    return "".join(some[0] for some in words) or own[0].replace("-", "")
 
 
 def _names(author: str) -> tuple[str, str]:

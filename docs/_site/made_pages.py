@@ -17,7 +17,7 @@ from ddbench.leaderboard.grouping import build_cells
 from ddbench.leaderboard.rows import RANDOM, Cell, Row
 from ddbench.leaderboard.schema import load_results
 from ddbench.methods import METHODS, facts_of, shipped
-from ddbench.methods.citation import bibtex
+from ddbench.methods.citation import bibliography, bibtex, cited
 
 NEEDED = {"experts": "experts", "teacher": "a teacher", "diffusion": "a diffusion model"}
 """Key of a need -> what it is called in a table."""
@@ -211,12 +211,10 @@ def api(_: Path) -> str:
 
 
 def citations(_: Path) -> str:
-    """BibTeX of every method's paper."""
-    entries = [bibtex(name, facts) for name in METHODS if (facts := facts_of(name)) is not None and facts.paper]
-    text = "\n\n".join(entries)
+    """BibTeX of the methods' papers."""
     return (
-        "# BibTeX of the methods\n\nCite the papers of the methods that you ran; `ddbench list methods --bibtex` "
-        f"prints these entries.\n\n```bibtex\n{text}\n```\n"
+        "# BibTeX of the methods\n\nCite the papers of the methods that you ran; the keywords of a paper are its "
+        f"methods. `ddbench list methods --bibtex` prints these entries.\n\n```bibtex\n{bibliography()}\n```\n"
     )
 
 
@@ -227,7 +225,7 @@ def below_card(name: str) -> str:
     text = f"\n\n## Settings\n\nFlags of `ddbench distill --method {name}`, keywords of `ddbench.distill`. "
     text += f"Needed beforehand: {_needs(name)}.\n\n{table}\n"
     if facts is not None and facts.paper:
-        text += f"\n## Citation\n\n```bibtex\n{bibtex(name, facts)}\n```\n"
+        text += f"\n## Citation\n\n```bibtex\n{bibtex(facts, cited()[facts.paper])}\n```\n"
     return text
 
 

@@ -166,7 +166,12 @@ def test_bibtex_parses(ddb: Callable, refused: Callable) -> None:
     entries = text.strip().split("\n\n")
     heads = [re.match(r"@(article|inproceedings|misc)\{([a-z0-9]+),\n", entry) for entry in entries]
     assert all(heads)
-    assert len({head[2] for head in heads if head}) == len(entries) == len(CITED)
+    assert len({head[2] for head in heads if head}) == len(entries) == len({FACTS[name].paper for name in CITED})
+    titles = re.findall(r"^  title = .*$", text, re.MULTILINE)
+    assert len(set(titles)) == len(titles), "a paper has one entry"
+    keywords = re.findall(r"^  keywords = \{(.*)\},$", text, re.MULTILINE)
+    assert sorted(", ".join(keywords).split(", ")) == sorted(CITED), "every method is found by its name"
+    assert "@inproceedings{shin2023fred," in text
     for entry in entries:
         depths = list(itertools.accumulate({"{": 1, "}": -1}.get(letter, 0) for letter in entry))
         assert min(depths) == depths[-1] == 0
@@ -179,7 +184,13 @@ def test_bibtex_parses(ddb: Callable, refused: Callable) -> None:
 
 def test_bibtex_keeps_letters_of_tex() -> None:
     facts = Facts(**{**SAID, **PAPER, "paper": "100% of_it & more"})
-    assert r"title = {{100\% of\_it \& more}}," in citation.bibtex("mine", facts)
+    assert r"title = {{100\% of\_it \& more}}," in citation.bibtex(facts, ["mine"])
+
+
+def test_a_method_of_another_package_does_not_change_the_key_of_a_paper() -> None:
+    facts = FACTS["mtt"]
+    assert citation.bibtex(facts, ["my-own", "mtt"]).startswith("@inproceedings{cazenavette2022mtt,")
+    assert citation.bibtex(facts, ["my-own", "other"]).startswith("@inproceedings{cazenavette2022myown,")
 
 
 def test_citation_file_is_up_to_date() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from ddbench.config import checked
 from ddbench.data.specs import DATASETS, DatasetSpec
 from ddbench.distillation import start as distillation
 from ddbench.evaluation import start as evaluation
@@ -44,9 +45,10 @@ def _threads_kept(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-distill = _threads_kept(distillation.distill)
+distill = _threads_kept(checked(distillation.distill))
 
 
+@checked
 def load(run: Path | str, *, data: Path | str | None = None, download: bool = False) -> LoadedSynset:
     """A synset as a torch ``Dataset`` of what a student is trained on: decoded and preprocessed images with labels.
 
@@ -64,6 +66,7 @@ def load(run: Path | str, *, data: Path | str | None = None, download: bool = Fa
 
 
 @_threads_kept
+@checked
 def evaluate(
     run: Path | str,
     *,
@@ -107,6 +110,7 @@ def evaluate(
 
 
 @_threads_kept
+@checked
 def task(
     name: str,
     runs: Path | str | Sequence[Path | str],
@@ -140,6 +144,7 @@ def task(
     return start.run(name, [Path(place) for place in places], asked, config)
 
 
+@checked
 def submit(
     run: Path | str,
     leaderboard: Path | str = "leaderboard",
@@ -218,24 +223,34 @@ def _claims(claims: Mapping[str, float]) -> list[tuple[str, float]]:
     return list(claims.items())
 
 
+def _check_class(function: str, kind: Any) -> None:
+    if not isinstance(kind, type):
+        raise UserError(f"{function}: kind is {repr(kind)[:80]}, expected a class (docs/api.md)")
+
+
+@checked
 def register_method(name: str, kind: type[Method[Any]]) -> None:
     """Add a method under a name, for this process; a package adds its own by an entry point in ``ddbench.methods``.
 
     Raises:
-        UserError: the name is taken.
+        UserError: the name is taken, or ``kind`` is no class.
     """
+    _check_class("register_method", kind)
     METHODS.register(name, kind)
 
 
+@checked
 def register_task(name: str, kind: type[Task[Any]]) -> None:
     """Add a task under a name, for this process; a package adds its own by an entry point in ``ddbench.tasks``.
 
     Raises:
-        UserError: the name is taken.
+        UserError: the name is taken, or ``kind`` is no class.
     """
+    _check_class("register_task", kind)
     TASKS.register(name, kind)
 
 
+@checked
 def register_dataset(spec: DatasetSpec) -> None:
     """Add a dataset with its reader, for this process; packages: entry point group ``ddbench.datasets``.
 
@@ -245,6 +260,7 @@ def register_dataset(spec: DatasetSpec) -> None:
     DATASETS.register(spec.name, spec)
 
 
+@checked
 def register_student(spec: StudentSpec) -> None:
     """Add a network with its builder, for this process; packages: entry point group ``ddbench.students``.
 
@@ -254,6 +270,7 @@ def register_student(spec: StudentSpec) -> None:
     REGISTERED.register(spec.name, spec)
 
 
+@checked
 def register_protocol(protocol: Protocol) -> None:
     """Add a protocol, for this process; packages: entry point group ``ddbench.protocols``.
 

@@ -6,14 +6,23 @@ The command line, the readers of TOML and JSON and the checks before a run all t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass, replace
+from functools import wraps
+from inspect import signature
+from numbers import Integral
+from os import PathLike
+from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.numbers import MAX_DIGITS
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _SETTING = "setting"
 _WHOLE = 2**53
@@ -265,18 +274,32 @@ def _fitted(value: Any, kind: Any) -> Any:
         if value is None and type(None) in parts:
             return None
         kinds = [one for one in parts if one is not type(None)]
-        for one in kinds[:-1]:
+        if isinstance(value, str) and str in kinds:
+            return value
+        expected: dict[str, None] = {}
+        for one in kinds:
             try:
                 return _fitted(value, one)
-            except _MisfitError:
-                continue
-        return _fitted(value, kinds[-1])
+            except _MisfitError as misfit:
+                if misfit.choices:
+                    raise
+                expected[str(misfit)] = None
+        expected.pop("str" if "a path" in expected else "", None)
+        raise _MisfitError(" or ".join(expected))
     if origin is tuple:
         return _fitted_items(value, parts)
     if kind is float and type(value) is int and abs(value) < _WHOLE:
         return float(value)
     if kind is int and type(value) is int and abs(value) >= 10**MAX_DIGITS:
         raise _MisfitError(f"a whole number of up to {MAX_DIGITS} digits")
+    if kind is int and isinstance(value, Integral) and not isinstance(value, int):  # numpy's, of a caller in Python
+        value = int(value)
+    if kind is Path:
+        if not isinstance(value, str | PathLike):
+            raise _MisfitError("a path")
+        return Path(value)
+    if origin in (Sequence, Mapping):
+        return _fitted_collection(value, origin, parts)
     if kind in (bool, int, float, str) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
         raise _MisfitError(kind.__name__)
     return value
@@ -289,3 +312,62 @@ def _fitted_items(value: Any, parts: tuple[Any, ...]) -> tuple[Any, ...]:
         raise _MisfitError(wanted)
     kinds = [parts[0]] * len(value) if parts[-1] is Ellipsis else parts
     return tuple(_fitted(one, kind) for one, kind in zip(value, kinds, strict=True))
+
+
+def _fitted_collection(value: Any, kind: Any, parts: tuple[Any, ...]) -> Any:
+    """A list or a table whose items are of the types meant; a text is no list of letters.
+
+    Raises:
+        _MisfitError: as :func:`_fitted`.
+    """
+    if kind is Mapping:
+        if not isinstance(value, Mapping):
+            raise _MisfitError("a dict")
+        with _inside("a dict of"):
+            return {_fitted(name, parts[0]): _fitted(one, parts[1]) for name, one in value.items()}
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise _MisfitError("a list")
+    with _inside("a list of"):
+        return [_fitted(one, parts[0]) for one in value]
+
+
+@contextmanager
+def _inside(words: str) -> Iterator[None]:
+    try:
+        yield
+    except _MisfitError as misfit:
+        raise _MisfitError(f"{words} {misfit}", misfit.choices) from None
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """A public function that refuses arguments of another type than its annotations say, before it does anything.
+
+    Its own ``settings`` (``**``) and annotations that are for type checkers only are left to it.
+    """
+    known = signature(function)
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            bound = known.bind(*args, **kwargs)
+        except TypeError:  # too many, or too few: Python's words
+            return function(*args, **kwargs)
+        for name, value in bound.arguments.items():
+            parameter = known.parameters[name]
+            if parameter.kind is parameter.VAR_KEYWORD or name == "self":
+                continue
+            try:
+                kind = eval(parameter.annotation, function.__globals__)
+            except NameError:
+                continue
+            try:
+                bound.arguments[name] = _fitted(value, kind)
+                if isinstance(kind, type) and not isinstance(bound.arguments[name], kind):
+                    raise _MisfitError(f"a {kind.__name__}")
+            except _MisfitError as misfit:
+                text = f"one of {', '.join(misfit.choices)}" if misfit.choices else str(misfit)
+                where = f"{function.__name__}: {name}"
+                raise UserError(f"{where} is {repr(value)[:80]}, expected {text}") from None
+        return function(*bound.args, **bound.kwargs)
+
+    return call

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from ddbench.data.specs import size_to_load
 from ddbench.preview import MAX_COLUMNS, MAX_ROWS, grid
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import Protocol
+from ddbench.runtime.errors import UserError
 from ddbench.synset import Synset, check_against, read_synset, synset_path
 
 if TYPE_CHECKING:
@@ -39,21 +41,39 @@ class LoadedSynset(torch.utils.data.Dataset[tuple[Tensor, "int | Tensor"]]):
     def __len__(self) -> int:
         return len(self._inputs)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
-        """Image ``index`` as float32 ``(C, H, W)``, and its class or its soft label (logits, float32 ``(K,)``).
+    @overload
+    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Tensor, Tensor]: ...
+
+    def __getitem__(self, index: int | slice) -> tuple[Tensor, int | Tensor]:
+        """Image ``index`` as float32 ``(C, H, W)``, and its class or its soft label (logits, float32 ``(K,)``); of a
+        slice the images ``(n, C, H, W)``, and labels ``(n,)`` or ``(n, K)``.
 
         Raises:
             IndexError: there is no such image.
+            UserError: neither a whole number nor a slice.
         """
+        if isinstance(index, slice):
+            try:
+                positions = torch.tensor(range(len(self))[index], dtype=torch.int64)
+            except (TypeError, ValueError) as error:
+                raise UserError(f"{self.path}: images {index}: {error}") from None
+            return self._inputs.batch(positions), self.labels[positions]
         position = self._position(index)
         label = self.labels[position]
         return self._inputs.batch(slice(position, position + 1))[0], label if label.ndim else int(label)
 
     def _position(self, index: int) -> int:
         count = len(self)
-        if not -count <= index < count:
+        try:
+            place = operator.index(index)
+        except TypeError:
+            raise UserError(f"{self.path}: image {repr(index)[:80]}, expected a whole number or a slice") from None
+        if not -count <= place < count:
             raise IndexError(f"{self.path}: image {index} of {count}")
-        return index % count
+        return place % count
 
     @property
     def images(self) -> Tensor:
@@ -111,7 +131,12 @@ class LoadedSynset(torch.utils.data.Dataset[tuple[Tensor, "int | Tensor"]]):
 
         Args:
             index: positions, int64 ``(n,)``, or a slice.
+
+        Raises:
+            UserError: neither.
         """
+        if not isinstance(index, Tensor | slice):
+            raise UserError(f"{self.path}: images {repr(index)[:80]}, expected positions as a tensor, or a slice")
         if self.synset.space == "pixels" and self.synset.decoder is None:
             return self.synset.images[index]
         return (self.preprocess.invert(self._inputs.batch(index)).clamp(0, 1) * 255).round().to(torch.uint8)

@@ -186,8 +186,9 @@ class Registry:
         """Add an object that is already loaded (a ``--method-file``), or its newer version.
 
         Raises:
-            UserError: the name is taken by another object.
+            UserError: the name is no text, or taken by another object.
         """
+        self._check_name(name)
         self._scan()
         target = f"{getattr(value, '__module__', '?')}:{getattr(value, '__qualname__', name)}"
         if self._table.get(name, target) != target:
@@ -195,6 +196,10 @@ class Registry:
         self._table[name] = target
         self._objects[name] = value
         authors.note(target)
+
+    def _check_name(self, name: Any) -> None:
+        if not isinstance(name, str):
+            raise UserError(f"{self.kind}: name is {repr(name)[:80]}, expected str")
 
     def __contains__(self, name: str) -> bool:
         self._scan()
@@ -284,8 +289,9 @@ class Table(Registry, Generic[T]):
         """Add an entry; the same one again changes nothing.
 
         Raises:
-            UserError: the name is taken, or the entry cannot be taken.
+            UserError: the name is no text or taken, or the entry cannot be taken.
         """
+        self._check_name(name)
         if name in self:
             if self._objects[name] == value:
                 return

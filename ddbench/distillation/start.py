@@ -354,12 +354,8 @@ def _settings(chosen: Chosen, settings: Mapping[str, Any]) -> tuple[Any, tuple[A
     for name in settings:
         if name not in known:
             raise UserError(f"{where}: unknown setting {name!r}{suggest(name, known)}; known: {', '.join(known)}")
-    return config, tuple(replace(one, **_paths(one, _own(type(one), settings))) for one in flags)
+    return config, tuple(apply_config(type(one), _own(type(one), settings), "", base=one) for one in flags)
 
 
 def _own(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     return {item.name: values[item.name] for item in fields(kind) if item.name in values}
-
-
-def _paths(flags: Any, values: dict[str, Any]) -> dict[str, Any]:
-    return {n: Path(v) if isinstance(getattr(flags, n), Path) else v for n, v in values.items()}

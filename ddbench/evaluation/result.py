@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ddbench.config import checked
 from ddbench.modalities import modality
 from ddbench.registry import unknown
 from ddbench.runtime.errors import UserError
@@ -89,6 +90,7 @@ class Evaluation:
         """Whether every setting is the protocol's own."""
         return bool(self.data["protocol"]["standard"])
 
+    @checked
     def summary(self, student: str | None = None, metric: str = "accuracy") -> dict[str, Any]:
         """``mean``, ``std``, ``n`` and the 95 % interval ``low`` to ``high`` of a metric over the seeds.
 
@@ -114,6 +116,7 @@ class Evaluation:
             raise unknown("metric of this evaluation", metric, table[student])
         return dict(table[student][metric])
 
+    @checked
     def accuracy(self, student: str | None = None) -> float:
         """Mean test accuracy over the seeds, 0 to 1.
 
@@ -122,8 +125,17 @@ class Evaluation:
         """
         return float(self.summary(student)["mean"])
 
+    @checked
     def by_seed(self, student: str, metric: str = "accuracy") -> dict[int, float]:
-        """A metric of each of a student's runs, by seed."""
+        """A metric of each of a student's runs, by seed; nothing of a student that diverged at every seed.
+
+        Raises:
+            UserError: no such student or metric.
+        """
+        if student not in self.students and student not in self.diverged:
+            raise unknown("student of this evaluation", student, [*self.students, *self.diverged])
+        if metric not in self.data["metrics"]:
+            raise unknown("metric of this evaluation", metric, self.data["metrics"])
         return {run["seed"]: run["metrics"][metric] for run in self.data["runs"] if run["student"] == student}
 
     def frame(self) -> pandas.DataFrame:
@@ -142,6 +154,7 @@ class Evaluation:
             ]
         )
 
+    @checked
     def plot(self, metric: str = "accuracy") -> Image:
         """A picture of a metric: a line a student with every run, the mean and its 95 % interval.
 

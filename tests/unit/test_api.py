@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from conftest import EAGER, TINY, contents
@@ -141,9 +142,70 @@ def test_load_with_zca(synset: Synset, tmp_path: Path, data_root: Path):
     assert (loaded.pixels().int() - synset.images.int()).abs().max() <= 1
 
 
+def test_slices_are_batches(random_run: Path):
+    loaded = ddbench.load(random_run)
+    for index in (slice(2, 5), slice(None), slice(None, None, -3), slice(20, 30)):
+        images, labels = loaded[index]
+        wanted = list(range(10))[index]
+        assert torch.equal(images, loaded.images[wanted])
+        assert torch.equal(labels, loaded.labels[wanted])
+    assert loaded[torch.tensor(3)][1] == loaded[3][1]
+    with pytest.raises(UserError, match="slice indices must be integers"):
+        loaded["a":]  # type: ignore[misc]
+    for index in ("a", 1.0, None, [0, 1]):
+        with pytest.raises(UserError, match=r"safetensors: image .*, expected a whole number or a slice"):
+            loaded[index]  # type: ignore[call-overload]
+        with pytest.raises(UserError, match="expected a whole number"):
+            loaded.to_pil(index)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="images 3, expected positions as a tensor, or a slice"):
+        loaded.pixels(3)  # type: ignore[arg-type]
+
+
 def test_load_nothing(tmp_path: Path):
     with pytest.raises(UserError, match="no such synset"):
         ddbench.load(tmp_path)
+
+
+# Arguments of another type
+
+WRONG = {
+    "distill: ipc is '1', expected int": lambda: ddbench.distill("random", ipc="1"),
+    "distill: ipc is True, expected int": lambda: ddbench.distill("random", ipc=True),
+    "distill: method is None, expected str": lambda: ddbench.distill(None, ipc=1),
+    "distill: holdout is '0.1', expected float": lambda: ddbench.distill("random", holdout="0.1", ipc=1),
+    "distill: out is 3, expected a path": lambda: ddbench.distill("random", out=3, ipc=1),
+    "distill: shard is '1/2', expected a Shard": lambda: ddbench.distill("random", shard="1/2", ipc=1),
+    "--buffers 3: expected a path": lambda: ddbench.distill("mtt", buffers=3, ipc=1),
+    "load: run is 3, expected a path": lambda: ddbench.load(3),
+    "evaluate: run is None, expected a path": lambda: ddbench.evaluate(None),
+    "evaluate: students is 3, expected str or a list": lambda: ddbench.evaluate("r", students=3),
+    "evaluate: students is [3], expected str or a list of str": lambda: ddbench.evaluate("r", students=[3]),
+    "evaluate: teacher is 3, expected a path": lambda: ddbench.evaluate("r", teacher=3),
+    "evaluate: data is 3, expected a path": lambda: ddbench.evaluate("r", data=3),
+    "task: runs is 3, expected a path or a list": lambda: ddbench.task("transfer", 3),
+    "task: name is 3, expected str": lambda: ddbench.task(3, "r"),
+    "submit: authors is 'Me', expected a list": lambda: ddbench.submit("r", authors="Me"),
+    "submit: claims is {'a': 'b'}, expected a dict of float": lambda: ddbench.submit("r", claims={"a": "b"}),
+    "register_dataset: spec is 3, expected a DatasetSpec": lambda: ddbench.register_dataset(3),
+    "register_method: kind is 3, expected a class": lambda: ddbench.register_method("mine", 3),
+    "register_task: name is 3, expected str": lambda: ddbench.register_task(3, int),
+    "protocol: name is 3, expected str": lambda: ddbench.register_protocol(ddbench.Protocol(name=3)),
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_arguments_of_another_type_are_told(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=re.escape(words)):
+        WRONG[words]()
+    assert not list(tmp_path.iterdir())
+
+
+def test_arguments_of_like_types_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whole numbers of numpy, and for floats."""
+    monkeypatch.chdir(tmp_path)
+    run = ddbench.distill("random", ipc=numpy.int64(1), out="run", holdout=0, quiet=True)
+    assert len(ddbench.load(run)) == 10
 
 
 # Evaluations
@@ -324,7 +386,7 @@ def test_own_names_that_are_refused():
         with pytest.raises(UserError, match=needle):
             register(entry)
     assert "stripes" not in DATASETS
-    with pytest.raises(UserError, match="is a DatasetSpec, expected StudentSpec"):
+    with pytest.raises(UserError, match=r"is DatasetSpec.*, expected a StudentSpec"):
         ddbench.register_student(STRIPES)  # type: ignore[arg-type]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -52,7 +52,7 @@ def parse(
             parsed: T = tyro.cli(kind, args=list(argv), prog=prog, config=(tyro.conf.OmitArgPrefixes,), **options)
             return parsed
     except SystemExit:
-        raise UserError(f"{_one_line(captured.getvalue())}; see {prog} --help") from None
+        raise UserError(f"{told(_one_line(captured.getvalue()))}; see {prog} --help") from None
 
 
 def settings_in(default: T, argv: Sequence[str]) -> T:
@@ -138,6 +138,33 @@ def _one_line(message: str) -> str:
     if not filled:
         return "wrong arguments"
     return filled[1] if "╭" not in message and len(filled) > 1 else filled[0]
+
+
+_TOLD: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
+    (
+        r"Error parsing (\S+): invalid literal for int.*: '(.*)'",
+        lambda m: f"{m[1]} {m[2]}: expected a whole number",
+    ),
+    (r"Error parsing (\S+): could not convert .* float: '(.*)'", lambda m: f"{m[1]} {m[2]}: expected a number"),
+    (r"Error parsing (\S+): (.*)", lambda m: f"{m[1]}: {m[2]}"),
+    (r"Missing value for argument '(\S+)'\..*", lambda m: f"{m[1]}: a value is missing after it"),
+    (r"Unrecognized options: (.*)", lambda m: f"{m[1]}: not expected here, it is no value of a flag and no name"),
+    (
+        r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*?),?\)\.",
+        lambda m: (
+            f"{m[2]} {m[1]!r} is none of {m[3].replace(chr(39), '')}" + suggest(m[1], m[3].replace("'", "").split(", "))
+        ),
+    ),
+)
+"""What tyro says -> the same with the flag first, its value and what was expected."""
+
+
+def told(message: str) -> str:
+    """A message of tyro's in the words of all others here; one that is not known as it is."""
+    for pattern, words in _TOLD:
+        if found := re.fullmatch(pattern, message):
+            return words(found)
+    return message
 
 
 def options_from_text(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:

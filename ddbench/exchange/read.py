@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import plain_file
-from ddbench.runtime.pickles import load_pt
+from ddbench.runtime.pickles import begins_as_torch, load_pt
 from ddbench.runtime.tensors import MAX_HEADER, parse_header
 from ddbench.synset import KIND, SCHEMA
 
@@ -88,6 +88,8 @@ def read_file(path: Path, index: int) -> Content:
         return _from_npz(path)
     if path.suffix == ".npy":
         return Content(form="an array", images=_from_npy(path, "images"))
+    if not begins_as_torch(path):
+        raise UserError(f"{path}: nothing that import reads: torch files (.pt), .npz, .npy, folders of images")
     return _from_pt(path, load_pt(path, limit=MAX_FILE), index)
 
 

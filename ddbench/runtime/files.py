@@ -230,8 +230,14 @@ def json_of(data: bytes, path: Path, what: str) -> Any:
     """
     try:
         return parse_json(data.decode("utf-8"))
+    except json.JSONDecodeError as error:
+        reason = f"not JSON from line {error.lineno}, column {error.colno}" if data.strip() else "empty"
+    except UnicodeDecodeError:
+        reason = "not a text in UTF-8"
     except ValueError as error:
-        raise UserError(f"{path}: not a {what}: {error}") from None
+        reason = str(error)
+    article = "an" if what[0] in "aeiou" else "a"
+    raise UserError(f"{path}: not {article} {what}, or damaged ({reason}); copy it anew, or remove and make it again")
 
 
 def read_toml(path: Path, what: str, limit: int) -> dict[str, Any]:

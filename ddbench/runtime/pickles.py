@@ -33,6 +33,8 @@ def load_pt(path: Path, mmap: bool = False, limit: int = MAX_BYTES) -> Any:
         UserError: missing, no plain file, too large, truncated, or holding anything but tensors and plain values.
     """
     plain_file(path, "file", limit)
+    if not begins_as_torch(path):
+        raise UserError(f"{path}: not a torch file: it is empty, or begins neither as a zip archive nor as a pickle")
     try:
         packed = zipfile.is_zipfile(path)
         if packed:
@@ -48,7 +50,13 @@ def load_pt(path: Path, mmap: bool = False, limit: int = MAX_BYTES) -> Any:
             f"run): {_reason(error)}"
         ) from None
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise UserError(f"{path}: not a whole torch file: {_reason(error)}") from None
+        raise UserError(f"{path}: not a whole torch file, copy or make it again: {_reason(error)}") from None
+
+
+def begins_as_torch(path: Path) -> bool:
+    """Whether the first bytes are those of what ``torch.save`` writes: a zip archive or, before torch 1.6, a pickle."""
+    with path.open("rb") as file:
+        return file.read(2).startswith((b"PK", b"\x80"))
 
 
 def _check_members(path: Path, limit: int) -> None:

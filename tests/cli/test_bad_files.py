@@ -483,6 +483,16 @@ def test_import_of_wrong_contents(case, refused: Refused, tmp_path: Path):
     refused(["import", path, "--dataset", "digits", "--out", tmp_path / "out"], str(tmp_path), *needles)
 
 
+def test_import_of_another_kind_of_file(refused: Refused, tmp_path: Path):
+    path = tmp_path / "settings.toml"
+    for text in ("a = 1", ""):
+        path.write_text(text)
+        said = refused(
+            ["import", path, "--inspect"], f"{path}: nothing that import reads", "torch files (.pt), .npz, .npy"
+        )
+        assert "pop" not in said
+
+
 def write_npz(path: Path, **arrays: np.ndarray) -> None:
     with open(path, "wb") as handle:
         np.savez(handle, allow_pickle=True, **arrays)

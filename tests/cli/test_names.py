@@ -130,6 +130,12 @@ def test_verbs_alone_say_what_there_is(verb: str, ddb: Callable):
 
 def test_what_is_missing_or_wrong_is_said(refused: Callable):
     refused(["evaluate"], "Missing from ddbench evaluate", "A run folder, or a synset file")
-    said = refused(["evaluate", "x", "--lr", "abc"], "--lr", "could not convert string to float: 'abc'")
+    said = refused(["evaluate", "x", "--lr", "abc"], "--lr abc: expected a number;")
     assert "None" not in said
-    refused(["evaluate", "x", "--lr-source", "abc"], "'protocol', 'synset', 'search'")
+    refused(["evaluate", "x", "--lr-source", "synsets"], "none of protocol, synset, search (did you mean 'synset'?)")
+    refused(
+        ["distill", "--method", "random", "--ipc", "one"],
+        "--ipc one: expected a whole number; see ddbench distill --help",
+    )
+    refused(["distill", "--method", "random", "--ipc"], "--ipc: a value is missing after it")
+    refused(["distill", "--method", "random", "more"], "more: not expected here")

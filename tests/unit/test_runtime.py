@@ -106,12 +106,16 @@ def test_same_value_same_bytes(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{", "not a thing"),
-        (b"\xff\xfe", "not a thing"),
+        (
+            b'{"a": 1,',
+            r"not a thing, or damaged \(not JSON from line 1, column 9\); copy it anew, or remove and make it",
+        ),
+        (b"", r"not a thing, or damaged \(empty\)"),
+        (b"\xff\xfe", r"not a thing, or damaged \(not a text in UTF-8\)"),
         (b'{"a": NaN}', "NaN is not allowed"),
         (b"[" * 100_000, "not a thing"),
     ],
-    ids=["torn", "binary", "nan", "deep"],
+    ids=["torn", "empty", "binary", "nan", "deep"],
 )
 def test_read_json_refuses(content: bytes, message: str, tmp_path: Path):
     (tmp_path / "x.json").write_bytes(content)

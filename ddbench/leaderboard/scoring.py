@@ -50,7 +50,7 @@ class Asked(Common):
     teachers: Path = Path("teachers")
     """Root of the teachers (ddbench teacher)."""
     epochs: int | None = None
-    """Other number of epochs than the protocol's, for all real images too: non-standard."""
+    """Other number of epochs than the protocol's, for all real images too: non-standard. Its own alters nothing."""
     weight: float = WEIGHT
     """Weight of IOR in LRS and of A1 in ARS, 0 to 1; other than 0.5: non-standard."""
     hard_augmentation: bool = False

@@ -129,6 +129,11 @@ def plan(base: str = "hard-v1", **options):
     return legs(PROTOCOLS[base], **{**known, **options})
 
 
+def test_the_protocols_own_number_of_epochs_alters_nothing():
+    assert plan(epochs=PROTOCOLS["hard-v1"].epochs) == plan()
+    assert plan(epochs=7)["syn"].difference == {"epochs": 7, "full_epochs": 7}
+
+
 def altered(name: str, **settings) -> tuple[str, str]:
     """Name and hash of a known protocol with some settings altered."""
     return name, changed(PROTOCOLS[name], **settings)[0].hash

@@ -218,7 +218,7 @@ def legs(
 
     Args:
         base: the synset's own protocol.
-        epochs: other number of epochs than the protocol's, for the full set too.
+        epochs: other number of epochs than the protocol's, for the full set too; the protocol's own alters nothing.
         soft: the synset has soft labels.
         soft_random: the random subsets have soft labels, too.
         learned_lr: the synset carries a learned scalar learning rate.
@@ -237,6 +237,7 @@ def legs(
             f"--protocol {base.name} replays stored labels, which random real images do not have; use one whose "
             'teacher labels every view (kd-v1, or a TOML file with base = "fkd" and labels = "teacher")'
         )
+    epochs = None if epochs == base.epochs else epochs  # what it says anyway alters nothing
     own, difference = changed(base, epochs=epochs, full_epochs=epochs)
     learned = learned_lr and own.lr_source == "synset"
     hard, _ = changed(

@@ -23,9 +23,6 @@ from ddbench.synset import KIND as SYNSET
 from ddbench.synset import MAX_CLASSES, MAX_IMAGES, MAX_SIDE
 from ddbench.synset import SCHEMA as SYNSET_SCHEMA
 
-MAX_LABELS = 2**40
-"""Bytes of stored labels."""
-
 BATCH_BYTES = 2**30
 """A batch of rows has no more, even where each of them is as large as its whole group."""
 
@@ -234,10 +231,10 @@ def _label_files(hub: Hub) -> tuple[tuple[int, int, int], list[tuple[Path, Any]]
     assert hub.labels is not None
     header, where = hub.labels["header"], hub.path / INFO
     shape = tuple(header.get(name) for name in ("epochs", "images", "classes"))
-    if not _whole(list(shape)) or stored.label_bytes(*shape) > MAX_LABELS:
+    if not _whole(list(shape)) or stored.label_bytes(*shape) > stored.MAX_LABELS:
         raise UserError(f"{where}: stored labels of shape {list(shape)}, expected epochs, images and classes")
     epochs, images, classes = shape
-    files = _files(hub.path, LABELS, MAX_LABELS)
+    files = _files(hub.path, LABELS, stored.MAX_LABELS)
     _columns(files, epochs * images, ("epoch", "index", "logits"))
     _check_counts(files, classes)
     return (epochs, images, classes), files

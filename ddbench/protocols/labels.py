@@ -37,6 +37,9 @@ PROBED = 8
 PROBE_TOLERANCE = 0.01
 """Largest difference of such a mean, in units of the network input; rounding and devices stay far below it."""
 
+MAX_LABELS = 2**40
+"""Bytes of stored logits, at most: what is not read is not written."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoredLabels:
@@ -185,6 +188,8 @@ def read_labels(path: Path) -> StoredLabels:
         epochs, images, classes = check_tensor(path, handle, "logits", ("F16",), 3)
         if set(handle.keys()) != {"logits"}:
             raise UserError(f"{path}: holds more than logits, which this version does not know: upgrade ddbench")
+    if label_bytes(epochs, images, classes) > MAX_LABELS:
+        raise UserError(f"{path}: logits of shape {[epochs, images, classes]} are more than {MAX_LABELS:,} bytes")
     if not (epochs >= 1 and 1 <= images <= MAX_IMAGES and 2 <= classes <= MAX_CLASSES):
         raise UserError(f"{path}: logits of shape {[epochs, images, classes]} are out of bounds")
     for name, size in (("epochs", epochs), ("images", images), ("classes", classes)):

@@ -20,7 +20,16 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from ddbench.protocols.labels import KIND, SCHEMA, StoredLabels, label_bytes, label_prefix, probe_of, read_labels
+from ddbench.protocols.labels import (
+    KIND,
+    MAX_LABELS,
+    SCHEMA,
+    StoredLabels,
+    label_bytes,
+    label_prefix,
+    probe_of,
+    read_labels,
+)
 from ddbench.protocols.plan import Plan, view_settings
 from ddbench.protocols.targets import teacher_labels
 from ddbench.protocols.training import Settings
@@ -112,14 +121,23 @@ def _check_space(plan: Plan, epochs: int, out: Path) -> None:
         raise UserError(f"--out {out}: cannot write to {folder}; choose a folder you may write to")
     images, classes = plan.synset.decoded_images, plan.synset.classes
     wanted = label_bytes(epochs, images, classes)
+    product = f"{epochs} epochs x {images} images x {classes} classes x 2 bytes"
+    if wanted > MAX_LABELS:
+        most = MAX_LABELS // (wanted // epochs)
+        lower = f"lower --epochs to {most} or less, " if most else ""
+        raise UserError(
+            f"{out}: the labels would take {wanted:,} bytes ({product}), more than the {MAX_LABELS:,} that are read: "
+            f"{lower}take a synset of fewer images, or evaluate with --protocol kd-v1, whose teacher labels without "
+            "storing"
+        )
     partial, _ = _partial_paths(out)
     there = getattr(partial.stat(), "st_blocks", 0) * 512 if partial.exists() else 0
     free = shutil.disk_usage(folder).free
     if wanted > free + there:
         raise UserError(
-            f"{out}: the labels take {_size(wanted)} ({epochs} epochs x {images} images x {classes} classes x 2 "
-            f"bytes), but {folder} has {_size(free + there)}: free some space, choose another --out, lower --epochs, "
-            "or evaluate with --protocol kd-v1, whose teacher labels without storing"
+            f"{out}: the labels take {_size(wanted)} ({product}), but {folder} has {_size(free + there)}: free some "
+            "space, choose another --out, lower --epochs, or evaluate with --protocol kd-v1, whose teacher labels "
+            "without storing"
         )
 
 

@@ -23,6 +23,7 @@ from torch import nn
 from ddbench.data.policy import Mix
 from ddbench.data.preprocess import Preprocess
 from ddbench.decoders.multi_formation import MultiFormation
+from ddbench.protocols import labels as stored_labels
 from ddbench.protocols import relabel as making
 from ddbench.protocols.labels import KIND, PROBE_TOLERANCE, PROBED, StoredLabels, probe_of, read_labels
 from ddbench.protocols.plan import Plan, check_labels, policy_of, view_settings
@@ -488,6 +489,24 @@ def test_too_little_space(out: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert listing(tmp_path) == before
     usage.free += 1
     make(out)
+
+
+def test_more_than_is_read_is_not_written(out: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    per_epoch = 2 * IMAGES * CLASSES
+    monkeypatch.setattr(making, "MAX_LABELS", EPOCHS * per_epoch - 1)
+    before = listing(tmp_path)
+    message = rf"would take {EPOCHS * per_epoch} bytes \(3 epochs x 12 images x 4 classes x 2 bytes\), more than the"
+    with pytest.raises(UserError, match=rf"{message} .*: lower --epochs to {EPOCHS - 1} or less, take a synset of"):
+        make(out)
+    monkeypatch.setattr(making, "MAX_LABELS", per_epoch - 1)
+    with pytest.raises(UserError, match="read: take a synset of fewer images"):
+        make(out)
+    assert listing(tmp_path) == before
+    monkeypatch.setattr(making, "MAX_LABELS", EPOCHS * per_epoch)
+    make(out)
+    monkeypatch.setattr(stored_labels, "MAX_LABELS", EPOCHS * per_epoch - 1)
+    with pytest.raises(UserError, match=f"more than {EPOCHS * per_epoch - 1} bytes"):
+        read_labels(out)
 
 
 def test_a_full_disk_keeps_what_is_done(out: Path, monkeypatch: pytest.MonkeyPatch, capsys, always_saved: None):

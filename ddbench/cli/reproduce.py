@@ -93,6 +93,8 @@ def main(argv: list[str]) -> None:
     if args.status:
         print_status(plan.name, status(cells, workshop))
         return
+    if line := on_cpu(args, cells):
+        print(line)
     if not args.dry_run:
         job, console = "ddbench.cli.reproduce:do_cell", Console(args.quiet)
         workshop = replace(workshop, shown=console.terminal and not args.quiet)
@@ -120,6 +122,16 @@ def workshop_of(args: Args, plan: Plan, threads: int) -> Workshop:
         common=tuple(_common(args)),
         cores=threads,
     )
+
+
+def on_cpu(args: Args, cells: Sequence[PlanCell]) -> str:
+    """What is told of cells that are done on the CPU whatever ``--device`` and ``--compile`` say; empty: nothing."""
+    asked = f"--device {args.device}" if args.device.startswith("cuda") else ""
+    asked = asked or ("--compile on" if args.compile == "on" else "")
+    count = sum(cell.kind.cpu_only for cell in cells)
+    if not asked or not count:
+        return ""
+    return f"{asked}: {count} of {len(cells)} cells are of graphs, which run on the CPU, without a compiler"
 
 
 def parse_span(text: str) -> float:
@@ -202,7 +214,7 @@ def _do(workshop: Workshop, cell: PlanCell) -> None:
     needs = needed(distill)
     # What a run may make first is for others too, so runs with such a need take their turns; others have their own.
     with workshop.turn(*([need.key for need in needs if not need.early] or [cell.run])):
-        _say_and([*distill, *root_flags(needs, workshop), *workshop.common], dispatch)
+        _say_and([*distill, *root_flags(needs, workshop), *workshop.flags(cell)], dispatch)
     _say_and(evaluate_flags(cell, workshop, given), dispatch)
     _say_and(submit_flags(cell, workshop), dispatch)
 

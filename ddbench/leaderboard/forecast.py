@@ -42,7 +42,7 @@ def forecast(
     if left and yardstick is not None:
         with tempfile.TemporaryDirectory() as scratch:
             elsewhere = replace(workshop, out=Path(scratch))
-            make([*distill_flags(yardstick, elsewhere), *workshop.common])
+            make([*distill_flags(yardstick, elsewhere), *workshop.flags(yardstick)])
             found = score(evaluate_flags(yardstick, elsewhere, None))
         factor = found.wall(1) / (60 * yardstick.minutes)
         source = f"times {factor:.3g}: {yardstick.name} takes {found.wall(1):.3g} s here, not {yardstick.minutes:g} min"

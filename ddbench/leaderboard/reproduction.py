@@ -49,7 +49,7 @@ class Workshop:
         out: folder for experts, teachers, runs and logs.
         leaderboard: folder of the board.
         submission: what every row says (author, licence, link, code).
-        common: flags of every computing verb.
+        common: flags of every computing verb; of a cell's verbs :meth:`flags`.
         cores: that a cell may use, of those of the machine.
         shown: whether somebody looks at what the cells that run are at.
     """
@@ -60,6 +60,14 @@ class Workshop:
     common: tuple[str, ...]
     cores: int
     shown: bool = False
+
+    def flags(self, cell: PlanCell) -> tuple[str, ...]:
+        """Flags of every computing verb of a cell: its data may have work for the CPU only, whatever is asked for."""
+        found = list(self.common)
+        for flag in ("--device", "--compile") if cell.kind.cpu_only else ():
+            if flag in found:
+                found[found.index(flag) + 1] = "auto"
+        return tuple(found)
 
     @property
     def units(self) -> Units:
@@ -304,14 +312,14 @@ def buffer_flags(cell: PlanCell, workshop: Workshop) -> list[str]:
         raise UserError(f"{cell.method} has no recipe for {cell.dataset}, ipc {cell.ipc}, that says which experts")
     recipe = f"{cell.method}/{chosen.recipe.name}"
     flags = ["buffer", "--recipe", recipe, "--buffers", str(workshop.experts), "--workers", "1"]
-    return [*flags, *ALL, *workshop.common]
+    return [*flags, *ALL, *workshop.flags(cell)]
 
 
 def teacher_flags(cell: PlanCell, workshop: Workshop) -> list[str] | None:
     """The flags of the teacher that a cell's protocol wants; None: it wants none, or is told none."""
     if cell.teacher is None or not getattr(cell.kind.protocol(cell.protocol), "needs_teacher", False):
         return None
-    return [*_data(cell), "--teachers", str(workshop.teachers), *cell.teacher, *workshop.common]
+    return [*_data(cell), "--teachers", str(workshop.teachers), *cell.teacher, *workshop.flags(cell)]
 
 
 def distill_flags(cell: PlanCell, workshop: Workshop) -> list[str]:
@@ -349,7 +357,7 @@ def evaluate_flags(cell: PlanCell, workshop: Workshop, teacher: Path | None) -> 
         flags += ["--out", str(workshop.run(cell) / "evaluations" / f"{name}.json")]
     flags += ["--workers", "1", *ALL, *_pair("--students", ",".join(cell.students)), *_pair("--size", cell.size)]
     flags += [*_pair("--teacher", teacher), "--teachers", str(workshop.teachers)]
-    return [*flags, *cell.evaluate, *workshop.common]
+    return [*flags, *cell.evaluate, *workshop.flags(cell)]
 
 
 def submit_flags(cell: PlanCell, workshop: Workshop) -> list[str]:

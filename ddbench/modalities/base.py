@@ -71,6 +71,7 @@ class Modality(ABC):
         setting_names: settings of a protocol.
         later: those that rows may leave out where they are 0.
         forecasts: whether ``ddbench plan`` can try its work.
+        cpu_only: whether all work is done on the CPU, without a compiler.
     """
 
     name: ClassVar[str]
@@ -80,6 +81,7 @@ class Modality(ABC):
     run_defaults: ClassVar[Mapping[str, Any]]
     metrics: ClassVar[Mapping[str, Mapping[str, str]]]
     forecasts: ClassVar[bool]
+    cpu_only: ClassVar[bool] = False
 
     @abstractmethod
     def device(self, asked: str, compile: str) -> str:

@@ -85,6 +85,7 @@ class GraphModality(Modality):
         "roc_auc": {"unit": "fraction", "better": "higher", "title": "Test ROC-AUC"},
     }
     forecasts = False
+    cpu_only = True
     setting_names = frozenset(GraphProtocol.__dataclass_fields__) - {"name"}
     later = ()
 

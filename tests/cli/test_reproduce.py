@@ -15,6 +15,7 @@ import pytest
 import ddbench
 from ddbench.cli import reproduce
 from ddbench.cli.main import run
+from ddbench.cli.reproduce import arguments, workshop_of
 from ddbench.leaderboard import reproduction
 from ddbench.leaderboard.plans import find_plan
 from ddbench.leaderboard.reproduction import Workshop, at_work
@@ -122,6 +123,35 @@ def test_settings_of_the_machine_in_a_cell(tmp_path: Path, monkeypatch: pytest.M
     run(["reproduce", "small.toml", "--only", "*kmeans*", "--quiet"])
     (row,) = load_results(tmp_path / "leaderboard")
     assert (row.at_once, row.protocol.name) == (2, "brief-v1")
+
+
+GRAPHS = """
+[[cells]]
+method = "random"
+dataset = "mutag"
+max_bytes = 2000
+protocols = ["graph-v1"]
+students = ["gin-d1-w4-mean"]
+seeds = 1
+minutes = 1
+"""
+
+
+def test_graph_cells_of_a_mixed_plan_run_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan_in(tmp_path, PLAN + GRAPHS)
+    args = arguments(["small.toml", "--device", "cuda", "--compile", "on", "--dry-run"])
+    plan = find_plan(args.plan)
+    workshop = workshop_of(args, plan, 1)
+    told = {cell.dataset: " ".join(workshop.flags(cell)) for cell in plan.cells}
+    assert "--device cuda --threads 0 --compile on" in told["digits"]
+    assert "--device auto --threads 0 --compile auto" in told["mutag"]
+    run(["reproduce", "small.toml", "--device", "cuda", "--dry-run"])
+    assert "--device cuda: 10 of 13 cells are of graphs, which run on the CPU" in capsys.readouterr().out
+    run(["reproduce", "small.toml", "--dry-run"])
+    assert "run on the CPU" not in capsys.readouterr().out
 
 
 def test_killed_and_stopped_it_goes_on_to_the_same_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,13 +65,17 @@ def check_batches(batch: int, images: int, net: nn.Module, shape: tuple[int, ...
         )
 
 
-def check_twice(net: nn.Module, shape: tuple[int, ...], classes: int, student: str, method: str) -> bool:
-    """Refuse a network whose gradient cannot be differentiated in the images.
+def check_twice(
+    net: nn.Module, shape: tuple[int, ...], classes: int, student: str, method: str, *, by_images: bool = False
+) -> bool:
+    """Refuse a network whose gradient in the weights cannot be differentiated in weights and images.
 
     Args:
         net: on the device where the method runs.
         shape: ``(C, H, W)``.
         method: its title, for the message.
+        by_images: the gradient is that in the images, differentiated in the weights, as a penalty of it is: then what
+            lies below the first weights is differentiated twice too.
 
     Returns:
         Whether it has a second derivative under :func:`plain_attention` only.
@@ -79,11 +83,11 @@ def check_twice(net: nn.Module, shape: tuple[int, ...], classes: int, student: s
     Raises:
         UserError: names the student and the layer.
     """
-    fault = _fault(net, shape, classes)
+    fault = _fault(net, shape, classes, by_images)
     if fault is None:
         return False
     with plain_attention():
-        fault = _fault(net, shape, classes)
+        fault = _fault(net, shape, classes, by_images)
         if fault is None:
             return True
         layer = _guilty(net, shape)
@@ -97,7 +101,8 @@ def check_twice(net: nn.Module, shape: tuple[int, ...], classes: int, student: s
 def attention_of(
     net: nn.Module, shape: tuple[int, ...], classes: int, student: str, method: str
 ) -> AbstractContextManager[None]:
-    """The form of attention that a network is differentiated twice under: torch's choice, or the plain one.
+    """The form of attention that a penalty of a network's gradient in the images is learned under: torch's choice, or
+    the plain one.
 
     Args:
         net, shape, classes, student, method: as :func:`check_twice`.
@@ -105,15 +110,16 @@ def attention_of(
     Raises:
         UserError: it cannot be differentiated twice.
     """
-    return plain_attention() if check_twice(net, shape, classes, student, method) else nullcontext()
+    return plain_attention() if check_twice(net, shape, classes, student, method, by_images=True) else nullcontext()
 
 
 WRONG = {"WeightNormInterfaceBackward0": "torch's weight norm"}
 """Operations whose second derivative torch gives wrongly and without a word, and what they are called in messages."""
 
 
-def _fault(net: nn.Module, shape: tuple[int, ...], classes: int) -> Exception | None:
-    """What goes wrong when the gradient of a loss of two images is differentiated in the weights and the images."""
+def _fault(net: nn.Module, shape: tuple[int, ...], classes: int, by_images: bool) -> Exception | None:
+    """What goes wrong when the gradient of a loss of two images is differentiated: that in the weights by weights and
+    images, or that in the images by the weights."""
     flat = FlatNet(net)
     with isolated(0, "twice"):
         theta = flatten_parameters(net).requires_grad_()
@@ -122,8 +128,9 @@ def _fault(net: nn.Module, shape: tuple[int, ...], classes: int) -> Exception | 
         try:
             logits = flat(theta, x)
             wrong = _wrong(logits)
-            (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels), theta, create_graph=True)
-            pulls = torch.autograd.grad(gradient @ torch.randn_like(gradient), [theta, x])
+            first, second = (x, [theta]) if by_images else (theta, [theta, x])
+            (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels), first, create_graph=True)
+            pulls = torch.autograd.grad((gradient * torch.randn_like(gradient)).sum(), second)
         except (RuntimeError, NotImplementedError) as error:
             return error
     if bool(gradient.isfinite().all()) and not all(bool(pull.isfinite().all()) for pull in pulls):

@@ -11,14 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddbench.distillation import runner
+from ddbench.experts.sharpness import gradient_penalty
 from ddbench.methods import METHODS
 from ddbench.networks.build import build_student
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
+from ddbench.training.curvature import curvature_penalty
 from ddbench.training.flat import FlatNet, flatten_parameters
 from ddbench.training.inner import InnerLoop
 from ddbench.training.problem import InnerProblem, match_term
-from ddbench.training.twice import check_batches, check_steady, check_twice, plain_attention
+from ddbench.training.twice import attention_of, check_batches, check_steady, check_twice, plain_attention
 
 SHAPE = (1, 4, 4)
 
@@ -82,6 +84,32 @@ def test_layers_that_cannot(layer: nn.Module, message: str):
     with pytest.raises(UserError, match=message) as caught:
         ask(layer)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("penalty", ["smooth", "curvature"])
+def test_a_layer_without_weights_below_all_weights_is_seen_by_a_penalty(penalty: str):
+    """Its backward pass is no part of a gradient in the weights, but of one in the images."""
+    below = nn.Sequential(nn.Flatten(), nn.Hardsigmoid(), nn.Linear(16, 3))
+    assert not check_twice(below, SHAPE, 3, "mine", "MTT"), "there the weights' gradient has a derivative"
+    x = torch.rand(2, *SHAPE)
+    labels = torch.arange(2)
+    made = {
+        "smooth": lambda: gradient_penalty(below, x),
+        "curvature": lambda: curvature_penalty(lambda x: F.cross_entropy(below(x), labels), x, 0.1),
+    }
+    with pytest.raises(RuntimeError, match="hardsigmoid_backward"):
+        made[penalty]().backward()
+    with pytest.raises(UserError, match=r"--student mine: the penalty .*\(layer 1, Hardsigmoid\)"):
+        attention_of(below, SHAPE, 3, "mine", "the penalty")
+
+
+def test_a_penalty_of_networks_that_can():
+    for below in (nn.Identity(), nn.ReLU(), nn.Hardswish(), nn.AvgPool2d(2, ceil_mode=True, padding=0)):
+        net = nn.Sequential(below, nn.Flatten(), nn.LazyLinear(8), nn.BatchNorm1d(8), nn.GELU(), nn.Linear(8, 3))
+        net(torch.zeros(2, *SHAPE))
+        assert isinstance(attention_of(net, SHAPE, 3, "mine", "the penalty"), nullcontext)
+        gradient_penalty(net, torch.rand(2, *SHAPE)).backward()
+    assert not isinstance(attention_of(net_with(Attention()), SHAPE, 3, "mine", "the penalty"), nullcontext)
 
 
 def test_asking_leaves_network_and_generator():

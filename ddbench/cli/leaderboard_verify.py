@@ -135,6 +135,8 @@ def verify(argv: list[str]) -> None:
             else:
                 verdicts.append(outcome.verification.verdict)
                 print_verification(row, outcome.verification)
+                for note in outcome.notes:
+                    print(f"  {note}")
     if known:
         print(f"stopped after {args.max_minutes:g} minutes, {len(known)} row(s) not finished; the same command goes on")
     if verdicts:

@@ -80,6 +80,29 @@ def _rate(result: Result, protocol: Any, plan: Any, student: str) -> dict[str, A
     }
 
 
+def searched_otherwise(result: Result, again: Mapping[str, Any]) -> list[str]:
+    """What a search for rates found that the row does not say of it, a line a student.
+
+    Args:
+        again: student -> rate and ``searched`` (rate -> accuracy on held-out items), trained again.
+    """
+    lines = []
+    for student, found in again.items():
+        own = result.learning_rates.get(student, {})
+        said, tried = own.get("searched", {}), found["searched"]
+        gaps = {rate: abs(value - said.get(rate, 0.0)) for rate, value in tried.items()}
+        if not any(gaps.values()):
+            continue
+        worst = max(gaps, key=lambda rate: gaps[rate])
+        best, rate = found["rate"], own.get("rate")
+        better = "" if best == rate else f"; rate {best:g} is best, not {rate:g}"
+        lines.append(
+            f"search of {student}: rate {worst} reaches {tried[worst]:.4f} on held-out items, the row says "
+            f"{said.get(worst, 0.0):.4f} ({sum(gap > 0 for gap in gaps.values())} of {len(gaps)} rates differ){better}"
+        )
+    return lines
+
+
 def differing(said: Any, found: Any, place: str = "") -> str | None:
     """Where two JSON values differ first, as ``synset.bytes.labels``; None: nowhere."""
     if isinstance(said, Mapping) and isinstance(found, Mapping):

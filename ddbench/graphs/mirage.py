@@ -41,7 +41,8 @@ class MirageConfig:
     """least number of graphs of a class that hold a set; below 1: that share of the class's graphs; one for all classes
     or one each"""
     exclusive: bool = False
-    """leave out sets that are frequent in more than one class"""
+    """leave out sets that are frequent in more than one class; with max_bytes up to 1,000 shares are then looked at one
+    by one, not the ten or so of a bisection: such a limit takes longer"""
     degree_labels: bool = False
     """trees that differ in the degrees of their nodes are different trees: GCN is then exact too, and trees are more"""
     max_itemsets: int = setting(20_000, at_least=1)

@@ -1,6 +1,7 @@
 """``ddbench completion SHELL``: a script by which a shell completes verbs, flags, and the values that are names.
 
-The script is text that knows everything: completing starts no Python. Imports no torch.
+The script is text that knows everything: completing starts no Python. Printing it takes torch for the flags of methods,
+and leaves those out where there is none.
 """
 
 from __future__ import annotations
@@ -8,19 +9,22 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
-from ddbench.cli.help import flags_of
+from ddbench.cli.help import Flag, flags_of
 from ddbench.cli.listing import TABLES
 from ddbench.cli.main import VERBS
 from ddbench.cli.parse import parse
 from ddbench.cli.plan import VERBS as PLANNED
-from ddbench.tasks import TASKS
+from ddbench.distillation.start import choose
+from ddbench.runtime.errors import UserError
+from ddbench.tasks import TASKS, task_class
 
 ARGS: dict[str, str] = {
     "demo": "demo:Args",
@@ -65,11 +69,17 @@ NAMES = {"method": "methods", "dataset": "datasets", "student": "students", "stu
 NAMES |= {"protocol": "protocols"}
 """Flag -> the table of ``ddbench list`` that its values are in."""
 
+LISTS = ("--students", "--protocol")
+"""Flags whose names may be joined by commas (a protocol, by ``evaluate``)."""
+
+NO_RECIPES = ("auto", "none")
+"""What ``--recipe`` of ``distill`` takes beside the recipes of its method."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Print a script by which a shell completes verbs, flags and names. Flags of a single method are not in it: see
-    ddbench distill --method M --help."""
+    """Print a script by which a shell completes verbs, flags and names; flags of a method once --method names it (where
+    torch is installed), those of a task after its name. Methods and datasets of your own: print it again."""
 
     shell: tyro.conf.Positional[Literal["bash", "zsh", "fish"]]
     """bash, zsh or fish."""
@@ -113,15 +123,41 @@ def options(verb: str) -> list[Option]:
     """The flags of a verb, or of a verb and its sub-verb."""
     module, _, name = ARGS[verb].partition(":")
     kind = getattr(importlib.import_module(f"ddbench.cli.{module}"), name)
-    found = []
-    for flag in flags_of(kind):
-        if flag.positional:
-            continue
-        said, _, word = flag.said.partition(" ")
-        choices = tuple(word.split("|")) if re.fullmatch(r"[a-z][a-z0-9|]*", word) else ()
-        values = names(NAMES[flag.name]) if flag.name in NAMES else choices
-        found.append(Option(name=said, takes=bool(word), values=values, words=re.split(r"[;:.(]\s", flag.words)[0]))
+    found = [_option(flag) for flag in flags_of(kind) if not flag.positional]
+    if verb in ("buffer", "distill"):
+        recipes = names("recipes") if verb == "buffer" else NO_RECIPES
+        found = [replace(one, values=recipes) if one.name == "--recipe" else one for one in found]
     return [*found, Option(name="--help", takes=False, values=(), words="flags and examples")]
+
+
+def _option(flag: Flag) -> Option:
+    said, _, word = flag.said.partition(" ")
+    choices = tuple(word.split("|")) if re.fullmatch(r"[a-z][a-z0-9|]*", word) else ()
+    values = names(NAMES[flag.name]) if flag.name in NAMES else choices
+    return Option(name=said, takes=bool(word), values=values, words=re.split(r"[;:.(]\s", flag.words)[0])
+
+
+@cache
+def chosen() -> dict[tuple[str, str], list[Option]]:
+    """(verb, method or task) -> its own flags, and of a method its recipes; without torch none that take it."""
+    found: dict[tuple[str, str], list[Option]] = {}
+    for name in TASKS:
+        with suppress(ImportError, UserError):
+            found["task", name] = _own("task", [task_class(name).config_class])
+    for name in names("methods"):
+        with suppress(ImportError, UserError):  # no torch, or somebody's method that does not load
+            method = choose(name, recipe="none")
+            recipes = tuple(one.partition("/")[2] for one in names("recipes") if one.startswith(f"{name}/"))
+            known = Option(name="--recipe", takes=True, values=(*NO_RECIPES, *recipes), words="recipe of the method")
+            kinds = [type(method.config), *map(type, method.flags(method.config))]
+            found["distill", name] = [*_own("distill", kinds), known]
+    return found
+
+
+def _own(verb: str, kinds: Iterable[type[Any]]) -> list[Option]:
+    """Flags of some dataclasses that the verb does not have."""
+    shared = {one.name for one in options(verb)}
+    return [one for kind in kinds for one in map(_option, flags_of(kind)) if one.name not in shared]
 
 
 def places(verb: str) -> tuple[str, ...]:
@@ -171,14 +207,42 @@ def _function() -> Iterator[str]:
     for verb in [*ARGS, *(name for name in VERBS if name not in ARGS)]:
         yield from _case(verb)
     yield "  esac"
+    yield from _by_choice()
+    yield '  local start=""'
+    yield f'  case "$before" in {"|".join(LISTS)})'
+    yield '    [ "${current#*,}" = "$current" ] || start="${current%,*},";; esac'
     yield '  if [ -n "$values" ]; then'
-    yield '    [ "$values" = - ] || COMPREPLY=($(compgen -W "$values" -- "$current"))'
+    yield '    [ "$values" = - ] || COMPREPLY=($(compgen -P "$start" -W "$values" -- "${current#"$start"}"))'
     yield '  elif [ "${current#-}" != "$current" ]; then'
     yield '    COMPREPLY=($(compgen -W "$flags" -- "$current"))'
     yield '  elif [ "$COMP_CWORD" -eq 2 ] && [ -n "$first" ]; then'
     yield '    COMPREPLY=($(compgen -W "$first" -- "$current"))'
     yield "  fi"
     yield "}"
+
+
+def _by_choice() -> Iterator[str]:
+    """What the method or task that is named already adds."""
+    yield '  local chosen="" i'
+    yield '  [ "$verb" != task ] || chosen="$second"'
+    yield "  for ((i = 2; i < COMP_CWORD; i++)); do"
+    yield '    [ "${COMP_WORDS[i]}" != --method ] || chosen="${COMP_WORDS[i+1]}"'
+    yield '    [ "$chosen" != = ] || chosen="${COMP_WORDS[i+2]-}"'
+    yield "  done"
+    yield '  case "$verb $chosen" in'
+    for (verb, name), found in chosen().items():
+        yield f"    {shlex.quote(f'{verb} {name}')})"
+        yield f'      flags="$flags {" ".join(one.name for one in found)}"'
+        yield '      case "$before" in'
+        yield from _values(found)
+        yield "      esac;;"
+    yield "  esac"
+
+
+def _values(found: Iterable[Option]) -> Iterator[str]:
+    for one in found:
+        if one.takes:  # a dash: no names are known, the shell offers files
+            yield f"        {one.name}) values={shlex.quote(' '.join(one.values) or '-')};;"
 
 
 def _case(verb: str) -> Iterator[str]:
@@ -189,9 +253,7 @@ def _case(verb: str) -> Iterator[str]:
     if places(verb):
         yield f"      first={shlex.quote(' '.join(places(verb)))}"
     yield '      case "$before" in'
-    for one in found:
-        if one.takes:  # a dash: no names are known, the shell offers files
-            yield f"        {one.name}) values={shlex.quote(' '.join(one.values) or '-')};;"
+    yield from _values(found)
     yield "      esac;;"
 
 
@@ -211,10 +273,21 @@ def fish() -> str:
         if not second and places(verb):
             given = f"__fish_seen_subcommand_from {name}; and not __fish_seen_subcommand_from {' '.join(places(verb))}"
             lines.append(f"complete -c ddbench -f -n {_quoted(given)} -a {_quoted(' '.join(places(verb)))}")
-        for one in options(verb) if verb in ARGS else []:
-            value = f" -x -a {_quoted(' '.join(one.values))}" if one.values else " -r" if one.takes else ""
-            lines.append(f"complete -c ddbench -n {_quoted(here)} -l {one.name[2:]}{value} -d {_quoted(one.words)}")
+        lines += [_of_fish(here, one) for one in (options(verb) if verb in ARGS else [])]
+    for (verb, name), found in chosen().items():
+        here = f"__fish_seen_subcommand_from {verb}; and "
+        named = f"__fish_seen_subcommand_from {name}"
+        here += named if verb == "task" else f"string match -qr -- '--method[= ]{name}( |$)' (commandline -pc)"
+        lines += [_of_fish(here, one) for one in found]
     return "\n".join([*lines, ""])
+
+
+def _of_fish(here: str, one: Option) -> str:
+    names = " ".join(one.values)
+    if one.name in LISTS and names:
+        names = f'(__fish_complete_list , \'string split " " "{names}"\')'
+    value = f" -x -a {_quoted(names)}" if names else " -r" if one.takes else ""
+    return f"complete -c ddbench -n {_quoted(here)} -l {one.name[2:]}{value} -d {_quoted(one.words)}"
 
 
 def _quoted(text: str) -> str:

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,22 @@ def test_the_verb_prints_the_script(ddb: Callable, scripts: Path, refused: Calla
     refused(["completion", "cmd"], "cmd")
 
 
+def test_without_torch_the_rest_is_there():
+    code = """
+import sys
+class Missing:
+    def find_spec(self, name, *more):
+        if name.partition(".")[0] == "torch":
+            raise ModuleNotFoundError(name, name="torch")
+sys.meta_path.insert(0, Missing())
+from ddbench.cli.main import run
+run(["completion", "bash"])
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "--method-file" in found
+    assert "--lr-images" not in found
+
+
 CASES = {
     "verbs": ("ddbench re", {"relabel", "reproduce"}),
     "sub-verbs": ("ddbench buffer ", {"verify", "info", "import"}),
@@ -55,6 +72,18 @@ CASES = {
     "choices": ("ddbench export run --format g", {"grid"}),
     "methods": ("ddbench distill --method mt", {"mtt"}),
     "datasets": ("ddbench distill --dataset fash", {"fashion-mnist"}),
+    "second of a list": ("ddbench evaluate x --students lenet,mlp-d3", {"lenet,mlp-d3-w128"}),
+    "third of a list": (
+        "ddbench evaluate x --students lenet,vit-d6-w512,resnet18ap-b",
+        {"lenet,vit-d6-w512,resnet18ap-bn"},
+    ),
+    "one method only": ("ddbench distill --method dm,mt", set()),
+    "recipes of experts": ("ddbench buffer --recipe mtt/dig", {"mtt/digits-ipc1", "mtt/digits-ipc10"}),
+    "recipes of a method": ("ddbench distill --method ncfm --recipe dig", {"digits-ipc1", "digits-ipc10"}),
+    "flags of a method": ("ddbench distill --ipc 1 --method mtt --lr-im", {"--lr-images"}),
+    "flags of what it needs": ("ddbench distill --method mtt --buff", {"--buffers"}),
+    "flags of no other method": ("ddbench distill --method random --lr-im", set()),
+    "flags of a task": ("ddbench task continual runs/x --mem", {"--memory"}),
     "lists": ("ddbench list me", {"methods"}),
     "plans": ("ddbench reproduce digits", {"digits-cpu"}),
     "verbs that are planned": ("ddbench plan di", {"distill"}),
@@ -71,7 +100,7 @@ def test_bash(line: str, wanted: set[str], scripts: Path, tmp_path: Path):
     text = f"""
         source {shlex.quote(str(scripts / "bash"))}
         COMP_WORDS=({" ".join(map(shlex.quote, words))}); COMP_CWORD={len(words) - 1}
-        _ddbench; printf '%s\\n' "${{COMPREPLY[@]}}"
+        _ddbench || true; printf '%s\\n' "${{COMPREPLY[@]}}"
     """
     found = subprocess.run(["bash", "-euc", text], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert set(found.stdout.split()) == wanted

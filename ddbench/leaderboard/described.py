@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ddbench.leaderboard.attachments import IMPORTED
@@ -80,13 +81,26 @@ def _rate(result: Result, protocol: Any, plan: Any, student: str) -> dict[str, A
     }
 
 
-def searched_otherwise(result: Result, again: Mapping[str, Any]) -> list[str]:
-    """What a search for rates found that the row does not say of it, a line a student.
+@dataclass(frozen=True)
+class SearchedOtherwise:
+    """Where a search for rates, done again, found something else than a row says.
+
+    Attributes:
+        line: in words.
+        chosen: whether another rate is best, not only accuracies differ.
+    """
+
+    line: str
+    chosen: bool
+
+
+def searched_otherwise(result: Result, again: Mapping[str, Any]) -> list[SearchedOtherwise]:
+    """What a search for rates found that the row does not say of it, one for each such student.
 
     Args:
         again: student -> rate and ``searched`` (rate -> accuracy on held-out items), trained again.
     """
-    lines = []
+    found_otherwise = []
     for student, found in again.items():
         own = result.learning_rates.get(student, {})
         said, tried = own.get("searched", {}), found["searched"]
@@ -96,11 +110,12 @@ def searched_otherwise(result: Result, again: Mapping[str, Any]) -> list[str]:
         worst = max(gaps, key=lambda rate: gaps[rate])
         best, rate = found["rate"], own.get("rate")
         better = "" if best == rate else f"; rate {best:g} is best, not {rate:g}"
-        lines.append(
+        line = (
             f"search of {student}: rate {worst} reaches {tried[worst]:.4f} on held-out items, the row says "
             f"{said.get(worst, 0.0):.4f} ({sum(gap > 0 for gap in gaps.values())} of {len(gaps)} rates differ){better}"
         )
-    return lines
+        found_otherwise.append(SearchedOtherwise(line, chosen=best != rate))
+    return found_otherwise
 
 
 def differing(said: Any, found: Any, place: str = "") -> str | None:

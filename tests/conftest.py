@@ -6,14 +6,18 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddbench.data.dataset import Dataset
     from ddbench.experts.recipe import ExpertRecipe
+    from ddbench.experts.store import TrajectoryStore
     from ddbench.methods.base import Context
 
 TINY = "convnet-d1-w4-in"
@@ -149,24 +153,51 @@ def digits_context(data_root: Path, folder: Path, **changes: Any) -> Context:
     return Context(**{**settings, **changes})
 
 
-def record_digits(root: Path, data_root: Path, recipe: ExpertRecipe) -> None:
-    """Record tiny experts of digits."""
+def negative(dataset: Dataset, train: Tensor | None = None, *, test: bool = False) -> Dataset:
+    """The dataset with some images as their negatives: labels, fingerprint and name are the same.
+
+    Args:
+        train: which training images, a mask ``(N,)``; None: none of them.
+        test: the test images.
+    """
+    images = dataset.train.images.clone()
+    if train is not None:
+        images[train] = 255 - images[train]
+    return replace(
+        dataset,
+        train=replace(dataset.train, images=images),
+        test=replace(dataset.test, images=255 - dataset.test.images) if test else dataset.test,
+    )
+
+
+def held_out_mask(dataset: Dataset) -> Tensor:
+    """Which training images of digits are held out by default, a mask ``(N,)``."""
+    from ddbench.data.dataset import stratified
+
+    return stratified(dataset.train.labels, dataset.spec.classes, 0.1, "holdout")
+
+
+def record_digits(
+    root: Path, data_root: Path, recipe: ExpertRecipe, dataset: Dataset | None = None, experts: int = TINY_EXPERTS
+) -> TrajectoryStore:
+    """Record tiny experts of digits, or of a dataset made from them."""
     from ddbench.data.load import load_dataset
     from ddbench.experts.record import record
     from ddbench.runtime.progress import Console
 
-    record(
+    return record(
         root=root,
-        dataset=load_dataset("digits", data_root),
+        dataset=dataset or load_dataset("digits", data_root),
         data=data_root,
         student=TINY,
         recipe=recipe,
-        experts=TINY_EXPERTS,
+        experts=experts,
         workers=1,
         threads=1,
         device="cpu",
         compile="off",
         console=Console(quiet=True),
+        by_name=dataset is None,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import json
 import math
@@ -13,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, TINY_DIFFUSION, contents
+from conftest import TINY, TINY_DIFFUSION, contents, held_out_mask, negative
 
-from ddbench.data.dataset import Dataset, holdout_split, stratified
+from ddbench.data.dataset import Dataset, holdout_split
 from ddbench.data.load import load_dataset
 from ddbench.diffusion import train as module
 from ddbench.diffusion.ddim import inversion_moves, sampling_moves, travel
@@ -102,19 +101,17 @@ def test_damaged_checkpoint(digits: Dataset, tmp_path: Path, monkeypatch: pytest
 
 
 def test_held_out_and_test_images_play_no_part(digits: Dataset, tmp_path: Path):
-    held = stratified(digits.train.labels, 10, 0.1, "holdout")
-    images = digits.train.images.clone()
-    images[held] = 255 - images[held]
-    other = dataclasses.replace(
-        digits,
-        train=dataclasses.replace(digits.train, images=images),
-        test=dataclasses.replace(digits.test, images=255 - digits.test.images),
+    held = held_out_mask(digits)
+    one, same, other = (
+        contents(trained(tmp_path / name, dataset), "cost.json")
+        for name, dataset in (
+            ("one", digits),
+            ("same", negative(digits, held, test=True)),
+            ("other", negative(digits, ~held)),
+        )
     )
-    assert contents(trained(tmp_path / "a", digits), "cost.json") == contents(
-        trained(tmp_path / "b", other), "cost.json"
-    )
-    images[~held] = 255 - images[~held]
-    assert contents(trained(tmp_path / "c", other), "cost.json") != contents(tmp_path / "a", "cost.json")
+    assert same == one
+    assert other != one
 
 
 def training(digits: Dataset, **more: Any) -> _Training:

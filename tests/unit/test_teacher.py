@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import contents, listing
+from conftest import contents, held_out_mask, listing, negative
 from safetensors.torch import load_file, save_file
 
-from ddbench.data.dataset import Dataset, Split, holdout_split, stratified
+from ddbench.data.dataset import Dataset, holdout_split
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import Preprocess, fit_preprocess
 from ddbench.distillation.runner import RunSettings, distill
@@ -297,13 +297,10 @@ def test_schedules():
 
 def test_held_out_images_are_never_seen(make: Callable, digits: Dataset, tmp_path: Path):
     """Other pixels in the held-out images change no weight, other pixels elsewhere do."""
-    held = stratified(digits.train.labels, 10, 0.1, "holdout")
+    held = held_out_mask(digits)
     whole = load_file(make(tmp_path / "whole").path)
     for name, marked, same in (("held", held, True), ("seen", ~held, False)):
-        images = digits.train.images.clone()
-        images[marked] = 255 - images[marked]
-        spoiled = replace(digits, train=Split(images, digits.train.labels))
-        found = load_file(make(tmp_path / name, dataset=spoiled).path)
+        found = load_file(make(tmp_path / name, dataset=negative(digits, marked)).path)
         assert all(torch.equal(found[key], whole[key]) for key in whole) == same
 
 
@@ -319,10 +316,8 @@ def test_test_images_are_looked_at_once_and_change_no_weight(
 
     monkeypatch.setattr(teach, "predict", watched)
     one = make(tmp_path / "one")
-    held_out = len(holdout_split(digits.train, 0.1, 10)[1])
-    assert looked == [held_out] * RECIPE.epochs + [len(digits.test)]
-    spoiled = replace(digits, test=Split(255 - digits.test.images, digits.test.labels))
-    two = make(tmp_path / "two", dataset=spoiled)
+    assert looked == [int(held_out_mask(digits).sum())] * RECIPE.epochs + [len(digits.test)]
+    two = make(tmp_path / "two", dataset=negative(digits, test=True))
     assert one.accuracy == two.accuracy
     assert one.test_accuracy != two.test_accuracy
     a, b = load_file(one.path), load_file(two.path)

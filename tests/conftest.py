@@ -154,20 +154,18 @@ def digits_context(data_root: Path, folder: Path, **changes: Any) -> Context:
 
 
 def negative(dataset: Dataset, train: Tensor | None = None, *, test: bool = False) -> Dataset:
-    """The dataset with some images as their negatives: labels, fingerprint and name are the same.
+    """The dataset with some images as their negatives; its name and fingerprint are the same.
 
     Args:
         train: which training images, a mask ``(N,)``; None: none of them.
-        test: the test images.
+        test: all test images, and their labels in another order.
     """
-    images = dataset.train.images.clone()
+    images, tested = dataset.train.images.clone(), dataset.test
     if train is not None:
         images[train] = 255 - images[train]
-    return replace(
-        dataset,
-        train=replace(dataset.train, images=images),
-        test=replace(dataset.test, images=255 - dataset.test.images) if test else dataset.test,
-    )
+    if test:
+        tested = replace(tested, images=255 - tested.images, labels=tested.labels.flip(0))
+    return replace(dataset, train=replace(dataset.train, images=images), test=tested)
 
 
 def held_out_mask(dataset: Dataset) -> Tensor:

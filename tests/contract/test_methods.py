@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, contents, digits_context, record_digits
+from conftest import TINY, contents, digits_context, held_out_mask, negative, record_digits
 
 from ddbench.config import recorded_config
+from ddbench.data.dataset import Dataset
 from ddbench.data.load import load_dataset
 from ddbench.diffusion.store import find_model
 from ddbench.distillation.begin import Sharing
@@ -124,7 +125,15 @@ def with_teacher(context: Context, name: str, teachers: Path) -> Context:
 def make(buffers: Path, teachers: Path, tiny_diffusions: Path, data_root: Path, tmp_path: Path) -> Callable[..., Any]:
     """``make(name, folder)`` runs a method through the runner; returns the synset."""
 
-    def call(name: str, out: Path, seed: int = 0, ipc: int = IPC, config: Any = None, **more: Any) -> Any:
+    def call(
+        name: str,
+        out: Path,
+        seed: int = 0,
+        ipc: int = IPC,
+        config: Any = None,
+        dataset: Dataset | None = None,
+        **more: Any,
+    ) -> Any:
         settings = RunSettings(
             **{
                 "ipc": ipc,
@@ -151,7 +160,7 @@ def make(buffers: Path, teachers: Path, tiny_diffusions: Path, data_root: Path, 
             name,
             METHODS.get(name),
             config or small_config(name),
-            dataset=load_dataset("digits", data_root),
+            dataset=dataset or load_dataset("digits", data_root),
             data=data_root,
             settings=settings,
             out=out,
@@ -389,22 +398,30 @@ def test_state_round_trip(name: str, context: Context, buffers: Path, teachers: 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_test_images_are_never_looked_at(name: str, make: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """With other test images (same fingerprint) the product is the same."""
+def test_test_images_are_never_looked_at(name: str, make: Callable, tmp_path: Path, data_root: Path):
+    """With other test images (same fingerprint) the product is the same, validated or not."""
     make(name, tmp_path / "one")
-    import ddbench.data.load as load
-
-    whole = load.load_dataset
-
-    def spoiled(*args: Any, **options: Any) -> Any:
-        dataset = whole(*args, **options)
-        test = dataclasses.replace(dataset.test, images=255 - dataset.test.images, labels=dataset.test.labels.flip(0))
-        return dataclasses.replace(dataset, test=test)
-
-    monkeypatch.setitem(globals(), "load_dataset", spoiled)
-    make(name, tmp_path / "two", validate_every=3)
+    other = negative(load_dataset("digits", data_root), test=True)
+    make(name, tmp_path / "two", dataset=other, validate_every=3)
     one, two = (tmp_path / folder / "synset.safetensors" for folder in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
+
+
+def test_validation_is_on_held_out_images(make: Callable, tmp_path: Path, data_root: Path):
+    """``metrics.jsonl`` says the same of other test images; of other held-out images another accuracy and no more."""
+    digits = load_dataset("digits", data_root)
+    lines = {}
+    for name, dataset in (
+        ("one", digits),
+        ("tested", negative(digits, test=True)),
+        ("held out", negative(digits, held_out_mask(digits))),
+    ):
+        make("dm", tmp_path / name, dataset=dataset, validate_every=1)
+        lines[name] = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+    assert lines["tested"] == lines["one"]
+    found, known = ([line.pop("holdout_accuracy") for line in lines[name]] for name in ("held out", "one"))
+    assert found != known
+    assert lines["held out"] == lines["one"]
 
 
 @pytest.mark.parametrize("name", ["random", *CORESETS])

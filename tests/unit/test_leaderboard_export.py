@@ -19,6 +19,7 @@ from rich.console import Console
 
 from ddbench.cli import leaderboard as verb
 from ddbench.leaderboard.board import Board, read_board
+from ddbench.leaderboard.columns import SCORE, SCORES
 from ddbench.leaderboard.grouping import Group, Known, build_cells
 from ddbench.leaderboard.pages import embed
 from ddbench.leaderboard.pages.export import csv_text, frame, harmless, index, write_export
@@ -410,6 +411,26 @@ def test_rows_measured_with_other_settings_are_not_compared(tmp_path: Path) -> N
     assert scores["mtt"].best
     text = next(entry for line in lay_out(cell).lines for entry in line.entries if entry.detail == "other settings")
     assert "±" in text.text
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("student", STUDENTS[1]), ("standard", False), ("weight", 0.25), ("random_labels", "teacher")],
+)
+def test_scores_under_other_settings_are_not_ranked(setting: str, value: object) -> None:
+    """Nor is a better score of other students, trainings, weights or labels the best of its column."""
+    results = [made_result(name, accuracy=mean) for name, mean in (("mtt", 0.5), ("dm", 0.45), ("dsa", 0.95))]
+    results[2] = replace(results[2], scores=replace(results[2].scores, **{setting: value}))
+    (cell,) = build_cells(results)
+    scored = [measure for measure in cell.measures if measure.group == SCORE]
+    assert [measure.metric for measure in scored] == list(SCORES)
+    for measure in scored:
+        scores = {row.method: row.scores[measure] for row in cell.rows}
+        assert {name for name, score in scores.items() if score.odd} == {"dsa"}
+        assert (scores["dsa"].rank, scores["dsa"].best) == (None, False)
+        assert {scores["mtt"].rank, scores["dm"].rank} <= {1, 2}
+    texts = [[entry.detail for entry in line.entries] for line in lay_out(cell).lines]
+    assert [line.count("other settings") for line in texts].count(len(SCORES)) == 1
 
 
 def test_random_images_with_hard_labels_stand_in_for_soft_tables(tmp_path: Path) -> None:

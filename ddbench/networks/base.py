@@ -9,7 +9,8 @@ class Student(nn.Module):
     """A classifier of square images ``(N, channels, size, size)`` whose last layer is one linear layer.
 
     Subclasses register their layers in the order of DC's public classes, ``classifier`` last, so that flat parameter
-    vectors recorded by that code have the same meaning here.
+    vectors recorded by that code have the same meaning here. Only AlexNet has its norms behind all its convolutions:
+    the shapes of such vectors do not fit, where there are norms, and importers refuse them.
     """
 
     classifier: nn.Linear

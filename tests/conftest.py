@@ -25,6 +25,8 @@ TINY_EPOCHS = 4
 TINY_EXPERTS = 2
 TINY_DIFFUSION: dict[str, Any] = {"widths": (8, 8), "steps": 4, "batch": 8, "warmup": 1}
 EAGER = ("--compile", "off", "--threads", "1")
+PATIENCE = 600.0
+"""Seconds after which a process is said to hang: far beyond what any takes on a slow and busy machine."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import EAGER, TINY, Outcome, contents, distill_tiny
+from conftest import EAGER, PATIENCE, TINY, Outcome, contents, distill_tiny
 
 import ddbench
 from ddbench.distillation.pieces import RUN, units_of
@@ -19,8 +19,6 @@ from ddbench.methods import METHODS
 from ddbench.runtime import signs
 from ddbench.runtime.errors import UserError
 from ddbench.synset import read_synset
-
-PATIENCE = 120.0
 
 METHOD = '''
 """Images that are as bright as their class, slow where it is asked for."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import EAGER, TINY, contents, random_tiny
+from conftest import EAGER, PATIENCE, TINY, contents, random_tiny
 from test_distill_shared import METHOD
 
 import ddbench
@@ -26,7 +26,6 @@ from ddbench.runtime.jobs import WorkerDied, run_jobs
 pytest.importorskip("ray")
 
 ROOT = Path(ddbench.__file__).parents[1]
-PATIENCE = 300.0
 
 pytestmark = [
     pytest.mark.slow,

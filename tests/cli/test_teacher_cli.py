@@ -17,7 +17,7 @@ from typing import Any
 import halting
 import pytest
 import torch
-from conftest import EAGER, contents, listing
+from conftest import EAGER, PATIENCE, contents, listing
 from safetensors.torch import load_file, save_file
 from test_kill import halted, kill_when
 
@@ -33,7 +33,6 @@ from ddbench.teachers.store import read_teacher, teacher_files
 
 ROOT = Path(ddbench.__file__).parents[1]
 STUDENT = "convnet-d1-w4-bn"
-PATIENCE = 120.0
 
 Refused = Callable[..., str]
 

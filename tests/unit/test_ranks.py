@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from conftest import record_digits
+from conftest import PATIENCE, record_digits
 from safetensors.torch import load_file
 
 import ddbench
@@ -42,7 +42,7 @@ def torchrun(*argv: Any) -> list[str]:
 
 
 def run(command: list[str], data_root: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, env=environment(data_root), capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=environment(data_root), capture_output=True, text=True, timeout=PATIENCE)
 
 
 def own_lines(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -114,7 +114,7 @@ def test_ranks_end_with_a_killed_launcher(tmp_path: Path, data_root: Path):
     settings = ["--method", "dm", "--iterations", "1000000", "--batch-real", "8", "--quiet"]
     command = torchrun(*DISTILL, *settings, "--out", tmp_path / "run")
     launcher = subprocess.Popen(command, env=environment(data_root), stderr=subprocess.DEVNULL)
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + PATIENCE
     while not (tmp_path / "run" / "checkpoint.safetensors").exists():
         assert launcher.poll() is None
         assert time.monotonic() < limit
@@ -123,7 +123,7 @@ def test_ranks_end_with_a_killed_launcher(tmp_path: Path, data_root: Path):
     launcher.kill()
     launcher.wait()
     assert len(ranks) >= 2
-    _, alive = psutil.wait_procs(ranks, timeout=30)
+    _, alive = psutil.wait_procs(ranks, timeout=PATIENCE)
     assert not alive
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import halting
 import pytest
-from conftest import EAGER, TINY, contents
+from conftest import EAGER, PATIENCE, TINY, contents
 
 import ddbench
 from ddbench.evaluation import tasks
@@ -26,7 +26,6 @@ from ddbench.runtime.temporary import is_temporary, machine
 
 ROOT = Path(ddbench.__file__).parents[1]
 OTHER = "mlp-d1-w4"
-PATIENCE = 120.0
 
 
 def started(argv: Sequence[object], data: Path, **more: str) -> subprocess.Popen[str]:
@@ -671,7 +670,7 @@ def test_shards_of_a_verification(ddb: Callable, board: Path, data_root: Path, t
     assert ddb(*verify(turn, "--status")).out == f"{turn}: 2 done, 1 open, of 3\n"
     assert "verified already" in ddb(*verify(turn, "--shard", "0/2")).out
     assert ddb(*verify(turn, "--shard", "1/2")).code == 0
-    for process in [started(verify(once, "--shard", f"{index}/2"), data_root) for index in range(2)]:
+    for process in [started(verify(once, "--shard", f"{index}/2", "--workers", 1), data_root) for index in range(2)]:
         ended(process)
     assert len(list(whole.rglob("*.verified.json"))) == 3
     assert contents(turn) == contents(whole) == contents(once)

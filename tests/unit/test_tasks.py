@@ -15,7 +15,7 @@ from typing import Any
 
 import halting
 import pytest
-from conftest import EAGER, TINY, random_tiny
+from conftest import EAGER, PATIENCE, TINY, random_tiny
 from made_synsets import KINDS
 
 import ddbench
@@ -121,7 +121,7 @@ def test_killed(pair: Path, ddb: Callable, data_root: Path):
     assert ddb(*argv, "--out", "whole.json").code == 0
     environment = {**os.environ, "DDBENCH_DATA": str(data_root), "PYTHONPATH": str(Path(ddbench.__file__).parents[1])}
     command = halting.command("before", "ddbench.tasks.runner:work", 3, [*argv, "--out", pair / "killed.json"])
-    process, limit = halting.started(command, environment), time.monotonic() + 120
+    process, limit = halting.started(command, environment), time.monotonic() + PATIENCE
     try:
         while len(list((pair / "killed.parts").glob("*.part"))) < 2:
             assert process.poll() is None, "ended before it could be killed"

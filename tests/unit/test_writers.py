@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EAGER, TINY, contents
+from conftest import EAGER, PATIENCE, TINY, contents
 
 import ddbench
 from ddbench.evaluation import evaluator, parts, tasks
@@ -320,7 +320,7 @@ def at_once(data_root: Path, *commands: list[object]) -> list[str]:
         )
         for command in commands
     ]
-    ended = [(process.communicate(timeout=240), process.returncode) for process in crew]
+    ended = [(process.communicate(timeout=PATIENCE), process.returncode) for process in crew]
     assert [code for _, code in ended] == [0] * len(crew), ended
     return ["".join(said) for said, _ in ended]
 

@@ -178,7 +178,13 @@ def held_out_mask(dataset: Dataset) -> Tensor:
 
 
 def record_digits(
-    root: Path, data_root: Path, recipe: ExpertRecipe, dataset: Dataset | None = None, experts: int = TINY_EXPERTS
+    root: Path,
+    data_root: Path,
+    recipe: ExpertRecipe,
+    dataset: Dataset | None = None,
+    *,
+    experts: int = TINY_EXPERTS,
+    student: str = TINY,
 ) -> TrajectoryStore:
     """Record tiny experts of digits, or of a dataset made from them."""
     from ddbench.data.load import load_dataset
@@ -189,7 +195,7 @@ def record_digits(
         root=root,
         dataset=dataset or load_dataset("digits", data_root),
         data=data_root,
-        student=TINY,
+        student=student,
         recipe=recipe,
         experts=experts,
         workers=1,

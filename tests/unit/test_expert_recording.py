@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 
 from ddbench.data.dataset import Dataset
 from ddbench.data.load import load_dataset
+from ddbench.data.preprocess import fit_preprocess
 from ddbench.experts.recipe import KINDS, ExpertRecipe
 from ddbench.experts.store import TrajectoryStore, expert_file
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
+from ddbench.training.flat import load_flat, load_flat_buffers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -86,3 +88,33 @@ def test_every_epoch_is_that_of_a_plain_loop(changes: dict[str, Any], digits: Da
     )
     for row, expected in zip(found[1:], rows, strict=True):
         torch.testing.assert_close(row.double(), expected, rtol=0, atol=1e-5)
+
+
+def test_every_epoch_judges_as_its_record_says(digits: Dataset, data_root: Path, tmp_path: Path):
+    """Weights and running statistics of an epoch make the network whose accuracies are in the curves."""
+    student, recipe = "convnet-d1-w4-bn", replace(RECIPE, epochs=3, lr=0.1)
+    store = record_digits(tmp_path, data_root, recipe, digits, experts=1, student=student)
+    net = build_student(student, channels=1, size=8, classes=10, seed=1)
+    preprocess, held = fit_preprocess(digits, "meanstd"), held_out_mask(digits)
+
+    def judged(epoch: int, images: torch.Tensor, labels: torch.Tensor) -> float:
+        load_flat(net, store.rows(0, epoch)[0])
+        load_flat_buffers(net, store.buffers(0, epoch))
+        with torch.no_grad():
+            logits = net.eval()(preprocess.apply(images))
+        return round(float((logits.argmax(1) == labels).double().mean()), 6)
+
+    said = store.experts[0]
+    found = [judged(epoch, digits.train.images[held], digits.train.labels[held]) for epoch in (1, 2, 3)]
+    assert len(set(found)) > 1
+    assert found == said.holdout_accuracy
+    assert judged(3, digits.test.images, digits.test.labels) == said.test_accuracy
+
+
+def test_precision(digits: Dataset, data_root: Path, tmp_path: Path):
+    whole, half = (
+        tensors(record_digits(tmp_path, data_root, replace(RECIPE, precision=precision), digits, experts=1))["w"]
+        for precision in ("float32", "bfloat16")
+    )
+    assert torch.equal(half[0], whole[0])
+    assert 0 < float((half - whole).abs().max()) < 0.01

@@ -13,6 +13,8 @@ from torch import nn
 
 from ddbench.data.policy import parse_policy
 from ddbench.data.preprocess import Preprocess
+from ddbench.experts.recipe import ExpertRecipe
+from ddbench.experts.sharpness import train_expert
 from ddbench.networks.build import build_student
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.light import light
@@ -195,6 +197,41 @@ def test_decay_and_rebuild_make_a_difference():
             pass
         results.append(tuple(flatten_parameters(net).tolist()))
     assert len(set(results)) == 4
+
+
+class Dropping(nn.Module):
+    """A linear layer behind a dropout, which keeps what was left of an input of ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 4)
+        self.masks: list[tuple[bool, ...]] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.dropout(x.flatten(1), training=self.training)
+        self.masks.append(tuple((x != 0).flatten().tolist()))
+        return self.linear(x)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "gsam"])
+def test_dropout_is_named_by_seed_and_epoch(kind: str):
+    """Every epoch draws others; the same again under the same seed, and the global generator stays as it was."""
+    inputs, recipe = Inputs(torch.ones(4, 1, 8, 8), torch.arange(4), None, CPU), ExpertRecipe(kind=kind, epochs=3)
+
+    def masks(seed: int) -> list[tuple[bool, ...]]:
+        net, optimizer = Dropping(), OptimizerSettings(lr=0.0)
+        before = torch.random.get_rng_state()
+        if kind == "gsam":
+            list(train_expert(net, inputs, recipe, optimizer, None, seed=seed))
+        else:
+            list(train(net, inputs, epochs=3, batch=4, optimizer=optimizer, policy=None, seed=seed))
+        assert torch.equal(torch.random.get_rng_state(), before)
+        return net.masks
+
+    first = masks(0)
+    assert len(set(first)) == len(first) >= 3
+    assert masks(0) == first
+    assert not set(masks(1)) & set(first)
 
 
 def test_loss_and_accuracy_of_an_epoch():

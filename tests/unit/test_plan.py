@@ -29,6 +29,7 @@ from ddbench.runtime.errors import UserError
 from ddbench.synset import Budget, Synset
 from ddbench.teachers.store import read_teacher
 from ddbench.training import many
+from ddbench.training.flat import flatten_parameters
 from ddbench.training.loops import View
 from ddbench.training.losses import cross_entropy, probability_cross_entropy, soft_target_kl
 
@@ -215,6 +216,17 @@ def test_every_protocol_trains(name: str, teacher_path: Path):
     test = Split(dataset.test.images[:50], dataset.test.labels[:50])
     found = train_student(plan, test, TINY, 0, Settings(device="cpu", threads=1))
     assert 0 <= found["accuracy"] <= 1
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1]], ids=["alone", "at once"])
+def test_precision(seeds: list[int]):
+    plan = make_plan("hard-v1")
+    plan = replace(plan, protocol=changed(plan.protocol, epochs=2)[0])
+    whole, half = (
+        trained_students(plan, TINY, seeds, Settings(device="cpu", threads=1, precision=precision))[0][-1]
+        for precision in ("float32", "bfloat16")
+    )
+    assert 0 < float((flatten_parameters(half) - flatten_parameters(whole)).abs().max()) < 0.01
 
 
 def test_zoomed_test_images():

@@ -282,6 +282,14 @@ def test_against_a_plain_loop_in_double_precision(make: Callable, digits: Datase
         assert torch.allclose(found[name].double(), tensor.double(), atol=2e-4), name
 
 
+def test_precision(make: Callable, tmp_path: Path):
+    whole, half = (
+        load_file(make(tmp_path / name, replace(RECIPE, epochs=1, precision=name)).path)["classifier.weight"]
+        for name in ("float32", "bfloat16")
+    )
+    assert 0 < float((half - whole).abs().max()) < 0.05
+
+
 def test_schedules():
     recipe = TeacherRecipe(epochs=10)
     factors = [recipe.factor(epoch) for epoch in range(10)]

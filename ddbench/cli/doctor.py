@@ -31,7 +31,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "hub": (("huggingface_hub", "pyarrow"), "push, pull"),
     "timm": (("timm",), "students named timm-..."),
-    "diffusion": (("diffusers",), "diffusion train, distill --method d3hr, mgd3, igd, unguided"),
+    "diffusion": (("diffusers",), "diffusion train, distill --method d3hr, mgd3, igd, minimax, unguided"),
     "robustness": (("pyautoattack", "foolbox"), "evaluate --robustness full"),
     "ray": (("ray",), "--engine ray: workers on several machines"),
     "wandb": (("wandb",), "distill --track wandb"),

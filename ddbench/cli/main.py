@@ -29,7 +29,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "teacher": ("ddbench.cli.teacher", "train a network on real data that labels synsets' views (also: info, join)"),
     "diffusion": (
         "ddbench.cli.diffusion",
-        "train a diffusion model on real data, for d3hr, mgd3 and igd (also: info, sample)",
+        "train a diffusion model on real data, for d3hr, mgd3, igd, minimax (also: info, sample)",
     ),
     "distill": ("ddbench.cli.distill", "make a synset with a method"),
     "evaluate": ("ddbench.cli.evaluate", "train students on a synset and test them once"),

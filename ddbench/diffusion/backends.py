@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 BATCH = {"cpu": 32, "cuda": 256}
 """Latents that the network sees at once: the memory of every stage. Rounding may depend on it, so it is no setting."""
@@ -66,9 +66,18 @@ class Backend(ABC):
     def _decode(self, latents: Tensor) -> Tensor:
         """Images of latents as they come."""
 
+    @property
     @abstractmethod
-    def _network(self, latents: Tensor, time: int, labels: Tensor) -> Tensor:
-        """The network's own prediction for the classes ``labels``, int64 ``(n,)``."""
+    def network(self) -> nn.Module:
+        """What predicts the noise, in evaluation mode."""
+
+    @abstractmethod
+    def predict(self, latents: Tensor, times: Tensor, labels: Tensor) -> Tensor:
+        """The network's prediction, of the shape of the latents; it can be differentiated.
+
+        Args:
+            times, labels: int64 ``(n,)``, of each latent its own; labels of the model's classes or the null class.
+        """
 
     @torch.no_grad()
     def noise(self, latents: Tensor, time: int, labels: Tensor, guidance: float = 1.0) -> Tensor:
@@ -79,17 +88,20 @@ class Backend(ABC):
             guidance: 1: the class alone, which costs one pass; others cost two.
         """
         if guidance == 1:
-            return self._network(latents, time, labels)
+            return self.predict(latents, torch.full_like(labels, time), labels)
         both = torch.cat([labels, torch.full_like(labels, self.null_class)])
-        told, untold = self._network(torch.cat([latents, latents]), time, both).chunk(2)
+        told, untold = self.predict(torch.cat([latents, latents]), torch.full_like(both, time), both).chunk(2)
         return untold + guidance * (told - untold)
 
     def images(self, pixels: Tensor) -> Tensor:
         """uint8 images of any side as the model's: float32 in [-1, 1], resized with antialiased bilinear weights."""
-        made = pixels.to(self.device).float().div_(127.5).sub_(1)
-        if made.shape[-1] != self.side:
-            made = F.interpolate(made, (self.side, self.side), mode="bilinear", antialias=True, align_corners=False)
-        return made
+        return self.fitted(pixels.to(self.device).float().div_(127.5).sub_(1))
+
+    def fitted(self, images: Tensor) -> Tensor:
+        """Images in [-1, 1] of any side at the model's, resized with antialiased bilinear weights."""
+        if images.shape[-1] == self.side:
+            return images
+        return F.interpolate(images, (self.side, self.side), mode="bilinear", antialias=True, align_corners=False)
 
     def pixels(self, images: Tensor, side: int) -> Tensor:
         """Images as uint8 of ``side`` px on the CPU; another side than the model's is reached by Lanczos weights."""
@@ -121,8 +133,13 @@ class PixelUNet(Backend):
     def _decode(self, latents: Tensor) -> Tensor:
         return latents
 
-    def _network(self, latents: Tensor, time: int, labels: Tensor) -> Tensor:
-        predicted: Tensor = self.net(latents, time, class_labels=labels).sample
+    @property
+    def network(self) -> nn.Module:
+        network: nn.Module = self.net
+        return network
+
+    def predict(self, latents: Tensor, times: Tensor, labels: Tensor) -> Tensor:
+        predicted: Tensor = self.net(latents, times, class_labels=labels).sample
         return predicted
 
 
@@ -165,8 +182,12 @@ class LatentDiT(Backend):
         images: Tensor = self.vae.decode(latents / self.scale).sample
         return images
 
-    def _network(self, latents: Tensor, time: int, labels: Tensor) -> Tensor:
-        times = torch.full_like(labels, time)
+    @property
+    def network(self) -> nn.Module:
+        network: nn.Module = self.transformer
+        return network
+
+    def predict(self, latents: Tensor, times: Tensor, labels: Tensor) -> Tensor:
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             predicted = self.transformer(latents, timestep=times, class_labels=labels).sample
         # The second half of the channels, where there is one, is the learned variance: DDIM has no use for it.

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.data.dataset import Dataset, Split, holdout_split
-from ddbench.data.mapped import gather
 from ddbench.diffusion.backends import Backend, PixelUNet
 from ddbench.diffusion.ddim import STEPS, Move, sampling_moves, travel
+from ddbench.diffusion.draws import Draws
 from ddbench.diffusion.library import diffusers
 from ddbench.diffusion.recipe import DiffusionRecipe, scheduler_config, unet_config
 from ddbench.diffusion.store import (
@@ -230,16 +230,24 @@ class _Training:
     def __init__(
         self, net: Any, split: Split, classes: int, recipe: DiffusionRecipe, *, flip: bool, device: torch.device
     ) -> None:
-        self.net, self.split, self.classes, self.recipe, self.device = net.train(), split, classes, recipe, device
-        self.flip = flip and recipe.flip
+        self.net, self.recipe, self.device = net.train(), recipe, device
+        self.draws = Draws(
+            split,
+            batch=recipe.batch,
+            classes=classes,
+            dropout=recipe.label_dropout,
+            flip=flip and recipe.flip,
+            seed=recipe.seed,
+            purpose="diffusion",
+        )
         self.scheduler = diffusers().DDPMScheduler(**_training_schedule())
         self.optimizer = light(torch.optim.AdamW)(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.average = {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
-        self._order: tuple[int, Tensor] | None = None
 
     def step(self, number: int) -> float:
         """Take step ``number`` (from 0); returns its loss."""
-        x, labels, times, noise = self._draw(number)
+        drawn = self.draws(number)
+        x, labels, times, noise = (one.to(self.device) for one in (drawn.x, drawn.told, drawn.times, drawn.noise))
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.lr * self.recipe.factor(number)
         noisy = self.scheduler.add_noise(x, noise, times)
@@ -258,29 +266,6 @@ class _Training:
     def finite(self) -> bool:
         """Whether all averaged weights are finite."""
         return all(bool(torch.isfinite(tensor).all()) for tensor in self.average.values())
-
-    def _draw(self, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Images in [-1, 1], classes (some dropped), times and noise of a step."""
-        size = min(self.recipe.batch, len(self.split))
-        a_pass = len(self.split) // size
-        index = self._pass_order(number // a_pass)[number % a_pass * size :][:size]
-        generator = seeds.generator(self.recipe.seed, "diffusion", "step", number)
-        x = gather(self.split.images, index).float().div_(127.5).sub_(1)
-        if self.flip:
-            mirrored = torch.rand(size, generator=generator) < 0.5
-            x[mirrored] = x[mirrored].flip(-1)
-        dropped = torch.rand(size, generator=generator) < self.recipe.label_dropout
-        labels = torch.where(dropped, self.classes, self.split.labels[index])
-        times = torch.randint(self.scheduler.config.num_train_timesteps, (size,), generator=generator)
-        noise = torch.randn(x.shape, generator=generator)
-        return x.to(self.device), labels.to(self.device), times.to(self.device), noise.to(self.device)
-
-    def _pass_order(self, number: int) -> Tensor:
-        """The order of the images in a pass over them."""
-        if self._order is None or self._order[0] != number:
-            generator = seeds.generator(self.recipe.seed, "diffusion", "order", number)
-            self._order = number, torch.randperm(len(self.split), generator=generator)
-        return self._order[1]
 
 
 def _training_schedule() -> dict[str, Any]:

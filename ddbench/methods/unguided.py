@@ -27,7 +27,7 @@ class Unguided(Generation[UnguidedConfig]):
     config_class = UnguidedConfig
     facts = Facts(
         title="plain diffusion samples",
-        line="plain samples of a diffusion model: the baseline of d3hr, mgd3 and igd",
+        line="plain samples of a diffusion model: the baseline of d3hr, mgd3, igd and minimax",
         family="generation",
     )
 

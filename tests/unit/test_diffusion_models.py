@@ -112,16 +112,17 @@ def test_null_class_is_the_one_after_the_last(classes: int, kind: str, tmp_path:
         assert rows == classes + 1
     assert backend.null_class == backend.classes == classes
     seen: list[torch.Tensor] = []
-    network = backend._network
+    network = backend.predict
 
-    def spying(latents: torch.Tensor, time: int, labels: torch.Tensor) -> torch.Tensor:
+    def spying(latents: torch.Tensor, times: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         seen.append(labels)
-        return network(latents, time, labels)
+        return network(latents, times, labels)
 
-    backend._network = spying  # type: ignore[method-assign]
+    backend.predict = spying  # type: ignore[method-assign]
     z = torch.randn(2, *backend.latent_shape, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, classes - 1])
-    told, untold = network(z, 600, labels), network(z, 600, torch.tensor([classes, classes]))
+    times = torch.tensor([600, 600])
+    told, untold = network(z, times, labels), network(z, times, torch.tensor([classes, classes]))
     guided = backend.noise(z, 600, labels, 4.0)
     assert seen[0].tolist() == [0, classes - 1, classes, classes]
     torch.testing.assert_close(guided, untold + 4 * (told - untold), rtol=1e-4, atol=1e-4)
@@ -188,11 +189,12 @@ def test_stored_model_opens_in_diffusers(own: Path):
 
 
 def test_runs_on_a_pretrained_pipeline(ddb: Callable, dit: Path, tmp_path: Path):
-    """All three methods by a local folder; nothing of the network is asked for."""
+    """The methods by a local folder; nothing of the network is asked for."""
     for name, more in (
         ("unguided", ()),
         ("d3hr", ("--images", 4, "--candidates", 5, "--start", 600)),
         ("mgd3", ("--images", 4, "--stop", 5)),
+        ("minimax", ("--tuning-steps", 3)),
     ):
         out = tmp_path / name
         flags = ("--dataset", "digits", "--ipc", 2, "--steps", 10, "--recipe", "none", "--student", TINY)

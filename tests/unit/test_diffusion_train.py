@@ -18,6 +18,7 @@ from ddbench.data.dataset import Dataset, holdout_split
 from ddbench.data.load import load_dataset
 from ddbench.diffusion import train as module
 from ddbench.diffusion.ddim import inversion_moves, sampling_moves, travel
+from ddbench.diffusion.draws import Draws
 from ddbench.diffusion.recipe import DiffusionRecipe, scheduler_config, unet_config
 from ddbench.diffusion.store import read_model
 from ddbench.diffusion.train import _Training, ensure_model, train_model
@@ -123,31 +124,50 @@ def training(digits: Dataset, **more: Any) -> _Training:
     return _Training(net, split, 10, recipe, flip=False, device=CPU)
 
 
+def draws(digits: Dataset, batch: int, dropout: float = 0.0, **more: Any) -> Draws:
+    split = digits.train
+    return Draws(split, batch=batch, classes=10, dropout=dropout, flip=False, seed=0, purpose="test", **more)
+
+
 def test_classes_are_dropped_to_the_null_class(digits: Dataset):
-    made = training(digits, batch=1000, label_dropout=0.3)
-    index = made._pass_order(0)[:1000]
-    x, labels, times, noise = made._draw(0)
-    dropped = labels != made.split.labels[index]
-    assert set(labels[dropped].tolist()) == {10}
+    drawn = draws(digits, 1000, 0.3)(0)
+    dropped = drawn.told != drawn.labels
+    assert set(drawn.told[dropped].tolist()) == {10}
     assert 0.25 < float(dropped.float().mean()) < 0.35
-    torch.testing.assert_close(x, made.split.images[index].float() / 127.5 - 1)
-    assert (int(times.min()) < 50, int(times.max()) > 950) == (True, True)
-    assert abs(float(noise.std()) - 1) < 0.02
-    assert torch.equal(training(digits, batch=1000, label_dropout=0.0)._draw(0)[1], made.split.labels[index])
+    assert (int(drawn.times.min()) < 50, int(drawn.times.max()) > 950) == (True, True)
+    assert abs(float(drawn.noise.std()) - 1) < 0.02
+    assert torch.equal(draws(digits, 1000)(0).told, drawn.labels)
+
+
+def test_drawn_images_are_those_of_their_labels(digits: Dataset):
+    """Real ones, scaled to [-1, 1], each with its own label; noise and times of the shape that is asked for."""
+    drawn = draws(digits, 50, timesteps=7, shape=(4, 2, 2))(0)
+    images = digits.train.images.float() / 127.5 - 1
+    for x, label in zip(drawn.x, drawn.labels, strict=True):
+        same = (images == x).flatten(1).all(1)
+        assert int(label) in digits.train.labels[same].tolist()
+    assert drawn.noise.shape == (50, 4, 2, 2)
+    assert set(drawn.times.tolist()) == set(range(7))
 
 
 def test_every_image_once_a_pass(digits: Dataset):
-    made = training(digits, batch=100)
-    seen = torch.cat([made._pass_order(0)[i * 100 :][:100] for i in range(len(made.split) // 100)])
-    assert len(set(seen.tolist())) == len(seen)
-    assert not torch.equal(made._pass_order(0), made._pass_order(1))
+    """The images of a pass, however it is cut, are all of its whole batches; the next pass has another order."""
+    made, count = draws(digits, 100), len(digits.train) // 100
+    seen = torch.cat([made(number).labels for number in range(count)])
+    again = torch.cat([made(count + number).labels for number in range(count)])
+    once = Draws(digits.train, batch=100 * count, classes=10, dropout=0.0, flip=False, seed=0, purpose="test")
+    assert torch.equal(once(0).labels, seen)
+    index = once._pass_order(0)[: 100 * count]
+    assert len(set(index.tolist())) == len(index)
+    assert not torch.equal(seen, again)
 
 
 def test_a_step_is_what_is_written_down(digits: Dataset):
     """Loss, learning rate and average against the equations, for two steps."""
     made = training(digits, lr=0.01, ema=0.5)
     start = {name: tensor.clone() for name, tensor in made.net.state_dict().items()}
-    x, labels, times, noise = made._draw(0)
+    drawn = made.draws(0)
+    x, labels, times, noise = drawn.x, drawn.told, drawn.times, drawn.noise
     a = diffusers.DDPMScheduler(**module._training_schedule()).alphas_cumprod[times].view(-1, 1, 1, 1)
     predicted = made.net(a.sqrt() * x + (1 - a).sqrt() * noise, times, class_labels=labels).sample
     assert made.step(0) == pytest.approx(float((predicted - noise).detach().square().mean()), rel=1e-5)

@@ -1,4 +1,4 @@
-"""Synsets drawn from a diffusion model: what ``d3hr``, ``mgd3``, ``igd`` and ``unguided`` share. A step is a class.
+"""Synsets drawn from a diffusion model: ``d3hr``, ``mgd3``, ``igd``, ``minimax``, ``unguided``. A step is a class.
 
 A method says in :meth:`Generation.draw` with which latents the images of a class begin, and how they get down to clean
 ones; the images that are done are the state. Nothing in sampling is random but these latents.
@@ -144,10 +144,20 @@ class Generation(Method[G], Generic[G]):
         Raises:
             UserError: they are not finite.
         """
-        drawn = self.draw(iteration)
+        images, metrics = self.images_of(iteration)
+        self._images.append(images)
+        return metrics
+
+    def images_of(self, label: int) -> tuple[Tensor, dict[str, float]]:
+        """The images of class ``label``, uint8 ``(ipc, C, H, W)``, and the metrics of making them.
+
+        Raises:
+            UserError: they are not finite.
+        """
+        drawn = self.draw(label)
         backend, made = self.backend, []
         for part in torch.arange(len(drawn.latents)).split(drawn.at_once or backend.batch):
-            classes = self.labels[iteration].to(backend.device).expand(len(part))
+            classes = self.labels[label].to(backend.device).expand(len(part))
 
             def predict(x: Tensor, move: Move, part: Tensor = part, classes: Tensor = classes) -> Tensor:
                 noise = backend.noise(x, move.time, classes, self.guidance)
@@ -159,13 +169,12 @@ class Generation(Method[G], Generic[G]):
                 drawn.finished(clean)
             images = backend.decode(clean)
             if not bool(torch.isfinite(images).all()):
-                name = self.context.dataset.spec.class_names[iteration]
+                name = self.context.dataset.spec.class_names[label]
                 raise UserError(
                     f"sampled images of class {name!r} are not finite; lower --guidance (now {self.guidance:g})"
                 )
             made.append(backend.pixels(images, self.context.dataset.spec.size))
-        self._images.append(torch.cat(made))
-        return drawn.metrics
+        return torch.cat(made), drawn.metrics
 
     def distilled(self) -> Distilled:
         """The images of the classes that are done, uint8, hard labels, class-major."""

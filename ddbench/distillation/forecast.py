@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,13 +86,12 @@ def _measured(
     total, flops = setup, None
     try:
         if method.iterations:
-            counted = count_flops(lambda: method.step(0))
-            most = max(1, method.iterations - 1)
-            last = method.iterations - 1
-            times, each = clocked(lambda number: method.step(min(number + 1, last)), seconds, most, wait)
-            measured.append(Measured(what=f"step of {kind.title}", times=times, seconds=each, flops=counted))
-            total += each * (method.iterations - done)
-            flops = counted * (method.iterations - done)
+            flops = 0.0
+            for steps, one in _tried(method, kind.title, seconds, wait):
+                measured.append(one)
+                left = len(range(max(done, steps.start), steps.stop))
+                total += one.seconds * left
+                flops += (one.flops or 0.0) * left
         else:
             _, each = clocked(lambda _: method.distilled(), 0, 1, wait)
             measured.append(Measured(what="making the images", times=1, seconds=each))
@@ -118,6 +118,22 @@ def _measured(
         means="--workers" if len(method.pieces()) > 1 else "torchrun",
         notes=[*_left_out(settings), *(["measured without torch.compile"] if settings.compile == "off" else [])],
     )
+
+
+def _tried(
+    method: Method[Any], title: str, seconds: float, wait: Callable[[], None]
+) -> Iterator[tuple[range, Measured]]:
+    """Of each range of steps that cost alike what one takes; ``seconds`` are for all ranges together."""
+    ranges = method.alike()
+    for steps in ranges:
+
+        def step(number: int, steps: range = steps) -> Any:
+            return method.step(steps[min(number, len(steps) - 1)])
+
+        counted = count_flops(lambda: step(0))
+        times, each = clocked(lambda number: step(number + 1), seconds / len(ranges), max(1, len(steps) - 1), wait)
+        what = f"step of {title}" if len(ranges) == 1 else f"step {steps[0] + 1} to {steps[-1] + 1} of {title}"
+        yield steps, Measured(what=what, times=times, seconds=each, flops=counted)
 
 
 def _there(kind: type[Method[Any]], need: Need[Any], found: Any) -> Any:

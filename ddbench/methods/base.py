@@ -273,6 +273,10 @@ class Method(Generic[C]):
         """
         return ()
 
+    def alike(self) -> Sequence[range]:
+        """Ranges of steps that cost about the same, in order and together all, for forecasts."""
+        return [range(self.iterations)]
+
     def merge(self, states: Sequence[State]) -> State:
         """The state after all steps.
 

@@ -104,6 +104,11 @@ class Minimax(Generation[MinimaxConfig]):
     def iterations(self) -> int:
         return self.config.tuning_steps + self.context.classes
 
+    def alike(self) -> list[range]:
+        """The tuning, and the classes."""
+        tuned = self.config.tuning_steps
+        return [steps for steps in (range(tuned), range(tuned, self.iterations)) if steps]
+
     def pieces(self) -> tuple[range, ...]:
         """None: the tuning is one chain."""
         return ()

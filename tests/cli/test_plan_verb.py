@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import distill_tiny, listing
+from conftest import TINY, distill_tiny, listing
 
 from ddbench.cli.plan import span
 from ddbench.runtime.forecast import Forecast, added, count_flops
@@ -110,6 +110,18 @@ def test_distill(planned: Callable, ddb: Callable, buffers: Path, tmp_path: Path
     assert ddb(*command).code == 0
     found = planned(*command)
     assert (found["units"]["done"], found["flops"], found["wall_seconds"]["1"]) == (1, 0, 0)
+
+
+def test_steps_of_two_kinds_are_tried_apart(planned: Callable, tiny_diffusions: Path):
+    """A method that tunes a model and then samples: a step of each counts for its own."""
+    flags = ("--dataset", "digits", "--ipc", 2, "--recipe", "none", "--student", TINY, "--threads", 1)
+    command = ("distill", "--method", "minimax", *flags, "--diffusions", tiny_diffusions, "--steps", 5)
+    found = planned(*command, "--tuning-steps", 7)
+    _, tuning, sampling = found["measured"]
+    assert (tuning["what"], sampling["what"]) == ("step 1 to 7 of Minimax", "step 8 to 17 of Minimax")
+    assert tuning["flops"] != sampling["flops"]
+    assert found["flops"] == 7 * tuning["flops"] + 10 * sampling["flops"]
+    assert len(planned(*command, "--tuning-steps", 0)["measured"]) == 2
 
 
 def test_distill_that_cannot_be_tried(refused: Callable, tmp_path: Path):

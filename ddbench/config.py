@@ -6,12 +6,11 @@ The command line, the readers of TOML and JSON and the checks before a run all t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass, replace
 from functools import wraps
 from inspect import signature
-from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from types import UnionType
@@ -264,6 +263,8 @@ def _fitted(value: Any, kind: Any) -> Any:
         _MisfitError: it is of another type, or none of the words of a ``Literal``.
     """
     origin, parts = get_origin(kind), get_args(kind)
+    if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0:  # of a caller in Python
+        value = value.item()
     if origin is Literal:
         if type(value) not in {type(one) for one in parts}:
             raise _MisfitError(" or ".join(sorted({type(one).__name__ for one in parts})))
@@ -281,9 +282,9 @@ def _fitted(value: Any, kind: Any) -> Any:
             try:
                 return _fitted(value, one)
             except _MisfitError as misfit:
-                if misfit.choices:
+                if len(kinds) == 1:
                     raise
-                expected[str(misfit)] = None
+                expected[f"one of {', '.join(misfit.choices)}" if misfit.choices else str(misfit)] = None
         expected.pop("str" if "a path" in expected else "", None)
         raise _MisfitError(" or ".join(expected))
     if origin is tuple:
@@ -292,8 +293,6 @@ def _fitted(value: Any, kind: Any) -> Any:
         return float(value)
     if kind is int and type(value) is int and abs(value) >= 10**MAX_DIGITS:
         raise _MisfitError(f"a whole number of up to {MAX_DIGITS} digits")
-    if kind is int and isinstance(value, Integral) and not isinstance(value, int):  # numpy's, of a caller in Python
-        value = int(value)
     if kind is Path:
         if not isinstance(value, str | PathLike):
             raise _MisfitError("a path")
@@ -325,7 +324,7 @@ def _fitted_collection(value: Any, kind: Any, parts: tuple[Any, ...]) -> Any:
             raise _MisfitError("a dict")
         with _inside("a dict of"):
             return {_fitted(name, parts[0]): _fitted(one, parts[1]) for name, one in value.items()}
-    if isinstance(value, str) or not isinstance(value, Sequence):
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise _MisfitError("a list")
     with _inside("a list of"):
         return [_fitted(one, parts[0]) for one in value]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -126,17 +127,22 @@ class LoadedSynset(torch.utils.data.Dataset[tuple[Tensor, "int | Tensor"]]):
         """The seed of the run."""
         return self.synset.seed
 
-    def pixels(self, index: Tensor | slice = slice(None)) -> Tensor:
+    def pixels(self, index: Tensor | Sequence[int] | slice = slice(None)) -> Tensor:
         """Images as uint8 ``(n, C, H, W)`` for looking at: inverted and clamped, not what a student sees.
 
         Args:
-            index: positions, int64 ``(n,)``, or a slice.
+            index: positions, whole numbers ``(n,)`` in a tensor, array or list, or a slice.
 
         Raises:
             UserError: neither.
         """
-        if not isinstance(index, Tensor | slice):
-            raise UserError(f"{self.path}: images {repr(index)[:80]}, expected positions as a tensor, or a slice")
+        if not isinstance(index, slice):
+            try:
+                index = torch.as_tensor(index)
+            except (TypeError, ValueError, RuntimeError):
+                index = torch.empty(())
+            if index.ndim != 1 or index.is_floating_point() or index.is_complex():
+                raise UserError(f"{self.path}: images {repr(index)[:80]}, expected a list of positions, or a slice")
         if self.synset.space == "pixels" and self.synset.decoder is None:
             return self.synset.images[index]
         return (self.preprocess.invert(self._inputs.batch(index)).clamp(0, 1) * 255).round().to(torch.uint8)

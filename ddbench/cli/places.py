@@ -42,10 +42,12 @@ def part_of_a_run(place: Path) -> Place | None:
     """A file or folder that has its name from a run and lies in one; or what something took, beside it."""
     folder = place.absolute().parent
     shown = place.parent if place.parent.name else folder
-    if place.name in IN_RUN and ((folder / "synset.safetensors").is_file() or (folder / "config.json").is_file()):
+    if place.name in IN_RUN and (
+        (folder / "synset.safetensors").is_file() or _json(folder / "config.json").get("kind") == "ddbench-run"
+    ):
         return Place(IN_RUN[place.name], {}, {}, [_info(shown)])
-    subject = place.with_name(f"{place.name.removesuffix('.cost.json')}.json")
     if place.name.endswith(".cost.json"):
+        subject = place.with_name(f"{place.name.removesuffix('.cost.json')}.json")
         for one in (subject, subject.with_suffix(".safetensors")):
             if one.is_file():
                 return Place(f"what {one.name} took", {}, {}, [_info(one)])

@@ -20,7 +20,7 @@ from ddbench.data.specs import is_read_elsewhere
 from ddbench.leaderboard.attachments import SYNSET, Part, address, beside, check_part, needed
 from ddbench.leaderboard.columns import repeated
 from ddbench.leaderboard.consistency import protocol_of
-from ddbench.leaderboard.described import SearchedOtherwise, check_described, searched_otherwise
+from ddbench.leaderboard.described import check_described, searched_otherwise
 from ddbench.leaderboard.result import Result, Run
 from ddbench.leaderboard.retask import check_tasks, tasks_again
 from ddbench.leaderboard.schema import RESULTS, load_results, result_path
@@ -223,7 +223,7 @@ def verify_row(request: Request, result: Result) -> Outcome:
         out = request.work / result.id / f"{text_hash(kind)[:12]}.json"
         difference = {key: value for key, value in result.protocol.changed.items() if key in own_names}
         runs: dict[tuple[str, int], Run] = {}
-        notes: list[SearchedOtherwise] = []
+        searched: dict[str, Any] = {}
         for seeds in dict.fromkeys(map(tuple, pairs.values())):  # students with equal seeds are trained together
             evaluation = evaluate(
                 job=job,
@@ -237,7 +237,7 @@ def verify_row(request: Request, result: Result) -> Outcome:
             )
             for entry in evaluation.get("diverged", []):
                 raise UserError(f"{result.id}: {entry['student']}, seed {entry['seed']}: {entry['diverged']}")
-            notes += searched_otherwise(result, evaluation["learning_rates"])
+            searched |= evaluation["learning_rates"]
             own = (Run(**{name: run[name] for name in ("student", "seed", "metrics")}) for run in evaluation["runs"])
             runs |= {(run.student, run.seed): run for run in own}
         made = make_verification(
@@ -250,6 +250,7 @@ def verify_row(request: Request, result: Result) -> Outcome:
             versions=devices.versions(),
             tasks=tasks_again(result, request, job.synset, job.device) if request.measured else None,
         )
+        notes = searched_otherwise(result, searched)
         # On another processor an accuracy of the search may differ where the runs, by chance, do not.
         chosen = [note.line for note in notes if note.chosen]
         if chosen and made.verdict == "identical":

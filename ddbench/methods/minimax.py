@@ -166,7 +166,8 @@ class Minimax(Generation[MinimaxConfig]):
         unlike, alike = criteria(made, labels, self._memory[REAL], self._memory[PAST])
         loss = error + config.representativeness * unlike + config.diversity * alike
         gradients = torch.autograd.grad(loss, list(self._tuned.values()), allow_unused=True)
-        if not all(bool(torch.isfinite(one).all()) for one in (loss, *gradients) if one is not None):
+        found = [loss.detach(), *(one.abs().sum() for one in gradients if one is not None)]
+        if not bool(torch.isfinite(torch.stack(found)).all()):  # one look at the device a step
             raise NotFiniteError("the tuning of the diffusion model diverges; use a smaller --lr")
         for parameter, gradient in zip(self._tuned.values(), gradients, strict=True):
             parameter.grad = gradient

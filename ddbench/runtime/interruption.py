@@ -45,12 +45,20 @@ class Interruption:
         self._ended = threading.Event()
 
     def kept(self, done: int) -> None:
-        """Say that the work is kept after ``done`` units.
+        """Say that the work is kept after ``done`` units; ends it where that was asked.
 
         Raises:
             KeyboardInterrupt: a signal came.
         """
         self._kept = done
+        self.end()
+
+    def end(self) -> None:
+        """Nothing more will be kept.
+
+        Raises:
+            KeyboardInterrupt: a signal came after the last :meth:`kept`.
+        """
         if self.asked:
             self._raise(*self._signal)
 
@@ -114,6 +122,7 @@ def interruptible(
         interruption.hold()
     try:
         yield interruption
+        interruption.end()
     except KeyboardInterrupt as stop:
         stop.add_note(interruption.words())
         raise

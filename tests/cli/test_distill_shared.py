@@ -319,6 +319,7 @@ def test_slurm_arrays(bright: Callable, ddb: Callable[..., Outcome], refused: Ca
     refused(["slurm", "--array", 4, *distill_tiny(tmp_path, tmp_path / "run")], "--array 4: the work of distill")
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_interrupted_in_a_part(
     bright: Callable, ddb: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -116,7 +116,7 @@ def test_an_unfinished_run(random_run: Path, ddb: Callable):
     assert "next: repeat its `ddbench distill` command" in out
 
 
-def test_places_that_are_nothing(random_run: Path, tmp_path: Path, refused: Callable):
+def test_places_that_are_nothing(random_run: Path, tmp_path: Path, refused: Callable, monkeypatch: pytest.MonkeyPatch):
     refused(["info", tmp_path / "nowhere"], "nowhere: no such file or folder")
     (tmp_path / "empty").mkdir()
     refused(["info", tmp_path / "empty"], "empty: holds no run, store, teacher or board")
@@ -126,6 +126,10 @@ def test_places_that_are_nothing(random_run: Path, tmp_path: Path, refused: Call
     refused(["info", tmp_path / "deep.json"], "deep.json")
     (tmp_path / "list.json").write_text("[1]")
     refused(["info", tmp_path / "list.json"], "list.json: nothing that ddbench made")
+    (tmp_path / "empty" / "config.json").write_text("{}")
+    refused(["info", tmp_path / "empty" / "config.json"], "config.json: a file of kind 'None'")
+    monkeypatch.chdir(tmp_path / "empty")
+    refused(["info", "."], ".: holds no run, store, teacher or board")
     torn = random_run / "synset.safetensors"
     torn.write_bytes(torn.read_bytes()[:-1])
     refused(["info", random_run], "are not its whole")

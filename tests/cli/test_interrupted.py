@@ -13,7 +13,10 @@ from conftest import EAGER, TINY, Outcome, contents
 
 from ddbench.methods.dm import DM
 from ddbench.runtime import interruption
+from ddbench.runtime.progress import Console
 from ddbench.teachers import train
+
+pytestmark = pytest.mark.usefixtures("ctrl_c")
 
 Command = Callable[..., Outcome]
 PATIENCE = 60.0
@@ -102,3 +105,18 @@ def test_a_teacher_is_kept(ddb: Command, tmp_path: Path, monkeypatch: pytest.Mon
     assert stopped.err == f"ddbench: {word}; the same command goes on after epoch 2 of 4\n"
     assert ddb(*teacher(tmp_path / "killed")).code == 0
     assert contents(tmp_path / "killed", "cost.json") == contents(tmp_path / "whole", "cost.json")
+
+
+def test_a_signal_after_the_last_step_is_not_lost():
+    """Nothing more is kept then: the end of the loop is where it is raised, and what was kept is told."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def work() -> None:
+        with interruption.interruptible(Console(quiet=True), "step", 4, 0) as asked:
+            asked.kept(4)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        work()
+    assert interruption.what_is_kept(caught.value) == "the same command goes on after step 4 of 4"
+    assert signal.getsignal(signal.SIGINT) is before

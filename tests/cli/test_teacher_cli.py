@@ -272,6 +272,7 @@ def test_distill_takes_the_flags(ddb: Callable, refused: Refused, tmp_path: Path
     assert config["teacher"]["sha256"] == read_teacher(path).sha256
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_what_a_killed_training_left_is_no_teacher(
     ddb: Callable, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -157,8 +158,11 @@ def test_slices_are_batches(random_run: Path):
             loaded[index]  # type: ignore[call-overload]
         with pytest.raises(UserError, match="expected a whole number"):
             loaded.to_pil(index)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="images 3, expected positions as a tensor, or a slice"):
-        loaded.pixels(3)  # type: ignore[arg-type]
+    for positions in ([2, 0], numpy.array([2, 0]), torch.tensor([2, 0])):
+        assert torch.equal(loaded.pixels(positions), loaded.pixels()[[2, 0]])
+    for index in (3, "a", [0.5], None):
+        with pytest.raises(UserError, match=r"images .*, expected a list of positions, or a slice"):
+            loaded.pixels(index)  # type: ignore[arg-type]
 
 
 def test_load_nothing(tmp_path: Path):
@@ -202,10 +206,20 @@ def test_arguments_of_another_type_are_told(words: str, tmp_path: Path, monkeypa
 
 
 def test_arguments_of_like_types_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Whole numbers of numpy, and for floats."""
+    """Numbers of numpy, whole numbers for floats."""
     monkeypatch.chdir(tmp_path)
-    run = ddbench.distill("random", ipc=numpy.int64(1), out="run", holdout=0, quiet=True)
+    run = ddbench.distill("random", ipc=numpy.int64(1), out="run", holdout=numpy.int64(0), quiet=numpy.bool_(True))
     assert len(ddbench.load(run)) == 10
+    with pytest.raises(UserError, match="hold-out fraction"):
+        ddbench.distill("random", ipc=1, out="other", holdout=numpy.float32(1.5), quiet=True)
+
+
+@pytest.mark.parametrize("runs", [{"no-run": 1}.keys(), iter(["no-run"]), numpy.array(["no-run"])], ids=repr)
+def test_collections_of_any_kind_are_taken(runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The run itself is not there, which is said by the task."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no-run"):
+        ddbench.task("transfer", runs)
 
 
 # Evaluations

@@ -70,6 +70,7 @@ def test_killed_and_repeated(digits: Dataset, tmp_path: Path, monkeypatch: pytes
     assert trained(tmp_path / "killed", digits, steps=6) == killed, "a finished one is left as it is"
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_interrupted(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Ctrl-C ends a training after the step that is at work, which is kept."""
     whole = trained(tmp_path / "whole", digits, steps=4)

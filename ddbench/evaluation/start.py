@@ -276,7 +276,7 @@ def _order(run: Path, asked: Asked) -> Order:
     name = result_name(base, _marks(difference, asked))
     out = asked.out or beside(path, "evaluations") / f"{name}.json"
     begun = (out, parts_folder(out) / HEAD)
-    teacher = kind.teacher(altered, synset, asked.teacher, asked.teachers, begun)
+    teacher = kind.teacher(altered, synset, path, asked.teacher, asked.teachers, begun)
     if asked.threads == 0:
         workers, threads = worker_count(asked.workers, begun_threads(*begun))
     if asked.download or asked.skip_broken:

@@ -331,5 +331,5 @@ def _choose(asked: Asked, path: Path, synset: Synset, base: Protocol, student: s
     out = asked.out or beside(path, "scores") / f"{result_name(base, marked)}{suffix}.json"
     teacher = None
     if not labels_random:
-        teacher = protocol_teacher(base, synset, given=asked.teacher, root=asked.teachers, begun=(out,))
+        teacher = protocol_teacher(base, synset, given=asked.teacher, root=asked.teachers, path=path, begun=(out,))
     return _Chosen(student=student, plan=plan, teacher=teacher, labeller=labeller, marked=marked, out=out)

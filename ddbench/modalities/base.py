@@ -215,11 +215,12 @@ class Modality(ABC):
 
     @abstractmethod
     def teacher(
-        self, protocol: Any, synset: Any, given: Path | None, root: Path, begun: Sequence[Path]
+        self, protocol: Any, synset: Any, path: Path, given: Path | None, root: Path, begun: Sequence[Path]
     ) -> Teacher | None:
         """The teacher for a protocol that has one.
 
         Args:
+            path: the synset's file.
             given: file that a flag names.
             root: root of the teachers.
             begun: where what is gone on with says its teacher.

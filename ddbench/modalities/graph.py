@@ -203,7 +203,13 @@ class GraphModality(Modality):
         return None
 
     def teacher(
-        self, protocol: GraphProtocol, synset: GraphSynset, given: Path | None, root: Path, begun: Sequence[Path]
+        self,
+        protocol: GraphProtocol,
+        synset: GraphSynset,
+        path: Path,
+        given: Path | None,
+        root: Path,
+        begun: Sequence[Path],
     ) -> None:
         return None
 

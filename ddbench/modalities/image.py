@@ -146,11 +146,11 @@ class ImageModality(Modality):
         return size_to_load(synset.dataset, synset.images.shape[2], asked)
 
     def teacher(
-        self, protocol: Protocol, synset: Synset, given: Path | None, root: Path, begun: Sequence[Path]
+        self, protocol: Protocol, synset: Synset, path: Path, given: Path | None, root: Path, begun: Sequence[Path]
     ) -> Teacher | None:
         from ddbench.protocols.teacher import protocol_teacher
 
-        return protocol_teacher(protocol, synset, given=given, root=root, begun=begun)
+        return protocol_teacher(protocol, synset, given=given, root=root, path=path, begun=begun)
 
     def open(
         self, path: Path, sha256: str, data: Path | None, size: int | None, teacher: Path | None, labels: Path | None

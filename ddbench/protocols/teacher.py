@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddbench.data.specs import DATASETS, preprocess_kind
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import read_json
+from ddbench.runtime.files import file_hash, read_json
 from ddbench.teachers.remedy import how_to_join, named
 
 if TYPE_CHECKING:
@@ -63,25 +63,30 @@ def _kind(synset: Synset) -> str | None:
     return found or (None if spec and "mean" in synset.preprocess else str(synset.preprocess.get("kind")))
 
 
-def _recorded(begun: Sequence[Path]) -> str | None:
-    """sha256 of the teacher that the first of these JSON files says which says one; None: none does.
+def _recorded(begun: Sequence[Path], path: Path) -> Iterator[str]:
+    """sha256 of each teacher that these JSON files say with which this synset's file was scored.
 
     An evaluation keeps a teacher's reference, scores its hash.
     """
-    for path in begun:
+    for place in begun:
         try:
-            record = read_json(path, "record")
+            record = read_json(place, "record")
         except UserError:  # not there, or damaged: whoever reads all of it tells
             continue
-        teacher = record.get("teacher") if isinstance(record, dict) else None
+        synset, teacher = (record.get(name) for name in ("synset", "teacher")) if isinstance(record, dict) else (0, 0)
         sha256 = teacher.get("sha256") if isinstance(teacher, dict) else teacher
-        if isinstance(sha256, str):
-            return sha256
-    return None
+        if isinstance(sha256, str) and isinstance(synset, dict) and synset.get("sha256") == file_hash(path):
+            yield sha256
 
 
 def protocol_teacher(
-    wanted: Protocol, synset: Synset, *, given: Path | None, root: Path, begun: Sequence[Path] = ()
+    wanted: Protocol,
+    synset: Synset,
+    *,
+    given: Path | None,
+    root: Path,
+    path: Path | None = None,
+    begun: Sequence[Path] = (),
 ) -> Teacher | None:
     """The teacher for training on a synset under a protocol; None for a protocol without one.
 
@@ -90,7 +95,8 @@ def protocol_teacher(
     Args:
         given: file that a flag names.
         root: root of the teachers.
-        begun: JSON files of what is gone on with, which says its teacher.
+        path: the synset's file; None: nothing is gone on with.
+        begun: JSON files of what is gone on with, which say their teacher; those of other synsets are passed over.
 
     Raises:
         UserError: there is none, and the message says which command makes one; one was given that nothing needs; or
@@ -102,8 +108,8 @@ def protocol_teacher(
         return None
     from ddbench.teachers.store import find_teacher
 
-    earlier = _recorded(begun) if given is None else None
-    found = find_teacher(root, sha256=earlier) if earlier else None
+    earlier = _recorded(begun, path) if given is None and path is not None else ()
+    found = next(filter(None, (find_teacher(root, sha256=sha256) for sha256 in earlier)), None)
     found = found or choose_teacher(root, synset, given=given)
     if found is None:
         own, kind = synset.teacher, _kind(synset)

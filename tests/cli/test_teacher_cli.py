@@ -17,7 +17,7 @@ from typing import Any
 import halting
 import pytest
 import torch
-from conftest import EAGER, PATIENCE, contents, listing
+from conftest import EAGER, PATIENCE, contents, listing, random_tiny
 from safetensors.torch import load_file, save_file
 from test_kill import halted, kill_when
 
@@ -338,6 +338,20 @@ def test_a_better_teacher_that_came_since(ddb: Callable, refused: Refused, rando
     which = f"--teacher FILE, that of there ({STUDENT}, sha256 {sha256[:12]}), or choose another --out"
     refused([*argv, "--seeds", 3], str(out), "(teacher differs)", which)
     assert ddb(*argv, "--seeds", 3, "--teacher", kept).code == 0
+
+
+def test_a_teacher_of_another_synsets_evaluation(ddb: Callable, refused: Refused, random_run: Path, tmp_path: Path):
+    """It is not gone on with: the line says what the file is, not how to give a teacher that fits neither."""
+    root, out, other = tmp_path / "teachers", tmp_path / "score.json", tmp_path / "zca"
+    argv = ["--protocol", "kd-v1", "--students", STUDENT, "--epochs", 1, "--seeds", 1, "--workers", 1]
+    argv += ["--teachers", root, "--out", out, "--quiet", *EAGER]
+    assert ddb(*train_tiny(root)).code == 0
+    assert ddb("evaluate", random_run, *argv).code == 0
+    assert ddb(*random_tiny(other, "--preprocess", "zca")).code == 0
+    refused(["evaluate", other, *argv], "protocol kd-v1 needs a teacher of digits with preprocess zca")
+    assert ddb(*train_tiny(root, "--preprocess", "zca")).code == 0
+    wanted = "holds runs of another evaluation (synset.sha256 differs); remove it or choose another --out"
+    refused(["evaluate", other, *argv], str(out), wanted)
 
 
 def test_scores_and_a_better_teacher(ddb: Callable, refused: Refused, random_run: Path, tmp_path: Path):

@@ -305,6 +305,7 @@ def _choose(asked: Asked, path: Path, synset: Synset, base: Protocol, student: s
         UserError: a student that does not fit, a device that is not there, settings or a teacher that no leg can use.
     """
     from ddbench.evaluation.ddranking.file import marks
+    from ddbench.evaluation.ddranking.trainings import begun_under
     from ddbench.runtime.device import resolve_device
     from ddbench.synset import beside
     from ddbench.teachers.store import read_teacher
@@ -331,5 +332,6 @@ def _choose(asked: Asked, path: Path, synset: Synset, base: Protocol, student: s
     out = asked.out or beside(path, "scores") / f"{result_name(base, marked)}{suffix}.json"
     teacher = None
     if not labels_random:
-        teacher = protocol_teacher(base, synset, given=asked.teacher, root=asked.teachers, path=path, begun=(out,))
+        begun = (out, *begun_under(plan["syn"], student, path))  # of a killed one there are legs only
+        teacher = protocol_teacher(base, synset, given=asked.teacher, root=asked.teachers, path=path, begun=begun)
     return _Chosen(student=student, plan=plan, teacher=teacher, labeller=labeller, marked=marked, out=out)

@@ -24,6 +24,7 @@ from test_kill import halted, kill_when
 import ddbench
 from ddbench.cli.teacher import Args
 from ddbench.distillation import start
+from ddbench.evaluation.ddranking import trainings
 from ddbench.methods.base import Distilled, Method
 from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.registry import Registry
@@ -352,6 +353,29 @@ def test_a_teacher_of_another_synsets_evaluation(ddb: Callable, refused: Refused
     assert ddb(*train_tiny(root, "--preprocess", "zca")).code == 0
     wanted = "holds runs of another evaluation (synset.sha256 differs); remove it or choose another --out"
     refused(["evaluate", other, *argv], str(out), wanted)
+
+
+def test_killed_scores_and_a_better_teacher(
+    ddb: Callable, random_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Their file is written at the end only: the legs that were begun say the teacher."""
+    root, out = tmp_path / "teachers", tmp_path / "scores.json"
+    argv = ["scores", random_run, "--protocol", "kd-v1", "--student", STUDENT, "--epochs", 1, "--teachers", root]
+    argv += ["--cache", tmp_path / "cache", "--out", out, "--repeats", 2, "--workers", 1, "--quiet", *EAGER]
+    teachers = two_teachers(ddb, root)
+    first = next(teachers)
+
+    def killed(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as before_the_last_legs:
+        before_the_last_legs.setattr(trainings, "_train_random", killed)
+        assert ddb(*argv).code == 130
+    assert not out.exists()
+    next(teachers)
+    assert ddb(*argv).code == 0
+    made = json.loads(out.read_text())
+    assert made["teacher"] == read_teacher(first).sha256
 
 
 def test_scores_and_a_better_teacher(ddb: Callable, refused: Refused, random_run: Path, tmp_path: Path):

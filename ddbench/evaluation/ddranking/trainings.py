@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from ddbench.synset import beside
 
 LONGEST = 200
 """A longer file name is none that ``ddbench evaluate`` could have written."""
+
+DECIDES = 12
+"""Letters of the hash in the name of a leg's evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,7 +316,7 @@ def _place(work: Work, leg: Leg, synset: Path) -> Path:
         "versions": work.versions,
         "teacher": file_hash(work.teacher) if work.teacher is not None and leg.protocol.needs_teacher else None,
     }
-    name = f"{leg.base.name}-{work.student}-{text_hash(decides)[:12]}.json"
+    name = f"{leg.base.name}-{work.student}-{text_hash(decides)[:DECIDES]}.json"
     # A folder of its own: `ddbench submit RUN` looks for the evaluations beside it.
     return beside(synset, "evaluations") / "scores" / name
 
@@ -320,8 +324,21 @@ def _place(work: Work, leg: Leg, synset: Path) -> Path:
 def begun_legs(plan: dict[str, Leg], student: str, synset: Path) -> list[Path]:
     """Files that say what the legs of a synset were begun with, whatever that was: of finished ones, and of others."""
     folder, names = beside(synset, "evaluations") / "scores", {leg.base.name for leg in plan.values()}
-    patterns = [f"{name}-{student}-*{end}" for name in sorted(names) for end in (".json", f".parts/{HEAD}")]
+    short = "?" * DECIDES  # a star would also fit students whose names are longer
+    patterns = [f"{name}-{student}-{short}{end}" for name in sorted(names) for end in (".json", f".parts/{HEAD}")]
     return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+
+
+def begun_under(leg: Leg, student: str, synset: Path) -> list[Path]:
+    """Those of :func:`begun_legs` that were begun under the very protocol of a leg."""
+    return [path for path in begun_legs({"": leg}, student, synset) if _protocol_of(path) == leg.protocol.hash]
+
+
+def _protocol_of(path: Path) -> object:
+    """Hash of the protocol that an evaluation, or the head of one, says; None: it is damaged, or gone by now."""
+    with suppress(UserError, KeyError, TypeError):
+        return read_json(path, "evaluation")["protocol"]["hash"]
+    return None
 
 
 def _holds(out: Path, student: str, seeds: Sequence[int]) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import parent_process
 from pathlib import Path
 
 import tyro
@@ -37,7 +39,8 @@ from ddbench.leaderboard.reproduction import (
 from ddbench.runtime.device import share_of
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable, plain_or_absent
-from ddbench.runtime.progress import Console, heard, under
+from ddbench.runtime.interruption import part
+from ddbench.runtime.progress import Console, aloud, heard, under
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,9 +168,12 @@ def do_cell(workshop: Workshop, cell: PlanCell) -> str:
     log = workshop.log(cell)
     ensure_writable(log.parent)
     plain_or_absent(log, "log")
+    terminal = sys.stderr  # above the bar
+    alone = workshop.shown and parent_process() is None  # who has workers ends them at once
+    told = aloud(lambda text: print(text, file=terminal, flush=True)) if alone else contextlib.nullcontext()
     with open(log, "a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
-            with share_of(workshop.cores), _telling(workshop, cell):
+            with share_of(workshop.cores), told, part(cell.name), _telling(workshop, cell):
                 _do(workshop, cell)
         except UserError as error:
             message = " ".join(str(error).split())

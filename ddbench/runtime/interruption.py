@@ -30,6 +30,16 @@ def what_is_kept(stop: BaseException) -> str:
     return "; ".join(getattr(stop, "__notes__", ())) or KEPT
 
 
+@contextmanager
+def part(name: str) -> Iterator[None]:
+    """Around a part of a command: what is told of a count of its own names it."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stop.__notes__ = [note if note == KEPT else f"{note} of {name}" for note in getattr(stop, "__notes__", ())]
+        raise
+
+
 class Interruption:
     """What was asked of work that ends at its next kept step.
 
@@ -39,7 +49,7 @@ class Interruption:
 
     def __init__(self, console: Console, unit: str, total: int, done: int, first: int) -> None:
         self.asked = False
-        self._console, self._unit, self._total, self._kept, self._first = console, unit, total, done, first
+        self._say, self._unit, self._total, self._kept, self._first = console.alert(), unit, total, done, first
         self._before: dict[int, Any] = {}
         self._signal: tuple[int, FrameType | None] = (signal.SIGINT, None)
         self._ended = threading.Event()
@@ -94,7 +104,7 @@ class Interruption:
 
     def _watch(self, number: int) -> None:
         """Tell that the work will end (a handler may not print), and end it when the time is up."""
-        self._console.say(f"ends after this {self._unit}, at the latest in {GRACE:g} s; Ctrl-C again: at once")
+        self._say(f"ends after this {self._unit}, at the latest in {GRACE:g} s; Ctrl-C again: at once")
         if not self._ended.wait(GRACE):
             _thread.interrupt_main(signal.Signals(number))
 

@@ -42,6 +42,19 @@ def under(words: str) -> Iterator[None]:
         yield
 
 
+_ALOUD: ContextVar[Callable[[str], None] | None] = ContextVar("aloud", default=None)
+
+
+@contextmanager
+def aloud(say: Callable[[str], None]) -> Iterator[None]:
+    """Let this say what the user must know at once, for the verbs of the block: their own lines go to a log."""
+    token = _ALOUD.set(say)
+    try:
+        yield
+    finally:
+        _ALOUD.reset(token)
+
+
 class Console:
     """Where a verb talks: messages to standard error, results to standard output.
 
@@ -59,6 +72,10 @@ class Console:
         """One line about what is being done."""
         if not self.quiet:
             print(f"{self._before}{text}", file=sys.stderr, flush=True)
+
+    def alert(self) -> Callable[[str], None]:
+        """What says a line that the user must know at once (:func:`aloud`), from any thread."""
+        return _ALOUD.get() or self.say
 
     def bar(self, title: str, total: int, done: int = 0) -> Bar:
         """A progress display of ``total`` units of which ``done`` were done by an earlier try."""

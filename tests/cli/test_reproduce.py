@@ -20,7 +20,8 @@ from ddbench.leaderboard import reproduction
 from ddbench.leaderboard.plans import find_plan
 from ddbench.leaderboard.reproduction import Workshop, at_work
 from ddbench.leaderboard.schema import load_results
-from ddbench.runtime import progress
+from ddbench.runtime import interruption, progress
+from ddbench.runtime.interruption import interruptible, what_is_kept
 from ddbench.runtime.progress import Console
 
 PLAN = """
@@ -281,3 +282,28 @@ def test_the_line_is_shown_beside_the_bar(tmp_path: Path, monkeypatch: pytest.Mo
         now.write_text("cell distill: 1/3 dm")
         assert noted.wait(60)
     assert told[0] == "cell distill: 1/3 dm"
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_ctrl_c(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shown: bool
+) -> None:
+    """That the step is waited for is told at once, above the bar, and of a cell it is named which one goes on."""
+    monkeypatch.chdir(tmp_path)
+    (cell,) = find_plan(str(plan_in(tmp_path, PLAN.replace("run_seeds = [0, 1]", "run_seeds = [0]")))).cells[:1]
+    workshop = Workshop(out=tmp_path, leaderboard=tmp_path, submission={}, common=(), cores=1, shown=shown)
+
+    def stopped(*given: object) -> None:
+        with interruptible(Console(quiet=True), "iteration", 9, 0) as asked:
+            asked._watch(signal.SIGINT)
+            asked._kept = 6
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(interruption, "GRACE", 0.0)
+    monkeypatch.setattr("_thread.interrupt_main", lambda number: None)
+    monkeypatch.setattr(reproduce, "_do", stopped)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        reproduce.do_cell(workshop, cell)
+    assert what_is_kept(stop.value) == f"the same command goes on after iteration 6 of 9 of {cell.name}"
+    told = "ends after this iteration, at the latest in 0 s; Ctrl-C again: at once\n"
+    assert capsys.readouterr().err == (told if shown else "")

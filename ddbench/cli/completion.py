@@ -193,14 +193,22 @@ def zsh() -> str:
 def _function() -> Iterator[str]:
     yield "_ddbench() {"
     yield '  local current="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}"'
-    yield '  local verb="${COMP_WORDS[1]}" second="${COMP_WORDS[2]-}" flags="" values="" first=""'
+    yield '  local verb="${COMP_WORDS[1]}" second flags="" values="" first="" start="" outer="" at=1 i'
     yield "  COMPREPLY=()"
     yield '  if [ "$COMP_CWORD" -eq 1 ]; then'
     yield f'    COMPREPLY=($(compgen -W {shlex.quote(" ".join(_verbs()))} -- "$current"))'
     yield "    return"
     yield "  fi"
+    # bash takes --flag=value for three words, zsh for one
+    yield '  if [ "$before" = = ] && [ "$COMP_CWORD" -gt 2 ]; then before="${COMP_WORDS[COMP_CWORD-2]}"'
+    yield '  elif [ "$current" = = ]; then current=""'
+    yield '  elif [ "${current#--*=}" != "$current" ]; then'
+    yield '    before="${current%%=*}"; start="$before="; current="${current#*=}"'
+    yield "  fi"
+    yield from _behind()
+    yield '  second="${COMP_WORDS[at+1]-}"'
     pairs = "|".join(shlex.quote(one) for one in ARGS if " " in one)
-    yield '  if [ "$COMP_CWORD" -gt 2 ]; then'
+    yield '  if [ "$outer" != plan ] && [ "$COMP_CWORD" -gt $((at + 1)) ]; then'
     yield f'    case "$verb $second" in {pairs}) verb="$verb $second";; esac'
     yield "  fi"
     yield '  case "$verb" in'
@@ -208,25 +216,39 @@ def _function() -> Iterator[str]:
         yield from _case(verb)
     yield "  esac"
     yield from _by_choice()
-    yield '  local start=""'
+    yield '  [ "$outer $verb" != "plan buffer" ] || first=""'
     yield f'  case "$before" in {"|".join(LISTS)})'
-    yield '    [ "${current#*,}" = "$current" ] || start="${current%,*},";; esac'
+    yield '    start="$start${current%"${current##*,}"}"; current="${current##*,}";; esac'
     yield '  if [ -n "$values" ]; then'
-    yield '    [ "$values" = - ] || COMPREPLY=($(compgen -P "$start" -W "$values" -- "${current#"$start"}"))'
+    yield '    [ "$values" = - ] || COMPREPLY=($(compgen -P "$start" -W "$values" -- "$current"))'
     yield '  elif [ "${current#-}" != "$current" ]; then'
     yield '    COMPREPLY=($(compgen -W "$flags" -- "$current"))'
-    yield '  elif [ "$COMP_CWORD" -eq 2 ] && [ -n "$first" ]; then'
+    yield '  elif [ "$COMP_CWORD" -eq $((at + 1)) ] && [ -n "$first" ]; then'
     yield '    COMPREPLY=($(compgen -W "$first" -- "$current"))'
     yield "  fi"
     yield "}"
 
 
+def _behind() -> Iterator[str]:
+    """The verb that stands behind another one: its flags follow it."""
+    yield '  case "$verb" in'
+    for outer in ("plan", "slurm"):
+        takes = "|".join(one.name for one in options(outer) if one.takes)
+        yield f"    {outer}) for ((i = 2; i < COMP_CWORD; i++)); do"
+        yield f'      case "${{COMP_WORDS[i-1]}}" in {takes}) continue;; esac'
+        yield f'      case "${{COMP_WORDS[i]}}" in {"|".join(places(outer))})'
+        yield f'        outer={outer}; verb="${{COMP_WORDS[i]}}"; at=$i; break;; esac'
+        yield "    done;;"
+    yield "  esac"
+
+
 def _by_choice() -> Iterator[str]:
     """What the method or task that is named already adds."""
-    yield '  local chosen="" i'
+    yield '  local chosen=""'
     yield '  [ "$verb" != task ] || chosen="$second"'
     yield "  for ((i = 2; i < COMP_CWORD; i++)); do"
     yield '    [ "${COMP_WORDS[i]}" != --method ] || chosen="${COMP_WORDS[i+1]}"'
+    yield '    [ "${COMP_WORDS[i]#--method=}" = "${COMP_WORDS[i]}" ] || chosen="${COMP_WORDS[i]#--method=}"'
     yield '    [ "$chosen" != = ] || chosen="${COMP_WORDS[i+2]-}"'
     yield "  done"
     yield '  case "$verb $chosen" in'

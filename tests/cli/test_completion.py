@@ -88,11 +88,38 @@ CASES = {
     "plans": ("ddbench reproduce digits", {"digits-cpu"}),
     "verbs that are planned": ("ddbench plan di", {"distill"}),
     "verbs for a cluster": ("ddbench slurm rela", {"relabel"}),
+    "flags of what is planned": ("ddbench plan distill --method mtt --lr-im", {"--lr-images"}),
+    "what is planned, behind flags": (
+        "ddbench plan --workers 8 evaluate x --students lenet,mlp-d3",
+        {"lenet,mlp-d3-w128"},
+    ),
+    "plans that are planned": ("ddbench plan reproduce digits", {"digits-cpu"}),
+    "flags on a cluster": ("ddbench slurm --name buffer distill --method mtt --lr-im", {"--lr-images"}),
+    "sub-verbs on a cluster": ("ddbench slurm leaderboard veri", {"verify"}),
     "shells": ("ddbench completion f", {"fish"}),
 }
 
+EQUALS = {
+    "name": ("ddbench distill --method = mt", {"mtt"}),
+    "nothing yet": ("ddbench export run --format =", {"grid", "hub", "npz", "png"}),
+    "second of a list": ("ddbench evaluate x --students = lenet,mlp-d3", {"lenet,mlp-d3-w128"}),
+    "recipe": ("ddbench distill --method = ncfm --recipe = dig", {"digits-ipc1", "digits-ipc10"}),
+    "flags": ("ddbench plan distill --method = mtt --lr-im", {"--lr-images"}),
+    "name, one word": ("ddbench distill --method=mt", {"--method=mtt"}),
+    "second of a list, one word": (
+        "ddbench evaluate x --students=lenet,mlp-d3",
+        {"--students=lenet,mlp-d3-w128"},
+    ),
+    "recipe, one word": ("ddbench distill --method=mtt --recipe=digits-ipc10", {"--recipe=digits-ipc10"}),
+}
+"""Words as bash parts them at ``=``, and as zsh leaves them to the same function."""
 
-@pytest.mark.parametrize(("line", "wanted"), CASES.values(), ids=CASES)
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [*CASES.values(), *EQUALS.values()],
+    ids=[*CASES, *(f"{name}, with =" for name in EQUALS)],
+)
 def test_bash(line: str, wanted: set[str], scripts: Path, tmp_path: Path):
     if shutil.which("bash") is None:
         pytest.skip("no bash")

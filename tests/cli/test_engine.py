@@ -52,7 +52,7 @@ def test_flags_of_ray_without_it(verb: list[str], here: Path, refused: Callable)
         (["--gpu-share", "1.5"], "--gpu-share 1.5: expected 0 to 1"),
         (["--gpu-share", "nan"], "--gpu-share nan: expected 0 to 1"),
         (["--workers", "-1"], "--workers -1"),
-        (["--engine", "dask"], "'local', 'ray'"),
+        (["--engine", "dask"], "'dask' is none of local, ray"),
         (["--ray-address", "head"], "--ray-address head: expected HOST:PORT"),
         (["--ray-address", "ray://head:6379"], "expected HOST:PORT"),
         (["--ray-address", "head:99999"], "expected HOST:PORT"),

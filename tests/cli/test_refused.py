@@ -221,7 +221,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, finished_runs: Path, tiny_ex
     teacher = next((root / "damaged teachers").rglob("*.safetensors"))
     teacher.write_bytes(teacher.read_bytes()[:100])
     teacher = next((root / "stopped teachers").rglob("*.safetensors"))
-    teacher.rename(teacher.with_name(f"{teacher.stem}.partial.safetensors"))
+    teacher.rename(teacher.with_name(f".{teacher.stem}.partial.safetensors"))
     shutil.copytree(root / "leaderboard", root / "broken board")
     row = next((root / "broken board").rglob("results/**/*.json"))
     row.write_text(row.read_text()[:-20])

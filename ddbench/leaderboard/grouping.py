@@ -9,9 +9,10 @@ from typing import Any
 
 from ddbench.leaderboard.columns import MAIN, Measure, measures
 from ddbench.leaderboard.ranking import Ranking, alike
-from ddbench.leaderboard.result import Budget, Result
+from ddbench.leaderboard.result import Budget, ProtocolInfo, Result
 from ddbench.leaderboard.rows import FULL, RANDOM, REFERENCES, Cell, Row, Score
 from ddbench.leaderboard.schema import same_subject
+from ddbench.methods import USUAL_PROTOCOL
 from ddbench.runtime.files import canonical_json
 from ddbench.statistics import summarise_groups
 
@@ -118,7 +119,7 @@ def build_cells(results: Sequence[Result], known: Known | None = None) -> list[C
 
 
 def groups(results: Sequence[Result]) -> list[Group]:
-    """Group results into tables, in the order of dataset, protocol, labels and budget.
+    """Group results into tables, in the order of dataset, protocol (the usual one first), labels and budget.
 
     All real data joins every table of its data and protocol; under a standard one also where the epochs of a synset
     were altered, which are none of its own. Random images join the tables of their budget: with
@@ -145,7 +146,8 @@ def groups(results: Sequence[Result]) -> list[Group]:
         found = [key for key, training in trained.items() if key[:-3] == data or training == same]
         for key in found or [(*data, "all", 0, "hard")]:
             tables[key] = tables.get(key, []) + entries
-    return [Group(key[-1], tuple(entries)) for key, entries in sorted(tables.items(), key=lambda i: _order(i[0]))]
+    ordered = sorted(tables.items(), key=lambda item: _order(item[0], item[1][0].result.protocol))
+    return [Group(key[-1], tuple(entries)) for key, entries in ordered]
 
 
 def _data_key(result: Result) -> tuple[Any, ...]:
@@ -177,9 +179,11 @@ def _real_key(result: Result) -> tuple[Any, ...]:
     return (synset.dataset, synset.dataset_fingerprint, protocol.name, *said, result.precision, described)
 
 
-def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:
+def _order(key: tuple[Any, ...], protocol: ProtocolInfo) -> tuple[Any, ...]:
+    dataset, *data = key[:-3]
     unit, value, labels = key[-3:]
-    return (*key[:-3], labels, unit, value)
+    usual = protocol.standard and protocol.name == USUAL_PROTOCOL
+    return (dataset, not usual, *data, labels, unit, value)
 
 
 def _reference(result: Result) -> str:

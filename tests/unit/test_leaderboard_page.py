@@ -786,3 +786,12 @@ def test_errors_under_corruption_relative_to_all_real_images():
     full = measured_with(full, images=7)
     for other in (None, ours, full, made_result("full", budget="all", rich=False)):
         assert errors(ours, other) is None
+
+
+def test_the_usual_protocol_stands_first() -> None:
+    """Of a dataset: a reader begins with hard labels by the usual training; altered ones stand with the others."""
+    usual = made_result("mtt", rich=False)
+    others = [made_result("mtt", rich=False, protocol=name, labels="teacher") for name in ("edc-ema", "rd3")]
+    altered = replace(usual, protocol=replace(usual.protocol, standard=False, changed={"epochs": 10}), id="a" * 16)
+    found = [(cell.protocol.name, cell.protocol.standard) for cell in build_cells([*others, altered, usual])]
+    assert found == [("hard-v1", True), ("edc-ema", True), ("rd3", True), ("hard-v1", False)]

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+LATER = 0.05
+"""Seconds after which the bell rings again, where it could not be answered."""
+
 
 class OutOfTime(BaseException):
     """A part's time is up. No ``Exception``, so that nothing on the way takes it for a failure of its own."""
@@ -58,14 +61,27 @@ class Report:
         os.replace(temporary, self.path)
 
 
+def _imports(frame: FrameType | None) -> bool:
+    """Whether an import is at work in a frame or in one that called it."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
 @contextlib.contextmanager
 def until(deadline: float) -> Iterator[None]:
     """Raise :class:`OutOfTime` within the block when ``time.monotonic()`` reaches the deadline.
 
-    The signal arrives between two operations of Python, so a kernel that runs is waited for.
+    The signal arrives between two operations of Python, so a kernel that runs is waited for; so is an import, of which
+    a half would be left for the parts that follow.
     """
 
     def ring(number: int, frame: FrameType | None) -> None:
+        if _imports(frame):
+            signal.setitimer(signal.ITIMER_REAL, LATER)
+            return
         raise OutOfTime
 
     before = signal.signal(signal.SIGALRM, ring)

@@ -78,6 +78,23 @@ def test_a_part_that_is_out_of_time_keeps_its_lines(tmp_path: Path) -> None:
     assert _part(lambda: 1 / 0, time.monotonic() + HOUR).startswith("FAILED: ZeroDivisionError")
 
 
+def test_an_import_is_not_torn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is over in the middle of one: it is finished first, since its half would fail the parts that follow."""
+    from benchmarks.gpu.__main__ import _part
+
+    bell = "import signal, time\nsignal.setitimer(signal.ITIMER_REAL, 0.001)\ntime.sleep(0.02)\nwhole = True\n"
+    (tmp_path / "slowly_imported.py").write_text(bell)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def work() -> None:
+        importlib.import_module("slowly_imported")
+        while True:
+            time.sleep(1)
+
+    assert _part(work, time.monotonic() + HOUR) == "out of time"
+    assert sys.modules.pop("slowly_imported").whole
+
+
 @pytest.mark.parametrize("degrees", [1.0, 2.5, 4.0, 19.0, 200.0, float("inf")])
 def test_the_stand_in_for_scipy_gives_its_quantiles(degrees: float) -> None:
     own = standin("scipy/special.py")

@@ -355,7 +355,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
             parameter = known.parameters[name]
             if parameter.kind is parameter.VAR_KEYWORD or name == "self":
                 continue
-            try:
+            try:  # one by one: get_type_hints gives none where a single name is for type checkers only
                 kind = eval(parameter.annotation, function.__globals__)
             except NameError:
                 continue

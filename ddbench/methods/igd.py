@@ -46,9 +46,9 @@ BATCH = 50
 class IGDConfig(GenerationConfig):
     """Settings of IGD."""
 
-    influence: float = setting(0.05, at_least=0, below=100)
+    influence: float = setting(0.005, at_least=0, below=100)
     """Strength of the pull towards images that train as real ones do, relative to the length of the noise."""
-    deviation: float = setting(0.02, at_least=0, below=100)
+    deviation: float = setting(0.01, at_least=0, below=100)
     """Strength of the push away from the nearest image of the class that is done; 0: none."""
     guide_from: float = setting(0.6, at_least=0, at_most=1)
     """Least noisy time that is guided, as a share of all times (0: the clean image)."""

@@ -257,7 +257,8 @@ function showBoard(board) {
     if (view) showRow(view.table.rows.find((row) => row.id === wanted), view.table, other);
   };
   follow();
-  addEventListener("hashchange", follow);
+  /* A place on the page, such as that of the skip link, is no state: the address says the state again. */
+  addEventListener("hashchange", () => (byId(location.hash.slice(1)) ? remember() : follow()));
 }
 
 /* Every table at a glance: its best rows between random images and all real data. */

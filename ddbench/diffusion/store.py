@@ -35,6 +35,9 @@ SAMPLES = "samples.png"
 PARTIAL = ".partial.safetensors"
 """End of the name of a checkpoint, beside the folders of models."""
 
+PIXEL, LATENT = "pixel", "latent"
+"""Kinds: trained by ddbench, and a pretrained pipeline."""
+
 UNET_CONFIG = "unet/config.json"
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
@@ -55,7 +58,7 @@ class DiffusionModel:
 
     Attributes:
         folder: where it is.
-        kind: ``pixel`` (trained by ddbench) or ``latent`` (a pretrained pipeline).
+        kind: :data:`PIXEL` or :data:`LATENT`.
         sha256: hash of the names and hashes of its files.
         parameters: how many numbers were learned, the autoencoder's included.
         classes: number of its classes.
@@ -86,7 +89,7 @@ class DiffusionModel:
         Raises:
             UserError: weights that cannot be read, are not finite, or are not those of the configuration.
         """
-        if self.kind == "pixel":
+        if self.kind == PIXEL:
             net = _load(self.folder, "unet", "UNet2DModel", safe=True)
             return PixelUNet(net, _alphas(self.folder), device)
         transformer = _load(self.folder, "transformer", "DiTTransformer2DModel")
@@ -316,7 +319,7 @@ def _read_own(folder: Path) -> DiffusionModel:
     _check_config(folder / UNET_CONFIG, unet_config(recipe, shape[0], shape[1], len(names)))
     return DiffusionModel(
         folder=folder,
-        kind="pixel",
+        kind=PIXEL,
         sha256=text_hash(files),
         parameters=parameters,
         classes=len(names),
@@ -364,7 +367,7 @@ def _read_pipeline(folder: Path) -> DiffusionModel:
     files[SCHEDULER_CONFIG] = file_hash(folder / SCHEDULER_CONFIG)
     return DiffusionModel(
         folder=folder,
-        kind="latent",
+        kind=LATENT,
         sha256=text_hash(files),
         parameters=parameters,
         classes=classes,

@@ -21,7 +21,7 @@ from ddbench.data.dataset import Dataset
 from ddbench.data.specs import dataset_slug
 from ddbench.diffusion.backends import Backend, LatentDiT, PixelUNet
 from ddbench.diffusion.library import diffusers
-from ddbench.diffusion.recipe import DiffusionRecipe, unet_config
+from ddbench.diffusion.recipe import LATENT, PIXEL, DiffusionRecipe, unet_config
 from ddbench.networks.build import parameter_count
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash, read_json, text_hash
@@ -34,9 +34,6 @@ COST = "cost.json"
 SAMPLES = "samples.png"
 PARTIAL = ".partial.safetensors"
 """End of the name of a checkpoint, beside the folders of models."""
-
-PIXEL, LATENT = "pixel", "latent"
-"""Kinds: trained by ddbench, and a pretrained pipeline."""
 
 UNET_CONFIG = "unet/config.json"
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -58,7 +55,7 @@ class DiffusionModel:
 
     Attributes:
         folder: where it is.
-        kind: :data:`PIXEL` or :data:`LATENT`.
+        kind: of :data:`ddbench.diffusion.recipe.KINDS`.
         sha256: hash of the names and hashes of its files.
         parameters: how many numbers were learned, the autoencoder's included.
         classes: number of its classes.

@@ -13,7 +13,7 @@ from typing import Any
 
 from ddbench.config import apply_config
 from ddbench.data.dataset import Dataset, stratified
-from ddbench.diffusion.store import LATENT
+from ddbench.diffusion.recipe import LATENT
 from ddbench.distillation.runner import RunSettings, distill
 from ddbench.experts.recipe import IMPORTED, ExpertRecipe
 from ddbench.experts.record import record

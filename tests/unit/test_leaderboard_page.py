@@ -507,6 +507,15 @@ def test_commands_name_the_networks_of_the_runs_teachers() -> None:
         assert commands(made)[0].startswith("ddbench distill"), "a row may say what it likes"
 
 
+@pytest.mark.parametrize(("kind", "said"), [("latent", True), ("pixel", False)])
+def test_commands_say_that_a_pretrained_model_is_needed(kind: str, said: bool) -> None:
+    """Without its flag a small model of pixels would be trained in its place."""
+    model = {"sha256": "0" * 64, "kind": kind, "parameters": 9, "dataset_fingerprint": None}
+    result = replace(made_result("d3hr"), recipe={"diffusion": model})
+    (distill,) = (line for line in commands(result) if line.startswith("ddbench distill"))
+    assert (" --diffusion-model MODEL " in distill) is said
+
+
 def test_a_protocol_of_a_file_is_no_name_for_a_command() -> None:
     """Its row has the settings, by which verification trains."""
     made = made_result("mtt", rich=False)

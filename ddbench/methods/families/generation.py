@@ -17,8 +17,8 @@ from ddbench.config import setting
 from ddbench.diffusion.backends import Backend
 from ddbench.diffusion.ddim import STEPS, Move, check_grid, travel
 from ddbench.diffusion.latents import Inversion, Latents
-from ddbench.diffusion.recipe import TIMESTEPS
-from ddbench.diffusion.store import LATENT, class_map
+from ddbench.diffusion.recipe import LATENT, TIMESTEPS
+from ddbench.diffusion.store import class_map
 from ddbench.methods.base import Context, Distilled, Method, State, joined
 from ddbench.methods.needs import Need
 from ddbench.methods.needs.diffusion import Diffusion

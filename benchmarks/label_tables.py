@@ -48,7 +48,7 @@ def entries(cell: Cell, row: Row, student: str) -> list[str]:
     if score is None:
         return [""] * 3
     bits = row.bits if row.packed_bits is None else row.packed_bits
-    against = against_random_text(row.against_random, cell.described.unit) if student == cell.students[0] else ""
+    against = against_random_text(cell.against_random(row, student), cell.described.unit)
     return [statistics_text(score.statistics, cell.described.unit), against, bits_text(bits)]
 
 

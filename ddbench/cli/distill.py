@@ -14,7 +14,7 @@ from ddbench.cli.settings import Common
 from ddbench.cli.shards import SHARE, Sharded, print_status, with_shard
 from ddbench.data.specs import modality_of
 from ddbench.distillation.start import Chosen, choose, distill, status
-from ddbench.methods import METHODS, USUAL_PROTOCOL, description, meant_protocol
+from ddbench.methods import METHODS, USUAL_PROTOCOL, description, fitting_protocol, meant_protocol
 from ddbench.modalities import IMAGE
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.numbers import whole
@@ -147,23 +147,6 @@ def evaluation_command(run: Path, method: str, header: Mapping[str, Any] | None 
 def data_of(given: Mapping[str, Any]) -> str:
     """The modality of a run's data, from its arguments."""
     return IMAGE if given["dataset"] is None else modality_of(str(given["dataset"]))
-
-
-def fitting_protocol(method: str, header: Mapping[str, Any]) -> str:
-    """The protocol that a method is meant for; for a synset that lacks what that needs, or whose method is not known
-    here, the one that its form asks for.
-    """
-    labels, meant = header.get("label_kind"), meant_protocol(method)
-    needed = {
-        "dd-recipe": bool(header.get("schedule")),
-        "mse-v1": labels == "targets",
-        "pdd": bool(header.get("staged", method == "pdd")),
-        "soft-v1": labels == "soft",
-    }
-    if method in METHODS and needed.get(meant, True):
-        return meant
-    asked = {**needed, "idc": "factor" in (header.get("decoder") or {}), "rded": header.get("patches", 1) != 1}
-    return next((name for name, there in asked.items() if there), USUAL_PROTOCOL)
 
 
 def peeked(argv: list[str]) -> tuple[Chosen, tuple[Any, ...]]:

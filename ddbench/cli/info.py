@@ -15,7 +15,7 @@ import tyro
 
 from ddbench.cli.distill import evaluation_command
 from ddbench.cli.parse import parse
-from ddbench.cli.places import Place, export, part_of_a_run
+from ddbench.cli.places import Place, export, part_of_a_run, with_experts, with_model
 from ddbench.evaluation.result import ranked_by, said_before
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.runtime.errors import UserError
@@ -203,11 +203,6 @@ def _quoted(value: object) -> str:
     return shlex.quote(str(value))
 
 
-def _of_data(header: Mapping[str, Any]) -> str:
-    """The flag that names the data of a store or model."""
-    return f"--dataset {_quoted(_at(header, 'dataset'))}"
-
-
 def _found(what: str, path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return {"what": what, "path": str(path), "settings": settings, "evaluations": {}, "next": []}
 
@@ -233,7 +228,7 @@ def _folder(place: Path) -> dict[str, Any]:
     if (place / "ddbench.json").is_file():
         header = _header(place / "ddbench.json")
         found = _found(TITLES["ddbench-diffusion"], place, _settings("ddbench-diffusion", header))
-        found["next"] = [f"ddbench distill --method d3hr {_of_data(header)} --diffusion-model {_quoted(place)}"]
+        found["next"] = [with_model(place, header)]
         return found
     known = part_of_a_run(place) or export(place)
     if known is not None:
@@ -335,9 +330,8 @@ def _store(place: Path) -> dict[str, Any]:
     found = _found(TITLES["ddbench-trajectories"], place, _settings("ddbench-trajectories", header))
     experts = header.get("experts")
     found["settings"]["experts"] = len(experts) if isinstance(experts, dict) else 0
-    student = _quoted(_at(header, "student"))
-    made = f"ddbench distill --method mtt {_of_data(header)} --ipc 1 --student {student} --recipe none"
-    found["next"] = [f"{made} --buffers {_quoted(place)}"] if found["settings"]["experts"] else []
+    usable = found["settings"]["experts"] and "parent" not in header  # those that a run derived are its own
+    found["next"] = [with_experts(place, header)] if usable else []
     return found
 
 
@@ -431,6 +425,7 @@ def _tensors_header(path: Path) -> Any:
         ends = [entry["data_offsets"][1] for name, entry in table.items() if name != "__metadata__"]
         if 8 + length + max(ends, default=0) != size:
             raise UserError(f"{path}: {size:,} bytes are not its whole; copy or make it again")
-        return json.loads(table["__metadata__"][KEY])
+        found = json.loads(table["__metadata__"][KEY])
+        return found | {"staged": "stage" in table} if found.get("kind") == "ddbench-synset" else found
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         raise UserError(f"{path}: a safetensors file that ddbench did not write; see ddbench import") from None

@@ -50,7 +50,9 @@ class ShowArgs:
     ipc: int | None = None
     """Only this many images per class."""
     labels: str = ""
-    """Only hard, soft or teacher labels."""
+    """Only labels of this kind: hard, soft, targets or teacher."""
+    protocol: str = ""
+    """Only this protocol, by name."""
     student: str = ""
     """Only tables with this student, ranked by it."""
     verified: bool = False
@@ -109,9 +111,11 @@ def _show(argv: list[str]) -> None:
         argv,
         "ddbench leaderboard show",
         "Print the board as tables. Bold: rank 1 of its column; rows that cannot be told apart share a rank.",
-        "  ddbench leaderboard show\n  ddbench leaderboard show --dataset digits --ipc 10 --student mlp-d3-w128",
+        "  ddbench leaderboard show\n  ddbench leaderboard show --dataset digits --ipc 10 --student mlp-d3-w128\n"
+        "  ddbench leaderboard show --dataset digits --protocol hard-v1",
     )
     from ddbench.leaderboard.pages.terminal import show_board
     from ddbench.leaderboard.select import Selection
 
-    show_board(args.leaderboard, Selection(args.dataset, args.ipc, args.labels, args.student, args.verified))
+    selection = Selection(args.dataset, args.ipc, args.labels, args.protocol, args.student, args.verified)
+    show_board(args.leaderboard, selection)

@@ -38,14 +38,16 @@ class ExportArgs:
     ipc: int | None = None
     """Only this many images per class."""
     labels: str = ""
-    """Only hard, soft or teacher labels."""
+    """Only labels of this kind: hard, soft, targets or teacher."""
+    protocol: str = ""
+    """Only this protocol, by name."""
     student: str = ""
     """Only tables with this student; latex ranks by it."""
     verified: bool = False
     """Only verified rows, and the references."""
     columns: str = ""
-    """latex: titles or groups of columns (accuracy, cross, cost, scores, calibration, robustness, corruptions, ood,
-    about) with commas between; default: method,accuracy,cross,stored."""
+    """latex: titles or groups of columns (accuracy, cross, cost, rate, scores, calibration, robustness, corruptions,
+    ood, tasks, about) with commas between; default: method,accuracy,cross,stored."""
     layout: Literal["tables", "wide"] = "tables"
     """latex: a table for each of the board's with all students, or as papers have it, methods by dataset and budget."""
     spread: Literal["std", "interval"] = "std"
@@ -70,7 +72,7 @@ def main(argv: list[str]) -> None:
         raise UserError("--columns is for --layout tables; wide has one number of each method, dataset and budget")
     if args.format != "latex" and (args.columns or args.spread != "std"):
         raise UserError("--columns and --spread are for --format latex; the other formats have everything")
-    selection = Selection(args.dataset, args.ipc, args.labels, args.student, args.verified)
+    selection = Selection(args.dataset, args.ipc, args.labels, args.protocol, args.student, args.verified)
 
     def chosen() -> list[Cell]:
         return read_board(args.leaderboard).select(selection)

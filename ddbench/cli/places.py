@@ -1,15 +1,23 @@
-"""What ``ddbench info`` knows by its name or layout: exports, and what lies in a run beside its synset. No torch."""
+"""What ``ddbench info`` knows by its name or layout: exports, and what lies in a run beside its synset. No torch.
+
+And the commands that distil with what a store or a model says of itself.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ddbench.data.specs import size_to_load
+from ddbench.experts.recipe import ExpertRecipe
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import read_json
+from ddbench.runtime.numbers import exact
 
 IN_RUN = {
     "config.json": "settings of a run",
@@ -20,6 +28,11 @@ IN_RUN = {
     "units": "who is at which part of a run",
 }
 HUB = ("synset.json", "ddbench-hub")
+
+MATCHING = {"gsam": "ftd", "smooth": "ast"}
+"""Kind of experts -> a method that matches their trajectories; of all others MTT."""
+EPOCHS = 21
+"""Epochs of experts with which these methods need no other window than their default: T+ - 1 + M."""
 
 
 class Place(NamedTuple):
@@ -74,6 +87,44 @@ def export(place: Path) -> Place | None:
     if (place / "grid.png").is_file():
         return Place("export of form grid", {"picture": "grid.png"}, {}, [])
     return None
+
+
+def with_experts(store: Path, header: Mapping[str, Any]) -> str:
+    """The command that distils with the experts of a store, by a method that takes such ones."""
+    recipe = _table(header.get("recipe"))
+    method, epochs = MATCHING.get(str(recipe.get("kind")), "mtt"), recipe.get("epochs")
+    command = ["ddbench", "distill", "--method", method, *_data(header, header.get("size"), recipe), "--ipc", "1"]
+    command += ["--student", str(header.get("student")), "--recipe", "none", "--buffers", str(store)]
+    if isinstance(epochs, int) and epochs < EPOCHS:
+        command += ["--max-start-epoch", str(max(1, epochs - 1)), *(["--expert-epochs", "1"] if epochs < 2 else [])]
+    return shlex.join(command)
+
+
+def with_model(model: Path, header: Mapping[str, Any]) -> str:
+    """The command that distils with a diffusion model."""
+    shape = header.get("shape")
+    side = shape[-1] if isinstance(shape, list) and shape else None
+    data = _data(header, side, _table(header.get("recipe")))
+    command = ["ddbench", "distill", "--method", "d3hr", *data, "--ipc", "1", "--recipe", "none"]
+    return shlex.join([*command, "--diffusion-model", str(model)])
+
+
+def _data(header: Mapping[str, Any], side: Any, recipe: Mapping[str, Any]) -> list[str]:
+    """The flags by which a run has the very images that something was trained on, as far as they are no defaults."""
+    name, usual = str(header.get("dataset")), ExpertRecipe()
+    flags = ["--dataset", name]
+    with contextlib.suppress(UserError):  # a set that is not known here
+        if isinstance(side, int) and (size := size_to_load(name, side)) is not None:
+            flags += ["--size", str(size)]
+    preprocess, holdout = (recipe.get(one, getattr(usual, one)) for one in ("preprocess", "holdout"))
+    flags += [] if preprocess == usual.preprocess else ["--preprocess", str(preprocess)]
+    if isinstance(holdout, float) and holdout != usual.holdout:
+        flags += ["--holdout", exact(holdout)]
+    return flags
+
+
+def _table(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _archive(path: Path) -> Place | None:

@@ -148,6 +148,8 @@ def _say(plan: Plan, paths: list[Path], dry_run: bool) -> None:
         print(f"already there: {plan.path}" + (f"; added {added}" if paths else ", nothing to do"))
     else:
         print(f"wrote {', '.join(map(str, paths))}")
+    if plan.kept:
+        print(f"kept from {plan.result.supersedes}, whose place the row takes: {', '.join(plan.kept)}")
     if not plan.known and not plan.result.protocol.standard:
         print("the row is non-standard: protocol settings were altered")
     for item in plan.lacks if not dry_run else []:

@@ -10,6 +10,9 @@ from ddbench.config import check_config, setting
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import text_hash
 
+KINDS = PIXEL, LATENT = "pixel", "latent"
+"""Kinds of models: of pixels, trained by ddbench; of an autoencoder's codes, a pretrained pipeline."""
+
 SIDES = (8, 64)
 """Images of these sides, in px, are modelled in pixel space."""
 

@@ -21,7 +21,7 @@ from ddbench.data.dataset import Dataset
 from ddbench.data.specs import dataset_slug
 from ddbench.diffusion.backends import Backend, LatentDiT, PixelUNet
 from ddbench.diffusion.library import diffusers
-from ddbench.diffusion.recipe import DiffusionRecipe, unet_config
+from ddbench.diffusion.recipe import LATENT, PIXEL, DiffusionRecipe, unet_config
 from ddbench.networks.build import parameter_count
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash, read_json, text_hash
@@ -55,7 +55,7 @@ class DiffusionModel:
 
     Attributes:
         folder: where it is.
-        kind: ``pixel`` (trained by ddbench) or ``latent`` (a pretrained pipeline).
+        kind: of :data:`ddbench.diffusion.recipe.KINDS`.
         sha256: hash of the names and hashes of its files.
         parameters: how many numbers were learned, the autoencoder's included.
         classes: number of its classes.
@@ -86,7 +86,7 @@ class DiffusionModel:
         Raises:
             UserError: weights that cannot be read, are not finite, or are not those of the configuration.
         """
-        if self.kind == "pixel":
+        if self.kind == PIXEL:
             net = _load(self.folder, "unet", "UNet2DModel", safe=True)
             return PixelUNet(net, _alphas(self.folder), device)
         transformer = _load(self.folder, "transformer", "DiTTransformer2DModel")
@@ -316,7 +316,7 @@ def _read_own(folder: Path) -> DiffusionModel:
     _check_config(folder / UNET_CONFIG, unet_config(recipe, shape[0], shape[1], len(names)))
     return DiffusionModel(
         folder=folder,
-        kind="pixel",
+        kind=PIXEL,
         sha256=text_hash(files),
         parameters=parameters,
         classes=len(names),
@@ -364,7 +364,7 @@ def _read_pipeline(folder: Path) -> DiffusionModel:
     files[SCHEDULER_CONFIG] = file_hash(folder / SCHEDULER_CONFIG)
     return DiffusionModel(
         folder=folder,
-        kind="latent",
+        kind=LATENT,
         sha256=text_hash(files),
         parameters=parameters,
         classes=classes,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddbench.data.preprocess import LARGEST_INPUT, OVERSHOOT, are_pixels255
-from ddbench.exchange.read import Content
+from ddbench.exchange.read import LABELS, RATES, Content, listed
 from ddbench.exchange.settings import ImportSettings
 from ddbench.runtime.errors import UserError
 
@@ -164,6 +164,11 @@ def _hints(
 ) -> list[str]:
     """What public codes are known to save in this form, where the file cannot say it."""
     notes = []
+    if content.unread:
+        notes.append(
+            f"not read, for its name is not known: {listed(content.unread)}; labels are looked for under "
+            f"{', '.join(LABELS)}, a rate under {', '.join(RATES)}"
+        )
     if content.sets > 1 and settings.index == 0:
         notes.append(
             "the first of several sets: DC's are experiments; DataDAM's are one run's, one an evaluation, and the last "

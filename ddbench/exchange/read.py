@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class Content:
         parameters: arrays by name that the decoder of its header makes images of; there are no others then.
         named: labels are the dataset's own numbers already (folders named by class).
         sets: how many the file has, of which this is one.
+        unread: names in the file that are none of those that are known.
     """
 
     form: str
@@ -58,6 +59,7 @@ class Content:
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
     named: bool = False
     sets: int = 1
+    unread: tuple[str, ...] = ()
 
 
 def check_path(path: Path) -> None:
@@ -136,15 +138,20 @@ def _from_pt(path: Path, content: Any, index: int) -> Content:
         parts = {str(name).removeprefix("module."): value for name, value in content.items()}
         if "data" in parts and not isinstance(parts["data"], Tensor):
             return _from_sets(path, parts["data"], index)
-        if name := _first(IMAGES, parts):
-            rate, labels = _first(RATES, parts), _first(LABELS, parts)
+        name, labels, rate = (_first(names, parts) for names in (IMAGES, LABELS, RATES))
+        if name is not None:
             return Content(
                 form=f"a dict of {', '.join(sorted(parts)[:6])}",
                 images=tensor(parts[name], path, "images"),
                 labels=tensor(parts[labels], path, "labels") if labels else None,
                 lr=tensor(parts[rate], path, "a learning rate") if rate else None,
                 stage=tensor(parts["stage"], path, "stages") if "stage" in parts else None,
+                unread=_unread(parts, name, labels, rate),
             )
+        raise UserError(
+            f"{path}: a dict of {listed(parts)}, and no images: they are looked for under "
+            f"{', '.join(IMAGES)} (labels: {', '.join(LABELS)}; a rate: {', '.join(RATES)})"
+        )
     if isinstance(content, list | tuple) and len(content) in (2, 3):  # IDC, DREAM, NCFM, DSDM
         parts = dict(zip(("images", "labels", "lr"), content, strict=False))
         return Content(
@@ -152,6 +159,11 @@ def _from_pt(path: Path, content: Any, index: int) -> Content:
             images=tensor(parts["images"], path, "images"),
             labels=tensor(parts["labels"], path, "labels"),
             lr=tensor(parts["lr"], path, "a learning rate") if "lr" in parts else None,
+        )
+    if isinstance(content, list | tuple):
+        raise UserError(
+            f"{path}: a {type(content).__name__} of {len(content)}, expected a tensor of images, [images, labels] or "
+            "[images, labels, rate]"
         )
     return Content(form="a tensor", images=tensor(content, path, "images"))
 
@@ -171,8 +183,18 @@ def _from_sets(path: Path, sets: Any, index: int) -> Content:
     )
 
 
-def _first(names: tuple[str, ...], parts: Mapping[str, Any]) -> str | None:
+def _first(names: tuple[str, ...], parts: Container[str]) -> str | None:
     return next((name for name in names if name in parts), None)
+
+
+def _unread(parts: Iterable[str], *read: str | None) -> tuple[str, ...]:
+    return tuple(sorted({*parts} - {*read, "stage", "header"}))
+
+
+def listed(names: Iterable[str]) -> str:
+    """A few names of a file, each cut short."""
+    every = [name[:40] for name in names]
+    return (", ".join(every[:8]) or "nothing") + (", ..." if len(every) > 8 else "")
 
 
 def _from_npy(path: Path, what: str) -> Tensor:
@@ -208,9 +230,10 @@ def _from_npz(path: Path) -> Content:
             header = _header(path, file["header"]) if "header" in file.files else None
             stored = [] if header is None or "images" in found else sorted({*file.files} - BESIDE_PARAMETERS)
             if "images" not in found and not stored:
-                raise UserError(f"{path}: has no array 'images' (it has: {', '.join(file.files)})")
+                raise UserError(f"{path}: has no array 'images' (it has: {listed(file.files)})")
             arrays = {kind: _to_torch(path, file[name], kind) for kind, name in found.items()}
             parameters = {name: _to_torch(path, file[name], name) for name in stored}
+            unread = () if header is not None else _unread(file.files, *found.values())
     except UserError:
         raise
     except Exception as error:  # numpy raises many kinds for a damaged archive
@@ -224,6 +247,7 @@ def _from_npz(path: Path) -> Content:
         lr=arrays.get("lr"),
         stage=arrays.get("stage"),
         header=header,
+        unread=unread,
     )
 
 

@@ -13,7 +13,7 @@ from ddbench.evaluation.result import Evaluation
 from ddbench.hub import DATA, INFO, LABELS, PREVIEW
 from ddbench.leaderboard.pages.markdown import escape
 from ddbench.leaderboard.result import Result
-from ddbench.methods import METHODS, facts_of, meant_protocol
+from ddbench.methods import METHODS, facts_of
 from ddbench.methods.facts import Facts
 from ddbench.statistics import Statistics, interval_words
 
@@ -45,12 +45,14 @@ class Subject:
         evaluations: of the run.
         places: on the board.
         preview: whether there is a picture beside it.
+        protocol: the one that fits the synset.
     """
 
     info: dict[str, Any]
     evaluations: Sequence[Evaluation]
     places: Sequence[Place]
     preview: bool
+    protocol: str
 
     @property
     def header(self) -> dict[str, Any]:
@@ -125,10 +127,9 @@ def _loading(subject: Subject) -> Iterator[str]:
     yield ""
     yield "With ddbench, which trains students by a fixed protocol and tests them (the same bytes of the synset):"
     yield ""
-    protocol = meant_protocol(subject.header["method"])
     yield "```"
     yield "ddbench pull OWNER/NAME --out runs/theirs      # or: ddbench import FOLDER --out runs/theirs"
-    yield f"ddbench evaluate runs/theirs --protocol {protocol}"
+    yield f"ddbench evaluate runs/theirs --protocol {subject.protocol}"
     yield "```"
 
 
@@ -159,7 +160,7 @@ def _facts(subject: Subject) -> Iterator[tuple[str, str]]:
     if header["patches"] > 1:
         yield "patches", f"{header['patches']} a side"
     yield "learned learning rate", _rate(info["lr"])
-    yield "protocol that it is meant for", escape(meant_protocol(header["method"]))
+    yield "protocol that it is meant for", escape(subject.protocol)
     yield "dataset", f"{escape(header['dataset'])}, {len(header['class_names'])} classes"
     yield "data fingerprint", f"`{escape(header['dataset_fingerprint'])}`"
     yield "method", f"{escape(header['method'])}, seed {header['seed']}, augmentation {escape(header['augmentation'])}"

@@ -18,6 +18,7 @@ from ddbench.hub.card import Place, Subject, card
 from ddbench.hub.columns import Feature, arrays_of, features_of, fixed, lists, nested, schema, value
 from ddbench.leaderboard.board import read_board
 from ddbench.leaderboard.evaluated import checked_evaluation
+from ddbench.methods import fitting_protocol
 from ddbench.protocols import labels as stored
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash, read_json, write_atomic, write_json, write_text
@@ -78,6 +79,7 @@ def export_hub(place: Path, out: Path, board: Path | None = None) -> Exported:
         evaluations=_evaluations(path.parent, info["sha256"], notes),
         places=_places(board, info["sha256"]),
         preview=(path.parent / PREVIEW).is_file() and place.is_dir(),
+        protocol=fitting_protocol(synset.method, {**synset.header(), "staged": synset.stage is not None}),
     )
     text = card(subject)
     _claim(out, info["sha256"])

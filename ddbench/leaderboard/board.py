@@ -40,7 +40,7 @@ class Board:
         """The tables that fit, with the rows that do; the others are not made.
 
         Raises:
-            UserError: a value that no table of the board has.
+            UserError: nothing of the board is all that is asked for.
         """
         check_selection(selection, self.groups)
         found = [group.cell(self._known) for group in self.groups if selection.fits(group)]

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ddbench.data.specs import DATASETS, STATISTICS, Statistics, is_own, preprocess_kind
+from ddbench.diffusion.recipe import LATENT
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.leaderboard.attachments import TEACHER, address, beside
 from ddbench.leaderboard.result import Result
@@ -78,8 +79,9 @@ def _flag(name: str, value: object) -> list[str]:
 def commands(result: Result) -> list[str]:
     """The commands that make this row again; of a synset made elsewhere, the one that trains students on it again.
 
-    ``RUN`` stands for a folder, ``TEACHER`` for a file that does not lie on the board. Protocols that do not come with
-    ddbench have a name only: their evaluations are left to ``leaderboard verify``, which has the settings of the row.
+    ``RUN`` and ``MODEL`` (a pretrained one) stand for folders, ``TEACHER`` for a file that does not lie on the board.
+    Protocols that do not come with ddbench have a name only: their evaluations are left to ``leaderboard verify``,
+    which has the settings of the row.
     """
     again = ["ddbench", "leaderboard", "verify", result.id]
     if not _made_here(result):
@@ -94,7 +96,7 @@ def commands(result: Result) -> list[str]:
 
 
 def _distill(result: Result) -> list[str]:
-    synset = result.synset
+    synset, model = result.synset, (result.recipe or {}).get("diffusion")
     command = ["ddbench", "distill", "--method", synset.method, "--dataset", synset.dataset, *_size(result)]
     if synset.budget.unit == "ipc":  # others are in the config
         command += ["--ipc", str(synset.budget.value)]
@@ -110,6 +112,8 @@ def _distill(result: Result) -> list[str]:
     ]
     for name, value in sorted(synset.config.items()):
         command += _flag(name, value)
+    if isinstance(model, dict) and model.get("kind") == LATENT:  # its hash is in the row; nothing says its place
+        command += ["--diffusion-model", "MODEL"]
     return [*command, *run_flags(result), "--out", "RUN"]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ddbench.leaderboard.packing import SYNSET_FILE
 from ddbench.leaderboard.schema import MAX_RESULT_BYTES
+from ddbench.protocols.protocol import read_protocol
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import read_json
@@ -82,6 +83,8 @@ def evaluation_path(run: Path, protocol: str | None) -> Path:
     """
     found = evaluations(run)
     names = [path.stem for path in found]
+    if protocol is not None and protocol.endswith(".toml"):
+        protocol = _evaluated_by(protocol, found)
     if protocol is not None:
         if protocol not in names:
             raise UserError(
@@ -96,6 +99,22 @@ def evaluation_path(run: Path, protocol: str | None) -> Path:
         every = " (or --all, the standard ones)" if standard else ", none of them standard"
         raise UserError(f"{run}: several evaluations; choose one with --protocol{every}: {', '.join(names)}")
     return standard[0]
+
+
+def _evaluated_by(file: str, found: list[Path]) -> str:
+    """Name of the evaluation under a protocol of the submitter's own.
+
+    Raises:
+        UserError: no such protocol, or its settings are not those that were evaluated.
+    """
+    own = read_protocol(Path(file))
+    for path in found:
+        if path.stem == own.name and read_evaluation(path)["protocol"].get("hash") != own.hash:
+            raise UserError(
+                f"--protocol {file}: {path} was evaluated with other settings of {own.name}; give these a name of "
+                "their own and evaluate, or submit those by name"
+            )
+    return own.name
 
 
 def _are_runs(found: object) -> bool:

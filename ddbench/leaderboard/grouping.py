@@ -10,7 +10,7 @@ from typing import Any
 from ddbench.leaderboard.columns import MAIN, Measure, measures
 from ddbench.leaderboard.ranking import Ranking, alike
 from ddbench.leaderboard.result import Budget, ProtocolInfo, Result
-from ddbench.leaderboard.rows import FULL, RANDOM, REFERENCES, Cell, Row, Score
+from ddbench.leaderboard.rows import FULL, RANDOM, Cell, Row, Score, in_order
 from ddbench.leaderboard.schema import same_subject
 from ddbench.methods import USUAL_PROTOCOL
 from ddbench.runtime.files import canonical_json
@@ -61,6 +61,11 @@ class Group:
         return self._first.synset.budget
 
     @property
+    def protocol(self) -> str:
+        """Name of the protocol."""
+        return self._first.protocol.name
+
+    @property
     def students(self) -> set[str]:
         """All that any of its results has."""
         return {student for entry in self.entries for student in entry.result.students}
@@ -78,10 +83,11 @@ class Group:
         shown = measures(results, metric, columns)
         by_measure = {measure: Ranking(measure, ranking) for measure in shown}
         rows = [_row(group, shown, ranking, known) for group in _grouped(self.entries)]
-        for one in by_measure.values():
+        for measure, one in by_measure.items():
             rows = one.ranked(rows)
+            if measure.group == MAIN:
+                rows = one.against_random(rows)
         first = next(one for one in shown if one.group == MAIN)
-        rows.sort(key=lambda row: _place(row, first))
         return Cell(
             dataset=self.dataset,
             fingerprint=head.synset.dataset_fingerprint,
@@ -93,7 +99,7 @@ class Group:
             described=head.metrics[metric],
             students=tuple(columns),
             measures=shown,
-            rows=tuple(by_measure[first].against_random(rows)),
+            rows=tuple(in_order(rows, first)),
         )
 
 
@@ -228,19 +234,10 @@ def _row(group: Sequence[_Entry], shown: Sequence[Measure], ranking: str, beside
 
 
 def _ranking_student(results: Sequence[Result]) -> str:
-    """The student that most synsets were distilled on, of those evaluated; else the first one."""
-    votes = Counter(
-        str(result.synset.student)
-        for result in results
-        if not _reference(result) and result.synset.student in result.students
-    )
-    return min(votes, key=lambda name: (-votes[name], name)) if votes else results[0].students[0]
-
-
-def _place(row: Row, first: Measure) -> tuple[Any, ...]:
-    """Order of the rows: methods with a rank, those without, random images, all real data."""
-    score = row.scores.get(first)
-    mean = first.sign * score.statistics["mean"] if score else 0.0
-    reference = REFERENCES.index(row.reference) + 1 if row.reference else 0
-    rank = score.rank if score else None
-    return (reference, score is None, rank is None, rank or 0, mean, row.method, row.first.id)
+    """The student that most synsets were distilled on, of those evaluated; else the first of those that most have."""
+    methods = [result for result in results if not _reference(result)]
+    votes = Counter(str(one.synset.student) for one in methods if one.synset.student in one.students)
+    if votes:
+        return min(votes, key=lambda name: (-votes[name], name))
+    had = Counter(student for one in methods or results for student in one.students)
+    return max(had, key=had.__getitem__)

@@ -203,7 +203,7 @@ def read_plan(path: Path) -> Plan:
         where = f"{path}, cell {number}"
         _check_keys(defaults, f"{path}, [defaults]")
         _check_keys(entry, where)
-        cells += _expand({**defaults, **entry}, where, kind == REPRODUCTION)
+        cells += _expand({**defaults, **entry}, where, kind == REPRODUCTION, path.parent)
         if len(cells) > MAX_CELLS:
             raise UserError(f"{path}: more than {MAX_CELLS:,} cells")
     twice = next((name for name, count in Counter(cell.name for cell in cells).items() if count > 1), None)
@@ -255,7 +255,7 @@ def _listed(entry: dict[str, Any], key: str, kind: type, default: list[Any], whe
     return found
 
 
-def _expand(entry: dict[str, Any], where: str, reproduction: bool) -> list[PlanCell]:
+def _expand(entry: dict[str, Any], where: str, reproduction: bool, folder: Path) -> list[PlanCell]:
     """The cells of one entry: every IPC with every seed and protocol."""
     for key in ("method", "dataset"):
         if not entry.get(key):
@@ -299,7 +299,7 @@ def _expand(entry: dict[str, Any], where: str, reproduction: bool) -> list[PlanC
             seed=seed,
             recipe=entry.get("recipe", "auto").replace("{ipc}", str(ipc)),
             student=entry.get("student", ""),
-            protocol=_known_protocol(name, kind, where),
+            protocol=_known_protocol(name, kind, where, folder),
             students=students,
             seeds=entry.get("seeds", 5),
             distill=texts.get("distill", ()),
@@ -334,8 +334,11 @@ def _check_names(entry: dict[str, Any], where: str) -> Modality:
     return kind
 
 
-def _known_protocol(name: str, kind: Modality, where: str) -> str:
-    """The name of a protocol that cells can be filled under; a wrong one is told now."""
+def _known_protocol(name: str, kind: Modality, where: str, folder: Path) -> str:
+    """The name of a protocol that cells can be filled under, or its file, beside the plan where it lies there; a wrong
+    one is told now."""
+    if name.endswith(".toml") and (folder / name).is_file():
+        name = str(folder / name)
     if kind.protocol(name).labels == "stored":
         raise UserError(
             f"{where}: protocol {name} replays stored labels (ddbench relabel), which a plan does not make; use one "

@@ -112,7 +112,7 @@ class Ranking:
         return a["mean"] - b["mean"], None, None, _apart(a, b)
 
     def against_random(self, rows: Sequence[Row]) -> list[Row]:
-        """Say of every method whether it is above, level with or below random images."""
+        """Say of every method whether it is above, level with or below random images by the measure."""
         measure = self.measure
         random = next((row for row in rows if row.reference == RANDOM and measure in row.scores), None)
         if random is None:
@@ -122,7 +122,9 @@ class Ranking:
             if not row.reference and measure in row.scores and row.scores[measure].statistics["low"] is not None:
                 difference, low, high, apart = self._difference(row, random)
                 better = "above" if measure.sign * difference < 0 else "below"
-                row = replace(row, against_random=AgainstRandom(better if apart else "tie", difference, low, high))
+                against = AgainstRandom(better if apart else "tie", difference, low, high)
+                score = replace(row.scores[measure], against_random=against)
+                row = replace(row, scores={**row.scores, measure: score})
             said.append(row)
         return said
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ddbench.leaderboard.columns import MAIN, Measure
 from ddbench.leaderboard.result import Budget, Metric, ProtocolInfo, Result, Stored
@@ -16,26 +17,8 @@ REFERENCES = (RANDOM, FULL)
 
 
 @dataclass(frozen=True)
-class Score:
-    """One measure of one row.
-
-    Attributes:
-        statistics: mean, std, n, low, high.
-        rank: place among the rows of the table by this measure; rows that the best of their group is not better than
-            share its place. None: a reference, no interval, or measured in another way than most rows.
-        best: the best of the column or tied with it; never where nothing else can be compared.
-        odd: measured with other settings than most rows of the table.
-    """
-
-    statistics: Statistics
-    rank: int | None
-    best: bool
-    odd: bool
-
-
-@dataclass(frozen=True)
 class AgainstRandom:
-    """How a row stands to the row of random images, by the measure that ranks.
+    """How a row stands to the row of random images, by one student's measure.
 
     Attributes:
         verdict: ``above`` (better), ``below`` (worse), or ``tie``: the 95 % interval of the difference holds 0.
@@ -51,6 +34,26 @@ class AgainstRandom:
 
 
 @dataclass(frozen=True)
+class Score:
+    """One measure of one row.
+
+    Attributes:
+        statistics: mean, std, n, low, high.
+        rank: place among the rows of the table by this measure; rows that the best of their group is not better than
+            share its place. None: a reference, no interval, or measured in another way than most rows.
+        best: the best of the column or tied with it; never where nothing else can be compared.
+        odd: measured with other settings than most rows of the table.
+        against_random: of a method's accuracy, how it stands to random images; None: not known.
+    """
+
+    statistics: Statistics
+    rank: int | None
+    best: bool
+    odd: bool
+    against_random: AgainstRandom | None = None
+
+
+@dataclass(frozen=True)
 class Row:
     """One row: one result, or all random subsets of a table together.
 
@@ -61,7 +64,6 @@ class Row:
         earlier: superseded results behind it, newest first.
         verdict: of the verification, None where there is none; of several results the worst.
         verdicts: result id -> verdict, of its results and the earlier ones that have one.
-        against_random: how it stands to random images; None: not known.
         packed: bytes that it stores with its synset after zstd; over several subsets their mean; None: not known.
     """
 
@@ -71,7 +73,6 @@ class Row:
     earlier: tuple[Result, ...]
     verdict: str | None
     verdicts: Mapping[str, str] = field(default_factory=dict)
-    against_random: AgainstRandom | None = None
     packed: float | None = None
 
     @property
@@ -159,3 +160,25 @@ class Cell:
         """The place of a row by a student, by default the one that ranks."""
         score = row.scores.get(self.main(student or self.students[0]))
         return score.rank if score else None
+
+    def against_random(self, row: Row, student: str = "") -> AgainstRandom | None:
+        """How a row stands to random images by a student, by default the one that ranks."""
+        score = row.scores.get(self.main(student or self.students[0]))
+        return score.against_random if score else None
+
+    def ordered(self, student: str = "") -> list[Row]:
+        """The rows in their order by a student, by default the one that ranks."""
+        return in_order(self.rows, self.main(student or self.students[0]))
+
+
+def in_order(rows: Iterable[Row], main: Measure) -> list[Row]:
+    """Methods with a rank by a measure, those without one, random images, all real data."""
+
+    def place(row: Row) -> tuple[Any, ...]:
+        score = row.scores.get(main)
+        mean = main.sign * score.statistics["mean"] if score else 0.0
+        reference = REFERENCES.index(row.reference) + 1 if row.reference else 0
+        rank = score.rank if score else None
+        return (reference, score is None, rank is None, rank or 0, mean, row.method, row.first.id)
+
+    return sorted(rows, key=place)

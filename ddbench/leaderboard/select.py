@@ -1,4 +1,4 @@
-"""Which part of a board is asked for: tables by dataset, budget and labels; rows by student and verification."""
+"""Which part of a board: tables by dataset, budget, labels and protocol; rows by student and verification."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from ddbench.leaderboard.rows import Cell
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
 
+MOST = 20
+"""Names that a message lists."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -18,7 +21,8 @@ class Selection:
 
     Attributes:
         ipc: images per class.
-        labels: ``hard``, ``soft`` or ``teacher``.
+        labels: ``hard``, ``soft``, ``targets`` or ``teacher``.
+        protocol: its name.
         student: tables that have it; the rank is then by it.
         verified: only rows that were verified, and the references.
     """
@@ -26,6 +30,7 @@ class Selection:
     dataset: str = ""
     ipc: int | None = None
     labels: str = ""
+    protocol: str = ""
     student: str = ""
     verified: bool = False
 
@@ -34,33 +39,48 @@ class Selection:
         return (
             self.dataset in ("", group.dataset)
             and self.labels in ("", group.label_kind)
+            and self.protocol in ("", group.protocol)
             and (self.ipc is None or group.budget == Budget("ipc", self.ipc))
             and (not self.student or self.student in group.students)
         )
 
 
 def check_selection(selection: Selection, groups: Sequence[Group]) -> None:
-    """Refuse a value that no table of the board has.
+    """Refuse a value that no table of the board has, and values that no table has together.
 
     Raises:
-        UserError: names the flag and what there is.
+        UserError: names the flags, and what there is of one.
     """
     _check("--dataset", selection.dataset, (group.dataset for group in groups))
     _check("--labels", selection.labels, (group.label_kind for group in groups))
+    _check("--protocol", selection.protocol, (group.protocol for group in groups))
     _check("--student", selection.student, (name for group in groups for name in group.students))
     budgets = {str(group.budget.value) for group in groups if group.budget.unit == "ipc"}
-    _check("--ipc", "" if selection.ipc is None else str(selection.ipc), budgets)
+    ipc = "" if selection.ipc is None else str(selection.ipc)
+    _check("--ipc", ipc, budgets)
+    if groups and not any(selection.fits(group) for group in groups):
+        said = {"dataset": selection.dataset, "ipc": ipc, "labels": selection.labels}
+        said |= {"protocol": selection.protocol, "student": selection.student}
+        flags = " ".join(f"--{name} {value}" for name, value in said.items() if value)
+        raise UserError(f"{flags}: no table of this board is all of that; leave one of these out")
 
 
 def only_verified(cells: Sequence[Cell]) -> list[Cell]:
-    """The tables that have a verified method, with such rows and the references."""
+    """The tables that have a verified method, with such rows and the references.
+
+    Raises:
+        UserError: there are tables, and none has one.
+    """
     found = [replace(cell, rows=tuple(row for row in cell.rows if row.verified or row.reference)) for cell in cells]
-    return [cell for cell in found if any(not row.reference for row in cell.rows)]
+    left = [cell for cell in found if any(not row.reference for row in cell.rows)]
+    if cells and not left:
+        raise UserError("--verified: no row of these tables is verified yet (ddbench leaderboard verify)")
+    return left
 
 
 def _check(flag: str, value: str, known: Iterable[str]) -> None:
     names = sorted(set(known))
     if value and value not in names:
-        raise UserError(
-            f"{flag} {value}: not on this board{suggest(value, names)}; it has: {', '.join(names[:12]) or 'nothing'}"
-        )
+        more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
+        there = ", ".join(names[:MOST]) or "nothing"
+        raise UserError(f"{flag} {value}: not on this board{suggest(value, names)}; it has: {there}{more}")

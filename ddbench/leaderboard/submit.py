@@ -24,7 +24,7 @@ from ddbench.leaderboard.schema import (
     same_subject,
     write_result,
 )
-from ddbench.leaderboard.superseding import check_nothing_lost
+from ddbench.leaderboard.superseding import check_nothing_lost, with_words_of
 from ddbench.leaderboard.verification import SUFFIX
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
@@ -108,6 +108,7 @@ class Plan:
         known: the board has the row already.
         attachments: files beside it that are to be written.
         items: what the submission has and what it lacks.
+        kept: what it says as the row that it takes the place of, since the submitter said nothing of it.
     """
 
     result: Result
@@ -115,6 +116,7 @@ class Plan:
     known: bool
     attachments: dict[Path, bytes]
     items: tuple[Item, ...]
+    kept: tuple[str, ...] = ()
 
     @property
     def lacks(self) -> list[Item]:
@@ -233,24 +235,29 @@ def _config(run: Path) -> dict[str, Any]:
 def plan_submission(run: Path, board: Path, result: Result, given: Given | None = None) -> Plan:
     """Find the place of a result on the board, and what goes with it. Writes nothing.
 
-    A result of the same synset under the same protocol that has no more runs is superseded.
+    A result of the same synset under the same protocol that has no more runs is superseded; what it says, and this one
+    says nothing of, stays.
 
     Raises:
         UserError: the board has more runs of the same thing, one of its files is broken, or a file beside is.
     """
     earlier = _earlier(board, result)
-    for old in earlier:
-        if _content(old) == _content(result):
-            path = board / result_path(old)
-            package = pack(run, path, old, given or Given())
-            lacking = {place: data for place, data in package.files.items() if not place.exists()}
-            return Plan(old, path, True, lacking, tuple(package.items))
     replaced = {old.supersedes for old in earlier}
     latest = max(
         (old for old in earlier if old.id not in replaced),
         key=lambda old: (len(old.runs), old.id),
         default=None,
     )
+    kept: tuple[str, ...] = ()
+    if latest is not None:
+        content, kept = with_words_of(latest, result)
+        result = _named(content, str(run))
+    for old in earlier:
+        if _content(old) == _content(result):
+            path = board / result_path(old)
+            package = pack(run, path, old, given or Given())
+            lacking = {place: data for place, data in package.files.items() if not place.exists()}
+            return Plan(old, path, True, lacking, tuple(package.items))
     if latest is not None and len(latest.runs) > len(result.runs):
         raise UserError(
             f"the board has {len(latest.runs)} runs of this synset under this protocol ({latest.id}), this "
@@ -265,7 +272,7 @@ def plan_submission(run: Path, board: Path, result: Result, given: Given | None 
             return plan_submission(run, board, result, given)
         raise UserError(f"{path}: another row has this id; add a --note, which gives this one an id of its own")
     package = pack(run, path, result, given or Given())
-    return Plan(result, path, False, package.files, tuple(package.items))
+    return Plan(result, path, False, package.files, tuple(package.items), kept)
 
 
 def plan_submissions(

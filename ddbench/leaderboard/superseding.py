@@ -1,12 +1,44 @@
-"""What a row must have that takes the place of another one."""
+"""What a row must have, and what it keeps, that takes the place of another one."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ddbench.data.specs import dataset_slug
+from ddbench.leaderboard.attachments import IMPORTED
 from ddbench.leaderboard.result import Result
 from ddbench.runtime.errors import UserError
+
+WORDS = {
+    "method_title": "name",
+    "authors": "authors",
+    "links": "links",
+    "code": "code",
+    "licence": "licence",
+    "note": "note",
+    "claims": "claims",
+    "synset_url": "address of the synset",
+}
+"""What a submitter says that is true of a synset whoever evaluates it: field of a row's submission, in words."""
+
+
+def with_words_of(latest: Result, result: Result) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The content of a row with what the submitter said of the one whose place it takes, where this one says nothing.
+
+    Returns:
+        The content, and what was kept, in words.
+    """
+    content, old = result.to_json(), latest.to_json()["submission"]
+    said = dict(content["submission"])
+    old["claims"] = [claim for claim in old["claims"] if claim["student"] in result.students]
+    kept = [field for field in WORDS if not said.get(field) and old.get(field)]
+    said |= {field: old[field] for field in kept}
+    words = [WORDS[field] for field in kept]
+    if result.synset.method == IMPORTED != latest.synset.method:
+        content["synset"] = {**content["synset"], "method": latest.synset.method}
+        words.insert(0, f"method {latest.synset.method}")
+    return {**content, "submission": said}, tuple(words)
 
 
 def check_nothing_lost(latest: Result, result: Result, run: Path) -> None:

@@ -6,8 +6,10 @@ file's, with dashes. They are found by reading the sources, when the first of th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ddbench.methods.facts import Facts, find_class, read_classes
 from ddbench.registry import Registry
@@ -42,6 +44,23 @@ def meant_protocol(name: str) -> str:
     """The protocol that a method is meant to be evaluated by; of one that says none the usual one."""
     facts = facts_of(name) if name in METHODS else None
     return facts.protocol if facts is not None else USUAL_PROTOCOL
+
+
+def fitting_protocol(method: str, header: Mapping[str, Any]) -> str:
+    """The protocol that a method is meant for; for a synset that lacks what that needs, or whose method is not known
+    here, the one that its form asks for.
+    """
+    labels, meant = header.get("label_kind"), meant_protocol(method)
+    needed = {
+        "dd-recipe": bool(header.get("schedule")),
+        "mse-v1": labels == "targets",
+        "pdd": bool(header.get("staged", method == "pdd")),
+        "soft-v1": labels == "soft",
+    }
+    if method in METHODS and needed.get(meant, True):
+        return meant
+    asked = {**needed, "idc": "factor" in (header.get("decoder") or {}), "rded": header.get("patches", 1) != 1}
+    return next((name for name, there in asked.items() if there), USUAL_PROTOCOL)
 
 
 def description(name: str) -> str:

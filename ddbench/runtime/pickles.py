@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -47,7 +48,7 @@ def load_pt(path: Path, mmap: bool = False, limit: int = MAX_BYTES) -> Any:
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path}: refused, it is no plain file of tensors (a pickle can run code when it is opened; nothing was "
-            f"run): {_reason(error)}"
+            f"run): {_refused(error)}"
         ) from None
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(f"{path}: not a whole torch file, copy or make it again: {_reason(error)}") from None
@@ -76,6 +77,14 @@ def _check_members(path: Path, limit: int) -> None:
             f"{path}: unfolds from {path.stat().st_size:,} to {size:,} bytes, and torch packs nothing; save it again "
             "with torch.save"
         )
+
+
+def _refused(error: Exception) -> str:
+    """What a pickle holds beside tensors and plain values, which torch names behind its own advice."""
+    found = re.search(r"Unsupported global: GLOBAL ([\w.]{1,100})", str(error))
+    if found is None:
+        return _reason(error)
+    return f"it holds {found[1]}; save tensors, lists, dicts and numbers alone, with torch.save"
 
 
 def _reason(error: Exception) -> str:

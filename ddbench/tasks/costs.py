@@ -10,7 +10,7 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import read_json
 from ddbench.statistics import count_words
 
-IDENTITIES = {"experts": "identity", "teacher": "sha256"}
+IDENTITIES = {"experts": "identity", "teacher": "sha256", "diffusion": "sha256"}
 """What a set may have needed -> the field of its reference that names the very thing: several sets may share one."""
 
 
@@ -21,7 +21,7 @@ class SetsCost:
     Attributes:
         sets: how many have a cost record.
         distillation: of their distillations.
-        needs: of the experts and teachers that they needed, each once.
+        needs: of the experts, teachers and diffusion models that they needed, each once.
     """
 
     sets: int
@@ -29,7 +29,7 @@ class SetsCost:
     needs: float
 
     def __str__(self) -> str:
-        more = f", and {self.needs:.1f} for their experts and teachers" if self.needs else ""
+        more = f", and {self.needs:.1f} for their experts, teachers and diffusion models" if self.needs else ""
         return f"{count_words(self.sets, 'set')} distilled in {self.distillation:.1f} CPU s{more}"
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from ddbench.config import apply_config
 from ddbench.data.dataset import Dataset, stratified
+from ddbench.diffusion.recipe import LATENT
 from ddbench.distillation.runner import RunSettings, distill
 from ddbench.experts.recipe import IMPORTED, ExpertRecipe
 from ddbench.experts.record import record
@@ -41,6 +42,7 @@ class Source:
         student: the network that it matches.
         experts: how many experts it was given, and how they were trained; None: it has none, or nothing says it.
         teacher: network of its teacher; None: the default one.
+        pretrained: whether its diffusion model was trained by others.
     """
 
     label: str
@@ -50,6 +52,7 @@ class Source:
     seed: int
     experts: tuple[int, ExpertRecipe] | None = None
     teacher: str | None = None
+    pretrained: bool = False
 
 
 def recorded_run(synset: Path) -> dict[str, Any]:
@@ -64,18 +67,20 @@ def recorded_run(synset: Path) -> dict[str, Any]:
 
 
 def needs_of(run: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """What a run was given that nothing else says: its experts, and a teacher that is not the default one.
+    """What a run was given that nothing else says: experts, a teacher that is not the default one, a pretrained model.
 
     Args:
         run: the run's record, or ``recipe`` of a row of a board.
         size: side of the images in px.
     """
     found: dict[str, Any] = {}
-    experts, teacher = run.get("experts"), run.get("teacher")
+    experts, teacher, model = (run.get(name) for name in ("experts", "teacher", "diffusion"))
     if isinstance(experts, dict):
         found["experts"] = {name: experts.get(name) for name in ("count", "recipe")}
     if isinstance(teacher, dict) and teacher.get("student") not in (None, default_teacher(size)):
         found["teacher"] = {"student": teacher["student"]}
+    if isinstance(model, dict) and model.get("kind") == LATENT:
+        found["diffusion"] = {"kind": LATENT}
     return found
 
 
@@ -97,6 +102,7 @@ def source_of(run: Run, synset: Synset) -> Source:
         seed=synset.seed,
         experts=(count, ExpertRecipe.from_json(experts.get("recipe"), f"{label}: experts")) if experts else None,
         teacher=run.needs.get("teacher", {}).get("student"),
+        pretrained="diffusion" in run.needs,
     )
 
 
@@ -151,6 +157,10 @@ def check_source(source: Source, remedy: str) -> None:
     needs = kind.needs(apply_config(kind.config_class, dict(source.config), source.label))
     if source.experts is not None and source.experts[1].kind == IMPORTED:
         raise UserError(f"{source.label}: its experts were imported, and nothing here trains such ones; {remedy}")
+    if source.pretrained:
+        raise UserError(
+            f"{source.label}: its diffusion model was pretrained, and on other images than a part of these; {remedy}"
+        )
     unknown = [need.key for need in needs if need.early and (need.key != Experts.key or source.experts is None)]
     if unknown:
         raise UserError(

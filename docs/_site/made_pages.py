@@ -123,7 +123,8 @@ def _cell(cell: Cell, row: Row | None) -> str:
         return "-"
     score = row.scores[cell.main(cell.students[0])]
     text = f"**{_percent(score.statistics)}**" if score.best else _percent(score.statistics)
-    tie = row.against_random is not None and row.against_random.verdict == "tie"
+    against = cell.against_random(row)
+    tie = against is not None and against.verdict == "tie"
     return text + (" =" if tie and row.method != RANDOM else "")
 
 

@@ -463,7 +463,7 @@ IMPORTS = {
     "count": (torch.zeros(13, 1, 8, 8), "13 images", "10 classes"),
     "empty": (torch.zeros(0, 1, 8, 8), "0 images"),
     "nan": (IMAGES + float("nan"), "NaN"),
-    "list": ([IMAGES], "expected a tensor of images", "list"),
+    "list": ([IMAGES], "expected a tensor of images", "a list of 1"),
     "text": ("hello", "expected a tensor of images", "str"),
     "empty-res": ({"data": []}, "0 set(s)"),
     "res-shape": ({"data": [IMAGES]}, "not a pair"),

@@ -13,8 +13,8 @@ import pytest
 import torch
 from conftest import EAGER, TINY, random_tiny
 
-from ddbench.cli.distill import evaluation_command, fitting_protocol
-from ddbench.methods import METHODS, facts_of
+from ddbench.cli.distill import evaluation_command
+from ddbench.methods import METHODS, facts_of, fitting_protocol
 from ddbench.runtime.tensors import write_tensors
 
 
@@ -76,6 +76,54 @@ def test_the_next_command_of_a_store_and_of_a_row_is_whole(store_folder: Path, d
     board = Path(__file__).parents[2] / "leaderboard"
     row = next(path for path in sorted(board.glob("results/digits/ipc1/dm/*.json")) if "." not in path.stem)
     assert json.loads(ddb("info", row, "--json").out)["next"] == [f"ddbench leaderboard show --leaderboard {board}"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "method"), [(("--preprocess", "zca", "--holdout", 0), "mtt"), (("--kind", "gsam"), "ftd")]
+)
+def test_the_next_command_of_a_store_finds_its_experts(
+    flags: tuple[object, ...], method: str, tmp_path: Path, ddb: Callable
+):
+    """Whatever they were trained on and how, and however few epochs they have."""
+    asked = (
+        "--dataset",
+        "digits",
+        "--student",
+        TINY,
+        "--experts",
+        1,
+        "--epochs",
+        2,
+        "--workers",
+        1,
+        "--buffers",
+        tmp_path,
+    )
+    assert ddb("buffer", *asked, *flags, "--quiet", *EAGER).code == 0
+    (store,) = tmp_path.glob("*/*/*")
+    (following,) = told_of(ddb, store)["next"]
+    assert f" --method {method} " in following
+    few = ("--iterations", 1, "--student-steps", 1, "--out", tmp_path / "run", "--quiet", *EAGER)
+    made = ddb(*shlex.split(following)[1:], *few)
+    assert (made.code, made.err) == (0, "")
+
+
+def test_the_next_command_of_images_of_ones_own_says_their_size(store_folder: Path, tmp_path: Path, ddb: Callable):
+    store = shutil.copytree(store_folder, tmp_path / "store")
+    header = json.loads((store / "manifest.json").read_text()) | {"dataset": "folder:my images", "size": 16}
+    (store / "manifest.json").write_text(json.dumps(header))
+    assert " --dataset 'folder:my images' --size 16 --ipc 1 " in told_of(ddb, store)["next"][0]
+    (store / "manifest.json").write_text(json.dumps(header | {"parent": "0" * 64}))
+    assert told_of(ddb, store)["next"] == [], "what a run derived is for that run"
+    model = tmp_path / "model"
+    model.mkdir()
+    recipe = {"holdout": 0.2, "steps": 20}
+    about = {"kind": "ddbench-diffusion", "dataset": "hub:o/n", "shape": [3, 32, 32], "recipe": recipe}
+    (model / "ddbench.json").write_text(json.dumps(about))
+    assert told_of(ddb, model)["next"] == [
+        "ddbench distill --method d3hr --dataset hub:o/n --size 32 --holdout 0.2 --ipc 1 --recipe none "
+        f"--diffusion-model {model}"
+    ]
 
 
 def test_what_is_what(random_run: Path, store_folder: Path, ddb: Callable):

@@ -78,3 +78,15 @@ def test_a_table_that_fits_has_no_hint(visit: Visit, tmp_path: Path) -> None:
     page = visit(tmp_path)
     assert not page.locator("#t0 .sideways").is_visible()
     assert page.locator("#t0 .box.more-right").count() == 0
+
+
+def test_the_skip_link_leaves_the_filters_and_their_address(visit: Visit, board: Path) -> None:
+    """Its own address is a place on the page, not a state without filters."""
+    page = visit(board, "#dataset=digits&budget=IPC+10&labels=hard")
+    before = page.inner_text("#count"), page.evaluate("location.hash")
+    page.locator("a.skip").focus()
+    page.keyboard.press("Enter")
+    until(lambda: page.evaluate("document.activeElement.id") == "board" and "dataset" in page.evaluate("location.hash"))
+    assert (page.inner_text("#count"), page.evaluate("location.hash")) == before
+    page.evaluate("location.hash = '#dataset=cifar10'")
+    until(lambda: page.evaluate("document.querySelector('#dataset').value") == "cifar10")

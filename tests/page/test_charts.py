@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_board import in_bytes, made_result, put
+from made_board import METRICS, in_bytes, made_result, put
 
 from ddbench.leaderboard.pages.page import build
-from ddbench.leaderboard.schema import check_result
+from ddbench.leaderboard.result import Run
+from ddbench.leaderboard.schema import check_result, result_id, summary_of
 
 from .reading import READY, Visit
 
@@ -159,3 +160,16 @@ def test_rate_against_accuracy_over_all_tables_of_a_dataset(visit: Visit, tmp_pa
     page.select_option("#labels", "soft")
     assert rate.locator(".point").count() == 1
     assert page.locator("section.rate").first.is_hidden()
+
+
+def test_the_line_of_all_real_data_says_its_number_in_the_unit_of_the_metric(visit: Visit, tmp_path: Path) -> None:
+    """Only a fraction is told in per cent."""
+    for name, budget, value in (("dm", "ipc", 1.5), ("mtt", "ipc", 1.25), ("full", "all", 0.125)):
+        made = made_result(name, budget=budget, rich=False).to_json()
+        made["runs"] = [{**run, "metrics": {"nll": value + run["seed"] / 1000}} for run in made["runs"]]
+        made |= {"metrics": {"nll": METRICS["nll"]}, "summary": summary_of([Run(**run) for run in made["runs"]])}
+        made["id"] = result_id(made)
+        put(tmp_path, check_result(made, name))
+    build(tmp_path)
+    chart = visit(tmp_path).locator("figure", has_text="Accuracy against stored bytes")
+    assert chart.locator("text", has_text="all real data").text_content() == "all real data 0.127"

@@ -361,3 +361,16 @@ def test_find_model(own: Path, data_root: Path):
     assert find_model(root, sha256=found.sha256) is not None
     for other in ({"dataset": "mnist"}, {"fingerprint": "0" * 64}, {"holdout": 0.2}, {"sha256": "0" * 64}):
         assert find_model(root, **{"dataset": "digits", **other}) is None
+
+
+def test_a_task_that_distils_again_refuses_a_pretrained_model(
+    dit: Path, tmp_path: Path, ddb: Callable, refused: Callable
+):
+    """Its sets would be those of another generator: a small one of pixels, trained on the way."""
+    run = ("--method", "unguided", "--dataset", "digits", "--ipc", 2, "--steps", 2, "--out", tmp_path / "run")
+    assert ddb("distill", *run, "--diffusion-model", dit, "--quiet", *EAGER).code == 0
+    small = ("--workers", 1, "--seeds", 1, "--quiet", *EAGER, "--out", tmp_path / "t.json")
+    words = ("its diffusion model was pretrained", "leave it out")
+    for task in (("membership", "--images", 40, "--shadows", 4), ("continual", "--memory", 2, "--orders", 1)):
+        refused(("task", task[0], tmp_path / "run", *task[1:], *small), *words)
+    assert not list(tmp_path.glob("t.*"))

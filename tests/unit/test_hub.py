@@ -90,6 +90,25 @@ def test_the_card(random_run: Path, published: Path):
     assert "On the leaderboard" not in text
 
 
+@pytest.mark.parametrize(
+    ("labels", "stage", "protocol"),
+    [(torch.randn(10, 10), None, "soft-v1"), (torch.arange(10), torch.zeros(10).long(), "pdd")],
+)
+def test_the_card_names_the_protocol_that_info_and_import_name(
+    labels: torch.Tensor, stage: torch.Tensor | None, protocol: str, tmp_path: Path, ddb: Callable
+):
+    """Of a method that is not known here the one that its form asks for."""
+    given = {"image": torch.rand(10, 1, 8, 8), "label": labels} | ({} if stage is None else {"stage": stage})
+    torch.save(given, tmp_path / "theirs.pt")
+    made = ddb("import", "theirs.pt", "--dataset", "digits", "--method", "theirs", "--out", "run")
+    assert made.out.endswith(f" --protocol {protocol}\n"), made.err
+    assert ddb("info", "run").out.endswith(f" --protocol {protocol}\n")
+    export_hub(Path("run"), tmp_path / "published")
+    text = (tmp_path / "published" / "README.md").read_text()
+    assert f"ddbench evaluate runs/theirs --protocol {protocol}\n" in text
+    assert f"| protocol that it is meant for | {protocol} |" in text
+
+
 def test_the_card_tells_a_learned_rate(tmp_path: Path):
     export_hub(write_run(tmp_path / "run", KINDS["network input"]), tmp_path / "pub")
     assert "| learned learning rate | 0.0187 |" in (tmp_path / "pub/README.md").read_text()

@@ -335,6 +335,36 @@ def test_dicts(take: Callable):
     assert staged.stage.tolist() == [0, 1] * 10
 
 
+def test_what_is_not_read_of_a_file_is_told(take: Callable, tmp_path: Path):
+    """Labels under a name that is not known would else be taken for class order without a word."""
+    synset, said = take({"images": network_input(), "y_syn": LABELS.flip(0)})
+    assert synset.labels.tolist() == LABELS.tolist()
+    assert (
+        "note: not read, for its name is not known: y_syn; labels are looked for under labels, label, targets" in said
+    )
+    np.savez(tmp_path / "set.npz", x=network_input().numpy(), y=LABELS.numpy(), rate=np.float32(0.1))
+    assert "is not known: rate;" in take(tmp_path / "set.npz")[1]
+    assert "not read" not in take({"images": network_input(), "labels": LABELS, "stage": LABELS % 2})[1]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            {"syn_images": network_input(), "lr": 0.1},
+            r"a dict of syn_images, lr, and no images: .* under images, image",
+        ),
+        ([[image, label] for image, label in zip(network_input(), LABELS, strict=True)], r"a list of 20, expected"),
+        (torch.utils.data.TensorDataset(network_input()), r"it holds torch\.utils\.data\.dataset\.TensorDataset; save"),
+    ],
+    ids=["names", "pairs", "dataset"],
+)
+def test_a_file_of_another_form_says_what_it_holds(content: object, words: str, tmp_path: Path):
+    torch.save(content, tmp_path / "set.pt")
+    with pytest.raises(UserError, match=words):
+        inspect(tmp_path / "set.pt", ImportSettings())
+
+
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before-1.6"])
 def test_tensors_saved_on_a_gpu(zipped: bool, take: Callable, tmp_path: Path):
     path, moved = tmp_path / "cpu.pt", tmp_path / "cuda.pt"

@@ -28,7 +28,9 @@ from ddbench.leaderboard.pages.latex_wide import title_of, wide_text
 from ddbench.leaderboard.pages.page import build
 from ddbench.leaderboard.pages.terminal import show
 from ddbench.leaderboard.pages.view import PLACE, budget_text, lay_out
+from ddbench.leaderboard.result import Result, Run
 from ddbench.leaderboard.rows import Cell
+from ddbench.leaderboard.schema import check_result, result_id, summary_of
 from ddbench.leaderboard.select import Selection
 from ddbench.runtime.errors import UserError
 
@@ -59,6 +61,9 @@ def test_selection(read: Board) -> None:
         (Selection(ipc=3), "--ipc 3: not on this board; it has: 1, 10, 50"),
         (Selection(labels="sof"), "did you mean 'soft'"),
         (Selection(student="resnet"), "--student resnet"),
+        (Selection(protocol="soft-v2"), "--protocol soft-v2: .*did you mean 'soft-v1'"),
+        (Selection(dataset="cifar10", ipc=50, labels="soft"), "--dataset cifar10 --ipc 50 --labels soft: no table"),
+        (Selection(ipc=50, labels="soft", protocol="hard-v1"), "--ipc 50 --labels soft --protocol hard-v1: no table"),
     ):
         with pytest.raises(UserError, match=text):
             read.select(wrong)
@@ -84,6 +89,41 @@ def test_another_student_ranks(read: Board) -> None:
     assert ranks["mtt"] == "–"
     assert ranks["datm"] == "1"
     assert "Ranked by mlp-d3-w128" in table.caption
+
+
+def test_rows_stand_in_the_order_of_the_student_that_ranks(tmp_path: Path) -> None:
+    """So does what is said of random images: the difference is that student's."""
+    first, second = STUDENTS[:2]
+    for method, own, its in (("mtt", 0.9, 0.5), ("dm", 0.8, 0.7), ("random", 0.6, 0.2)):
+        put(tmp_path, _of_two(method, own, its), picture=False)
+    (cell,) = read_board(tmp_path).cells
+    assert cell.students[0] == first
+    told = {first: ["mtt", "above random by 30.0", "dm", "above random by 20.0"]}
+    told[second] = ["dm", "above random by 50.0", "mtt", "above random by 30.0"]
+    for student, words in told.items():
+        lines = [line.entries for line in lay_out(cell, student).lines if not line.reference]
+        assert [word for line in lines for word in (line[1].text, line[1].detail)] == words
+        assert [line[0].text for line in lines] == ["1", "2"]
+        assert words[1] in latex_text([cell], student=student).split("midrule")[1].splitlines()[1]
+    (table,) = embed.page_data([lay_out(cell, everyone=True)], 10**6)["tables"]
+    assert [row.get("a") for row in table["rows"][:3]] == [
+        ["above random by 30.0", "above random by 30.0"],
+        ["above random by 20.0", "above random by 50.0"],
+        None,
+    ]
+    assert len(table["rows"][0]["e"][1]) == 1, "which of the two is said is for the page to choose"
+
+
+def _of_two(method: str, *means: float) -> Result:
+    """A result whose two students come near these accuracies, each seed by the same amount."""
+    made = made_result(method, names=STUDENTS[:2], rich=False, seeds=3).to_json()
+    near = dict(zip(STUDENTS[:2], means, strict=True))
+    made["runs"] = [
+        {**run, "metrics": {"accuracy": round(near[run["student"]] + run["seed"] / 1000, 6)}} for run in made["runs"]
+    ]
+    made["summary"] = summary_of([Run(**run) for run in made["runs"]])
+    made["id"] = result_id(made)
+    return check_result(made, method)
 
 
 def test_csv_has_every_number_once(cells: list[Cell], board: Path) -> None:
@@ -376,6 +416,23 @@ def test_show_filters(board: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "HLR" in shown
     with pytest.raises(UserError, match="--dataset mnist: not on this board"):
         verb.main(["show", "--leaderboard", str(board), "--dataset", "mnist"])
+    verb.main(["show", "--leaderboard", str(board), "--protocol", "soft-v1"])
+    shown = capsys.readouterr().out
+    assert "soft labels" in shown
+    assert "hard labels ·" not in shown
+
+
+def test_nothing_that_fits_is_told(tmp_path: Path) -> None:
+    """Neither an empty board nor a file of its head alone."""
+    put(tmp_path, made_result())
+    put(tmp_path, made_result("datm", ipc=10, labels="soft"))
+    for flags, text in (
+        (["--ipc", "10", "--labels", "hard"], "--ipc 10 --labels hard: no table of this board is all of that"),
+        (["--verified"], "--verified: no row of these tables is verified"),
+    ):
+        for called in (["show"], ["export", "--format", "csv"]):
+            with pytest.raises(UserError, match=text):
+                verb.main([*called, "--leaderboard", str(tmp_path), *flags])
 
 
 @pytest.mark.parametrize("width", [80, 120, 200])

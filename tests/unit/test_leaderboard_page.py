@@ -203,7 +203,7 @@ def test_a_row_says_how_it_stands_to_random_images(tmp_path: Path, board: Path) 
     for method, values in (("weak", [0.63, 0.62, 0.66]), ("bad", [0.30, 0.31, 0.30])):
         submit(make_run(tmp_path / method, {CONVNET: values}, method=method), board)
     (cell,) = build_cells(load_results(board))
-    stands = {row.method: row.against_random for row in cell.rows if not row.reference}
+    stands = {row.method: cell.against_random(row) for row in cell.rows if not row.reference}
     assert {name: against.verdict for name, against in stands.items() if against} == {
         "mtt": "above",
         "dm": "above",
@@ -319,6 +319,16 @@ def test_cross_architecture_mean_of_a_set_of_no_student_leaves_the_ranking_one_o
     row = next(row for row in cell.rows if row.method == "herding")
     own = [run.metrics["accuracy"] for run in drawn.runs if run.student in left]
     assert row.scores[cross].statistics["mean"] == pytest.approx(sum(own) / len(own))
+
+
+def test_a_table_of_sets_of_no_student_is_ranked_by_one_that_most_have() -> None:
+    """Not by the first row's, which may be the only one that has it: all others would have no rank."""
+    drawn = [made_result(name, names=STUDENTS[1:], rich=False) for name in ("herding", "kcenter")]
+    drawn.insert(0, made_result("alone", names=("alexnet", STUDENTS[2]), rich=False))
+    rows = [replace(one, synset=replace(one.synset, student=None)) for one in drawn]
+    (cell,) = build_cells([*rows, made_result("random", names=("alexnet",), rich=False)])
+    assert cell.students[0] == STUDENTS[2]
+    assert None not in [cell.rank(row) for row in cell.rows if not row.reference]
 
 
 def test_non_standard_and_other_budgets_are_other_tables(tmp_path: Path, board: Path) -> None:
@@ -505,6 +515,15 @@ def test_commands_name_the_networks_of_the_runs_teachers() -> None:
     for odd in ("x", [], ["x"]):
         teacher["members"] = odd
         assert commands(made)[0].startswith("ddbench distill"), "a row may say what it likes"
+
+
+@pytest.mark.parametrize(("kind", "said"), [("latent", True), ("pixel", False)])
+def test_commands_say_that_a_pretrained_model_is_needed(kind: str, said: bool) -> None:
+    """Without its flag a small model of pixels would be trained in its place."""
+    model = {"sha256": "0" * 64, "kind": kind, "parameters": 9, "dataset_fingerprint": None}
+    result = replace(made_result("d3hr"), recipe={"diffusion": model})
+    (distill,) = (line for line in commands(result) if line.startswith("ddbench distill"))
+    assert (" --diffusion-model MODEL " in distill) is said
 
 
 def test_a_protocol_of_a_file_is_no_name_for_a_command() -> None:

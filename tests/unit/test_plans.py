@@ -48,6 +48,20 @@ def test_an_entry_is_one_cell_for_each_ipc_seed_and_protocol(tmp_path: Path) -> 
     assert with_target == ["digits-ipc10-mtt-s0/mtt", "digits-ipc10-mtt-s3/mtt"]
 
 
+def test_a_protocol_of_ones_own_is_found_beside_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From wherever the plan is called; a published figure names it as the plan does."""
+    (tmp_path / "short.toml").write_text('name = "short"\nepochs = 3\n')
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    figure = 'published = [{ protocol = "short.toml", student = "convnet-d2-w32-in", value = 0.9, source = "S" }]\n'
+    text = HEAD + '[[cells]]\nmethod = "dm"\nipc = 1\nprotocols = ["short.toml", "hard-v1"]\n' + figure
+    short, usual = read_plan(write(tmp_path, text)).cells
+    assert (short.name, usual.name) == ("digits-ipc1-dm-s0/short", "digits-ipc1-dm-s0/hard-v1")
+    assert (len(short.published), len(usual.published)) == (1, 0)
+    with pytest.raises(UserError, match=r"missing\.toml: cannot read it"):
+        read_plan(write(tmp_path, text.replace("short.toml", "missing.toml")))
+
+
 def test_a_teacher_is_for_the_protocols_that_have_one(tmp_path: Path) -> None:
     body = 'protocols = ["labels-hard", "labels-once", "labels-view"]\nteacher = ["--student", "convnet-d2-w32-bn"]\n'
     plan = read_plan(write(tmp_path, HEAD + '[[cells]]\nmethod = "random"\nipc = 1\nrun_seeds = [0]\n' + body))

@@ -28,7 +28,7 @@ from ddbench.leaderboard.commands import expert_command, run_flags
 from ddbench.leaderboard.packing import Given, find_part
 from ddbench.leaderboard.schema import check_result, load_results, read_result, result_id
 from ddbench.leaderboard.submit import Submission, make_result, plan_submission, write_plan
-from ddbench.protocols.protocol import PROTOCOLS
+from ddbench.protocols.protocol import PROTOCOLS, read_protocol
 from ddbench.runtime import signs
 from ddbench.runtime.errors import UserError
 
@@ -248,6 +248,45 @@ def test_the_same_synset_under_another_method_name_supersedes(tmp_path: Path, bo
     call(run, board, "--method", "kip-2")
     first, second = sorted(load_results(board), key=lambda result: result.supersedes or "")
     assert second.supersedes == first.id
+
+
+def test_what_was_said_of_a_row_stays_when_it_is_extended(
+    tmp_path: Path, board: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row of more seeds, submitted without a word, is not anonymous; what is said anew takes the old word's place."""
+    run = make_run(tmp_path / "run", method="imported")
+    words = ["--name", "Mine", "--author", "A", "--licence", "MIT", "--claim", f"{MLP}=0.5", "--claim-source", "paper"]
+    call(run, board, "--method", "mine", *words)
+    capsys.readouterr()
+    call(run, board)
+    assert "already there" in capsys.readouterr().out
+    (old,) = load_results(board)
+    make_run(run, {CONVNET: [0.8, 0.81, 0.82, 0.83], MLP: [0.5, 0.51, 0.52, 0.53]}, method="imported")
+    call(run, board, "--licence", "CC0-1.0")
+    told = f"kept from {old.id}, whose place the row takes: method mine, name, authors, claims\n"
+    assert told in capsys.readouterr().out
+    (new,) = (row for row in load_results(board) if row.id != old.id)
+    assert new.supersedes == old.id
+    assert new.synset.method == "mine"
+    said, before = new.submission, old.submission
+    assert (said.method_title, said.authors, said.claims) == (before.method_title, before.authors, before.claims)
+    assert (before.licence, said.licence) == ("MIT", "CC0-1.0")
+
+
+def test_a_protocol_of_a_file_is_submitted_by_the_file(tmp_path: Path, board: Path) -> None:
+    run = make_run(tmp_path / "run")
+    own = tmp_path / "own.toml"
+    own.write_text('name = "short"\nepochs = 3\n')
+    evaluation = json.loads((run / "evaluations" / "hard-v1.json").read_text())
+    used = read_protocol(own)
+    evaluation["protocol"] |= {"name": "short", "hash": used.hash, "settings": used.settings()}
+    (run / "evaluations" / "short.json").write_text(json.dumps(evaluation))
+    call(run, board, "--protocol", str(own))
+    (row,) = load_results(board)
+    assert row.protocol.name == "short"
+    own.write_text('name = "short"\nepochs = 4\n')
+    with pytest.raises(UserError, match=r"own\.toml: .*short\.json was evaluated with other settings of short"):
+        call(run, board, "--protocol", str(own))
 
 
 def test_a_large_synset_needs_an_address(tmp_path: Path, board: Path, capsys: pytest.CaptureFixture[str]) -> None:

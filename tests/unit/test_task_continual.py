@@ -262,3 +262,14 @@ def test_refused(run: Path, ddb: Callable, refused: Callable, finished_runs: Pat
     assert "leaking" in words
     assert ddb(*random_tiny(run / "b", "--ipc", 2, "--holdout", 0.2)).code == 0
     refused((*TASK[:3], "b", *TASK[3:]), "--holdout 0.2", "one --holdout")
+
+
+def test_a_diffusion_model_that_several_sets_share_counts_once(tmp_path: Path):
+    for step, model in enumerate(("a", "a", "b")):
+        folder = tmp_path / "x.files" / f"step{step}"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps({"diffusion": {"sha256": model}}))
+        upstream = {"diffusion": {"cpu_seconds": 40.0}}
+        (folder / "cost.json").write_text(json.dumps({"cpu_seconds": 1.0, "upstream": upstream}))
+    words = "3 sets distilled in 3.0 CPU s, and 80.0 for their experts, teachers and diffusion models"
+    assert str(cost_of_sets(tmp_path / "x.json")) == words

@@ -8,11 +8,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ddbench.leaderboard.columns import MAIN
 from ddbench.leaderboard.pages.details import rounded
-from ddbench.leaderboard.pages.view import EMPTY, Column, Entry, Line, Table, budget_text, half_width
+from ddbench.leaderboard.pages.view import (
+    EMPTY,
+    METHOD,
+    Column,
+    Entry,
+    Line,
+    Table,
+    against_random_text,
+    budget_text,
+    half_width,
+    what_it_is,
+)
 from ddbench.leaderboard.schema import result_path
 from ddbench.methods import shipped
 from ddbench.methods.facts import CARDS
@@ -162,6 +174,7 @@ def _line(table: Table, line: Line) -> dict[str, Any]:
         return found
     said = row.first.submission
     ranks = {student: cell.rank(row, student) for student in cell.students}
+    stands = [against_random_text(cell.against_random(row, student), cell.described.unit) for student in cell.students]
     found |= {
         "id": row.first.id,
         "m": row.method,
@@ -174,12 +187,16 @@ def _line(table: Table, line: Line) -> dict[str, Any]:
         found["ok"] = 1
     if len(row.results) > 1:
         found["n"] = len(row.results)
+    if any(stands):
+        found["a"] = stands
     return found
 
 
 def _entry(line: Line, place: int, table: Table) -> Any:
     """``[text, key, best, detail, half of the interval]`` without the empty end; 0: nothing."""
     entry, column = line.entries[place], table.columns[place]
+    if column.title == METHOD and line.row is not None:  # how it stands to random images hangs on the student
+        entry = replace(entry, detail=what_it_is(table.cell, line.row))
     if entry == EMPTY:
         return 0
     half = None

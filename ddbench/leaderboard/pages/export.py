@@ -75,7 +75,7 @@ def _table_of(cell: Cell) -> Record:
 
 
 def _row_of(cell: Cell, row: Row) -> Record:
-    said, against = row.first.submission, row.against_random
+    said, against = row.first.submission, cell.against_random(row)
     return {
         "rank": cell.rank(row),
         "method": row.method,

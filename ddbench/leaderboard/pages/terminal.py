@@ -11,14 +11,11 @@ from rich.text import Text
 
 from ddbench.leaderboard.board import read_board
 from ddbench.leaderboard.kept import made_once
-from ddbench.leaderboard.pages.view import PLACE, Entry, Table, lay_out, parts
+from ddbench.leaderboard.pages.view import METHOD, PLACE, Entry, Table, lay_out, parts
 from ddbench.leaderboard.select import Selection
 
 PLAIN_WIDTH = 200
 """Columns when the output is no terminal."""
-
-METHOD = "method"
-"""Title of the column that takes the room that the others leave."""
 
 EDGES = 3
 """Columns of the terminal that a field takes beside its text."""
@@ -28,7 +25,7 @@ def show_board(root: Path, selection: Selection) -> None:
     """Print part of a board; the same part of the same files as it was printed before (:mod:`..kept`).
 
     Raises:
-        UserError: as :func:`read_board`, or a value that no table of the board has.
+        UserError: as :func:`read_board`, or nothing of the board is all that is asked for.
     """
     console = _console()
 
@@ -77,7 +74,10 @@ def _fitting(table: Table, width: int) -> list[Table]:
 
 
 def _room(table: Table, number: int) -> int:
-    """The width of a column: texts and its head stand whole, what is told below them and methods break at spaces."""
+    """The width of a column: texts and its head stand whole, what is told below them and methods break at spaces.
+
+    The methods' takes the room that the others leave.
+    """
     column = table.columns[number]
     entries = [line.entries[number] for line in table.lines]
     broken = [word for entry in entries for word in f"({entry.detail})".split()]

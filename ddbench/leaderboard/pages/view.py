@@ -11,6 +11,8 @@ from ddbench.leaderboard.rows import FULL, RANDOM, REFERENCES, AgainstRandom, Ce
 from ddbench.statistics import Statistics, spread_words
 
 NONE = "–"
+METHOD = "method"
+"""Title of the column that names the method."""
 UNMEASURED = "not measured"
 PLACE, COST, RATE, ABOUT = "place", "cost", "rate", "about"
 """Groups of the columns that are no measures."""
@@ -144,7 +146,8 @@ def lay_out(cell: Cell, student: str = "", everyone: bool = False) -> Table:
     """Columns and entries of one cell; columns in which no row has anything are left out.
 
     Args:
-        student: whose rank, calibration and robustness are shown; by default the student that ranks.
+        student: whose order, rank, difference to random images, calibration and robustness are shown; by default the
+            student that ranks.
         everyone: keep calibration and robustness of all students (for the page, which can switch).
     """
     student = student if student in cell.students else cell.students[0]
@@ -152,7 +155,7 @@ def lay_out(cell: Cell, student: str = "", everyone: bool = False) -> Table:
     tail = [one for one in shown if one.group not in (MAIN, CROSS)]
     columns = [
         Column("rank", True, "rows that cannot be told apart share a rank", PLACE),
-        Column("method", False, "how the synset was made", PLACE),
+        Column(METHOD, False, "how the synset was made", PLACE),
         *(_measured(one) for one in shown if one.group in (MAIN, CROSS)),
         Column("stored", True, f"bytes of {cell.items}, labels and everything else that training needs", COST),
         Column("compression", True, "bytes of the real training set over stored bytes", COST),
@@ -165,7 +168,7 @@ def lay_out(cell: Cell, student: str = "", everyone: bool = False) -> Table:
         Column("verified", False, "re-trained from the synset by the board: claimed and measured agree", ABOUT),
         Column("made with", False, "torch version and device of the evaluation", ABOUT),
     ]
-    lines = [Line(row, row.reference, tuple(_entries(cell, row, columns, student))) for row in cell.rows]
+    lines = [Line(row, row.reference, tuple(_entries(cell, row, columns, student))) for row in cell.ordered(student)]
     wanted = REFERENCES if cell.budget.unit != "all" else ()
     missing = [name for name in wanted if name not in {line.reference for line in lines}]
     used = [i for i in range(len(columns)) if i < 2 or any(line.entries[i].text != NONE for line in lines)]
@@ -199,7 +202,7 @@ def _entries(cell: Cell, row: Row, columns: Sequence[Column], student: str) -> l
     rank, spent = cell.rank(row, student), row.distill_seconds
     made = {
         "rank": Entry(str(rank), rank) if rank else EMPTY,
-        "method": Entry(row.method, row.method, detail=_method_detail(cell, row)),
+        METHOD: Entry(row.method, row.method, detail=_method_detail(cell, row, student)),
         "stored": Entry(bytes_text(row.stored.total), row.stored.total),
         "compression": Entry(ratio_text(row.compression), row.compression),
         "bits/class": Entry(bits_text(row.bits), row.bits),
@@ -241,7 +244,13 @@ def against_random_text(against: AgainstRandom | None, unit: str) -> str:
     return f"{against.verdict} random by {number_text(abs(against.difference), unit)}"
 
 
-def _method_detail(cell: Cell, row: Row) -> str:
+def _method_detail(cell: Cell, row: Row, student: str) -> str:
+    stands = against_random_text(cell.against_random(row, student), cell.described.unit)
+    return ", ".join(filter(None, (what_it_is(cell, row), stands)))
+
+
+def what_it_is(cell: Cell, row: Row) -> str:
+    """What is said of a method beside its name, whoever ranks."""
     title = row.first.submission.method_title
     labels = row.first.synset.label_kind
     said = [
@@ -250,7 +259,6 @@ def _method_detail(cell: Cell, row: Row) -> str:
         f"{labels} labels" if row.reference == RANDOM and labels != cell.label_kind else "",
         "all real data" if row.reference == FULL and not _letters(title).startswith("allreal") else "",
         "fixed network" if row.first.synset.fixed_network else "",
-        against_random_text(row.against_random, cell.described.unit),
     ]
     return ", ".join(filter(None, said))
 

@@ -104,7 +104,7 @@ function showBoard(board) {
     state.narrowed = Boolean(words.length || state.verified);
     const texts = new WeakMap();
     const textOf = (row, table) => {
-      if (!texts.has(row)) texts.set(row, [row.q, row.m, table.title, table.labels, table.protocol, ...table.students, ...row.e.map((e) => (e ? `${e[0]} ${e[3] || ""}` : ""))].join(" ").toLowerCase());
+      if (!texts.has(row)) texts.set(row, [row.q, row.m, aboutOf(row, table, state), table.title, table.labels, table.protocol, ...table.students, ...row.e.map((e) => (e ? `${e[0]} ${e[3] || ""}` : ""))].join(" ").toLowerCase());
       return texts.get(row);
     };
     const matches = (row, table) => {
@@ -200,12 +200,12 @@ function showBoard(board) {
     if (!panel.open) cameFrom = document.activeElement;
     opened = { row, table, other: null };
     const rank = rankOf(row, table, state);
-    const title = row.e[1][0];
+    const title = row.e[1][0], about = aboutOf(row, table, state);
     const step = (by) => h("button", { type: "button", "aria-label": by < 0 ? "Previous row" : "Next row", click: () => move(by) }, by < 0 ? "←" : "→");
     panel.replaceChildren(
       h("div", { class: "bar" },
         h("div", {}, h("p", { class: "under" }, `${table.title} · ${table.labels} labels · ${table.protocol}`),
-          h("h2", { id: "panel-title" }, title, rank ? h("span", { class: "badge rank" }, `rank ${rank}`) : "", row.e[1][3] ? h("small", {}, row.e[1][3]) : "")),
+          h("h2", { id: "panel-title" }, title, rank ? h("span", { class: "badge rank" }, `rank ${rank}`) : "", about ? h("small", {}, about) : "")),
         h("div", { class: "buttons" }, step(-1), step(1), h("button", { type: "button", class: "close", "aria-label": "Close", click: () => panel.close() }, "✕"))),
       h("div", { class: "body", tabindex: -1 }, panelContent(row, table, board,
         compareSection(row, table, other, (id) => { opened.other = id; remember(); }))));
@@ -257,7 +257,8 @@ function showBoard(board) {
     if (view) showRow(view.table.rows.find((row) => row.id === wanted), view.table, other);
   };
   follow();
-  addEventListener("hashchange", follow);
+  /* A place on the page, such as that of the skip link, is no state: the address says the state again. */
+  addEventListener("hashchange", () => (byId(location.hash.slice(1)) ? remember() : follow()));
 }
 
 /* Every table at a glance: its best rows between random images and all real data. */

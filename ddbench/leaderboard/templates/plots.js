@@ -117,13 +117,13 @@ function drawPoint(axes, p, x, open) {
   return node;
 }
 
-function drawFull(axes, points) {
+function drawFull(axes, points, unit) {
   const full = points.find((p) => p.ref === "full");
   if (!full) return [];
   const y = axes.py(full.mean);
   return [
     s("line", { class: "full", x1: axes.left, x2: axes.right, y1: y, y2: y }),
-    s("text", { class: "tick", x: axes.left + 4, y: y - 4 }, `all real data ${percent(full.mean)}`),
+    s("text", { class: "tick", x: axes.left + 4, y: y - 4 }, `all real data ${shown(full.mean, unit)}`),
   ];
 }
 
@@ -153,7 +153,7 @@ function plotCost(points, unit, label, open, { what, of, text, axis, missing, jo
   const own = all.filter((p) => of(p) > 0);
   if (!own.length) return null;
   const axes = frame(width, 290, logAxis(own.map(of), text, axis), valueAxis(points, unit, label), `${label} against ${what}, with 95 % intervals`);
-  if (joined) axes.root.append(...drawFull(axes, points));
+  if (joined) axes.root.append(...drawFull(axes, points, unit));
   for (const [method, mine] of joined ? byMethod(own) : []) {
     if (mine.length > 1) axes.root.append(line(axes, mine, (p) => axes.px(of(p)), `thin ${lineClass(method, mine)}`));
   }
@@ -187,7 +187,7 @@ function plotBudget(points, unit, label, open) {
   const text = what === "bytes" ? bytes : String;
   const x = { low: values[0] / 1.25, high: values[values.length - 1] * 1.25, log: true, ticks: values, text, label: `${what} (log)` };
   const axes = frame(430, 290, x, valueAxis(points, unit, label), `${label} against ${what}, by method`);
-  axes.root.append(...drawFull(axes, points));
+  axes.root.append(...drawFull(axes, points, unit));
   for (const [method, mine] of byMethod(own)) {
     axes.root.append(line(axes, mine, (p) => axes.px(p.value), lineClass(method, mine)));
     for (const p of mine) axes.root.append(drawPoint(axes, p, axes.px(p.value), open));

@@ -24,6 +24,12 @@ function rankOf(row, table, state) {
   return row.k && place >= 0 ? row.k[place] : 0;
 }
 
+/* What is said of a row beside its method: what it is, and how it stands to random images by the student that ranks. */
+function aboutOf(row, table, state) {
+  const place = state.student ? table.students.indexOf(state.student) : 0;
+  return [row.e[1][3], row.a && place >= 0 ? row.a[place] : ""].filter(Boolean).join(", ");
+}
+
 function cellOf(row, table, column, i, state, open) {
   const e = row.e[i];
   if (column.g === "place" && column.t === "rank") {
@@ -34,7 +40,8 @@ function cellOf(row, table, column, i, state, open) {
     const name = row.id
       ? h("button", { type: "button", class: "open", "aria-haspopup": "dialog", click: () => open(row, table) }, e[0])
       : h("span", { class: "plain" }, e[0]);
-    return h("th", { scope: "row", class: "name" }, name, e[3] ? h("small", {}, e[3]) : null);
+    const about = aboutOf(row, table, state);
+    return h("th", { scope: "row", class: "name" }, name, about ? h("small", {}, about) : null);
   }
   if (!e) return h("td", { class: column.n ? "number none" : "none" }, "–");
   const kind = (column.n ? "number" : "text") + (e[2] ? " best" : "");

@@ -17,7 +17,7 @@ from ddbench.config import setting
 from ddbench.diffusion.backends import Backend
 from ddbench.diffusion.ddim import STEPS, Move, check_grid, travel
 from ddbench.diffusion.latents import Inversion, Latents
-from ddbench.diffusion.recipe import TIMESTEPS
+from ddbench.diffusion.recipe import LATENT, TIMESTEPS
 from ddbench.diffusion.store import class_map
 from ddbench.methods.base import Context, Distilled, Method, State, joined
 from ddbench.methods.needs import Need
@@ -99,7 +99,7 @@ class Generation(Method[G], Generic[G]):
         """Load the model."""
         context, config = self.context, self.config
         model = context.given(Diffusion).model
-        self.guidance = config.guidance or (PUBLISHED_GUIDANCE if model.kind == "latent" else 1.0)
+        self.guidance = config.guidance or (PUBLISHED_GUIDANCE if model.kind == LATENT else 1.0)
         self.backend: Backend = model.backend(context.device, getattr(torch, config.precision))
         self.labels = class_map(model, context.dataset)
         check_grid(config.steps, None, len(self.backend.alphas))

@@ -88,7 +88,7 @@ def table(grid: Grid, found: dict[tuple[float, float], list[float]]) -> list[str
 
     plain = found[0.0, 0.0]
     rows = [
-        f"IPC {grid.ipc}, {grid.seeds} runs:",
+        f"{grid.seeds} runs:",
         "",
         "| `--influence` | `--deviation` | accuracy | less plain samples |",
         "|---|---|---|---|",
@@ -124,7 +124,7 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     if not (work / "expert_trajectories").exists():
         run(work, "buffer", "--recipe", "igd/digits-ipc1", "--holdout", HOLDOUT)
-    lines = [
+    head = [
         f"Mean held-out accuracy (%) of two students `{STUDENT}` of {EPOCHS} epochs on digits, {HOLDOUT:.0%} of "
         "the training images held out, from the diffusion model and the expert too.",
         "Last column: paired by seed, with its 95 % interval.",
@@ -132,9 +132,10 @@ def main() -> None:
     ]
     for grid in GRIDS:
         if arguments.ipc in (None, grid.ipc):
-            lines += table(grid, measured(work, grid))
-    command = "python benchmarks/igd_strengths.py" + (f" --ipc {arguments.ipc}" if arguments.ipc else "")
-    common.report(__file__, "IGD's strengths on digits", lines, command)
+            lines = head + table(grid, measured(work, grid))
+            command = f"python benchmarks/igd_strengths.py --ipc {grid.ipc}"
+            place = str(Path(__file__).with_stem(f"igd_strengths_ipc{grid.ipc}"))
+            common.report(place, f"IGD's strengths on digits, IPC {grid.ipc}", lines, command)
 
 
 if __name__ == "__main__":

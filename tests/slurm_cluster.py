@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-PATIENCE = 60.0
+PATIENCE = 600.0
 PATHS = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 DAEMONS = {name: shutil.which(name, path=PATHS) for name in ("munged", "slurmctld", "slurmd")}
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE
 
 from ddbench.cli.completion import ARGS, SCRIPTS, options
 from ddbench.cli.leaderboard import VERBS as BELOW
@@ -159,7 +160,7 @@ def test_zsh(scripts: Path, tmp_path: Path):
 
     def typed(text: str, until: str) -> str:
         os.write(terminal, text.encode())
-        seen, end = "", time.monotonic() + 20
+        seen, end = "", time.monotonic() + PATIENCE
         while until not in seen and select.select([terminal], [], [], max(0.0, end - time.monotonic()))[0]:
             seen += os.read(terminal, 4096).decode(errors="replace")
         return seen

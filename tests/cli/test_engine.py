@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from conftest import random_tiny
 from made_board import made_result
 
 from ddbench.leaderboard.retrain import Request, verify_rows
-from ddbench.runtime import jobs
+from ddbench.runtime import jobs, ray_jobs
 from ddbench.runtime.jobs import run_jobs
 
 VERBS = [
@@ -59,12 +58,11 @@ def test_flags_of_ray_without_it(verb: list[str], here: Path, refused: Callable)
         (["--ray-address", "127.0.0.1:1"], "--ray-address 127.0.0.1:1: nothing answers there"),
     ],
 )
-def test_refusals(flags: list[str], needle: str, here: Path, refused: Callable):
+def test_refusals(flags: list[str], needle: str, here: Path, refused: Callable, monkeypatch: pytest.MonkeyPatch):
     if importlib.util.find_spec("ray") is None and flags[0] == "--ray-address":
         pytest.skip("ray is not installed")
-    begin = time.monotonic()
+    monkeypatch.setattr(ray_jobs, "_connect", lambda *_: pytest.fail("ray itself tries for minutes"))
     refused(["evaluate", "run", "--engine", "ray", *flags], needle)
-    assert time.monotonic() - begin < 30
 
 
 @pytest.mark.parametrize("name", ["wandb", "tensorboard"])

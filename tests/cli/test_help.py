@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE
 
 import ddbench
 from ddbench.cli.main import VERBS
@@ -198,7 +199,7 @@ def test_help_lists_and_refusals_without_torch():
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     report = json.loads(done.stdout)
     assert len(report) == len(commands)

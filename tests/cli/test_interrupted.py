@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EAGER, TINY, Outcome, contents
+from conftest import EAGER, PATIENCE, TINY, Outcome, contents
 
 from ddbench.methods.dm import DM
 from ddbench.runtime import interruption
@@ -19,7 +19,6 @@ from ddbench.teachers import train
 pytestmark = pytest.mark.usefixtures("ctrl_c")
 
 Command = Callable[..., Outcome]
-PATIENCE = 60.0
 SIGNALS = pytest.mark.parametrize(
     ("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")], ids=["ctrl-c", "sigterm"]
 )

@@ -424,7 +424,7 @@ def test_jobs_see_the_environment_of_now(light_workers: str, tmp_path: Path, mon
 
 def test_terminated(tmp_path: Path, data_root: Path):
     """SIGTERM ends a verb as Ctrl-C does: one line, the workers gone, an exit code that says which."""
-    argv = ["buffer", "--dataset", "digits", "--student", TINY, "--experts", 4, "--epochs", 2000, "--workers", 2]
+    argv = ["buffer", "--dataset", "digits", "--student", TINY, "--experts", 4, "--epochs", 20000, "--workers", 2]
     process = subprocess.Popen(
         [sys.executable, "-m", "ddbench", *map(str, argv), "--buffers", str(tmp_path), *EAGER],
         env={**os.environ, "DDBENCH_DATA": str(data_root), "PYTHONPATH": str(ROOT)},
@@ -443,5 +443,5 @@ def test_terminated(tmp_path: Path, data_root: Path):
     assert process.returncode == 128 + signal.SIGTERM
     assert err.splitlines()[-1] == f"ddbench: terminated; {KEPT}"
     assert "Traceback" not in err
-    _, alive = psutil.wait_procs(family, timeout=2)
+    _, alive = psutil.wait_procs(family, timeout=PATIENCE)
     assert not alive

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE
 
 import ddbench
 from ddbench.cli import reproduce
@@ -175,7 +176,7 @@ def test_killed_and_stopped_it_goes_on_to_the_same_board(tmp_path: Path, monkeyp
         "20m",
     ]
     process = subprocess.Popen(command, cwd=folders[1], start_new_session=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not list(folders[1].glob("reproduce/small/runs/*/synset.safetensors")):
         assert process.poll() is None
         assert time.monotonic() < deadline
@@ -198,7 +199,7 @@ def test_two_processes_at_once_leave_the_pages_of_a_fresh_build(
     command = [sys.executable, "-m", "ddbench", "reproduce", "small.toml", "--quiet", "--threads", "1"]
     environment = {**os.environ, "PYTHONPATH": str(Path(ddbench.__file__).parents[1])}
     both = [subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE) for _ in range(2)]
-    said = [process.communicate(timeout=300)[1].decode() for process in both]
+    said = [process.communicate(timeout=PATIENCE)[1].decode() for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert len(rows(tmp_path / "leaderboard")) == 3
     run(["leaderboard", "build", "--check"])
@@ -280,7 +281,7 @@ def test_the_line_is_shown_beside_the_bar(tmp_path: Path, monkeypatch: pytest.Mo
     with reproduction._watched(bar, workshop, plan.cells):
         assert not now.exists()
         now.write_text("cell distill: 1/3 dm")
-        assert noted.wait(60)
+        assert noted.wait(PATIENCE)
     assert told[0] == "cell distill: 1/3 dm"
 
 

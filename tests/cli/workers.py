@@ -9,6 +9,9 @@ from pathlib import Path
 
 from ddbench.runtime.errors import UserError
 
+FOR_EVER = 900.0
+"""Seconds: longer than any test waits (``conftest.PATIENCE``)."""
+
 
 def job(shared: Path, payload: tuple[str, int | Path]) -> tuple[int | str | None, int]:
     """Do what the payload says; returns its value and the number of the process."""
@@ -30,5 +33,5 @@ def job(shared: Path, payload: tuple[str, int | Path]) -> tuple[int | str | None
         raise UserError(f"value {value} cannot be")
     if what == "hang-until-killed" and not (shared / "killed").exists():
         (shared / "pid").write_text(f"{os.getpid()}\n")
-        time.sleep(120)
+        time.sleep(FOR_EVER)
     return value, os.getpid()

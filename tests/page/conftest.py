@@ -14,6 +14,8 @@ from made_board import made_board
 
 from ddbench.leaderboard.pages.page import build
 
+from .reading import PATIENCE
+
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -66,7 +68,7 @@ def visit(browser: Any, said: list[str]) -> Iterator[Callable[..., Any]]:
         context = browser.new_context(**options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(1000 * PATIENCE)
         page.on("request", lambda request: _local(request.url, root) or said.append(f"request: {request.url[:200]}"))
         page.on("console", lambda message: said.append(f"console: {message.type}: {message.text}"))
         page.on("pageerror", lambda error: said.append(f"error: {error}"))

@@ -8,13 +8,15 @@ from typing import Any
 
 Visit = Callable[..., Any]
 """Opens the page of a board, see ``conftest.py``."""
+PATIENCE = 120.0
+"""Seconds after which nothing will come any more, however busy the machine."""
 READY = "#panel[open] .rest:not([aria-busy])"
 """An opened row whose file has arrived."""
 
 
 def until(holds: Callable[[], bool]) -> None:
     """Wait for what the page does a moment later; playwright's own waiting evaluates text, which the policy forbids."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + PATIENCE
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.02)

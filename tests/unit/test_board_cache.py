@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import PATIENCE
 from made_board import made_result, put
 
 import ddbench
@@ -329,7 +330,7 @@ def test_several_processes_at_once(board: Path, cache: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(ddbench.__file__).parents[1])}
     command = [sys.executable, "-m", "ddbench", "leaderboard", "show", "--leaderboard", str(board)]
     crew = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = {process.communicate(timeout=120)[0] for process in crew}
+    said = {process.communicate(timeout=PATIENCE)[0] for process in crew}
     assert [process.returncode for process in crew] == [0, 0]
     assert len(said) == 1
     assert {path.name.split("-")[0] for path in cache.rglob("*.*")} == {"results.marks", "show"}

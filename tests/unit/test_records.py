@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE
 from made_board import made_result, put
 
 from ddbench.leaderboard.result import (
@@ -147,7 +148,7 @@ READING = {
 def test_reading_a_board_imports_neither_submitting_nor_training(name: str) -> None:
     """In a fresh interpreter."""
     code = f"import sys\nBOARD = {str(BOARD)!r}\n{READING[name]}\nprint('\\n'.join(sys.modules))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE)
     loaded = set(found.stdout.split())
     assert "ddbench.leaderboard.rows" in loaded or name == "check"
     forbidden = {"torch", *(f"ddbench.leaderboard.{part}" for part in ("submit", "packing", "retrain", "references"))}

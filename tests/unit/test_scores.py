@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from conftest import PATIENCE
 
 from ddbench.evaluation.ddranking.definitions import (
     SCORES,
@@ -222,4 +223,4 @@ def test_no_torch():
     code = (
         "import sys; sys.modules['torch'] = None; import ddbench.evaluation.ddranking.definitions, ddbench.cli.scores"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)

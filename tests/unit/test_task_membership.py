@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +22,11 @@ from ddbench.data.specs import DATASETS, DatasetSpec
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.synset import Budget, Synset
-from ddbench.tasks import runner
+from ddbench.tasks import membership, runner
 from ddbench.tasks.measures import lira_scores
 from ddbench.tasks.membership import Membership, distances, first_images, log_odds, member_table
 from ddbench.tasks.record import read_result
+from ddbench.training.loops import Inputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -86,6 +88,36 @@ def test_images_never_seen_are_not_found(tmp_path: Path, ddb: Callable):
     assert 0.35 < row["threshold"]["auc"]["mean"] < 0.65
     assert 0.35 < row["lira"]["auc"]["mean"] < 0.65
     assert row["distance"]["copies"] == 2
+
+
+def test_each_seed_is_another_student_of_all_members(tmp_path: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
+    """A confidence is the mean over students of different seeds, also between shadows; nothing is held out."""
+    drawn: list[int] = []
+    images: list[int] = []
+
+    def trained(plan: Plan, student: str, seed: int, settings: object) -> int:
+        drawn.append(seed)
+        images.append(len(plan.synset.images))
+        return len(drawn)
+
+    def predict(number: int, inputs: Inputs) -> torch.Tensor:
+        """Logits whose log-odds are the student's number."""
+        return number * torch.nn.functional.one_hot(inputs.labels, 2)
+
+    monkeypatch.setattr(membership, "trained", trained)
+    monkeypatch.setattr(membership, "predict", predict)
+    made = ddb("distill", "--method", "full", "--dataset", NOISE, "--out", tmp_path / "full", "--quiet", *EAGER)
+    assert made.code == 0, made.err
+    argv = ("task", "membership", tmp_path / "full", "--images", 80, "--shadows", 4, "--student", TINY, *SMALL)
+    done = ddb(*argv, "--seeds", 3, "--out", tmp_path / "x.json")
+    assert done.code == 0, done.err
+    assert len(set(drawn)) == len(drawn) == 4 * 3
+    units = [one for one in read_result(tmp_path / "x.json")["units"].values() if "shadow" in one]
+    assert {one["shadow"]: set(one["confidences"]) for one in units} == {0: {2.0}, 1: {5.0}, 2: {8.0}, 3: {11.0}}
+    members = {one["shadow"]: one["members"].count("1") for one in units}
+    assert images == [members[shadow] for shadow in range(4) for _ in range(3)]
+    configs = [json.loads(path.read_text()) for path in tmp_path.glob("x.files/full-shadow*/config.json")]
+    assert [config["holdout"] for config in configs] == [0.0] * 4
 
 
 def test_what_the_confidences_say():

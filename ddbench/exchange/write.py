@@ -21,6 +21,9 @@ from ddbench.synset import Synset, pixels
 Files = dict[Path, Callable[[], bytes]]
 """What an export writes: where, and what makes its bytes."""
 
+ONE_FILE = {"grid": "grid.png", "npz": "synset.npz"}
+"""Formats of a single file, which may lie beside the class folders of the same set: no import takes it for an image."""
+
 HEAD = 1024
 """Bytes that an array in an archive has beside its numbers, at most; noise does not pack, and has a thousandth more."""
 
@@ -43,7 +46,7 @@ def _png_files(synset: Synset, preprocess: Preprocess, out: Path) -> Files:
 
 
 def _grid_files(synset: Synset, preprocess: Preprocess, out: Path) -> Files:
-    return {out / "grid.png": partial(preview_png, synset, preprocess)}
+    return {out / ONE_FILE["grid"]: partial(preview_png, synset, preprocess)}
 
 
 def _npz_files(synset: Synset, preprocess: Preprocess, out: Path) -> Files:
@@ -57,7 +60,7 @@ def _npz_files(synset: Synset, preprocess: Preprocess, out: Path) -> Files:
         arrays["lr"] = synset.learned_lr.numpy()
     if synset.stage is not None:
         arrays["stage"] = synset.stage.numpy()
-    path = out / "synset.npz"
+    path = out / ONE_FILE["npz"]
     size = sum(array.nbytes + array.nbytes // 1000 + HEAD for array in arrays.values())
     if size > read.MAX_FILE:
         raise UserError(
@@ -89,15 +92,19 @@ def export_synset(synset: Synset, preprocess: Preprocess, format: str, out: Path
             ``stage``, ``header``: ``ddbench import`` makes the same synset of it).
 
     Raises:
-        UserError: unknown format, another export or (png) anything else in the folder, an archive too large to be
-            imported, or the folder cannot be written to.
+        UserError: unknown format, another export or (png) anything else in the folder but this set's other forms, an
+            archive too large to be imported, or the folder cannot be written to.
     """
     if format not in FORMATS:
         from ddbench.registry import unknown
 
         raise unknown("format", format, FORMATS, "--format")
     files = FORMATS[format](synset, preprocess, out)
-    there = _claim(out, files, alone=format == "png")
+    beside: Files = {}
+    for other, name in ONE_FILE.items():
+        if format == "png" and (out / name).is_file():
+            beside |= FORMATS[other](synset, preprocess, out)
+    there = _claim(out, files, beside if format == "png" else None)
     for path, made in files.items():
         if path not in there:
             write_bytes(path, made())
@@ -108,25 +115,31 @@ ANOTHER = "if that is an older export of this run, remove its files first, else 
 """What to do where a folder holds another export: whose it is, only the user knows."""
 
 
-def _claim(out: Path, files: Files, *, alone: bool) -> set[Path]:
+def _claim(out: Path, files: Files, beside: Files | None) -> set[Path]:
     """The files that are there, to the byte; two sets in one folder would be read as one.
 
     Args:
-        alone: whether nothing else may be in the folder; hidden files may.
+        beside: what else may be in the folder, to the byte, and nothing but hidden files beyond; None: anything.
 
     Raises:
         UserError: one of them has other contents, or there is something else.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: a file, expected a folder")
-    if alone and out.is_dir():
+    if beside is not None and out.is_dir():
         for path in out.rglob("*"):
-            if path not in files and not path.is_dir() and not path.name.startswith("."):
+            if path in files or path.is_dir() or path.name.startswith("."):
+                continue
+            if path not in beside or not _is_there(path, beside):
                 raise UserError(f"--out {out}: holds {path.relative_to(out)}, not of this export; {ANOTHER}")
     there = {path for path in files if path.exists()}
     for path in there:
-        if file_hash(path) != hashlib.sha256(files[path]()).hexdigest():
+        if not _is_there(path, files):
             raise UserError(
                 f"--out {out}: {path.relative_to(out)} is there with other contents, of another export; {ANOTHER}"
             )
     return there
+
+
+def _is_there(path: Path, files: Files) -> bool:
+    return file_hash(path) == hashlib.sha256(files[path]()).hexdigest()

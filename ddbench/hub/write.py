@@ -173,8 +173,9 @@ def _claim(out: Path, sha256: str) -> None:
         if isinstance(found, dict) and found.get("sha256") == sha256:
             return
         raise UserError(f"--out {out}: holds the export of another synset; {ANOTHER}")
-    if there - {DATA, LABELS, PREVIEW, CARD} or CARD in there:
-        raise UserError(f"--out {out}: holds other files already; choose another folder")
+    others = there - {DATA, LABELS, PREVIEW}  # a card without the other file too
+    if others:
+        raise UserError(f"--out {out}: holds {min(others)}, and this form wants a folder of its own; {ANOTHER}")
 
 
 def _batches(synset: Synset) -> Iterator[list[Any]]:

@@ -177,6 +177,26 @@ def test_two_sets_do_not_mix_in_a_folder(ddb: Callable, refused: Callable, rando
     refused([*export[:-1], before.popitem()[0]], "a file, expected a folder")
 
 
+@pytest.mark.parametrize("forms", [("grid", "npz", "png"), ("png", "npz", "grid")], ids="-".join)
+def test_the_forms_of_a_set_in_one_folder(
+    forms: tuple[str, ...], ddb: Callable, refused: Callable, imported: Callable, random_run: Path, tmp_path: Path
+):
+    """In any order; another set's picture or archive is in the way of class folders, and one of a hub is of all."""
+    out = tmp_path / "out"
+    for _ in range(2):
+        for form in forms:
+            assert ddb("export", random_run, "--format", form, "--out", out).code == 0
+    own = read_synset(random_run / "synset.safetensors")
+    assert len(imported(out, "--dataset", "digits").images) == len(own.images)
+    hub = "; if that is an older export of this run, remove its files first, else choose another folder"
+    refused(["export", random_run, "--format", "hub", "--out", out], "holds 0000_0, and", hub)
+    for name in ("grid.png", "synset.npz"):
+        foreign = tmp_path / name.partition(".")[0]
+        foreign.mkdir()
+        (foreign / name).write_bytes(b"mine")
+        refused(["export", random_run, "--out", foreign], f"holds {name}, not of this export")
+
+
 @pytest.mark.parametrize("format", ["png", "grid", "npz"])
 def test_another_sets_export_is_not_written_over(format: str, random_run: Path, tmp_path: Path):
     one = read_synset(random_run / "synset.safetensors")

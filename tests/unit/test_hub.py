@@ -196,7 +196,7 @@ def test_without_pyarrow_one_line(random_run: Path, refused: Callable, monkeypat
 def test_folders_of_others_are_not_written_to(random_run: Path, refused: Callable, tmp_path: Path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/README.md").write_text("my project")
-    refused(["export", random_run, "--format", "hub", "--out", tmp_path / "mine"], "holds other files already")
+    refused(["export", random_run, "--format", "hub", "--out", tmp_path / "mine"], "holds README.md, and")
     export_hub(write_run(tmp_path / "other", KINDS["grey pixels"]), tmp_path / "pub")
     refused(["export", random_run, "--format", "hub", "--out", tmp_path / "pub"], "the export of another synset; if")
     refused(["export", random_run, "--format", "npz", "--leaderboard", tmp_path, "--out", tmp_path / "a"], "only")

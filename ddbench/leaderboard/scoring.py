@@ -14,7 +14,7 @@ from ddbench.evaluation.ddranking.definitions import WEIGHT, Leg, legs, own_prot
 from ddbench.networks.check import check_student
 from ddbench.networks.names import default_student, parse_student
 from ddbench.protocols.protocol import Protocol, protocol, result_name
-from ddbench.protocols.teacher import protocol_teacher
+from ddbench.protocols.teacher import protocol_teacher, recorded
 from ddbench.runtime.common import Common
 from ddbench.runtime.device import begun_threads, tell_threads, worker_count
 from ddbench.runtime.errors import UserError
@@ -298,6 +298,25 @@ def _subject(run: Path) -> tuple[Path, Synset]:
     return path, synset
 
 
+def _check_begun(path: Path, root: Path, teacher: Teacher, earlier: set[str]) -> None:
+    """Refuse to begin anew, unasked, because the teacher of a killed try is gone.
+
+    Args:
+        root: of the teachers.
+        teacher: the one that would be taken.
+        earlier: sha256 of those that legs were begun with.
+
+    Raises:
+        UserError: the teacher is none of them.
+    """
+    if earlier and teacher.sha256 not in earlier:
+        gone = " or ".join(sha256[:12] for sha256 in sorted(earlier))
+        raise UserError(
+            f"{path}: its scores were begun with a teacher (sha256 {gone}) that is not in {root}; give --teachers DIR "
+            f"or --teacher FILE to go on with it, or begin anew with --teacher {teacher.path}"
+        )
+
+
 def _choose(asked: Asked, path: Path, synset: Synset, base: Protocol, student: str | None) -> _Chosen:
     """The student, the legs, the teachers and the file.
 
@@ -332,6 +351,10 @@ def _choose(asked: Asked, path: Path, synset: Synset, base: Protocol, student: s
     out = asked.out or beside(path, "scores") / f"{result_name(base, marked)}{suffix}.json"
     teacher = None
     if not labels_random:
-        begun = (out, *begun_under(plan["syn"], student, path))  # of a killed one there are legs only
-        teacher = protocol_teacher(base, synset, given=asked.teacher, root=asked.teachers, path=path, begun=begun)
+        begun = begun_under(plan["syn"], student, path)  # all that there is of a killed one
+        teacher = protocol_teacher(
+            base, synset, given=asked.teacher, root=asked.teachers, path=path, begun=(out, *begun)
+        )
+        if teacher is not None and asked.teacher is None and not out.exists():
+            _check_begun(path, asked.teachers, teacher, set(recorded(begun, path)))
     return _Chosen(student=student, plan=plan, teacher=teacher, labeller=labeller, marked=marked, out=out)

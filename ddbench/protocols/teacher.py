@@ -63,7 +63,7 @@ def _kind(synset: Synset) -> str | None:
     return found or (None if spec and "mean" in synset.preprocess else str(synset.preprocess.get("kind")))
 
 
-def _recorded(begun: Sequence[Path], path: Path) -> Iterator[str]:
+def recorded(begun: Sequence[Path], path: Path) -> Iterator[str]:
     """sha256 of each teacher that these JSON files say with which this synset's file was scored.
 
     An evaluation keeps a teacher's reference, scores its hash.
@@ -108,20 +108,28 @@ def protocol_teacher(
         return None
     from ddbench.teachers.store import find_teacher
 
-    earlier = _recorded(begun, path) if given is None and path is not None else ()
+    earlier = list(recorded(begun, path)) if given is None and path is not None else []
     found = next(filter(None, (find_teacher(root, sha256=sha256) for sha256 in earlier)), None)
     found = found or choose_teacher(root, synset, given=given)
     if found is None:
         own, kind = synset.teacher, _kind(synset)
+        if own is None and earlier:
+            raise UserError(
+                f"protocol {wanted.name}: {path} was begun with a teacher (sha256 {earlier[0][:12]}) that is not in "
+                f"{root}; give --teacher FILE, that one, or --teachers DIR"
+            )
         missing = (
             f"the synset's own teacher ({named(own)})"
             if own is not None
             else f"a teacher of {synset.dataset} with {f'preprocess {kind}' if kind else 'its own mean and std'}"
         )
-        join = how_to_join(root, synset.dataset, own) if own is not None else None
-        named_kind = f" --preprocess {kind}" if own is None and kind not in (None, "meanstd") else ""
-        remedy = join or f"train one with `ddbench teacher --dataset {synset.dataset}{named_kind}`"
-        raise UserError(
-            f"protocol {wanted.name} needs {missing}, and {root} holds none: {remedy}, or give --teacher FILE"
-        )
+        if own is not None:
+            join = how_to_join(root, synset.dataset, own)
+            remedy = f"does not hold it: {join}; or give" if join else "does not hold it: give"
+            remedy += " --teacher FILE, that one or another, or --teachers DIR"
+        else:
+            named_kind = f" --preprocess {kind}" if kind not in (None, "meanstd") else ""
+            train = f"`ddbench teacher --dataset {synset.dataset}{named_kind}`"
+            remedy = f"holds none: train one with {train}, or give --teacher FILE"
+        raise UserError(f"protocol {wanted.name} needs {missing}, and {root} {remedy}")
     return found

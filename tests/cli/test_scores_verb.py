@@ -343,7 +343,7 @@ def test_preprocess_of_ones_own(ddb: Command, random_run: Path, tmp_path: Path):
 # Soft labels and teachers
 
 
-def test_soft_labels(ddb: Command, soft_run: Path, teacher: Path, tmp_path: Path):
+def test_soft_labels(ddb: Command, refused: Callable, soft_run: Path, teacher: Path, tmp_path: Path):
     found = scored(ddb, soft_run, tmp_path / "cache")
     assert (found["protocol"]["name"], found["random_labels"]) == ("soft-v1", "hard")
     assert found["legs"]["syn"]["protocol"]["name"] == "soft-v1"
@@ -360,6 +360,9 @@ def test_soft_labels(ddb: Command, soft_run: Path, teacher: Path, tmp_path: Path
     hard = read_synset(Path(str(subset.parent).partition("-teacher-")[0]) / "synset.safetensors")
     assert torch.equal(made.images, hard.images)
     assert made.label_kind == "soft"
+    again = scores_tiny(soft_run, tmp_path / "cache", "--out")
+    refused([*again, out], f"differs); give --teacher FILE, that of there (sha256 {labelled['teacher'][:12]}), or")
+    refused([*again, soft_run / "out.json", "--teacher", teacher], "differs); leave --teacher out, or choose")
 
     from ddbench.data.load import load_dataset
     from ddbench.data.preprocess import fit_preprocess

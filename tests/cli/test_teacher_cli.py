@@ -356,9 +356,9 @@ def test_a_teacher_of_another_synsets_evaluation(ddb: Callable, refused: Refused
 
 
 def test_killed_scores_and_a_better_teacher(
-    ddb: Callable, random_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ddb: Callable, refused: Refused, random_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Their file is written at the end only: the legs that were begun say the teacher."""
+    """Their file is written at the end only: the legs that were begun say the teacher; gone, it is asked for."""
     root, out = tmp_path / "teachers", tmp_path / "scores.json"
     argv = ["scores", random_run, "--protocol", "kd-v1", "--student", STUDENT, "--epochs", 1, "--teachers", root]
     argv += ["--cache", tmp_path / "cache", "--out", out, "--repeats", 2, "--workers", 1, "--quiet", *EAGER]
@@ -372,10 +372,16 @@ def test_killed_scores_and_a_better_teacher(
         before_the_last_legs.setattr(trainings, "_train_random", killed)
         assert ddb(*argv).code == 130
     assert not out.exists()
-    next(teachers)
+    better, kept, sha256 = next(teachers), tmp_path / "kept.safetensors", read_teacher(first).sha256
+    first.rename(kept)
+    refused(argv, f"begun with a teacher (sha256 {sha256[:12]})", f"or begin anew with --teacher {better}")
+    better.rename(tmp_path / "better.safetensors")
+    refused(argv, f"was begun with a teacher (sha256 {sha256[:12]}) that is not in {root}; give --teacher FILE")
+    for path, place in ((kept, first), (tmp_path / "better.safetensors", better)):
+        path.rename(place)
     assert ddb(*argv).code == 0
     made = json.loads(out.read_text())
-    assert made["teacher"] == read_teacher(first).sha256
+    assert made["teacher"] == sha256
 
 
 def test_scores_and_a_better_teacher(ddb: Callable, refused: Refused, random_run: Path, tmp_path: Path):

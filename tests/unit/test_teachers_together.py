@@ -171,7 +171,7 @@ def test_a_lost_joined_file_is_named_with_the_command_that_makes_it(
         return str(error.value)
 
     command = f"ddbench teacher join {one} {members[1].path} --teachers {root}"
-    assert f"holds none: `{command}` makes it, {both.path}, or give --teacher FILE" in said()
+    assert f"does not hold it: `{command}` makes it, {both.path}; or give --teacher FILE" in said()
     result = ddb(*command.split()[1:], *EAGER[2:])
     assert result.code == 0, result.err
     assert both.path.read_bytes() == before
@@ -180,7 +180,7 @@ def test_a_lost_joined_file_is_named_with_the_command_that_makes_it(
     both.path.unlink()
     one.unlink()
     assert f"join FILE {members[1].path} " in said()
-    assert f"teachers that are not there either: {ONE}, sha256 {members[0].sha256[:12]}, or give" in said()
+    assert f"teachers that are not there either: {ONE}, sha256 {members[0].sha256[:12]}; or give" in said()
 
 
 @pytest.mark.parametrize("members", [None, [], [{"sha256": "a"}], [1, 2], [{"sha256": 1}, {"sha256": "a"}], "ab"])

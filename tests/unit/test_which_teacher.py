@@ -96,4 +96,5 @@ def test_protocol_that_needs_one(asked: list[dict[str, Any]]):
     with pytest.raises(UserError) as own:
         protocol_teacher(PROTOCOLS["rded"], synset(OWN), given=None, root=ROOT)
     reference = "convnet-d3-w128-bn, sha256 eeeeeeeeeeee"
+    remedy = "and teachers does not hold it: give --teacher FILE, that one or another, or --teachers DIR"
     assert str(own.value) == f"protocol rded needs the synset's own teacher ({reference}), {remedy}"

@@ -92,8 +92,10 @@ def check_out(out: Path, new: dict[str, Any], repeats: int) -> None:
     for name in DECIDES:
         if old.get(name) != new[name]:
             remedy = "remove it"
-            if name == "teacher" and isinstance(old.get(name), str):
-                remedy = f"give --teacher FILE, that of there (sha256 {old[name][:12]}),"
+            labeller = old.get("teacher")
+            if name in ("random_labels", "teacher"):
+                which = f"(sha256 {labeller[:12]})" if isinstance(labeller, str) else ""
+                remedy = f"give --teacher FILE, that of there {which}," if which else "leave --teacher out,"
             raise UserError(f"{out}: holds other scores ({name} differs); {remedy} or choose another --out")
     there = old.get("repeats")
     if isinstance(there, list) and len(there) > repeats:

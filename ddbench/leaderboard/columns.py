@@ -109,8 +109,8 @@ class Measure:
         """What must be equal for two rows' numbers to be compared."""
         if self.group == SCORE:
             said = result.scores
-            own = [said.student, said.standard, said.weight, said.random_labels] if said else [None] * 4
-            return canonical_json(own)
+            asked = ("student", "standard", "weight", "random_labels", "hard_augmentation")
+            return canonical_json([getattr(said, name, None) for name in asked])
         if self.group == CROSS:
             return canonical_json(others(result, ranking))
         if self.group == TASK:

@@ -33,6 +33,8 @@ def read_scores(path: Path, result: Result) -> dict[str, Any] | None:
         repeats = [{name: repeat[name] for name in names} for repeat in found["repeats"]]
         own = [Accuracies(**{name: repeat[name] for name in OWN_ACCURACIES}) for repeat in repeats]
         kept = {name: found[name] for name in ("student", "standard", "weight", "random_labels")}
+        if found.get("hard_augmentation"):
+            kept["hard_augmentation"] = True
         return {**kept, "repeats": repeats, "summary": score_summary(own, found["weight"])}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not a whole scores file ({error!r:.80}); run `ddbench scores` again") from None

@@ -264,6 +264,7 @@ class Scores(Record):
     random_labels: str
     repeats: tuple[Repeat, ...]
     summary: Mapping[str, Statistics]
+    hard_augmentation: bool | None = None
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Scores:

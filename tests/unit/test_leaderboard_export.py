@@ -472,7 +472,13 @@ def test_rows_measured_with_other_settings_are_not_compared(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("student", STUDENTS[1]), ("standard", False), ("weight", 0.25), ("random_labels", "teacher")],
+    [
+        ("student", STUDENTS[1]),
+        ("standard", False),
+        ("weight", 0.25),
+        ("random_labels", "teacher"),
+        ("hard_augmentation", True),
+    ],
 )
 def test_scores_under_other_settings_are_not_ranked(setting: str, value: object) -> None:
     """Nor is a better score of other students, trainings, weights or labels the best of its column."""

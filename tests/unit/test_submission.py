@@ -488,6 +488,12 @@ def test_scores_go_into_the_row(tmp_path: Path, board: Path) -> None:
         "syn_plain",
         "random_plain",
     }
+    assert scores.hard_augmentation is None
+    assert "hard_augmentation" not in scores.to_json(), "rows of before keep their ids"
+    scores_file(run, standard=False, hard_augmentation=True)
+    row = json.loads(json.dumps(make_result(run).to_json()))
+    assert row["scores"]["hard_augmentation"] is True
+    assert check_result(row, "row").scores.hard_augmentation is True
     scores_file(run, protocol={"hash": "of another"})
     assert make_result(run).scores is None
     scores_file(run, synset={"sha256": "another"})

@@ -237,6 +237,7 @@ def _scores(result: Result, pool: Pool) -> dict[str, Any] | None:
         lines.append([pool.put(TITLES[name]), statistics_text(scores.summary[name], unit)])
     said = f"{scores.student}, {len(scores.repeats)} repeats, weight {scores.weight:g}"
     said += f", random images with {scores.random_labels} labels"
+    said += ", hard labels with augmentation" if scores.hard_augmentation else ""
     return {"how": said + ("" if scores.standard else ", non-standard"), "lines": lines}
 
 

@@ -90,6 +90,9 @@ def check_dataset(dataset: Dataset) -> None:
     check_class_names(f"dataset {spec.name}", spec.class_names)
     for name, split in (("training", dataset.train), ("test", dataset.test)):
         where = f"dataset {spec.name}, {name} set"
+        if not (isinstance(split.images, Tensor) and isinstance(split.labels, Tensor)):
+            found = f"images are of type {type(split.images).__name__}, labels of type {type(split.labels).__name__}"
+            raise UserError(f"{where}: {found}; expected torch tensors, such as torch.as_tensor makes of arrays")
         if split.images.dtype != torch.uint8 or split.labels.dtype != torch.int64:
             raise UserError(
                 f"{where}: images are {split.images.dtype} and labels {split.labels.dtype}; "

@@ -95,11 +95,13 @@ class Preprocess:
                 needed; or float in [0, 1] of that shape, which may carry gradients.
 
         Raises:
-            ValueError: a shape that does not belong to this transform.
+            UserError: no tensor, one of other numbers, or a shape that does not belong to this transform.
         """
-        self._check_shape(images)
-        if images.dtype != torch.uint8:
+        self._check(images)
+        if images.is_floating_point():
             return self._forward(images.float())
+        if images.dtype != torch.uint8:
+            raise UserError(f"images of {images.dtype}, expected torch.uint8, or floats in [0, 1]")
         made = torch.empty(images.shape, dtype=torch.float32, device=images.device)
         start = 0
         for piece in chunks(images):
@@ -108,8 +110,12 @@ class Preprocess:
         return made
 
     def invert(self, x: Tensor) -> Tensor:
-        """Pixels float32 of network input ``(N, C, H, W)``; in [0, 1] for real images, not clamped for others."""
-        self._check_shape(x)
+        """Pixels float32 of network input ``(N, C, H, W)``; in [0, 1] for real images, not clamped for others.
+
+        Raises:
+            UserError: no tensor, or a shape that does not belong to this transform.
+        """
+        self._check(x)
         x = x.float()
         if self.factors is None:
             mean, std = self._place(x.device)
@@ -134,13 +140,16 @@ class Preprocess:
             self._placed[device] = tuple(part.to(device) for part in made)
         return self._placed[device]
 
-    def _check_shape(self, images: Tensor) -> None:
+    def _check(self, images: object) -> None:
+        if not isinstance(images, Tensor):
+            what = f"images are of type {type(images).__name__}"
+            raise UserError(f"{what}, expected a torch tensor; torch.as_tensor makes one of an array")
         if images.ndim != 4:
-            raise ValueError(f"images of shape {list(images.shape)}, expected (N, C, H, W)")
+            raise UserError(f"images of shape {list(images.shape)}, expected (N, C, H, W)")
         if self.factors is None and images.shape[1] != len(self.mean):
-            raise ValueError(f"images of {images.shape[1]} channels, this mean/std has {len(self.mean)}")
+            raise UserError(f"images of {images.shape[1]} channels, this mean/std has {len(self.mean)}")
         if self.factors is not None and tuple(images.shape[1:]) != self.shape:
-            raise ValueError(f"images of shape {list(images.shape[1:])}, this ZCA was fitted on {list(self.shape)}")
+            raise UserError(f"images of shape {list(images.shape[1:])}, this ZCA was fitted on {list(self.shape)}")
 
     def to_json(self) -> dict[str, Any]:
         """All that is needed to make the transform again: its numbers, or how to re-compute and check them."""

@@ -185,5 +185,5 @@ def test_memory_is_checked(monkeypatch):
 
 def test_wrong_shape_is_refused(digits):
     made = fit_preprocess(digits, "zca")
-    with pytest.raises(ValueError, match="fitted on"):
+    with pytest.raises(UserError, match="fitted on"):
         made.apply(torch.zeros(1, 1, 9, 9))

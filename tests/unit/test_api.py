@@ -426,6 +426,23 @@ def test_a_registered_student_is_checked_and_seeded():
 
 
 @pytest.mark.usefixtures("fresh")
+def test_arrays_in_place_of_tensors_are_told(random_run: Path):
+    """In one line, as whole numbers that would be taken for fractions are."""
+    pixels = numpy.zeros((2, 1, 8, 8), numpy.uint8)
+    preprocess = ddbench.load(random_run).preprocess
+    for act in (preprocess.apply, preprocess.invert):
+        with pytest.raises(UserError, match=r"^images are of type ndarray, expected a torch tensor; torch\.as_tensor"):
+            act(pixels)
+        with pytest.raises(UserError, match=r"^images of shape \[1, 8, 8\], expected \(N, C, H, W\)$"):
+            act(torch.zeros(1, 8, 8))
+    with pytest.raises(UserError, match=r"^images of torch\.int64, expected torch\.uint8, or floats in \[0, 1\]$"):
+        preprocess.apply(torch.as_tensor(pixels).long())
+    labels = torch.tensor([0, 1])
+    for images, classes in ((pixels, labels), (torch.as_tensor(pixels), labels.numpy())):
+        with pytest.raises(UserError, match=r"^dataset stripes, training set: images are of type .*ndarray"):
+            make_dataset(STRIPES, Split(images, classes), Split(images, classes))
+
+
 def test_reader_that_gives_something_else(tmp_path: Path):
     from ddbench.data.load import load_dataset
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
+from math import ceil
 from typing import Any
 
 
@@ -72,7 +73,8 @@ class Forecast:
     def wall(self, workers: int) -> float:
         """Seconds on the clock with so many workers like this one: each takes the longest unit that nobody has yet.
 
-        One unit that several can share is done so by as many as have a part; their messages are not counted. Of works
+        One unit that several can share is done so by as many as have a part, in whole parts: of ten, one of four has
+        three; their messages are not counted. Of works
         that follow each other the next begins when all units of one are done.
         """
         if self.turns:
@@ -80,7 +82,7 @@ class Forecast:
             works = [replace(self, seconds=self.seconds[begin:end], turns=()) for begin, end in pairwise(ends)]
             return sum(work.wall(workers) for work in works)
         if len(self.seconds) == 1:
-            return self.seconds[0] / min(workers, self.parts)
+            return self.seconds[0] * ceil(self.parts / min(workers, self.parts)) / self.parts
         busy = [0.0] * max(1, workers)
         for seconds in sorted(self.seconds, reverse=True):
             heapq.heapreplace(busy, busy[0] + seconds)

@@ -61,7 +61,9 @@ def test_workers_take_the_longest_unit_first():
 
 
 def test_one_unit_is_shared_by_its_parts():
-    assert [forecast([12.0], 3).wall(workers) for workers in (1, 2, 8)] == [12, 6, 4]
+    """In whole ones: of three parts one of two workers has two."""
+    assert [forecast([12.0], 3).wall(workers) for workers in (1, 2, 8)] == [12, 8, 4]
+    assert forecast([10.0], 10).wall(4) == 3
 
 
 def test_operations_of_second_derivatives_are_counted():

@@ -116,7 +116,7 @@ def test_each_seed_is_another_student_of_all_members(tmp_path: Path, ddb: Callab
     assert {one["shadow"]: set(one["confidences"]) for one in units} == {0: {2.0}, 1: {5.0}, 2: {8.0}, 3: {11.0}}
     members = {one["shadow"]: one["members"].count("1") for one in units}
     assert images == [members[shadow] for shadow in range(4) for _ in range(3)]
-    configs = [json.loads(path.read_text()) for path in tmp_path.glob("x.files/full-shadow*/config.json")]
+    configs = [json.loads(path.read_text()) for path in tmp_path.glob("x.files/*-shadow*/config.json")]
     assert [config["holdout"] for config in configs] == [0.0] * 4
 
 

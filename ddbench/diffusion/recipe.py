@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from ddbench.config import check_config, setting
+from ddbench.data.specs import dataset_slug
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import text_hash
 
@@ -113,6 +115,11 @@ class DiffusionRecipe:
     def key(self, fingerprint: str) -> str:
         """Name of the model's folder: a hash of the recipe and the data, 12 hex digits."""
         return text_hash({"recipe": self.to_json(), "fingerprint": fingerprint})[:12]
+
+
+def model_folder(root: Path, dataset: str, key: str) -> Path:
+    """Where a model that ddbench trains belongs."""
+    return root / dataset_slug(dataset) / key
 
 
 def unet_config(recipe: DiffusionRecipe, channels: int, side: int, classes: int) -> dict[str, Any]:

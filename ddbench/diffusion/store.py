@@ -94,18 +94,14 @@ class DiffusionModel:
         return LatentDiT(transformer, vae, _alphas(self.folder), device, precision)
 
     def reference(self) -> dict[str, Any]:
-        """What a run keeps of its model."""
+        """What a run keeps of its model; the recipe, if it has one, trains it again."""
         return {
             "sha256": self.sha256,
             "kind": self.kind,
             "parameters": self.parameters,
             "dataset_fingerprint": self.fingerprint or None,
+            **({"recipe": self.recipe} if self.recipe else {}),
         }
-
-
-def model_folder(root: Path, dataset: str, key: str) -> Path:
-    """Where a model that ddbench trains belongs."""
-    return root / dataset_slug(dataset) / key
 
 
 def model_folders(root: Path, dataset: str | None = None) -> list[Path]:

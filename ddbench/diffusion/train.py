@@ -19,7 +19,7 @@ from ddbench.diffusion.backends import Backend, PixelUNet
 from ddbench.diffusion.ddim import STEPS, Move, sampling_moves, travel
 from ddbench.diffusion.draws import Draws
 from ddbench.diffusion.library import diffusers
-from ddbench.diffusion.recipe import DiffusionRecipe, scheduler_config, unet_config
+from ddbench.diffusion.recipe import DiffusionRecipe, model_folder, scheduler_config, unet_config
 from ddbench.diffusion.store import (
     COST,
     FILE,
@@ -30,7 +30,6 @@ from ddbench.diffusion.store import (
     UNET_WEIGHTS,
     DiffusionModel,
     find_model,
-    model_folder,
     read_model,
     write_description,
 )

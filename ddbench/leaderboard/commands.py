@@ -5,16 +5,18 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ddbench.config import apply_config
 from ddbench.data.specs import DATASETS, STATISTICS, Statistics, is_own, preprocess_kind
-from ddbench.diffusion.recipe import LATENT
+from ddbench.diffusion.recipe import LATENT, DiffusionRecipe, model_folder
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.leaderboard.attachments import TEACHER, address, beside
 from ddbench.leaderboard.result import Result
 from ddbench.leaderboard.schema import result_path
 from ddbench.modalities import modality
+from ddbench.runtime.errors import UserError
 
 BOARD = PurePosixPath("leaderboard")
 """The board's folder, as verbs have it where none is named."""
@@ -44,6 +46,27 @@ def expert_command(result: Result) -> str | None:
     if isinstance(options, dict) and options:
         command += ["--options", *(f"{name}={value!r}" for name, value in sorted(options.items()))]
     return shlex.join(command)
+
+
+def model_command(result: Result) -> tuple[str | None, str | None]:
+    """The ``ddbench diffusion train`` command of a row's diffusion model, and where the model then is: ``MODEL`` where
+    others trained it; None: it had none, or nothing says how it was trained.
+    """
+    model = (result.recipe or {}).get("diffusion")
+    if not isinstance(model, dict):
+        return None, None
+    if model.get("kind") == LATENT:  # its hash is in the row; nothing says its place
+        return None, "MODEL"
+    try:
+        recipe: DiffusionRecipe = apply_config(DiffusionRecipe, model.get("recipe"), "recipe")
+    except UserError:  # a row of before they were kept, or one that says what it likes
+        return None, None
+    synset, usual = result.synset, DiffusionRecipe().to_json()
+    command = ["ddbench", "diffusion", "train", "--dataset", synset.dataset, *_size(result)]
+    for name, value in recipe.to_json().items():
+        command += _flag(name, value) if value != usual[name] else []
+    folder = model_folder(Path("diffusions"), synset.dataset, recipe.key(synset.dataset_fingerprint))
+    return shlex.join(command), folder.as_posix()
 
 
 def _size(result: Result) -> list[str]:
@@ -88,15 +111,16 @@ def commands(result: Result) -> list[str]:
         return [shlex.join(again)]
     if result.measured or result.tasks:
         again.append("--measured")
-    experts = expert_command(result)
-    found = [*([experts] if experts else []), shlex.join(_distill(result))]
+    model, place = model_command(result)
+    found = [*filter(None, (expert_command(result), model)), shlex.join(_distill(result, place))]
     if _is_known(result, result.protocol.name):
         found += [*_relabel(result), *(shlex.join([*_evaluate(result), *flags]) for flags in _measurements(result))]
     return [*found, *_tasks(result), shlex.join(again)]
 
 
-def _distill(result: Result) -> list[str]:
-    synset, model = result.synset, (result.recipe or {}).get("diffusion")
+def _distill(result: Result, model: str | None) -> list[str]:
+    """With the place of its diffusion model, where it had one."""
+    synset = result.synset
     command = ["ddbench", "distill", "--method", synset.method, "--dataset", synset.dataset, *_size(result)]
     if synset.budget.unit == "ipc":  # others are in the config
         command += ["--ipc", str(synset.budget.value)]
@@ -112,8 +136,7 @@ def _distill(result: Result) -> list[str]:
     ]
     for name, value in sorted(synset.config.items()):
         command += _flag(name, value)
-    if isinstance(model, dict) and model.get("kind") == LATENT:  # its hash is in the row; nothing says its place
-        command += ["--diffusion-model", "MODEL"]
+    command += ["--diffusion-model", model] if model else []
     return [*command, *run_flags(result), "--out", "RUN"]
 
 

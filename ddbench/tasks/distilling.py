@@ -13,7 +13,8 @@ from typing import Any
 
 from ddbench.config import apply_config
 from ddbench.data.dataset import Dataset, stratified
-from ddbench.diffusion.recipe import LATENT
+from ddbench.diffusion.recipe import LATENT, DiffusionRecipe
+from ddbench.diffusion.train import train_model
 from ddbench.distillation.runner import RunSettings, distill
 from ddbench.experts.recipe import IMPORTED, ExpertRecipe
 from ddbench.experts.record import record
@@ -42,6 +43,7 @@ class Source:
         student: the network that it matches.
         experts: how many experts it was given, and how they were trained; None: it has none, or nothing says it.
         teacher: network of its teacher; None: the default one.
+        model: how its diffusion model was trained; None: it has none, or one by the default recipe.
         pretrained: whether its diffusion model was trained by others.
     """
 
@@ -52,6 +54,7 @@ class Source:
     seed: int
     experts: tuple[int, ExpertRecipe] | None = None
     teacher: str | None = None
+    model: DiffusionRecipe | None = None
     pretrained: bool = False
 
 
@@ -67,7 +70,7 @@ def recorded_run(synset: Path) -> dict[str, Any]:
 
 
 def needs_of(run: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """What a run was given that nothing else says: experts, a teacher that is not the default one, a pretrained model.
+    """What a run was given that nothing else says: experts, a teacher that is not the default one, a diffusion model.
 
     Args:
         run: the run's record, or ``recipe`` of a row of a board.
@@ -79,8 +82,8 @@ def needs_of(run: Mapping[str, Any], size: int) -> dict[str, Any]:
         found["experts"] = {name: experts.get(name) for name in ("count", "recipe")}
     if isinstance(teacher, dict) and teacher.get("student") not in (None, default_teacher(size)):
         found["teacher"] = {"student": teacher["student"]}
-    if isinstance(model, dict) and model.get("kind") == LATENT:
-        found["diffusion"] = {"kind": LATENT}
+    if isinstance(model, dict) and (model.get("kind") == LATENT or "recipe" in model):
+        found["diffusion"] = {name: model.get(name) for name in ("kind", "recipe")}
     return found
 
 
@@ -88,9 +91,10 @@ def source_of(run: Run, synset: Synset) -> Source:
     """What made a synset.
 
     Raises:
-        UserError: its experts are described by something else than their number and recipe.
+        UserError: its experts are described by something else than their number and recipe, or its diffusion model by
+            something else than a recipe.
     """
-    label, experts = run.label, run.needs.get("experts")
+    label, experts, model = run.label, run.needs.get("experts"), run.needs.get("diffusion", {})
     count = experts.get("count") if experts else 1
     if type(count) is not int or count < 1:
         raise UserError(f"{label}: its record says {str(count)[:40]!a} experts, expected a number; distil it again")
@@ -102,7 +106,10 @@ def source_of(run: Run, synset: Synset) -> Source:
         seed=synset.seed,
         experts=(count, ExpertRecipe.from_json(experts.get("recipe"), f"{label}: experts")) if experts else None,
         teacher=run.needs.get("teacher", {}).get("student"),
-        pretrained="diffusion" in run.needs,
+        model=apply_config(DiffusionRecipe, model["recipe"], f"{label}: diffusion model")
+        if model.get("recipe")
+        else None,
+        pretrained=model.get("kind") == LATENT,
     )
 
 
@@ -178,9 +185,10 @@ def again(source: Source, dataset: Dataset, job: Job, *, ipc: int, holdout: floa
         kept: names the images, for what is made of them beside the set: experts, a teacher, a diffusion model.
     """
     kind, settings = METHODS.get(source.method), job.settings
+    models = job.folder / "diffusions" / kept
     flags: list[Any] = [
         TeacherFlags(teachers=job.folder / "teachers" / kept, teacher_student=source.teacher),
-        DiffusionFlags(diffusions=job.folder / "diffusions" / kept),
+        DiffusionFlags(diffusions=models, diffusion_model=_model(source, dataset, job, holdout, models)),
     ]
     if source.experts is not None:
         folder = _experts(source, dataset, job, holdout, job.folder / "experts" / kept)
@@ -230,3 +238,18 @@ def _experts(source: Source, dataset: Dataset, job: Job, holdout: float, root: P
         by_name=False,
     )
     return store.folder
+
+
+def _model(source: Source, dataset: Dataset, job: Job, holdout: float, root: Path) -> str | None:
+    """Folder of a diffusion model that is trained on these images as the run's was; one that is there is kept."""
+    if source.model is None:
+        return None
+    made = train_model(
+        root=root,
+        dataset=dataset,
+        recipe=replace(source.model, holdout=holdout),
+        device=job.settings.device,
+        threads=job.settings.threads,
+        console=Console(quiet=True),
+    )
+    return str(made.folder)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import EAGER, TINY
+from conftest import EAGER, TINY, TINY_DIFFUSION
 from safetensors.torch import load_file, save_file
 
 from ddbench.data.dataset import make_dataset
@@ -374,3 +374,14 @@ def test_a_task_that_distils_again_refuses_a_pretrained_model(
     for task in (("membership", "--images", 40, "--shadows", 4), ("continual", "--memory", 2, "--orders", 1)):
         refused(("task", task[0], tmp_path / "run", *task[1:], *small), *words)
     assert not list(tmp_path.glob("t.*"))
+
+
+def test_a_task_trains_a_diffusion_model_as_the_runs_was(tiny_diffusions: Path, tmp_path: Path, ddb: Callable):
+    """By the run's recipe, which its record keeps, on the task's images; the default one takes 4,000 steps."""
+    run = ("--method", "unguided", "--dataset", "digits", "--ipc", 2, "--steps", 2, "--out", tmp_path / "run")
+    assert ddb("distill", *run, "--diffusions", tiny_diffusions, "--quiet", *EAGER).code == 0
+    small = ("--images", 40, "--shadows", 4, "--workers", 1, "--seeds", 1, "--epochs", 2, "--quiet", *EAGER)
+    done = ddb("task", "membership", tmp_path / "run", *small, "--out", tmp_path / "t.json")
+    assert done.code == 0, done.err
+    trained = [json.loads(path.read_text())["recipe"] for path in tmp_path.glob(f"t.files/diffusions/*/*/*/{FILE}")]
+    assert trained == [{**DiffusionRecipe(**TINY_DIFFUSION).to_json(), "holdout": 0.0}] * 4

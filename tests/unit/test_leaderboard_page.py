@@ -19,6 +19,7 @@ from test_leaderboard import CONVNET, MLP, make_run, submit
 import ddbench
 from ddbench.cli import leaderboard as verb
 from ddbench.data.specs import STATISTICS, Statistics
+from ddbench.diffusion.recipe import DiffusionRecipe
 from ddbench.leaderboard.board import read_board
 from ddbench.leaderboard.commands import commands
 from ddbench.leaderboard.grouping import build_cells
@@ -524,6 +525,19 @@ def test_commands_say_that_a_pretrained_model_is_needed(kind: str, said: bool) -
     result = replace(made_result("d3hr"), recipe={"diffusion": model})
     (distill,) = (line for line in commands(result) if line.startswith("ddbench distill"))
     assert (" --diffusion-model MODEL " in distill) is said
+
+
+def test_commands_train_a_diffusion_model_as_the_runs_was() -> None:
+    """And distil with that one, whatever else lies beside it; of a row without the recipe the run trains its own."""
+    recipe = DiffusionRecipe(steps=50, widths=(8, 16), flip=False)
+    model: dict[str, Any] = {"sha256": "0" * 64, "kind": "pixel", "recipe": recipe.to_json()}
+    result = replace(made_result("d3hr"), recipe={"diffusion": model})
+    train, distill = commands(result)[:2]
+    assert train == "ddbench diffusion train --dataset digits --steps 50 --widths 8 16 --no-flip"
+    assert f" --diffusion-model diffusions/digits/{recipe.key(result.synset.dataset_fingerprint)} " in distill
+    for odd in (None, "x", {"steps": "many"}):
+        model["recipe"] = odd
+        assert commands(result)[0].startswith("ddbench distill"), "a row may say what it likes"
 
 
 def test_a_protocol_of_a_file_is_no_name_for_a_command() -> None:

@@ -95,6 +95,7 @@ def source_of(run: Run, synset: Synset) -> Source:
             something else than a recipe.
     """
     label, experts, model = run.label, run.needs.get("experts"), run.needs.get("diffusion", {})
+    recipe = model.get("recipe")
     count = experts.get("count") if experts else 1
     if type(count) is not int or count < 1:
         raise UserError(f"{label}: its record says {str(count)[:40]!a} experts, expected a number; distil it again")
@@ -106,9 +107,7 @@ def source_of(run: Run, synset: Synset) -> Source:
         seed=synset.seed,
         experts=(count, ExpertRecipe.from_json(experts.get("recipe"), f"{label}: experts")) if experts else None,
         teacher=run.needs.get("teacher", {}).get("student"),
-        model=apply_config(DiffusionRecipe, model["recipe"], f"{label}: diffusion model")
-        if model.get("recipe")
-        else None,
+        model=apply_config(DiffusionRecipe, recipe, f"{label}: diffusion model") if recipe else None,
         pretrained=model.get("kind") == LATENT,
     )
 

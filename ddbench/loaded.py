@@ -17,7 +17,7 @@ from ddbench.preview import MAX_COLUMNS, MAX_ROWS, grid
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import Protocol
 from ddbench.runtime.errors import UserError
-from ddbench.synset import Synset, check_against, read_synset, synset_path
+from ddbench.synset import Synset, check_against, own_preprocess, read_synset, synset_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -175,8 +175,9 @@ def open_synset(run: Path, data: Path | None, download: bool) -> LoadedSynset:
     """Open a synset file or the one of a run folder; see :func:`ddbench.load`."""
     path = synset_path(run)
     synset = read_synset(path)
-    if synset.preprocess.get("kind") == "meanstd":
-        return LoadedSynset(path, synset, Preprocess.from_json(synset.preprocess, None))
+    preprocess = own_preprocess(synset)
+    if preprocess is not None:
+        return LoadedSynset(path, synset, preprocess)
     size = size_to_load(synset.dataset, synset.images.shape[-1])
     dataset = load_dataset(synset.dataset, data, size=size, download=download)
     return LoadedSynset(path, synset, check_against(path, synset, dataset))

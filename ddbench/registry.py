@@ -132,11 +132,12 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {meant!r}?)" if meant else ""
 
 
-def unknown(kind: str, name: str, known: Iterable[str], flag: str = "") -> UserError:
-    """The error for a name that is in no table."""
+def unknown(kind: str, name: str, known: Iterable[str], flag: str = "", meant: str | None = None) -> UserError:
+    """The error for a name that is in no table; ``meant`` is what must be meant, else a similar name is suggested."""
     names = sorted(known)
     where = f"{flag}: " if flag else ""
-    return UserError(f"{where}unknown {kind} {name!r}{suggest(name, names)}; known: {', '.join(names)}")
+    hint = suggest(name, names) if meant is None else f" (did you mean {meant!r}?)"
+    return UserError(f"{where}unknown {kind} {name!r}{hint}; known: {', '.join(names)}")
 
 
 class Registry:

@@ -408,6 +408,13 @@ def _check_decoder(path: Path, synset: Synset) -> None:
         raise UserError(f"{path}: a set that its decoder {decoder.kind} makes has no stored images, patches or stages")
 
 
+def own_preprocess(synset: Synset) -> Preprocess | None:
+    """The preprocess where the file alone has it: mean and deviation. A ZCA matrix is made of the real images."""
+    if synset.preprocess.get("kind") != "meanstd":
+        return None
+    return Preprocess.from_json(synset.preprocess, None)
+
+
 def check_against(path: Path, synset: Synset, dataset: Dataset) -> Preprocess:
     """Make sure that a synset belongs to a dataset, and rebuild its preprocess.
 

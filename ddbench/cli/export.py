@@ -47,12 +47,17 @@ def main(argv: list[str]) -> None:
     if args.leaderboard is not None:
         raise UserError(f"--leaderboard {args.leaderboard}: only --format hub has a card")
     from ddbench.cli.settings import open_dataset
-    from ddbench.exchange.write import export_synset
-    from ddbench.synset import check_against, read_synset, synset_path
+    from ddbench.data.specs import size_to_load
+    from ddbench.exchange.write import export_synset, lost_in_pixels
+    from ddbench.synset import check_against, own_preprocess, read_synset, synset_path
 
     path = synset_path(args.run)
     synset = read_synset(path)
-    size = synset.images.shape[-1]
-    dataset = open_dataset(synset.dataset, size, args)
-    files = export_synset(synset, check_against(path, synset, dataset), args.format, args.out)
+    preprocess = own_preprocess(synset)
+    if preprocess is None:
+        size = size_to_load(synset.dataset, synset.images.shape[-1])
+        preprocess = check_against(path, synset, open_dataset(synset.dataset, size, args))
+    files = export_synset(synset, preprocess, args.format, args.out)
     print(f"{len(files)} file(s) in {args.out}")
+    if args.format == "png" and (lost := lost_in_pixels(synset)):
+        print(f"note: 8-bit pixels, without {lost}; --format npz has all of it")

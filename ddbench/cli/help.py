@@ -118,7 +118,10 @@ def _head(kind: type[Any]) -> str:
     """The head over the flags of a dataclass that is nested in another one: the first sentence of its docstring."""
     if issubclass(kind, Common):
         return FLAGS
-    line = (kind.__doc__ or "").strip().partition("\n")[0].rstrip(".:")
+    text = kind.__doc__ or ""
+    if text.startswith(f"{kind.__name__}("):  # the signature, which a dataclass gets that has no docstring of its own
+        text = ""
+    line = text.strip().partition("\n")[0].rstrip(".:")
     return NEEDS if ":class:" in line else line or kind.__name__
 
 

@@ -14,7 +14,7 @@ from ddbench.runtime.progress import Console
 
 def load_folder(spec: DatasetSpec, root: Path, download: bool = False, console: Console | None = None) -> Dataset:
     """``folder:PATH``; see :func:`ddbench.data.folder.list_folder`."""
-    listing, note = list_folder(spec)
+    listing, note = list_folder(spec, root)
     return load_listing(replace(spec, note=note), listing, root, console)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from ddbench.data.cache import Listing
 from ddbench.data.images import EXTENSIONS
 from ddbench.data.look import shown
-from ddbench.data.specs import DATASETS, FOLDER, DatasetSpec
+from ddbench.data.places import own_place
+from ddbench.data.specs import DATASETS, FOLDER, NPZ, DatasetSpec
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import read_bytes
@@ -34,8 +35,9 @@ SPLIT_WORDS = {
 Files = list[tuple[Path, int]]
 
 
-def list_folder(spec: DatasetSpec) -> tuple[Listing, str]:
-    """The files of ``folder:PATH``, and a note for its spec.
+def list_folder(spec: DatasetSpec, root: Path) -> tuple[Listing, str]:
+    """The files of ``folder:PATH``, and a note for its spec; ``root`` is the data folder
+    (:func:`ddbench.data.places.own_place`).
 
     ``PATH/train/CLASS/*`` with ``PATH/test/CLASS/*`` or ``PATH/val/CLASS/*``, by any of :data:`SPLIT_WORDS` in any
     case; the validation images are the test set where there is no other, else they are left out. Without a test
@@ -46,15 +48,15 @@ def list_folder(spec: DatasetSpec) -> tuple[Listing, str]:
         UserError: no such folder, two folders for one split, a split without training images beside it, fewer than two
             classes, a class without images, a test class not trained on.
     """
-    path = Path(spec.name.removeprefix(FOLDER)).expanduser()
+    path = own_place(spec.name.removeprefix(FOLDER), root)
     if not path.is_dir():
-        raise UserError(f"--dataset {spec.name}: {path} is no folder")
+        raise UserError(f"dataset {spec.name}: {_no_folder(path, root)}")
     path = path.resolve()
     splits = _splits(path)
     train_root = splits.get("train", path)
     names = _class_names(train_root)
     if len(names) < 2:
-        raise UserError(f"{train_root}: {len(names)} class folder(s) found, expected at least two: TRAIN/CLASS/IMAGE")
+        raise UserError(_few_classes(train_root, names))
     others: Counter[str] = Counter()
     train = [_image_files(train_root / name, others) for name in names]
     test_root = splits.get("test", splits.get("validation"))
@@ -66,6 +68,26 @@ def list_folder(spec: DatasetSpec) -> tuple[Listing, str]:
         test, note = _test_files(test_root, names, train_root, others), f"scored on the images in {test_root.name}/"
     notes += [note] + ([f"ignored: files with other endings ({_counted(others)})"] if others else [])
     return Listing(path, names, _labelled(train), _labelled(test), upright=True, notes=tuple(notes)), note
+
+
+def _no_folder(path: Path, root: Path) -> str:
+    if path.is_file():
+        other = f"; a file of arrays is {NPZ}{path}" if path.suffix == ".npz" else ""
+        return f"{path} is a file, expected a folder of images{other}"
+    if path.is_absolute():
+        return f"{path} is no folder"
+    return f"{path} is no folder, neither here ({Path.cwd()}) nor in the data folder ({root}, see --data)"
+
+
+def _few_classes(root: Path, names: Sequence[str]) -> str:
+    """Why a folder is no set of classes, and what a set of classes is."""
+    loose = sum(item.suffix.lower() in EXTENSIONS for item in root.iterdir() if item.is_file())
+    there = f" and {loose} image file(s)" if loose else ""
+    above = "; is this the folder of one class? Then name the one above it" if loose and not names else ""
+    return (
+        f"{root}: {len(names)} class folder(s){there} found, expected at least two classes, each a folder "
+        f"with its images: PATH/CLASS/IMAGE, or PATH/train/CLASS/IMAGE{above}"
+    )
 
 
 def _splits(path: Path) -> dict[str, Path]:

@@ -16,8 +16,9 @@ from torch import Tensor
 from ddbench.data.dataset import Dataset, Split, make_dataset, stratified
 from ddbench.data.images import statistics
 from ddbench.data.limits import require_memory
+from ddbench.data.places import own_place
 from ddbench.data.spec import DatasetSpec
-from ddbench.data.specs import NPZ, SIZES
+from ddbench.data.specs import FOLDER, NPZ, SIZES
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import plain_file
 from ddbench.runtime.progress import Console
@@ -70,7 +71,11 @@ def load_npz(spec: DatasetSpec, root: Path, download: bool = False, console: Con
             set), damaged, too large, or of another kind, another size than
             ``--size`` says.
     """
-    path = Path(spec.name.removeprefix(NPZ)).expanduser()
+    path = own_place(spec.name.removeprefix(NPZ), root)
+    if path.is_dir():
+        raise UserError(
+            f"dataset {spec.name}: {path} is a folder, expected an npz file; a folder of images is {FOLDER}{path}"
+        )
     splits, named = _splits(path, FORMS)
     note = "scored on the test images of the file"
     classes = 1 + max(int(split.labels.max()) for split in splits)

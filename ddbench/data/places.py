@@ -29,6 +29,17 @@ FILES: dict[str, tuple[str, ...]] = {
 """Below the data folder: one of these, where a dataset is there. Digits need no file; subsets are parts of ImageNet."""
 
 
+def own_place(place: str, root: Path) -> Path:
+    """Where data of a user's own are: a relative path is looked for in the working directory, then in ``root``.
+
+    The name is kept in everything made of the data, so this finds them for a synset that is scored elsewhere, or after
+    they were moved; what is found is compared by fingerprint.
+    """
+    path = Path(place).expanduser()
+    below = root / path  # an absolute path stays what it is
+    return below if below.exists() and not path.exists() else path
+
+
 def find_files(root: Path) -> dict[str, Path | None]:
     """Each dataset of :data:`FILES` that needs files -> what was found of it first; None: nothing."""
     found: dict[str, Path | None] = {}

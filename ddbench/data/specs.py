@@ -131,8 +131,16 @@ def _named(name: str) -> DatasetSpec:
             raise UserError(f"--dataset {name}: {base} has no such fold; its split: {DATASETS[base].note}")
         return replace(DATASETS[base], name=name)
     if name not in DATASETS:
-        raise unknown("dataset", name, [*DATASETS, *OWN_FORMS], "--dataset")
+        raise unknown("dataset", name, [*DATASETS, *OWN_FORMS], "--dataset", meant=_as_own(name))
     return DATASETS[name]
+
+
+def _as_own(name: str) -> str | None:
+    """How a path that is there is written as a dataset; None where it is no such path."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return f"{FOLDER}{name}"
+    return f"{NPZ}{name}" if path.suffix == ".npz" and path.is_file() else None
 
 
 def modality_of(name: str) -> str:

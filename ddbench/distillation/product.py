@@ -10,6 +10,7 @@ from ddbench.methods.base import Method
 from ddbench.methods.needs import TOLD_OF_ALL
 from ddbench.methods.returned import called
 from ddbench.modalities import modality
+from ddbench.protocols.plan import POSITIVE_RATES
 from ddbench.runtime import authors
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, write_bytes, write_json
@@ -30,6 +31,12 @@ def finish(run: Run, synset: Provenance, cost: dict[str, Any], prepared: dict[st
     upstream = dict.fromkeys(TOLD_OF_ALL) | {need.key: need.cost(run.context.given(need)) for need in run.needs}
     write_json(run.out / "cost.json", cost | {"upstream": upstream | prepared} | run.settings.ranks.record())
     write(run.product, synset)
+    rates = getattr(synset, "learned_lr", None)
+    if rates is not None and float(rates.min()) <= 0:
+        run.context.console.say(
+            f"warning: the learned learning rate is {float(rates.min()):g}, which trains nothing: evaluations that "
+            f"use it are refused; {POSITIVE_RATES}"
+        )
 
 
 def wrap(method: Method[Any], resolved: dict[str, Any]) -> Any:

@@ -45,6 +45,17 @@ def _png_files(synset: Synset, preprocess: Preprocess, out: Path) -> Files:
     return files
 
 
+def lost_in_pixels(synset: Synset) -> str:
+    """What pictures of a synset do not say of it, in words; empty where they are all of it."""
+    parts = {
+        "what of the images lies between or beyond them": synset.space != "pixels" or synset.decoder is not None,
+        "the soft labels": synset.label_kind != "hard",
+        "the learned rate": synset.learned_lr is not None,
+        "the stages": synset.stage is not None,
+    }
+    return ", ".join(words for words, lost in parts.items() if lost)
+
+
 def _grid_files(synset: Synset, preprocess: Preprocess, out: Path) -> Files:
     return {out / ONE_FILE["grid"]: partial(preview_png, synset, preprocess)}
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ddbench.data.dataset import Dataset, Split
-from ddbench.data.specs import GRAPHS, DatasetSpec
+from ddbench.data.places import own_place
+from ddbench.data.specs import GRAPHS, MADE, DatasetSpec
 from ddbench.graphs.graphset import GraphSet
 from ddbench.graphs.read import FORMS, SPLIT_FORMS, load_graphs
 from ddbench.graphs.splits import FOLDS, check_split, folds, random_split
@@ -88,7 +89,12 @@ def load_graph_dataset(spec: DatasetSpec, root: Path, download: bool, console: C
     """
     base, _, fold = (spec.name, "", "") if spec.name in PLACES else spec.name.rpartition(":")
     own = spec.name.startswith(GRAPHS)
-    where = spec.name if own else f"{GRAPHS}{_place(base or spec.name, root, download, console)}"
+    if spec.name == MADE:
+        where = MADE
+    elif own:
+        where = f"{GRAPHS}{own_place(spec.name.removeprefix(GRAPHS), root)}"
+    else:
+        where = f"{GRAPHS}{_place(base or spec.name, root, download, console)}"
     source = load_graphs(where)
     graphs = source.graphs
     if not own and fold:

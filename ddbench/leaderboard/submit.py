@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ class Plan:
     result: Result
     path: Path
     known: bool
-    attachments: dict[Path, bytes]
+    attachments: dict[Path, bytes] = field(repr=False)
     items: tuple[Item, ...]
     kept: tuple[str, ...] = ()
 

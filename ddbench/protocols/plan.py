@@ -209,6 +209,10 @@ def _check_replay(synset: Synset, protocol: Protocol) -> None:
         )
 
 
+POSITIVE_RATES = "distil with --lr-parametrisation log or a smaller --lr-lr"
+"""What to do about a learned rate that trains nothing."""
+
+
 def learned_rates(synset: Synset, protocol: Protocol) -> list[float] | None:
     """The synset's learned learning rates where the protocol uses them, else None: one, or one a stage.
 
@@ -220,8 +224,8 @@ def learned_rates(synset: Synset, protocol: Protocol) -> list[float] | None:
         return None
     if float(lr.min()) <= 0:
         raise UserError(
-            f"the synset's learned learning rate is {float(lr.min()):g}, which trains nothing: distil with "
-            f"--lr-parametrisation log or a smaller --lr-lr, or evaluate with --protocol dc-legacy (lr {protocol.lr:g})"
+            f"the synset's learned learning rate is {float(lr.min()):g}, which trains nothing: {POSITIVE_RATES}, or "
+            f"evaluate with --protocol dc-legacy (lr {protocol.lr:g})"
         )
     return [float(rate) for rate in lr.reshape(-1)]
 

@@ -152,10 +152,12 @@ def _run_crew(
 
 
 def _gave_up(worker: _Worker) -> WorkerDied:
-    return WorkerDied(
-        f"a worker process died {ATTEMPTS} times on the same job (exit code {worker.process.exitcode}); it may lack "
-        "memory: try fewer --workers"
-    )
+    code = worker.process.exitcode
+    if code == 1:  # ended by an error before its job: a worker imports the script that started it
+        cause = 'in a script of your own, keep its calls under `if __name__ == "__main__":`, else see the error above'
+    else:
+        cause = "it may lack memory: try fewer --workers"
+    return WorkerDied(f"a worker process died {ATTEMPTS} times on the same job (exit code {code}); {cause}")
 
 
 def warm(target: str) -> None:

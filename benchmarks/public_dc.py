@@ -8,8 +8,9 @@ DC at IPC 1 on Fashion-MNIST, ConvNet of width 128, all 60,000 training images, 
 number of outer iterations. The public code runs unchanged, in processes of its own, from its own folder; it is no part
 of this repository (it needs torchvision, and a scipy that still has ``scipy.ndimage.interpolation``). Each synset is
 scored by the public code's ``evaluate_synset`` and by ``ddbench evaluate`` under ``dc-plain``: 301 passes, SGD 0.01
-with momentum 0.9, no augmentation. What is there already in ``--work`` is not done again, so a second call can add
-networks; a killed public distillation begins anew: that code has no checkpoints.
+with momentum 0.9, no augmentation. Every cell is of the same initial networks, those of ddbench's seeds, whose weights
+the public code's networks are given: the code draws its own by the clock. What is there already in ``--work`` is not
+done again, so a second call can add networks; a killed public distillation begins anew: that code has no checkpoints.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import math
 import os
 import resource
 import shutil
@@ -101,7 +101,7 @@ def score_ours(folder: Path, work: Path, networks: int) -> list[float]:
     command = [sys.executable, "-m", "ddbench", "evaluate", str(folder), "--protocol", "dc-plain", "--out", str(out)]
     flags = ["--seeds", str(networks), "--students", STUDENT, "--workers", "1", "--threads", "1", "--quiet"]
     run(command + flags, work, work / f"{folder.name}-by-ddbench.log")
-    return [100 * one["accuracy"] for one in json.loads(out.read_text())["runs"]]
+    return [100 * one["metrics"]["accuracy"] for one in json.loads(out.read_text())["runs"]]
 
 
 def score_public(code: Path, folder: Path, work: Path, networks: int) -> list[float]:
@@ -118,6 +118,7 @@ def one(code: str, synset: str, out: str, networks: str) -> None:
     """In a process of its own: networks of the public code, trained and tested by the public code; each is kept."""
     import torch
 
+    from ddbench.networks.build import build_student
     from ddbench.synset import read_synset
 
     stored = read_synset(Path(synset))
@@ -131,24 +132,21 @@ def one(code: str, synset: str, out: str, networks: str) -> None:
     found = json.loads(Path(out).read_text()) if Path(out).is_file() else []
     for index in range(len(found), int(networks)):
         network = public.get_network("ConvNet", channel, classes, size)
+        start = build_student(STUDENT, channels=channel, size=size[0], classes=classes, seed=index)
+        with torch.no_grad():
+            for theirs, ours in zip(network.parameters(), start.parameters(), strict=True):
+                theirs.copy_(ours)
         images, labels = stored.images.clone(), stored.labels.clone()
         found.append(100 * float(public.evaluate_synset(index, network, images, labels, loader, args)[2]))
         Path(out).write_text(json.dumps(found))
 
 
 def difference(ours: list[float], theirs: list[float]) -> str:
-    """Mean of ``ours`` less that of ``theirs`` with the 95 % interval of both together (Welch, Satterthwaite)."""
-    from ddbench.statistics import student_quantile, summarise
+    """Mean of ``ours`` less ``theirs``, paired by initial network, with its 95 % interval."""
+    from ddbench.statistics import summarise
 
-    one, two = summarise(ours), summarise(theirs)
-    if one["std"] is None or two["std"] is None:
-        return f"{one['mean'] - two['mean']:+.1f}"
-    parts = [entry["std"] ** 2 / entry["n"] for entry in (one, two) if entry["std"] is not None]
-    spread = sum(parts)
-    degrees = spread**2 / sum(part**2 / (entry["n"] - 1) for part, entry in zip(parts, (one, two), strict=True))
-    half = student_quantile(degrees) * math.sqrt(spread)
-    gap = one["mean"] - two["mean"]
-    return f"{gap:+.1f} ({gap - half:+.1f} to {gap + half:+.1f})"
+    gap = summarise([one - other for one, other in zip(ours, theirs, strict=True)])
+    return f"{gap['mean']:+.1f}" + (f" ({gap['low']:+.1f} to {gap['high']:+.1f})" if len(ours) > 1 else "")
 
 
 def table(made: dict[str, dict[str, Any]], scores: dict[tuple[str, str], list[float]], steps: int) -> list[str]:
@@ -159,7 +157,7 @@ def table(made: dict[str, dict[str, Any]], scores: dict[tuple[str, str], list[fl
     lines = [
         f"DC, IPC 1, Fashion-MNIST, {steps} of 1,001 outer iterations on either side, one synset each;",
         f"`{STUDENT}`, {count} networks a cell. Public code: VICO-UoE/DatasetCondensation, {COMMIT[:7]}, unchanged.",
-        "Accuracy in % on all 10,000 test images with its 95 % interval; differences with that of both (Welch).",
+        "Accuracy in % on all 10,000 test images with its 95 % interval; differences are paired by initial network.",
         "",
         "| distilled by | CPU min | scored by the public code | scored by ddbench | ddbench's score - the public one |",
         "| --- | --- | --- | --- | --- |",

@@ -27,10 +27,10 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("public_dc")
 
 
-def test_the_difference_is_welch_s(script: Any) -> None:
-    """Means 61 and 52, deviations 1 and 2, three each: 9 with 2.94 degrees of freedom, whose quantile is 3.22."""
-    assert script.difference([60.0, 61.0, 62.0], [50.0, 52.0, 54.0]) == "+9.0 (+4.8 to +13.2)"
-    assert script.difference([60.0], [50.0, 52.0]) == "+9.0"  # one network has no interval
+def test_the_difference_is_paired_by_network(script: Any) -> None:
+    """10, 9 and 8: mean 9, deviation 1, quantile 4.30 of two degrees of freedom."""
+    assert script.difference([60.0, 61.0, 62.0], [50.0, 52.0, 54.0]) == "+9.0 (+6.5 to +11.5)"
+    assert script.difference([60.0], [50.0]) == "+10.0"  # one network has no interval
 
 
 def test_every_score_stands_in_its_cell(script: Any) -> None:
@@ -40,7 +40,7 @@ def test_every_score_stands_in_its_cell(script: Any) -> None:
     assert theirs[:4] == ["| public code", "2.0", "52.0 (47.0 to 57.0)", "53.0 (48.0 to 58.0)"]
     assert theirs[4].startswith("+1.0 (")
     assert ours[:4] == ["| ddbench", "1.5", "61.0 (58.5 to 63.5)", "61.0 (58.5 to 63.5)"]
-    assert gap[2].startswith("+9.0 (+4.8")
+    assert gap[2].startswith("+9.0 (+6.5")
     assert gap[3].startswith("+8.0 (")
     assert "20 of 1,001" in lines[0]
     assert "3 networks" in lines[1]

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,9 +21,12 @@ from ddbench.data.specs import DATASETS
 from ddbench.diffusion.backends import Backend, LatentDiT, PixelUNet
 from ddbench.diffusion.recipe import DiffusionRecipe, scheduler_config, unet_config, usable_levels
 from ddbench.diffusion.store import FILE, check_model, class_map, find_model, open_model, read_model
+from ddbench.protocols.training import Settings
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.seeds import isolated
 from ddbench.synset import read_synset
+from ddbench.tasks.base import Run
+from ddbench.tasks.distilling import again, needs_of, recorded_run, source_of
 
 diffusers = pytest.importorskip("diffusers")
 CPU = torch.device("cpu")
@@ -376,12 +380,18 @@ def test_a_task_that_distils_again_refuses_a_pretrained_model(
     assert not list(tmp_path.glob("t.*"))
 
 
-def test_a_task_trains_a_diffusion_model_as_the_runs_was(tiny_diffusions: Path, tmp_path: Path, ddb: Callable):
+def test_a_task_trains_a_diffusion_model_as_the_runs_was(
+    tiny_diffusions: Path, data_root: Path, tmp_path: Path, ddb: Callable
+):
     """By the run's recipe, which its record keeps, on the task's images; the default one takes 4,000 steps."""
     run = ("--method", "unguided", "--dataset", "digits", "--ipc", 2, "--steps", 2, "--out", tmp_path / "run")
     assert ddb("distill", *run, "--diffusions", tiny_diffusions, "--quiet", *EAGER).code == 0
-    small = ("--images", 40, "--shadows", 4, "--workers", 1, "--seeds", 1, "--epochs", 2, "--quiet", *EAGER)
-    done = ddb("task", "membership", tmp_path / "run", *small, "--out", tmp_path / "t.json")
-    assert done.code == 0, done.err
-    trained = [json.loads(path.read_text())["recipe"] for path in tmp_path.glob(f"t.files/diffusions/*/*/*/{FILE}")]
-    assert trained == [{**DiffusionRecipe(**TINY_DIFFUSION).to_json(), "holdout": 0.0}] * 4
+    path = tmp_path / "run" / "synset.safetensors"
+    made, needs = read_synset(path), needs_of(recorded_run(path), 8)
+    source = source_of(Run(label="run", path=path, sha256="", method="unguided", needs=needs), made)
+    job: Any = SimpleNamespace(folder=tmp_path / "t", data=data_root, settings=Settings(device="cpu", threads=1))
+    digits = load_dataset("digits", data_root)
+    again(source, digits, job, ipc=2, holdout=0.0, out=tmp_path / "t" / "set", kept="half")
+    (trained,) = (tmp_path / "t" / "diffusions" / "half").glob(f"*/*/{FILE}")
+    recipe = {**DiffusionRecipe(**TINY_DIFFUSION).to_json(), "holdout": 0.0}
+    assert json.loads(trained.read_text())["recipe"] == recipe

@@ -74,8 +74,8 @@ class Forecast:
         """Seconds on the clock with so many workers like this one: each takes the longest unit that nobody has yet.
 
         One unit that several can share is done so by as many as have a part, in whole parts: of ten, one of four has
-        three; their messages are not counted. Of works
-        that follow each other the next begins when all units of one are done.
+        three; their messages are not counted. Of works that follow each other the next begins when all units of one
+        are done.
         """
         if self.turns:
             ends = [0, *accumulate(self.turns)]

@@ -154,7 +154,7 @@ def test_evaluate_graphs(method: str, ddb: Callable, data_root: Path, tmp_path: 
     partial = tmp_path / "killed" / "evaluations"
 
     def two_runs_are_kept() -> bool:
-        return len(list(partial.glob("*.parts/run-*.part"))) >= 2
+        return len(halting.seen(partial, "*.parts/run-*.part")) >= 2
 
     kill_when(halted(RECORDED, 2, command(tmp_path / "killed"), data_root), two_runs_are_kept)
     assert not any(partial.glob("*.json"))
@@ -180,7 +180,7 @@ def test_evaluate(ddb: Callable, data_root: Path, tmp_path: Path):
     partial = tmp_path / "killed" / "evaluations"
 
     def one_run_is_kept() -> bool:
-        return any(partial.glob("*.parts/run-*.part"))
+        return bool(halting.seen(partial, "*.parts/run-*.part"))
 
     kill_when(halted(RECORDED, 1, command(tmp_path / "killed"), data_root), one_run_is_kept)
     assert not any(partial.glob("*.json"))
@@ -207,7 +207,7 @@ def test_measurements(ddb: Callable, data_root: Path, tmp_path: Path):
     partial = tmp_path / "killed" / "evaluations"
 
     def some_probes_are_kept() -> bool:
-        return len(list(partial.glob("*.parts/probe-*.part"))) >= 4
+        return len(halting.seen(partial, "*.parts/probe-*.part")) >= 4
 
     kill_when(halted(RECORDED, 2 + 4, command(tmp_path / "killed"), data_root), some_probes_are_kept)
     assert not any(partial.glob("*.json"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import halting
 import psutil
 import pytest
 from conftest import EAGER, PATIENCE, TINY, contents, random_tiny
@@ -225,7 +226,7 @@ def test_a_driver_that_ends(number: int, ddb: Callable, data_root: Path, tmp_pat
     environment = {**os.environ, "DDBENCH_DATA": str(data_root), "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
     process = subprocess.Popen([sys.executable, "-m", "ddbench", *map(str, argv)], env=environment)
     limit = time.monotonic() + PATIENCE
-    while not list((tmp_path / "killed" / "evaluations").glob("*.parts/run-*.part")):
+    while not halting.seen(tmp_path / "killed" / "evaluations", "*.parts/run-*.part"):
         assert process.poll() is None
         assert time.monotonic() < limit
         time.sleep(0.02)

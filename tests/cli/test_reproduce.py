@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import halting
 import pytest
 from conftest import PATIENCE
 
@@ -177,7 +178,7 @@ def test_killed_and_stopped_it_goes_on_to_the_same_board(tmp_path: Path, monkeyp
     ]
     process = subprocess.Popen(command, cwd=folders[1], start_new_session=True)
     deadline = time.monotonic() + PATIENCE
-    while not list(folders[1].glob("reproduce/small/runs/*/synset.safetensors")):
+    while not halting.seen(folders[1], "reproduce/small/runs/*/synset.safetensors"):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)

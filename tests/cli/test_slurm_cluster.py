@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import halting
 import psutil
 import pytest
 from conftest import EAGER, PATIENCE, TINY, contents, random_tiny
@@ -86,7 +87,7 @@ def left(run: Path) -> dict[str, bytes]:
 
 
 def trained(run: Path) -> int:
-    return len(list((run / "evaluations").glob("*.parts/run-*.part")))
+    return len(halting.seen(run / "evaluations", "*.parts/run-*.part"))
 
 
 def process_of(run: Path) -> psutil.Process:

@@ -407,7 +407,7 @@ def test_a_killed_shard_is_typed_again(ddb: Callable, random_run: Path, data_roo
     assert len(other) == 3
     victim = halted("ddbench.evaluation.tasks:run_task", long(out, "--shard", "0/2"), data_root)
     parts = out.parent / "score.parts"
-    wait_for(victim, lambda: len(list(parts.glob("run-*"))) == 4 and any(parts.glob("units/*.claim")))
+    wait_for(victim, lambda: len(halting.seen(parts, "run-*")) == 4 and bool(halting.seen(parts, "units/*.claim")))
     shown = ddb(*long(out, "--status"))
     victim.kill()
     victim.communicate()
@@ -489,7 +489,7 @@ def test_shards_of_experts_at_once(ddb: Callable, data_root: Path, tmp_path: Pat
 def claims(folder: Path) -> str:
     """What the signs in a folder say; one may be replaced or taken away while it is looked for."""
     said = []
-    for path in folder.rglob("*.claim"):
+    for path in halting.seen(folder, "*.claim"):
         with suppress(FileNotFoundError):
             said.append(path.read_text())
     return "".join(said)
@@ -624,9 +624,8 @@ def test_a_failed_and_a_killed_cell(ddb: Callable, data_root: Path, tmp_path: Pa
     brief = [*command, "--only", "*/brief-v1"]
     victim = halted("ddbench.evaluation.parts:Writer.append", [*brief, "--workers", 1], data_root)
     place = tmp_path / "plan" / "out"
-    wait_for(
-        victim, lambda: bool(halting.seen(place, "evaluations/*.parts/run-*")) and any(place.glob("units/*.failed"))
-    )
+    signs_of_both = ("evaluations/*.parts/run-*", "units/*.failed")
+    wait_for(victim, lambda: all(halting.seen(place, pattern) for pattern in signs_of_both))
     victim.kill()
     victim.communicate()
     shown = ddb(*brief, "--status").out

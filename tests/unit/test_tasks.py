@@ -123,7 +123,7 @@ def test_killed(pair: Path, ddb: Callable, data_root: Path):
     command = halting.command("before", "ddbench.tasks.runner:work", 3, [*argv, "--out", pair / "killed.json"])
     process, limit = halting.started(command, environment), time.monotonic() + PATIENCE
     try:
-        while len(list((pair / "killed.parts").glob("*.part"))) < 2:
+        while len(halting.seen(pair / "killed.parts", "*.part")) < 2:
             assert process.poll() is None, "ended before it could be killed"
             assert time.monotonic() < limit, "nothing happened"
             time.sleep(0.01)

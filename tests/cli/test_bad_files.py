@@ -490,7 +490,7 @@ def test_import_of_another_kind_of_file(refused: Refused, tmp_path: Path):
         said = refused(
             ["import", path, "--inspect"], f"{path}: nothing that import reads", "torch files (.pt), .npz, .npy"
         )
-        assert "pop" not in said
+        assert "pop" not in said.replace(str(path), ""), "torch's words about an empty stack of its own"
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> None:

@@ -214,7 +214,9 @@ def test_arguments_of_like_types_are_taken(tmp_path: Path, monkeypatch: pytest.M
         ddbench.distill("random", ipc=1, out="other", holdout=numpy.float32(1.5), quiet=True)
 
 
-@pytest.mark.parametrize("runs", [{"no-run": 1}.keys(), iter(["no-run"]), numpy.array(["no-run"])], ids=["keys", "iterator", "array"])
+@pytest.mark.parametrize(
+    "runs", [{"no-run": 1}.keys(), iter(["no-run"]), numpy.array(["no-run"])], ids=["keys", "iterator", "array"]
+)
 def test_collections_of_any_kind_are_taken(runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The run itself is not there, which is said by the task."""
     monkeypatch.chdir(tmp_path)

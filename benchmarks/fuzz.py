@@ -1,9 +1,9 @@
 """Does a file or text of a stranger bring a reader down? A fuzzer that follows which lines of ddbench are reached.
 
 A reader may take what it is given or raise a ``UserError`` (an ``OSError``, which the command line tells in one line
-too). A finding is any other exception, a call of more than ten CPU seconds, more than 1 GiB of memory on top of what
-was there, or the end of the process. Every reader has a process and CPU time of its own; its valid files are made
-first (a run, an evaluation, a row, a teacher, labels, experts, ...).
+too). A finding is any other exception, a call of more than ten CPU seconds or two minutes, more than 1 GiB of memory on
+top of what was there, or the end of the process. Every reader has a process and CPU time of its own; its valid files
+are made first (a run, an evaluation, a row, a teacher, labels, experts, ...).
 
 ``FOLDER`` holds ``corpus/READER`` (inputs that reach new lines), ``READER.json`` (executions, CPU seconds and findings
 of all calls so far) and ``findings/`` (an input each): a later call goes on from there. Before it does, the inputs of
@@ -39,6 +39,9 @@ from typing import Any
 
 HANG = 10.0
 """CPU seconds of one call."""
+
+WAIT = 120.0
+"""Seconds of one call by the clock: what waits for something takes no CPU time."""
 
 MEMORY = 2**20
 """KiB of one call, on top of what the process had."""
@@ -107,6 +110,7 @@ class Record:
 
         begin = time.process_time()
         signal.setitimer(signal.ITIMER_PROF, HANG)
+        signal.setitimer(signal.ITIMER_REAL, WAIT)
         try:
             reader(data)
         except (UserError, OSError):
@@ -115,6 +119,7 @@ class Record:
             self.found(_place(error), data, f"{type(error).__name__}: {error}")
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
         self.executions += 1
         if time.process_time() - begin > HANG:
             self.found(f"{self.name}: over {HANG:g} s", data, f"{time.process_time() - begin:.0f} s")
@@ -140,8 +145,11 @@ def _place(error: BaseException) -> str:
 def fuzz(args: argparse.Namespace, name: str) -> None:
     """One reader, in this process, until its CPU time is used up."""
     import atheris
+    import torch
     from fuzz_readers import make_reader
 
+    # Those of the process that made the valid files are not in this one, and would be waited for.
+    torch.set_num_threads(1)
     reader, seeds = make_reader(name, args.out / "valid")
     corpus = args.out / "corpus" / name
     if not corpus.exists():
@@ -149,7 +157,8 @@ def fuzz(args: argparse.Namespace, name: str) -> None:
         for number, seed in enumerate(seeds):
             (corpus / f"seed{number}").write_bytes(seed)
     record = Record(args.out, name, min(args.seconds, args.until[name]))
-    signal.signal(signal.SIGPROF, _stop)
+    for number in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(number, _stop)
     # where nothing else ends a call, the kernel does
     resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + record.seconds - record.before) + 120,) * 2)
     record.again(reader)

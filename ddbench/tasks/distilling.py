@@ -29,6 +29,7 @@ from ddbench.runtime.progress import Console
 from ddbench.synset import Synset
 from ddbench.tasks.base import Job, Run
 from ddbench.teachers.store import default_teacher
+from ddbench.teachers.together import JOIN
 
 RUN_KIND = "ddbench-run"
 
@@ -42,7 +43,7 @@ class Source:
         config: the method's own settings; the others have their defaults.
         student: the network that it matches.
         experts: how many experts it was given, and how they were trained; None: it has none, or nothing says it.
-        teacher: network of its teacher; None: the default one.
+        teacher: network of its teacher, or of several joined by commas; None: the default, or nothing says it.
         model: how its diffusion model was trained; None: it has none, or one by the default recipe.
         pretrained: whether its diffusion model was trained by others.
     """
@@ -106,10 +107,19 @@ def source_of(run: Run, synset: Synset) -> Source:
         student=synset.student or default_student(synset.images.shape[-1]),
         seed=synset.seed,
         experts=(count, ExpertRecipe.from_json(experts.get("recipe"), f"{label}: experts")) if experts else None,
-        teacher=run.needs.get("teacher", {}).get("student"),
+        teacher=_teacher_of(run, synset),
         model=apply_config(DiffusionRecipe, recipe, f"{label}: diffusion model") if recipe else None,
         pretrained=model.get("kind") == LATENT,
     )
+
+
+def _teacher_of(run: Run, synset: Synset) -> str | None:
+    """The networks of a run's teachers as a flag has them: of its record, else of the synset's header.
+
+    One network may be the default of most methods, and is yet to be told where a method takes several by default.
+    """
+    said = (run.needs.get("teacher") or synset.teacher or {}).get("student")
+    return ",".join(said.split(JOIN)) if isinstance(said, str) else None
 
 
 def default_source(name: str, size: int) -> Source:

@@ -20,6 +20,7 @@ from made_synsets import KINDS
 
 import ddbench
 from ddbench.methods.needs.flags import TeacherFlags
+from ddbench.methods.needs.teacher import TrainedTeachers
 from ddbench.protocols.training import Settings
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import write_json
@@ -28,6 +29,8 @@ from ddbench.tasks import TASKS, distilling, runner
 from ddbench.tasks.base import Run, Unit, table
 from ddbench.tasks.distilling import again, source_of
 from ddbench.tasks.record import read_result
+from ddbench.teachers.store import default_teacher
+from ddbench.teachers.together import JOIN
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -276,6 +279,29 @@ def test_a_method_is_run_again_as_the_run_was(tmp_path: Path, monkeypatch: pytes
     assert (made.seed, made.student) == (3, TINY), "no defaults"
     (flags,) = (one for one in settings.flags if isinstance(one, TeacherFlags))
     assert (flags.teachers, flags.teacher_student) == (tmp_path / "teachers" / "half", "mlp-d2-w8")
+
+
+NETWORKS = {
+    # what the run's record says, what the synset's header says, and what is asked for
+    "several": ("mlp-d2-w8+mlp-d2-w4", None, "mlp-d2-w8,mlp-d2-w4"),
+    "several, of a file alone": (None, "mlp-d2-w8+mlp-d2-w4", "mlp-d2-w8,mlp-d2-w4"),
+    "one, the usual": (None, default_teacher(8), default_teacher(8)),
+    "the record counts": ("mlp-d2-w8", "mlp-d2-w4", "mlp-d2-w8"),
+    "nothing says it": (None, None, None),
+}
+
+
+@pytest.mark.parametrize("case", NETWORKS.values(), ids=NETWORKS)
+def test_a_method_is_run_again_with_as_many_teachers(case: tuple[str | None, str | None, str | None], tmp_path: Path):
+    """Of gvbsm and edc: the names of several are joined by a plus in records, by commas in the flag; one is not three."""
+    record, header, wanted = case
+    needs = {"teacher": {"student": record}} if record else {}
+    made = replace(KINDS["network input"], teacher={"sha256": "0" * 64, "student": header} if header else None)
+    run = Run(label="a", path=tmp_path, sha256="", method="gvbsm", needs=needs)
+    assert source_of(run, made).teacher == wanted
+    if wanted:
+        request: Any = SimpleNamespace(flags_of=lambda kind: kind(teacher_student=wanted))
+        assert TrainedTeachers().architecture(request) == (record or header)
 
 
 def test_table():

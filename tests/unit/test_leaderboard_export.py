@@ -146,6 +146,16 @@ def test_csv_has_every_number_once(cells: list[Cell], board: Path) -> None:
     assert str(board) not in csv_text(cells)
 
 
+def test_what_has_no_column_is_not_called_comparable(cells: list[Cell]) -> None:
+    """How others measured it is looked at for columns only."""
+    columns = {(one.student, one.metric) for cell in cells for one in cell.measures if one.group != "cross"}
+    columns |= {("", f"cross_{one.metric}") for cell in cells for one in cell.measures if one.group == "cross"}
+    said = frame(cells)
+    told = [(student, metric) in columns for student, metric in zip(said.student, said.metric, strict=True)]
+    assert said.comparable.notna().tolist() == told
+    assert {True, False} <= set(told)
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -52,7 +52,8 @@ def records(cells: Sequence[Cell]) -> Iterator[Record]:
             for measure, score in row.scores.items():
                 yield head | {"student": measure.student, "metric": _name(measure)} | _number_of(score)
             for student, metric, statistics in _others(row):
-                yield head | {"student": student, "metric": metric} | _number_of(Score(statistics, None, False, False))
+                number = _number_of(Score(statistics, None, False, False)) | {"comparable": None}  # nobody has looked
+                yield head | {"student": student, "metric": metric} | number
 
 
 def _name(measure: Measure) -> str:
@@ -114,7 +115,7 @@ def _others(row: Row) -> Iterator[tuple[str, str, Statistics]]:
 
 
 def frame(cells: Sequence[Cell]) -> pandas.DataFrame:
-    """The records as a data frame: text, Int64 for ranks and counts, float64 for numbers.
+    """The records as a data frame: text, Int64 for ranks and counts, float64 for numbers, boolean for what may be open.
 
     Raises:
         UserError: pandas is not installed.
@@ -127,6 +128,7 @@ def frame(cells: Sequence[Cell]) -> pandas.DataFrame:
     rates = ("compression", "bits_per_class", "zstd_bits_per_class")
     for name in ("mean", "std", "low", "high", *rates, "distill_cpu_seconds", *differences):
         table[name] = table[name].astype("float64")
+    table["comparable"] = table["comparable"].astype("boolean")
     whole = all(float(value).is_integer() for value in table["budget"])
     table["budget"] = table["budget"].astype("Int64" if whole else "float64")
     return table

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ddbench.hub import DATA, FILES, INFO, LABELS
+from ddbench.hub import DATA, FILES, INFO, LABELS, PREVIEW
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.hub_library import check_name, library, told
 
@@ -35,7 +35,7 @@ def push(folder: Path, name: str, *, private: bool, quiet: bool) -> str:
             repo_type="dataset",
             folder_path=folder,
             allow_patterns=list(FILES),
-            delete_patterns=[f"{DATA}/train-*.parquet", f"{LABELS}/train-*.parquet"],
+            delete_patterns=[PREVIEW, f"{DATA}/train-*.parquet", f"{LABELS}/train-*.parquet"],
             commit_message="Synset, written by ddbench",
         )
         return f"{api.endpoint}/datasets/{name}"

@@ -92,6 +92,14 @@ def test_a_new_version_replaces_the_files(command: Callable, hub: Hub, tmp_path:
     assert not [path for path in hub.files["me/x"] if path.startswith("labels/")]
 
 
+def test_no_picture_of_another_synset_stays(command: Callable, hub: Hub, random_run: Path, tmp_path: Path):
+    assert command("push", random_run, "me/x", "--quiet").code == 0
+    assert "preview.png" in hub.files["me/x"]
+    run = write_run(tmp_path / "run", KINDS["network input"])
+    assert command("push", run / FILE, "me/x", "--quiet").code == 0
+    assert "preview.png" not in hub.files["me/x"]
+
+
 def test_what_is_refused(command: Callable, hub: Hub, random_run: Path, tmp_path: Path):
     assert "OWNER/NAME" in refusal(command("push", random_run, "digits"))
     assert "OWNER/NAME" in refusal(command("pull", "a/b/c", "--out", tmp_path / "a"))

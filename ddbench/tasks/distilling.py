@@ -43,7 +43,7 @@ class Source:
         config: the method's own settings; the others have their defaults.
         student: the network that it matches.
         experts: how many experts it was given, and how they were trained; None: it has none, or nothing says it.
-        teacher: network of its teacher, or of several joined by commas; None: the default, or nothing says it.
+        teacher: network of its teacher, or of several joined by commas; None: nothing says it, so the default.
         model: how its diffusion model was trained; None: it has none, or one by the default recipe.
         pretrained: whether its diffusion model was trained by others.
     """
@@ -114,10 +114,7 @@ def source_of(run: Run, synset: Synset) -> Source:
 
 
 def _teacher_of(run: Run, synset: Synset) -> str | None:
-    """The networks of a run's teachers as a flag has them: of its record, else of the synset's header.
-
-    One network may be the default of most methods, and is yet to be told where a method takes several by default.
-    """
+    """The networks of a run's teachers as the flag takes them: of its record, else of the synset's header."""
     said = (run.needs.get("teacher") or synset.teacher or {}).get("student")
     return ",".join(said.split(JOIN)) if isinstance(said, str) else None
 

@@ -30,7 +30,6 @@ from ddbench.tasks.base import Run, Unit, table
 from ddbench.tasks.distilling import again, source_of
 from ddbench.tasks.record import read_result
 from ddbench.teachers.store import default_teacher
-from ddbench.teachers.together import JOIN
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -293,7 +292,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("case", NETWORKS.values(), ids=NETWORKS)
 def test_a_method_is_run_again_with_as_many_teachers(case: tuple[str | None, str | None, str | None], tmp_path: Path):
-    """Of gvbsm and edc: the names of several are joined by a plus in records, by commas in the flag; one is not three."""
+    """Of gvbsm and edc: several are joined by a plus in records, by commas in the flag; one is not three."""
     record, header, wanted = case
     needs = {"teacher": {"student": record}} if record else {}
     made = replace(KINDS["network input"], teacher={"sha256": "0" * 64, "student": header} if header else None)

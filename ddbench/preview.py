@@ -29,7 +29,7 @@ def grid(images: Tensor, labels: Tensor, classes: int) -> Tensor:
     _, channels, height, width = images.shape
     factor = max(1, round(CELL / max(height, width)))
     height, width = height * factor, width * factor
-    columns = max(map(len, rows))
+    columns = max(1, *map(len, rows))  # soft labels may have their largest entries at other classes
     canvas = torch.full((channels, len(rows) * (height + 2) - 2, columns * (width + 2) - 2), 255, dtype=torch.uint8)
     for r, row in enumerate(rows):
         for c, image in enumerate(row):

@@ -230,6 +230,12 @@ def test_grid_export_is_the_preview(ddb: Callable, mtt_run: Path, tmp_path: Path
         assert picture.mode == "RGB"
 
 
+def test_grid_of_images_whose_labels_are_elsewhere():
+    """Soft labels at whose largest entries none of the classes that are shown stands."""
+    made = grid(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.tensor([25, 26, 27]), 30)
+    assert bool((made == 255).all())
+
+
 def test_grid_layout():
     """One row a class, whole factors, two white pixels apart."""
     shown = torch.stack([torch.full((1, 24, 24), 10 * k, dtype=torch.uint8) for k in range(6)])

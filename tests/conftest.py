@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -63,6 +64,30 @@ def ctrl_c() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def light_workers(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A target of jobs whose module the workers find; it imports no torch."""
+    import ddbench
+
+    places = [Path(ddbench.__file__).parents[1], Path(__file__).parent / "cli"]
+    monkeypatch.syspath_prepend(str(places[1]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, places)))
+    return "workers:job"
+
+
+@contextlib.contextmanager
+def no_children_left() -> Iterator[None]:
+    """After the block no child process is left."""
+    import psutil
+
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    yield
+    left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
+    servers = ("resource_tracker", "forkserver")  # one each for the life of a process
+    left = [child for child in left if not any(name in " ".join(child.cmdline()) for name in servers)]
+    assert not left
 
 
 @pytest.fixture(scope="session", autouse=True)

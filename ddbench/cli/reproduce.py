@@ -169,7 +169,7 @@ def do_cell(workshop: Workshop, cell: PlanCell) -> str:
     ensure_writable(log.parent)
     plain_or_absent(log, "log")
     terminal = sys.stderr  # above the bar
-    alone = workshop.shown and parent_process() is None  # who has workers ends them at once
+    alone = workshop.shown and parent_process() is None  # who has workers says it
     told = aloud(lambda text: print(text, file=terminal, flush=True)) if alone else contextlib.nullcontext()
     with open(log, "a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:

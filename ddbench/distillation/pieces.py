@@ -137,6 +137,7 @@ def share_out(run: Run) -> None:
             sharing.workers,
             units=units_of(out),
             names=[(unit_name(number),) for number in todo],
+            patient=console,
         )
         for _, metrics in jobs:
             bar.advance(f"loss {metrics['loss']:.4f}" if "loss" in metrics else "")
@@ -239,10 +240,9 @@ class Piecework:
     ) -> None:
         """Do the steps of a piece that are not done, with checkpoints; their metrics are added to ``metrics``."""
         rhythm, console = Rhythm(self._run.settings.checkpoint_every), self._run.context.console
-        here = piecework_here() is self  # a worker is stopped by who hands the pieces out
-        with interruptible(
-            console, "iteration", method.iterations, done, first=steps.start, alone=here
-        ) as interruption:
+        if piecework_here() is not self:  # a worker: who hands the pieces out says it
+            console = Console(quiet=True)
+        with interruptible(console, "iteration", method.iterations, done, first=steps.start) as interruption:
             for iteration in range(done, steps.stop):
                 try:
                     metrics.append(metrics_of(method, iteration, method.step(iteration)))

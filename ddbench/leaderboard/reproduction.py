@@ -233,7 +233,15 @@ def fill(
     with console.bar(f"reproduce {plan.name}", len(missing)) as bar, _watched(bar, workshop, missing):
         names = [(cell.name,) for cell in missing]
         for index, message in run_units(
-            job, workshop, missing, workers, units=workshop.units, names=names, deadline=deadline, survive=True
+            job,
+            workshop,
+            missing,
+            workers,
+            units=workshop.units,
+            names=names,
+            deadline=deadline,
+            survive=True,
+            patient=console,
         ):
             name = missing[index].name
             if message:

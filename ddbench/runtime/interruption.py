@@ -45,10 +45,12 @@ class Interruption:
 
     Attributes:
         asked: whether a signal came: the step that is done is to be kept, then :meth:`kept` called.
+        others: what is kept of what other processes did for this one, in their words.
     """
 
     def __init__(self, console: Console, unit: str, total: int, done: int, first: int) -> None:
         self.asked = False
+        self.others: list[str] = []
         self._say, self._unit, self._total, self._kept, self._first = console.alert(), unit, total, done, first
         self._before: dict[int, Any] = {}
         self._signal: tuple[int, FrameType | None] = (signal.SIGINT, None)
@@ -74,6 +76,9 @@ class Interruption:
 
     def words(self) -> str:
         """What is kept."""
+        others = dict.fromkeys(words for words in self.others if words != KEPT)
+        if others:
+            return "; ".join(others)
         if self._kept == self._first:
             return KEPT
         return f"the same command goes on after {self._unit} {self._kept} of {self._total}"

@@ -8,24 +8,31 @@ however that ended. Another engine (``ray_jobs.py``) may take the place of these
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import importlib
 import multiprocessing
 import os
+import signal
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from multiprocessing import forkserver, parent_process
+from multiprocessing import forkserver, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 from ddbench.runtime import authors
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.interruption import Interruption, interruptible, what_is_kept
+from ddbench.runtime.progress import Console
 
 ATTEMPTS = 3
 """A job whose process dies this often is given up."""
+
+LOOK_SECONDS = 0.2
+"""Time between two looks whether an interruption was asked for, where jobs may end by themselves then."""
 
 
 class WorkerDied(UserError):
@@ -74,6 +81,7 @@ def run_jobs(
     deadline: float | None = None,
     *,
     survive: bool = False,
+    patient: Console | None = None,
 ) -> Iterator[tuple[int, Any]]:
     """Yield ``(index, result)`` of ``function(shared, payloads[index])`` as the jobs end, in any order.
 
@@ -84,6 +92,8 @@ def run_jobs(
         deadline: time on the monotonic clock at which unfinished jobs are stopped, whatever they do; with one, all jobs
             run in processes of their own.
         survive: the :class:`WorkerDied` of a job is its result, and the others go on; else it is raised.
+        patient: who says that an interruption waits until the jobs at work have kept their steps; None: processes are
+            ended at once.
 
     Raises:
         UserError: a job raised one, or its process died :data:`ATTEMPTS` times.
@@ -99,11 +109,18 @@ def run_jobs(
             yield index, function(shared, payload)
         return
     warm(target)
-    yield from _run_crew(target, shared, payloads, workers, deadline, survive)
+    with contextlib.nullcontext() if patient is None else interruptible(patient, "step", 0, 0) as interruption:
+        yield from _run_crew(target, shared, payloads, workers, deadline, survive, interruption)
 
 
 def _run_crew(
-    target: str, shared: Any, payloads: Sequence[Any], workers: int, deadline: float | None, survive: bool
+    target: str,
+    shared: Any,
+    payloads: Sequence[Any],
+    workers: int,
+    deadline: float | None,
+    survive: bool,
+    interruption: Interruption | None,
 ) -> Iterator[tuple[int, Any]]:
     """The jobs by processes of their own, as :func:`run_jobs`."""
     context = multiprocessing.get_context(_method())
@@ -116,9 +133,14 @@ def _run_crew(
             crew[-1].give(waiting.pop(), payloads)
         busy = list(crew)
         while busy:
-            ready = set(wait([worker.pipe for worker in busy], _left(deadline)))
-            if not ready:  # the time is up
+            if interruption is not None and interruption.asked:
+                yield from _last_answers(busy, interruption, deadline)
                 return
+            ready = set(wait([worker.pipe for worker in busy], _left(deadline, interruption)))
+            if not ready:
+                if deadline is not None and time.monotonic() >= deadline:
+                    return
+                continue
             for worker in [one for one in busy if one.pipe in ready]:
                 index = worker.index
                 try:
@@ -151,6 +173,28 @@ def _run_crew(
             worker.stop()
 
 
+def _last_answers(
+    busy: Sequence[_Worker], interruption: Interruption, deadline: float | None
+) -> Iterator[tuple[int, Any]]:
+    """Interrupt the jobs at work, and read what they say of it; those that end just now are results as ever."""
+    for worker in busy:
+        worker.interrupt()
+    left = {worker.pipe: worker for worker in busy}
+    while left:
+        ready = wait(list(left), _left(deadline))
+        if not ready:  # the time is up
+            return
+        for worker in [left.pop(pipe) for pipe in list(left) if pipe in ready]:
+            try:
+                kind, value = worker.pipe.recv()
+            except (EOFError, OSError):  # it died, or was killed by the same user
+                continue
+            if kind == INTERRUPTED:
+                interruption.others.append(value)
+            else:
+                yield worker.index, unwrapped(kind, value)
+
+
 def _gave_up(worker: _Worker) -> WorkerDied:
     code = worker.process.exitcode
     if code == 1:  # ended by an error before its job: a worker imports the script that started it
@@ -158,6 +202,22 @@ def _gave_up(worker: _Worker) -> WorkerDied:
     else:
         cause = "it may lack memory: try fewer --workers"
     return WorkerDied(f"a worker process died {ATTEMPTS} times on the same job (exit code {code}); {cause}")
+
+
+@contextlib.contextmanager
+def _out_of_reach() -> Iterator[None]:
+    """What is started in the block is not reached by the Ctrl-C of a terminal, which goes to all its processes: the one
+    that started them says what becomes of them. Where signals cannot be blocked (Windows), it is reached."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    if _method() == "forkserver":
+        resource_tracker.ensure_running()  # it would unblock them here when it is started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def warm(target: str) -> None:
@@ -169,21 +229,28 @@ def warm(target: str) -> None:
     if _method() == "forkserver" and not is_elsewhere():
         # 3.11 to 3.13 do not hand our sys.path to the server; what it cannot import, each worker imports itself.
         multiprocessing.set_forkserver_preload([target.partition(":")[0]])
-        forkserver.ensure_running()
+        with _out_of_reach():
+            forkserver.ensure_running()
 
 
 def _method() -> str:
     return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
+def _left(deadline: float | None, interruption: Interruption | None = None) -> float | None:
+    """Seconds to wait for an answer; None: as long as it takes."""
+    left = [] if deadline is None else [max(0.0, deadline - time.monotonic())]
+    return min([*left, *([] if interruption is None else [LOOK_SECONDS])], default=None)
 
 
 def resolve(target: str) -> Any:
     """The function that ``"module:function"`` names."""
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+INTERRUPTED = "interrupted"
+"""Kind of the answer of a worker that ended its job where it can be gone on with; the value says where."""
 
 
 def answer(function: Callable[..., Any], *given: Any) -> tuple[str, Any]:
@@ -213,43 +280,61 @@ def unwrapped(kind: str, value: Any) -> Any:
 class _Worker:
     def __init__(self, context: Any, target: str, shared: Any) -> None:
         self.pipe, theirs = context.Pipe()
+        ordered, self._orders = context.Pipe(duplex=False)
         self.index = -1
         # the server has the environment of when it was started
-        self.process = context.Process(target=_serve, args=(theirs, target, shared, dict(os.environ)), daemon=True)
-        self.process.start()
+        arguments = (theirs, ordered, target, shared, dict(os.environ))
+        self.process = context.Process(target=_serve, args=arguments, daemon=True)
+        with _out_of_reach():
+            self.process.start()
         theirs.close()
+        ordered.close()
 
     def give(self, index: int, payloads: Sequence[Any]) -> None:
         self.index = index
         with contextlib.suppress(OSError):  # it died since: its closed pipe tells run_jobs
             self.pipe.send(payloads[index])
 
+    def interrupt(self) -> None:
+        """As Ctrl-C would: the job ends at once, or after the step that it is at (``interruption.py``)."""
+        with contextlib.suppress(OSError):  # it died
+            self._orders.send(None)
+
     def stop(self) -> None:
         self.pipe.close()
+        self._orders.close()
         self.process.terminate()
         self.process.join()
 
 
-def _end_with_parent() -> None:
-    """End this process when the one that started it is gone, in the middle of a job too: whole files only are kept."""
+def _attend(orders: Connection) -> None:
+    """Interrupt the job when that is ordered; end this process when the one that started it is gone, in the middle of a
+    job too: whole files only are kept."""
     parent = parent_process()
     assert parent is not None
-    wait([parent.sentinel])
+    if parent.sentinel not in wait([parent.sentinel, orders]):
+        with contextlib.suppress(EOFError, OSError):
+            orders.recv()
+            _thread.interrupt_main()
+        wait([parent.sentinel])
     os._exit(1)
 
 
-def _serve(pipe: Connection, target: str, shared: Any, environment: dict[str, str]) -> None:
+def _serve(pipe: Connection, orders: Connection, target: str, shared: Any, environment: dict[str, str]) -> None:
     """The worker's life: take a payload, send back ``(kind, value)``; end when the parent is gone."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # a shell's background jobs begin with it ignored; the terminal's own is blocked
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=_attend, args=(orders,), daemon=True).start()
     os.environ.clear()
     os.environ.update(environment)
     function = resolve(target)
     while True:
         try:
             payload = pipe.recv()
+            try:
+                told = answer(function, shared, payload)
+            except KeyboardInterrupt as stop:
+                told = INTERRUPTED, what_is_kept(stop)
+            pipe.send(told)
         except (EOFError, OSError, KeyboardInterrupt):
-            return
-        try:
-            pipe.send(answer(function, shared, payload))
-        except (OSError, KeyboardInterrupt):
             return

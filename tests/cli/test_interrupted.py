@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EAGER, PATIENCE, TINY, Outcome, contents
+from conftest import EAGER, PATIENCE, TINY, Outcome, contents, no_children_left
 
 from ddbench.methods.dm import DM
 from ddbench.runtime import interruption
+from ddbench.runtime.jobs import run_jobs
 from ddbench.runtime.progress import Console
 from ddbench.teachers import train
 
@@ -119,3 +124,62 @@ def test_a_signal_after_the_last_step_is_not_lost():
         work()
     assert interruption.what_is_kept(caught.value) == "the same command goes on after step 4 of 4"
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def stopped(target: str, folder: Path, jobs: list[tuple[str, int]], numbers: list[int]) -> KeyboardInterrupt:
+    """How two workers end when these signals come to the process that has them, both being at work."""
+
+    def stop() -> None:
+        limit = time.monotonic() + PATIENCE
+        while not all((folder / str(value)).exists() for _, value in jobs[:2]) and time.monotonic() < limit:
+            time.sleep(0.01)
+        for number in numbers:
+            signal.pthread_kill(main, number)
+            time.sleep(0.1)  # two of a kind that come at once are one
+
+    main, stopper = threading.get_ident(), threading.Thread(target=stop)
+    stopper.start()
+    with no_children_left(), pytest.raises(KeyboardInterrupt) as caught:
+        list(run_jobs(target, folder, jobs, workers=2, patient=Console(quiet=True)))
+    stopper.join()
+    return caught.value
+
+
+def test_workers_keep_the_step_at_work(light_workers: str, tmp_path: Path):
+    """The job that waits is not begun; what each worker kept is told, and the handlers are given back."""
+    before = signal.getsignal(signal.SIGINT)
+    stop = stopped(light_workers, tmp_path, [("steps", 3), ("steps", 4), ("steps", 5)], [signal.SIGINT])
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"3": "kept", "4": "kept"}
+    told = {f"the same command goes on after step {number} of 9" for number in (3, 4)}
+    assert set(interruption.what_is_kept(stop).split("; ")) == told
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_workers_end_at_once_at_the_second_signal(light_workers: str, tmp_path: Path):
+    stop = stopped(light_workers, tmp_path, [("endless-step", 3), ("endless-step", 4)], [signal.SIGINT] * 2)
+    assert interruption.what_is_kept(stop) == interruption.KEPT
+    assert {path.read_text() for path in tmp_path.iterdir()} == {""}
+
+
+def test_workers_that_have_no_steps_end_at_once(light_workers: str, tmp_path: Path):
+    stop = stopped(light_workers, tmp_path, [("wait", 3), ("wait", 4)], [signal.SIGINT])
+    assert interruption.what_is_kept(stop) == interruption.KEPT
+
+
+def test_ctrl_c_of_a_terminal_does_not_reach_the_workers(tmp_path: Path):
+    """It goes to all processes of a terminal: neither who starts the workers nor they have a word to say of it."""
+    root = Path(interruption.__file__).parents[2]
+    (tmp_path / "hit.py").write_text(
+        "import os, signal\n\n\n"
+        "def job(shared, payload):\n    os.kill(os.getpid(), signal.SIGINT)\n    return payload\n\n\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    program = "from ddbench.runtime.jobs import run_jobs; print(sorted(run_jobs('hit:job', None, [5, 6], 2)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(tmp_path)])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("[(0, 5), (1, 6)]\n", "")

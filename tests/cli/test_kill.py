@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import halting
 import psutil
 import pytest
-from conftest import EAGER, PATIENCE, TINY, contents, distill_tiny, random_tiny
+from conftest import EAGER, PATIENCE, TINY, contents, distill_tiny, no_children_left, random_tiny
 
 import ddbench
 from ddbench.runtime import jobs
@@ -286,25 +285,6 @@ def test_a_killed_search_goes_on(ddb: Callable, tmp_path: Path):
 
 
 # Worker processes
-
-
-@pytest.fixture
-def light_workers(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A target of jobs whose module the workers find; it imports no torch."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(Path(__file__).parent)]))
-    return "workers:job"
-
-
-@contextlib.contextmanager
-def no_children_left() -> Iterator[None]:
-    """After the block no child process is left."""
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
-    yield
-    left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
-    servers = ("resource_tracker", "forkserver")  # one each for the life of a process
-    left = [child for child in left if not any(name in " ".join(child.cmdline()) for name in servers)]
-    assert not left
 
 
 def test_jobs_of_a_killed_worker_are_done_again(light_workers: str, tmp_path: Path):

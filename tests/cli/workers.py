@@ -1,4 +1,4 @@
-"""Jobs for the worker processes of ``test_kill.py``; imports nothing heavy, because every worker imports it."""
+"""Jobs for worker processes (fixture ``light_workers``); imports nothing heavy, because every worker imports it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.interruption import interruptible
+from ddbench.runtime.progress import Console
 
 FOR_EVER = 900.0
 """Seconds: longer than any test waits (``conftest.PATIENCE``)."""
@@ -34,4 +36,23 @@ def job(shared: Path, payload: tuple[str, int | Path]) -> tuple[int | str | None
     if what == "hang-until-killed" and not (shared / "killed").exists():
         (shared / "pid").write_text(f"{os.getpid()}\n")
         time.sleep(FOR_EVER)
+    if what == "wait":
+        (shared / str(value)).touch()
+        while True:
+            time.sleep(0.01)
+    if what in ("steps", "endless-step"):
+        steps(shared / str(value), FOR_EVER if what == "endless-step" else 0.01)
     return value, os.getpid()
+
+
+def steps(place: Path, seconds: float) -> None:
+    """Steps of so many seconds, of which the last one's number is kept in a file when an interruption is asked for."""
+    with interruptible(Console(quiet=True), "step", 9, 0) as interruption:
+        while True:
+            place.touch()
+            limit = time.monotonic() + seconds
+            while time.monotonic() < limit:
+                time.sleep(0.01)
+            if interruption.asked:
+                place.write_text("kept")
+                interruption.kept(int(place.name))

@@ -106,7 +106,7 @@ class Writer:
         """Say that this process writes.
 
         Raises:
-            OSError: the folder cannot be written to.
+            UserError: the folder cannot be written to.
         """
         self._sign.enter()
 
@@ -166,10 +166,7 @@ def _first(path: Path, text: str) -> bool:
 def writing(folder: Path) -> Iterator[Writer]:
     """Be known as a writer of the folder for the block."""
     writer = Writer(folder)
-    try:
-        writer.enter()
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+    writer.enter()
     try:
         yield writer
     finally:

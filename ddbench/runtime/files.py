@@ -38,7 +38,8 @@ _UMASK = os.umask(0)
 os.umask(_UMASK)
 
 
-def _explain(error: OSError, path: Path) -> UserError:
+def refused(error: OSError, path: Path) -> UserError:
+    """What a user is told of a disk that does not take a file."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
             f"cannot write {path}: the disk is full; free some space and repeat the command, it goes on where it was"
@@ -74,7 +75,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
         _sync_folder(path.parent)
         sweep(path.parent, path.name)
     except OSError as error:
-        raise _explain(error, path) from error
+        raise refused(error, path) from error
     finally:
         with contextlib.suppress(OSError):  # the parent is no folder: nothing was written
             own.unlink(missing_ok=True)
@@ -119,7 +120,7 @@ def write_derived(contents: Mapping[Path, str | bytes]) -> None:
             _dump(own, content.encode() if isinstance(content, str) else content)
             os.replace(own, path)
         except OSError as error:
-            raise _explain(error, path) from error
+            raise refused(error, path) from error
         finally:
             with contextlib.suppress(OSError):
                 own.unlink(missing_ok=True)
@@ -368,7 +369,7 @@ def ensure_writable(folder: Path) -> None:
         except OSError as error:
             # another process that had made it took it away, empty, just now
             if not isinstance(error, FileNotFoundError) or attempt == ATTEMPTS - 1:
-                raise _explain(error, folder) from error
+                raise refused(error, folder) from error
 
 
 def check_writable(folder: Path) -> None:

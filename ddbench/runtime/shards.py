@@ -23,6 +23,7 @@ from ddbench.runtime.errors import Unfinished, UserError, one_line
 from ddbench.runtime.files import canonical_json, listed, read_json, text_hash, write_text
 from ddbench.runtime.jobs import WorkerDied, resolve, run_jobs, warm
 from ddbench.runtime.numbers import whole
+from ddbench.runtime.progress import Console
 from ddbench.runtime.signs import POLL, Seen, Sign, holder, signs
 from ddbench.runtime.temporary import machine
 
@@ -174,10 +175,7 @@ class Units:
         for unit in units:
             self._record(unit).unlink(missing_ok=True)
         sign = Sign(self.folder, CLAIM, {"units": list(units), "driver": driver})
-        try:
-            sign.enter()
-        except OSError as error:
-            raise UserError(f"cannot write {self.folder}: {error.strerror or error}") from error
+        sign.enter()
         try:
             yield
         except Exception as error:
@@ -223,10 +221,7 @@ class Units:
     def process(self) -> Iterator[None]:
         """Be known to hand units out for the block. What was noted is there until somebody finds all at rest."""
         sign = Sign(self.folder, PROCESS)
-        try:
-            sign.enter()
-        except OSError as error:
-            raise UserError(f"cannot write {self.folder}: {error.strerror or error}") from error
+        sign.enter()
         try:
             yield
         finally:
@@ -360,12 +355,13 @@ def run_units(
     names: Sequence[tuple[str, ...]],
     deadline: float | None = None,
     survive: bool = False,
+    patient: Console | None = None,
 ) -> Iterator[tuple[int, Any]]:
     """:func:`ddbench.runtime.jobs.run_jobs`, of which other processes know what is being done.
 
     Args:
         names: the units that each payload stands for.
-        deadline, survive: as there.
+        deadline, survive, patient: as there.
 
     Raises:
         UserError, RuntimeError: as ``run_jobs``; the units of the job are then known to have failed.
@@ -376,7 +372,7 @@ def run_units(
     wrapped = _Shared(units=units, driver=driver, target=target, shared=shared)
     jobs = list(zip(names, payloads, strict=True))
     try:
-        yield from run_jobs(f"{__name__}:run_unit", wrapped, jobs, workers, deadline, survive=survive)
+        yield from run_jobs(f"{__name__}:run_unit", wrapped, jobs, workers, deadline, survive=survive, patient=patient)
     except WorkerDied:  # its sign stays, and says at what
         raise
     except BaseException:

@@ -28,6 +28,7 @@ from ddbench.runtime.files import (
     parse_json,
     plain_or_absent,
     read_bytes,
+    refused,
 )
 from ddbench.runtime.numbers import process_exists, whole
 from ddbench.runtime.temporary import machine, temporary
@@ -81,31 +82,44 @@ class Sign:
         """Put the sign up; its folder is made.
 
         Raises:
-            OSError: the folder cannot be written to.
+            UserError: the folder cannot be written to.
         """
-        for attempt in range(ATTEMPTS):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self.path.write_text(self._text)
-                break
-            except FileNotFoundError:  # another process has just finished, and removed the folder
-                if attempt == ATTEMPTS - 1:
-                    raise
-        _live(self.path)
+        for _ in range(ATTEMPTS):
+            if self._put(self.path, self._text, "w"):
+                return
+        raise UserError(f"cannot write {self.path}: other processes remove its folder")
 
     def take(self, path: Path) -> bool:
         """Put the sign up at ``path``; whether that worked, since nobody else's is there.
 
         Raises:
-            OSError: the folder cannot be written to.
+            UserError: the folder cannot be written to.
         """
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "x") as file:
-                file.write(f"{self.path.name}\n{self._text}")
-        except (FileExistsError, FileNotFoundError):  # or who left just now has removed the folder
+        if not self._put(path, f"{self.path.name}\n{self._text}", "x"):
             return False
         self.path = path
+        return True
+
+    def _put(self, path: Path, text: str, mode: str) -> bool:
+        """Make the file, and touch it from now on; False: there is one, or who left just now has removed the folder.
+
+        Raises:
+            UserError: the folder cannot be written to.
+        """
+        made = False
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, mode) as file:
+                made = True
+                file.write(text)
+        except (FileExistsError, FileNotFoundError):
+            return False
+        except BaseException as error:
+            if made:  # an empty sign would say of nobody, for ten minutes, that he is at work
+                path.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise refused(error, path) from error
+            raise
         _live(path)
         return True
 
@@ -264,7 +278,7 @@ def _bury(place: Path, holder: Seen) -> bool:
     name = hashlib.sha256(canonical_json(holder.content).encode()).hexdigest()[:8]
     grave = place.with_name(f".{place.name}.0.{name}.tmp")  # the same for all, and seen as temporary
     sign, own = Sign(place.parent, TURN), False
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(UserError):
         own = sign.take(grave)
     if not own:
         other = _holder(grave)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +20,9 @@ from conftest import EAGER, PATIENCE, TINY, contents
 import ddbench
 from ddbench.evaluation import evaluator, parts, tasks
 from ddbench.experts.store import TrajectoryStore
+from ddbench.runtime import signs
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.shards import Units
 
 ROOT = Path(ddbench.__file__).parents[1]
 OTHER = "mlp-d1-w4"
@@ -180,6 +185,30 @@ def test_signs_of_life(tmp_path: Path):
         (folder / sign.name.replace(str(os.getpid()), str(ended.pid), 1)).touch()
         assert not first.others(), "a killed process of this machine"
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_sign_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException):
+    """No empty one is left, which would be nobody's: the next process would wait ten minutes for it."""
+
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise error
+
+    def opened(path: Path, mode: str) -> Full:
+        path.touch()
+        return Full()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(signs, "open", opened, raising=False)
+        for work in (signs.turn(tmp_path / "run", "run"), Units(tmp_path).at(["unit"])):
+            with pytest.raises((UserError, KeyboardInterrupt)) as caught, work:
+                pass
+            told = f"cannot write {tmp_path}.*: the disk is full"
+            assert isinstance(error, KeyboardInterrupt) or re.search(told, str(caught.value))
+            assert not list(tmp_path.iterdir())
+    with signs.turn(tmp_path / "run", "run", lambda line: pytest.fail(line)):
+        pass
 
 
 def test_the_first_claim_holds(tmp_path: Path):

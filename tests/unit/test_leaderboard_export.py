@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import resource
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -250,6 +251,19 @@ def test_sqlite_index(cells: list[Cell], board: Path, tmp_path: Path, capsys: py
     with pytest.raises(UserError, match="something else than an index"):
         verb.main(["export", "--format", "sqlite", "--leaderboard", str(board), "--out", str(other)])
     assert other.read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "sqlite"])
+def test_a_disk_that_refuses_the_file(cells: list[Cell], tmp_path: Path, kind: str) -> None:
+    """Files of more than a few bytes are refused here, as by a quota; it is told as of any file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))
+    try:
+        with pytest.raises(UserError, match=f"cannot write .*index.{kind}"):
+            write_export(tmp_path / f"index.{kind}", kind, cells, "text" * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_sqlite_says_of_each_result_whether_it_is_verified(tmp_path: Path) -> None:

@@ -247,13 +247,13 @@ def write_sqlite(path: Path, cells: Sequence[Cell]) -> None:
         with open(path, "rb") as handle:
             if handle.read(16) != b"SQLite format 3\0":
                 raise UserError(f"{path}: holds something else than an index; choose another --out")
-    write_atomic(path, lambda temporary: _fill(temporary, cells))
+    write_bytes(path, _database(cells))
 
 
-def _fill(path: Path, cells: Sequence[Cell]) -> None:
-    connection = sqlite3.connect(path)
+def _database(cells: Sequence[Cell]) -> bytes:
+    """The file; made in memory, so that a disk that refuses it is told as of any file."""
+    connection = sqlite3.connect(":memory:")
     try:
-        connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")
         connection.executescript(TABLES.format(columns=", ".join(_COLUMNS)))
         stand: dict[str, tuple[Result, str | None]] = {}
         for cell in cells:
@@ -271,6 +271,7 @@ def _fill(path: Path, cells: Sequence[Cell]) -> None:
             (tuple(record[name] for name in _COLUMNS) for record in records(cells)),
         )
         connection.commit()
+        return connection.serialize()
     finally:
         connection.close()
 

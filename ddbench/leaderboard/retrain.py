@@ -27,7 +27,7 @@ from ddbench.leaderboard.schema import RESULTS, load_results, result_path
 from ddbench.leaderboard.verification import Verification, load_verifications, make_verification, write_verification
 from ddbench.modalities import modality
 from ddbench.runtime.errors import UserError, one_line
-from ddbench.runtime.files import canonical_json, ensure_writable, text_hash
+from ddbench.runtime.files import canonical_json, check_writable, ensure_writable, text_hash
 from ddbench.runtime.jobs import WorkerDied, is_elsewhere
 from ddbench.runtime.numbers import check_count
 from ddbench.runtime.progress import Console
@@ -151,7 +151,7 @@ def prepare(
 
     Raises:
         UserError: as :func:`choose`; a file of no single row; another ``compile`` than auto, on or off; a named row
-            that cannot be trained again as the request says; the work folder cannot be written to.
+            that cannot be trained again as the request says; board or work folder cannot be written to.
     """
     if request.files and len(ids) != 1:
         raise UserError(f"{next(iter(request.files)).flag}: name the one row that it belongs to")
@@ -166,6 +166,7 @@ def prepare(
         if request.measured:
             measurements(row, job)
             check_tasks(row, request)
+    check_writable(request.root / RESULTS)
     ensure_writable(request.work)
     return rows, notes
 

@@ -100,6 +100,13 @@ def test_what_is_found_out_about_a_row_lies_beside_the_caller(
     assert listing(board) == before
 
 
+def test_a_board_that_may_not_be_written_to(board: Path, refused: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused before a row is trained again for nothing."""
+    monkeypatch.setattr("os.access", lambda place, mode: False)
+    monkeypatch.setattr(training, "train_student", lambda *given: pytest.fail("a student was trained"))
+    refused(verify(board), "cannot write", str(board))
+
+
 def test_our_own_row_gives_the_same_bits(ddb: Ddb, board: Path) -> None:
     """Nothing but the board is there: no run folder, no protocol file."""
     out = done(ddb(*verify(board)))

@@ -66,7 +66,7 @@ class Record:
         self.before: float = known.get("cpu_seconds", 0.0)
         self.findings: dict[str, dict[str, Any]] = known.get("findings", {})
         self.start = time.process_time()
-        self.memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self.peak = _peak()
 
     def cpu(self) -> float:
         """CPU seconds so far, of killed processes too."""
@@ -108,7 +108,7 @@ class Record:
         """Run the reader on an input."""
         from ddbench.runtime.errors import UserError
 
-        begin = time.process_time()
+        begin, held = time.process_time(), _held()
         signal.setitimer(signal.ITIMER_PROF, HANG)
         signal.setitimer(signal.ITIMER_REAL, WAIT)
         try:
@@ -123,16 +123,26 @@ class Record:
         self.executions += 1
         if time.process_time() - begin > HANG:
             self.found(f"{self.name}: over {HANG:g} s", data, f"{time.process_time() - begin:.0f} s")
-        now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        if now > self.memory + MEMORY:
-            self.found(f"{self.name}: over 1 GiB", data, f"{(now - self.memory) // 1024} MiB more")
-            self.memory = now
+        if (peak := _peak()) > self.peak:
+            self.peak = peak
+            if peak > held + MEMORY:
+                self.found(f"{self.name}: over 1 GiB", data, f"{(peak - held) // 1024} MiB more")
         if self.executions % 200 == 0:
             self.write()
         if self.cpu() > self.seconds:
             self.write()
             sys.stdout.flush()
             os._exit(0)
+
+
+def _held() -> int:
+    """KiB that this process has in memory; the fuzzer's own grow with what it has seen."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 1024
+
+
+def _peak() -> int:
+    """The most KiB that it ever had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _place(error: BaseException) -> str:

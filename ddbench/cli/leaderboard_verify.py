@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Train rows of a board again from the synset that lies beside them, under their protocol, with their
 students and seeds, and write what came out beside the claim: <id>.verified.json, with a verdict. Nothing is downloaded
-and no code of a submission runs. Killed at any moment, the same command goes on. Exit code 1: a row is below its claim.
+and no code of a submission runs. Killed at any moment, the same command goes on. Exit code 1: a row is below its claim,
+whatever became of others; 2: none is, and one could not be verified.
 
 verdicts: identical (the same seeds gave the same numbers), within (the 95 % interval of an honest row), above, below"""
 
@@ -141,10 +142,10 @@ def verify(argv: list[str]) -> None:
         print(f"stopped after {args.max_minutes:g} minutes, {len(known)} row(s) not finished; the same command goes on")
     if verdicts:
         print(f"next: ddbench leaderboard build --leaderboard {shlex.quote(str(args.leaderboard))}")
+    if "below" in verdicts:  # it outweighs rows that are refused: each of them is told above
+        raise SystemExit(1)
     if refused:
         raise UserError(f"{len(refused)} row(s) cannot be verified; the first: {refused[0]}")
-    if "below" in verdicts:
-        raise SystemExit(1)
 
 
 def print_verification(row: Result, made: Verification) -> None:

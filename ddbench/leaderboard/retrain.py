@@ -122,7 +122,7 @@ def status(request: Request, ids: Sequence[str]) -> list[State]:
 
 
 def _candidates(root: Path, ids: Sequence[str]) -> tuple[list[Result], list[Result], list[str]]:
-    """All rows, those that are named or could be trained again, and why others could not.
+    """All rows, those that are named or could be trained again, and what is to be said of them and of others.
 
     Raises:
         UserError: as :func:`choose`.
@@ -130,13 +130,12 @@ def _candidates(root: Path, ids: Sequence[str]) -> tuple[list[Result], list[Resu
     if not (root / RESULTS).is_dir():
         raise UserError(f"{root}: no leaderboard with results; `ddbench submit RUN --leaderboard {root}` makes one")
     results = load_results(root)
-    chosen, notes = [_one(results, name) for name in dict.fromkeys(ids)], []
+    replaced = {result.supersedes: result.id for result in results}
+    chosen = [_one(results, name) for name in dict.fromkeys(ids)]
+    notes = [f"{row.id} is superseded by {replaced[row.id]}" for row in chosen if row.id in replaced]
     if not ids:
-        replaced = {result.supersedes for result in results}
-        for result in results:
+        for result in (row for row in results if row.id not in replaced):
             missing = [part for part in needed(result) if not beside(root / result_path(result), part).is_file()]
-            if result.id in replaced:
-                continue
             if missing:
                 notes.append(f"{result.id} left out: its {missing[0].name} does not lie beside it")
             else:

@@ -18,8 +18,10 @@ from scipy.stats import t as student_t
 from test_leaderboard import ACCURACIES, CONVNET, MLP, make_run, submit
 
 from ddbench.evaluation.record import SEARCHED
+from ddbench.leaderboard import retrain
 from ddbench.leaderboard.described import _rate, differing
 from ddbench.leaderboard.result import Run
+from ddbench.leaderboard.retrain import choose
 from ddbench.leaderboard.schema import load_results, read_result
 from ddbench.leaderboard.verification import (
     Verification,
@@ -291,3 +293,26 @@ def test_a_verification_of_earlier_numbers_is_refused(board: Path, tmp_path: Pat
     verification_path(board, new).write_text(json.dumps(made.to_json()))
     with pytest.raises(UserError, match="verifies"):
         load_verifications(board)
+
+
+def test_a_superseded_row_says_by_which(board: Path, tmp_path: Path) -> None:
+    (old,) = load_results(board)
+    new = read_result(submit(make_run(tmp_path / "run", {CONVNET: [*ACCURACIES[CONVNET], 0.8], MLP: [0.8] * 4}), board))
+    assert choose(board, [old.id])[1] == [f"{old.id} is superseded by {new.id}"]
+    assert choose(board, [new.id])[1] == []
+
+
+@pytest.mark.parametrize(("shift", "code"), [({CONVNET: -0.1}, 1), ({}, 2)])
+def test_a_row_below_outweighs_one_that_is_refused(
+    ddb: Callable[..., Any], board: Path, monkeypatch: pytest.MonkeyPatch, shift: dict[str, float], code: int
+) -> None:
+    """Who asks by the exit code whether a claim is false must not be told of a file that is missing."""
+    made = verified(board, shift)
+    (result,) = load_results(board)
+    other = replace(result, id="00000000")
+    outcomes = [retrain.Outcome(result.id, made), retrain.Outcome(other.id, None, "its synset is not there")]
+    monkeypatch.setattr(retrain, "prepare", lambda *_, **__: ([result, other], []))
+    monkeypatch.setattr(retrain, "verify_rows", lambda *_: outcomes)
+    found = ddb("leaderboard", "verify", "--leaderboard", board)
+    assert found.code == code
+    assert "00000000 not verified: its synset is not there" in found.out

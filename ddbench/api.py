@@ -176,7 +176,8 @@ def submit(
     Args:
         run: a run folder, or the synset file in it.
         leaderboard: folder of the board.
-        protocol: which evaluation, when the run has several; default: the only one, or the only standard one.
+        protocol: which evaluation, when the run has several, by its name or its file; default: the only one, or the
+            only standard one.
         dry_run: write nothing.
         name: how the method is called on the board; ``method`` names that of an imported synset.
         claims: student -> accuracy (0 to 1) that the authors report, in ``claim_source`` (one for all, or one each).

@@ -37,7 +37,8 @@ class SubmitArgs:
     leaderboard: Path = Path("leaderboard")
     """Folder of the board."""
     protocol: str | None = None
-    """Which evaluation, when the run has several; default: the only one, or the only standard one."""
+    """Which evaluation, when the run has several: its name, or the file that `ddbench evaluate --out` wrote; default:
+    the only one, or the only standard one."""
     all: bool = False
     """All standard evaluations of the run: a row each."""
     name: str = ""

@@ -40,6 +40,10 @@ def run_folder(place: Path) -> Path:
         return place
     if not place.exists():
         raise UserError(f"{place}: no such run folder; `ddbench distill ... --out {place}` makes one")
+    if place.suffix == ".json":
+        raise UserError(
+            f"{place}: a file; of an evaluation it goes with its run: ddbench submit RUN --protocol {place}"
+        )
     if place.name != SYNSET_FILE:
         raise UserError(f"{place}: a file; expected the folder of a run, or the {SYNSET_FILE} in it")
     return place.parent
@@ -54,7 +58,10 @@ def evaluations(run: Path) -> list[Path]:
     folder = run_folder(run) / "evaluations"
     found = sorted(path for path in folder.glob("*.json") if not path.name.endswith(".cost.json"))
     if not found:
-        raise UserError(f"{run}: not evaluated yet: run `ddbench evaluate {run}` first")
+        raise UserError(
+            f"{run}: not evaluated yet: run `ddbench evaluate {run}` first (or, of one with --out, give that file by "
+            "--protocol)"
+        )
     return found
 
 
@@ -78,9 +85,14 @@ def _is_standard(evaluation: dict[str, Any]) -> bool:
 def evaluation_path(run: Path, protocol: str | None) -> Path:
     """The evaluation that is to be submitted: the one that is named, the only one, or the only standard one.
 
+    Args:
+        protocol: its name, a protocol's TOML file, or the evaluation's own file (``evaluate --out``).
+
     Raises:
         UserError: none of that name, or several and none named.
     """
+    if protocol is not None and protocol.endswith(".json") and Path(protocol).is_file():
+        return Path(protocol)
     found = evaluations(run)
     names = [path.stem for path in found]
     if protocol is not None and protocol.endswith(".toml"):

@@ -68,6 +68,22 @@ def test_a_run_is_its_folder_or_its_synset_file(way: Callable, tmp_path: Path, b
     assert everything(board) == before
 
 
+def test_an_evaluation_that_lies_elsewhere_is_named_by_its_file(tmp_path: Path, board: Path) -> None:
+    run = make_run(tmp_path / "run")
+    out = (run / "evaluations/hard-v1.json").rename(tmp_path / "score.json")
+    (run / "evaluations/hard-v1.cost.json").rename(tmp_path / "score.cost.json")
+    with pytest.raises(UserError, match="give that file by --protocol"):
+        call(run, board)
+    with pytest.raises(UserError, match=f"ddbench submit RUN --protocol {out}"):
+        call(out, board)
+    call(run, board, "--protocol", str(out))
+    (row,) = load_results(board)
+    assert row.cost.evaluate is not None
+    of_another = make_run(tmp_path / "other", content=b"another")
+    with pytest.raises(UserError, match="another synset"):
+        call(of_another, board, "--protocol", str(out))
+
+
 @WAYS
 def test_a_board_is_written_to_in_turn(
     way: Callable, tmp_path: Path, board: Path, monkeypatch: pytest.MonkeyPatch

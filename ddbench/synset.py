@@ -202,6 +202,8 @@ def synset_path(place: Path) -> Path:
         hint = suggest(place.name, near) + "; ddbench distill and ddbench import make runs"
         if place.is_dir():
             hint = " (is the run finished? repeat its ddbench distill command)"
+        if runs := sorted(place.glob(f"*/{FILE}")):
+            hint = f" (that folder holds {len(runs)} run(s): name each by itself, such as {runs[0].parent})"
         raise UserError(f"{path}: no such synset{hint}")
     return path
 

@@ -24,7 +24,7 @@ class CheckArgs:
     size: int | None = None
     """Side in pixels, where it can be chosen."""
     out: Path | None = None
-    """The picture (default: NAME.png here)."""
+    """The picture (default: NAME.png here, with --size NAME-SIZE.png)."""
     data: Path | None = None
     """Folder with the datasets; default: $DDBENCH_DATA, else the user's cache folder."""
     download: bool = False
@@ -74,7 +74,8 @@ def _check(args: CheckArgs) -> None:
     from ddbench.runtime.files import ensure_writable, write_bytes
 
     kind = modality(modality_of(args.dataset))
-    out = args.out or Path(f"{dataset_slug(args.dataset)}.png")
+    side = "" if args.size is None else f"-{args.size}"
+    out = args.out or Path(f"{dataset_slug(args.dataset)}{side}.png")
     if out.suffix != ".png" or out.is_dir():
         raise UserError(f"--out {out}: expected a file that ends in .png")
     if args.skip_broken and kind.name != "image":

@@ -187,18 +187,14 @@ def size_to_load(name: str, side: int, asked: int | None = None) -> int | None:
     """The size with which a dataset is read for images of this side, in px; None where it has one size only.
 
     Args:
-        asked: another side that the user asks for.
+        asked: the side that the user asks for.
 
     Raises:
-        UserError: as :func:`dataset_spec`; another side of a set that has one only.
+        UserError: as :func:`dataset_spec`; another side than the images have.
     """
-    if asked is not None:
-        dataset_spec(name, asked)
-    if name.startswith((FOLDER, HUB)) or dataset_spec(name).resizable:
-        return side if asked is None else asked
     if asked not in (None, side):
-        raise UserError(f"--size {asked}: the images of {name} have {side} pixels; leave --size out")
-    return None
+        raise UserError(f"--size {asked}: the synset has images of {name} with {side} pixels; leave --size out")
+    return side if name.startswith((FOLDER, HUB)) or dataset_spec(name).resizable else None
 
 
 DSA = "color_crop_cutout_flip_scale_rotate"

@@ -162,9 +162,11 @@ def check_folder(out: Path, resolved: dict[str, Any]) -> None:
             begun = " ".join(f"--{name} {old.get(name)}" for name in differing)
             raise UserError(f"{out} was begun with {begun}: give it, or choose another --out, or remove that folder")
         if differing:
+            data = "dataset_fingerprint" in differing and "dataset" not in differing
+            why = " (its data changed, or are read with another --size)" if data else ""
             raise UserError(
-                f"{out} holds another run: {', '.join(differing[:4])} differ(s); choose another --out or remove that "
-                "folder"
+                f"{out} holds another run: {', '.join(differing[:4])} differ(s){why}; choose another --out or remove "
+                "that folder"
             )
         return
     if out.exists() and (not out.is_dir() or any(not is_temporary(entry) for entry in out.iterdir())):

@@ -77,6 +77,13 @@ def test_folder(ddb: Callable, tmp_path: Path):
     assert (tmp_path / "look.png").is_file()
 
 
+def test_a_picture_a_size(ddb: Callable, tmp_path: Path):
+    make_folder(tmp_path / "own")
+    for size in (8, 16):
+        assert ddb("data", "check", "folder:own", "--size", size).code == 0
+    assert [path.stem.rpartition("-")[2] for path in sorted(tmp_path.glob("*.png"))] == ["16", "8"]
+
+
 def test_the_next_command_can_be_taken_as_it_stands(ddb: Callable, tmp_path: Path):
     make_folder(Path("my images"))
     found = ddb("data", "check", "folder:my images", "--size", 8, "--data", "my data", "--out", "x.png")

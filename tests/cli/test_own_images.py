@@ -71,6 +71,17 @@ def test_what_must_be_meant(place: Path, refused: Callable, name: str, needle: s
     refused(("distill", "--method", "random", "--dataset", name, "--ipc", 1, *size, "--quiet"), needle)
 
 
+def test_another_size_is_told_as_such(place: Path, ddb: Callable, refused: Callable):
+    own = ("--dataset", "folder:own", "--student", TINY, "--quiet", *EAGER)
+    run = ("distill", "--method", "random", "--ipc", 1, "--out", "run", *own)
+    assert ddb(*run, "--size", 8).code == 0
+    refused((*run, "--size", 16), "run holds another run: dataset_fingerprint", "or are read with another --size")
+    refused(("evaluate", "run", "--size", 16), "--size 16: the synset has images", "with 8 pixels; leave --size out")
+    assert ddb("buffer", "--experts", 1, "--epochs", 2, "--batch", 8, *own, "--size", 8).code == 0
+    mtt = ("distill", "--method", "mtt", "--recipe", "none", "--ipc", 1, *own)
+    refused((*mtt, "--size", 16), "is of images of 8 pixels (--size), here they have 16")
+
+
 @pytest.mark.parametrize(("kind", "size"), [("folder:own", ("--size", 8)), ("npz:own.npz", ())])
 def test_data_that_lie_elsewhere_are_found_in_the_data_folder(
     place: Path, tmp_path: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch, kind: str, size: tuple[object, ...]

@@ -37,10 +37,13 @@ def test_names_of_data_of_ones_own():
     assert dataset_slug("hub:me/cats").startswith("hub-cats-")
     assert size_to_load("npz:a.npz", 8) is None
     assert size_to_load("npz:a.npz", 8, 8) is None
-    with pytest.raises(UserError, match=r"--size 16: the images of npz:a\.npz have 8 pixels"):
+    with pytest.raises(UserError, match=r"--size 16: the synset has images of npz:a\.npz with 8 pixels"):
         size_to_load("npz:a.npz", 8, 16)
     assert size_to_load("hub:me/cats", 8) == 8
-    assert size_to_load("hub:me/cats", 8, 16) == 16
+    with pytest.raises(
+        UserError, match="--size 16: the synset has images of hub:me/cats with 8 pixels; leave --size out"
+    ):
+        size_to_load("hub:me/cats", 8, 16)
     with pytest.raises(UserError, match="--size PIXELS"):
         dataset_spec("hub:me/cats")
     for name in ("npz:", "hub:"):

@@ -119,6 +119,12 @@ def test_synset_path(tmp_path: Path):
         synset_path(tmp_path / "digits-ipc10-dm-s1")
     (tmp_path / "digits-ipc10-dm-s0").rmdir()
     write_synset(tmp_path / "synset.safetensors", make())
+    runs = tmp_path / "runs"
+    for name in ("b", "a"):
+        (runs / name).mkdir(parents=True)
+        write_synset(runs / name / "synset.safetensors", make())
+    with pytest.raises(UserError, match=f"no such synset .that folder holds 2 run.s.: .* such as {runs / 'a'}"):
+        synset_path(runs)
     assert synset_path(tmp_path) == synset_path(tmp_path / "synset.safetensors") == tmp_path / "synset.safetensors"
 
 

@@ -134,6 +134,8 @@ def _misfit(
         return f"is of {header['student']} on {header['dataset']}"
     if "parent" in header:
         return "holds trajectories that a run derived from its own synset"
+    if header.get("size", spec.size) != spec.size:
+        return f"is of images of {header['size']} pixels (--size), here they have {spec.size}"
     if header["dataset_fingerprint"] != dataset.fingerprint:
         return f"is of other data (fingerprint {header['dataset_fingerprint'][:12]}, here {dataset.fingerprint[:12]})"
     if recipe.kind not in (wanted.kind, "imported"):

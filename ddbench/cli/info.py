@@ -6,6 +6,7 @@ import contextlib
 import json
 import shlex
 import struct
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,10 @@ class Args:
 
 
 GO_ON = "repeat its `ddbench {}` command: it goes on where it was"
+DIVERGED = (
+    "repeat its `ddbench distill` command with other settings, often a lower rate, and another --out: as it was, it "
+    "ends where it did (last_good.safetensors is the synset before that)"
+)
 
 EXAMPLES = """  ddbench info runs/digits-ipc1-mtt-s0
   ddbench info runs/digits-ipc1-mtt-s0/evaluations/hard-v1.json
@@ -127,6 +132,8 @@ def main(argv: list[str]) -> None:
             figure = f"{said_before(table['metric'], table['title'])}{100 * entry['mean']:6.2f} %"
             seeds = count_words(entry["n"], "seed")
             print(f"    {student:<24} {figure}  {words}{'  ' if words else ''}({seeds})")
+        for student, count in table["diverged"].items():
+            print(f"    {student:<24} diverged ({count_words(count, 'seed')})")
         if table["measured"]:
             print(f"    measured: {', '.join(table['measured'])}")
     for command in found["next"]:
@@ -213,8 +220,10 @@ def _folder(place: Path) -> dict[str, Any]:
         return _run(place)
     if (place / "config.json").is_file() and _kind(place / "config.json") == "ddbench-run":
         config = _header(place / "config.json")
-        found = _found("run that is not finished", place, _settings("ddbench-run", config))
-        found["next"] = [GO_ON.format("distill")]
+        lost = (place / "last_good.safetensors").is_file()
+        what = "run that diverged" if lost else "run that is not finished"
+        found = _found(what, place, _settings("ddbench-run", config))
+        found["next"] = [DIVERGED if lost else GO_ON.format("distill")]
         return found
     if (place / "results").is_dir():
         rows = sum("." not in path.stem for path in (place / "results").glob("*/*/*/*.json"))
@@ -350,7 +359,9 @@ def _evaluation(path: Path, header: Mapping[str, Any]) -> dict[str, Any]:
             students[str(student)] = {"mean": float(told["mean"]), "n": int(told["n"]), **ends}
         standard = header["protocol"]["standard"] is True
         measured = sorted(header.get("measured", {}))
-        return {"standard": standard, "metric": main, "title": title, "students": students, "measured": measured}
+        lost = dict(Counter(str(run["student"]) for run in header.get("diverged", [])))
+        found = {"metric": main, "title": title, "students": students, "diverged": lost, "measured": measured}
+        return {"standard": standard, **found}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: its summary is malformed ({error!r:.80}); evaluate again") from None
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import EAGER, TINY, random_tiny
+from conftest import EAGER, TINY, distill_tiny, random_tiny
 
 from ddbench.cli.distill import evaluation_command
 from ddbench.methods import METHODS, facts_of, fitting_protocol
@@ -37,6 +37,20 @@ def test_a_run_with_its_evaluation(random_run: Path, ddb: Callable):
     mean = found["evaluations"][evaluation.stem]["students"][student]["mean"]
     assert mean == summary[student]["accuracy"]["mean"]
     assert json.loads(ddb("info", evaluation, "--json").out)["evaluations"][evaluation.stem]["standard"] is False
+
+
+def test_what_diverged_is_told(random_run: Path, buffers: Path, tmp_path: Path, ddb: Callable):
+    """A run that would end where it did is not said to go on, and a student without a mean is not left out."""
+    assert ddb(*distill_tiny(buffers, tmp_path / "run", "--lr-images", 1e30)).code == 2
+    found = ddb("info", tmp_path / "run").out
+    assert found.startswith("run that diverged: ")
+    assert "with other settings" in found
+    assert "goes on" not in found
+    evaluation = next((random_run / "evaluations").glob("*3-max_images=100.json"))
+    content = json.loads(evaluation.read_text())
+    lost = [{"student": "mlp-d3-w128", "seed": seed, "diverged": "outputs are not finite"} for seed in (1, 3)]
+    evaluation.write_text(json.dumps(content | {"diverged": lost}))
+    assert f"    {'mlp-d3-w128':<24} diverged (2 seeds)\n" in ddb("info", evaluation).out
 
 
 def test_submit_is_told_of_an_evaluation_that_lies_in_a_run(

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from ddbench.leaderboard.grouping import current
 from ddbench.leaderboard.result import Budget, Result
 from ddbench.leaderboard.schema import load_results
-from ddbench.statistics import Statistics, interval_words, paired_difference, summarise, summarise_groups
+from ddbench.statistics import Statistics, gap_words, interval_words, paired_difference, summarise, summarise_groups
 
 MARK = re.compile(r"^<!-- paired_table (.*) -->\n", re.MULTILINE)
 OLD = re.compile(r"\A\n*(\|.*\n)*")
@@ -54,7 +54,7 @@ def interval(entry: Statistics) -> str:
 def difference(ours: dict[int, float], others: list[dict[int, float]]) -> str:
     """``+1.1 (-3.3 to +5.5): tie``."""
     gap = paired_difference(ours, others)
-    text = f"{100 * gap['mean']:+.1f} ({100 * gap['low']:+.1f} to {100 * gap['high']:+.1f})"
+    text = gap_words(gap["mean"], gap["low"], gap["high"])
     return f"{text}: tie" if gap["tie"] else text
 
 
@@ -81,8 +81,8 @@ def means(results: list[Result], args: argparse.Namespace, student: str) -> list
                 continue
             entry = summarise_groups(groups) if name == "random" else summarise(groups[0])
             digits, unit = (1, 100) if "accuracy" in metric or metric.startswith("robust") else (3, 1)
-            mean, fraction = f"{unit * entry['mean']:.{digits}f}", unit == 100
-            cells.append(f"{mean} ({interval_words(entry, unit, digits, fraction)})")
+            words = interval_words(entry, unit, digits, rows[0].metrics[metric].unit)
+            cells.append(f"{unit * entry['mean']:.{digits}f} ({words})")
         lines.append(f"| {name} | `{rows[0].protocol.name}` | {' | '.join(cells)} |")
     return lines
 

@@ -164,7 +164,7 @@ def table(made: dict[str, dict[str, Any]], scores: dict[tuple[str, str], list[fl
     ]
     for side in SIDES:
         both = [scores[side, judge] for judge in SIDES]
-        cells = [f"{summarise(b)['mean']:.1f} ({interval_words(summarise(b), 1, 1, fraction=False)})" for b in both]
+        cells = [f"{summarise(b)['mean']:.1f} ({interval_words(summarise(b), 1, 1, unit='percent')})" for b in both]
         minutes = f"{made[side]['cpu_s'] / 60:.1f}"
         lines.append(f"| {side} | {minutes} | {cells[0]} | {cells[1]} | {difference(both[1], both[0])} |")
     gaps = [difference(scores["ddbench", judge], scores["public code", judge]) for judge in SIDES]

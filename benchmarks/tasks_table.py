@@ -147,12 +147,12 @@ def number(value: float) -> str:
     return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
 
 
-def cell(entry: Mapping[str, Any], least: float = 0.0) -> str:
-    """A value with its interval, which leaves ``least`` to 1 nowhere; of a difference also whether it is a tie."""
+def cell(entry: Mapping[str, Any], unit: str = "fraction") -> str:
+    """A value with its interval; of a difference also whether it is a tie."""
     value, low, high = entry.get("mean", entry.get("value")), entry["low"], entry["high"]
     text = number(value)
     if low is not None:
-        low, high, mark = ends_within(low, high, True, -1.0 if "tie" in entry else least)
+        low, high, mark = ends_within(low, high, "difference" if "tie" in entry else unit)
         text += f" ({number(low)} to {number(high)}" + (f", {CLIPPED})" if mark else ")")
     return text + (" tie" if entry.get("tie") else "")
 
@@ -189,7 +189,7 @@ def tables(task: str, found: Mapping[str, Any]) -> list[str]:
 def _one(task: str, name: str, row: Mapping[str, Any]) -> str:
     if name not in row:
         return ""
-    return cell(row[name], -1.0 if name in ("forgetting", "spearman", "kendall") else 0.0)
+    return cell(row[name], "difference" if name in ("forgetting", "spearman", "kendall") else "fraction")
 
 
 def _beside(rows: Sequence[Mapping[str, Any]], methods: Mapping[str, str]) -> list[str]:

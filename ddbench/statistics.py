@@ -166,49 +166,59 @@ def auroc(inside: Any, outside: Any) -> float:
 
 CLIPPED, TOO_FEW = "clipped", "too few seeds for an interval"
 
+FRACTION, SIGNED = "fraction", "signed fraction"
+"""Units that are shown in per cent."""
 
-def ends_within(low: float, high: float, fraction: bool, least: float = 0.0) -> tuple[float, float, str]:
+RANGES: Mapping[str, tuple[float, float]] = {
+    FRACTION: (0.0, 1.0),
+    SIGNED: (-1.0, 1.0),
+    "difference": (-1.0, 1.0),
+    "points": (0.0, 100.0),
+    "sum of squares": (0.0, 2.0),
+    **dict.fromkeys(("nats", "factor", "ratio", "l2"), (0.0, math.inf)),
+}
+"""Unit -> what is possible; a ``difference`` is one of two fractions, and not shown in per cent."""
+
+
+def ends_within(low: float, high: float, unit: str) -> tuple[float, float, str]:
     """The ends of an interval as people are shown them, and what was done: nothing, :data:`CLIPPED`, :data:`TOO_FEW`.
 
-    An interval of a few runs can leave what is possible: of a fraction it ends at 0 and 1; where it holds all that is
+    An interval of a few runs can leave what is possible (:data:`RANGES`): it ends there; where it holds all that is
     possible, it says nothing.
-
-    Args:
-        fraction: whether the numbers are ``least`` to 1.
-        least: -1 of what is a difference of two fractions.
     """
-    if not fraction or (low >= least and high <= 1):
+    least, most = RANGES.get(unit, (-math.inf, math.inf))
+    if low >= least and high <= most:
         return low, high, ""
-    return max(low, least), min(high, 1.0), TOO_FEW if low < least and high > 1 else CLIPPED
+    return max(low, least), min(high, most), TOO_FEW if low < least and high > most else CLIPPED
 
 
-def range_words(low: float | None, high: float | None, show: Callable[[float], str], fraction: bool) -> str:
+def range_words(low: float | None, high: float | None, show: Callable[[float], str], unit: str) -> str:
     """An interval as people read it: ``92.25 to 93.67``, with what :func:`ends_within` did; empty where there is none.
 
     Args:
         show: a number as text.
-        fraction: whether the numbers are 0 to 1.
+        unit: of the numbers.
     """
     if low is None or high is None:
         return ""
-    low, high, mark = ends_within(low, high, fraction)
+    low, high, mark = ends_within(low, high, unit)
     if mark == TOO_FEW:
         return TOO_FEW
     return f"{show(low)} to {show(high)}" + (f" ({mark})" if mark else "")
 
 
-def interval_words(entry: Statistics, scale: float = 1.0, digits: int = 4, fraction: bool = True) -> str:
+def interval_words(entry: Statistics, scale: float = 1.0, digits: int = 4, unit: str = FRACTION) -> str:
     """:func:`range_words` of a summary's interval.
 
     Args:
         scale: factor of the numbers, 100 for percent.
         digits: behind the point.
-        fraction: whether the numbers are 0 to 1.
+        unit: of the numbers before they are scaled.
     """
-    return range_words(entry["low"], entry["high"], lambda value: f"{scale * value:.{digits}f}", fraction)
+    return range_words(entry["low"], entry["high"], lambda value: f"{scale * value:.{digits}f}", unit)
 
 
-def spread_words(entry: Statistics, show: Callable[[float], str], fraction: bool, sign: str = "±") -> str:
+def spread_words(entry: Statistics, show: Callable[[float], str], unit: str, sign: str = "±") -> str:
     """Mean and half of the interval, ``88.7 ± 0.9``; the mean alone for a single run.
 
     Where the interval leaves what is possible, its ends: ``97.9 (89.5 to 100.0, clipped)``, ``55.0 (too few seeds)``;
@@ -216,12 +226,12 @@ def spread_words(entry: Statistics, show: Callable[[float], str], fraction: bool
 
     Args:
         show: a number as text.
-        fraction: whether the numbers are 0 to 1.
+        unit: of the numbers.
     """
     mean, low, high = show(entry["mean"]), entry["low"], entry["high"]
     if low is None or high is None:
         return mean
-    ends = ends_within(low, high, fraction)
+    ends = ends_within(low, high, unit)
     if ends[2]:
         return (
             f"{mean} (too few seeds)"
@@ -231,6 +241,12 @@ def spread_words(entry: Statistics, show: Callable[[float], str], fraction: bool
     if entry["std"] is None:
         return f"{mean} ({show(low)} to {show(high)})"
     return f"{mean} {sign} {show((high - low) / 2)}"
+
+
+def gap_words(mean: float, low: float | None, high: float | None) -> str:
+    """A difference of two fractions in points, with its interval where there is one: ``+1.1 (-3.3 to +5.5)``."""
+    words = range_words(low, high, lambda value: f"{100 * value:+.1f}", SIGNED)
+    return f"{100 * mean:+.1f}" + (f" ({words})" if words else "")
 
 
 def count_words(count: int, noun: str) -> str:

@@ -137,10 +137,10 @@ def _score(world: World, cell: Any, method: Any, dataset: Any, student: str) -> 
 def _verdict(cell: Any, accuracies: list[float], done: int, of: int, rehearse: bool) -> tuple[str, str]:
     """Ours in words, and how it stands to what is published."""
     from ddbench.leaderboard.published import judge
-    from ddbench.statistics import spread_words, summarise
+    from ddbench.statistics import FRACTION, spread_words, summarise
 
     own = summarise(accuracies)
-    ours = spread_words(own, lambda value: f"{100 * value:.1f}", True)
+    ours = spread_words(own, lambda value: f"{100 * value:.1f}", FRACTION)
     if not cell.published:
         return ours, "no published figure in the plan"
     reason_not = "a rehearsal" if rehearse else f"{done} of {of} iterations" if done < of else cell.not_comparable

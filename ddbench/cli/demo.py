@@ -10,6 +10,7 @@ from ddbench.cli.parse import parse
 from ddbench.cli.settings import worker_count
 from ddbench.leaderboard.demonstration import PROTOCOL, SEEDS, SUBSETS, Compared, demonstrate
 from ddbench.runtime.progress import Console
+from ddbench.statistics import gap_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +43,9 @@ def _print(lines: Sequence[Compared]) -> None:
     print(f"\nTest accuracy in % on digits, {PROTOCOL}, {SEEDS} paired seeds, random: {SUBSETS} subsets")
     print(f"{'ipc':>4}  {'student':<18} {'MTT':>6} {'random':>7} {'full':>6}   MTT - random (95 % interval)")
     for one in lines:
-        gap, interval = one.gap, ""
+        gap = one.gap
         verdict = "tie" if gap["tie"] else "above" if gap["mean"] > 0 else "below"
-        if gap["low"] is not None and gap["high"] is not None:
-            interval = f"({100 * gap['low']:+.1f} to {100 * gap['high']:+.1f}) "
         print(
             f"{one.ipc:>4}  {one.student:<18} {100 * one.mtt:6.1f} {100 * one.random:7.1f} {100 * one.full:6.1f}   "
-            f"{100 * gap['mean']:+.1f} {interval}{verdict}"
+            f"{gap_words(gap['mean'], gap['low'], gap['high'])} {verdict}"
         )

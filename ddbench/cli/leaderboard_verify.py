@@ -177,7 +177,7 @@ def print_verification(row: Result, made: Verification) -> None:
     rows = [("student", "published", "claimed", "measured", "within", "runs", "verdict")]
     for name, published, entry, unit in lines:
         show = partial(_number, unit=unit)
-        within = range_words(entry.low, entry.high, show, unit == "fraction") or "-"
+        within = range_words(entry.low, entry.high, show, unit) or "-"
         rows.append((name, published, show(entry.claimed), show(entry.measured), within, str(entry.n), entry.verdict))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     aligned = (str.ljust, str.rjust, str.rjust, str.rjust, str.ljust, str.rjust, str.ljust)

@@ -10,9 +10,9 @@ import tyro
 from ddbench.cli.engine import Engines, fan_out
 from ddbench.cli.parse import parse
 from ddbench.cli.shards import Sharded, print_status, with_shard
-from ddbench.evaluation.ddranking.definitions import SCORES, TITLES
+from ddbench.evaluation.ddranking.definitions import SCORES, TITLES, UNITS
 from ddbench.leaderboard.scoring import Asked, Scored, score, status
-from ddbench.statistics import interval_words
+from ddbench.statistics import FRACTION, interval_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,6 @@ def _print(scored: Scored) -> None:
         if name == next(iter(result["legs"])):
             print("  test accuracy (fraction)")
         entry, digits = result["summary"][name], 2 if name in ("lrs", "ars") else 4
-        words = interval_words(entry, 1, digits, fraction=name not in SCORES)
+        words = interval_words(entry, 1, digits, unit=UNITS.get(name, FRACTION))
         print(f"  {TITLES[name]:<{width}} {entry['mean']:8.{digits}f}   {words}")
     print(f"result: {scored.path}")

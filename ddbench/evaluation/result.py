@@ -11,7 +11,7 @@ from ddbench.config import checked
 from ddbench.modalities import modality
 from ddbench.registry import unknown
 from ddbench.runtime.errors import UserError
-from ddbench.statistics import TOO_FEW, count_words, interval_words, paired_difference
+from ddbench.statistics import TOO_FEW, count_words, gap_words, interval_words, paired_difference
 
 if TYPE_CHECKING:
     import pandas
@@ -217,9 +217,9 @@ def side_by_side(results: Sequence[Evaluation]) -> list[str]:
             line = f"    {one.data['protocol']['name']:{width}}  {100 * one.summary(student, main)['mean']:5.1f}"
             if one is not first:
                 gap = paired_difference(one.by_seed(student, main), [base])
-                line += f"  {100 * gap['mean']:+.1f}"
-                if gap["low"] is not None and gap["high"] is not None:
-                    line += f" ({100 * gap['low']:+.1f} to {100 * gap['high']:+.1f})" + (": tie" if gap["tie"] else "")
+                line += f"  {gap_words(gap['mean'], gap['low'], gap['high'])}" + (
+                    ": tie" if gap["tie"] and gap["low"] is not None else ""
+                )
             lines.append(line)
     return lines
 
@@ -234,7 +234,7 @@ def _measured(known: dict[str, Any], metrics: dict[str, Any]) -> Iterator[str]:
     places = {name: next((place for place, start in enumerate(ORDER) if name.startswith(start)), 99) for name in shown}
     for name in sorted(shown, key=lambda name: (places[name], name)):
         entry, metric = metrics[name], known[name]
-        words = interval_words(entry, fraction=metric.get("unit") == "fraction")
+        words = interval_words(entry, unit=str(metric.get("unit")))
         interval = f"  {words}" if words else ""
         yield f"    {metric['title']:<52} {entry['mean']:8.4f}{interval}  ({count_words(entry['n'], 'seed')})"
 

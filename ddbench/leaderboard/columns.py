@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from ddbench.evaluation.ddranking.definitions import UNITS
 from ddbench.leaderboard.result import Result, TaskInfo, plain
 from ddbench.runtime.files import canonical_json
 from ddbench.statistics import Statistics
@@ -43,10 +44,10 @@ SHORT = {
 }
 
 SCORES = {
-    "hlr": ("HLR", "fraction", "lower", "hard label recovery: all real data less the synset, hard labels"),
-    "ior": ("IOR", "fraction", "higher", "improvement over random real data under the row's own protocol"),
-    "lrs": ("LRS", "points", "higher", "label robust score, 0 to 100"),
-    "ars": ("ARS", "points", "higher", "augmentation robust score, 0 to 100"),
+    "hlr": ("HLR", UNITS["hlr"], "lower", "hard label recovery: all real data less the synset, hard labels"),
+    "ior": ("IOR", UNITS["ior"], "higher", "improvement over random real data under the row's own protocol"),
+    "lrs": ("LRS", UNITS["lrs"], "higher", "label robust score, 0 to 100"),
+    "ars": ("ARS", UNITS["ars"], "higher", "augmentation robust score, 0 to 100"),
 }
 """DD-Ranking's scores: title, unit, direction, meaning; they join a row as the result's ``scores``."""
 

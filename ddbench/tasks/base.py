@@ -284,13 +284,13 @@ def table_lines(results: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def shown(entry: Mapping[str, Any], least: float = 0.0) -> str:
-    """A mean with its interval, which leaves ``least`` to 1 nowhere; of a difference also whether it is a tie."""
+def shown(entry: Mapping[str, Any], unit: str = "fraction") -> str:
+    """A mean with its interval; of a difference also whether it is a tie."""
     difference, mean = "tie" in entry, f"{entry['mean']:.4f}"
     tie = ", a tie" if entry.get("tie") else ""
     if entry["low"] is None:  # one seed: nothing can be said of a difference
         return mean
-    low, high, mark = ends_within(entry["low"], entry["high"], True, -1.0 if difference else least)
+    low, high, mark = ends_within(entry["low"], entry["high"], "difference" if difference else unit)
     words = TOO_FEW if mark == TOO_FEW else ", ".join(filter(None, (f"{low:.4f} to {high:.4f}", mark)))
     return f"{mean} ({words}){tie}"
 

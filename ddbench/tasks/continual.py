@@ -295,7 +295,7 @@ class Continual(Task[ContinualConfig]):
             steps = ", ".join(f"{step['mean']:.4f}" for step in row["steps"])
             lines.append(f"{row['run']}  after each step: {steps}{mark}")
             lines += [
-                f"{row['run']}  {name}: {shown(entry, -1.0 if name == 'forgetting' else 0.0)}"
+                f"{row['run']}  {name}: {shown(entry, 'difference' if name == 'forgetting' else 'fraction')}"
                 for name, entry in row["metrics"].items()
             ]
         for row in results["differences"]:

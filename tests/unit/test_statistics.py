@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ddbench.statistics import count_words, interval_words, paired_difference, spread_words, summarise, summarise_groups
+from ddbench.statistics import (
+    count_words,
+    gap_words,
+    interval_words,
+    paired_difference,
+    spread_words,
+    summarise,
+    summarise_groups,
+)
 
 VALUES = [0.611, 0.598, 0.634, 0.605, 0.622]
 
@@ -124,16 +132,36 @@ def test_an_interval_in_words(values: list[float], words: str):
     ],
 )
 def test_mean_and_spread_in_words(values: list[float], words: str):
-    assert spread_words(summarise(values), lambda value: f"{100 * value:.1f}", True) == words
+    assert spread_words(summarise(values), lambda value: f"{100 * value:.1f}", "fraction") == words
 
 
 def test_the_spread_of_what_is_no_fraction_is_not_clipped():
-    assert spread_words(summarise([-1.0, 3.0, 1.0]), lambda value: f"{value:.0f}", False, "+-") == "1 +- 5"
+    assert spread_words(summarise([-1.0, 3.0, 1.0]), lambda value: f"{value:.0f}", "1", "+-") == "1 +- 5"
 
 
 def test_an_interval_of_what_is_no_fraction_is_not_clipped():
-    assert interval_words(summarise([-3.0, 5.0, 4.0]), fraction=False) == "-8.8281 to 12.8281"
-    assert interval_words(summarise([2.0]), fraction=False) == ""
+    assert interval_words(summarise([-3.0, 5.0, 4.0]), unit="percent") == "-8.8281 to 12.8281"
+    assert interval_words(summarise([2.0]), unit="percent") == ""
+
+
+@pytest.mark.parametrize(
+    ("unit", "words"),
+    [
+        ("factor", "0.0000 to 12.8281 (clipped)"),  # a temperature
+        ("nats", "0.0000 to 12.8281 (clipped)"),
+        ("sum of squares", "too few seeds for an interval"),
+        ("difference", "too few seeds for an interval"),  # confidence less accuracy
+        ("points", "0.0000 to 12.8281 (clipped)"),
+    ],
+)
+def test_an_interval_ends_where_its_unit_does(unit: str, words: str):
+    assert interval_words(summarise([-3.0, 5.0, 4.0]), unit=unit) == words
+
+
+def test_a_difference_in_words():
+    assert gap_words(0.011, -0.033, 0.055) == "+1.1 (-3.3 to +5.5)"
+    assert gap_words(-0.5, -1.2, 0.2) == "-50.0 (-100.0 to +20.0 (clipped))"
+    assert gap_words(0.5, None, None) == "+50.0"
 
 
 def test_counts_in_words():

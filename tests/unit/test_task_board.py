@@ -200,7 +200,7 @@ def test_verdict_of_a_bootstrap():
     found = compare_stated(stated(0.65, 0, 1, 8), again, "higher")
     assert found.low == pytest.approx(0.55)
     assert found.high == pytest.approx(0.85)
-    assert spread_words(again, "{:.2f}".format, True) == "0.50 (0.40 to 0.70)"
+    assert spread_words(again, "{:.2f}".format, "fraction") == "0.50 (0.40 to 0.70)"
 
 
 def _rate(row: dict[str, Any]) -> dict[str, Any]:

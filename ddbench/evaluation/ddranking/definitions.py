@@ -14,7 +14,7 @@ from typing import Any
 
 from ddbench.protocols.protocol import PROTOCOLS, Protocol, changed
 from ddbench.runtime.errors import UserError
-from ddbench.statistics import Statistics, summarise
+from ddbench.statistics import SIGNED, Statistics, summarise
 
 WEIGHT = 0.5
 """DD-Ranking's w of LRS and gamma of ARS."""
@@ -134,6 +134,8 @@ class Accuracies:
 
 SCORES = ("hlr", "ior", "a1", "a0", "lrs", "ars")
 """The scores in the order of reading: what was measured first, what is derived from it last."""
+
+UNITS = {**dict.fromkeys(SCORES, SIGNED), "lrs": "points", "ars": "points"}
 
 TITLES = {
     "hlr": "HLR  real - synset, hard labels (lower is better)",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ddbench.evaluation.ddranking.definitions import SCORES, TITLES
+from ddbench.evaluation.ddranking.definitions import SCORES, TITLES, UNITS
 from ddbench.leaderboard.columns import SHORT
 from ddbench.leaderboard.commands import commands
 from ddbench.leaderboard.images import published_size
@@ -233,8 +233,7 @@ def _scores(result: Result, pool: Pool) -> dict[str, Any] | None:
         return None
     lines = []
     for name in SCORES:
-        unit = "points" if name in ("lrs", "ars") else "fraction"
-        lines.append([pool.put(TITLES[name]), statistics_text(scores.summary[name], unit)])
+        lines.append([pool.put(TITLES[name]), statistics_text(scores.summary[name], UNITS[name])])
     said = f"{scores.student}, {len(scores.repeats)} repeats, weight {scores.weight:g}"
     said += f", random images with {scores.random_labels} labels"
     said += ", hard labels with augmentation" if scores.hard_augmentation else ""
@@ -319,4 +318,4 @@ def _verification(result: Result, found: Verification) -> dict[str, Any]:
 
 
 def _bounds(one: Comparison, unit: str) -> str:
-    return range_words(one.low, one.high, lambda value: number_text(value, unit), unit == "fraction")
+    return range_words(one.low, one.high, lambda value: number_text(value, unit), unit)

@@ -183,7 +183,7 @@ def _cell(table: Table, line: Line, place: int, spread: str) -> str:
 def number(statistics: Statistics, unit: str, spread: str) -> str:
     """``88.7 $\\pm$ 0.9``, or the mean alone where there is no spread; ``spread`` as in :func:`latex_text`."""
     if spread != "std":
-        return spread_words(statistics, lambda value: number_text(value, unit), unit == "fraction", "$\\pm$")
+        return spread_words(statistics, lambda value: number_text(value, unit), unit, "$\\pm$")
     mean, std = number_text(statistics["mean"], unit), statistics["std"]
     return mean if std is None else f"{mean} $\\pm$ {number_text(std, unit)}"
 

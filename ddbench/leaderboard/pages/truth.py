@@ -11,7 +11,7 @@ from ddbench.leaderboard.pages.markdown import escape
 from ddbench.leaderboard.pages.view import NONE
 from ddbench.leaderboard.published import Published, Verdict
 from ddbench.leaderboard.truth import Truth
-from ddbench.statistics import count_words, spread_words
+from ddbench.statistics import FRACTION, count_words, gap_words, spread_words
 
 UNCHECKED = "not checked"
 HEAD = ("Method", "IPC", "Protocol", "Published", "Ours", "Difference (95 %)", "Verdict", "CPU min", "Verified")
@@ -102,7 +102,7 @@ def _entry(text: str) -> str:
 
 def _line(truth: Truth) -> Line:
     cell, published = truth.cell, truth.published
-    ours = NONE if truth.ours is None else f"{spread_words(truth.ours, _percent, True)} (n {truth.ours['n']})"
+    ours = NONE if truth.ours is None else f"{spread_words(truth.ours, _percent, FRACTION)} (n {truth.ours['n']})"
     verdict = truth.verdict
     return Line(
         dataset=cell.dataset,
@@ -140,10 +140,7 @@ def _published(published: Published) -> str:
 def _difference(verdict: Verdict) -> str:
     if verdict.difference is None:
         return NONE
-    interval = ""
-    if verdict.low is not None and verdict.high is not None:
-        interval = f" ({100 * verdict.low:+.1f} to {100 * verdict.high:+.1f})"
-    return f"{100 * verdict.difference:+.1f}{interval}"
+    return gap_words(verdict.difference, verdict.low, verdict.high)
 
 
 def _verdict(verdict: Verdict) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ddbench.leaderboard.columns import CROSS, MAIN, Measure, others
 from ddbench.leaderboard.result import Budget, Result
 from ddbench.leaderboard.rows import FULL, RANDOM, REFERENCES, AgainstRandom, Cell, Row
-from ddbench.statistics import Statistics, spread_words
+from ddbench.statistics import FRACTION, SIGNED, Statistics, spread_words
 
 NONE = "–"
 METHOD = "method"
@@ -96,7 +96,7 @@ def budget_text(budget: Budget, items: str = "images") -> str:
 
 def number_text(value: float, unit: str) -> str:
     """Fractions in per cent with one decimal, points with one decimal, other units with four digits."""
-    if unit == "fraction":
+    if unit in (FRACTION, SIGNED):
         return f"{100 * value:.1f}"
     return f"{value:.1f}" if unit == "points" else f"{value:.4g}"
 
@@ -109,7 +109,7 @@ def half_width(statistics: Statistics) -> float | None:
 
 def statistics_text(statistics: Statistics, unit: str) -> str:
     """Mean and interval by :func:`ddbench.statistics.spread_words`."""
-    return spread_words(statistics, lambda value: number_text(value, unit), unit == "fraction")
+    return spread_words(statistics, lambda value: number_text(value, unit), unit)
 
 
 def bytes_text(count: float) -> str:
@@ -175,7 +175,7 @@ def lay_out(cell: Cell, student: str = "", everyone: bool = False) -> Table:
     lines += [Line(None, name, _missing(name, len(columns))) for name in missing]
     lines.sort(key=lambda line: ("", *REFERENCES).index(line.reference))
     unit = cell.described.unit
-    percent = " in per cent" if unit == "fraction" else "" if unit == "1" else f" in {unit}"
+    percent = " in per cent" if unit == FRACTION else "" if unit == "1" else f" in {unit}"
     better = "" if cell.described.better == "higher" else ", lower is better"
     caption = f"{cell.described.title}{percent}{better}: mean ± half of the 95 % interval. Ranked by {student}."
     return Table(
@@ -189,7 +189,7 @@ def lay_out(cell: Cell, student: str = "", everyone: bool = False) -> Table:
 
 def _measured(measure: Measure) -> Column:
     arrow = ", lower is better" if measure.better == "lower" else ""
-    unit = ", per cent" if measure.unit == "fraction" else ""
+    unit = ", per cent" if measure.unit in (FRACTION, SIGNED) else ""
     hint = measure.hint if measure.group == MAIN else f"{measure.hint}{unit}{arrow}"
     return Column(measure.title, True, hint, measure.group, measure)
 

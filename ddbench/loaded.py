@@ -57,14 +57,17 @@ class LoadedSynset(torch.utils.data.Dataset[tuple[Tensor, "int | Tensor"]]):
             UserError: neither a whole number nor a slice.
         """
         if isinstance(index, slice):
-            try:
-                positions = torch.tensor(range(len(self))[index], dtype=torch.int64)
-            except (TypeError, ValueError) as error:
-                raise UserError(f"{self.path}: images {index}: {error}") from None
+            positions = self._positions(index)
             return self._inputs.batch(positions), self.labels[positions]
         position = self._position(index)
         label = self.labels[position]
         return self._inputs.batch(slice(position, position + 1))[0], label if label.ndim else int(label)
+
+    def _positions(self, index: slice) -> Tensor:
+        try:
+            return torch.tensor(range(len(self))[index], dtype=torch.int64)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{self.path}: images {index}: {error}") from None
 
     def _position(self, index: int) -> int:
         count = len(self)
@@ -136,7 +139,9 @@ class LoadedSynset(torch.utils.data.Dataset[tuple[Tensor, "int | Tensor"]]):
         Raises:
             UserError: neither.
         """
-        if not isinstance(index, slice):
+        if isinstance(index, slice):
+            index = self._positions(index)
+        else:
             try:
                 index = torch.as_tensor(index)
             except (TypeError, ValueError, RuntimeError):

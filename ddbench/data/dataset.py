@@ -87,9 +87,13 @@ def check_dataset(dataset: Dataset) -> None:
             class name that is too long.
     """
     spec = dataset.spec
+    if not isinstance(spec, DatasetSpec):
+        raise UserError(f"dataset: spec is {repr(spec)[:80]}, expected a DatasetSpec")
     check_class_names(f"dataset {spec.name}", spec.class_names)
     for name, split in (("training", dataset.train), ("test", dataset.test)):
         where = f"dataset {spec.name}, {name} set"
+        if not isinstance(split, Split):
+            raise UserError(f"{where}: of type {type(split).__name__}, expected a Split(images, labels)")
         if not (isinstance(split.images, Tensor) and isinstance(split.labels, Tensor)):
             found = f"images are of type {type(split.images).__name__}, labels of type {type(split.labels).__name__}"
             raise UserError(f"{where}: {found}; expected torch tensors, such as torch.as_tensor makes of arrays")

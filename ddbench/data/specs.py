@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ddbench.config import check_config
 from ddbench.data.catalogue import BUILTIN, REFUSED, graph_spec
 from ddbench.data.spec import STATISTICS as STATISTICS
 from ddbench.data.spec import DatasetSpec as DatasetSpec
@@ -76,16 +77,20 @@ def _check_spec(name: str, spec: DatasetSpec) -> None:
     """
     if name != spec.name or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise UserError(f"dataset {name!r:.80}, named {spec.name!r:.80}: expected one name of letters, digits, dots, -")
+    check_config(spec, f"dataset {name!r}")
+    for field in ("class_names", "mean", "std", "sizes", "indices"):
+        if not isinstance(getattr(spec, field), tuple):  # what is read back from files is compared with it
+            raise UserError(f"dataset {name!r}: {field} is a {type(getattr(spec, field)).__name__}, expected a tuple")
     if spec.channels not in (1, 3) or spec.size not in SIZES or spec.classes < 2:
         raise UserError(
             f"dataset {name!r}: {spec.channels} channels, side {spec.size}, {spec.classes} classes; expected 1 or 3 "
             f"channels, a side of {SIZES.start} to {SIZES.stop - 1} and at least 2 classes"
         )
-    if (len(spec.mean), len(spec.std)) != (spec.channels, spec.channels):
-        raise UserError(f"dataset {name!r}: mean and std need one number a channel, of pixels in [0, 1]")
+    if (len(spec.mean), len(spec.std)) != (spec.channels, spec.channels) or not all(std > 0 for std in spec.std):
+        raise UserError(f"dataset {name!r}: mean and std need one number a channel, of pixels in [0, 1], std above 0")
     if spec.class_names and len(spec.class_names) != spec.classes:
         raise UserError(f"dataset {name!r}: {len(spec.class_names)} class names for {spec.classes} classes")
-    if not spec.reader:
+    if not (callable(spec.reader) or (isinstance(spec.reader, str) and ":" in spec.reader)):
         raise UserError(f"dataset {name!r}: has no reader; give a function, or module:function")
 
 

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from ddbench.config import apply_config, setting_of
+from ddbench.config import apply_config, check_config, setting_of
 from ddbench.graphs.protocols import PROTOCOLS as OF_GRAPHS
 from ddbench.protocols.settings import Protocol as Protocol
 from ddbench.protocols.settings import Schedule, plain
@@ -209,6 +209,7 @@ def _check_protocol(name: str, own: Protocol) -> None:
     """
     if name != own.name or not PROTOCOL_NAME.fullmatch(name) or name.endswith(".toml"):
         raise UserError(f"protocol {name!r:.80}, named {own.name!r:.80}: expected one name of letters, digits, dots, -")
+    check_config(own, f"protocol {name!r}")
     try:
         changed(Protocol(name=name), **{item.name: getattr(own, item.name) for item in fields(own)[1:]})
     except UserError as error:

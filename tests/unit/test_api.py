@@ -153,6 +153,8 @@ def test_slices_are_batches(random_run: Path):
     assert loaded[torch.tensor(3)][1] == loaded[3][1]
     with pytest.raises(UserError, match="slice indices must be integers"):
         loaded["a":]  # type: ignore[misc]
+    with pytest.raises(UserError, match="slice indices must be integers"):
+        loaded.pixels(slice("a"))
     for index in ("a", 1.0, None, [0, 1]):
         with pytest.raises(UserError, match=r"safetensors: image .*, expected a whole number or a slice"):
             loaded[index]  # type: ignore[call-overload]
@@ -193,8 +195,28 @@ WRONG = {
     "register_dataset: spec is 3, expected a DatasetSpec": lambda: ddbench.register_dataset(3),
     "register_method: kind is 3, expected a class": lambda: ddbench.register_method("mine", 3),
     "register_task: name is 3, expected str": lambda: ddbench.register_task(3, int),
+    "dataset 'x': classes is '2', expected int": lambda: _register(classes="2"),
+    "dataset 'x': class_names is None, expected a list": lambda: _register(class_names=None),
+    "dataset 'x': class_names is a list, expected a tuple": lambda: _register(class_names=["a", "d"]),
+    "dataset 'x': mean is 0.3, expected a list": lambda: _register(mean=0.3),
+    "dataset 'x': std is array([0.2]), expected a list": lambda: _register(std=numpy.array([0.2])),
+    "dataset 'x': mean and std need one number a channel": lambda: _register(std=(0.0,)),
+    "dataset 'x': has no reader": lambda: _register(reader="made"),
+    "stripes, training set: of type tuple, expected a Split": lambda: make_dataset(STRIPES, (1, 2), (3, 4)),
+    "stripes, test set: of type NoneType, expected a Split": lambda: make_dataset(STRIPES, _HALF, None),
+    "spec is 'digits', expected a DatasetSpec": lambda: make_dataset("digits", _HALF, _HALF),
+    "protocol 'x': epochs is None, expected int": lambda: ddbench.register_protocol(
+        ddbench.Protocol(name="x", epochs=None)
+    ),
     "protocol: name is 3, expected str": lambda: ddbench.register_protocol(ddbench.Protocol(name=3)),
 }
+
+
+_HALF = Split(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.arange(2))
+
+
+def _register(**changes: Any) -> None:
+    ddbench.register_dataset(replace(STRIPES, name="x", **changes))
 
 
 @pytest.mark.parametrize("words", WRONG)

@@ -172,6 +172,16 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def recorded_kind(name: str) -> dict[str, str]:
+    """The kind of a device for the head of a record, whose last bits it decides; of a CPU nothing is said.
+
+    Raises:
+        UserError: as :func:`resolve_device`.
+    """
+    kind = resolve_device(name).type
+    return {} if kind == "cpu" else {"device": kind}
+
+
 def describe(device: torch.device) -> str:
     """Name of the hardware for cost records, e.g. ``cpu: AMD EPYC``."""
     if device.type == "cuda":

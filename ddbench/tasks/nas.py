@@ -217,6 +217,7 @@ class Nas(Task[NasConfig]):
             "protocol": self._protocol().settings(),
             "threads": job.settings.threads,
             "versions": devices.versions(),
+            **devices.recorded_kind(job.settings.device),
             **({"choose_from": self.config.choose_from} if self.config.choose_from else {}),
         }
 

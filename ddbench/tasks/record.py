@@ -42,6 +42,7 @@ ENVELOPE: dict[str, Any] = {
                     "additionalProperties": False,
                 },
                 "decides": {"type": "object"},
+                "device": _TEXT,
                 "precision": {"enum": ["float32", "bfloat16"]},
                 "protocol": {
                     "type": "object",
@@ -119,8 +120,8 @@ def extended(place: Path, old: Mapping[str, Any], head: Mapping[str, Any], grows
         UserError: names what differs.
     """
     wanted = json.loads(canonical_json(head))
-    for name, value in wanted.items():
-        if name not in grows and old.get(name) != value:
+    for name in sorted({*wanted, *({"device"} & set(old))}):
+        if name not in grows and old.get(name) != wanted.get(name):
             raise UserError(f"{place} answers another question ({name} differs); remove it or choose another --out")
     if old["seeds"] > wanted["seeds"]:
         raise UserError(f"--seeds {wanted['seeds']}: {place} has {old['seeds']}; give as many, or choose another --out")

@@ -182,6 +182,7 @@ def head_of(task: Task[Any], changed: Mapping[str, Any]) -> dict[str, Any]:
         "student": job.student,
         "threads": job.settings.threads,
         "versions": devices.versions(),
+        **devices.recorded_kind(job.settings.device),
     }
 
 

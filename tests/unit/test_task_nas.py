@@ -15,6 +15,7 @@ from made_students import accuracy_of, student_of
 from ddbench.data.dataset import holdout_split
 from ddbench.data.load import load_dataset
 from ddbench.networks.names import parse_student
+from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
 from ddbench.synset import Budget, Synset, read_synset
 from ddbench.tasks import measures, nas, runner
@@ -85,6 +86,12 @@ def test_whole(run: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
         ddb("task", "nas", "a", *SMALL, "--out", "y.json")
     assert not [name for name in seen if name.startswith("real")]
     assert (run / "y.json").read_bytes() == (run / "x.json").read_bytes()
+
+    told = ("task", "nas", "a", *SMALL, "--out", "z.json", "--status")
+    assert "z.json: 4 done" in ddb(*told).out
+    with monkeypatch.context() as patch:  # a ranking of a GPU is another one
+        patch.setattr(devices, "recorded_kind", lambda name: {"device": "cuda"})
+        assert "z.json: 0 done" in ddb(*told).out
 
     whole = json.loads(rankings.read_text())
     unit = next(iter(whole["units"]))

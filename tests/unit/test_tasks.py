@@ -22,6 +22,7 @@ import ddbench
 from ddbench.methods.needs.flags import TeacherFlags
 from ddbench.methods.needs.teacher import TrainedTeachers
 from ddbench.protocols.training import Settings
+from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import write_json
 from ddbench.statistics import paired_difference, summarise
@@ -95,6 +96,22 @@ def test_going_on(pair: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
     assert ddb("task", "transfer", "a", "--seeds", 1, *SMALL, "--out", "grown.json").code == 0
     assert ddb(*argv, "--out", "grown.json").code == 0
     assert (pair / "grown.json").read_bytes() == wanted
+
+
+def test_a_result_of_another_kind_of_device_is_not_gone_on_with(
+    pair: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    """A CPU's head is as it was; that of a GPU says so, and neither extends the other."""
+    argv = ("task", "transfer", "a", *SMALL, "--seeds")
+    assert ddb(*argv, 1, "--out", "cpu.json").code == 0
+    assert "device" not in read_result(pair / "cpu.json")["head"]
+    with monkeypatch.context() as patch:
+        patch.setattr(devices, "recorded_kind", lambda name: {"device": "cuda"})
+        assert "cpu.json answers another question (device differs)" in ddb(*argv, 2, "--out", "cpu.json").err
+        assert ddb(*argv, 1, "--out", "cuda.json").code == 0
+    assert read_result(pair / "cuda.json")["head"]["device"] == "cuda"
+    assert "cuda.json answers another question (device differs)" in ddb(*argv, 2, "--out", "cuda.json").err
+    assert devices.recorded_kind("cpu") == {}
 
 
 def test_a_larger_result_that_came_meanwhile_stays(pair: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):

@@ -71,7 +71,11 @@ class Console:
     def say(self, text: str) -> None:
         """One line about what is being done."""
         if not self.quiet:
-            print(f"{self._before}{text}", file=sys.stderr, flush=True)
+            self.warn(text)
+
+    def warn(self, text: str) -> None:
+        """One line that is also told with ``--quiet``: what comes out is not what was asked for."""
+        print(f"{self._before}{text}", file=sys.stderr, flush=True)
 
     def alert(self) -> Callable[[str], None]:
         """What says a line that the user must know at once (:func:`aloud`), from any thread."""

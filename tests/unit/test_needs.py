@@ -453,6 +453,7 @@ def test_changed_method_file_is_not_gone_on_with(
     assert result.code == 0
     assert "was made by a method file that changed since" in result.err
     assert "it stays as it is" in result.err
+    assert "it stays as it is" in ddb(*command, "--quiet").err
     assert contents(tmp_path / "run") == before
 
 

@@ -151,6 +151,16 @@ def refused(ddb: Callable[..., Outcome], tmp_path: Path) -> Callable[..., str]:
 
 
 @pytest.fixture
+def methods_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method that the test registers, by a file or in Python, is gone after it."""
+    from ddbench.methods import METHODS
+
+    list(METHODS)  # it is filled at its first use, which would be undone with the rest
+    monkeypatch.setattr(METHODS, "_table", dict(METHODS._table))
+    monkeypatch.setattr(METHODS, "_objects", dict(METHODS._objects))
+
+
+@pytest.fixture
 def one_thread() -> Iterator[None]:
     """torch computes with one thread; a module of tests asks for it by ``pytestmark``."""
     import torch

@@ -13,7 +13,7 @@ from ddbench.cli.parse import parse, peek, settings_in
 from ddbench.cli.settings import Common
 from ddbench.cli.shards import SHARE, Sharded, print_status, with_shard
 from ddbench.data.specs import modality_of
-from ddbench.distillation.start import Chosen, choose, distill, status
+from ddbench.distillation.start import Chosen, choose, distill, methods_in, status
 from ddbench.methods import METHODS, USUAL_PROTOCOL, description, fitting_protocol, meant_protocol
 from ddbench.modalities import IMAGE
 from ddbench.runtime.errors import UserError
@@ -107,6 +107,9 @@ def arguments(argv: list[str]) -> dict[str, Any]:
 def _parsed(argv: list[str]) -> dict[str, Any]:
     """The flags of the run, under ``run``, of the method, and of each kind of what it needs."""
     if peek(argv, "--method") is None:
+        file = peek(argv, "--method-file")
+        if file is not None:
+            raise UserError(f"--method is missing; {file} defines: {', '.join(methods_in(Path(file))) or 'none'}")
         raise UserError(f"--method is missing; one of: {', '.join(METHODS)}")
     chosen, flags = peeked(argv)
     parts: dict[str, Any] = {"run": replace(RunArgs(), **chosen.run), "own": chosen.config}

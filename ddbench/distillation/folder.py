@@ -69,7 +69,9 @@ def check_code(out: Path, code: dict[str, Any], console: Console) -> None:
                 f"{out} was begun by a method file that changed since (sha256 {change}): restore the file, or choose "
                 "another --out"
             )
-        console.warn(f"warning: {out} was made by a method file that changed since (sha256 {change}); it stays as it is")
+        console.warn(
+            f"warning: {out} was made by a method file that changed since (sha256 {change}); it stays as it is"
+        )
     before, now = ({name: one[name] for name in _OURS} for one in (earlier, code))
     if not finished and before != now:
         console.say(f"warning: {out} was begun by ddbench {_says(before)}, this is {_says(now)}: both are recorded")

@@ -106,11 +106,11 @@ def _check_needs(name: str, found: Any) -> None:
         raise UserError(f"--method {name}: needs() returned {found!r:.80}, expected a tuple of Need; mend the method")
 
 
-def register(name: str, path: Path) -> None:
-    """Take the method class of a file: the one whose ``name`` attribute or lower-case class name is ``name``.
+def methods_in(path: Path) -> dict[str, type[Method[Any]]]:
+    """The method classes of a file by their ``name`` attribute, if they have one, and by their lower-case class name.
 
     Raises:
-        UserError: the file cannot be loaded, defines no such method, or the name is taken.
+        UserError: the file cannot be loaded.
     """
     from ddbench.methods.base import Method
 
@@ -120,13 +120,25 @@ def register(name: str, path: Path) -> None:
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
     ]
+    found = {}
     for kind in kinds:
-        if name in (getattr(kind, "name", None), kind.__name__.lower()):
-            check_config_class(getattr(kind, "config_class", None), f"--method-file {path}", defaults=True)
-            METHODS.register(name, kind)
-            return
-    listed = ", ".join(kind.__name__.lower() for kind in kinds) or "none"
-    raise UserError(f"--method-file {path}: defines no method {name!r}; it defines: {listed}")
+        name = getattr(kind, "name", None)
+        for one in (name, kind.__name__.lower()) if isinstance(name, str) else (kind.__name__.lower(),):
+            found.setdefault(one, kind)
+    return found
+
+
+def register(name: str, path: Path) -> None:
+    """Take the method class of a file: the one whose ``name`` attribute or lower-case class name is ``name``.
+
+    Raises:
+        UserError: the file cannot be loaded, defines no such method, or the name is taken.
+    """
+    found = methods_in(path)
+    if name not in found:
+        raise UserError(f"--method-file {path}: defines no method {name!r}; it defines: {', '.join(found) or 'none'}")
+    check_config_class(getattr(found[name], "config_class", None), f"--method-file {path}", defaults=True)
+    METHODS.register(name, found[name])
 
 
 def needed_experts(chosen: Chosen) -> tuple[int, Any] | None:

@@ -165,7 +165,10 @@ def check_source(source: Source, remedy: str) -> None:
         UserError: an unknown method, one with other settings, or one that needs what is not made on the way.
     """
     if source.method not in METHODS:
-        raise UserError(f"{source.label}: no method {source.method!r} is known, so it cannot be run again; {remedy}")
+        raise UserError(
+            f"{source.label}: no method {source.method!r} is known, so it cannot be run again; {remedy} (one of a "
+            "--method-file is known to tasks once a package of yours gives it as an entry point, see CONTRIBUTING.md)"
+        )
     kind = METHODS.get(source.method)
     needs = kind.needs(apply_config(kind.config_class, dict(source.config), source.label))
     if source.experts is not None and source.experts[1].kind == IMPORTED:

@@ -15,7 +15,6 @@ from conftest import EAGER, PATIENCE, TINY, Outcome, contents, distill_tiny
 
 import ddbench
 from ddbench.distillation.pieces import RUN, units_of
-from ddbench.methods import METHODS
 from ddbench.runtime import signs
 from ddbench.runtime.errors import UserError
 from ddbench.synset import read_synset
@@ -97,11 +96,8 @@ class Bright(Method[Config]):
 
 
 @pytest.fixture
-def bright(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[object]]:
-    """``bright(out, ...)``: the command that makes ten bright images; the method is gone after the test."""
-    list(METHODS)  # it is filled at its first use, which would be undone with the rest
-    monkeypatch.setattr(METHODS, "_table", dict(METHODS._table))
-    monkeypatch.setattr(METHODS, "_objects", dict(METHODS._objects))
+def bright(tmp_path: Path, methods_kept: None) -> Callable[..., list[object]]:
+    """``bright(out, ...)``: the command that makes ten bright images."""
     path = tmp_path / "method" / "bright.py"
     path.parent.mkdir()
     path.write_text(METHOD)

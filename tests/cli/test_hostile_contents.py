@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 from test_fewer_cores import killed_at
 
 from ddbench.diffusion import train as diffusion
-from ddbench.methods import METHODS
 from ddbench.methods.mtt import MTT
 from ddbench.teachers import train
+
+pytestmark = pytest.mark.usefixtures("methods_kept")
 
 Refused = Callable[..., str]
 Ddb = Callable[..., Any]
@@ -231,14 +232,6 @@ def test_a_step_that_returns_no_numbers(metrics: str, ddb: Ddb, tmp_path: Path):
     assert result.code == 2
     (line,) = [line for line in result.err.splitlines() if "error" in line]
     assert "iteration 0: step() of Own returned" in line
-
-
-@pytest.fixture(autouse=True)
-def methods_leave(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A method of a file is gone after the test."""
-    list(METHODS)  # it is filled at its first use, which would be undone with the rest
-    monkeypatch.setattr(METHODS, "_table", dict(METHODS._table))
-    monkeypatch.setattr(METHODS, "_objects", dict(METHODS._objects))
 
 
 def random_own(folder: Path) -> list[object]:

@@ -14,7 +14,6 @@ from PIL import Image
 import ddbench
 from ddbench.data.load import load_dataset
 from ddbench.graphs.read import load_graphs, write_compact
-from ddbench.methods import METHODS
 from ddbench.runtime.jobs import WorkerDied, run_jobs
 
 MINE = '''
@@ -131,9 +130,7 @@ def test_a_learned_rate_that_trains_nothing_is_told_at_once(buffers: Path, tmp_p
     assert f"warning: the learned learning rate is {rate:g}, which trains nothing" in found.err
 
 
-def test_settings_without_a_docstring_have_a_plain_head(tmp_path: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(METHODS, "_table", dict(METHODS._table))
-    monkeypatch.setattr(METHODS, "_objects", dict(METHODS._objects))
+def test_settings_without_a_docstring_have_a_plain_head(tmp_path: Path, ddb: Callable, methods_kept: None):
     (tmp_path / "mine.py").write_text(MINE)
     text = ddb("distill", "--method", "mine", "--method-file", tmp_path / "mine.py", "--help").out
     assert "\nMineConfig:\n" in text

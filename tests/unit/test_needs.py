@@ -125,11 +125,8 @@ class Nearest(Method[NearestConfig]):
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[object]]:
-    """Commands with the method above; the table of methods is put back at the end."""
-    list(METHODS)  # it is filled at its first use, which would be undone with the rest
-    monkeypatch.setattr(METHODS, "_table", dict(METHODS._table))
-    monkeypatch.setattr(METHODS, "_objects", dict(METHODS._objects))
+def own(tmp_path: Path, methods_kept: None) -> Callable[..., list[object]]:
+    """Commands with the method above."""
     path = tmp_path / "nearest.py"
     path.write_text(OWN)
 

@@ -169,11 +169,8 @@ class ClassMean(Method[MeanConfig]):
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[object]]:
-    """Commands with a method of a file; the table of methods is put back at the end."""
-    assert "mtt" in METHODS, "all are found by now"
-    monkeypatch.setattr(METHODS, "_table", dict(METHODS._table))
-    monkeypatch.setattr(METHODS, "_objects", dict(METHODS._objects))
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods_kept: None) -> Callable[..., list[object]]:
+    """Commands with a method of a file."""
 
     def call(name: str = "class-mean", future: str = "", *more: object) -> list[object]:
         monkeypatch.setattr(METHODS, "_table", {k: v for k, v in METHODS._table.items() if "ddbench_ext" not in v})
@@ -221,8 +218,10 @@ def test_help_of_a_method_from_a_file(own: Callable, ddb: Callable):
 
 def test_wrong_names_in_a_file(own: Callable, refused: Callable, tmp_path: Path):
     own("x")
-    refused(own("class-men"), "mean.py", "'class-men'", "it defines: classmean")
+    refused(own("class-men"), "mean.py", "'class-men'", "it defines: class-mean, classmean")
     refused(own("mtt"), "mean.py", "defines no method 'mtt'")
+    command = own()
+    refused([*command[:1], *command[3:]], f"--method is missing; {command[4]} defines: class-mean, classmean")
     argv = own("class-mean")
     (tmp_path / "mean.py").write_text("raise ValueError('broken')\n")
     refused(argv, "mean.py", "ValueError", "broken")

@@ -28,7 +28,7 @@ from ddbench.runtime.files import write_json
 from ddbench.statistics import paired_difference, summarise
 from ddbench.tasks import TASKS, distilling, runner
 from ddbench.tasks.base import Run, Unit, table
-from ddbench.tasks.distilling import again, source_of
+from ddbench.tasks.distilling import again, check_source, default_source, source_of
 from ddbench.tasks.record import read_result
 from ddbench.teachers.store import default_teacher
 
@@ -96,6 +96,11 @@ def test_going_on(pair: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
     assert ddb("task", "transfer", "a", "--seeds", 1, *SMALL, "--out", "grown.json").code == 0
     assert ddb(*argv, "--out", "grown.json").code == 0
     assert (pair / "grown.json").read_bytes() == wanted
+
+
+def test_a_method_of_a_file_is_not_only_unknown():
+    with pytest.raises(UserError, match=r"no method 'mine' is known.*; leave it out .*--method-file.*entry point"):
+        check_source(replace(default_source("random", 8), method="mine"), "leave it out")
 
 
 def test_a_result_of_another_kind_of_device_is_not_gone_on_with(

@@ -273,7 +273,7 @@ def _order(run: Path, asked: Asked) -> Order:
     altered, difference = _altered(asked, base, kind, students, whole=synset.budget.unit == "all")
     side = kind.side(synset, asked.size)
     labels = _labels(asked, altered, path)
-    name = result_name(base, _marks(difference, asked))
+    name = result_name(base, _marks(difference, asked), _how(asked))
     out = asked.out or beside(path, "evaluations") / f"{name}.json"
     begun = (out, parts_folder(out) / HEAD)
     teacher = kind.teacher(altered, synset, path, asked.teacher, asked.teachers, begun)
@@ -433,8 +433,10 @@ def _marks(difference: dict[str, Any], asked: Asked) -> dict[str, Any]:
     marks = dict(difference)
     if asked.max_images is not None and not _extra(asked):
         marks["max_images"] = asked.max_images
-    if asked.precision != "float32":
-        marks["precision"] = asked.precision
-    if asked.at_once != 1:
-        marks["at_once"] = asked.at_once
     return marks
+
+
+def _how(asked: Asked) -> dict[str, Any]:
+    """What the file name says about how a standard evaluation was computed, where it is not the usual way."""
+    usual = {"precision": "float32", "at_once": 1}
+    return {name: getattr(asked, name) for name, value in usual.items() if getattr(asked, name) != value}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -361,9 +362,12 @@ def _check_hard_loss(made: Protocol) -> None:
         raise UserError(f"focal loss is n/a with augmentation {made.augmentation!r}: mixed labels have no single class")
 
 
-def result_name(base: Protocol, difference: dict[str, Any]) -> str:
-    """File name of an evaluation: the protocol's name, marked where it was altered."""
-    if not difference:
-        return base.name
-    marks = "-".join(f"{name}={value}" for name, value in sorted(difference.items()))
-    return re.sub(r"[^A-Za-z0-9=._-]+", "_", f"{base.name}-nonstandard-{marks}")
+def result_name(base: Protocol, difference: Mapping[str, Any], how: Mapping[str, Any] | None = None) -> str:
+    """File name of an evaluation: the protocol's name, marked where it was altered.
+
+    Args:
+        how: what makes other numbers of a protocol that is not altered, such as the precision.
+    """
+    altered = ["nonstandard"] if difference else []
+    marks = [f"{name}={value}" for table in (difference, how or {}) for name, value in sorted(table.items())]
+    return re.sub(r"[^A-Za-z0-9=._-]+", "_", "-".join([base.name, *altered, *marks]))

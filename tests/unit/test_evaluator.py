@@ -390,6 +390,16 @@ def test_image_folder_from_end_to_end(ddb: Callable, tmp_path: Path, monkeypatch
     assert sorted(path.name for path in (tmp_path / "png").iterdir()) == ["0000_cat", "0001_dog"]
 
 
+def test_the_name_says_non_standard_where_the_row_does(ddb: Callable, random_run: Path):
+    argv = ("evaluate", random_run, "--students", TINY, "--seeds", 2, "--status", *EAGER)
+    for flags, name in (
+        (("--at-once", 2), "hard-v1-at_once=2"),
+        (("--precision", "bfloat16"), "hard-v1-precision=bfloat16"),
+        (("--at-once", 2, "--max-images", 9), "hard-v1-nonstandard-max_images=9-at_once=2"),
+    ):
+        assert f"{name}.json: " in ddb(*argv, *flags).out
+
+
 def test_several_seeds_at_once(ddb: Callable, random_run: Path, tmp_path: Path):
     """Their weights are stacked; each ends where it ends alone, up to rounding (an image or two of 100)."""
     alone = score(ddb, random_run, tmp_path / "alone.json", "--students", f"{TINY},mlp-d1-w8", "--seeds", 3)

@@ -158,6 +158,8 @@ def test_changed():
     assert altered.hash != base.hash
     assert result_name(base, {}) == "hard-v1"
     assert result_name(base, difference) == "hard-v1-nonstandard-augmentation=none-epochs=5"
+    assert result_name(base, {}, {"at_once": 2}) == "hard-v1-at_once=2", "a row of it is standard"
+    assert result_name(base, {"epochs": 5}, {"at_once": 2}) == "hard-v1-nonstandard-epochs=5-at_once=2"
     assert "/" not in result_name(base, {"augmentation": "../x y"})
 
 

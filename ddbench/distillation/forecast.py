@@ -12,7 +12,7 @@ from ddbench.config import check_config
 from ddbench.data.dataset import Dataset
 from ddbench.distillation.begin import RunSettings, attention_for, look, references, resolved_settings
 from ddbench.distillation.folder import CHECKPOINT, CHECKPOINT_KIND, check_folder
-from ddbench.distillation.pieces import begun, steps_done
+from ddbench.distillation.pieces import begun, steps_left
 from ddbench.methods.base import Context, Method, NotFiniteError
 from ddbench.methods.needs import Need
 from ddbench.methods.returned import product_of, state_of
@@ -82,14 +82,16 @@ def _measured(
     method, wait = kind(config, context), waiter(context.device)
     _, setup = clocked(lambda _: _prepared(method), 0, 1, wait)
     measured = [Measured(what="preparation", times=1, seconds=setup)]
-    done = 0 if (out / FILE).exists() else _done(out, method)
+    finished = (out / FILE).exists()
+    open_steps = [range(method.iterations)] if finished else _left(out, method)
+    done = method.iterations - sum(map(len, open_steps))
     total, flops = setup, None
     try:
         if method.iterations:
             flops = 0.0
             for steps, one in _tried(method, kind.title, seconds, wait):
                 measured.append(one)
-                left = len(range(max(done, steps.start), steps.stop))
+                left = sum(len(range(max(own.start, steps.start), min(own.stop, steps.stop))) for own in open_steps)
                 total += one.seconds * left
                 flops += (one.flops or 0.0) * left
         else:
@@ -100,7 +102,6 @@ def _measured(
         raise UserError(f"plan: a step could not be measured: {error}") from None
     product = product_of(method)
     tensors = [product.images, *product.parameters.values(), product.labels, *state_of(method).tensors.values()]
-    finished = (out / FILE).exists()
     return Forecast(
         what=f"{kind.title} on {context.dataset.spec.name}, {method.budget}, {method.iterations} steps ({done} done)",
         unit="run",
@@ -114,7 +115,7 @@ def _measured(
         place=str(out),
         device=devices.describe(context.device),
         threads=settings.threads,
-        parts=max(kind.terms_of_a_step(config, context), len(method.pieces())),
+        parts=max(kind.terms_of_a_step(config, context), len(open_steps)),
         means="--workers" if len(method.pieces()) > 1 else "torchrun",
         notes=[*_left_out(settings), *(["measured without torch.compile"] if settings.compile == "off" else [])],
     )
@@ -150,16 +151,17 @@ def _there(kind: type[Method[Any]], need: Need[Any], found: Any) -> Any:
     return found
 
 
-def _done(out: Path, method: Method[Any]) -> int:
-    """Steps that a checkpoint has, or what other processes left of a run in pieces."""
+def _left(out: Path, method: Method[Any]) -> list[range]:
+    """The steps that are left, piece by piece: a checkpoint has the first ones, other processes left what they did."""
+    pieces = method.pieces() or (range(method.iterations),)
     if begun(out):
-        return steps_done(out, method.pieces())
-    path = out / CHECKPOINT
-    if not path.exists():
-        return 0
-    with open_tensors(path, CHECKPOINT_KIND, 1) as (_, header):
-        done = header.get("done", 0)
-        return done if isinstance(done, int) else 0
+        return steps_left(out, pieces)
+    path, done = out / CHECKPOINT, 0
+    if path.exists():
+        with open_tensors(path, CHECKPOINT_KIND, 1) as (_, header):
+            told = header.get("done", 0)
+            done = told if isinstance(told, int) else 0
+    return [range(max(done, steps.start), steps.stop) for steps in pieces if steps.stop > done]
 
 
 def _left_out(settings: RunSettings) -> list[str]:

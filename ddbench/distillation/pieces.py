@@ -167,10 +167,9 @@ def _open(out: Path, covered: int, ranges: Sequence[range]) -> list[int]:
     return [number for number in range(covered, len(ranges)) if not part_file(out, number).exists()]
 
 
-def steps_done(out: Path, ranges: Sequence[range]) -> int:
-    """Steps of the pieces that are done."""
-    left = _open(out, _covered(out, ranges), ranges)
-    return sum(len(steps) for number, steps in enumerate(ranges) if number not in left)
+def steps_left(out: Path, ranges: Sequence[range]) -> list[range]:
+    """The steps of each piece that is not done."""
+    return [ranges[number] for number in _open(out, _covered(out, ranges), ranges)]
 
 
 class Piecework:

@@ -114,6 +114,19 @@ def test_distill(planned: Callable, ddb: Callable, buffers: Path, tmp_path: Path
     assert (found["units"]["done"], found["flops"], found["wall_seconds"]["1"]) == (1, 0, 0)
 
 
+def test_what_is_left_of_a_run_is_shared_by_what_is_left(
+    planned: Callable, ddb: Callable, tmp_path: Path, tiny_diffusions: Path
+):
+    """Of ten classes another process did five: the others are at most for five workers."""
+    command = ["distill", "--method", "unguided", "--dataset", "digits", "--ipc", 1, "--student", TINY, "--steps", 5]
+    command += ["--recipe", "none", "--diffusions", tiny_diffusions, "--out", tmp_path / "run", *EAGER]
+    assert planned(*command)["shared_by"] == 10
+    assert ddb(*command, "--shard", "0/2", "--quiet").code == 0
+    found = planned(*command)
+    assert found["shared_by"] == 5
+    assert found["what"].endswith("10 steps (5 done)")
+
+
 def test_steps_of_two_kinds_are_tried_apart(planned: Callable, tiny_diffusions: Path):
     """A method that tunes a model and then samples: a step of each counts for its own."""
     flags = ("--dataset", "digits", "--ipc", 2, "--recipe", "none", "--student", TINY, "--threads", 1)

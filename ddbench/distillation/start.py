@@ -120,7 +120,7 @@ def methods_in(path: Path) -> dict[str, type[Method[Any]]]:
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
     ]
-    found = {}
+    found: dict[str, type[Method[Any]]] = {}
     for kind in kinds:
         name = getattr(kind, "name", None)
         for one in (name, kind.__name__.lower()) if isinstance(name, str) else (kind.__name__.lower(),):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, distill_tiny, listing
+from conftest import EAGER, TINY, distill_tiny, listing
 
 from ddbench.cli.plan import span
 from ddbench.runtime.forecast import Forecast, added, count_flops

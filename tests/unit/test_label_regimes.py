@@ -173,8 +173,8 @@ def test_one_command(ddb: Callable[..., Any], random_run: Path, teacher: Teacher
         (("--protocol", "hard-v1, regimes"), "protocol labels-once needs a teacher"),
         (("--protocol", "regimes,labels-view"), "a protocol is named twice"),
         (("--protocol", "hard-v1,hard"), "unknown protocol 'hard'"),
-        (("--size", 0), "--size 0: expected"),
-        (("--size", 16), "--size 16: digits has a fixed size of 8 pixels"),
+        (("--size", 0), "--size 0: the synset has images of digits with 8 pixels"),
+        (("--size", 16), "--size 16: the synset has images of digits with 8 pixels"),
     ],
 )
 def test_refused_before_work(ddb: Callable[..., Any], random_run: Path, more: tuple[str, ...], words: str):

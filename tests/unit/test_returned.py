@@ -16,6 +16,8 @@ from ddbench.methods import METHODS
 from ddbench.runtime import authors
 from ddbench.runtime.jobs import answer
 
+pytestmark = pytest.mark.usefixtures("methods_kept")
+
 OWN = """
 from dataclasses import dataclass
 

@@ -252,7 +252,7 @@ def test_refused(run: Path, ddb: Callable, refused: Callable, finished_runs: Pat
     words = refused((*TASK, "--memory", least + 1), f"--memory {least + 1}", "takes different images", "--memory 1")
     assert "--joint" in words
     refused((*TASK, "--size", 0), "--size 0", "pixels")
-    refused((*TASK, "--size", 16), "--size 16: digits has a fixed size of 8 pixels")
+    refused((*TASK, "--size", 16), "--size 16: the synset has images of digits with 8 pixels")
     assert not (run / "tasks").exists()
     mtt = next(path for path in finished_runs.iterdir() if "mtt" in path.name)
     shutil.copy(mtt / "synset.safetensors", "alone.safetensors")  # without the record of the run

@@ -99,8 +99,8 @@ def test_going_on(pair: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_method_of_a_file_is_not_only_unknown():
-    with pytest.raises(UserError, match=r"no method 'mine' is known.*; leave it out .*--method-file.*entry point"):
-        check_source(replace(default_source("random", 8), method="mine"), "leave it out")
+    with pytest.raises(UserError, match=r"no method 'of-a-file' is known.*; leave it out .*--method-file.*entry point"):
+        check_source(replace(default_source("random", 8), method="of-a-file"), "leave it out")
 
 
 def test_a_result_of_another_kind_of_device_is_not_gone_on_with(

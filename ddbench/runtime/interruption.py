@@ -22,6 +22,8 @@ GRACE = 20.0
 KEPT = "the same command goes on: what was finished is kept, what was in work begins again"
 """What is true of every interrupted verb."""
 
+AFTER = "the same command goes on after "
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -78,10 +80,10 @@ class Interruption:
         """What is kept."""
         others = dict.fromkeys(words for words in self.others if words != KEPT)
         if others:
-            return "; ".join(others)
+            return AFTER + " and ".join(words.removeprefix(AFTER) for words in others)
         if self._kept == self._first:
             return KEPT
-        return f"the same command goes on after {self._unit} {self._kept} of {self._total}"
+        return f"{AFTER}{self._unit} {self._kept} of {self._total}"
 
     def hold(self) -> None:
         """Take the signals, where their handlers would raise and are ours to replace."""

@@ -45,13 +45,20 @@ class Target:
     small: tuple[str, ...] = ("run",)
 
 
+BOARD = ("--leaderboard", "board")
+CHECK = ("data", "check")
+
+
 def targets(valid: Path) -> dict[str, Target]:
     """By the name of the reader; ``valid`` holds the valid files."""
+    pictures = tuple(images.pictures())
+    return {**_of_runs(), **_of_data(valid, pictures), **_of_exchange(pictures), **_of_graphs()}
+
+
+def _of_runs() -> dict[str, Target]:
+    """What runs, experts and boards are made of, and what a user writes for them."""
     teacher, expert = "teachers/*/*/*.safetensors", "experts/*/*/*/expert_*.safetensors"
     mtt = ("--method", "mtt", "--buffers", "experts", "--iterations", "1", "--out", "new", "--max-start-epoch", "1")
-    check, board = ("data", "check"), ("--leaderboard", "board")
-    test_images = valid / "mnist" / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
-    pictures = tuple(images.pictures())
     return {
         "synset": Target("run/synset.safetensors", SCORED, inputs.TENSORS),
         "stored labels": Target("run/labels.safetensors", (*SCORED, "--protocol", "fkd"), inputs.TENSORS),
@@ -69,11 +76,11 @@ def targets(valid: Path) -> dict[str, Target]:
             inputs.ARCHIVE,
             small=("buffer.pt",),
         ),
-        "evaluation": Target("run/evaluations/hard-v1.json", ("submit", "run", *board), inputs.JSON),
-        "cost": Target("run/evaluations/hard-v1.cost.json", ("submit", "run", *board), inputs.JSON),
-        "configuration": Target("run/config.json", ("submit", "run", *board), inputs.JSON),
+        "evaluation": Target("run/evaluations/hard-v1.json", ("submit", "run", *BOARD), inputs.JSON),
+        "cost": Target("run/evaluations/hard-v1.cost.json", ("submit", "run", *BOARD), inputs.JSON),
+        "configuration": Target("run/config.json", ("submit", "run", *BOARD), inputs.JSON),
         "row": Target(
-            "board/results/*/*/*/????????????????.json", ("leaderboard", "build", *board), inputs.JSON, small=("board",)
+            "board/results/*/*/*/????????????????.json", ("leaderboard", "build", *BOARD), inputs.JSON, small=("board",)
         ),
         "plan": Target("plan.toml", ("reproduce", "plan.toml", "--dry-run"), inputs.TOML, small=("plan.toml",)),
         "protocol": Target("mine.toml", (*SCORED, "--protocol", "mine.toml"), inputs.TOML, small=("run", "mine.toml")),
@@ -85,42 +92,55 @@ def targets(valid: Path) -> dict[str, Target]:
         ),
         "checkpoint": Target("killed/checkpoint.safetensors", KILLED, inputs.TENSORS, small=("killed",)),
         "configuration of a killed run": Target("killed/config.json", KILLED, inputs.JSON, small=("killed",)),
+    }
+
+
+def _of_data(valid: Path, pictures: tuple[tuple[str, bytes], ...]) -> dict[str, Target]:
+    """Real images."""
+    test_images = valid / "mnist" / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
+    return {
         "picture": Target(
             "pictures/0003_3/00000.png",
-            (*check, "folder:pictures", "--size", "8", "--data", "data"),
+            (*CHECK, "folder:pictures", "--size", "8", "--data", "data"),
             odd=pictures,
             small=("pictures",),
         ),
         "kept look": Target(
             "looked/decoded/*.look.json",
-            (*check, "folder:pictures", "--size", "8", "--data", "looked"),
+            (*CHECK, "folder:pictures", "--size", "8", "--data", "looked"),
             inputs.JSON,
             small=("pictures", "looked"),
         ),
         "decoded images": Target(
             "looked/decoded/*/meta.json",
-            (*check, "folder:pictures", "--size", "8", "--data", "looked"),
+            (*CHECK, "folder:pictures", "--size", "8", "--data", "looked"),
             inputs.JSON,
             small=("pictures", "looked"),
         ),
         "decoded array": Target(
             "looked/decoded/*/train.npy",
-            (*check, "folder:pictures", "--size", "8", "--data", "looked"),
+            (*CHECK, "folder:pictures", "--size", "8", "--data", "looked"),
             small=("pictures", "looked"),
         ),
-        "arrays": Target("own.npz", (*check, "npz:own.npz"), {**inputs.ARCHIVE, **inputs.ARRAYS}, small=("own.npz",)),
+        "arrays": Target("own.npz", (*CHECK, "npz:own.npz"), {**inputs.ARCHIVE, **inputs.ARRAYS}, small=("own.npz",)),
         "idx": Target(
             "mnist/MNIST/raw/t10k-images-idx3-ubyte",
-            (*check, "mnist", "--data", "mnist"),
+            (*CHECK, "mnist", "--data", "mnist"),
             odd=tuple(images.idx(test_images.read_bytes())),
             small=("mnist",),
         ),
         "parquet": Target(
             "faces/data/train*.parquet",
-            (*check, "hub:faces", "--size", "8"),
+            (*CHECK, "hub:faces", "--size", "8"),
             odd=tuple(images.parquets()),
             small=("faces",),
         ),
+    }
+
+
+def _of_exchange(pictures: tuple[tuple[str, bytes], ...]) -> dict[str, Target]:
+    """Synsets of others, and models."""
+    return {
         "class order": Target(
             "order.txt",
             ("import", "pair.pt", "--class-order", "order.txt", *IMPORT),
@@ -139,6 +159,11 @@ def targets(valid: Path) -> dict[str, Target]:
         "diffusion model": Target(
             "diffusions/digits/*/ddbench.json", ("diffusion", "info", "diffusions"), inputs.JSON, small=("diffusions",)
         ),
+    }
+
+
+def _of_graphs() -> dict[str, Target]:
+    return {
         "trees": Target(
             "trees.safetensors",
             ("call", "graphs.store", "read_trees", "trees.safetensors"),

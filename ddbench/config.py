@@ -9,11 +9,11 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass, replace
-from functools import wraps
+from functools import lru_cache, wraps
 from inspect import signature
 from os import PathLike
 from pathlib import Path
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ddbench.registry import suggest
@@ -123,9 +123,10 @@ def setting_of(item: Field[Any]) -> Setting:
     return found
 
 
-def types_of(config_class: type[Any]) -> dict[str, Any]:
+@lru_cache(maxsize=256)  # the recipes of a plan ask for the same few classes thousands of times
+def types_of(config_class: type[Any]) -> Mapping[str, Any]:
     """Types of the fields of a config dataclass, annotations that are strings resolved."""
-    return get_type_hints(config_class)
+    return MappingProxyType(get_type_hints(config_class))
 
 
 def recorded_config(config: Any) -> dict[str, Any]:

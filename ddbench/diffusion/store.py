@@ -48,6 +48,12 @@ PIPELINE_FILES = ["transformer/*", "vae/*", "scheduler/*.json"]
 
 MAX_CLASSES = 100_000
 
+_MOST = {
+    "transformer": {"num_layers": 256, "sample_size": 512},
+    "vae": {"block_out_channels": 16, "layers_per_block": 64, "latent_channels": 1024, "in_channels": 1024},
+}
+"""What a pipeline's configuration may ask for: modules cost time and memory even where they hold no numbers."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionModel:
@@ -336,8 +342,7 @@ def _check_config(path: Path, wanted: dict[str, Any]) -> None:
 
 
 def _read_pipeline(folder: Path) -> DiffusionModel:
-    transformer = read_json(folder / "transformer/config.json", "transformer configuration")
-    vae = read_json(folder / "vae/config.json", "autoencoder configuration")
+    transformer, vae = _pipeline_config(folder, "transformer"), _pipeline_config(folder, "vae")
     try:
         norm, classes = transformer.get("norm_type"), transformer["num_embeds_ada_norm"]
         if norm != "ada_norm_zero" or type(classes) is not int or not 1 < classes <= MAX_CLASSES:
@@ -349,13 +354,13 @@ def _read_pipeline(folder: Path) -> DiffusionModel:
             )
         side = int(transformer["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
         channels = int(vae["in_channels"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder}: no DiT pipeline that can be used ({' '.join(str(error).split()):.200})") from None
     files: dict[str, str] = {}
     parameters = 0
     for part, name in (("transformer", "DiTTransformer2DModel"), ("vae", "AutoencoderKL")):
-        parameters += _parameters(folder / part / "config.json", name)
         weights = _weights(folder / part)
+        parameters += _parameters(folder / part / "config.json", name, sum(path.stat().st_size for path in weights))
         files |= {f"{part}/{path.name}": file_hash(path) for path in (folder / part / "config.json", *weights)}
     files[SCHEDULER_CONFIG] = file_hash(folder / SCHEDULER_CONFIG)
     return DiffusionModel(
@@ -369,14 +374,35 @@ def _read_pipeline(folder: Path) -> DiffusionModel:
     )
 
 
-def _parameters(path: Path, name: str) -> int:
-    """How many numbers a network of this configuration learns; it is made without memory."""
+def _pipeline_config(folder: Path, part: str) -> dict[str, Any]:
+    """Configuration of a part of a pipeline, of a network that is not endless."""
+    path = folder / part / "config.json"
+    config = read_json(path, "network configuration")
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: it is no table; copy the model again")
+    for name, most in _MOST[part].items():
+        value = config.get(name, 0)
+        size = len(value) if isinstance(value, list) else value
+        if type(size) is not int or not 0 <= size <= most:
+            raise UserError(f"{path}: {name} is {value!r:.60}, expected {most} at most")
+    return config
+
+
+def _parameters(path: Path, name: str, weights: int) -> int:
+    """How many numbers a network of this configuration learns; it is made without memory.
+
+    Args:
+        weights: bytes of the files that hold them, so that none is made that they do not fill.
+    """
     kind = getattr(diffusers(), name)
     try:
         with torch.device("meta"):
-            return parameter_count(kind.from_config(read_json(path, "network configuration")))
-    except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, NotImplementedError) as error:
+            count = parameter_count(kind.from_config(read_json(path, "network configuration")))
+    except Exception as error:  # whatever a library makes of foreign values
         raise UserError(f"{path}: no {name} ({' '.join(str(error).split()):.160})") from None
+    if count > weights:
+        raise UserError(f"{path}: {name} of {count:,} numbers, its weights are {weights:,} bytes; copy the model again")
+    return count
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -390,13 +416,13 @@ def _weights(folder: Path) -> list[Path]:
 
 def _load(folder: Path, part: str, name: str, *, safe: bool | None = None) -> Any:
     """A part of a model, with finite weights and without gradients."""
-    library = diffusers()
+    how: dict[str, Any] = {"use_safetensors": safe, "local_files_only": True, "low_cpu_mem_usage": False}
     try:
-        net = getattr(library, name).from_pretrained(
-            folder / part, use_safetensors=safe, local_files_only=True, low_cpu_mem_usage=False
-        )
+        net, told = getattr(diffusers(), name).from_pretrained(folder / part, output_loading_info=True, **how)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise UserError(f"{folder / part}: cannot read this {name} ({' '.join(str(error).split()):.200})") from None
+    if lacking := sorted({key for key, _ in net.named_parameters()} & set(told["missing_keys"])):  # drawn at random
+        raise UserError(f"{folder / part}: its weights lack {lacking[0]} (of {len(lacking)}); copy the model again")
     for key, tensor in net.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise UserError(f"{folder / part}: {key} holds values that are NaN or infinite; train or copy it again")

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from ddbench.config import apply_config
+from ddbench.config import apply_config, types_of
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.methods import METHODS
 from ddbench.methods.needs.flags import SHIPPED
@@ -125,7 +125,7 @@ def _recipe(name: str, table: Any, method: str, where: str) -> Recipe:
 
 def flag_kinds(*flags: type[Any]) -> dict[str, type[Any]]:
     """Which flags of needs a recipe may set, with their types: numbers and texts; where things lie is no recipe's."""
-    hints = {name: hint for one in flags for name, hint in get_type_hints(one).items()}
+    hints = {name: hint for one in flags for name, hint in types_of(one).items()}
     kinds = (bool, int, float, str)
     return {name: kind for name, hint in hints.items() for kind in kinds if hint in (kind, kind | None)}
 

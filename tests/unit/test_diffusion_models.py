@@ -337,6 +337,40 @@ def test_pipeline_without_weights(refused: Callable, dit: Path, tmp_path: Path):
     refused(distill(dit, tmp_path), "transformer", "holds no weights")
 
 
+@pytest.mark.parametrize(
+    ("part", "values", "needle"),
+    [
+        ("transformer", {"num_layers": 10**6}, "num_layers is 1000000, expected 256 at most"),
+        ("transformer", {"num_layers": "2"}, "num_layers is '2'"),
+        ("transformer", {"sample_size": 10**6}, "sample_size is 1000000"),
+        ("transformer", {"attention_head_dim": 10**5}, r"DiTTransformer2DModel of [\d,]+ numbers, its weights are"),
+        ("transformer", {"patch_size": 0}, "no DiTTransformer2DModel"),
+        ("vae", {"layers_per_block": 10**6}, "layers_per_block is 1000000"),
+        ("vae", {"block_out_channels": [8] * 10**4}, "block_out_channels is .*expected 16 at most"),
+        ("vae", {"norm_num_groups": 0}, "no AutoencoderKL"),
+    ],
+    ids=str,
+)
+def test_a_pipeline_of_huge_networks_is_not_made(part: str, values: dict[str, Any], needle: str, dit: Path):
+    path = dit / part / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    with pytest.raises(UserError, match=needle):
+        read_model(dit)
+
+
+@pytest.mark.parametrize(
+    ("part", "key"), [("transformer", "proj_out_2.weight"), ("vae", "decoder.conv_in.weight")], ids=["DiT", "VAE"]
+)
+def test_weights_that_lack_a_layer(part: str, key: str, dit: Path):
+    """The library draws it at random and says so in a log."""
+    (weights,) = (dit / part).glob("*.safetensors")
+    tensors = load_file(weights)
+    del tensors[key]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=rf"its weights lack {key} \(of 1\)"):
+        open_model(str(dit)).backend(CPU)
+
+
 def test_pipeline_with_truncated_or_nan_weights(dit: Path):
     (weights,) = (dit / "vae").glob("*.safetensors")
     whole = weights.read_bytes()

@@ -9,7 +9,7 @@ are made first (a run, an evaluation, a row, a teacher, labels, experts, ...).
 of all calls so far) and ``findings/`` (an input each): a later call goes on from there. Before it does, the inputs of
 findings are tried again; those that hold now are said to be mended.
 
-Needs ``atheris`` (not in any extra of the package, never run by CI)::
+Needs ``atheris`` (not in any extra of the package, never run by CI) and the extras ``parquet`` and ``diffusion``::
 
     python benchmarks/fuzz.py --out FOLDER                       # all readers, 10 minutes of CPU time each
     python benchmarks/fuzz.py --out FOLDER --more 60             # at most one minute more of each in this call
@@ -156,11 +156,12 @@ def fuzz(args: argparse.Namespace, name: str) -> None:
     """One reader, in this process, until its CPU time is used up."""
     import atheris
     import torch
-    from fuzz_readers import make_reader
+    from fuzz_readers import check_reader, make_reader
 
     # Those of the process that made the valid files are not in this one, and would be waited for.
     torch.set_num_threads(1)
     reader, seeds = make_reader(name, args.out / "valid")
+    check_reader(name, reader, seeds[0])
     corpus = args.out / "corpus" / name
     if not corpus.exists():
         corpus.mkdir(parents=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
+import hashlib
 import io
+import json
 import os
 import shutil
 import tempfile
@@ -16,7 +18,7 @@ from typing import Any
 
 import fuzz_inputs as inputs
 from fuzz_inputs import Change, Draws
-from fuzz_valid import DGCNN, IDX, LOOK, OGB, PLAN, SIGN, TINY, TU
+from fuzz_valid import DGCNN, IDX, LOOK, OGB, PLAN, SIGN, TINY, TU, half_method
 
 Reader = Callable[[bytes], object]
 
@@ -65,6 +67,31 @@ def _manifest(path: Path) -> None:
     store = _lazy("experts.store", "read_store")(path.parent)
     assert store.size >= 0
     store.verify()
+
+
+def _expert(path: Path) -> None:
+    """With its own hash in the manifest: another file ends there."""
+    manifest = path.with_name("manifest.json")
+    found, content = json.loads(manifest.read_text()), path.read_bytes()
+    found["experts"]["00000"] |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    manifest.write_text(json.dumps(found))
+    store = _lazy("experts.store", "read_store")(path.parent)
+    assert not store.verify()
+    store.rows(0, 0, store.recipe.epochs)
+    store.buffers(0, 0)
+    store.experts.clear()
+    store.scan(0)
+
+
+def _checkpoint(path: Path) -> None:
+    method = half_method()
+    meter = _lazy("runtime.resources", "Meter")()
+    _lazy("distillation.folder", "resume")(path, method, meter, range(method.iterations), method.context.console)
+
+
+def _verification(path: Path) -> None:
+    (row,) = path.parent.glob("????????????????.json")
+    _lazy("leaderboard.verification", "read_verification")(path, _lazy("leaderboard.schema", "read_result")(row))
 
 
 def _evaluation(path: Path) -> None:
@@ -139,6 +166,15 @@ def _diffusion(path: Path) -> None:
     _lazy("diffusion.store", "read_model")(path.parent)
 
 
+def _rehashed(folder: Path, path: Path) -> None:
+    """With the file's own hash in the description: another file ends there."""
+    description = folder / "ddbench.json"
+    found = json.loads(description.read_text())
+    found["files"][str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    description.write_text(json.dumps(found))
+    _diffusion(description)
+
+
 def _graphs(path: Path) -> None:
     _lazy("graphs.read", "load_graphs")(f"graphs:{path}")
 
@@ -184,12 +220,13 @@ MADE: dict[str, Form] = {
     ),
     "teacher": Form("x.safetensors", _teacher, ("teachers/*/*/*.safetensors",), inputs.safetensors_file),
     "expert": Form(
-        "store/expert_0000.safetensors",
-        lambda path: _manifest(path.with_name("manifest.json")),
+        "store/expert_00000.safetensors",
+        _expert,
         ("experts/*/*/*/expert_*.safetensors",),
         inputs.safetensors_file,
         "experts/*/*/*/manifest.json",
     ),
+    "checkpoint": Form("x.safetensors", _checkpoint, ("half.safetensors",), inputs.safetensors_file),
     "manifest": Form("store/manifest.json", _manifest, ("experts/*/*/*/manifest.json",), inputs.json_file),
     "trees": Form(
         "x.safetensors",
@@ -216,6 +253,13 @@ MADE: dict[str, Form] = {
         "run",
     ),
     "row": Form("x.json", _row, ("board/results/*/*/*/????????????????.json",), inputs.json_file),
+    "verification": Form(
+        "random/x.verified.json",
+        _verification,
+        ("board/results/*/*/*/*.verified.json",),
+        inputs.json_file,
+        "board/results/digits/ipc1/random",
+    ),
     "plan": Form("x.toml", _plan, (PLAN,), inputs.toml_file),
     "protocol": Form(
         "x.toml",
@@ -260,12 +304,24 @@ MADE: dict[str, Form] = {
     "class order": Form("x.txt", _class_order, (b"\n".join(b"%d" % k for k in range(10)),)),
     "look": Form("x.json", _look, (LOOK,), inputs.json_file),
     "sign of life": Form("x.sign", _signs, (SIGN,), inputs.json_file),
-    "diffusion": Form("model/ddbench.json", _diffusion, ("model.json",), inputs.json_file),
+    "diffusion": Form("model/ddbench.json", _diffusion, ("model/ddbench.json",), inputs.json_file, "model"),
+    "diffusion network": Form(
+        "model/unet/config.json",
+        lambda path: _rehashed(path.parents[1], path),
+        ("model/unet/config.json",),
+        inputs.json_file,
+        "model",
+    ),
+    "diffusion pipeline": Form(
+        "pipeline/transformer/config.json",
+        lambda path: _lazy("diffusion.store", "read_model")(path.parents[1]),
+        ("pipeline/transformer/config.json",),
+        inputs.json_file,
+        "pipeline",
+    ),
     "data npz": Form("x.npz", _own, ("own.npz",), inputs.zip_file),
     "data usps": Form("USPS/usps.bz2", _usps, (bz2.compress(b"1 1:0.5 2:-1\n2 256:1\n"),), _bzipped),
-    "data parquet": Form(
-        "hub/data/train-00000-of-00001.parquet", _parquet, ("hub/data/*.parquet",), inputs.bytes_changed
-    ),
+    "data parquet": Form("own/data/train-00000-of-00001.parquet", _parquet, ("own.parquet",), inputs.bytes_changed),
     "graphs dgcnn": Form("x.txt", _graphs, (DGCNN,)),
     "graphs npz": Form("x.npz", _graphs, ("graphs.npz",), inputs.zip_file),
 }
@@ -320,6 +376,29 @@ def _texts() -> dict[str, tuple[Callable[[str], object], list[str]]]:
 
 TEXTS = ("student names", "strategies", "names", "flags")
 READERS = (*MADE, *SEVERAL, *TEXTS)
+
+TAKE_NOTHING = ("recipe", "look", "sign of life", "strategies", "names", "flags")
+"""Readers that an empty file or text is right for, or which pass over what they cannot read."""
+
+
+def check_reader(name: str, read: Reader, valid: bytes) -> None:
+    """Refuse a reader that does not come to its file, or not beyond the first check: nothing would be tried.
+
+    Args:
+        valid: the first of its inputs.
+
+    Raises:
+        UserError: what is wrong with the valid file.
+        AssertionError: an empty file is as good.
+    """
+    if name != "flags":  # they end at a run that is not there
+        read(valid)
+    if name not in TAKE_NOTHING:
+        try:
+            read(b"" if name in (*SEVERAL, *TEXTS) else b"\0")
+        except _lazy("runtime.errors", "UserError"):
+            return
+        raise AssertionError(f"{name}: takes an empty file: it does not read what it is given")
 
 
 def make_reader(name: str, valid: Path) -> tuple[Reader, list[bytes]]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 CHANGED = "hard-v1-nonstandard-epochs=2-full_epochs=2-max_images=50"
 TINY = "mlp-d2-w8"
@@ -25,6 +27,7 @@ def make_valid(root: Path) -> None:
     teacher = ("--teachers", root / "teachers", "--student", BATCH_NORM)
     shared = (root / "run",)
     student, experts = ("--student", TINY), ("--buffers", root / "experts")
+    diffusion = ("--diffusions", root / "diffusions", "--quiet", "--data", root / "data")
     evaluate = ("evaluate", *shared, "--students", TINY, "--seeds", 2, "--epochs", 2, "--workers", 1)
     commands: list[tuple[object, ...]] = [
         (
@@ -46,6 +49,8 @@ def make_valid(root: Path) -> None:
         ("relabel", *shared, "--epochs", 2, "--teachers", root / "teachers", "--teacher-student", BATCH_NORM, *same),
         ("buffer", "--dataset", "digits", "--experts", 1, "--epochs", 2, "--workers", 1, *student, *experts, *same),
         ("submit", *shared, "--leaderboard", root / "board"),
+        ("leaderboard", "verify", "--leaderboard", root / "board", "--workers", 1, "--quiet", "--data", root / "data"),
+        ("diffusion", "train", "--dataset", "digits", "--steps", 1, "--widths", 8, 8, "--batch", 10, *diffusion),
         ("export", *shared, "--format", "hub", "--out", root / "hub"),
         ("export", *shared, "--format", "npz", "--out", root / "npz", "--data", root / "data"),
         ("export", *shared, "--format", "png", "--out", root / "png", "--data", root / "data"),
@@ -55,6 +60,8 @@ def make_valid(root: Path) -> None:
             run([str(part) for part in command])
     for path in (root / "run" / "evaluations").glob(f"{CHANGED}*"):
         path.rename(path.with_name(path.name.replace(CHANGED, "hard-v1")))
+    (model,) = (root / "diffusions").glob("*/*/ddbench.json")
+    model.parent.rename(root / "model")
     _other_files(root)
     (root / "done").touch()
 
@@ -63,14 +70,16 @@ def _other_files(root: Path) -> None:
     """What no verb writes: tensors as others publish them, trees, pictures of every kind."""
     import numpy as np
     import torch
+    from hostile_images import picture as pictures
+    from hostile_images import table
     from PIL import Image
 
-    from ddbench.diffusion.recipe import DiffusionRecipe
-    from ddbench.diffusion.store import FILES
+    from ddbench.distillation.folder import checkpoint
     from ddbench.graphs.made import made_graphs
     from ddbench.graphs.mirage import MirageConfig, distil
     from ddbench.graphs.read import Source, write_compact
     from ddbench.graphs.store import write_trees
+    from ddbench.runtime.resources import Meter
 
     graphs = made_graphs(12)
     write_trees(root / "trees.safetensors", distil(graphs, MirageConfig(depth=2, support=(3,))))
@@ -90,9 +99,64 @@ def _other_files(root: Path) -> None:
     np.savez(root / "own.npz", images=np.zeros((4, 8, 8), np.uint8), labels=[0, 1, 0, 1], class_names=["a", "b"])
     (root / "val" / "images").mkdir(parents=True)
     picture.save(root / "val" / "images" / "a.png")
-    model = {"kind": "ddbench-diffusion", "schema": 1, "shape": [1, 8, 8], "class_names": ["a", "b"], "losses": [0.5]}
-    model |= {"dataset": "digits", "dataset_fingerprint": "0" * 64, "recipe": DiffusionRecipe().to_json()}
-    (root / "model.json").write_text(json.dumps({**model, "files": dict.fromkeys(FILES, "0" * 64), "parameters": 9}))
+    made = (root / "picture.png").read_bytes()
+    (root / "own.parquet").write_bytes(table(image=pictures(*(made,) * 8), label=[0, 1] * 4))
+    method = half_method()
+    method.step(0)
+    checkpoint(root / "half.safetensors", method, 1, Meter())
+    _pipeline(root / "pipeline")
+
+
+def _pipeline(folder: Path) -> None:
+    """A tiny pretrained model as others publish them."""
+    import diffusers
+
+    transformer = diffusers.DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=4,
+        in_channels=4,
+        out_channels=8,
+        num_layers=1,
+        sample_size=4,
+        patch_size=2,
+        num_embeds_ada_norm=10,
+        norm_num_groups=2,
+    )
+    vae = diffusers.AutoencoderKL(in_channels=1, out_channels=1, block_out_channels=(8,), norm_num_groups=4)
+    diffusers.DiTPipeline(transformer, vae, diffusers.DDIMScheduler()).save_pretrained(folder)
+
+
+@cache
+def half_method() -> Any:
+    """A method of many parts that has not begun, on digits."""
+    import torch
+
+    from ddbench.data.dataset import holdout_split
+    from ddbench.data.load import load_dataset
+    from ddbench.data.preprocess import fit_preprocess
+    from ddbench.methods import METHODS
+    from ddbench.methods.base import Context
+    from ddbench.runtime.progress import Console
+
+    kind = METHODS.get("frepo")
+    dataset = load_dataset("digits", Path(tempfile.gettempdir()))
+    train, held_out = holdout_split(dataset.train, 0.1, dataset.spec.classes)
+    context = Context(
+        dataset=dataset,
+        train=train,
+        held_out=held_out,
+        preprocess=fit_preprocess(dataset, "meanstd"),
+        ipc=1,
+        student="convnet-d1-w4x2-nn",
+        seed=0,
+        device=torch.device("cpu"),
+        folder=Path(tempfile.gettempdir()),
+        compile="off",
+        console=Console(quiet=True),
+    )
+    method = kind(kind.config_class(iterations=3, batch_real=32, pool=2), context)
+    method.setup()
+    return method
 
 
 IDX = bytes((0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 2)) + bytes(8)

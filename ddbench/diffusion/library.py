@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ddbench.runtime.errors import UserError, install_words
@@ -21,3 +23,15 @@ def diffusers() -> Any:
             f"diffusion models need the package diffusers ({' '.join(str(error).split()):.120}): "
             f"{install_words('diffusion')}"
         ) from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, the package keeps its warnings to itself: they hold texts of foreign files as these are."""
+    logging = diffusers().utils.logging
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

@@ -20,7 +20,7 @@ from ddbench.config import apply_config
 from ddbench.data.dataset import Dataset
 from ddbench.data.specs import dataset_slug
 from ddbench.diffusion.backends import Backend, LatentDiT, PixelUNet
-from ddbench.diffusion.library import diffusers
+from ddbench.diffusion.library import diffusers, quiet
 from ddbench.diffusion.recipe import LATENT, PIXEL, DiffusionRecipe, unet_config
 from ddbench.networks.build import parameter_count
 from ddbench.runtime.errors import UserError
@@ -396,7 +396,7 @@ def _parameters(path: Path, name: str, weights: int) -> int:
     """
     kind = getattr(diffusers(), name)
     try:
-        with torch.device("meta"):
+        with quiet(), torch.device("meta"):
             count = parameter_count(kind.from_config(read_json(path, "network configuration")))
     except Exception as error:  # whatever a library makes of foreign values
         raise UserError(f"{path}: no {name} ({' '.join(str(error).split()):.160})") from None
@@ -418,7 +418,8 @@ def _load(folder: Path, part: str, name: str, *, safe: bool | None = None) -> An
     """A part of a model, with finite weights and without gradients."""
     how: dict[str, Any] = {"use_safetensors": safe, "local_files_only": True, "low_cpu_mem_usage": False}
     try:
-        net, told = getattr(diffusers(), name).from_pretrained(folder / part, output_loading_info=True, **how)
+        with quiet():
+            net, told = getattr(diffusers(), name).from_pretrained(folder / part, output_loading_info=True, **how)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise UserError(f"{folder / part}: cannot read this {name} ({' '.join(str(error).split()):.200})") from None
     if lacking := sorted({key for key, _ in net.named_parameters()} & set(told["missing_keys"])):  # drawn at random

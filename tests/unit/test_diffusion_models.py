@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -356,6 +357,21 @@ def test_a_pipeline_of_huge_networks_is_not_made(part: str, values: dict[str, An
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
     with pytest.raises(UserError, match=needle):
         read_model(dit)
+
+
+def test_texts_of_a_foreign_configuration_are_not_logged(dit: Path, monkeypatch: pytest.MonkeyPatch):
+    """The library warns of what it does not know, with the name as it stands."""
+    path = dit / "transformer" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "\x1b[2Jodd": 1}))
+    handler = logging.Handler()
+    said: list[str] = []
+    monkeypatch.setattr(handler, "emit", lambda record: said.append(record.getMessage()))
+    diffusers.utils.logging.add_handler(handler)
+    try:
+        open_model(str(dit)).backend(CPU)
+    finally:
+        diffusers.utils.logging.remove_handler(handler)
+    assert said == []
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass, replace
-from functools import lru_cache, wraps
+from functools import wraps
 from inspect import signature
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType, UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+from weakref import WeakKeyDictionary
 
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
@@ -123,10 +124,15 @@ def setting_of(item: Field[Any]) -> Setting:
     return found
 
 
-@lru_cache(maxsize=256)  # the recipes of a plan ask for the same few classes thousands of times
+_TYPES: WeakKeyDictionary[type, Mapping[str, Any]] = WeakKeyDictionary()
+"""The recipes of a plan ask for those of the same few classes thousands of times."""
+
+
 def types_of(config_class: type[Any]) -> Mapping[str, Any]:
     """Types of the fields of a config dataclass, annotations that are strings resolved."""
-    return MappingProxyType(get_type_hints(config_class))
+    if config_class not in _TYPES:
+        _TYPES[config_class] = MappingProxyType(get_type_hints(config_class))
+    return _TYPES[config_class]
 
 
 def recorded_config(config: Any) -> dict[str, Any]:

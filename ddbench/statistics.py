@@ -193,7 +193,7 @@ def ends_within(low: float, high: float, unit: str) -> tuple[float, float, str]:
 
 
 def range_words(low: float | None, high: float | None, show: Callable[[float], str], unit: str) -> str:
-    """An interval as people read it: ``92.25 to 93.67``, with what :func:`ends_within` did; empty where there is none.
+    """An interval as people read it: ``92.25 to 93.67``, ``98.20 to 100.00, clipped``; empty where there is none.
 
     Args:
         show: a number as text.
@@ -204,7 +204,7 @@ def range_words(low: float | None, high: float | None, show: Callable[[float], s
     low, high, mark = ends_within(low, high, unit)
     if mark == TOO_FEW:
         return TOO_FEW
-    return f"{show(low)} to {show(high)}" + (f" ({mark})" if mark else "")
+    return f"{show(low)} to {show(high)}" + (f", {mark}" if mark else "")
 
 
 def interval_words(entry: Statistics, scale: float = 1.0, digits: int = 4, unit: str = FRACTION) -> str:

@@ -164,7 +164,7 @@ def test_table(ddb: Command, random_run: Path, tmp_path: Path):
     assert "NON-STANDARD" in lines[1]
     assert [line.split()[0] for line in lines[2:8]] == ["HLR", "IOR", "A1", "A0", "LRS", "ARS"]
     entry = found["summary"]["hlr"]
-    end = "1.0000 (clipped)" if entry["high"] > 1 else f"{entry['high']:.4f}"
+    end = "1.0000, clipped" if entry["high"] > 1 else f"{entry['high']:.4f}"
     assert f"{entry['mean']:.4f}   {entry['low']:.4f} to {end}" in lines[2]
     assert f"{found['summary']['lrs']['mean']:.2f}   " in lines[6]
     place = random_run / "scores" / f"hard-v1-nonstandard-epochs={EPOCHS}-full_epochs={EPOCHS}-{TINY}.json"

@@ -112,8 +112,8 @@ def test_ties():
     [
         ([0.5], ""),
         ([0.9, 0.92, 0.91], "88.52 to 93.48"),
-        ([0.99, 0.999, 0.98], "96.61 to 100.00 (clipped)"),
-        ([0.01, 0.0, 0.005], "0.00 to 1.74 (clipped)"),
+        ([0.99, 0.999, 0.98], "96.61 to 100.00, clipped"),
+        ([0.01, 0.0, 0.005], "0.00 to 1.74, clipped"),
         ([0.2, 0.8], "too few seeds for an interval"),
         ([0.7, 0.7], "70.00 to 70.00"),
     ],
@@ -147,11 +147,11 @@ def test_an_interval_of_what_is_no_fraction_is_not_clipped():
 @pytest.mark.parametrize(
     ("unit", "words"),
     [
-        ("factor", "0.0000 to 12.8281 (clipped)"),  # a temperature
-        ("nats", "0.0000 to 12.8281 (clipped)"),
+        ("factor", "0.0000 to 12.8281, clipped"),  # a temperature
+        ("nats", "0.0000 to 12.8281, clipped"),
         ("sum of squares", "too few seeds for an interval"),
         ("difference", "too few seeds for an interval"),  # confidence less accuracy
-        ("points", "0.0000 to 12.8281 (clipped)"),
+        ("points", "0.0000 to 12.8281, clipped"),
     ],
 )
 def test_an_interval_ends_where_its_unit_does(unit: str, words: str):
@@ -160,7 +160,7 @@ def test_an_interval_ends_where_its_unit_does(unit: str, words: str):
 
 def test_a_difference_in_words():
     assert gap_words(0.011, -0.033, 0.055) == "+1.1 (-3.3 to +5.5)"
-    assert gap_words(-0.5, -1.2, 0.2) == "-50.0 (-100.0 to +20.0 (clipped))"
+    assert gap_words(-0.5, -1.2, 0.2) == "-50.0 (-100.0 to +20.0, clipped)"
     assert gap_words(0.5, None, None) == "+50.0"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from ddbench.networks.check import check_student
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, read_json, text_hash, write_json
+from ddbench.runtime.signs import turn
 
 WIDTHS, DEPTHS = (32, 64, 128, 256), (1, 2, 3, 4)
 NORMS, ACTIVATIONS, POOLINGS = ("nn", "bn", "ln", "in", "gn"), ("sigmoid", "relu", "leaky"), ("none", "max", "avg")
@@ -81,7 +82,8 @@ def _is_of_unit(unit: str, record: Any) -> bool:
 
 
 def write_rankings(path: Path, head: Mapping[str, Any], units: Mapping[str, Mapping[str, Any]]) -> None:
-    """Add records to the file."""
-    known = read_rankings(path, head)
-    if any(unit not in known for unit in units):
-        write_json(path, {"kind": KIND, "head": dict(head), "units": {**known, **units}})
+    """Add records to the file; those that another task adds meanwhile stay."""
+    if all(unit in read_rankings(path, head) for unit in units):
+        return
+    with turn(path, "file of rankings"):
+        write_json(path, {"kind": KIND, "head": dict(head), "units": {**read_rankings(path, head), **units}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,9 @@ from ddbench.networks.names import parse_student
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
 from ddbench.synset import Budget, Synset, read_synset
-from ddbench.tasks import measures, nas, runner
+from ddbench.tasks import measures, nas, runner, search
 from ddbench.tasks.record import read_result
-from ddbench.tasks.search import fitting, grid, read_rankings
+from ddbench.tasks.search import fitting, grid, read_rankings, write_rankings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,6 +48,28 @@ def test_grid():
     small = fitting(names, 1, 8)
     assert len(small) == 720 - 4 * 5 * 3 * 2  # depth 4 with either pooling
     assert "convnet-d4-w32-in-leaky-none" in small
+
+
+def test_what_another_task_writes_at_the_same_time_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, ready = tmp_path / "rankings" / "x.json", threading.Event()
+
+    def record(net: str) -> dict[str, Any]:
+        return {f"real {net} seed 0": {"run": "real", "net": net, "seed": 0, "steps": 1, "held_out": 0.5, "test": 0.5}}
+
+    other = threading.Thread(target=lambda: (ready.wait(), write_rankings(path, {}, record("other"))))
+    write = search.write_json
+
+    def late(*given: Any) -> None:
+        ready.set()
+        if threading.current_thread() is not other:
+            other.join(0.3)  # it has had the time to write, if it may
+        write(*given)
+
+    monkeypatch.setattr(search, "write_json", late)
+    other.start()
+    write_rankings(path, {}, record("own"))
+    other.join()
+    assert read_rankings(path, {}).keys() == {"real own seed 0", "real other seed 0"}
 
 
 def test_whole(run: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):

@@ -18,7 +18,7 @@ from ddbench.protocols.plan import Plan, check_plan
 from ddbench.protocols.protocol import Protocol
 from ddbench.protocols.training import Settings
 from ddbench.runtime.errors import UserError
-from ddbench.statistics import TOO_FEW, ends_within, paired_difference, summarise
+from ddbench.statistics import FRACTION, TOO_FEW, ends_within, paired_difference, summarise
 from ddbench.synset import Synset, check_against, read_synset
 from ddbench.tasks.told import Told
 
@@ -111,6 +111,8 @@ class Task(Generic[C]):
     """Parts of the head that a later command may extend: no unit is another one for more of them."""
     schema: ClassVar[Mapping[str, Any]]
     """JSON Schema of what :meth:`results` gives."""
+    units: ClassVar[Mapping[str, str]] = {}
+    """Units of metrics that are no fractions, for :meth:`lines`: ``difference`` of two fractions, ``1`` for others."""
 
     def __init__(self, config: C, job: Job) -> None:
         self.config = config
@@ -198,7 +200,7 @@ class Task(Generic[C]):
     @classmethod
     def lines(cls, results: Mapping[str, Any]) -> list[str]:
         """The results for people."""
-        return table_lines(results)
+        return table_lines(results, cls.units)
 
     def plan(self, label: str) -> Plan:
         """Training on a run's synset by the job's protocol."""
@@ -272,25 +274,37 @@ def baselines(head: Mapping[str, Any]) -> list[str]:
     return [run["label"] for run in head["runs"] if run["method"] == BASELINE]
 
 
-def table_lines(results: Mapping[str, Any]) -> list[str]:
-    """Rows and differences as text, a line each run and metric; a tie is called one."""
+def table_lines(results: Mapping[str, Any], units: Mapping[str, str] | None = None) -> list[str]:
+    """Rows and differences as text, a line each run and metric; a tie is called one.
+
+    Args:
+        units: of metrics that are no fractions, as :attr:`Task.units`.
+    """
+    units = units or {}
     lines = []
     for row in results["rows"]:
         for name, entry in row["metrics"].items():
-            lines.append(f"{row['run']}  {name}: {shown(entry)}")
+            lines.append(f"{row['run']}  {name}: {shown(entry, units.get(name, FRACTION))}")
     for row in results["differences"]:
         for name, entry in row["metrics"].items():
-            lines.append(f"{row['run']} - {', '.join(row['against'])}  {name}: {shown(entry)}")
+            words = shown(entry, units.get(name, FRACTION))
+            lines.append(f"{row['run']} - {', '.join(row['against'])}  {name}: {words}")
     return lines
 
 
-def shown(entry: Mapping[str, Any], unit: str = "fraction") -> str:
-    """A mean with its interval; of a difference also whether it is a tie."""
-    difference, mean = "tie" in entry, f"{entry['mean']:.4f}"
+def shown(entry: Mapping[str, Any], unit: str = FRACTION) -> str:
+    """A mean with its interval; of a difference also whether it is a tie.
+
+    Args:
+        unit: of the numbers, or of those that differ.
+    """
+    mean = f"{entry['mean']:.4f}"
+    if "tie" in entry:
+        unit = "difference" if unit == FRACTION else "1"
     tie = ", a tie" if entry.get("tie") else ""
     if entry["low"] is None:  # one seed: nothing can be said of a difference
         return mean
-    low, high, mark = ends_within(entry["low"], entry["high"], "difference" if difference else unit)
+    low, high, mark = ends_within(entry["low"], entry["high"], unit)
     words = TOO_FEW if mark == TOO_FEW else ", ".join(filter(None, (f"{low:.4f} to {high:.4f}", mark)))
     return f"{mean} ({words}){tie}"
 

@@ -34,7 +34,7 @@ from ddbench.runtime.device import resolve_device
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash
 from ddbench.runtime.numbers import check_count, whole
-from ddbench.statistics import summarise_groups
+from ddbench.statistics import FRACTION, summarise_groups
 from ddbench.synset import FILE, Budget, Synset, read_synset
 from ddbench.tasks.base import BASELINE, STATISTICS_SCHEMA, Job, Records, Task, Unit, refuse_recipe, shown
 from ddbench.tasks.distilling import Source, again, check_source, most_images, source_of, sources_beside
@@ -72,6 +72,7 @@ class Continual(Task[ContinualConfig]):
 
     config_class = ContinualConfig
     protocol = "dc-legacy"
+    units: ClassVar[Mapping[str, str]] = {"forgetting": "difference"}
     schema: ClassVar[Mapping[str, Any]] = {
         "required": ["rows", "differences"],
         "additionalProperties": False,
@@ -295,11 +296,14 @@ class Continual(Task[ContinualConfig]):
             steps = ", ".join(f"{step['mean']:.4f}" for step in row["steps"])
             lines.append(f"{row['run']}  after each step: {steps}{mark}")
             lines += [
-                f"{row['run']}  {name}: {shown(entry, 'difference' if name == 'forgetting' else 'fraction')}"
+                f"{row['run']}  {name}: {shown(entry, cls.units.get(name, FRACTION))}"
                 for name, entry in row["metrics"].items()
             ]
         for row in results["differences"]:
-            lines += [f"{row['run']} - {row['against']}  {name}: {shown(e)}" for name, e in row["metrics"].items()]
+            lines += [
+                f"{row['run']} - {row['against']}  {name}: {shown(entry, cls.units.get(name, FRACTION))}"
+                for name, entry in row["metrics"].items()
+            ]
         return lines
 
 

@@ -90,6 +90,7 @@ class Count(Task[Config]):
 
     config_class = Config
     schema: ClassVar[Mapping[str, Any]] = {"properties": TABLE_PROPERTIES}
+    units: ClassVar[Mapping[str, str]] = {"count": "1"}
 
     def stages(self) -> Sequence[Sequence[Unit]]:
         return [[Unit(name=run.label, values=(run.label,)) for run in self.job.runs]]
@@ -99,7 +100,8 @@ class Count(Task[Config]):
 
     @classmethod
     def results(cls, head: Any, records: Any) -> dict[str, Any]:
-        return table({one["run"]: {"count": {0: float(one["count"])}} for one in records.values()}, [])
+        counts = {one["run"]: {seed: float(one["count"] + seed) for seed in range(2)} for one in records.values()}
+        return table({label: {"count": values} for label, values in counts.items()}, [])
 
 
 def test_task_of_another_package(run: Path, ddb: Callable, refused: Callable, monkeypatch: pytest.MonkeyPatch):
@@ -116,7 +118,7 @@ def test_task_of_another_package(run: Path, ddb: Callable, refused: Callable, mo
     assert "--step" in ddb("task", "count", "--help").out
     done = ddb("task", "count", "a", "--step", 3, "--workers", 1, "--quiet", "--out", "x.json")
     assert (done.code, done.err) == (0, "")
-    assert done.out.splitlines()[0].endswith("count: 60.0000")
+    assert done.out.splitlines()[0].endswith("count: 60.5000 (54.1469 to 66.8531)")
     refused(("task", "count", "a", "--step", 0), "--step", "at least 1")
     refused(("task", "gone", "a"), "task 'gone' (no_such_module:x) cannot be loaded")
 
@@ -128,5 +130,7 @@ def test_intervals_end_where_values_do():
     assert shown({"mean": 0.1, "low": -0.2, "high": 0.4}, "difference") == "0.1000 (-0.2000 to 0.4000)"
     assert shown({"mean": 0.1, "low": -1.2, "high": 0.4}, "difference") == "0.1000 (-1.0000 to 0.4000, clipped)"
     assert shown({"mean": 0.1, "low": -0.2, "high": 0.4, "tie": True}) == "0.1000 (-0.2000 to 0.4000), a tie"
+    assert shown({"mean": 60.0, "low": 55.0, "high": 65.0}, "1") == "60.0000 (55.0000 to 65.0000)"
+    assert shown({"mean": 1.3, "low": 0.9, "high": 1.7, "tie": False}, "1") == "1.3000 (0.9000 to 1.7000)"
     assert shown({"mean": 0.9, "low": None, "high": None}) == "0.9000"
     assert shown({"mean": -0.5, "low": None, "high": None, "tie": True}) == "-0.5000", "of one seed no tie is known"

@@ -9,7 +9,7 @@ by default the method's own, else under ``--protocol``; the base under ``--proto
 A document says above each of its tables how it is made, ``<!-- paired_table --ipc 1 --methods mtt,ftd --base mtt
 --students NAME -->`` in one line:
 
-    python benchmarks/paired_table.py --write docs/digits.md     # or --check
+    python benchmarks/paired_table.py --write docs/digits.md ...   # or --check
 """
 
 from __future__ import annotations
@@ -187,8 +187,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--metric", default="accuracy")
     parser.add_argument("--metrics", default=None, help="several, comma-separated: one table of their means instead")
     parser.add_argument("--protocols", default=None, help="several: instead, what the others change against the first")
-    parser.add_argument("--write", type=Path, metavar="FILE.md", help="make the marked tables of a document again")
-    parser.add_argument("--check", type=Path, metavar="FILE.md", help="1 where --write would change the document")
+    parser.add_argument("--write", type=Path, nargs="+", metavar="FILE.md", help="make their marked tables again")
+    parser.add_argument("--check", type=Path, nargs="+", metavar="FILE.md", help="1 where --write would change one")
     return parser
 
 
@@ -196,16 +196,17 @@ def main() -> int:
     """Print one table for each student, or make those of a document."""
     args = parser().parse_args()
     results = [entry.result for entry in current(load_results(args.board))]
-    document = args.write or args.check
-    if document:
+    changed = []
+    for document in args.write or args.check or ():
         old = document.read_text(encoding="utf-8")
         new = made(old, results, str(document))
         if args.write:
             document.write_text(new, encoding="utf-8")
         elif new != old:
+            changed.append(str(document))
             print(f"{document}: not what the board gives; run python benchmarks/paired_table.py --write {document}")
-            return 1
-        return 0
+    if args.write or args.check:
+        return int(bool(changed))
     if args.ipc is None or not args.methods:
         raise SystemExit("expected --ipc and --methods, or --write or --check with a document")
     rows = [result for method in args.methods.split(",") for result in chosen(results, args, *split(method))]

@@ -80,7 +80,10 @@ def test_gradients_are_those_of_one_process(tmp_path: Path, tiny_experts: Path, 
     assert max(found.values()) <= 1e-10, found
 
 
-def test_a_killed_run_goes_on_to_what_one_process_makes(tmp_path: Path, data_root: Path):
+@pytest.mark.usefixtures("one_thread")
+def test_a_killed_run_goes_on_to_what_one_process_makes(
+    tmp_path: Path, data_root: Path, ddb: Callable, refused: Callable
+):
     settings = ["--method", "dm", "--iterations", "120", "--batch-real", "8"]
     command = torchrun(*DISTILL, *settings, "--out", tmp_path / "two")
     killed = run(torchrun(HERE / "ranks_killed.py", *DISTILL[2:], *settings, "--out", tmp_path / "two"), data_root)
@@ -91,8 +94,7 @@ def test_a_killed_run_goes_on_to_what_one_process_makes(tmp_path: Path, data_roo
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("going on at iteration") == 1
     assert again.stdout.count("synset:") == 1
-    alone = run([sys.executable, *DISTILL, *settings, "--out", str(tmp_path / "one")], data_root)
-    assert alone.returncode == 0, alone.stderr
+    assert ddb(*DISTILL[2:], *settings, "--out", tmp_path / "one").code == 0
     one, two = (load_file(tmp_path / name / "synset.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name, tensor in one.items():
@@ -104,9 +106,7 @@ def test_a_killed_run_goes_on_to_what_one_process_makes(tmp_path: Path, data_roo
     assert json.loads((tmp_path / "two" / "cost.json").read_text())["processes"] == 2
     lines = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["iteration"] for line in lines] == list(range(1, 121))
-    other = run([sys.executable, *DISTILL, *settings, "--out", str(tmp_path / "two")], data_root)
-    assert other.returncode == 2
-    assert "processes differ(s)" in other.stderr
+    refused((*DISTILL[2:], *settings, "--out", tmp_path / "two"), "processes differ(s)")
 
 
 def test_ranks_end_with_a_killed_launcher(tmp_path: Path, data_root: Path):

@@ -233,16 +233,29 @@ def holdout_split(
         raise UserError(f"hold-out fraction {fraction}: expected 0 to 0.9")
     if fraction == 0:
         return split, Split(split.images[:0], split.labels[:0])
-    single = (torch.bincount(split.labels, minlength=classes) == 1).nonzero()[:, 0].tolist()
-    if single and not keep_single:
+    if not keep_single:
+        check_holdout(split, fraction, names)
+    held = stratified(split.labels, classes, fraction, "holdout", keep_single=keep_single)
+    rest, kept = (~held).nonzero().flatten(), held.nonzero().flatten()
+    return take(split, rest, folder), take(split, kept, folder)
+
+
+def check_holdout(split: Split, fraction: float, names: Sequence[str] = ()) -> None:
+    """Refuse to hold out of a class of one image.
+
+    Args:
+        names: of the classes, for the error.
+
+    Raises:
+        UserError: names the class.
+    """
+    single = (torch.bincount(split.labels) == 1).nonzero()[:, 0].tolist()
+    if fraction and single:
         which = repr(names[single[0]]) if names else str(single[0])
         raise UserError(
             f"--holdout {fraction:g}: class {which} has one image only, so none can be held out: give --holdout 0, add "
             "images, or leave the class out"
         )
-    held = stratified(split.labels, classes, fraction, "holdout", keep_single=keep_single)
-    rest, kept = (~held).nonzero().flatten(), held.nonzero().flatten()
-    return take(split, rest, folder), take(split, kept, folder)
 
 
 VALIDATION_IMAGES = 2000

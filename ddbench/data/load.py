@@ -60,7 +60,7 @@ def load_dataset(
         raise UserError(f"--dataset {name}: a set of {spec.modality}s, but this works on {modality}s only")
     read = resolve(spec.reader, f"dataset {name}")
     made = read(spec, data_root(root), download, console)
-    if not isinstance(made, Dataset) or made.spec.name != name:
+    if not isinstance(made, Dataset) or made.spec.name != spec.name:
         raise UserError(f"dataset {name}: its reader gave {type(made).__name__}, expected a Dataset of that name")
     made.check()
     return made

@@ -59,11 +59,17 @@ def is_read_elsewhere(name: str) -> bool:
     return is_own(name) and name != MADE
 
 
+def canonical(name: str) -> str:
+    """A dataset's name without the slash that shells put behind the folder of a user's own when they complete it."""
+    short = name.rstrip("/")
+    return short if is_own(name) and short not in (*OWN, MADE) else name
+
+
 def dataset_slug(name: str) -> str:
     """A dataset's name as a safe, short file name; different places get different ones."""
     if not is_own(name):
         return name.replace(":", "-")
-    kind, _, path = name.partition(":")
+    kind, _, path = canonical(name).partition(":")
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).name).strip("-.")[:40] or "images"
     return f"{kind}-{stem}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
 
@@ -161,6 +167,7 @@ def modality_of(name: str) -> str:
 
 def _own_spec(name: str, size: int | None) -> DatasetSpec:
     """What is known of images of a user's own before they are read; arrays have the size that they have."""
+    name = canonical(name)
     kind, place = next((kind, name.removeprefix(kind)) for kind in OWN if name.startswith(kind))
     if not place:
         form = next(form for form in OWN_FORMS if form.startswith(kind))

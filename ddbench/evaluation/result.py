@@ -127,16 +127,20 @@ class Evaluation:
 
     @checked
     def by_seed(self, student: str, metric: str = "accuracy") -> dict[int, float]:
-        """A metric of each of a student's runs, by seed; nothing of a student that diverged at every seed.
+        """A metric of each of a student's runs that has it, by seed; nothing of one that diverged at every seed.
 
         Raises:
-            UserError: no such student or metric.
+            UserError: no such student or metric, or the metric was not measured on this student.
         """
         if student not in self.students and student not in self.diverged:
             raise unknown("student of this evaluation", student, [*self.students, *self.diverged])
         if metric not in self.data["metrics"]:
             raise unknown("metric of this evaluation", metric, self.data["metrics"])
-        return {run["seed"]: run["metrics"][metric] for run in self.data["runs"] if run["student"] == student}
+        own = {run["seed"]: run["metrics"] for run in self.data["runs"] if run["student"] == student}
+        found = {seed: metrics[metric] for seed, metrics in own.items() if metric in metrics}
+        if own and not found:
+            raise unknown(f"metric of {student}", metric, dict.fromkeys(name for one in own.values() for name in one))
+        return found
 
     def frame(self) -> pandas.DataFrame:
         """One row a run: ``method``, ``dataset``, ``protocol``, ``student``, ``seed``, then a column a metric.

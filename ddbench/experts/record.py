@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ddbench.data.dataset import Dataset, holdout_split, validation_sample
+from ddbench.data.dataset import Dataset, check_holdout, holdout_split, validation_sample
 from ddbench.data.limits import require_memory
 from ddbench.data.load import data_root, load_dataset
 from ddbench.data.policy import parse_policy, resolve_policy
@@ -198,6 +198,7 @@ def checked(
     check_count("--experts", experts)
     spec = dataset.spec
     check_student(student, spec.channels, spec.size)
+    check_holdout(dataset.train, recipe.holdout, spec.class_names)
     parse_policy(recipe.augmentation, flip=spec.flip)
     recipe = replace(recipe, augmentation=resolve_policy(recipe.augmentation, spec.flip))
     parse_policy(recipe.augmentation)  # which what is left of it may not be

@@ -13,7 +13,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from ddbench.data.specs import DATASETS, OWN_FORMS, SIZES, dataset_slug, is_own, modality_of
+from ddbench.data.specs import DATASETS, OWN_FORMS, SIZES, canonical, dataset_slug, is_own, modality_of
 from ddbench.leaderboard.published import Published, read_published
 from ddbench.leaderboard.result import Budget, Result
 from ddbench.leaderboard.rows import RANDOM
@@ -374,7 +374,7 @@ def result_of(cell: PlanCell, results: Sequence[Result]) -> Result | None:
         budget = synset.budget
         fits = (
             synset.method == cell.method
-            and synset.dataset == cell.dataset
+            and canonical(synset.dataset) == canonical(cell.dataset)
             and _fits(cell, budget)
             and synset.seed == cell.seed
             and (not student or synset.student in (None, student))

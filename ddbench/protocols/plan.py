@@ -132,7 +132,8 @@ def check_plan(plan: Plan, dataset: Dataset) -> None:
 
     Raises:
         UserError: soft labels wanted of a hard synset, no teacher, a teacher of other data, a learned rate that trains
-            nothing, an unknown augmentation, or stored labels of another synset or protocol.
+            nothing, a search for which nothing can be held out, an unknown augmentation, or stored labels of another
+            synset or protocol.
     """
     synset, protocol = plan.synset, plan.protocol
     if protocol.labels == "soft" and synset.label_kind == "targets":
@@ -165,6 +166,11 @@ def check_plan(plan: Plan, dataset: Dataset) -> None:
         check_labels(plan.stored, plan)
     if protocol.replay:
         _check_replay(synset, protocol)
+    if protocol.lr_source == "search" and int(torch.bincount(dataset.train.labels).max()) < 2:
+        raise UserError(
+            f"a learning rate is searched on held-out training images, and every class of {dataset.spec.name} has one "
+            "image only; use --lr-source protocol, or --lr"
+        )
     learned_rate(synset, protocol)
     plan.policy  # noqa: B018 (parsed, so that a wrong name is told now)
     if protocol.name not in PROTOCOLS:

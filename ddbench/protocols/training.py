@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddbench.data.dataset import Split
+from ddbench.data.dataset import Split, chunks
 from ddbench.networks.build import build_student
 from ddbench.networks.initialise import initialise
 from ddbench.protocols.plan import Plan, optimizer_settings, rate_of
@@ -233,9 +233,12 @@ def split_to_test(plan: Plan, test: Split) -> Split:
     wide = size // 7 * 8
     if not plan.protocol.test_zoom or wide <= size:
         return test
-    zoomed = torch.nn.functional.interpolate(
-        test.images.float(), size=(wide, wide), mode="bilinear", antialias=True, align_corners=False
-    )
-    first = (wide - size) // 2
-    cut = zoomed[:, :, first : first + size, first : first + size].round().clamp(0, 255).to(torch.uint8)
+    inside = slice((wide - size) // 2, (wide - size) // 2 + size)
+    cut, start = torch.empty_like(test.images), 0
+    for piece in chunks(test.images):  # all of a large test set as floats are beyond memory
+        zoomed = torch.nn.functional.interpolate(
+            piece.float(), size=(wide, wide), mode="bilinear", antialias=True, align_corners=False
+        )
+        cut[start : start + len(piece)] = zoomed[:, :, inside, inside].round().clamp(0, 255).to(torch.uint8)
+        start += len(piece)
     return Split(cut, test.labels)

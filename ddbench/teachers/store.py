@@ -20,7 +20,7 @@ from torch import nn
 
 from ddbench.data.dataset import Dataset
 from ddbench.data.preprocess import Preprocess
-from ddbench.data.specs import dataset_slug
+from ddbench.data.specs import canonical, dataset_slug
 from ddbench.networks.base import Student
 from ddbench.networks.build import parameter_count
 from ddbench.networks.names import default_student, parse_student
@@ -244,7 +244,7 @@ def find_teacher(
             damaged.append(error)
             continue
         if (
-            (dataset is None or teacher.dataset == dataset)
+            (dataset is None or canonical(teacher.dataset) == canonical(dataset))
             and (fingerprint is None or teacher.fingerprint == fingerprint)
             and (student is None or teacher.student == student)
             and preprocess_kind in (None, teacher.recipe.get("preprocess"), teacher.preprocess["kind"])

@@ -292,6 +292,17 @@ def test_evaluation(scores: ddbench.Evaluation):
         scores.summary(TINY, "ece")
 
 
+def test_a_metric_that_some_runs_have(scores: ddbench.Evaluation):
+    """More students and seeds may come after a measurement."""
+    runs = [{**run, "metrics": {**run["metrics"]}} for run in scores.data["runs"]]
+    runs[0]["metrics"]["ece"] = 0.1
+    metrics = {**scores.data["metrics"], "ece": {}}
+    part = replace(scores, data={**scores.data, "runs": runs, "metrics": metrics})
+    assert part.by_seed(runs[0]["student"], "ece") == {0: 0.1}
+    with pytest.raises(UserError, match="unknown metric of mlp-d1-w8 'ece'; known: accuracy"):
+        part.by_seed("mlp-d1-w8", "ece")
+
+
 def test_plot(scores: ddbench.Evaluation):
     """The mean's red bar stands where the value is."""
     picture = scores.plot()

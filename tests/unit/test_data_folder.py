@@ -12,6 +12,7 @@ from ddbench.data import cache as decoded
 from ddbench.data.images import look_at, read_image, statistics
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
+from ddbench.data.specs import canonical, dataset_slug
 from ddbench.exchange.folders import image_size
 from ddbench.runtime.errors import UserError
 
@@ -52,6 +53,18 @@ def test_train_and_test(tmp_path, data):
     np.testing.assert_allclose(dataset.spec.mean, pixels.mean((0, 2, 3)), atol=1e-6)
     np.testing.assert_allclose(dataset.spec.std, pixels.std((0, 2, 3), unbiased=False), atol=1e-6)
     assert fit_preprocess(dataset, "meanstd").apply(dataset.train.images).std().item() == pytest.approx(1, abs=0.01)
+
+
+def test_a_slash_behind_a_folder_is_no_other_dataset(tmp_path, data):
+    """Shells put one there: experts, teachers and rows of the two names did not find each other."""
+    name = make_folder(tmp_path / "set")
+    with_slash, without = (load_dataset(one, data, size=8) for one in (f"{name}/", name))
+    assert with_slash.spec == without.spec
+    assert with_slash.spec.name == name
+    assert dataset_slug(f"{name}/") == dataset_slug(name)
+    assert canonical("folder:/") == "folder:/"
+    assert canonical("graphs:made/") == "graphs:made/", "a folder, not the set that is made"
+    assert canonical("digits/") == "digits/"
 
 
 def test_val_counts_as_test(tmp_path, data):

@@ -19,7 +19,7 @@ from ddbench.data.augment import apply, draw, parse_strategy
 from ddbench.data.dataset import Dataset, Split, holdout_split
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
-from ddbench.evaluation import tasks
+from ddbench.evaluation import evaluator, tasks
 from ddbench.evaluation.kept import Kept
 from ddbench.evaluation.start import _altered as altered
 from ddbench.evaluation.start import asked
@@ -28,7 +28,7 @@ from ddbench.leaderboard.commands import _protocol_flags
 from ddbench.modalities import modality
 from ddbench.networks.build import build_student
 from ddbench.protocols import training
-from ddbench.protocols.plan import Plan, rate_of
+from ddbench.protocols.plan import Plan, check_plan, rate_of
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.protocols.training import Settings
 from ddbench.runtime import seeds
@@ -291,6 +291,35 @@ def test_search_of_full_trains_on_the_rest(random_run: Path, data_root: Path, mo
     assert torch.equal(plan.synset.labels, rest.labels)
     assert torch.equal(judged.images, held_out.images)
     assert len(rest.images) + len(held_out.images) == 1297
+
+
+def test_search_without_an_image_to_hold_out(random_run: Path, data_root: Path):
+    """Told before a student is trained."""
+    dataset, synset = load_dataset("digits", data_root), read_synset(random_run / "synset.safetensors")
+    first = torch.stack([(dataset.train.labels == label).nonzero()[0, 0] for label in range(10)])
+    alone = dataclasses.replace(dataset, train=Split(dataset.train.images[first], dataset.train.labels[first]))
+    wanted = dataclasses.replace(PROTOCOLS["hard-v1"], lr_source="search")
+    check_plan(plan_of(synset, dataset, wanted), dataset)
+    with pytest.raises(UserError, match="every class of digits has one image only; use --lr-source protocol, or --lr"):
+        check_plan(plan_of(synset, alone, wanted), alone)
+
+
+def test_first_images_of_few_classes_are_told(
+    ddb: Callable, random_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A set of image files stands class by class: a score of its first images is one of its first classes."""
+    real = tasks.load_plan
+
+    def ordered(job: tasks.Job, sha256: str) -> tuple[Any, Any]:
+        plan, dataset = real(job, sha256)
+        order = dataset.test.labels.argsort(stable=True)
+        return plan, dataclasses.replace(dataset, test=Split(dataset.test.images[order], dataset.test.labels[order]))
+
+    argv = [part for part in evaluate_tiny(random_run, "--out", tmp_path / "a.json") if part != "--quiet"]
+    assert "classes only" not in ddb(*argv).err
+    monkeypatch.setattr(evaluator, "load_plan", ordered)
+    said = ddb(*argv[:-1], tmp_path / "b.json").err
+    assert "--max-images 100: the first 100 test images are of 2 of 10 classes only" in said
 
 
 def test_search_goes_on_after_a_rate_that_diverges(random_run: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch):

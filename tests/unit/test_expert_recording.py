@@ -12,13 +12,14 @@ from conftest import TINY, held_out_mask, negative, record_digits
 from plain_training import plain_loop
 from safetensors.torch import load_file
 
-from ddbench.data.dataset import Dataset
+from ddbench.data.dataset import Dataset, Split
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
 from ddbench.experts.recipe import KINDS, ExpertRecipe
 from ddbench.experts.store import TrajectoryStore, expert_file
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
+from ddbench.runtime.errors import UserError
 from ddbench.training.flat import load_flat, load_flat_buffers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,6 +34,16 @@ def digits(data_root: Path) -> Dataset:
 
 def tensors(store: TrajectoryStore) -> dict[str, torch.Tensor]:
     return load_file(store.folder / expert_file(0))
+
+
+def test_a_class_of_one_image_is_told_before_anything_is_written(digits: Dataset, data_root: Path, tmp_path: Path):
+    """The workers found it, when the store was made: it stayed, with no expert and its failures."""
+    kept = torch.ones(len(digits.train), dtype=torch.bool)
+    kept[(digits.train.labels == 3).nonzero()[1:]] = False
+    alone = replace(digits, train=Split(digits.train.images[kept], digits.train.labels[kept]))
+    with pytest.raises(UserError, match=r"--holdout 0\.1: class '3' has one image only"):
+        record_digits(tmp_path / "root", data_root, RECIPE, alone, experts=1)
+    assert not (tmp_path / "root").exists()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from conftest import EAGER, TINY
 from torch import Tensor, nn
 
+from ddbench.data import dataset
 from ddbench.data.augment import parse_strategy
 from ddbench.data.dataset import Split
 from ddbench.data.load import load_dataset
@@ -23,7 +24,7 @@ from ddbench.networks.build import build_student
 from ddbench.protocols.plan import Plan, check_plan
 from ddbench.protocols.protocol import PROTOCOLS, changed
 from ddbench.protocols.targets import targets
-from ddbench.protocols.training import Settings, inputs_to_test, train_student, trained_students
+from ddbench.protocols.training import Settings, inputs_to_test, split_to_test, train_student, trained_students
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.synset import Budget, Synset
@@ -238,6 +239,22 @@ def test_zoomed_test_images():
     wide = F.interpolate(images.float(), size=(32, 32), mode="bilinear", antialias=True)[:, :, 2:30, 2:30]
     expected = plan.preprocess.apply(wide.round().clamp(0, 255).to(torch.uint8))
     assert torch.equal(inputs_to_test(plan, Split(images, torch.tensor([0, 1])), CPU).batch(slice(None)), expected)
+
+
+def test_zoomed_test_images_are_never_floats_all_at_once(monkeypatch: pytest.MonkeyPatch):
+    """Those of ImageNet at 224 px would be 30 GB, and 39 enlarged."""
+    images = torch.randint(0, 256, (7, 1, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    split, plan, seen = Split(images, torch.zeros(7, dtype=torch.int64)), make_plan("rded"), []
+    whole, resize = split_to_test(plan, split).images, F.interpolate
+
+    def counted(x: Tensor, **how: Any) -> Tensor:
+        seen.append(len(x))
+        return resize(x, **how)
+
+    monkeypatch.setattr(F, "interpolate", counted)
+    monkeypatch.setattr(dataset, "CHUNK_BYTES", 3 * 4 * 28 * 28)
+    assert torch.equal(split_to_test(plan, split).images, whole)
+    assert seen == [3, 3, 1]
 
 
 def test_augmentation_leaves_flips_out_on_digits():

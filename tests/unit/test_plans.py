@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,17 @@ def test_a_row_counts_for_its_cell_only(tmp_path: Path) -> None:
     assert cell_of(size=16) is None
     assert cell_of(students=[]) is not None
     assert cell_of(students=[], seeds=seeds + 1) is None
+
+
+def test_a_slash_behind_the_folder_of_a_cell_counts_nothing(tmp_path: Path) -> None:
+    one = next(result for result in load_results(BOARD) if result.synset.method == "mtt")
+    own = replace(one, synset=replace(one.synset, dataset="folder:imgs"))
+    table = f'method = "mtt"\nipc = {one.synset.budget.value}\nseeds = 1\nsize = 8\n'
+    found = [
+        result_of(read_plan(write(tmp_path, f'[[cells]]\n{table}dataset = "{name}"\n')).cells[0], [own])
+        for name in ("folder:imgs", "folder:imgs/", "folder:others/")
+    ]
+    assert found == [own, own, None]
 
 
 def test_a_group_of_students_is_all_of_them(tmp_path: Path) -> None:

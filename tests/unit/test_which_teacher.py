@@ -67,6 +67,16 @@ def test_the_earlier_one_is_taken(asked: list[dict[str, Any]], monkeypatch: pyte
     assert choose_teacher(ROOT, synset()) == "the best"
 
 
+def test_a_slash_behind_the_name_of_a_folder_counts_nothing(monkeypatch: pytest.MonkeyPatch):
+    """A synset may have been made when names had one."""
+    said = {"preprocess": {"kind": "meanstd"}, "recipe": {}, "members": (), "accuracy": 0.5}
+    found: Any = SimpleNamespace(dataset="folder:imgs", **said)
+    monkeypatch.setattr(teachers, "teacher_files", lambda *place: [Path("a")])
+    monkeypatch.setattr(teachers, "read_teacher", lambda path: found)
+    assert teachers.find_teacher(ROOT, dataset="folder:imgs/") is found
+    assert teachers.find_teacher(ROOT, dataset="folder:images/") is None
+
+
 def test_protocol_that_has_none(asked: list[dict[str, Any]]):
     assert protocol_teacher(PROTOCOLS["hard-v1"], synset(OWN), given=None, root=ROOT) is None
     with pytest.raises(UserError, match=r"--teacher: protocol hard-v1 has no teacher; use e\.g\. --protocol kd-v1"):

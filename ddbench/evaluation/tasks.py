@@ -85,11 +85,27 @@ class ProbeTask:
     folder: Path
 
 
+def _state(path: Path | None) -> tuple[int, ...] | None:
+    """What is another where a file was written anew; None: there is none."""
+    if path is None or not path.exists():
+        return None
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
 @functools.lru_cache(maxsize=1)
 def _loaded(
-    synset: Path, sha256: str, data: Path | None, size: int | None, teacher: Path | None, labels: Path | None
+    synset: Path,
+    sha256: str,
+    data: Path | None,
+    size: int | None,
+    teacher: Path | None,
+    labels: Path | None,
+    states: tuple[Any, ...],
 ) -> tuple[Any, Any]:
-    """Plan and dataset of a job, read once a process; the plan's protocol is set by the caller."""
+    """Plan and dataset of a job, read once a process while its files are in these states; the plan's protocol is set by
+    the caller.
+    """
     return modality_at(synset).open(synset, sha256, data, size, teacher, labels)
 
 
@@ -99,7 +115,8 @@ def load_plan(job: Job, sha256: str) -> tuple[Any, Any]:
     Raises:
         UserError: one of its files is missing or malformed, or they do not belong together.
     """
-    plan, dataset = _loaded(job.synset, sha256, job.data, job.size, job.teacher, job.labels)
+    states = (_state(job.teacher), _state(job.labels))
+    plan, dataset = _loaded(job.synset, sha256, job.data, job.size, job.teacher, job.labels, states)
     return replace(plan, protocol=job.protocol), dataset
 
 

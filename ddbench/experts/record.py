@@ -38,6 +38,8 @@ class RecordJob:
 
     folder: Path
     dataset: str
+    fingerprint: str
+    """Of the dataset, which the store is named after."""
     size: int | None
     data: Path | None
     student: str
@@ -154,6 +156,7 @@ def record(
     job = RecordJob(
         folder=store.folder,
         dataset=spec.name,
+        fingerprint=dataset.fingerprint,
         size=spec.size if spec.resizable else None,
         data=data,
         student=student,
@@ -308,8 +311,11 @@ def _check_at_once(
 
 
 @functools.lru_cache(maxsize=1)
-def _dataset(name: str, data: Path | None, size: int | None) -> Dataset:
-    return load_dataset(name, data, size=size)
+def _dataset(name: str, data: Path | None, size: int | None, fingerprint: str) -> Dataset:
+    found = load_dataset(name, data, size=size)
+    if found.fingerprint != fingerprint:
+        raise UserError(f"dataset {name}: its images changed since the command began; repeat it")
+    return found
 
 
 def record_block(job: RecordJob, block: Block) -> BlockResult:
@@ -317,7 +323,7 @@ def record_block(job: RecordJob, block: Block) -> BlockResult:
     devices.prepare(job.threads)
     meter = Meter()
     recipe, device = job.recipe, devices.resolve_device(job.device)
-    dataset = job.images or _dataset(job.dataset, job.data, job.size)
+    dataset = job.images or _dataset(job.dataset, job.data, job.size, job.fingerprint)
     spec = dataset.spec
     preprocess = fit_preprocess(dataset, recipe.preprocess, data_root(job.data))
     split, held_out = holdout_split(dataset.train, recipe.holdout, spec.classes, dataset.root, names=spec.class_names)

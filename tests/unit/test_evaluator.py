@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from ddbench.evaluation.work import SEARCH_SEED
 from ddbench.leaderboard.commands import _protocol_flags
 from ddbench.modalities import modality
 from ddbench.networks.build import build_student
-from ddbench.protocols import training
+from ddbench.protocols import labels, training
 from ddbench.protocols.plan import Plan, check_plan, rate_of
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.protocols.training import Settings
@@ -302,6 +303,32 @@ def test_search_without_an_image_to_hold_out(random_run: Path, data_root: Path):
     check_plan(plan_of(synset, dataset, wanted), dataset)
     with pytest.raises(UserError, match="every class of digits has one image only; use --lr-source protocol, or --lr"):
         check_plan(plan_of(synset, alone, wanted), alone)
+
+
+def test_labels_that_were_made_anew_are_read_again(
+    random_run: Path, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A process that evaluates twice took the new file for the old one: its teacher, and where its logits begin."""
+    monkeypatch.setattr(labels, "read_labels", lambda path: path.read_text())
+    path, sha256 = tmp_path / "labels.safetensors", "a" * 64
+    job = tasks.Job(
+        synset=random_run / "synset.safetensors",
+        data=data_root,
+        size=None,
+        protocol=PROTOCOLS["fkd"],
+        device="cpu",
+        threads=1,
+        precision="float32",
+        compile="off",
+        max_images=None,
+        labels=path,
+    )
+    path.write_text("of one teacher")
+    assert tasks.load_plan(job, sha256)[0].stored == "of one teacher"
+    assert tasks.load_plan(job, sha256)[1] is tasks.load_plan(job, sha256)[1], "else read once"
+    path.write_text("of another one")
+    os.utime(path, ns=(1, 1))
+    assert tasks.load_plan(job, sha256)[0].stored == "of another one"
 
 
 def test_first_images_of_few_classes_are_told(

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from conftest import TINY, held_out_mask, negative, record_digits
@@ -16,10 +17,12 @@ from ddbench.data.dataset import Dataset, Split
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
 from ddbench.experts.recipe import KINDS, ExpertRecipe
+from ddbench.experts.record import _dataset, record
 from ddbench.experts.store import TrajectoryStore, expert_file
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.progress import Console
 from ddbench.training.flat import load_flat, load_flat_buffers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -44,6 +47,29 @@ def test_a_class_of_one_image_is_told_before_anything_is_written(digits: Dataset
     with pytest.raises(UserError, match=r"--holdout 0\.1: class '3' has one image only"):
         record_digits(tmp_path / "root", data_root, RECIPE, alone, experts=1)
     assert not (tmp_path / "root").exists()
+
+
+def test_images_that_changed_are_read_again(tmp_path: Path):
+    """A process that recorded before trained on the images that it had, in a store that is named after the new ones."""
+    images = numpy.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=numpy.uint8)
+
+    def recorded(pixels: numpy.ndarray) -> TrajectoryStore:
+        numpy.savez(tmp_path / "own.npz", images=pixels, labels=numpy.arange(20) % 2)
+        own = load_dataset(f"npz:{tmp_path / 'own.npz'}", tmp_path)
+        how: dict[str, Any] = {
+            "workers": 1,
+            "threads": 1,
+            "device": "cpu",
+            "compile": "off",
+            "console": Console(quiet=True),
+        }
+        return record(root=tmp_path, dataset=own, data=tmp_path, student=TINY, recipe=RECIPE, experts=1, **how)
+
+    first, second = recorded(images), recorded(255 - images)
+    assert first.folder != second.folder
+    assert first.experts[0].loss != second.experts[0].loss
+    with pytest.raises(UserError, match=r"own\.npz: its images changed since the command began; repeat it"):
+        _dataset(f"npz:{tmp_path / 'own.npz'}", tmp_path, None, "f" * 64)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,7 +10,7 @@ from typing import Any
 from ddbench.data.dataset import Dataset, holdout_split, validation_sample
 from ddbench.evaluation.weights import room
 from ddbench.measurements.suite import Probe, Trained
-from ddbench.measurements.trained import measure, open_student, weights_bytes, write_weights
+from ddbench.measurements.trained import measure, open_student, weights_bytes, weights_path, write_weights
 from ddbench.modalities import modality, modality_at
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.training import Settings, train_student
@@ -154,8 +154,8 @@ def _train_and_test(job: Job, task: Task, plan: Any, dataset: Any) -> list[dict[
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(job: Job, sha256: str, folder: Path, student: str, seed: int, images: int) -> Trained:
-    """The student of the last probe, which is often that of the next."""
+def _opened(job: Job, sha256: str, folder: Path, student: str, seed: int, images: int, state: Any) -> Trained:
+    """The student of the last probe, which is often that of the next, while its file is in this state."""
     plan, dataset = load_plan(job, sha256)
     return open_student(plan, dataset, folder, student, seed, job.settings, images)
 
@@ -164,7 +164,8 @@ def run_probe(job: Job, task: ProbeTask) -> dict[str, Any]:
     """One probe; run by a worker."""
     devices.prepare(job.threads)
     meter = Meter()
-    trained = _opened(job, task.sha256, task.folder, task.student, task.seed, task.images)
+    state = _state(weights_path(task.folder, task.student, task.seed))
+    trained = _opened(job, task.sha256, task.folder, task.student, task.seed, task.images, state)
     finding = measure(trained, task.probe)
     cost = {"wall_seconds": meter.wall, "cpu_seconds": meter.cpu, "peak_memory_bytes": peak_memory()}
     named = {"student": task.student, "seed": task.seed, "kind": task.kind, "probe": task.probe.name}

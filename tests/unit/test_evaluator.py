@@ -26,6 +26,9 @@ from ddbench.evaluation.start import _altered as altered
 from ddbench.evaluation.start import asked
 from ddbench.evaluation.work import SEARCH_SEED
 from ddbench.leaderboard.commands import _protocol_flags
+from ddbench.measurements.corruptions import CorruptionProbe
+from ddbench.measurements.suite import Finding
+from ddbench.measurements.trained import weights_path
 from ddbench.modalities import modality
 from ddbench.networks.build import build_student
 from ddbench.protocols import labels, training
@@ -305,30 +308,45 @@ def test_search_without_an_image_to_hold_out(random_run: Path, data_root: Path):
         check_plan(plan_of(synset, alone, wanted), alone)
 
 
+def job_of(run: Path, data_root: Path, **files: Path) -> tasks.Job:
+    """What workers know of an evaluation."""
+    how: dict[str, Any] = {"device": "cpu", "threads": 1, "precision": "float32", "compile": "off", "max_images": None}
+    synset = run / "synset.safetensors"
+    return tasks.Job(synset=synset, data=data_root, size=None, protocol=PROTOCOLS["fkd"], **how, **files)
+
+
 def test_labels_that_were_made_anew_are_read_again(
     random_run: Path, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """A process that evaluates twice took the new file for the old one: its teacher, and where its logits begin."""
     monkeypatch.setattr(labels, "read_labels", lambda path: path.read_text())
     path, sha256 = tmp_path / "labels.safetensors", "a" * 64
-    job = tasks.Job(
-        synset=random_run / "synset.safetensors",
-        data=data_root,
-        size=None,
-        protocol=PROTOCOLS["fkd"],
-        device="cpu",
-        threads=1,
-        precision="float32",
-        compile="off",
-        max_images=None,
-        labels=path,
-    )
+    job = job_of(random_run, data_root, labels=path)
     path.write_text("of one teacher")
     assert tasks.load_plan(job, sha256)[0].stored == "of one teacher"
     assert tasks.load_plan(job, sha256)[1] is tasks.load_plan(job, sha256)[1], "else read once"
     path.write_text("of another one")
     os.utime(path, ns=(1, 1))
     assert tasks.load_plan(job, sha256)[0].stored == "of another one"
+
+
+def test_a_student_that_was_trained_anew_is_opened_again(
+    random_run: Path, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Of one place and seed, as where a result was removed and made again with another teacher of the same file."""
+    weights = weights_path(tmp_path, TINY, 0)
+    monkeypatch.setattr(tasks, "open_student", lambda *how: weights.read_text())
+    monkeypatch.setattr(tasks, "measure", lambda trained, probe: Finding(details={"student": trained}))
+    probe = CorruptionProbe(name="fog", size=8)
+    task = tasks.ProbeTask(
+        student=TINY, seed=0, sha256="b" * 64, kind="corruptions", probe=probe, images=9, folder=tmp_path
+    )
+    found = []
+    for number, content in enumerate(("one", "another")):
+        weights.write_text(content)
+        os.utime(weights, ns=(number, number))
+        found.append(tasks.run_probe(job_of(random_run, data_root), task)["finding"]["details"]["student"])
+    assert found == ["one", "another"]
 
 
 def test_first_images_of_few_classes_are_told(

@@ -13,9 +13,8 @@ from ddbench.measurements.suite import Probe, Trained
 from ddbench.measurements.trained import measure, open_student, weights_bytes, weights_path, write_weights
 from ddbench.modalities import modality, modality_at
 from ddbench.protocols.plan import Plan
-from ddbench.protocols.training import Settings, train_student
+from ddbench.protocols.training import DivergedError, Settings, train_student
 from ddbench.runtime import device as devices
-from ddbench.runtime.errors import UserError
 from ddbench.runtime.resources import Meter, peak_memory
 
 
@@ -189,6 +188,6 @@ def _try_rate(plan: Plan, dataset: Dataset, task: Task, settings: Settings) -> f
         plan = replace(plan, synset=replace(synset, images=rest.images, labels=rest.labels))
     try:
         found = train_student(plan, validation_sample(held_out), task.student, task.seeds[0], settings, task.lr)
-    except UserError:  # it diverged: the worst of rates, not the end of the search
+    except DivergedError:  # the worst of rates, not the end of the search
         return 0.0
     return found["accuracy"]

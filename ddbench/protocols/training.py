@@ -37,6 +37,10 @@ class Settings:
     compile: str = "off"
 
 
+class DivergedError(UserError):
+    """A student's outputs are no longer finite."""
+
+
 def train_student(
     plan: Plan, test: Split, student: str, seed: int, settings: Settings, lr: float | None = None
 ) -> dict[str, float]:
@@ -49,7 +53,7 @@ def train_student(
         ``{"accuracy": fraction}``.
 
     Raises:
-        UserError: the student diverged.
+        DivergedError: the student diverged.
     """
     return train_students(plan, test, student, [seed], settings, lr)[0]
 
@@ -60,14 +64,14 @@ def train_students(
     """As :func:`train_student` for several seeds; networks without dropout are trained at once, on one device.
 
     Raises:
-        UserError: one diverged.
+        DivergedError: one diverged.
     """
     nets, compiler = trained_students(plan, student, seeds, settings, lr, tests=len(test))
     scores = tested_students(plan, test, dict(zip(seeds, nets, strict=True)), settings, compiler)
     found = []
     for seed, score in zip(seeds, scores, strict=True):
         if score is None:
-            raise UserError(f"{student}, seed {seed}: {diverged(plan, student, lr)}")
+            raise DivergedError(f"{student}, seed {seed}: {diverged(plan, student, lr)}")
         found.append(score)
     return found
 

@@ -34,7 +34,7 @@ from ddbench.networks.build import build_student
 from ddbench.protocols import labels, training
 from ddbench.protocols.plan import Plan, check_plan, rate_of
 from ddbench.protocols.protocol import PROTOCOLS
-from ddbench.protocols.training import Settings
+from ddbench.protocols.training import DivergedError, Settings
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.statistics import summarise
@@ -245,15 +245,15 @@ def test_search_never_looks_at_the_test_set(ddb: Callable, random_run: Path, tmp
 
 
 def tried(
-    synset: Synset, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, accuracy: float | None = 0.5
+    synset: Synset, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, accuracy: float | UserError = 0.5
 ) -> tuple[float, list[Any]]:
     """What the search says of one rate, and what it trained and judged: plan, images, student, seed, rate."""
     seen: list[Any] = []
 
     def train(plan: Plan, judged: Split, student: str, seed: int, settings: Settings, lr: float) -> dict[str, float]:
         seen.extend([plan, judged, student, seed, lr])
-        if accuracy is None:
-            raise UserError("it diverged")
+        if isinstance(accuracy, UserError):
+            raise accuracy
         return {"accuracy": accuracy}
 
     monkeypatch.setattr(tasks, "train_student", train)
@@ -369,8 +369,11 @@ def test_first_images_of_few_classes_are_told(
 
 def test_search_goes_on_after_a_rate_that_diverges(random_run: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch):
     synset = read_synset(random_run / "synset.safetensors")
-    value, _ = tried(synset, load_dataset("digits", data_root), monkeypatch, accuracy=None)
+    dataset = load_dataset("digits", data_root)
+    value, _ = tried(synset, dataset, monkeypatch, DivergedError("not finite"))
     assert value == 0.0
+    with pytest.raises(UserError, match="the teacher is gone"):  # not a bad rate, which would be kept
+        tried(synset, dataset, monkeypatch, UserError("the teacher is gone"))
 
 
 @pytest.mark.parametrize("order", [1, -1])

@@ -85,15 +85,15 @@ class ExpertLabels(Method[ExpertLabelsConfig]):
             UserError: names the flag, its value and what is possible.
         """
         super().check(config, context)
-        store = context.given(Experts)
-        if config.label_epoch > store.recipe.epochs:
-            raise UserError(
-                f"--label-epoch {config.label_epoch}: the experts in {store.folder} have {store.recipe.epochs} epochs"
-            )
         if not config.label_epoch and not len(context.held_out.labels):
             raise UserError(
                 "--label-epoch 0: the best epoch is found on held-out training images, and there are none: give "
                 "--holdout 0.1 (experts then need it too), or name an epoch"
+            )
+        store = context.given(Experts)
+        if config.label_epoch > store.recipe.epochs:
+            raise UserError(
+                f"--label-epoch {config.label_epoch}: the experts in {store.folder} have {store.recipe.epochs} epochs"
             )
 
     @property

@@ -37,7 +37,16 @@ from ddbench.runtime.numbers import check_count, whole
 from ddbench.statistics import FRACTION, summarise_groups
 from ddbench.synset import FILE, Budget, Synset, read_synset
 from ddbench.tasks.base import BASELINE, STATISTICS_SCHEMA, Job, Records, Task, Unit, refuse_recipe, shown
-from ddbench.tasks.distilling import Source, again, check_source, most_images, source_of, sources_beside
+from ddbench.tasks.distilling import (
+    Source,
+    again,
+    check_again,
+    check_source,
+    hardest,
+    most_images,
+    source_of,
+    sources_beside,
+)
 from ddbench.tasks.learning import outputs_of, real_inputs, trained
 from ddbench.tasks.measures import forgetting, paired_groups, seen_accuracies
 from ddbench.tasks.told import Described, Told
@@ -163,6 +172,17 @@ class Continual(Task[ContinualConfig]):
                         f"--memory {config.memory}: {source.label} takes different images, and some class has {most}; "
                         f"choose --memory {most} or less, or {remedy}"
                     )
+                parts = map(self._part, self._hardest())
+                check_again(source, parts, self.job, ipc=config.memory, holdout=self.holdout, remedy=remedy)
+
+    def _hardest(self) -> list[list[int]]:
+        """The classes of the steps that a method may have too few images of."""
+        counts = self.dataset.train.labels.bincount(minlength=self.dataset.spec.classes)
+        steps = [own for order in self.orders for own in steps_of(order, self.config.steps)]
+        return [steps[place] for place in hardest([counts[own] for own in steps])]
+
+    def _part(self, classes: Sequence[int]) -> Dataset:
+        return of_classes(self.dataset, classes)
 
     def decides(self) -> dict[str, Any]:
         return {"orders": self.orders, "holdout": self.holdout}
@@ -204,7 +224,7 @@ class Continual(Task[ContinualConfig]):
         """The step's set, from the step's classes."""
         return again(
             source,
-            of_classes(self.dataset, steps_of(self.orders[order], self.config.steps)[step]),
+            self._part(steps_of(self.orders[order], self.config.steps)[step]),
             self.job,
             ipc=self.config.memory,
             holdout=self.holdout,

@@ -6,15 +6,19 @@ network. They are kept in the task's folder, for every run that needs the same; 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from ddbench.config import apply_config
 from ddbench.data.dataset import Dataset, stratified
 from ddbench.diffusion.recipe import LATENT, DiffusionRecipe
 from ddbench.diffusion.train import train_model
+from ddbench.distillation.begin import look
 from ddbench.distillation.runner import RunSettings, distill
 from ddbench.experts.recipe import IMPORTED, ExpertRecipe
 from ddbench.experts.record import record
@@ -185,6 +189,41 @@ def check_source(source: Source, remedy: str) -> None:
         )
 
 
+def hardest(counts: Sequence[Tensor]) -> list[int]:
+    """Of some parts of a dataset, by the images of each of their classes, those that a method may have too few of.
+
+    Returns:
+        Positions of the part with the smallest class, and of that with the fewest images.
+    """
+    positions = range(len(counts))
+    smallest = min(positions, key=lambda one: int(counts[one].min()))
+    return sorted({smallest, min(positions, key=lambda one: int(counts[one].sum()))})
+
+
+def check_again(source: Source, parts: Iterable[Dataset], job: Job, *, ipc: int, holdout: float, remedy: str) -> None:
+    """Refuse what the method would refuse of such a part of the data, before the first one is distilled.
+
+    What it looks for in its experts is left to the run, which records them first.
+
+    Raises:
+        UserError: in the method's words, and what to do instead.
+    """
+    kind = METHODS.get(source.method)
+    config = apply_config(kind.config_class, dict(source.config), source.label)
+    needs = [need for need in kind.needs(config) if not need.early]
+    settings = _settings(source, job, ipc, holdout, TeacherFlags(teacher_student=source.teacher))
+    for dataset in parts:
+        try:
+            given = (dataset, job.data, settings, job.folder, Console(quiet=True))
+            context, request = look(source.method, kind, needs, *given)
+            with suppress(LookupError):  # Context.given of experts
+                kind.check(config, context)
+            for need in needs:
+                need.check(request)
+        except UserError as error:
+            raise UserError(f"{source.label}: {error}; or {remedy}") from None
+
+
 def again(source: Source, dataset: Dataset, job: Job, *, ipc: int, holdout: float, out: Path, kept: str) -> Path:
     """Run a method on a dataset that may be a part of the job's; returns the synset's file. A killed run goes on.
 
@@ -193,7 +232,7 @@ def again(source: Source, dataset: Dataset, job: Job, *, ipc: int, holdout: floa
         out: run folder.
         kept: names the images, for what is made of them beside the set: experts, a teacher, a diffusion model.
     """
-    kind, settings = METHODS.get(source.method), job.settings
+    kind = METHODS.get(source.method)
     models = job.folder / "diffusions" / kept
     flags: list[Any] = [
         TeacherFlags(teachers=job.folder / "teachers" / kept, teacher_student=source.teacher),
@@ -208,23 +247,29 @@ def again(source: Source, dataset: Dataset, job: Job, *, ipc: int, holdout: floa
         apply_config(kind.config_class, dict(source.config), source.label),
         dataset=dataset,
         data=job.data,
-        settings=RunSettings(
-            ipc=ipc,
-            student=source.student,
-            seed=source.seed,
-            preprocess="meanstd",
-            holdout=holdout,
-            validate_every=0,
-            validate_epochs=1,
-            track="jsonl",
-            checkpoint_every=0,
-            device=settings.device,
-            threads=settings.threads,
-            compile=settings.compile,
-            flags=tuple(flags),
-        ),
+        settings=_settings(source, job, ipc, holdout, *flags),
         out=out,
         console=Console(quiet=True),
+    )
+
+
+def _settings(source: Source, job: Job, ipc: int, holdout: float, *flags: Any) -> RunSettings:
+    """Those of the run that is made again."""
+    how = job.settings
+    return RunSettings(
+        ipc=ipc,
+        student=source.student,
+        seed=source.seed,
+        preprocess="meanstd",
+        holdout=holdout,
+        validate_every=0,
+        validate_epochs=1,
+        track="jsonl",
+        checkpoint_every=0,
+        device=how.device,
+        threads=how.threads,
+        compile=how.compile,
+        flags=flags,
     )
 
 

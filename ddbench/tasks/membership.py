@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ddbench.config import setting
-from ddbench.data.dataset import Split, make_dataset
+from ddbench.data.dataset import Dataset, Split, make_dataset
 from ddbench.data.preprocess import Preprocess, kind_of
 from ddbench.methods import METHODS
 from ddbench.protocols.plan import Plan
@@ -35,7 +35,7 @@ from ddbench.statistics import auroc, paired_difference, summarise
 from ddbench.synset import Synset, read_synset
 from ddbench.tasks.base import DIFFERENCE_SCHEMA, STATISTICS_SCHEMA, Job, Records, Task, Unit, baselines, refuse_replay
 from ddbench.tasks.base import shown as shown_statistics
-from ddbench.tasks.distilling import again, check_source, source_of
+from ddbench.tasks.distilling import again, check_again, check_source, hardest, source_of
 from ddbench.tasks.learning import few, trained
 from ddbench.tasks.measures import Scores, lira_scores, pooled_tpr
 from ddbench.tasks.told import Described, Told, stated
@@ -126,10 +126,10 @@ class Membership(Task[MembershipConfig]):
             check_source(self.sources[run.label], "leave it out")
             if kind_of(self.plan(run.label).preprocess, self.dataset) != "meanstd":
                 raise UserError(f"{run.path}: its preprocess is not meanstd, and a whitening is fitted on all images")
-        least = min(
-            int(self.world.labels[own].bincount(minlength=self.dataset.spec.classes).min())
-            for own in member_table(len(self.world), config.shadows)
-        )
+        classes = self.dataset.spec.classes
+        members = member_table(len(self.world), config.shadows)
+        counts = [self.world.labels[own].bincount(minlength=classes) for own in members]
+        least = min(int(one.min()) for one in counts)
         for run in self.job.runs:
             needed = self._ipc(run.label) if METHODS.get(run.method).distinct else 1
             if least < needed:
@@ -137,6 +137,14 @@ class Membership(Task[MembershipConfig]):
                     f"--images {config.images}: some shadow has {least} image(s) of a class, and {run.label} needs "
                     f"{needed}; give more --images, or a run of a smaller IPC"
                 )
+            parts = (self._half(members[shadow]) for shadow in hardest(counts))
+            source, ipc, remedy = self.sources[run.label], self._ipc(run.label), "give more --images, or leave it out"
+            check_again(source, parts, self.job, ipc=ipc, holdout=0.0, remedy=remedy)
+
+    def _half(self, member: Tensor) -> Dataset:
+        """What a shadow is distilled from: the images of the mask ``(images,)``."""
+        part = Split(self.world.images[member], self.world.labels[member])
+        return make_dataset(self.dataset.spec, part, self.dataset.test)
 
     def decides(self) -> dict[str, Any]:
         return {"images": len(self.world)}
@@ -160,11 +168,10 @@ class Membership(Task[MembershipConfig]):
             return {"run": unit.values[1], "first_images": first_images(synset), "distance": found}
         _, label, shadow = unit.values
         member = member_table(len(self.world), self.config.shadows)[shadow]
-        part = Split(self.world.images[member], self.world.labels[member])
         half = f"shadow{shadow}of{self.config.shadows}-{len(self.world)}"  # all that its members follow from
         made = again(
             self.sources[label],
-            make_dataset(self.dataset.spec, part, self.dataset.test),
+            self._half(member),
             self.job,
             ipc=self._ipc(label),
             holdout=0.0,

@@ -40,7 +40,7 @@ from ddbench.runtime.files import file_hash
 from ddbench.runtime.numbers import check_count
 from ddbench.synset import FILE, Budget, Synset, read_synset
 from ddbench.tasks.base import BASELINE, Job, Records, Task, Unit, refuse_recipe
-from ddbench.tasks.distilling import Source, again, check_source, most_images, sources_beside
+from ddbench.tasks.distilling import Source, again, check_again, check_source, most_images, sources_beside
 from ddbench.tasks.learning import few
 from ddbench.tasks.measures import Scores, Statistic, bootstrap, kendall, regret, spearman, top_spearman
 from ddbench.tasks.search import (
@@ -188,6 +188,8 @@ class Nas(Task[NasConfig]):
                     f"--against {name}: it takes different images, some class has {most}, and {first.path} has "
                     f"{budget}; leave it out of --against"
                 )
+            remedy = "leave it out of --against"
+            check_again(source, [self.dataset], self.job, ipc=budget.value, holdout=self.holdout, remedy=remedy)
 
     def decides(self) -> dict[str, Any]:
         return {"nets": self.nets, "holdout": self.holdout}

@@ -119,3 +119,6 @@ def test_refused(make: Callable[..., Any], context: Context):
     with pytest.raises(UserError, match=r"--label-epoch 0: the best epoch is found on held-out training images"):
         make(dataclasses.replace(context, held_out=none))
     make(dataclasses.replace(context, held_out=none), label_epoch=1)
+    early = dataclasses.replace(context, held_out=none, resources={})  # a task asks before it records experts
+    with pytest.raises(UserError, match=r"--label-epoch 0"):
+        ExpertLabels.check(ExpertLabelsConfig(), early)

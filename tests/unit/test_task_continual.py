@@ -245,6 +245,8 @@ def test_refused(run: Path, ddb: Callable, refused: Callable, finished_runs: Pat
     refused((*TASK, "--against", "randm"), "--against: unknown method 'randm' (did you mean 'random'?)")
     words = refused((*TASK, "--against", "mtt"), "mtt needs experts", "leave it out of --against")
     assert "--joint" not in words
+    refused((*TASK, "--against", "dc"), "dc: --ipc 2: the authors give loops", "leave it out of --against")
+    words = refused((*TASK, "--against", "frepo"), "frepo: --student", "without a norm", "leave it out of --against")
     refused((*TASK, "--order", "5" * 5000), "--order", "no label")
     refused((*TASK, "--orders", 10**9), "--orders", "1 to 1000")
     refused((*TASK, "--orders", 1000, "--seeds", 1000), "--seeds times --orders 1000000", "at most 100,000")

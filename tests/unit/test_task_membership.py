@@ -218,6 +218,10 @@ def test_stopped_and_refused(tmp_path: Path, ddb: Callable, refused: Callable, m
     refused((*argv, "--images", 20), "--images", "at least 40")
     assert ddb(*random_tiny(tmp_path / "b", "--ipc", 30)).code == 0
     refused((*argv[:2], "b", *argv[3:], "--images", 100), "--images 100", "needs 30")
+    fred = ("distill", "--method", "fred-dm", "--dataset", "digits", "--ipc", 1, "--coefficients", 16, "--out", "f")
+    assert ddb(*fred, "--iterations", 1, "--batch-real", 4, "--student", TINY, "--quiet", *EAGER).code == 0
+    few = (*argv[:2], "f", *argv[3:], "--images", 40, "--shadows", 4)
+    refused(few, "has one training image", "give more --images, or leave it out")
     small = (*argv, "--images", 200, "--shadows", 4)
     assert ddb(*small, "--out", "x.json").code == 0
     work, calls = runner.work, []

@@ -205,6 +205,7 @@ def test_refused(run: Path, ddb: Callable, refused: Callable):
     refused((*argv, "a", *SMALL, "--nets", 3), "--nets", "at least 4")
     refused((*argv, "a", *SMALL, "--against", "full"), "--against full")
     refused((*argv, "a", *SMALL, "--against", "Random,hrding"), "--against: unknown method 'Random'", "'random'")
+    refused((*argv, "two", *SMALL, "--against", "dc"), "dc: --ipc 2: the authors give loops", "out of --against")
     refused((*argv, "many", *SMALL), "--against random", "some class has 12", "ipc 20", "leave it out of --against")
     refused((*argv, "a", *SMALL, "--choose-from", 20), "--choose-from 20", "no class has more than 13", "leave it out")
     refused((*argv, "a", *SMALL, "--nets", 100, "--seeds", 10_000), "--seeds times --nets 1000000", "at most 100,000")

@@ -15,6 +15,7 @@ from torch import Tensor
 from ddbench.data.dataset import Split, class_indices
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
+from ddbench.distillation.recipes import method_recipes
 from ddbench.methods import METHODS
 from ddbench.methods.base import Context, NotFiniteError, State
 from ddbench.methods.needs.teacher import TrainedTeacher
@@ -370,3 +371,28 @@ def test_refused(name: str, refused: Callable[..., str], tmp_path: Path):
     method, flags, needle = REFUSALS[name]
     argv = ["distill", "--method", method, "--dataset", "digits", "--ipc", 2, "--recipe", "none", *EAGER]
     refused([*argv, "--teachers", tmp_path / "t", "--out", tmp_path / "run", *flags], needle)
+
+
+# Of the public scripts: least share of a crop, padded window, convolutions left out, numbers of the preprocess.
+VIEWS = {
+    ("edc", "cifar10"): (0.08, False, 0.0, "cifar10"),
+    ("edc", "cifar100"): (0.5, False, 0.0, "meanstd"),
+    ("edc", "tiny-imagenet"): (0.5, False, 0.0, "meanstd"),
+    ("edc", "imagenet-1k"): (0.5, False, 0.0, "meanstd"),
+    ("gvbsm", "cifar10"): (1.0, True, 0.4, "cifar10"),
+    ("gvbsm", "cifar100"): (1.0, True, 0.4, "meanstd"),
+    ("gvbsm", "imagenet-1k"): (0.08, False, 0.0, "meanstd"),
+}
+
+
+def test_published_recipes_have_the_views_of_their_scripts():
+    seen = set()
+    for recipe in [*method_recipes("edc").values(), *method_recipes("gvbsm").values()]:
+        if "official" not in recipe.source:
+            continue
+        config = METHODS.get(recipe.method).config_class(**recipe.config)
+        cell = recipe.method, recipe.run["dataset"]
+        found = config.crop_scale, config.pad, config.drop, recipe.run["preprocess"]
+        assert found == VIEWS[cell], recipe.name
+        seen.add(cell)
+    assert seen == set(VIEWS)

@@ -17,9 +17,9 @@ from ddbench.distillation.product import check_product, finish, write
 from ddbench.distillation.product import wrap as _wrap
 from ddbench.methods.base import Method, NotFiniteError
 from ddbench.methods.returned import look_ahead, metrics_of
-from ddbench.protocols.plan import Plan, own_protocol
+from ddbench.protocols.plan import Plan, learned_rates, own_protocol
 from ddbench.protocols.protocol import PROTOCOLS, changed
-from ddbench.protocols.training import Settings, train_student
+from ddbench.protocols.training import DivergedError, Settings, train_student
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.interruption import interruptible
@@ -167,14 +167,15 @@ def _validate(method: Method[Any], settings: RunSettings, resolved: dict[str, An
     """Held-out accuracy of one student trained on the synset as it is; never the test set."""
     context = method.context
     synset = _wrap(method, resolved)
-    lr = synset.learned_lr
-    if lr is not None and lr.ndim == 0 and float(lr) <= 0:
-        return 0.0
     base = PROTOCOLS[own_protocol(synset)]
     protocol, _ = changed(base, epochs=None if base.replay else settings.validate_epochs)
     plan = Plan(synset=synset, protocol=protocol, preprocess=context.preprocess, flip=context.dataset.spec.flip)
     how = Settings(device=str(context.device), threads=settings.threads)
     try:
+        learned_rates(synset, protocol)
+    except UserError:  # a learned rate may be below 0 for a while
+        return 0.0
+    try:
         return train_student(plan, context.held_out, context.student, 0, how)["accuracy"]
-    except UserError:  # a student that diverges on an unfinished synset is a bad score, not the end of the run
+    except DivergedError:  # a student that diverges on an unfinished synset is a bad score, not the end of the run
         return 0.0

@@ -29,7 +29,7 @@ from ddbench.methods.parts.features import teacher_features
 from ddbench.methods.parts.judges import Judges
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import PROTOCOLS, changed
-from ddbench.protocols.training import Settings, train_students
+from ddbench.protocols.training import DivergedError, Settings, train_students
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.synset import Budget, Synset
@@ -156,7 +156,7 @@ class ExpertLabels(Method[ExpertLabelsConfig]):
         how = Settings(device=str(context.device), threads=torch.get_num_threads())
         try:
             found = train_students(plan, context.held_out, context.student, range(config.sweep_students), how)
-        except UserError:  # students that diverge on the labels of an epoch say that it is a bad one
+        except DivergedError:  # students that diverge on the labels of an epoch say that it is a bad one
             return 0.0
         return fmean(one["accuracy"] for one in found)
 

@@ -19,6 +19,7 @@ from ddbench.config import recorded_config
 from ddbench.data.dataset import Dataset
 from ddbench.data.load import load_dataset
 from ddbench.diffusion.store import find_model
+from ddbench.distillation import runner
 from ddbench.distillation.begin import Sharing
 from ddbench.distillation.recipes import content_folder
 from ddbench.distillation.runner import RunSettings, distill
@@ -31,6 +32,7 @@ from ddbench.methods.needs.experts import Experts
 from ddbench.methods.needs.flags import DiffusionFlags, ExpertsFlags, TeacherFlags
 from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.methods.parts import features
+from ddbench.protocols.training import DivergedError
 from ddbench.runtime.errors import Unfinished, UserError
 from ddbench.runtime.progress import Console
 from ddbench.runtime.shards import Shard
@@ -422,6 +424,22 @@ def test_validation_is_on_held_out_images(make: Callable, tmp_path: Path, data_r
     found, known = ([line.pop("holdout_accuracy") for line in lines[name]] for name in ("held out", "one"))
     assert found != known
     assert lines["held out"] == lines["one"]
+
+
+def test_only_a_student_that_diverges_is_a_bad_score(make: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Any other refusal is told: it was kept as an accuracy of 0."""
+
+    def refuse(*_: object) -> None:
+        raise errors[0]
+
+    monkeypatch.setattr(runner, "train_student", refuse)
+    errors = [DivergedError("not finite"), UserError("no memory")]
+    make("dm", tmp_path / "one", validate_every=1)
+    lines = (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()
+    assert {json.loads(line)["holdout_accuracy"] for line in lines} == {0.0}
+    del errors[0]
+    with pytest.raises(UserError, match="no memory"):
+        make("dm", tmp_path / "two", validate_every=1)
 
 
 @pytest.mark.parametrize("name", ["random", *CORESETS])

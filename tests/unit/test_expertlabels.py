@@ -12,12 +12,14 @@ import torch
 from conftest import TINY_EPOCHS, digits_context
 
 from ddbench.experts.store import find_stores
+from ddbench.methods import expertlabels
 from ddbench.methods.base import Context, State
 from ddbench.methods.expertlabels import ExpertLabels, ExpertLabelsConfig, own_first
 from ddbench.methods.kmeans import KMeans, KMeansConfig
 from ddbench.methods.needs.experts import Experts
 from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.methods.random import Random, RandomConfig
+from ddbench.protocols.training import DivergedError
 from ddbench.runtime.errors import UserError
 from ddbench.training.flat import load_flat
 
@@ -105,6 +107,21 @@ def test_a_score_is_of_held_out_images(make: Callable[..., Any], context: Contex
     spoiled = dataclasses.replace(context, held_out=wrong)
     right, other = (make(one, sweep_epochs=60).step(TINY_EPOCHS - 1) for one in (context, spoiled))
     assert right["sweep_accuracy"] > other["sweep_accuracy"] + 0.05
+
+
+def raising(error: UserError) -> Callable[..., Any]:
+    def train(*_: object) -> None:
+        raise error
+
+    return train
+
+
+def test_only_students_that_diverge_make_an_epoch_a_bad_one(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(expertlabels, "train_students", raising(DivergedError("not finite")))
+    assert make().step(0)["sweep_accuracy"] == 0
+    monkeypatch.setattr(expertlabels, "train_students", raising(UserError("no memory")))
+    with pytest.raises(UserError, match="no memory"):
+        make().step(0)
 
 
 @pytest.mark.parametrize(("every", "epochs"), [(1, [1, 2, 3, 4]), (3, [3, 4]), (9, [4])])

@@ -9,7 +9,7 @@ by default the method's own, else under ``--protocol``; the base under ``--proto
 A document says above each of its tables how it is made, ``<!-- paired_table --ipc 1 --methods mtt,ftd --base mtt
 --students NAME -->`` in one line:
 
-    python benchmarks/paired_table.py --write docs/digits.md ...   # or --check
+    python benchmarks/paired_table.py --write docs/digits.md ...   # or --check; without a file: all such documents
 """
 
 from __future__ import annotations
@@ -187,26 +187,39 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--metric", default="accuracy")
     parser.add_argument("--metrics", default=None, help="several, comma-separated: one table of their means instead")
     parser.add_argument("--protocols", default=None, help="several: instead, what the others change against the first")
-    parser.add_argument("--write", type=Path, nargs="+", metavar="FILE.md", help="make their marked tables again")
-    parser.add_argument("--check", type=Path, nargs="+", metavar="FILE.md", help="1 where --write would change one")
+    parser.add_argument("--write", type=Path, nargs="*", metavar="FILE.md", help="make their marked tables again")
+    parser.add_argument("--check", type=Path, nargs="*", metavar="FILE.md", help="1 where --write would change one")
     return parser
+
+
+def marked() -> list[Path]:
+    """Every document of the project with a marked table."""
+    root = Path(__file__).parents[1]
+    paths = sorted([*root.glob("docs/*.md"), *root.glob("methods/*/README.md")])
+    return [path for path in paths if MARK.search(path.read_text(encoding="utf-8"))]
+
+
+def rewritten(documents: list[Path], results: list[Result], *, write: bool) -> int:
+    """Make the tables of documents again, or say which are not what the board gives; the exit code."""
+    changed = False
+    for document in documents:
+        old = document.read_text(encoding="utf-8")
+        new = made(old, results, str(document))
+        if write:
+            document.write_text(new, encoding="utf-8")
+        elif new != old:
+            changed = True
+            print(f"{document}: not what the board gives; run python benchmarks/paired_table.py --write {document}")
+    return int(changed)
 
 
 def main() -> int:
     """Print one table for each student, or make those of a document."""
     args = parser().parse_args()
     results = [entry.result for entry in current(load_results(args.board))]
-    changed = []
-    for document in args.write or args.check or ():
-        old = document.read_text(encoding="utf-8")
-        new = made(old, results, str(document))
-        if args.write:
-            document.write_text(new, encoding="utf-8")
-        elif new != old:
-            changed.append(str(document))
-            print(f"{document}: not what the board gives; run python benchmarks/paired_table.py --write {document}")
-    if args.write or args.check:
-        return int(bool(changed))
+    asked = args.check if args.write is None else args.write
+    if asked is not None:
+        return rewritten(asked or marked(), results, write=args.write is not None)
     if args.ipc is None or not args.methods:
         raise SystemExit("expected --ipc and --methods, or --write or --check with a document")
     rows = [result for method in args.methods.split(",") for result in chosen(results, args, *split(method))]

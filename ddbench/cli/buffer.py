@@ -230,6 +230,7 @@ def _info(argv: list[str]) -> None:
 
 def _import(argv: list[str]) -> None:
     args = parse(ImportArgs, argv, "ddbench buffer import", str(ImportArgs.__doc__), EXAMPLES)
+    from ddbench.cli.places import with_experts
     from ddbench.cli.settings import open_dataset
     from ddbench.experts.importer import import_buffers
 
@@ -249,3 +250,4 @@ def _import(argv: list[str]) -> None:
     print(f"{len(store.experts)} experts of {store.recipe.epochs} epochs: {store.folder}")
     if not args.quiet:
         print("they have seen every training image: distill from them with --holdout 0")
+        print(f"next: {with_experts(store.folder, {**store.header, 'recipe': store.recipe.to_json()})}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shlex
 import threading
 import weakref
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, distill_tiny
+from conftest import EAGER, TINY, distill_tiny
 
 from ddbench.data.load import load_dataset
 from ddbench.experts import importer
@@ -86,6 +87,13 @@ def test_forms_of_buffers(form, take_files: Callable, tmp_path: Path):
     assert same(rows_of(tmp_path / "in"), flat_rows(official()))
     assert "2 experts of 2 epochs" in said
     assert "--holdout 0" in said
+
+
+def test_the_command_that_is_told_distils(take_files: Callable, ddb: Callable, tmp_path: Path):
+    said = take_files(saved(tmp_path / "buffer.pt", official())).splitlines()[-1]
+    command = shlex.split(said.removeprefix("next: ddbench "))
+    done = ddb(*command, "--iterations", 1, "--out", tmp_path / "run", *EAGER)
+    assert done.code == 0, done.err
 
 
 def test_one_expert_twice_is_taken_once(take_files: Callable, tmp_path: Path):

@@ -171,7 +171,7 @@ def _from_pt(path: Path, content: Any, index: int) -> Content:
 def _from_sets(path: Path, sets: Any, index: int) -> Content:
     """DC, DSA, DM: ``{"data": [[images, labels], ...], ...}``."""
     if not isinstance(sets, list | tuple) or not sets or not -len(sets) <= index < len(sets):
-        raise UserError(f"{path}: --index {index}: holds {len(sets) if isinstance(sets, list) else 0} set(s)")
+        raise UserError(f"{path}: --index {index}: holds {len(sets) if isinstance(sets, list | tuple) else 0} set(s)")
     if not isinstance(sets[index], list | tuple) or len(sets[index]) != 2:
         raise UserError(f"{path}: set {index} is not a pair of images and labels")
     images, labels = sets[index]

@@ -145,16 +145,17 @@ def _evaluations(run: Path, sha256: str, notes: list[str]) -> list[Evaluation]:
 
 
 def _places(board: Path | None, sha256: str) -> list[Place]:
-    """Where a synset stands on a board."""
+    """Where a synset stands on a board; a reference, which stands in several tables, once."""
     if board is None and not Path("leaderboard/results").is_dir():
         return []
-    return [
-        Place(result=result, verdict=row.verdict, rank=cell.rank(row))
-        for cell in read_board(board or Path("leaderboard")).cells
-        for row in cell.rows
-        for result in row.results
-        if result.synset.sha256 == sha256
-    ]
+    found: dict[str, Place] = {}
+    for cell in read_board(board or Path("leaderboard")).cells:
+        for row in cell.rows:
+            for result in row.results:
+                if result.synset.sha256 == sha256:
+                    place = Place(result=result, verdict=row.verdicts.get(result.id), rank=cell.rank(row))
+                    found.setdefault(result.id, place)
+    return list(found.values())
 
 
 def _claim(out: Path, sha256: str) -> None:

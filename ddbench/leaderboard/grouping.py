@@ -150,7 +150,7 @@ def groups(results: Sequence[Result]) -> list[Group]:
         whole = entries[0].result
         same = _real_key(whole) if whole.protocol.standard else None
         found = [key for key, training in trained.items() if key[:-3] == data or training == same]
-        for key in found or [(*data, "all", 0, "hard")]:
+        for key in found or [(*data, "all", 0, whole.synset.label_kind)]:
             tables[key] = tables.get(key, []) + entries
     ordered = sorted(tables.items(), key=lambda item: _order(item[0], item[1][0].result.protocol))
     return [Group(key[-1], tuple(entries)) for key, entries in ordered]

@@ -31,10 +31,10 @@ MAX_DEPTH = 32
 RESULTS = "results"
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff"
-    "\ufff9-\ufffb\U000e0000-\U000e007f]"
+    "\ufff9-\ufffb\U000e0000-\U000e007f\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0]"
 )
 """Control and direction characters, and those that cannot be seen: text that holds one does not say what it shows.
-The joiners U+200C and U+200D, which names in some scripts need, are none of them."""
+The joiners U+200C and U+200D and the selectors of variants, which names in some scripts need, are none of them."""
 
 
 @functools.cache
@@ -109,6 +109,7 @@ def check_result(content: Any, where: str) -> Result:
     _check_sizes(result, where)
     if result.synset.modality not in MODALITIES:
         raise UserError(f"{where}: synset.modality {result.synset.modality!r:.60} is none of {', '.join(MODALITIES)}")
+    _check_budget(result, where)
     check_label_kind(result.synset, protocol_of(result.protocol, where, result.synset.modality), where)
     _check_numbers(result, where)
     if result.scores is not None:
@@ -247,6 +248,15 @@ def _check_sizes(result: Result, where: str) -> None:
         raise UserError(
             f"{where}: synset.bytes.total {stored.total} is not images + labels + augmentation + teacher + other"
         )
+
+
+def _check_budget(result: Result, where: str) -> None:
+    """One budget has one spelling, which names tables and folders; all real data, which needs no file, is ``full``."""
+    method, (unit, value) = result.synset.method, (result.synset.budget.unit, result.synset.budget.value)
+    if isinstance(value, float) and (unit == "ipc" or value.is_integer()):
+        raise UserError(f"{where}: synset.budget.value {value} of {unit}: expected a whole number without a point")
+    if unit == "all" and method != "full":
+        raise UserError(f"{where}: synset.budget is all real data, but its method is {method}, not full")
 
 
 def _check_numbers(result: Result, where: str) -> None:

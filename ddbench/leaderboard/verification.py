@@ -204,10 +204,9 @@ def compare_stated(claimed: Statistics, measured: Statistics, better: str) -> Co
         verdict = "within"
     else:
         verdict = "above" if (ours > theirs) == (better == "higher") else "below"
-    shift = theirs - ours
-    return Comparison(
-        claimed=theirs, measured=ours, low=low + shift, high=high + shift, n=measured["n"], verdict=verdict
-    )
+    # a repetition whose interval just holds the claim: as far below it as the interval goes up, and the other way round
+    bounds = theirs + ours - high, theirs + ours - low
+    return Comparison(claimed=theirs, measured=ours, low=bounds[0], high=bounds[1], n=measured["n"], verdict=verdict)
 
 
 def _half_width(claimed: Sequence[float], measured: Sequence[float], tests: int) -> float | None:

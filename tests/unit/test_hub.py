@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import evaluate_tiny, random_tiny
+from made_board import made_result, put
 from made_synsets import KINDS, write_run, write_view_labels
 
 from ddbench.exchange.importer import import_content
@@ -125,6 +126,22 @@ def test_the_row_of_the_board_is_in_the_card(ddb: Callable, tmp_path: Path):
     mean = row["summary"]["convnet-d1-w4-in"]["accuracy"]["mean"]
     line = rf"\| `{row['id']}` \|  \| no \| hard-v1 \| convnet-d1-w4-in \| {100 * mean:.2f} \|"
     assert re.search(line, (tmp_path / "pub/README.md").read_text())
+
+
+def test_a_synset_has_its_own_verdict_and_one_place(tmp_path: Path):
+    """Of several random subsets each; of all real data, which stand in every table."""
+    subsets = [made_result("random", seed=seed) for seed in range(2)]
+    full = made_result("full", budget="all")
+    put(tmp_path, subsets[0], verify="identical")
+    put(tmp_path, subsets[1])
+    for one in (full, made_result(), made_result(ipc=10)):
+        put(tmp_path, one)
+    places = [write._places(tmp_path, one.synset.sha256) for one in subsets]
+    assert [[(place.result.id, place.verdict) for place in found] for found in places] == [
+        [(subsets[0].id, "identical")],
+        [(subsets[1].id, None)],
+    ]
+    assert [place.result.id for place in write._places(tmp_path, full.synset.sha256)] == [full.id]
 
 
 def test_names_cannot_leave_the_card(tmp_path: Path):

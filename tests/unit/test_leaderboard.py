@@ -349,6 +349,10 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "long note": (lambda r: r["submission"].update(note="x" * 2001), "note"),
     "escape codes": (lambda r: r["submission"].update(note="\x1b[2J"), "note"),
     "writing direction": (lambda r: r["submission"].update(note="\u202e"), "note"),
+    "blank letter": (lambda r: r["submission"].update(method_title="DM\u3164"), "u3164"),
+    "budget with a point": (lambda r: r["synset"]["budget"].update(value=10.0), "whole number without a point"),
+    "half an image": (lambda r: r["synset"]["budget"].update(value=2.5), "whole number without a point"),
+    "all real data of a method": (lambda r: r["synset"].update(budget={"unit": "all", "value": 9}), "not full"),
     "surrogate": (lambda r: r["submission"].update(note="\ud800"), "Unicode"),
     "claim for nobody": (
         lambda r: r["submission"]["claims"].append({"student": "x", "metric": "accuracy", "value": 0.5, "source": ""}),

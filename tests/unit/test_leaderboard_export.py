@@ -283,6 +283,37 @@ def test_sqlite_says_of_each_result_whether_it_is_verified(tmp_path: Path) -> No
     assert found == {result.id: verdicts.get(result.id) for result in results}
 
 
+def test_sqlite_names_the_row_that_a_result_is_folded_into(tmp_path: Path) -> None:
+    """Also where none supersedes the other: two boards were merged."""
+    less = made_result(seeds=3)
+    more = made_result(seeds=5)
+    later = made_result("dm", seeds=5, supersedes=made_result("dm", seeds=3).id)
+    cells = build_cells([less, more, made_result("dm", seeds=3), later])
+    write_export(tmp_path / "x.sqlite", "sqlite", cells)
+    connection = sqlite3.connect(tmp_path / "x.sqlite")
+    try:
+        found = dict(connection.execute("SELECT id, superseded_by FROM results").fetchall())
+    finally:
+        connection.close()
+    assert found == {less.id: more.id, more.id: None, made_result("dm", seeds=3).id: later.id, later.id: None}
+
+
+def test_a_table_of_all_real_data_alone_has_their_kind_of_labels() -> None:
+    content = made_result("full", budget="all", protocol="hard-v1").to_json()
+    protocol = made_result("rded", labels="teacher").to_json()["protocol"]
+    content["synset"]["label_kind"] = "teacher"
+    content |= {"protocol": protocol}
+    content["id"] = result_id(content)
+    (cell,) = build_cells([check_result(content, "full")])
+    assert cell.label_kind == "teacher"
+
+
+def test_latex_explains_a_dagger_only_where_there_is_one() -> None:
+    cells = build_cells([made_result(submission={"method_title": "Cloak and dagger"})])
+    assert "Cloak and dagger" in latex_text(cells)
+    assert "other students" not in latex_text(cells)
+
+
 def test_latex_table(read: Board) -> None:
     chosen = read.select(Selection(dataset="digits", ipc=10, labels="hard"))
     text = latex_text(chosen)

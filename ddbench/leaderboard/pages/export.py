@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ddbench.leaderboard.columns import Measure
 from ddbench.leaderboard.result import Result
 from ddbench.leaderboard.rows import Cell, Row, Score
-from ddbench.leaderboard.schema import result_path
+from ddbench.leaderboard.schema import result_path, same_subject
 from ddbench.runtime.errors import UserError, install_words
 from ddbench.runtime.files import plain_or_absent, write_atomic, write_bytes, write_text
 from ddbench.statistics import Statistics
@@ -260,7 +260,7 @@ def _database(cells: Sequence[Cell]) -> bytes:
             for row in cell.rows:
                 for result in (*row.results, *row.earlier):
                     stand[result.id] = (result, row.verdicts.get(result.id))
-        replaced = {result.supersedes: name for name, (result, _) in stand.items() if result.supersedes}
+        replaced = _replaced(cells)
         connection.executemany(
             f"INSERT INTO results VALUES ({', '.join('?' * 16)})",
             (_result_line(result, replaced.get(name), verdict) for name, (result, verdict) in stand.items()),
@@ -274,6 +274,16 @@ def _database(cells: Sequence[Cell]) -> bytes:
         return connection.serialize()
     finally:
         connection.close()
+
+
+def _replaced(cells: Sequence[Cell]) -> dict[str, str]:
+    """Id of a folded result -> id of the one that names it, or else (two boards were merged) of the one that stands."""
+    found = {}
+    for row in (row for cell in cells for row in cell.rows if row.earlier):
+        standing = {same_subject(result): result.id for result in row.results}
+        found |= {result.id: standing[same_subject(result)] for result in row.earlier}
+        found |= {one.supersedes: one.id for one in (*row.earlier[::-1], *row.results) if one.supersedes}
+    return found
 
 
 def _result_line(result: Result, replaced: str | None, verdict: str | None) -> tuple[Any, ...]:

@@ -152,7 +152,7 @@ def _table(table: Table, places: Sequence[int], spread: str, label: str) -> str:
         f"{' in per cent' if cell.described.unit == 'fraction' else ''}, mean $\\pm$ {how}. "
         "Bold: best; $^{\\ast}$: cannot be told from the best (95 \\% paired interval)."
     )
-    if any("dagger" in text for line in lines for text in line):
+    if any("$^{\\dagger}$" in text for line in lines for text in line):
         caption += " $^{\\dagger}$: over other students, or measured with other settings."
     text = made.to_latex(index=False, escape=False, column_format=sides, caption=caption, label=label)
     return _with_rule(str(text), table)

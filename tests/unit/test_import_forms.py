@@ -66,6 +66,10 @@ def refuse(refused: Callable[..., str], tmp_path: Path) -> Callable[..., str]:
     return call
 
 
+def test_sets_in_a_tuple_are_counted(refuse: Callable):
+    refuse({"data": ((raw(), None), (raw(), None))}, ("--index", 2), "holds 2 set(s)")
+
+
 # Images
 
 

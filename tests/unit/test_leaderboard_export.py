@@ -314,6 +314,17 @@ def test_latex_explains_a_dagger_only_where_there_is_one() -> None:
     assert "other students" not in latex_text(cells)
 
 
+def test_over_how_many_is_that_of_the_subsets_that_were_averaged() -> None:
+    """The first random subset has fewer students than the others, whose mean is shown."""
+    names = (*STUDENTS, "convnet-d1-w16-in")
+    subsets = [made_result("random", seed=seed, names=names[: 2 if seed == 0 else 3]) for seed in range(3)]
+    (cell,) = build_cells([made_result("dm", names=names), made_result("mtt", names=names), *subsets])
+    table = lay_out(cell)
+    place = next(i for i, column in enumerate(table.columns) if column.title == "cross-arch.")
+    details = {line.reference: line.entries[place].detail for line in table.lines}
+    assert details["random"] == "over 2"
+
+
 def test_latex_table(read: Board) -> None:
     chosen = read.select(Selection(dataset="digits", ipc=10, labels="hard"))
     text = latex_text(chosen)

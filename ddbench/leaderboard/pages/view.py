@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ddbench.leaderboard.columns import CROSS, MAIN, Measure, others
+from ddbench.leaderboard.ranking import alike
 from ddbench.leaderboard.result import Budget, Result
 from ddbench.leaderboard.rows import FULL, RANDOM, REFERENCES, AgainstRandom, Cell, Row
 from ddbench.statistics import FRACTION, SIGNED, Statistics, spread_words
@@ -229,7 +230,8 @@ def _score(cell: Cell, row: Row, measure: Measure) -> Entry:
         return EMPTY
     detail = ""
     if score.odd:
-        count = len(others(row.first, cell.students[0]))
+        averaged = alike(row.results, measure, cell.students[0])[0]
+        count = len(others(averaged, cell.students[0]))
         detail = f"over {count}" if measure.group == CROSS else "other settings"
     return Entry(statistics_text(score.statistics, measure.unit), score.statistics["mean"], score.best, detail)
 

@@ -278,7 +278,7 @@ def _database(cells: Sequence[Cell]) -> bytes:
 
 def _replaced(cells: Sequence[Cell]) -> dict[str, str]:
     """Id of a folded result -> id of the one that names it, or else (two boards were merged) of the one that stands."""
-    found = {}
+    found: dict[str, str] = {}
     for row in (row for cell in cells for row in cell.rows if row.earlier):
         standing = {same_subject(result): result.id for result in row.results}
         found |= {result.id: standing[same_subject(result)] for result in row.earlier}

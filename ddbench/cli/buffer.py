@@ -14,7 +14,7 @@ from ddbench.cli.settings import Common, worker_count
 from ddbench.cli.shards import Sharded, print_status, with_shard
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.registry import suggest
-from ddbench.runtime.errors import UserError, damaged_words, read_each, tell_damaged
+from ddbench.runtime.errors import UserError, damaged_words, read_each, tell_damaged, visible
 from ddbench.runtime.jobs import warm
 from ddbench.runtime.progress import Console
 
@@ -224,7 +224,7 @@ def _info(argv: list[str]) -> None:
     if stores:
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         for row in rows:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+            print(visible("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()))
     tell_damaged(damaged, len(stores) + len(damaged), "stores")
 
 

@@ -10,7 +10,7 @@ import tyro
 
 from ddbench.cli.parse import parse
 from ddbench.registry import suggest
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import UserError, visible
 from ddbench.runtime.progress import Console
 
 
@@ -92,7 +92,7 @@ def _check(args: CheckArgs) -> None:
     )
     ensure_writable(out.parent)
     head, *lines = kind.survey(dataset)
-    print("\n".join([*(console.said or [head]), *lines]))
+    print("\n".join(visible(line) for text in [*(console.said or [head]), *lines] for line in text.splitlines()))
     write_bytes(out, kind.first_items(dataset))
     print(f"  picture: {out}")
     words = ["ddbench", "distill", "--method", "random", "--dataset", args.dataset]

@@ -11,7 +11,7 @@ from ddbench.cli.parse import parse
 from ddbench.cli.settings import Common, own_threads
 from ddbench.diffusion.recipe import DiffusionRecipe
 from ddbench.registry import suggest
-from ddbench.runtime.errors import UserError, read_each, tell_damaged
+from ddbench.runtime.errors import UserError, read_each, tell_damaged, visible
 from ddbench.runtime.progress import Console
 
 
@@ -32,6 +32,8 @@ class TrainArgs:
     """Folder with the datasets; default: $DDBENCH_DATA, else the user's cache folder."""
     download: bool = False
     """Download the dataset when it is not there."""
+    skip_broken: bool = False
+    """Leave image files that cannot be read out, now and later (else they are named and nothing is done)."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<i>."""
     threads: int = 0
@@ -103,7 +105,8 @@ def _train(argv: list[str]) -> None:
     from ddbench.diffusion.train import summary, train_model
 
     diffusers()
-    dataset = open_dataset(args.dataset, args.size, Common(data=args.data, download=args.download))
+    common = Common(data=args.data, download=args.download, skip_broken=args.skip_broken, quiet=args.quiet)
+    dataset = open_dataset(args.dataset, args.size, common)
     model = train_model(
         root=args.diffusions,
         dataset=dataset,
@@ -145,7 +148,7 @@ def _info(argv: list[str]) -> None:
     if models:
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         for row in rows:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+            print(visible("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()))
     tell_damaged(damaged, len(models) + len(damaged), "models")
 
 
@@ -153,6 +156,8 @@ def _sample(argv: list[str]) -> None:
     args = parse(SampleArgs, argv, "ddbench diffusion sample", str(SampleArgs.__doc__), EXAMPLES)
     if args.count < 1:
         raise UserError(f"--count {args.count}: expected at least 1")
+    if args.out.is_dir():
+        raise UserError(f"--out {args.out}: a folder; expected a file that ends in .png")
     from ddbench.diffusion.ddim import check_grid
     from ddbench.diffusion.store import open_model
     from ddbench.diffusion.train import sample_grid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, make_dataclass, replace
@@ -17,7 +18,6 @@ from ddbench.distillation.start import Chosen, choose, distill, methods_in, stat
 from ddbench.methods import METHODS, USUAL_PROTOCOL, description, fitting_protocol, meant_protocol
 from ddbench.modalities import IMAGE
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.numbers import whole
 from ddbench.runtime.ranks import leads
 from ddbench.runtime.shards import WHOLE
 
@@ -196,4 +196,7 @@ def _title(kind: Any) -> str:
 
 
 def _number(text: str | None) -> int | None:
-    return None if text is None else whole(text)
+    """What the full parse makes of it, ``+10`` too: the recipe of another budget would be taken else."""
+    with contextlib.suppress(ValueError):
+        return None if text is None else int(text)
+    return None

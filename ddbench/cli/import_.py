@@ -11,7 +11,7 @@ import tyro
 from ddbench.cli.parse import parse
 from ddbench.cli.settings import Common
 from ddbench.exchange.settings import ImportSettings
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import UserError, visible
 from ddbench.runtime.files import read_json
 from ddbench.runtime.temporary import is_temporary
 
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
 
     hub = is_hub(args.file)
     if args.inspect:
-        print("\n".join(_inspect(args, hub).lines()))
+        print("\n".join(map(visible, _inspect(args, hub).lines())))
         return
     for flag, value in (("--dataset NAME", args.dataset or hub), ("--out FOLDER", args.out)):
         if not value:
@@ -109,7 +109,7 @@ def import_hub(
     """
     from ddbench.cli.settings import open_dataset
     from ddbench.data.load import data_root
-    from ddbench.data.specs import OWN_FORMS, is_own
+    from ddbench.data.specs import is_own, own_form
     from ddbench.exchange.importer import import_content
     from ddbench.hub.read import open_hub, read_content, same_bytes, write_labels
     from ddbench.runtime.files import write_json
@@ -117,8 +117,9 @@ def import_hub(
 
     hub = open_hub(place)
     if name is None and is_own(hub.dataset):
-        form = next(form for form in OWN_FORMS if form.partition(":")[0] == hub.dataset.partition(":")[0])
-        raise UserError(f"{place}: made of images of {hub.dataset[:80]}: say where they are here, --dataset {form}")
+        raise UserError(
+            f"{place}: made of images of {hub.dataset[:80]}: say where they are here, --dataset {own_form(hub.dataset)}"
+        )
     content = read_content(hub)
     dataset = open_dataset(name or hub.dataset, hub.shape[-1] if size is None else size, common)
     imported = import_content(place, content, dataset=dataset, data=data_root(common.data), settings=settings)
@@ -149,7 +150,7 @@ def _write(source: str, out: Path, imported: Imported, quiet: bool) -> None:
     _claim(out, config)
     write_json(out / "config.json", config)
     if not quiet:
-        print("\n".join(replace(imported.description, file=source).lines()))
+        print("\n".join(map(visible, replace(imported.description, file=source).lines())))
     write_bytes(out / "preview.png", preview_png(synset, imported.preprocess))
     write_synset(out / FILE, synset)  # last: where it is, the run is whole
     form = {**synset.header(), "staged": synset.stage is not None}

@@ -19,8 +19,8 @@ from ddbench.cli.parse import parse
 from ddbench.cli.places import Place, export, part_of_a_run, with_experts, with_model
 from ddbench.evaluation.result import ranked_by, said_before
 from ddbench.protocols.protocol import PROTOCOLS
-from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import read_json
+from ddbench.runtime.errors import UserError, visible
+from ddbench.runtime.files import parse_json, read_json
 from ddbench.statistics import count_words, interval_words
 from ddbench.tasks.costs import cost_of_sets
 from ddbench.teachers.remedy import teacher_files, unfinished_files
@@ -119,25 +119,31 @@ def main(argv: list[str]) -> None:
     args = parse(Args, argv, "ddbench info", str(Args.__doc__), EXAMPLES)
     found = describe(args.place)
     if args.json:
-        print(json.dumps(found, indent=1, ensure_ascii=False, default=str))
+        print(json.dumps(found, indent=1, default=str))  # in ASCII: half a character cannot be printed
         return
-    print(f"{found['what']}: {found['path']}")
+    for line in _lines(found):
+        print(visible(line))  # foreign files have their say here
+
+
+def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """For a terminal."""
+    yield f"{found['what']}: {found['path']}"
     width = max(map(len, found["settings"]), default=0)
     for name, value in found["settings"].items():
-        print(f"  {name:<{width}}  {_short(value)}")
+        yield f"  {name:<{width}}  {_short(value)}"
     for name, table in found["evaluations"].items():
-        print(f"  evaluation {name}" + ("" if table["standard"] else "  NON-STANDARD"))
+        yield f"  evaluation {name}" + ("" if table["standard"] else "  NON-STANDARD")
         for student, entry in table["students"].items():
             words = interval_words(entry, 100, 2)
             figure = f"{said_before(table['metric'], table['title'])}{100 * entry['mean']:6.2f} %"
             seeds = count_words(entry["n"], "seed")
-            print(f"    {student:<24} {figure}  {words}{'  ' if words else ''}({seeds})")
+            yield f"    {student:<24} {figure}  {words}{'  ' if words else ''}({seeds})"
         for student, count in table["diverged"].items():
-            print(f"    {student:<24} diverged ({count_words(count, 'seed')})")
+            yield f"    {student:<24} diverged ({count_words(count, 'seed')})"
         if table["measured"]:
-            print(f"    measured: {', '.join(table['measured'])}")
+            yield f"    measured: {', '.join(table['measured'])}"
     for command in found["next"]:
-        print(f"next: {command}")
+        yield f"next: {command}"
 
 
 def describe(place: Path) -> dict[str, Any]:
@@ -436,7 +442,7 @@ def _tensors_header(path: Path) -> Any:
         ends = [entry["data_offsets"][1] for name, entry in table.items() if name != "__metadata__"]
         if 8 + length + max(ends, default=0) != size:
             raise UserError(f"{path}: {size:,} bytes are not its whole; copy or make it again")
-        found = json.loads(table["__metadata__"][KEY])
+        found = parse_json(table["__metadata__"][KEY])
         return found | {"staged": "stage" in table} if found.get("kind") == "ddbench-synset" else found
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         raise UserError(f"{path}: a safetensors file that ddbench did not write; see ddbench import") from None

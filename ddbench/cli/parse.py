@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -171,7 +172,7 @@ def options_from_text(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
     """``("eps=1e-8",)`` as ``(("eps", 1e-8),)``.
 
     Raises:
-        UserError: not name=number.
+        UserError: not name=number, or NaN or infinity, which no record holds.
     """
     found = {}
     for text in texts:
@@ -180,6 +181,8 @@ def options_from_text(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
             found[name] = float(value)
         except ValueError:
             raise UserError(f"--options {text!r}: expected name=number, e.g. eps=1e-8") from None
+        if not math.isfinite(found[name]):
+            raise UserError(f"--options {text!r}: expected a finite number")
     return tuple(sorted(found.items()))
 
 

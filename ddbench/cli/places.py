@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddbench.data.specs import size_to_load
+from ddbench.data.specs import is_own, own_form, size_to_load
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import read_json
@@ -47,7 +47,7 @@ class Place(NamedTuple):
 
     what: str
     settings: dict[str, Any]
-    header: dict[str, Any]
+    header: Mapping[str, Any]
     next: list[str]
 
 
@@ -74,10 +74,12 @@ def export(place: Path) -> Place | None:
     if (place / HUB[0]).is_file():
         info = _json(place / HUB[0])
         if info.get("kind") == HUB[1]:
-            header = info.get("synset")
-            commands = (["import", str(place), "--out", "runs/NAME"], ["push", str(place), "OWNER/NAME"])
+            header = _table(info.get("synset"))
+            dataset = str(header.get("dataset"))
+            own = ["--dataset", own_form(dataset)] if is_own(dataset) else []
+            commands = (["import", str(place), *own, "--out", "runs/NAME"], ["push", str(place), "OWNER/NAME"])
             following = [shlex.join(["ddbench", *command]) for command in commands]
-            return Place("export of form hub", {}, header if isinstance(header, dict) else {}, following)
+            return Place("export of form hub", {}, header, following)
     if (place / "synset.npz").is_file():
         return _archive(place / "synset.npz")
     classes = [path.parent for path in place.glob("*/00000.png") if re.match(r"\d{4}(_|$)", path.parent.name)]

@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
     args = parse(Args, _own(argv[:place]), "ddbench plan", str(Args.__doc__), EXAMPLES)
     if place == len(argv):
         raise UserError(f"plan: no verb; one of: {', '.join(VERBS)}, then its own flags")
-    if args.workers < 0 or args.seconds <= 0:
+    if args.workers < 0 or not 0 < args.seconds < float("inf"):
         raise UserError(
             f"--workers {args.workers} --seconds {args.seconds:g}: expected at least 0 workers, and more than 0 seconds"
         )

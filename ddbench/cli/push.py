@@ -36,8 +36,9 @@ EXAMPLES = """  ddbench push runs/digits-ipc1-mtt-s0 me/digits-ipc1-mtt --privat
 def main(argv: list[str]) -> None:
     """Run the verb."""
     args = parse(Args, argv, "ddbench push", str(Args.__doc__), EXAMPLES)
+    from ddbench.data.specs import is_own, own_form
     from ddbench.hub import is_hub, remote
-    from ddbench.hub.read import check_whole
+    from ddbench.hub.read import check_whole, open_hub
     from ddbench.runtime.hub_library import check_name, library
 
     check_name(args.name)
@@ -47,6 +48,7 @@ def main(argv: list[str]) -> None:
             raise UserError(
                 f"--leaderboard {args.leaderboard}: {args.place} has its card already; give the run instead"
             )
+        dataset = open_hub(args.place).dataset
         check_whole(args.place)  # so that nothing broken is published, and takes the place of what is whole
         address = remote.push(args.place, args.name, private=args.private, quiet=args.quiet)
     else:
@@ -56,6 +58,8 @@ def main(argv: list[str]) -> None:
             made = export_hub(args.place, Path(scratch) / "hub", args.leaderboard)
             for note in made.notes:
                 print(note)
+            dataset = open_hub(Path(scratch) / "hub").dataset
             address = remote.push(Path(scratch) / "hub", args.name, private=args.private, quiet=args.quiet)
     print(f"published: {address}")
-    print(f"next: ddbench pull {args.name} --out runs/theirs")
+    own = f" --dataset {own_form(dataset)}" if is_own(dataset) else ""  # where they are on the machine that pulls
+    print(f"next: ddbench pull {args.name} --out runs/theirs{own}")

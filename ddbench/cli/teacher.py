@@ -11,7 +11,7 @@ import tyro
 from ddbench.cli.parse import parse, peek
 from ddbench.cli.settings import Common, own_threads
 from ddbench.registry import suggest
-from ddbench.runtime.errors import UserError, read_each, tell_damaged
+from ddbench.runtime.errors import UserError, read_each, tell_damaged, visible
 from ddbench.runtime.progress import Console
 from ddbench.teachers.recipe import TeacherRecipe
 
@@ -138,7 +138,7 @@ def _info(argv: list[str]) -> None:
     if teachers:
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         for row in rows:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+            print(visible("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()))
     tell_damaged(damaged, len(files), "teachers")
 
 

@@ -54,6 +54,11 @@ def is_own(name: str) -> bool:
     return name.startswith(OWN)
 
 
+def own_form(name: str) -> str:
+    """How the place of a user's own data is said, for advice: ``folder:PATH``."""
+    return next(form for form in OWN_FORMS if name.startswith(form.partition(":")[0] + ":"))
+
+
 def is_read_elsewhere(name: str) -> bool:
     """Whether a dataset is what lies where its name says; ``graphs:made`` lies nowhere."""
     return is_own(name) and name != MADE

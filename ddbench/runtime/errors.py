@@ -62,6 +62,11 @@ def install_words(extra: str) -> str:
     return f'pip install ".[{extra}]" in the checkout of ddbench'
 
 
+def visible(text: str) -> str:
+    """A line in which all characters can be seen, and written in UTF-8: others are escaped."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 MAX_LINE = 2000
 
 
@@ -70,6 +75,5 @@ def one_line(error: object) -> str:
 
     Messages quote what was found in foreign files; control and direction characters in it are escaped.
     """
-    text = " ".join(str(error).split())
-    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    shown = visible(" ".join(str(error).split()))
     return shown if len(shown) <= MAX_LINE else f"{shown[: MAX_LINE - 4]} ..."

@@ -270,7 +270,7 @@ def parse_json(text: str) -> Any:
 
     Raises:
         ValueError: not JSON, NaN or a number out of range (``1e999``, an integer of more than :data:`MAX_DIGITS`
-            digits), more than :data:`MAX_ITEMS` parts, or nested more than :data:`MAX_DEPTH` deep.
+            digits), half a character, more than :data:`MAX_ITEMS` parts, or nested more than :data:`MAX_DEPTH` deep.
     """
     if text.count(",") + text.count("[") + text.count("{") > MAX_ITEMS:
         raise ValueError(f"more than {MAX_ITEMS:,} parts")
@@ -279,6 +279,11 @@ def parse_json(text: str) -> Any:
     except RecursionError:
         raise ValueError(f"nested more than {MAX_DEPTH} deep") from None
     _check_tree(value, finite=True)
+    if "\\u" in text:
+        try:
+            canonical_json(value).encode()
+        except UnicodeEncodeError:
+            raise ValueError("half a character (a lone surrogate, such as \\ud800) is no text") from None
     return value
 
 

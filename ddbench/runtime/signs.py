@@ -230,6 +230,7 @@ def turn(path: Path, what: str, say: Callable[[str], None] = lambda line: None) 
     while not sign.take(place):
         holder = _holder(place)
         if holder is None:  # it left just now
+            _check_readable(place)
             continue
         if holder.dead and _bury(place, holder):
             continue
@@ -244,6 +245,18 @@ def turn(path: Path, what: str, say: Callable[[str], None] = lambda line: None) 
         with contextlib.suppress(OSError):  # something was made in it
             for folder in made:
                 folder.rmdir()
+
+
+def _check_readable(place: Path) -> None:
+    """Refuse what is in a sign's place and will never say whose it is.
+
+    Raises:
+        UserError: a link that leads nowhere, or a file that may not be read.
+    """
+    if place.is_symlink() and not place.exists():
+        raise UserError(f"{place}: a link that leads nowhere, in the place of a sign of life; remove it")
+    if place.exists() and not os.access(place, os.R_OK):
+        raise UserError(f"{place}: this sign of another process's life may not be read; let its user make it readable")
 
 
 def holder(path: Path) -> Seen | None:

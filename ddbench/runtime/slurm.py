@@ -20,9 +20,9 @@ from ddbench.runtime.errors import UserError
 FORMS = {
     "partition": (r"\S+", "the name of a partition (sinfo lists them)"),
     "account": (r"\S+", "the name of an account"),
-    "time": (r"(\d{1,9}-)?\d{1,9}(:\d{1,9}){0,2}", "minutes, or a time such as 8:00:00 or 1-12:00:00"),
-    "gpus": (r"([A-Za-z]\S*:)?[1-9]\d*", "a number such as 1, or kind and number such as a100:1"),
-    "memory": (r"[1-9]\d*[KMGT]?", "an amount such as 16G"),
+    "time": (r"([0-9]{1,9}-)?[0-9]{1,9}(:[0-9]{1,9}){0,2}", "minutes, or a time such as 8:00:00 or 1-12:00:00"),
+    "gpus": (r"([A-Za-z]\S*:)?[1-9][0-9]*", "a number such as 1, or kind and number such as a100:1"),
+    "memory": (r"[1-9][0-9]*[KMGT]?", "an amount such as 16G"),
     "name": (r"[\w.-]+", "letters, digits, dots and dashes"),
 }
 """Request -> (its form, how the form is told)."""
@@ -41,6 +41,11 @@ def _seconds(time: str) -> int:
     else:
         hours, minutes, seconds = parts if len(parts) == 3 else [0, *parts, 0][:3]
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def _worded(value: str) -> str:
+    """A value as sbatch reads it: it cuts a line at its spaces but between quotes."""
+    return f'"{value}"' if re.search(r"\s", value) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +140,7 @@ class Requests:
             "open-mode": "append",
             "signal": f"B:USR1@{self.warning}",
         }
-        found = [f"{option}={value}" for option, value in wanted.items() if value is not None]
+        found = [f"{option}={_worded(str(value))}" for option, value in wanted.items() if value is not None]
         return [*found, "requeue" if self.requeue else "no-requeue", *self.further()]
 
 

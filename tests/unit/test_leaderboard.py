@@ -353,7 +353,7 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "budget with a point": (lambda r: r["synset"]["budget"].update(value=10.0), "whole number without a point"),
     "half an image": (lambda r: r["synset"]["budget"].update(value=2.5), "whole number without a point"),
     "all real data of a method": (lambda r: r["synset"].update(budget={"unit": "all", "value": 9}), "not full"),
-    "surrogate": (lambda r: r["submission"].update(note="\ud800"), "Unicode"),
+    "surrogate": (lambda r: r["submission"].update(note="\ud800"), "half a character"),
     "claim for nobody": (
         lambda r: r["submission"]["claims"].append({"student": "x", "metric": "accuracy", "value": 0.5, "source": ""}),
         "not evaluated",

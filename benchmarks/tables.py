@@ -14,16 +14,15 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = (
-    ("-m", "ddbench", "leaderboard", "build"),
-    ("-m", "ddbench", "leaderboard", "truth"),
-    ("benchmarks/label_tables.py",),
-    ("benchmarks/graph_rows.py",),
-    ("benchmarks/paired_table.py",),
-    ("benchmarks/temperature_counts.py",),
-)
-WRITES = ("build", "label_tables.py", "graph_rows.py")
-"""End of those parts that write without a flag."""
+PARTS: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("-m", "ddbench", "leaderboard", "build"): (),
+    ("-m", "ddbench", "leaderboard", "truth"): ("--write",),
+    ("benchmarks/label_tables.py",): (),
+    ("benchmarks/graph_rows.py",): (),
+    ("benchmarks/paired_table.py",): ("--write",),
+    ("benchmarks/temperature_counts.py",): ("--write",),
+}
+"""Command of a part -> the flag with which it writes."""
 
 
 def main() -> int:
@@ -32,8 +31,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing")
     args = parser.parse_args()
     codes = []
-    for part in PARTS:
-        flag = ("--check",) if args.check else () if part[-1].endswith(WRITES) else ("--write",)
+    for part, writing in PARTS.items():
+        flag = ("--check",) if args.check else writing
         print("python", *part, *flag, flush=True)
         codes.append(subprocess.run([sys.executable, *part, *flag], cwd=ROOT, check=False).returncode)
     return next(filter(None, codes), 0)

@@ -7,7 +7,6 @@ network. They are kept in the task's folder, for every run that needs the same; 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -216,8 +215,11 @@ def check_again(source: Source, parts: Iterable[Dataset], job: Job, *, ipc: int,
         try:
             given = (dataset, job.data, settings, job.folder, Console(quiet=True))
             context, request = look(source.method, kind, needs, *given)
-            with suppress(LookupError):  # Context.given of experts
+            try:
                 kind.check(config, context)
+            except LookupError as error:
+                if type(error) is not LookupError:  # Context.given of experts raises the plain one
+                    raise
             for need in needs:
                 need.check(request)
         except UserError as error:

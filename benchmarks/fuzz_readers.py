@@ -5,20 +5,19 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
-import hashlib
 import io
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import fuzz_calls as calls
 import fuzz_inputs as inputs
+from fuzz_calls import lazy
 from fuzz_inputs import Change, Draws
-from fuzz_valid import DGCNN, IDX, LOOK, OGB, PLAN, SIGN, TINY, TU, half_method
+from fuzz_valid import DGCNN, IDX, LOOK, OGB, PLAN, SIGN, TU
 
 Reader = Callable[[bytes], object]
 
@@ -42,166 +41,6 @@ class Form:
     beside: str = ""
 
 
-def _lazy(module: str, name: str) -> Callable[..., Any]:
-    import importlib
-
-    return getattr(importlib.import_module(f"ddbench.{module}"), name)  # type: ignore[no-any-return]
-
-
-def _info(path: Path) -> None:
-    with contextlib.redirect_stdout(io.StringIO()):
-        _lazy("cli.info", "main")([str(path)])
-
-
-def _synset(path: Path) -> None:
-    synset = _lazy("synset", "read_synset")(path)
-    _lazy("data.preprocess", "Preprocess").from_json(synset.preprocess, None)
-    synset.hard_labels()
-
-
-def _teacher(path: Path) -> None:
-    _lazy("teachers.store", "read_teacher")(path).network("cpu")
-
-
-def _manifest(path: Path) -> None:
-    store = _lazy("experts.store", "read_store")(path.parent)
-    assert store.size >= 0
-    store.verify()
-
-
-def _expert(path: Path) -> None:
-    """With its own hash in the manifest: another file ends there."""
-    manifest = path.with_name("manifest.json")
-    found, content = json.loads(manifest.read_text()), path.read_bytes()
-    found["experts"]["00000"] |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    manifest.write_text(json.dumps(found))
-    store = _lazy("experts.store", "read_store")(path.parent)
-    assert not store.verify()
-    store.rows(0, 0, store.recipe.epochs)
-    store.buffers(0, 0)
-    store.experts.clear()
-    store.scan(0)
-
-
-def _checkpoint(path: Path) -> None:
-    method = half_method()
-    meter = _lazy("runtime.resources", "Meter")()
-    _lazy("distillation.folder", "resume")(path, method, meter, range(method.iterations), method.context.console)
-
-
-def _verification(path: Path) -> None:
-    (row,) = path.parent.glob("????????????????.json")
-    _lazy("leaderboard.verification", "read_verification")(path, _lazy("leaderboard.schema", "read_result")(row))
-
-
-def _evaluation(path: Path) -> None:
-    run = path.parents[1]
-    _info(run)
-    _info(path)
-    given, submission = _lazy("leaderboard.submit", "Given")(), _lazy("leaderboard.submit", "Submission")()
-    _lazy("leaderboard.submit", "plan_submissions")(run, run / "board", submission, given, protocol=path.stem)
-
-
-def _row(path: Path) -> None:
-    _lazy("leaderboard.schema", "read_result")(path)
-    _info(path)
-
-
-def _import(path: Path) -> None:
-    settings = _lazy("exchange.settings", "ImportSettings")()
-    _lazy("exchange.importer", "import_synset")(path, dataset=_digits(), data=None, settings=settings)
-
-
-def _digits() -> Any:
-    return _lazy("data.load", "load_dataset")("digits", Path("data"))
-
-
-def _buffers(path: Path) -> None:
-    from ddbench.experts.importer import import_buffers
-
-    with tempfile.TemporaryDirectory() as root:
-        import_buffers(
-            [path], root=Path(root), dataset=_digits(), data=Path("data"), student=TINY, preprocess="meanstd",
-            lr=0.01, augmentation="none",
-        )  # fmt: skip
-
-
-def _hub(path: Path) -> None:
-    from ddbench.exchange.importer import import_content
-    from ddbench.hub.read import open_hub, read_content
-
-    folder = path if path.is_dir() else path.parents[path.parent.name != "hub"]
-    hub = open_hub(folder)
-    content = read_content(hub)
-    import_content(
-        folder, content, dataset=_digits(), data=None, settings=_lazy("exchange.settings", "ImportSettings")()
-    )
-
-
-def _plan(path: Path) -> None:
-    for cell in _lazy("leaderboard.plans", "read_plan")(path).cells:
-        assert str(cell)
-
-
-def _picture(path: Path) -> None:
-    for whole in (False, True):
-        _lazy("data.images", "look_at")(path, whole=whole)
-    for channels in (1, 3):
-        _lazy("data.images", "read_image")(path, channels, 8, upright=True)
-
-
-def _look(path: Path) -> None:
-    _lazy("data.look", "kept_look")(path)
-
-
-def _annotated(path: Path) -> None:
-    _lazy("data.folder", "_annotated")(path, ("n01", "n02"))
-
-
-def _class_order(path: Path) -> None:
-    _lazy("exchange.convert", "class_order")(str(path), _digits().spec)
-
-
-def _diffusion(path: Path) -> None:
-    _lazy("diffusion.store", "read_model")(path.parent)
-
-
-def _rehashed(folder: Path, path: Path) -> None:
-    """With the file's own hash in the description: another file ends there."""
-    description = folder / "ddbench.json"
-    found = json.loads(description.read_text())
-    found["files"][str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
-    description.write_text(json.dumps(found))
-    _diffusion(description)
-
-
-def _graphs(path: Path) -> None:
-    _lazy("graphs.read", "load_graphs")(f"graphs:{path}")
-
-
-def _signs(path: Path) -> None:
-    assert _lazy("runtime.signs", "signs")(path.parent, path.suffix) is not None
-
-
-def _idx(path: Path) -> None:
-    with path.open("rb") as handle:
-        dims = 1 if handle.read(4)[3:] == b"\1" else 3
-    _lazy("data.idx", "read_idx")(path, dims)
-
-
-def _own(path: Path) -> None:
-    _lazy("data.load", "load_dataset")(f"npz:{path}", Path("data"))
-
-
-def _usps(path: Path) -> None:
-    _lazy("data.arrays", "_usps")(path, _lazy("data.specs", "dataset_spec")("usps"))
-
-
-def _parquet(path: Path) -> None:
-    with tempfile.TemporaryDirectory() as root:
-        _lazy("data.load", "load_dataset")(f"hub:{path.parents[1]}", Path(root), size=8)
-
-
 def _bzipped(valid: bytes, draws: Draws) -> bytes:
     return bz2.compress(inputs.bytes_changed(bz2.decompress(valid), draws))
 
@@ -211,74 +50,74 @@ def _gzipped(valid: bytes, draws: Draws) -> bytes:
 
 
 MADE: dict[str, Form] = {
-    "synset": Form("x.safetensors", _synset, ("run/synset.safetensors",), inputs.safetensors_file),
+    "synset": Form("x.safetensors", calls.synset, ("run/synset.safetensors",), inputs.safetensors_file),
     "labels": Form(
         "x.safetensors",
-        lambda path: _lazy("protocols.labels", "read_labels")(path).verify(),
+        lambda path: lazy("protocols.labels", "read_labels")(path).verify(),
         ("run/labels.safetensors",),
         inputs.safetensors_file,
     ),
-    "teacher": Form("x.safetensors", _teacher, ("teachers/*/*/*.safetensors",), inputs.safetensors_file),
+    "teacher": Form("x.safetensors", calls.teacher, ("teachers/*/*/*.safetensors",), inputs.safetensors_file),
     "expert": Form(
         "store/expert_00000.safetensors",
-        _expert,
+        calls.expert,
         ("experts/*/*/*/expert_*.safetensors",),
         inputs.safetensors_file,
         "experts/*/*/*/manifest.json",
     ),
-    "checkpoint": Form("x.safetensors", _checkpoint, ("half.safetensors",), inputs.safetensors_file),
-    "manifest": Form("store/manifest.json", _manifest, ("experts/*/*/*/manifest.json",), inputs.json_file),
+    "checkpoint": Form("x.safetensors", calls.checkpoint, ("half.safetensors",), inputs.safetensors_file),
+    "manifest": Form("store/manifest.json", calls.manifest, ("experts/*/*/*/manifest.json",), inputs.json_file),
     "trees": Form(
         "x.safetensors",
-        lambda path: _lazy("graphs.store", "read_trees")(path),
+        lambda path: lazy("graphs.store", "read_trees")(path),
         ("trees.safetensors",),
         inputs.safetensors_file,
     ),
-    "info": Form("x.safetensors", _info, ("run/synset.safetensors",), inputs.safetensors_file),
+    "info": Form("x.safetensors", calls.info, ("run/synset.safetensors",), inputs.safetensors_file),
     "evaluation": Form(
-        "run/evaluations/hard-v1.json", _evaluation, ("run/evaluations/hard-v1.json",), inputs.json_file, "run"
+        "run/evaluations/hard-v1.json", calls.evaluation, ("run/evaluations/hard-v1.json",), inputs.json_file, "run"
     ),
     "cost": Form(
         "run/evaluations/hard-v1.cost.json",
-        lambda path: _evaluation(path.with_name("hard-v1.json")),
+        lambda path: calls.evaluation(path.with_name("hard-v1.json")),
         ("run/evaluations/hard-v1.cost.json",),
         inputs.json_file,
         "run",
     ),
     "config": Form(
         "run/config.json",
-        lambda path: _evaluation(path.parent / "evaluations" / "hard-v1.json"),
+        lambda path: calls.evaluation(path.parent / "evaluations" / "hard-v1.json"),
         ("run/config.json",),
         inputs.json_file,
         "run",
     ),
-    "row": Form("x.json", _row, ("board/results/*/*/*/????????????????.json",), inputs.json_file),
+    "row": Form("x.json", calls.row, ("board/results/*/*/*/????????????????.json",), inputs.json_file),
     "verification": Form(
         "random/x.verified.json",
-        _verification,
+        calls.verification,
         ("board/results/*/*/*/*.verified.json",),
         inputs.json_file,
         "board/results/digits/ipc1/random",
     ),
-    "plan": Form("x.toml", _plan, (PLAN,), inputs.toml_file),
+    "plan": Form("x.toml", calls.plan, (PLAN,), inputs.toml_file),
     "protocol": Form(
         "x.toml",
-        lambda path: _lazy("protocols.protocol", "read_protocol")(path),
+        lambda path: lazy("protocols.protocol", "read_protocol")(path),
         (b'name = "mine"\nbase = "hard-v1"\nepochs = 5\nlr = 0.01\naugmentation = "crop+flip"\n',),
         inputs.toml_file,
     ),
     "recipe": Form(
         "x.toml",
-        lambda path: _lazy("distillation.recipes", "read_recipes")(path, "mtt"),
+        lambda path: lazy("distillation.recipes", "read_recipes")(path, "mtt"),
         (b"[one]\ndataset = 'digits'\nipc = 1\n[one.config]\niterations = 5\n[one.experts]\nepochs = 3\n",),
         inputs.toml_file,
     ),
-    "pt": Form("x.pt", _import, ("pair.pt", "res.pt", "dict.pt", "tensor.pt"), inputs.zip_file),
-    "buffers": Form("x.pt", _buffers, ("buffer.pt",), inputs.zip_file),
-    "npz": Form("x.npz", _import, ("npz/*.npz",), inputs.zip_file),
+    "pt": Form("x.pt", calls.take, ("pair.pt", "res.pt", "dict.pt", "tensor.pt"), inputs.zip_file),
+    "buffers": Form("x.pt", calls.buffers, ("buffer.pt",), inputs.zip_file),
+    "npz": Form("x.npz", calls.take, ("npz/*.npz",), inputs.zip_file),
     "npy": Form(
         "x.npy",
-        _import,
+        calls.take,
         (
             b"\x93NUMPY\x01\0v\0{'descr': '<f4', 'fortran_order': False, 'shape': (10, 1, 8, 8), }"
             + b" " * 53
@@ -286,44 +125,46 @@ MADE: dict[str, Form] = {
             + bytes(2560),
         ),
     ),
-    "hub description": Form("hub/synset.json", _hub, ("hub/synset.json",), inputs.json_file, "hub"),
+    "hub description": Form("hub/synset.json", calls.hub, ("hub/synset.json",), inputs.json_file, "hub"),
     "hub parquet": Form(
-        "hub/data/train-00000-of-00001.parquet", _hub, ("hub/data/*.parquet",), inputs.bytes_changed, "hub"
+        "hub/data/train-00000-of-00001.parquet", calls.hub, ("hub/data/*.parquet",), inputs.bytes_changed, "hub"
     ),
-    "picture": Form("x.png", _picture, ("picture.*", "palette.png"), inputs.bytes_changed),
+    "picture": Form("x.png", calls.picture, ("picture.*", "palette.png"), inputs.bytes_changed),
     "picture folder": Form(
         "png/0000_0/00000.png",
-        lambda path: _import(path.parents[1]),
+        lambda path: calls.take(path.parents[1]),
         ("png/0000_0/*.png",),
         inputs.bytes_changed,
         "png",
     ),
-    "idx": Form("x-ubyte", _idx, (IDX, IDX[:3] + b"\1" + IDX[4:8] + b"ab")),
-    "idx gz": Form("x-ubyte.gz", lambda path: _lazy("data.idx", "read_idx")(path, 3), (gzip.compress(IDX),), _gzipped),
-    "annotations": Form("val/val_annotations.txt", _annotated, (b"a.png\tn01\t0\t0\n",), beside="val"),
-    "class order": Form("x.txt", _class_order, (b"\n".join(b"%d" % k for k in range(10)),)),
-    "look": Form("x.json", _look, (LOOK,), inputs.json_file),
-    "sign of life": Form("x.sign", _signs, (SIGN,), inputs.json_file),
-    "diffusion": Form("model/ddbench.json", _diffusion, ("model/ddbench.json",), inputs.json_file, "model"),
+    "idx": Form("x-ubyte", calls.idx, (IDX, IDX[:3] + b"\1" + IDX[4:8] + b"ab")),
+    "idx gz": Form("x-ubyte.gz", lambda path: lazy("data.idx", "read_idx")(path, 3), (gzip.compress(IDX),), _gzipped),
+    "annotations": Form("val/val_annotations.txt", calls.annotated, (b"a.png\tn01\t0\t0\n",), beside="val"),
+    "class order": Form("x.txt", calls.class_order, (b"\n".join(b"%d" % k for k in range(10)),)),
+    "look": Form("x.json", calls.look, (LOOK,), inputs.json_file),
+    "sign of life": Form("x.sign", calls.signs, (SIGN,), inputs.json_file),
+    "diffusion": Form("model/ddbench.json", calls.diffusion, ("model/ddbench.json",), inputs.json_file, "model"),
     "diffusion network": Form(
         "model/unet/config.json",
-        lambda path: _rehashed(path.parents[1], path),
+        lambda path: calls.rehashed(path.parents[1], path),
         ("model/unet/config.json",),
         inputs.json_file,
         "model",
     ),
     "diffusion pipeline": Form(
         "pipeline/transformer/config.json",
-        lambda path: _lazy("diffusion.store", "read_model")(path.parents[1]),
+        lambda path: lazy("diffusion.store", "read_model")(path.parents[1]),
         ("pipeline/transformer/config.json",),
         inputs.json_file,
         "pipeline",
     ),
-    "data npz": Form("x.npz", _own, ("own.npz",), inputs.zip_file),
-    "data usps": Form("USPS/usps.bz2", _usps, (bz2.compress(b"1 1:0.5 2:-1\n2 256:1\n"),), _bzipped),
-    "data parquet": Form("own/data/train-00000-of-00001.parquet", _parquet, ("own.parquet",), inputs.bytes_changed),
-    "graphs dgcnn": Form("x.txt", _graphs, (DGCNN,)),
-    "graphs npz": Form("x.npz", _graphs, ("graphs.npz",), inputs.zip_file),
+    "data npz": Form("x.npz", calls.own, ("own.npz",), inputs.zip_file),
+    "data usps": Form("USPS/usps.bz2", calls.usps, (bz2.compress(b"1 1:0.5 2:-1\n2 256:1\n"),), _bzipped),
+    "data parquet": Form(
+        "own/data/train-00000-of-00001.parquet", calls.parquet, ("own.parquet",), inputs.bytes_changed
+    ),
+    "graphs dgcnn": Form("x.txt", calls.graphs, (DGCNN,)),
+    "graphs npz": Form("x.npz", calls.graphs, ("graphs.npz",), inputs.zip_file),
 }
 """Reader -> the file that it is given."""
 
@@ -332,31 +173,31 @@ SEVERAL = {"graphs tu": (TU, ""), "graphs ogb": (OGB, ".gz")}
 
 
 def _student(text: str) -> None:
-    for name in _lazy("networks.names", "expand_students")(text):
+    for name in lazy("networks.names", "expand_students")(text):
         for channels, size in ((1, 8), (3, 32)):
-            _lazy("networks.check", "check_student")(name, channels, size)
+            lazy("networks.check", "check_student")(name, channels, size)
 
 
 def _texts() -> dict[str, tuple[Callable[[str], object], list[str]]]:
     def strategies(text: str) -> None:
-        for parse in (_lazy("data.augment", "parse_strategy"), _lazy("data.policy", "parse_policy")):
-            with contextlib.suppress(_lazy("runtime.errors", "UserError")):
+        for parse in (lazy("data.augment", "parse_strategy"), lazy("data.policy", "parse_policy")):
+            with contextlib.suppress(lazy("runtime.errors", "UserError")):
                 parse(text)
-        _lazy("data.specs", "resolve_augmentation")(text, True)
+        lazy("data.specs", "resolve_augmentation")(text, True)
 
     def names(text: str) -> None:
         for call in (
-            lambda: _lazy("data.specs", "dataset_spec")(text),
-            lambda: _lazy("protocols.protocol", "protocol")(text),
-            lambda: _lazy("distillation.recipes", "choose_recipe")(text, "mtt", {}),
-            lambda: _lazy("leaderboard.plans", "find_plan")(text),
-            lambda: _lazy("runtime.shards", "parse_shard")(text, {}),
-            lambda: _lazy("leaderboard.submit", "parse_claim")(text),
-            lambda: _lazy("cli.parse", "options_from_text")([text]),
-            lambda: _lazy("exchange.importer", "learned_lr")(text),
-            lambda: _lazy("graphs.read", "load_graphs")(text),
+            lambda: lazy("data.specs", "dataset_spec")(text),
+            lambda: lazy("protocols.protocol", "protocol")(text),
+            lambda: lazy("distillation.recipes", "choose_recipe")(text, "mtt", {}),
+            lambda: lazy("leaderboard.plans", "find_plan")(text),
+            lambda: lazy("runtime.shards", "parse_shard")(text, {}),
+            lambda: lazy("leaderboard.submit", "parse_claim")(text),
+            lambda: lazy("cli.parse", "options_from_text")([text]),
+            lambda: lazy("exchange.importer", "learned_lr")(text),
+            lambda: lazy("graphs.read", "load_graphs")(text),
         ):
-            with contextlib.suppress(_lazy("runtime.errors", "UserError"), OSError):
+            with contextlib.suppress(lazy("runtime.errors", "UserError"), OSError):
                 call()
 
     def flags(text: str) -> None:
@@ -364,7 +205,7 @@ def _texts() -> dict[str, tuple[Callable[[str], object], list[str]]]:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
             if verb in ("evaluate", "distill", "buffer", "plan", "reproduce", "import", "leaderboard", "info", "list"):
                 # a run that is not there: everything but the flags ends there
-                _lazy("cli.main", "dispatch")([verb, *argv, "--nothing-of-this-name"])
+                lazy("cli.main", "dispatch")([verb, *argv, "--nothing-of-this-name"])
 
     return {
         "student names": (_student, ["convnet-d2-w32-in", "mlp-d3-w128,resnet18-bn", "all-small", "vit-d2-w32"]),
@@ -396,7 +237,7 @@ def check_reader(name: str, read: Reader, valid: bytes) -> None:
     if name not in TAKE_NOTHING:
         try:
             read(b"" if name in (*SEVERAL, *TEXTS) else b"\0")
-        except _lazy("runtime.errors", "UserError"):
+        except lazy("runtime.errors", "UserError"):
             return
         raise AssertionError(f"{name}: takes an empty file: it does not read what it is given")
 
@@ -455,4 +296,4 @@ def _read_several(folder: Path, files: dict[str, bytes], ending: str, data: byte
             path.unlink(missing_ok=True)
         else:
             path.write_bytes(gzip.compress(content, 1) if ending else content)
-    _graphs(place)
+    calls.graphs(place)

@@ -9,6 +9,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -331,22 +332,31 @@ def mtt_run(finished_runs: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished_runs / "mtt", tmp_path / "mtt"))
 
 
+def few_plain_samples(patch: pytest.MonkeyPatch) -> None:
+    """A diffusion model's picture of itself is most of the cost of a training of a few steps."""
+    from ddbench.diffusion import train
+
+    patch.setattr(train, "sample_grid", partial(train.sample_grid, count=1, steps=2))
+
+
 @pytest.fixture(scope="session")
 def tiny_diffusions(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
     """Root of a store with a tiny diffusion model of digits, trained for a moment; copy it before changing it."""
     pytest.importorskip("diffusers")
     from ddbench.data.load import load_dataset
+    from ddbench.diffusion import train
     from ddbench.diffusion.recipe import DiffusionRecipe
-    from ddbench.diffusion.train import train_model
     from ddbench.runtime.progress import Console
 
     root = tmp_path_factory.mktemp("diffusions")
-    train_model(
-        root=root,
-        dataset=load_dataset("digits", data_root),
-        recipe=DiffusionRecipe(**TINY_DIFFUSION),
-        device="cpu",
-        threads=1,
-        console=Console(quiet=True),
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        few_plain_samples(patch)
+        train.train_model(
+            root=root,
+            dataset=load_dataset("digits", data_root),
+            recipe=DiffusionRecipe(**TINY_DIFFUSION),
+            device="cpu",
+            threads=1,
+            console=Console(quiet=True),
+        )
     return root

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import EAGER, TINY, TINY_DIFFUSION
+from conftest import EAGER, TINY, TINY_DIFFUSION, few_plain_samples
 from safetensors.torch import load_file, save_file
 
 from ddbench.data.dataset import make_dataset
@@ -431,7 +431,7 @@ def test_a_task_that_distils_again_refuses_a_pretrained_model(
 
 
 def test_a_task_trains_a_diffusion_model_as_the_runs_was(
-    tiny_diffusions: Path, data_root: Path, tmp_path: Path, ddb: Callable
+    tiny_diffusions: Path, data_root: Path, tmp_path: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch
 ):
     """By the run's recipe, which its record keeps, on the task's images; the default one takes 4,000 steps."""
     run = ("--method", "unguided", "--dataset", "digits", "--ipc", 2, "--steps", 2, "--out", tmp_path / "run")
@@ -440,6 +440,7 @@ def test_a_task_trains_a_diffusion_model_as_the_runs_was(
     made, needs = read_synset(path), needs_of(recorded_run(path), 8)
     source = source_of(Run(label="run", path=path, sha256="", method="unguided", needs=needs), made)
     job: Any = SimpleNamespace(folder=tmp_path / "t", data=data_root, settings=Settings(device="cpu", threads=1))
+    few_plain_samples(monkeypatch)
     digits = load_dataset("digits", data_root)
     again(source, digits, job, ipc=2, holdout=0.0, out=tmp_path / "t" / "set", kept="half")
     (trained,) = (tmp_path / "t" / "diffusions" / "half").glob(f"*/*/{FILE}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, TINY_DIFFUSION, contents, held_out_mask, negative
+from conftest import TINY, TINY_DIFFUSION, contents, few_plain_samples, held_out_mask, negative
 
 from ddbench.data.dataset import Dataset, holdout_split
 from ddbench.data.load import load_dataset
@@ -36,7 +36,7 @@ def digits(data_root: Path) -> Dataset:
 
 @pytest.fixture(autouse=True)
 def plain_samples_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SAMPLE_COLUMNS", 1)
+    few_plain_samples(monkeypatch)
 
 
 def trained(root: Path, dataset: Dataset, **more: Any) -> Path:

@@ -10,7 +10,7 @@ import tyro
 
 from ddbench.cli.engine import Engines, fan_out
 from ddbench.cli.parse import parse
-from ddbench.cli.settings import Common, worker_count
+from ddbench.cli.settings import Common, Loading, data_flag, worker_count
 from ddbench.cli.shards import Sharded, print_status, with_shard
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.registry import suggest
@@ -55,7 +55,7 @@ class StoreArgs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportArgs(Common):
+class ImportArgs(Loading):
     """Read official replay_buffer_*.pt files (pickled lists of tensors) into a store; no code in them is run."""
 
     files: tyro.conf.Positional[tuple[Path, ...]]
@@ -250,4 +250,5 @@ def _import(argv: list[str]) -> None:
     print(f"{len(store.experts)} experts of {store.recipe.epochs} epochs: {store.folder}")
     if not args.quiet:
         print("they have seen every training image: distill from them with --holdout 0")
-        print(f"next: {with_experts(store.folder, {**store.header, 'recipe': store.recipe.to_json()})}")
+        following = with_experts(store.folder, {**store.header, "recipe": store.recipe.to_json()})
+        print(f"next: {following}{data_flag(args.data)}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddbench.cli.engine import ENGINE, Engines, fan_out
 from ddbench.cli.parse import parse, peek, settings_in
-from ddbench.cli.settings import Common
+from ddbench.cli.settings import Common, data_flag
 from ddbench.cli.shards import SHARE, Sharded, print_status, with_shard
 from ddbench.data.specs import modality_of
 from ddbench.distillation.start import Chosen, choose, distill, methods_in, status
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> None:
         given = _given(parts | {"run": run})
         path = distill(**given)
     if leads():
-        command = evaluation_command(path.parent, str(given["method"]), data=data_of(given))
+        command = evaluation_command(path.parent, str(given["method"]), data=data_of(given)) + data_flag(run.data)
         print(f"synset: {path}   next: {command}")
 
 

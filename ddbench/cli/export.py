@@ -10,12 +10,12 @@ from typing import Literal
 import tyro
 
 from ddbench.cli.parse import parse
-from ddbench.cli.settings import Common
+from ddbench.cli.settings import Loading
 from ddbench.runtime.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(Common):
+class Args(Loading):
     """Write a synset for other programs."""
 
     run: tyro.conf.Positional[Path]

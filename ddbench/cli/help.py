@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import tyro
 
-from ddbench.runtime.common import Common
+from ddbench.runtime.common import Common, Loading
 
 WORDS: dict[Any, str] = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH"}
 """How a type is called."""
@@ -23,8 +23,10 @@ WORDS: dict[Any, str] = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH"}
 NARROWEST, WIDEST, COLUMN = 60, 120, 26
 """Least and greatest width of the text, and where the words of a flag begin."""
 
-FLAGS, NEEDS, COMPUTES = "flags", "what it needs", "where the data are, and how it computes"
-"""Heads over flags that no group names: of the verb itself, of what a method needs, of every computing verb."""
+FLAGS, NEEDS, LOADS = "flags", "what it needs", "where the data are"
+COMPUTES = f"{LOADS}, and how it computes"
+"""Heads over flags that no group names: of the verb itself, of what a method needs, of every verb that reads data, and
+of those that compute."""
 
 Groups = Mapping[str, Sequence[str]]
 """Head -> names of the fields under it."""
@@ -70,7 +72,7 @@ def help_text(
     for flag in flags:
         if not flag.positional:
             blocks.setdefault(heads.get(flag.name, flag.group), []).append(flag)
-    for head, members in sorted(blocks.items(), key=lambda block: block[0] == COMPUTES):
+    for head, members in sorted(blocks.items(), key=lambda block: block[0] in (LOADS, COMPUTES)):
         text += f"\n{head}:\n" + "".join(_entry(flag, width) for flag in members) if members else ""
     return text + f"\n  {'-h, --help':<{COLUMN - 2}}this text"
 
@@ -105,18 +107,22 @@ def flags_of(kind: type[Any], default: Any = None, group: str = FLAGS) -> Iterat
             said=said,
             words=" ".join(words.get(item.name, "").split()),
             default=None if value is MISSING or plain is bool else _shown(value),
-            group=COMPUTES if issubclass(kind, Common) and item.name in _COMMON else group,
+            group=_usual(kind) if issubclass(kind, Loading) and item.name in _USUAL else group,
             positional=positional,
             required=value is MISSING,
         )
 
 
-_COMMON = frozenset(item.name for item in fields(Common))
+_USUAL = frozenset(item.name for item in fields(Common))
+
+
+def _usual(kind: type[Loading]) -> str:
+    return COMPUTES if issubclass(kind, Common) else LOADS
 
 
 def _head(kind: type[Any]) -> str:
     """The head over the flags of a dataclass that is nested in another one: the first sentence of its docstring."""
-    if issubclass(kind, Common):
+    if issubclass(kind, Loading):
         return FLAGS
     text = kind.__doc__ or ""
     if text.startswith(f"{kind.__name__}("):  # the signature, which a dataclass gets that has no docstring of its own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from ddbench.cli.parse import parse
-from ddbench.cli.settings import Common
+from ddbench.cli.settings import Loading, data_flag
 from ddbench.exchange.settings import ImportSettings
 from ddbench.runtime.errors import UserError, visible
 from ddbench.runtime.files import read_json
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(Common):
+class Args(Loading):
     """Read a published synset into a run folder, ready for ddbench evaluate. Nothing in the file is executed."""
 
     file: tyro.conf.Positional[Path]
@@ -72,7 +73,7 @@ def main(argv: list[str]) -> None:
 
     dataset = open_dataset(args.dataset, args.size, args)
     imported = import_synset(args.file, dataset=dataset, data=data_root(args.data), settings=args.settings)
-    _write(args.file.name, args.out, imported, args.quiet)
+    _write(args.file.name, args.out, imported, args)
 
 
 def _inspect(args: Args, hub: bool) -> Description:
@@ -89,7 +90,7 @@ def _inspect(args: Args, hub: bool) -> Description:
 def import_hub(
     place: Path,
     out: Path,
-    common: Common,
+    loading: Loading,
     settings: ImportSettings,
     name: str | None = None,
     size: int | None = None,
@@ -121,14 +122,14 @@ def import_hub(
             f"{place}: made of images of {hub.dataset[:80]}: say where they are here, --dataset {own_form(hub.dataset)}"
         )
     content = read_content(hub)
-    dataset = open_dataset(name or hub.dataset, hub.shape[-1] if size is None else size, common)
-    imported = import_content(place, content, dataset=dataset, data=data_root(common.data), settings=settings)
+    dataset = open_dataset(name or hub.dataset, hub.shape[-1] if size is None else size, loading)
+    imported = import_content(place, content, dataset=dataset, data=data_root(loading.data), settings=settings)
     config = _config(imported, source or place.name)
-    _claim(out, config)
+    claim(out, lambda there: there == config)
     write_json(out / "config.json", config)
     if labels and hub.labels is not None:
         write_labels(hub, out / "labels.safetensors")
-    _write(source or place.name, out, imported, common.quiet)
+    _write(source or place.name, out, imported, loading)
     print(same_bytes(out / FILE, hub.sha256))
     if labels and hub.labels is not None:
         print(same_bytes(out / "labels.safetensors", str(hub.labels.get("sha256"))))
@@ -138,7 +139,7 @@ def _config(imported: Imported, source: str) -> dict[str, Any]:
     return {"kind": "ddbench-run", "schema": 1, "method": imported.synset.method, "imported_from": source}
 
 
-def _write(source: str, out: Path, imported: Imported, quiet: bool) -> None:
+def _write(source: str, out: Path, imported: Imported, loading: Loading) -> None:
     from ddbench.cli.distill import evaluation_command
     from ddbench.preview import preview_png
     from ddbench.runtime.files import write_bytes, write_json
@@ -147,18 +148,22 @@ def _write(source: str, out: Path, imported: Imported, quiet: bool) -> None:
     synset = imported.synset
     check_synset(Path(source), synset)
     config = _config(imported, source)
-    _claim(out, config)
+    claim(out, lambda there: there == config)
     write_json(out / "config.json", config)
-    if not quiet:
+    if not loading.quiet:
         print("\n".join(map(visible, replace(imported.description, file=source).lines())))
     write_bytes(out / "preview.png", preview_png(synset, imported.preprocess))
     write_synset(out / FILE, synset)  # last: where it is, the run is whole
     form = {**synset.header(), "staged": synset.stage is not None}
-    print(f"synset: {out / FILE}   next: {evaluation_command(out, synset.method, form)}")
+    following = evaluation_command(out, synset.method, form) + data_flag(loading.data)
+    print(f"synset: {out / FILE}   next: {following}")
 
 
-def _claim(out: Path, config: dict[str, Any]) -> None:
-    """Refuse a folder that holds anything but this import, unfinished.
+def claim(out: Path, mine: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Refuse a folder that holds anything but an unfinished import.
+
+    Args:
+        mine: whether this import may have left such a configuration.
 
     Raises:
         UserError: a synset, another run or foreign files are there.
@@ -166,6 +171,7 @@ def _claim(out: Path, config: dict[str, Any]) -> None:
     if (out / "synset.safetensors").exists():
         raise UserError(f"{out} holds a synset already; choose another --out")
     path = out / "config.json"
-    mine = path.exists() and read_json(path, "run configuration") == config
-    if not mine and out.exists() and (not out.is_dir() or any(not is_temporary(entry) for entry in out.iterdir())):
+    there = read_json(path, "run configuration") if path.exists() else None
+    begun = isinstance(there, dict) and mine(there)
+    if not begun and out.exists() and (not out.is_dir() or any(not is_temporary(entry) for entry in out.iterdir())):
         raise UserError(f"{out} holds other files already; choose another --out")

@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     board = read_board(args.leaderboard)
     text = document(truths(reproduction_plans(), board.results, board.verifications))
     if args.check:
-        if not args.out.is_file() or args.out.read_text(encoding="utf-8") != text:
+        if not args.out.is_file() or args.out.read_text(encoding="utf-8", errors="replace") != text:
             raise UserError(f"{args.out} is stale: run `ddbench leaderboard truth --write` and commit it")
         print(f"up to date: {args.out}")
     elif args.write:

@@ -8,13 +8,12 @@ from pathlib import Path
 import tyro
 
 from ddbench.cli.parse import parse
-from ddbench.cli.settings import Common
+from ddbench.cli.settings import Loading
 from ddbench.exchange.settings import ImportSettings
-from ddbench.runtime.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(Common):
+class Args(Loading):
     """Fetch a synset that ddbench push published into a run folder, ready for ddbench evaluate. The real images of its
     dataset must be here."""
 
@@ -39,12 +38,10 @@ EXAMPLES = """  ddbench pull me/digits-ipc1-mtt --out runs/theirs
 def main(argv: list[str]) -> None:
     """Run the verb."""
     args = parse(Args, argv, "ddbench pull", str(Args.__doc__), EXAMPLES)
-    from ddbench.cli.import_ import import_hub
+    from ddbench.cli.import_ import claim, import_hub
     from ddbench.hub import remote
-    from ddbench.synset import FILE
 
-    if (args.out / FILE).exists():
-        raise UserError(f"{args.out} holds a synset already; choose another --out")
+    claim(args.out, lambda there: str(there.get("imported_from")).startswith(f"{args.name}@"))  # before the download
     folder = remote.pull(args.name, revision=args.revision, labels=args.labels, quiet=args.quiet)
     import_hub(
         *(folder, args.out, args, ImportSettings()),

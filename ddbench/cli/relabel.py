@@ -9,6 +9,7 @@ from pathlib import Path
 import tyro
 
 from ddbench.cli.parse import parse
+from ddbench.cli.settings import data_flag
 from ddbench.protocols.start import Asked, Relabelled, relabel
 
 
@@ -49,4 +50,5 @@ def _next(args: Args, made: Relabelled) -> str:
         name = "FILE.toml"
     where = "" if made.beside else f" --labels {shlex.quote(str(stored.path))}"
     fewer = f" --epochs {stored.epochs}" if stored.epochs < made.plan.epochs else ""
-    return f"ddbench evaluate {shlex.quote(str(args.run))} --protocol {shlex.quote(name)}{where}{fewer}{advice}"
+    more = f"{where}{fewer}{data_flag(args.data)}{advice}"
+    return f"ddbench evaluate {shlex.quote(str(args.run))} --protocol {shlex.quote(name)}{more}"

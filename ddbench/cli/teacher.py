@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from ddbench.cli.parse import parse, peek
-from ddbench.cli.settings import Common, own_threads
+from ddbench.cli.settings import Common, data_flag, own_threads
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError, read_each, tell_damaged, visible
 from ddbench.runtime.progress import Console
@@ -168,4 +168,5 @@ def _join(argv: list[str]) -> None:
         console=Console(quiet=True),
     )
     print(f"{teacher.student} on {teacher.dataset}: {summary(teacher)}: {teacher.path}")
-    print(f"next: ddbench evaluate RUN --protocol kd-v1 --teacher {shlex.quote(str(teacher.path))}")
+    more = f"{shlex.quote(str(teacher.path))}{data_flag(args.data)}"
+    print(f"next: ddbench evaluate RUN --protocol kd-v1 --teacher {more}")

@@ -1,4 +1,4 @@
-"""What every computing verb asks: where the data are, and how this machine computes. Imports no torch."""
+"""What verbs ask: where the data are; and those that compute: how this machine does it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
-class Common:
-    """Flags of every computing verb."""
+class Loading:
+    """Flags of every verb that reads a dataset."""
 
     data: Path | None = None
     """Folder with the datasets; default: $DDBENCH_DATA, else the user's cache folder."""
@@ -17,6 +17,14 @@ class Common:
     """Download the dataset when it is not there."""
     skip_broken: bool = False
     """Leave image files that cannot be read out, now and later (else they are named and nothing is done)."""
+    quiet: bool = False
+    """Print results and errors only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common(Loading):
+    """Flags of every computing verb."""
+
     device: str = "auto"
     """auto, cpu, cuda or cuda:<i>."""
     threads: int = 0
@@ -24,5 +32,3 @@ class Common:
     for images up to 16 px)."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile: auto uses it where the work repays it; off is easier to debug."""
-    quiet: bool = False
-    """Print results and errors only."""

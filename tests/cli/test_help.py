@@ -100,6 +100,14 @@ def test_overview(ddb: Callable):
     assert ddb("--version").out == f"ddbench {__version__}\n"
 
 
+@pytest.mark.parametrize("verb", ["export", "import", "pull", "buffer import"])
+def test_verbs_that_only_read_ask_nothing_of_the_machine(verb: str, ddb: Callable, refused: Callable):
+    text = ddb(*verb.split(), "--help").out
+    assert "\nwhere the data are:\n  --data PATH " in text
+    assert not [flag for flag in ("--device", "--threads", "--compile") if flag in text]
+    refused([*verb.split(), "x", "--threads", 1], "unknown flag --threads")
+
+
 def test_help_of_a_method_shows_its_own_flags(ddb: Callable):
     result = ddb("distill", "--method", "mtt", "--help")
     assert result.code == 0

@@ -247,7 +247,9 @@ def test_import_says_it(tmp_path: Path, ddb: Callable):
 
 def test_distill_says_it(tmp_path: Path, ddb: Callable):
     out = tmp_path / "run"
-    assert ddb(*random_tiny(out)).out == f"synset: {out / 'synset.safetensors'}   next: ddbench evaluate {out}\n"
+    said = f"synset: {out / 'synset.safetensors'}   next: ddbench evaluate {out}"
+    assert ddb(*random_tiny(out)).out == f"{said}\n"
+    assert ddb(*random_tiny(out), "--data", "my data").out == f"{said} --data 'my data'\n"
 
 
 def told_of(ddb: Callable, place: Path) -> dict[str, Any]:

@@ -70,7 +70,12 @@ def test_there_and_back(command: Callable, hub: Hub, random_run: Path, tmp_path:
     assert found.code == 0, found.err
     assert (tmp_path / "back" / FILE).read_bytes() == (random_run / FILE).read_bytes()
     assert f"me/digits@{hub.commit('me/digits')}" in (tmp_path / "back/config.json").read_text()
-    assert "holds a synset already" in refusal(command("pull", "me/digits", "--out", tmp_path / "back"))
+    used, asked = tmp_path / "used", len(hub.asked)
+    used.mkdir()
+    (used / "notes.txt").touch()
+    for place, words in ((tmp_path / "back", "holds a synset already"), (used, "holds other files already")):
+        assert words in refusal(command("pull", "me/digits", "--out", place))
+    assert len(hub.asked) == asked, "it is told before anything is downloaded"
     shutil.rmtree(tmp_path / "cache")
     assert "none that your token may read" in refusal(command("pull", "me/digits", "--out", tmp_path / "b", token=""))
 

@@ -220,6 +220,10 @@ def test_a_stale_document_is_told_and_written(
         assert stop.value.code == 2
         assert told in capsys.readouterr().err
     assert not (tmp_path / "truth.md").exists()
+    (tmp_path / "truth.md").write_bytes(b"no text \xff")
+    with pytest.raises(SystemExit):
+        run([*flags, "--check"])
+    assert "truth.md is stale" in capsys.readouterr().err
     run([*flags, "--write"])
     run([*flags, "--check"])
     capsys.readouterr()

@@ -23,6 +23,7 @@ from ddbench.evaluation.result import said_before
 from ddbench.leaderboard.plans import Plan, PlanCell, find_plan
 from ddbench.leaderboard.reproduction import (
     Workshop,
+    board_teachers,
     buffer_flags,
     check_teachers,
     choose_cells,
@@ -215,14 +216,14 @@ def _do(workshop: Workshop, cell: PlanCell) -> None:
     flags, given = teacher_flags(cell, workshop), None
     if flags is not None:
         with workshop.turn("teacher"), under("teacher"):
-            given = teacher.trained(flags)
+            given = teacher.trained(flags, board_teachers(cell, workshop.leaderboard))
     distill = distill_flags(cell, workshop)
     needs = needed(distill)
     # What a run may make first is for others too, so runs with such a need take their turns; others have their own.
     with workshop.turn(*([need.key for need in needs if not need.early] or [cell.run])):
         _say_and([*distill, *root_flags(needs, workshop), *workshop.flags(cell)], dispatch)
     _say_and(evaluate_flags(cell, workshop, given), dispatch)
-    _say_and(submit_flags(cell, workshop), dispatch)
+    _say_and(submit_flags(cell, workshop, given), dispatch)
 
 
 def _say_and(argv: list[str], act: Callable[[list[str]], object]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -14,6 +16,9 @@ from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError, read_each, tell_damaged, visible
 from ddbench.runtime.progress import Console
 from ddbench.teachers.recipe import TeacherRecipe
+
+if TYPE_CHECKING:
+    from ddbench.teachers.store import Teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +84,15 @@ def main(argv: list[str]) -> None:
     trained(argv)
 
 
-def trained(argv: list[str]) -> Path:
-    """Train the teacher that the flags describe, if it is not there yet; returns its file."""
+def trained(argv: list[str], others: Sequence[Teacher] = ()) -> Path:
+    """Train the teacher that the flags describe, if it is not there yet; returns its file.
+
+    Args:
+        others: teachers elsewhere; the first that was trained as the flags say is taken instead.
+    """
     args = parse(Args, argv, "ddbench teacher", str(Args.__doc__), EXAMPLES)
     from ddbench.cli.settings import open_dataset
+    from ddbench.networks.names import parse_student
     from ddbench.teachers.store import default_teacher
     from ddbench.teachers.train import summary, train_teacher
 
@@ -91,12 +101,17 @@ def trained(argv: list[str]) -> Path:
         recipe = replace(recipe, momentum=0.0)
     recipe.check()
     dataset = open_dataset(args.dataset, args.size, args)
+    student = str(parse_student(args.student or default_teacher(dataset.spec.size)))
+    for one in others:
+        if (one.student, one.recipe, one.fingerprint) == (student, recipe.to_json(), dataset.fingerprint):
+            print(f"{one.student} on {one.dataset}: {summary(one)}: {one.path}")
+            return one.path
     threads = own_threads(args.threads, dataset.spec.size)
     teacher = train_teacher(
         root=args.teachers,
         dataset=dataset,
         data=args.data,
-        student=args.student or default_teacher(dataset.spec.size),
+        student=student,
         recipe=recipe,
         device=args.device,
         threads=threads,

@@ -375,7 +375,7 @@ def result_of(cell: PlanCell, results: Sequence[Result]) -> Result | None:
         fits = (
             synset.method == cell.method
             and canonical(synset.dataset) == canonical(cell.dataset)
-            and _fits(cell, budget)
+            and fits_budget(cell, budget)
             and synset.seed == cell.seed
             and (not student or synset.student in (None, student))
             and (used.name, used.hash, used.standard) == (wanted.name, wanted.hash, True)
@@ -417,7 +417,8 @@ def _is_measured(measured: Mapping[str, Any], kind: str, value: str) -> bool:
     return kind in measured and (not value or not setting or str(measured[kind].get(setting)) == value)
 
 
-def _fits(cell: PlanCell, budget: Budget) -> bool:
+def fits_budget(cell: PlanCell, budget: Budget) -> bool:
+    """Whether a row has the budget that a cell asks for."""
     if cell.method == "full" or cell.ipc:
         return budget.unit == "all" if cell.method == "full" else budget == Budget("ipc", cell.ipc)
     return budget.unit == cell.kind.unit and cell.max_bytes in (0, budget.value)

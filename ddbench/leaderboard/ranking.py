@@ -122,7 +122,9 @@ class Ranking:
             if not row.reference and measure in row.scores and row.scores[measure].statistics["low"] is not None:
                 difference, low, high, apart = self._difference(row, random)
                 better = "above" if measure.sign * difference < 0 else "below"
-                against = AgainstRandom(better if apart else "tie", difference, low, high)
+                against = AgainstRandom(
+                    better if apart else "tie", difference, low, high, row.labellers == random.labellers
+                )
                 score = replace(row.scores[measure], against_random=against)
                 row = replace(row, scores={**row.scores, measure: score})
             said.append(row)

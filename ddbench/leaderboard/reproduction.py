@@ -10,13 +10,16 @@ import fnmatch
 import importlib.util
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddbench.leaderboard.plans import Plan, PlanCell, result_of
-from ddbench.leaderboard.schema import load_results
+from ddbench.data.specs import canonical
+from ddbench.leaderboard.attachments import TEACHER, beside
+from ddbench.leaderboard.plans import Plan, PlanCell, fits_budget, result_of
+from ddbench.leaderboard.schema import load_results, result_path
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError, one_line
@@ -28,6 +31,7 @@ from ddbench.runtime.signs import turn
 if TYPE_CHECKING:
     from ddbench.leaderboard.result import Result
     from ddbench.methods.needs import Need
+    from ddbench.teachers.store import Teacher
 
 
 GENERATION = "generation"
@@ -330,6 +334,32 @@ def teacher_flags(cell: PlanCell, workshop: Workshop) -> list[str] | None:
     return [*_data(cell), "--teachers", str(workshop.teachers), *cell.teacher, *workshop.flags(cell)]
 
 
+def board_teachers(cell: PlanCell, leaderboard: Path) -> list[Teacher]:
+    """The teachers beside the rows of a cell's data and protocol: those of its budget first, of these the most used.
+
+    The same flags train another network on another machine, and only rows that one teacher labelled are to be told
+    apart by their images.
+    """
+    from ddbench.teachers.store import read_teacher
+
+    protocol = cell.kind.protocol(cell.protocol)
+    uses: Counter[tuple[bool, str]] = Counter()
+    places: dict[str, Path] = {}
+    for result in load_results(leaderboard):
+        synset, place = result.synset, beside(leaderboard / result_path(result), TEACHER)
+        same = canonical(synset.dataset) == canonical(cell.dataset) and result.protocol.hash == protocol.hash
+        if same and result.teacher is not None and place.is_file():
+            sha256 = result.teacher["sha256"]
+            uses[fits_budget(cell, synset.budget), sha256] += 1
+            places.setdefault(sha256, place)
+    found = []
+    for _, sha256 in sorted(uses, key=lambda use: (not use[0], -uses[use], use[1])):
+        with contextlib.suppress(UserError):  # a damaged file is for ``leaderboard check`` to tell
+            teacher = read_teacher(places[sha256])
+            found += [teacher] if teacher.sha256 == sha256 else []
+    return found
+
+
 def distill_flags(cell: PlanCell, workshop: Workshop) -> list[str]:
     """The command that makes a cell's synset, without what its needs and the machine add."""
     flags = ["distill", "--method", cell.method, *_data(cell), "--seed", str(cell.seed)]
@@ -368,10 +398,11 @@ def evaluate_flags(cell: PlanCell, workshop: Workshop, teacher: Path | None) -> 
     return [*flags, *cell.evaluate, *workshop.flags(cell)]
 
 
-def submit_flags(cell: PlanCell, workshop: Workshop) -> list[str]:
+def submit_flags(cell: PlanCell, workshop: Workshop, teacher: Path | None) -> list[str]:
     """The command that makes a cell's row."""
     flags = ["submit", str(workshop.run(cell)), "--protocol", cell.kind.protocol(cell.protocol).name]
-    flags += ["--leaderboard", str(workshop.leaderboard), "--teachers", str(workshop.teachers)]
+    flags += ["--leaderboard", str(workshop.leaderboard)]
+    flags += [*_pair("--teacher", teacher), "--teachers", str(workshop.teachers)]
     flags += [*_pair("--name", cell.title), *_pair("--note", cell.note)]
     for key, value in workshop.submission.items():
         flags += [f"--{key}", value]

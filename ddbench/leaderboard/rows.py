@@ -25,12 +25,15 @@ class AgainstRandom:
         difference: mean of the row less random images, in the unit of the measure.
         low, high: its interval, paired by seed and over subsets; None without two common seeds, where the verdict is
             that of the intervals of the two rows.
+        labelled_alike: whether the same teacher labelled the views of both, or none did: else the difference may be
+            the teachers'.
     """
 
     verdict: str
     difference: float
     low: float | None
     high: float | None
+    labelled_alike: bool = True
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,12 @@ class Row:
     def method(self) -> str:
         """Name of the method."""
         return str(self.first.synset.method)
+
+    @property
+    def labellers(self) -> frozenset[str]:
+        """Hashes of the teachers that labelled its views, while students trained or before; none: nobody did."""
+        teachers = [one.teacher or (one.labels or {}).get("teacher") for one in self.results]
+        return frozenset(str(teacher.get("sha256")) for teacher in teachers if isinstance(teacher, Mapping))
 
     @property
     def verified(self) -> bool:

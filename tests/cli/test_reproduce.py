@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,6 +80,31 @@ def test_fills_what_is_open_and_nothing_twice(
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "leaderboard" / "results").rglob("*")}
     run(["reproduce", "small.toml", "--quiet"])
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "leaderboard" / "results").rglob("*")} == before
+
+
+def test_the_teacher_of_the_boards_rows_labels_further_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On another machine the same flags train another network; the images alone are to differ."""
+    monkeypatch.chdir(tmp_path)
+    teacher = 'teacher = ["--student", "convnet-d1-w4-bn", "--epochs", "1"]\n'
+    plan_in(tmp_path, PLAN[: PLAN.rindex("[[cells]]")] + teacher)
+    (tmp_path / "brief.toml").write_text('name = "brief-kd"\nbase = "kd-v1"\nepochs = 3\n', encoding="utf-8")
+    run(["reproduce", "small.toml", "--only", "*-s0/*", "--quiet"])
+    shutil.rmtree(tmp_path / "reproduce")
+    monkeypatch.setattr("ddbench.teachers.train.train_teacher", lambda **_: pytest.fail("another one is trained"))
+    run(["reproduce", "small.toml", "--quiet"])
+    assert "2 of 2 cells" in capsys.readouterr().out
+    first, second = (result.teacher for result in load_results(tmp_path / "leaderboard"))
+    assert first is not None
+    assert first == second
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    more = PLAN[: PLAN.rindex("[[cells]]")].replace("[0, 1]", "[2]") + teacher.replace('"1"', '"2"')
+    plan_in(tmp_path, more)
+    (tmp_path / "brief.toml").write_text('name = "brief-kd"\nbase = "kd-v1"\nepochs = 3\n', encoding="utf-8")
+    run(["reproduce", "small.toml", "--quiet"])
+    assert len({result.teacher["sha256"] for result in load_results(tmp_path / "leaderboard") if result.teacher}) == 2
 
 
 def test_a_failing_cell_does_not_stop_the_others(

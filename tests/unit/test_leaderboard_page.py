@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import html
+import io
 import json
 import re
 import subprocess
@@ -226,6 +228,28 @@ def test_a_row_says_how_it_stands_to_random_images(tmp_path: Path, board: Path) 
     assert "below random by 32.5" in details["bad"]
     assert "ties with random (-0.5)" in details["weak"]
     assert "above random by" in details["mtt"]
+
+
+def test_a_row_says_where_another_teacher_labelled_random_images() -> None:
+    """The difference may be the teachers' then, not the images'."""
+    teachers = {"mtt": "a", "dm": "b", "random": "a"}
+    results = [
+        replace(
+            made_result(method, rich=False, protocol="labels-view", labels="teacher"), teacher={"sha256": 64 * name}
+        )
+        for method, name in teachers.items()
+    ]
+    (cell,) = build_cells(results)
+    details = {line.row.method: line.entries[1].detail for line in lay_out(cell).lines if line.row is not None}
+    assert re.search(r"(above|below|ties with) random of another teacher", details["dm"])
+    assert re.search(r"(above|below|ties with) random (by|\()", details["mtt"])
+    alike = {line["method"]: line["random_labelled_alike"] for line in csv.DictReader(io.StringIO(csv_text([cell])))}
+    assert alike == {"mtt": "True", "dm": "False", "random": ""}
+    stored = [replace(one, teacher=None, labels={"teacher": one.teacher}) for one in results]
+    (cell,) = build_cells(stored)
+    stands = [cell.against_random(row) for row in cell.rows if row.method == "dm"]
+    assert stands[0] is not None
+    assert not stands[0].labelled_alike
 
 
 def test_random_subsets_are_one_row_with_their_own_interval(board: Path) -> None:

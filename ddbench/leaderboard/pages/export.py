@@ -94,6 +94,7 @@ def _row_of(cell: Cell, row: Row) -> Record:
         "random_difference": None if against is None else against.difference,
         "random_low": None if against is None else against.low,
         "random_high": None if against is None else against.high,
+        "random_labelled_alike": None if against is None else against.labelled_alike,
     }
 
 
@@ -128,7 +129,8 @@ def frame(cells: Sequence[Cell]) -> pandas.DataFrame:
     rates = ("compression", "bits_per_class", "zstd_bits_per_class")
     for name in ("mean", "std", "low", "high", *rates, "distill_cpu_seconds", *differences):
         table[name] = table[name].astype("float64")
-    table["comparable"] = table["comparable"].astype("boolean")
+    for name in ("comparable", "random_labelled_alike"):
+        table[name] = table[name].astype("boolean")
     whole = all(float(value).is_integer() for value in table["budget"])
     table["budget"] = table["budget"].astype("Int64" if whole else "float64")
     return table
@@ -145,6 +147,7 @@ _COLUMNS = (
         "random_difference",
         "random_low",
         "random_high",
+        "random_labelled_alike",
     ),
     *("student", "metric", "mean", "std", "n", "low", "high", "place", "best", "comparable"),
 )

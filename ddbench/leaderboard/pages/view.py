@@ -237,13 +237,16 @@ def _score(cell: Cell, row: Row, measure: Measure) -> Entry:
 
 
 def against_random_text(against: AgainstRandom | None, unit: str) -> str:
-    """``above random by 20.8``, ``below random by 46.1``, ``ties with random (+1.1)``; empty where it is not known."""
+    """``above random by 20.8``, ``below random by 46.1``, ``ties with random (+1.1)``; empty where it is not known.
+
+    Where it is not the images alone that differ, it says so.
+    """
     if against is None:
         return ""
+    size, other = number_text(abs(against.difference), unit), "" if against.labelled_alike else " of another teacher"
     if against.verdict == "tie":
-        sign = "-" if against.difference < 0 else "+"
-        return f"ties with random ({sign}{number_text(abs(against.difference), unit)})"
-    return f"{against.verdict} random by {number_text(abs(against.difference), unit)}"
+        return f"ties with random{other} ({'-' if against.difference < 0 else '+'}{size})"
+    return f"{against.verdict} random{other} by {size}"
 
 
 def _method_detail(cell: Cell, row: Row, student: str) -> str:

@@ -50,7 +50,7 @@ def fitting_protocol(method: str, header: Mapping[str, Any]) -> str:
     """The protocol that a method is meant for; for a synset that lacks what that needs, or whose method is not known
     here, the one that its form asks for.
     """
-    labels, meant = header.get("label_kind"), meant_protocol(method)
+    labels, meant, decoder = header.get("label_kind"), meant_protocol(method), header.get("decoder")
     needed = {
         "dd-recipe": bool(header.get("schedule")),
         "mse-v1": labels == "targets",
@@ -59,7 +59,7 @@ def fitting_protocol(method: str, header: Mapping[str, Any]) -> str:
     }
     if method in METHODS and needed.get(meant, True):
         return meant
-    asked = {**needed, "idc": "factor" in (header.get("decoder") or {}), "rded": header.get("patches", 1) != 1}
+    asked = {**needed, "idc": isinstance(decoder, Mapping) and "factor" in decoder, "rded": header.get("patches", 1) != 1}
     return next((name for name, there in asked.items() if there), USUAL_PROTOCOL)
 
 

@@ -221,6 +221,7 @@ def test_the_next_command_of_some():
         ("imported", {}, "hard-v1"),
         ("imported", {"label_kind": "soft"}, "soft-v1"),
         ("imported", {"decoder": {"factor": 2}}, "idc"),
+        ("imported", {"decoder": 7}, "hard-v1"),  # damaged
         ("imported", {"patches": 2}, "rded"),
         ("imported", {"staged": True}, "pdd"),
         ("kip", {"label_kind": "targets"}, "mse-v1"),

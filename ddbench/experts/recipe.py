@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
@@ -117,7 +118,7 @@ class ExpertRecipe(Smooth, Gsam, Sgd):
         if imported:
             del values["kind"]
         if "options" in values:
-            if not isinstance(values["options"], dict):
+            if not isinstance(values["options"], dict) or not all(map(_is_finite, values["options"].values())):
                 raise UserError(f"{where}: expert setting 'options' is not a table of numbers")
             values["options"] = sorted(values["options"].items())
         recipe: ExpertRecipe = apply_config(ExpertRecipe, values, where, noun="expert setting")
@@ -159,6 +160,10 @@ class ExpertRecipe(Smooth, Gsam, Sgd):
             else:
                 parts.append(f"{flag} {exact(value)}" if isinstance(value, float) else f"{flag} {value}")
         return " ".join(parts)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def buffer_command(

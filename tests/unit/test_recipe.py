@@ -134,6 +134,7 @@ def test_recipe_file(tmp_path: Path):
         ("[one]\nipc = true", "ipc is True, expected int"),
         ("[one]\nconfig = 3", "config is 3, expected dict"),
         ("[one]\nexperts = { epoch = 3 }", "unknown expert setting 'epoch'"),
+        ("[one]\nexperts = { options = { dampening = nan } }", "'options' is not a table of numbers"),
         ("[one]\nexperts = { epochs = 'many' }", "'epochs' is 'many', expected int"),
     ],
 )

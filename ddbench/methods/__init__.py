@@ -59,7 +59,8 @@ def fitting_protocol(method: str, header: Mapping[str, Any]) -> str:
     }
     if method in METHODS and needed.get(meant, True):
         return meant
-    asked = {**needed, "idc": isinstance(decoder, Mapping) and "factor" in decoder, "rded": header.get("patches", 1) != 1}
+    tiled = isinstance(decoder, Mapping) and "factor" in decoder
+    asked = {**needed, "idc": tiled, "rded": header.get("patches", 1) != 1}
     return next((name for name, there in asked.items() if there), USUAL_PROTOCOL)
 
 

@@ -104,7 +104,7 @@ def test_overview(ddb: Callable):
 def test_verbs_that_only_read_ask_nothing_of_the_machine(verb: str, ddb: Callable, refused: Callable):
     text = ddb(*verb.split(), "--help").out
     assert "\nwhere the data are:\n  --data PATH " in text
-    assert not [flag for flag in ("--device", "--threads", "--compile") if flag in text]
+    assert not [flag for flag in ("--device", "--threads", "--compile") if f"\n  {flag} " in text]
     refused([*verb.split(), "x", "--threads", 1], "unknown flag --threads")
 
 

@@ -364,7 +364,7 @@ def _evaluation(path: Path, header: Mapping[str, Any]) -> dict[str, Any]:
             ends = {end: None if told[end] is None else float(told[end]) for end in ("low", "high")}
             students[str(student)] = {"mean": float(told["mean"]), "n": int(told["n"]), **ends}
         standard = header["protocol"]["standard"] is True
-        measured = sorted(header.get("measured", {}))
+        measured = sorted(map(str, dict(header.get("measured", {}))))
         lost = dict(Counter(str(run["student"]) for run in header.get("diverged", [])))
         found = {"metric": main, "title": title, "students": students, "diverged": lost, "measured": measured}
         return {"standard": standard, **found}

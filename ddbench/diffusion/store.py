@@ -20,9 +20,9 @@ from ddbench.config import apply_config
 from ddbench.data.dataset import Dataset
 from ddbench.data.specs import dataset_slug
 from ddbench.diffusion.backends import Backend, LatentDiT, PixelUNet
-from ddbench.diffusion.library import diffusers, quiet
+from ddbench.diffusion.library import diffusers
+from ddbench.diffusion.parts import SCHEDULER_CONFIG, alphas_of, load_part, parameters_of, pipeline_config, weight_files
 from ddbench.diffusion.recipe import LATENT, PIXEL, DiffusionRecipe, unet_config
-from ddbench.networks.build import parameter_count
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash, read_json, text_hash
 from ddbench.runtime.numbers import exact
@@ -37,7 +37,6 @@ PARTIAL = ".partial.safetensors"
 
 UNET_CONFIG = "unet/config.json"
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 FILES = ("model_index.json", UNET_CONFIG, UNET_WEIGHTS, SCHEDULER_CONFIG)
 
 HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
@@ -47,12 +46,6 @@ PIPELINE_CONFIGS = ("transformer/config.json", "vae/config.json", SCHEDULER_CONF
 PIPELINE_FILES = ["transformer/*", "vae/*", "scheduler/*.json"]
 
 MAX_CLASSES = 100_000
-
-_MOST = {
-    "transformer": {"num_layers": 256, "sample_size": 512},
-    "vae": {"block_out_channels": 16, "layers_per_block": 64, "latent_channels": 1024, "in_channels": 1024},
-}
-"""What a pipeline's configuration may ask for: modules cost time and memory even where they hold no numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +86,9 @@ class DiffusionModel:
             UserError: weights that cannot be read, are not finite, or are not those of the configuration.
         """
         if self.kind == PIXEL:
-            net = _load(self.folder, "unet", "UNet2DModel", safe=True)
-            return PixelUNet(net, _alphas(self.folder), device)
-        transformer = _load(self.folder, "transformer", "DiTTransformer2DModel")
-        vae = _load(self.folder, "vae", "AutoencoderKL")
-        return LatentDiT(transformer, vae, _alphas(self.folder), device, precision)
+            return PixelUNet(load_part(self.folder, "unet", safe=True), alphas_of(self.folder), device)
+        transformer, vae = load_part(self.folder, "transformer"), load_part(self.folder, "vae")
+        return LatentDiT(transformer, vae, alphas_of(self.folder), device, precision)
 
     def reference(self) -> dict[str, Any]:
         """What a run keeps of its model; the recipe, if it has one, trains it again."""
@@ -342,7 +333,7 @@ def _check_config(path: Path, wanted: dict[str, Any]) -> None:
 
 
 def _read_pipeline(folder: Path) -> DiffusionModel:
-    transformer, vae = _pipeline_config(folder, "transformer"), _pipeline_config(folder, "vae")
+    transformer, vae = pipeline_config(folder, "transformer"), pipeline_config(folder, "vae")
     try:
         norm, classes = transformer.get("norm_type"), transformer["num_embeds_ada_norm"]
         if norm != "ada_norm_zero" or type(classes) is not int or not 1 < classes <= MAX_CLASSES:
@@ -358,9 +349,9 @@ def _read_pipeline(folder: Path) -> DiffusionModel:
         raise UserError(f"{folder}: no DiT pipeline that can be used ({' '.join(str(error).split()):.200})") from None
     files: dict[str, str] = {}
     parameters = 0
-    for part, name in (("transformer", "DiTTransformer2DModel"), ("vae", "AutoencoderKL")):
-        weights = _weights(folder / part)
-        parameters += _parameters(folder / part / "config.json", name, sum(path.stat().st_size for path in weights))
+    for part, config in (("transformer", transformer), ("vae", vae)):
+        weights = weight_files(folder / part)
+        parameters += parameters_of(folder, part, config, sum(path.stat().st_size for path in weights))
         files |= {f"{part}/{path.name}": file_hash(path) for path in (folder / part / "config.json", *weights)}
     files[SCHEDULER_CONFIG] = file_hash(folder / SCHEDULER_CONFIG)
     return DiffusionModel(
@@ -372,79 +363,3 @@ def _read_pipeline(folder: Path) -> DiffusionModel:
         channels=channels,
         side=side,
     )
-
-
-def _pipeline_config(folder: Path, part: str) -> dict[str, Any]:
-    """Configuration of a part of a pipeline, of a network that is not endless."""
-    path = folder / part / "config.json"
-    config = read_json(path, "network configuration")
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: it is no table; copy the model again")
-    for name, most in _MOST[part].items():
-        value = config.get(name, 0)
-        size = len(value) if isinstance(value, list) else value
-        if type(size) is not int or not 0 <= size <= most:
-            raise UserError(f"{path}: {name} is {value!r:.60}, expected {most} at most")
-    return config
-
-
-def _parameters(path: Path, name: str, weights: int) -> int:
-    """How many numbers a network of this configuration learns; it is made without memory.
-
-    Args:
-        weights: bytes of the files that hold them, so that none is made that they do not fill.
-    """
-    kind = getattr(diffusers(), name)
-    try:
-        with quiet(), torch.device("meta"):
-            count = parameter_count(kind.from_config(read_json(path, "network configuration")))
-    except Exception as error:  # whatever a library makes of foreign values
-        raise UserError(f"{path}: no {name} ({' '.join(str(error).split()):.160})") from None
-    if count > weights:
-        raise UserError(f"{path}: {name} of {count:,} numbers, its weights are {weights:,} bytes; copy the model again")
-    return count
-
-
-def _weights(folder: Path) -> list[Path]:
-    """Weight files of a part of a pipeline: safetensors, else what torch saved (read as weights only)."""
-    for end in ("safetensors", "bin"):
-        found = sorted(folder.glob(f"diffusion_pytorch_model*.{end}"))
-        if found:
-            return found
-    raise UserError(f"{folder}: holds no weights (diffusion_pytorch_model.safetensors); copy the whole model")
-
-
-def _load(folder: Path, part: str, name: str, *, safe: bool | None = None) -> Any:
-    """A part of a model, with finite weights and without gradients."""
-    how: dict[str, Any] = {"use_safetensors": safe, "local_files_only": True, "low_cpu_mem_usage": False}
-    try:
-        with quiet():
-            net, told = getattr(diffusers(), name).from_pretrained(folder / part, output_loading_info=True, **how)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / part}: cannot read this {name} ({' '.join(str(error).split()):.200})") from None
-    if lacking := sorted({key for key, _ in net.named_parameters()} & set(told["missing_keys"])):  # drawn at random
-        raise UserError(f"{folder / part}: its weights lack {lacking[0]} (of {len(lacking)}); copy the model again")
-    for key, tensor in net.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise UserError(f"{folder / part}: {key} holds values that are NaN or infinite; train or copy it again")
-    return net.requires_grad_(False).float().eval()
-
-
-def _alphas(folder: Path) -> Tensor:
-    """Cumulative alphas of a scheduler's configuration, float64 ``(T,)``.
-
-    Raises:
-        UserError: not the configuration of a model that predicts noise.
-    """
-    path = folder / SCHEDULER_CONFIG
-    config = read_json(path, "scheduler configuration")
-    kind = config.get("prediction_type", "epsilon") if isinstance(config, dict) else None
-    if kind != "epsilon":
-        raise UserError(f"{path}: prediction_type is {kind!r}, expected 'epsilon' (a model that predicts the noise)")
-    try:
-        alphas: Tensor = diffusers().DDIMScheduler.from_config(config).alphas_cumprod.double()
-    except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"{path}: no scheduler ({' '.join(str(error).split()):.160})") from None
-    if not bool((alphas > 0).all() and (alphas < 1).all() and (alphas.diff() < 0).all()):
-        raise UserError(f"{path}: its noise levels do not grow strictly from 0 to 1")
-    return alphas

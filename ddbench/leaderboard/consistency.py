@@ -47,7 +47,7 @@ def _protocol_of(text: str, kind: str) -> Any:
     except UserError as error:
         raise UserError(f"protocol.settings: {error}") from None
     found = {**dict.fromkeys(own.later, 0.0), **made.settings()}
-    odd = next((key for key, value in settings.items() if found[key] != value), None)
+    odd = next((key for key, value in settings.items() if key not in found or found[key] != value), None)
     if odd is not None:
         raise UserError(f"protocol.settings: {odd} {str(settings[odd])[:40]!a} is no value of that setting")
     if made.hash != entry.hash:

@@ -196,6 +196,9 @@ def test_places_that_are_nothing(random_run: Path, tmp_path: Path, refused: Call
     torn.write_bytes(torn.read_bytes()[:-1])
     refused(["info", random_run], "are not its whole")
     evaluation = next((random_run / "evaluations").glob("*100.json"))
+    content = json.loads(evaluation.read_text())
+    evaluation.write_text(json.dumps({**content, "measured": [1.5]}))
+    refused(["info", evaluation], "its summary is malformed")
     evaluation.write_text(json.dumps({"kind": "ddbench-evaluation", "summary": [], "protocol": {}}))
     refused(["info", evaluation], "its summary is malformed")
 

@@ -332,6 +332,7 @@ OTHERS = {
     "alteration not told": (lambda p: p.update(standard=False), "standard"),
     "alteration told wrong": (lambda p: p.update(standard=False, changed={"epochs": 7}), "epochs"),
     "unknown setting": (lambda p: p["settings"].update(epoch=5), "epoch"),
+    "unknown setting of nothing": (lambda p: p["settings"].update(epoch=None), "epoch 'None' is no value"),
     "setting of another kind": (lambda p: p["settings"].update(lr_students=5), "lr"),
     "huge setting": (lambda p: p["settings"].update(lr=10**400), "lr"),
     "nothing": (lambda p: p["settings"].update(epochs=None), "epochs"),

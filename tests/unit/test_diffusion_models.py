@@ -343,6 +343,12 @@ def test_pipeline_without_weights(refused: Callable, dit: Path, tmp_path: Path):
     [
         ("transformer", {"num_layers": 10**6}, "num_layers is 1000000, expected 256 at most"),
         ("transformer", {"num_layers": "2"}, "num_layers is '2'"),
+        ("transformer", {"num_attention_heads": "ab", "attention_head_dim": 2**20}, "num_attention_heads is 'ab', exp"),
+        ("transformer", {"attention_head_dim": 2**31}, "attention_head_dim is 2147483648, expected int of a usual"),
+        ("transformer", {"out_channels": [8]}, r"out_channels is \[8\], expected int | None"),
+        ("transformer", {"activation_fn": 1.5}, "activation_fn is 1.5, expected str"),
+        ("vae", {"scaling_factor": "0.2"}, "scaling_factor is '0.2', expected float"),
+        ("vae", {"latents_mean": [0.1, "a"]}, "latents_mean is"),
         ("transformer", {"sample_size": 10**6}, "sample_size is 1000000"),
         ("transformer", {"attention_head_dim": 10**5}, r"DiTTransformer2DModel of [\d,]+ numbers, its weights are"),
         ("transformer", {"patch_size": 0}, "no DiTTransformer2DModel"),
@@ -357,6 +363,16 @@ def test_a_pipeline_of_huge_networks_is_not_made(part: str, values: dict[str, An
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
     with pytest.raises(UserError, match=needle):
         read_model(dit)
+
+
+@pytest.mark.parametrize(
+    "values", [{"num_train_timesteps": 10**12}, {"trained_betas": "a"}, {"trained_betas": [0.1] * 100_001}], ids=str
+)
+def test_a_scheduler_of_endless_steps_is_not_made(values: dict[str, Any], dit: Path):
+    path = dit / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    with pytest.raises(UserError, match=f"scheduler_config.json: {next(iter(values))} is .*, expected "):
+        open_model(str(dit)).backend(CPU)
 
 
 def test_texts_of_a_foreign_configuration_are_not_logged(dit: Path, monkeypatch: pytest.MonkeyPatch):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ddbench.diffusion.backends import Backend
 from ddbench.diffusion.ddim import Move, inversion_moves, sampling_moves, travel
+from ddbench.diffusion.parts import SCHEDULER_CONFIG, alphas_of
 from ddbench.diffusion.recipe import TIMESTEPS, scheduler_config
-from ddbench.diffusion.store import SCHEDULER_CONFIG, _alphas
 from ddbench.runtime.errors import UserError
 
 ALPHAS = torch.cumprod(1 - torch.linspace(1e-4, 0.02, TIMESTEPS, dtype=torch.float64), 0)
@@ -132,7 +132,7 @@ def stored(folder: Path, **changed: object) -> Path:
 )
 def test_what_a_stored_scheduler_says_of_its_own_grid_plays_no_part(changed: dict[str, object], tmp_path: Path):
     pytest.importorskip("diffusers")
-    torch.testing.assert_close(_alphas(stored(tmp_path, **changed)), ALPHAS, rtol=1e-5, atol=0)
+    torch.testing.assert_close(alphas_of(stored(tmp_path, **changed)), ALPHAS, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -147,4 +147,4 @@ def test_schedulers_that_the_moves_do_not_fit(changed: dict[str, object], needle
     """The last level of a zero-SNR schedule is noise alone: an image cannot be predicted from its noise."""
     pytest.importorskip("diffusers")
     with pytest.raises(UserError, match=needle):
-        _alphas(stored(tmp_path, **changed))
+        alphas_of(stored(tmp_path, **changed))

@@ -121,6 +121,7 @@ def main(argv: list[str]) -> None:
         if args.protocol is None and not args.all:
             _say_which(args.run)
         _say(plan, paths, args.dry_run)
+        _say_whose_labels(args.leaderboard, plan)
         any_written = any_written or bool(paths)
     if any_written:
         print(f"next: ddbench leaderboard build --leaderboard {shlex.quote(str(args.leaderboard))}")
@@ -155,6 +156,17 @@ def _say(plan: Plan, paths: list[Path], dry_run: bool) -> None:
         print("the row is non-standard: protocol settings were altered")
     for item in plan.lacks if not dry_run else []:
         print(f"nobody else can train this row again: {item.name} {item.text}")
+
+
+def _say_whose_labels(board: Path, plan: Plan) -> None:
+    """Whether random images of the row's table had another teacher, and where that is."""
+    from ddbench.leaderboard.submit import other_teachers
+
+    others = other_teachers(board, plan.result)
+    if others:
+        usable = plan.result.teacher is not None and others[0].is_file()
+        again = f"; evaluate with --teacher {shlex.quote(str(others[0]))} to compare the images alone" if usable else ""
+        print(f"note: another teacher labelled random images of this table, and the board says so{again}")
 
 
 def _print_items(plan: Plan) -> None:

@@ -414,6 +414,12 @@ class Result(Record):
                 found.setdefault((run.student, metric), {})[run.seed] = value
         return found
 
+    @property
+    def labeller(self) -> str | None:
+        """Hash of the teacher that labelled the views, while students trained or before; None: nobody did."""
+        teacher = self.teacher or (self.labels or {}).get("teacher")
+        return str(teacher.get("sha256")) if isinstance(teacher, Mapping) else None
+
     def task(self, name: str) -> TaskInfo | None:
         """What a task measured; None where it was not done."""
         return (self.tasks or {}).get(name)

@@ -90,9 +90,8 @@ class Row:
 
     @property
     def labellers(self) -> frozenset[str]:
-        """Hashes of the teachers that labelled its views, while students trained or before; none: nobody did."""
-        teachers = [one.teacher or (one.labels or {}).get("teacher") for one in self.results]
-        return frozenset(str(teacher.get("sha256")) for teacher in teachers if isinstance(teacher, Mapping))
+        """Hashes of the teachers that labelled its views; none: nobody did."""
+        return frozenset(one.labeller for one in self.results if one.labeller)
 
     @property
     def verified(self) -> bool:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ddbench.evaluation.result import without_students
-from ddbench.leaderboard.attachments import IMPORTED, LABELS, SYNSET, check_own_labels, needed
+from ddbench.leaderboard.attachments import IMPORTED, LABELS, SYNSET, TEACHER, beside, check_own_labels, needed
 from ddbench.leaderboard.evaluated import COPIED, evaluation_path, read_evaluation, run_folder, standard_evaluations
 from ddbench.leaderboard.packing import NEEDED, Given, Item, find_part, hash_of, pack
 from ddbench.leaderboard.recorded import read_cost, read_scores, read_tasks
 from ddbench.leaderboard.result import KIND, SCHEMA, Result
+from ddbench.leaderboard.rows import RANDOM
 from ddbench.leaderboard.schema import (
     MAX_RESULT_BYTES,
     check_result,
@@ -348,6 +350,30 @@ def _earlier(board: Path, result: Result) -> list[Result]:
         if same_subject(old) == same_subject(result):
             found.append(old)
     return found
+
+
+def other_teachers(board: Path, result: Result) -> list[Path]:
+    """Where the teachers lie that labelled random images in a row's table, as far as they are not the row's own.
+
+    Rows that two teachers labelled differ by more than their images. Broken rows are for ``leaderboard check`` to tell.
+    """
+    if not result.labeller:
+        return []
+    folder, rows = board / result_folder(result).with_name(RANDOM), {}
+    for path in sorted(folder.glob("*.json")):
+        if not path.name.endswith(SUFFIX):
+            with contextlib.suppress(UserError):
+                rows[path] = read_result(path)
+    replaced = {row.supersedes for row in rows.values()}
+    found = {
+        str(row.labeller): beside(path, TEACHER)
+        for path, row in rows.items()
+        if row.id not in replaced
+        and (row.protocol.hash, row.precision) == (result.protocol.hash, result.precision)
+        and row.synset.dataset_fingerprint == result.synset.dataset_fingerprint
+        and row.labeller not in (None, result.labeller)
+    }
+    return list(found.values())
 
 
 def write_plan(plan: Plan) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -104,7 +105,10 @@ def test_the_teacher_of_the_boards_rows_labels_further_ones(
     plan_in(tmp_path, more)
     (tmp_path / "brief.toml").write_text('name = "brief-kd"\nbase = "kd-v1"\nepochs = 3\n', encoding="utf-8")
     run(["reproduce", "small.toml", "--quiet"])
-    assert len({result.teacher["sha256"] for result in load_results(tmp_path / "leaderboard") if result.teacher}) == 2
+    assert len({result.labeller for result in load_results(tmp_path / "leaderboard")}) == 2
+    (log,) = (tmp_path / "reproduce" / "small" / "logs").glob("*-s2-*.log")
+    (note,) = [line for line in log.read_text().splitlines() if line.startswith("note: another teacher labelled")]
+    assert re.search(r"; evaluate with --teacher leaderboard/results/\S+\.teacher\.safetensors to compare", note)
 
 
 def test_a_failing_cell_does_not_stop_the_others(

@@ -9,6 +9,7 @@ from pathlib import Path
 import tyro
 
 from ddbench.cli.parse import parse
+from ddbench.cli.settings import data_flag
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError, visible
 from ddbench.runtime.progress import Console
@@ -97,5 +98,4 @@ def _check(args: CheckArgs) -> None:
     print(f"  picture: {out}")
     words = ["ddbench", "distill", "--method", "random", "--dataset", args.dataset]
     words += [] if args.size is None else ["--size", str(args.size)]
-    words += [] if args.data is None else ["--data", str(args.data)]
-    print(f"next: {shlex.join(words)} {kind.small_budget(dataset)}")
+    print(f"next: {shlex.join(words)}{data_flag(args.data)} {kind.small_budget(dataset)}")

@@ -59,7 +59,7 @@ def _check_values(path: Path, name: str, config: Any) -> None:
         raise UserError(f"{path}: it is no table; copy the model again")
     for key, hint in typing.get_type_hints(getattr(diffusers(), name).__init__).items():
         if key in config and not _fits(config[key], hint):
-            words = getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint)
+            words = hint.__name__ if isinstance(hint, type) else str(hint)
             raise UserError(f"{path}: {key} is {config[key]!r:.60}, expected {words} of a usual size")
 
 

@@ -337,6 +337,7 @@ def teacher_flags(cell: PlanCell, workshop: Workshop) -> list[str] | None:
 def board_teachers(cell: PlanCell, leaderboard: Path) -> list[Teacher]:
     """The teachers beside the rows of a cell's data and protocol: those of its budget first, of these the most used.
 
+    Rows that others supersede do not count.
     The same flags train another network on another machine, and only rows that one teacher labelled are to be told
     apart by their images.
     """
@@ -345,10 +346,12 @@ def board_teachers(cell: PlanCell, leaderboard: Path) -> list[Teacher]:
     protocol = cell.kind.protocol(cell.protocol)
     uses: Counter[tuple[bool, str]] = Counter()
     places: dict[str, Path] = {}
-    for result in load_results(leaderboard):
+    results = load_results(leaderboard)
+    replaced = {result.supersedes for result in results}
+    for result in results:
         synset, place = result.synset, beside(leaderboard / result_path(result), TEACHER)
         same = canonical(synset.dataset) == canonical(cell.dataset) and result.protocol.hash == protocol.hash
-        if same and result.teacher is not None and place.is_file():
+        if same and result.id not in replaced and result.teacher is not None and place.is_file():
             sha256 = result.teacher["sha256"]
             uses[fits_budget(cell, synset.budget), sha256] += 1
             places.setdefault(sha256, place)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import halting
@@ -22,7 +23,7 @@ from ddbench.cli.main import run
 from ddbench.cli.reproduce import arguments, workshop_of
 from ddbench.leaderboard import reproduction
 from ddbench.leaderboard.plans import find_plan
-from ddbench.leaderboard.reproduction import Workshop, at_work
+from ddbench.leaderboard.reproduction import Workshop, at_work, board_teachers
 from ddbench.leaderboard.schema import load_results
 from ddbench.runtime import interruption, progress
 from ddbench.runtime.interruption import interruptible, what_is_kept
@@ -105,7 +106,13 @@ def test_the_teacher_of_the_boards_rows_labels_further_ones(
     plan_in(tmp_path, more)
     (tmp_path / "brief.toml").write_text('name = "brief-kd"\nbase = "kd-v1"\nepochs = 3\n', encoding="utf-8")
     run(["reproduce", "small.toml", "--quiet"])
-    assert len({result.labeller for result in load_results(tmp_path / "leaderboard")}) == 2
+    board, (cell,) = tmp_path / "leaderboard", find_plan("small.toml").cells
+    by_seed = {result.synset.seed: result for result in load_results(board)}
+    assert by_seed[2].labeller != first["sha256"]
+    assert [one.sha256 for one in board_teachers(cell, board)] == [first["sha256"], by_seed[2].labeller]
+    left = [by_seed[0], replace(by_seed[2], supersedes=by_seed[0].id)]
+    monkeypatch.setattr(reproduction, "load_results", lambda _: left)
+    assert [one.sha256 for one in board_teachers(cell, board)] == [by_seed[2].labeller]
     (log,) = (tmp_path / "reproduce" / "small" / "logs").glob("*-s2-*.log")
     (note,) = [line for line in log.read_text().splitlines() if line.startswith("note: another teacher labelled")]
     assert re.search(r"; evaluate with --teacher leaderboard/results/\S+\.teacher\.safetensors to compare", note)

@@ -345,7 +345,7 @@ def test_pipeline_without_weights(refused: Callable, dit: Path, tmp_path: Path):
         ("transformer", {"num_layers": "2"}, "num_layers is '2'"),
         ("transformer", {"num_attention_heads": "ab", "attention_head_dim": 2**20}, "num_attention_heads is 'ab', exp"),
         ("transformer", {"attention_head_dim": 2**31}, "attention_head_dim is 2147483648, expected int of a usual"),
-        ("transformer", {"out_channels": [8]}, r"out_channels is \[8\], expected int | None"),
+        ("transformer", {"out_channels": [8]}, r"out_channels is \[8\], expected int \| None"),
         ("transformer", {"activation_fn": 1.5}, "activation_fn is 1.5, expected str"),
         ("vae", {"scaling_factor": "0.2"}, "scaling_factor is '0.2', expected float"),
         ("vae", {"latents_mean": [0.1, "a"]}, "latents_mean is"),
@@ -366,7 +366,9 @@ def test_a_pipeline_of_huge_networks_is_not_made(part: str, values: dict[str, An
 
 
 @pytest.mark.parametrize(
-    "values", [{"num_train_timesteps": 10**12}, {"trained_betas": "a"}, {"trained_betas": [0.1] * 100_001}], ids=str
+    "values",
+    [{"num_train_timesteps": 10**12}, {"trained_betas": "a"}, {"trained_betas": [0.1] * 100_001}],
+    ids=["steps", "text", "list"],
 )
 def test_a_scheduler_of_endless_steps_is_not_made(values: dict[str, Any], dit: Path):
     path = dit / "scheduler" / "scheduler_config.json"

@@ -39,7 +39,7 @@ def make_optimizer(parameters: Iterable[Tensor], settings: OptimizerSettings) ->
     """Build the optimiser: our SGD where that is all that is asked for, else torch's.
 
     Raises:
-        UserError: no such optimiser in torch, or one that does not take an option.
+        UserError: no such optimiser in torch, one that does not take an option, or a number where it takes a switch.
     """
     tensors = list(parameters)
     split = bool(settings.weight_decay) and not settings.decay_vectors
@@ -63,6 +63,7 @@ def make_optimizer(parameters: Iterable[Tensor], settings: OptimizerSettings) ->
     for name in options:
         if name not in accepted:
             raise UserError(f"--optimizer {settings.name} has no option {name!r}; it takes: {', '.join(accepted)}")
+        options[name] = _of_kind(options[name], accepted[name].annotation, f"--optimizer {settings.name}: {name}")
     if settings.name in ("sgd", "adam", "adamw"):
         options["fused"] = True  # one kernel a tensor; the same arithmetic
     groups: Any = tensors
@@ -73,6 +74,15 @@ def make_optimizer(parameters: Iterable[Tensor], settings: OptimizerSettings) ->
         ]
     made: torch.optim.Optimizer = light(kind)(groups, **options)
     return made
+
+
+def _of_kind(value: float, kind: Any, where: str) -> Any:
+    """A number as the switch or whole number that an option is: torch's fused steps take no other."""
+    if kind not in (bool, int) or type(value) is kind:
+        return value
+    if value % 1 or (kind is bool and value not in (0, 1)):
+        raise UserError(f"{where}={value:g}: expected {'0 or 1' if kind is bool else 'a whole number'}")
+    return kind(value)
 
 
 def check_optimizer(
@@ -129,7 +139,10 @@ def load_optimizer_state(stepper: Optimizer, name: str, tensors: dict[str, Tenso
 
 
 MOMENTUM = "momentum_buffer"
-OF_A_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", MOMENTUM, "square_avg", "grad_avg", "sum")
+OF_A_PARAMETER = (
+    *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", MOMENTUM, "square_avg", "acc_delta", "grad_avg", "sum"),
+    *("ax", "prev", "step_size", "variance"),  # ASGD, Rprop, Adafactor of vectors
+)
 
 
 def check_gathered(parameters: Sequence[Tensor], state: Mapping[int, Mapping[str, Tensor]]) -> None:

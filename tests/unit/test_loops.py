@@ -21,7 +21,13 @@ from ddbench.runtime.light import light
 from ddbench.training.flat import flatten_parameters
 from ddbench.training.loops import Inputs, accuracy, drop_after, forward_flops, predict, train
 from ddbench.training.losses import cross_entropy, matching_loss
-from ddbench.training.optimizers import OptimizerSettings, make_optimizer
+from ddbench.training.optimizers import (
+    OptimizerSettings,
+    check_optimizer,
+    load_optimizer_state,
+    make_optimizer,
+    optimizer_state,
+)
 from ddbench.training.sgd import SGD
 
 CPU = torch.device("cpu")
@@ -147,6 +153,79 @@ def test_make_optimizer():
         make_optimizer(parameters, OptimizerSettings(name="adamm"))
     with pytest.raises(UserError, match="adam has no option 'momentum'"):
         make_optimizer(parameters, OptimizerSettings(name="adam", momentum=0.9))
+
+
+@pytest.mark.parametrize(
+    ("name", "momentum", "option"),
+    [("sgd", 0.9, "nesterov"), ("adam", 0.0, "amsgrad"), ("adamw", 0.0, "amsgrad"), ("rmsprop", 0.9, "centered")],
+)
+def test_switches_of_an_optimiser_are_numbers(name: str, momentum: float, option: str):
+    """As ``--options nesterov=1`` says them: the same steps as torch's own, and 0 is off."""
+    kind = {
+        "sgd": torch.optim.SGD,
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "rmsprop": torch.optim.RMSprop,
+    }
+    results = []
+    for value in (1.0, 0.0):
+        ours, theirs = (random_tensor(5).requires_grad_() for _ in range(2))
+        named = {"momentum": momentum} if momentum else {}
+        settings = OptimizerSettings(name=name, lr=0.1, momentum=momentum, options=((option, value),))
+        check_optimizer([ours], settings)
+        steps = [
+            (ours, make_optimizer([ours], settings)),
+            (theirs, kind[name]([theirs], lr=0.1, weight_decay=0.0, **named, **{option: bool(value)})),
+        ]
+        for weight, stepper in steps:
+            for step in range(4):
+                weight.grad = random_tensor(5, seed=step)
+                stepper.step()
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+        results.append(ours)
+    assert not torch.equal(*results)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "expected"),
+    [
+        ("sgd", "nesterov", 0.5, "0 or 1"),
+        ("adam", "amsgrad", 2.0, "0 or 1"),
+        ("muon", "ns_steps", 2.5, "a whole number"),
+    ],
+)
+def test_numbers_that_are_no_switch_are_refused(name: str, option: str, value: float, expected: str):
+    with pytest.raises(UserError, match=rf"--optimizer {name}: {option}={value:g}: expected {expected}"):
+        make_optimizer(
+            [torch.zeros(2, 2, requires_grad=True)], OptimizerSettings(name=name, options=((option, value),))
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, ()) for name in ("adadelta", "adafactor", "adagrad", "adamax", "asgd", "nadam", "radam", "rprop")),
+        *((name, (("amsgrad", 1.0),)) for name in ("adam", "adamw")),
+        ("rmsprop", (("centered", 1.0), ("momentum", 0.9))),
+        ("sgd", (("nesterov", 1.0), ("momentum", 0.9))),
+    ],
+)
+def test_what_was_gathered_of_other_parameters_is_refused(name: str, options: tuple[tuple[str, float], ...]):
+    """Whatever has the parameter's shape, by name: torch takes it, and fails or broadcasts at the next step."""
+    settings = OptimizerSettings(name=name, options=options)
+    weight = torch.ones(7, requires_grad=True)
+    weight.grad = torch.ones(7)
+    stepper = make_optimizer([weight], settings)
+    stepper.step()
+    state = optimizer_state(stepper, "m")
+    load_optimizer_state(make_optimizer([weight], settings), "m", state)
+    of_it = [key for key, tensor in state.items() if tensor.shape == weight.shape]
+    assert of_it
+    for key in of_it:
+        with pytest.raises(
+            ValueError, match=rf"{key.rpartition('.')[2]} of parameter 0 has shape \[1\], expected \[7\]"
+        ):
+            load_optimizer_state(make_optimizer([weight], settings), "m", {**state, key: torch.zeros(1)})
 
 
 # The loop

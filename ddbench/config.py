@@ -41,6 +41,8 @@ class Setting:
     choices: tuple[str, ...] = ()
     expected: str = ""
     omit_default: bool = False
+    of: tuple[str, Any] | None = None
+    unless: tuple[str, Any] | None = None
 
     @property
     def bounded(self) -> bool:
@@ -92,6 +94,8 @@ def setting(
     choices: tuple[str, ...] = (),
     expected: str = "",
     omit_default: bool = False,
+    of: tuple[str, Any] | None = None,
+    unless: tuple[str, Any] | None = None,
 ) -> Any:
     """A field of a config dataclass. Its type is the annotation; its words are the string below it.
 
@@ -103,6 +107,8 @@ def setting(
         expected: what is possible, for messages (after "expected"); default: told from the range.
         omit_default: at its default it is not recorded: for a setting that came after products were published, so that
             they keep their bytes.
+        of: (another setting, its value) without which this one has no effect: then it must be at its default.
+        unless: (another setting, its value) with which this one has no effect.
     """
     metadata = Setting(
         above=above,
@@ -113,6 +119,8 @@ def setting(
         choices=choices,
         expected=expected,
         omit_default=omit_default,
+        of=of,
+        unless=unless,
     )
     return field(default=default, metadata={_SETTING: metadata})
 
@@ -146,7 +154,7 @@ def _is_default(config: Any, item: Field[Any]) -> bool:
 
 
 def check_config(config: Any, where: str = "") -> None:
-    """Refuse values of another type, unknown words, numbers out of range.
+    """Refuse values of another type, unknown words, numbers out of range, and settings that have no effect.
 
     Args:
         where: what the values are from; empty: the command line, and messages name flags.
@@ -157,6 +165,28 @@ def check_config(config: Any, where: str = "") -> None:
     types = types_of(type(config))
     for item in fields(config):
         _checked(item, getattr(config, item.name), types[item.name], where, "")
+    for item in fields(config):
+        if not _is_default(config, item):
+            _check_effect(config, item, where)
+
+
+def _check_effect(config: Any, item: Field[Any], where: str) -> None:
+    """Refuse a setting that another one leaves without effect.
+
+    Raises:
+        UserError: names both.
+    """
+    said, given = setting_of(item), getattr(config, item.name)
+
+    def named(name: str) -> str:
+        return name if where else f"--{name.replace('_', '-')}"
+
+    for pair, wanted in ((said.of, True), (said.unless, False)):
+        if pair is None or ((now := getattr(config, pair[0])) == pair[1]) == wanted:
+            continue
+        owner = named(pair[0])
+        text = f"a setting of {owner} {pair[1]}, not of {now}" if wanted else f"it has no effect with {owner} {now}"
+        raise UserError(f"{f'{where}: ' if where else ''}{named(item.name)} {given}: {text}")
 
 
 def apply_config(config_class: type[Any], values: Any, where: str, *, base: Any = None, noun: str = "") -> Any:
@@ -205,6 +235,9 @@ def check_config_class(config_class: Any, where: str, *, defaults: bool = False)
     for item in fields(config_class):
         if defaults and _required(item):
             raise UserError(f"{prefix}setting {item.name!r} of config {name} has no default: give it one")
+        for other, _ in filter(None, (setting_of(item).of, setting_of(item).unless)):
+            if other not in {one.name for one in fields(config_class)}:
+                raise UserError(f"{prefix}setting {item.name!r} of config {name} is one of {other!r}, which it has not")
     try:
         types_of(config_class)
     except Exception as error:  # whatever stands in somebody's annotations is evaluated

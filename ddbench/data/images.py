@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,7 +88,7 @@ def look_at(path: Path, *, whole: bool) -> Facts:
         elif mode == "F":
             raise UserError(f"{path}: an image of floating-point values; save it with 8 bits")
         elif whole:
-            image.load()
+            _load(image)
         alpha = mode in ("LA", "RGBA", "PA", "La", "RGBa") or "transparency" in image.info
     return Facts(mode, size, orientation, image.format == "TIFF", alpha, highest)
 
@@ -111,8 +109,9 @@ def read_image(path: Path, channels: int, size: int, bits: int = DEEPEST, uprigh
     """
     with _opened(path) as opened:
         if opened.format == "TIFF":
-            opened.load()  # turns it and takes the tag away; of other files the tag is read from the header alone
+            _load(opened)  # turns it and takes the tag away; of other files the tag is read from the header alone
         turn = _TURNS.get(_orientation(opened)) if upright else None
+        _load(opened)
         mode = opened.mode
         image: PilImage = opened
         if mode.startswith("I"):  # PIL would clip, not scale
@@ -141,18 +140,35 @@ def _opened(path: Path) -> Iterator[PilImage]:
         raise UserError(f"{path}: cannot read this image: the link leads nowhere")
     plain_file(path, "image", MAX_IMAGE_BYTES)
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with _own_errors():
+            opened = Image.open(path, formats=FORMATS)
+        with opened as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels are too many")
             yield image
-    except (
-        *(OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, MemoryError, OverflowError),
-        *(Image.DecompressionBombError, Image.DecompressionBombWarning),
-    ) as error:
+    except (OSError, ValueError, MemoryError, OverflowError) as error:
         raise UserError(f"{path}: cannot decode this image: {error}") from error
 
 
+def _load(image: PilImage) -> None:
+    """Decode it, if it is not yet."""
+    with _own_errors():
+        image.load()
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """What Pillow raises of a damaged file (of a tag of another type a TypeError) as a ValueError."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
 def _deep(path: Path, image: PilImage) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    _load(image)
     values = np.asarray(image).astype(np.int64)
     if values.min(initial=0) < 0:
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,10 +161,8 @@ def _files(path: Path, folder: str, limit: int) -> list[tuple[Path, Any]]:
     left = limit
     for one in sorted((path / folder).glob("train-*.parquet")):
         left -= plain_file(one, "parquet file", max(left, 0))
-        try:
+        with _whole_file(one):
             opened = pq.ParquetFile(one)
-        except Exception as error:  # arrow raises many kinds for a damaged file
-            raise UserError(f"{one}: not a whole parquet file ({error!s:.100}); copy or pull it again") from None
         unfolded = sum(opened.metadata.row_group(n).total_byte_size for n in range(opened.num_row_groups))
         if unfolded > limit:
             raise UserError(f"{one}: unfolds to {unfolded:,} bytes, too large")
@@ -192,6 +191,8 @@ def _check_counts(files: list[tuple[Path, Any]], most: int) -> None:
     """
     for path, opened in files:
         for number in range(opened.num_row_groups):
+            with _whole_file(path):  # no row is read: arrow refuses here what would end the process in column()
+                next(opened.reader.iter_batches(0, [number]), None)
             group = opened.metadata.row_group(number)
             held = max((group.column(place).num_values for place in range(group.num_columns)), default=0)
             if held > most * group.num_rows:
@@ -201,11 +202,20 @@ def _check_counts(files: list[tuple[Path, Any]], most: int) -> None:
 def _batches(files: list[tuple[Path, Any]], rows: int) -> Iterator[tuple[Path, Any]]:
     for path, opened in files:
         sizes = (opened.metadata.row_group(number).total_byte_size for number in range(opened.num_row_groups))
-        try:
+        with _whole_file(path):
             for batch in opened.iter_batches(max(1, min(rows, BATCH_BYTES // max(1, *sizes)))):
                 yield path, batch
-        except (OSError, ValueError) as error:  # arrow's own errors are such
-            raise UserError(f"{path}: not a whole parquet file ({error!s:.100}); copy or pull it again") from None
+
+
+@contextmanager
+def _whole_file(path: Path) -> Iterator[None]:
+    """What arrow raises of a damaged file, of many kinds, in one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path}: not a whole parquet file ({error!s:.100}); copy or pull it again") from None
 
 
 def check_whole(path: Path) -> None:

@@ -46,7 +46,7 @@ class DATMConfig(InnerConfig):
     """First images: real ones that an expert classifies right, random real ones, normal noise, or DREAM's choice."""
     first_end: int = setting(0, at_least=0)
     """End of the window of start epochs at the first iteration (current_max_start_epoch); 0: T+ from the beginning."""
-    growth: int = setting(1000, at_least=1, expected="a positive number")
+    growth: int = setting(1000, at_least=1, expected="a positive number", unless=("first_end", 0))
     """Iterations in which the window's end grows from --first-end to --max-start-epoch (expansion_end_epoch)."""
     lr_labels: float = setting(10.0, at_least=0)
     """Learning rate of the labels' logits (lr_y)."""

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from ddbench.config import setting
 from ddbench.methods import papers
+from ddbench.methods.base import Context
 from ddbench.methods.facts import Facts
-from ddbench.methods.families.ddif import DdifConfig, DdifMethod
+from ddbench.methods.families.ddif import DdifConfig, DdifMethod, refuse_momentum
 from ddbench.methods.families.decoded import DecodedMatching
 from ddbench.methods.families.gradient_matching import AugmentedConfig
 
@@ -37,3 +38,9 @@ class DdifDC(DdifMethod[DdifDCConfig], DecodedMatching[DdifDCConfig]):
         family="gradient matching",
         **papers.DDIF,
     )
+
+    @classmethod
+    def check(cls, config: DdifDCConfig, context: Context) -> None:
+        """As DC's for decoded images; and no momentum, which Adam has no use for."""
+        refuse_momentum(config)
+        super().check(config, context)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from ddbench.config import setting
 from ddbench.methods import papers
+from ddbench.methods.base import Context
 from ddbench.methods.facts import Facts
-from ddbench.methods.families.ddif import DdifConfig, DdifMethod
+from ddbench.methods.families.ddif import DdifConfig, DdifMethod, refuse_momentum
 from ddbench.methods.families.distribution import DistributionConfig, MeanMatching
 
 
@@ -36,3 +37,9 @@ class DdifDM(DdifMethod[DdifDMConfig], MeanMatching[DdifDMConfig]):
         family="distribution matching",
         **papers.DDIF,
     )
+
+    @classmethod
+    def check(cls, config: DdifDMConfig, context: Context) -> None:
+        """As DM's for decoded images; and no momentum, which Adam has no use for."""
+        refuse_momentum(config)
+        super().check(config, context)

@@ -37,6 +37,9 @@ from ddbench.synset import Budget, Synset
 BATCH = 256
 """Images that the expert judges at once."""
 
+SWEEP = ("label_epoch", 0)
+"""The choice that the settings of the sweep are of."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertLabelsConfig:
@@ -46,11 +49,11 @@ class ExpertLabelsConfig:
     """Which real images: those of the method of this name, with the same seed and teacher."""
     label_epoch: int = setting(0, at_least=0)
     """Epoch of the expert that labels; 0: the best one on held-out images."""
-    every: int = setting(1, at_least=1)
+    every: int = setting(1, at_least=1, of=SWEEP)
     """The sweep tries each so many epochs, and always the last one."""
-    sweep_students: int = setting(3, at_least=1)
+    sweep_students: int = setting(3, at_least=1, of=SWEEP)
     """Students that are trained on the labels of an epoch."""
-    sweep_epochs: int = setting(300, at_least=1)
+    sweep_epochs: int = setting(300, at_least=1, of=SWEEP)
     """Epochs of each of them."""
 
 

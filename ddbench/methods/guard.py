@@ -41,7 +41,7 @@ class GUARDConfig(RecoveryConfig):
     """Length of its step along the input gradient, in units of the network input."""
     curriculum: Literal["none", "cosine", "linear", "step"] = "none"
     """CDA's: how the least share of the image that a view shows falls from 1 to crop-scale."""
-    milestone: float = setting(1.0, at_least=0, at_most=1, expected=MILESTONE)
+    milestone: float = setting(1.0, at_least=0, at_most=1, expected=MILESTONE, unless=("curriculum", "none"))
     """Fraction of a batch's iterations after which it has fallen."""
 
 

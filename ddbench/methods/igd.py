@@ -58,7 +58,7 @@ class IGDConfig(GenerationConfig):
     """Real images of a class that its gradients are taken of, evenly spread over it (all of a smaller class)."""
     similarity: float = setting(0.7, at_least=-1, at_most=1)
     """The next checkpoint is one whose gradients have a mean cosine below this to those of the last one."""
-    memory: int = setting(64, at_least=1)
+    memory: int = setting(64, at_least=1, unless=("deviation", 0))
     """The next image is pushed away from so many that are done of its class, the newest ones."""
     clip: bool = True
     """Clamp predicted images to [-1, 1] on the way, as samplers of pixels do; never latents of a pretrained model."""

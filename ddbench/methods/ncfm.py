@@ -73,7 +73,7 @@ class NCFMConfig:
     """Frequencies of the characteristic functions: standard normal, or of a sampler that raises the loss."""
     frequency_count: int = setting(4096, at_least=2)
     """Frequencies in one step."""
-    lr_frequencies: float = setting(1e-3, above=0)
+    lr_frequencies: float = setting(1e-3, above=0, of=("frequencies", "learned"))
     """Learning rate of the sampler's Adam (learned)."""
     alpha: float = setting(0.5, at_least=0, at_most=1)
     """Weight of the amplitudes' difference: how far features scatter."""
@@ -81,15 +81,15 @@ class NCFMConfig:
     """Weight of the phases' difference: where they lie."""
     finetune_steps: int = setting(1, at_least=0)
     """Sweeps over the classes in an iteration that lower the trained expert's cross-entropy; 0: none."""
-    finetune_weight: float = setting(1.0, at_least=0)
+    finetune_weight: float = setting(1.0, at_least=0, unless=("finetune_steps", 0))
     """Weight of that cross-entropy."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """Optimiser of the images."""
     lr_images: float = setting(1e-3, above=0)
     """Learning rate of the images (pixels)."""
-    momentum: float = setting(0.5, at_least=0, below=1)
+    momentum: float = setting(0.5, at_least=0, below=1, of=("optimizer", "sgd"))
     """Momentum of sgd."""
-    weight_decay: float = setting(5e-4, at_least=0)
+    weight_decay: float = setting(5e-4, at_least=0, of=("optimizer", "adamw"))
     """Weight decay of adamw: it pulls pixels towards black."""
     patience: int = setting(500, at_least=0)
     """The rate of the images is halved where the loss has not fallen for more iterations than this; 0: never."""

@@ -23,10 +23,12 @@ import torch
 from torch import Tensor
 
 from ddbench.config import setting
+from ddbench.methods.base import Context
 from ddbench.methods.facts import Facts
 from ddbench.methods.families.kernel import PART, KernelConfig, KernelMethod, Learned, right_share
 from ddbench.methods.parts.pool import BETAS, EPS
 from ddbench.runtime import seeds
+from ddbench.runtime.errors import UserError
 from ddbench.training.kernel import clip_to, platt_loss, ridge_solver
 from ddbench.training.linearised import Linearised
 from ddbench.training.outer import AdaBelief
@@ -100,6 +102,16 @@ class RCIG(KernelMethod[RCIGConfig]):
     def pool_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Half the mean squared error over images and classes."""
         return 0.5 * (outputs - labels).square().mean()
+
+    @classmethod
+    def check(cls, config: RCIGConfig, context: Context) -> None:
+        """As every kernel method's; and no rates of Adam where nothing is solved by it."""
+        super().check(config, context)
+        for name in ("lr_inner", "lr_hessian"):
+            value = getattr(config, name)
+            if config.solver == "cg" and not config.paper_code and value != getattr(RCIGConfig, name):
+                flag = f"--{name.replace('_', '-')}"
+                raise UserError(f"{flag} {value:g}: a setting of --solver adam (and of --paper-code), not of cg")
 
     @property
     def weight(self) -> float:

@@ -32,6 +32,8 @@ class Made:
     free: float = math.inf
     flip: bool = False
     later: float = setting(0.0, at_least=0, omit_default=True)
+    of_two: int = setting(10, at_least=1, of=("word", "two"))
+    unless_green: int = setting(10, unless=("name", "green"))
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -68,8 +70,30 @@ def test_refused(case: tuple[dict[str, Any], str]):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("values", "message", "told"),
+    [
+        ({"of_two": 5}, "--of-two 5: a setting of --word two, not of one", "here: of_two 5: a setting of word two"),
+        (
+            {"name": "green", "unless_green": 5},
+            "--unless-green 5: it has no effect with --name green",
+            "here: unless_green 5: it has no effect with name green",
+        ),
+        ({"of_two": 0}, "--of-two 0: expected at least 1", "here: of_two is 0, expected at least 1"),
+    ],
+    ids=["of", "unless", "range first"],
+)
+def test_settings_without_effect_are_refused(values: dict[str, Any], message: str, told: str):
+    for where, words in (("", message), ("here", told)):
+        with pytest.raises(UserError) as caught:
+            check_config(Made(**values), where)
+        assert str(caught.value).startswith(words)
+
+
 def test_what_is_possible_passes():
     check_config(Made())
+    check_config(Made(of_two=5, word="two", unless_green=5))
+    check_config(Made(of_two=10, unless_green=10, name="green"))
     check_config(Made(steps=1, share=0.0, weight=0.0, crop=1.0, drops=(), limit=2.0, word="two", rate_up=1e-300))
 
 
@@ -129,6 +153,11 @@ class Lacking:
     steps: int
 
 
+@dataclass(frozen=True)
+class Orphan:
+    steps: int = setting(3, of=("loops", True))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Unknown:
     steps: NoSuchType = 3  # type: ignore[name-defined]  # noqa: F821
@@ -147,6 +176,7 @@ class Fresh:
         (Plain, "config Plain: expected a class with @dataclass"),
         (Mutable, "config Mutable can be changed: write @dataclass"),
         (Lacking, "setting 'steps' of config Lacking has no default"),
+        (Orphan, "setting 'steps' of config Orphan is one of 'loops', which it has not"),
         (Unknown, "the types of config Unknown cannot be read: .*NoSuchType"),
     ],
 )

@@ -297,6 +297,15 @@ def test_cache_is_of_its_settings(context: Context, tmp_path: Path):
     assert latents_of(less, tmp_path).folder != folder
 
 
+def test_an_arithmetic_that_a_model_of_pixels_has_not(context: Context, tiny_diffusions: Path, tmp_path: Path):
+    model = find_model(tiny_diffusions, dataset="digits")
+    assert model is not None
+    given = context.give(Diffusion, Generator(model=model, latents=tmp_path / "latents"))
+    with pytest.raises(UserError, match=r"--precision bfloat16: it is of a pretrained transformer"):
+        D3HR(D3HRConfig(steps=5, precision="bfloat16"), given).setup()
+    D3HR(D3HRConfig(steps=5), given).setup()
+
+
 def test_damaged_latents(context: Context, tmp_path: Path):
     latents = latents_of(context, tmp_path)
     latents.make(context.console)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import sys
 from pathlib import Path
 
@@ -423,6 +424,19 @@ def test_tail_class(tmp_path: Path, ddb, data_root: Path):
     assert result.code == 2
     assert "--holdout 0.1: class 'dog' has one image only, so none can be held out: give --holdout 0" in result.err
     assert not (tmp_path / "held").exists()
+
+
+@pytest.mark.parametrize("depth", ["uint8", "uint16"])
+def test_a_tag_of_another_type_is_told(depth: str, tmp_path: Path):
+    """Where the pixels lie as bytes in place of a number: Pillow ends in a TypeError when they are decoded."""
+    path = save(tmp_path / "0.tif", np.random.default_rng(0).integers(0, 256, (8, 8)).astype(depth))
+    content, long = path.read_bytes(), struct.pack("<HHI", 273, 4, 1)
+    place = content.index(long)
+    path.write_bytes(content[:place] + struct.pack("<HHI", 273, 7, 4) + content[place + len(long) :])
+    with pytest.raises(UserError, match=r"0.tif: cannot decode this image: .*bytes"):
+        read_facts(path, whole=True)
+    with pytest.raises(UserError, match=r"0.tif: cannot decode this image: .*bytes"):
+        read_image(path, 1, 8)
 
 
 def test_a_refused_folder_leaves_nothing_in_the_data_folder(tmp_path: Path):

@@ -6,8 +6,9 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from made_synsets import KINDS, write_run, write_view_labels
 from ddbench.exchange.importer import import_content
 from ddbench.exchange.settings import ImportSettings
 from ddbench.hub import shard_name, write
-from ddbench.hub.read import open_hub, read_content, write_labels
+from ddbench.hub.read import _check_counts, open_hub, read_content, write_labels
 from ddbench.hub.write import export_hub
 from ddbench.runtime.errors import UserError
 from ddbench.synset import FILE, Synset, from_header, read_synset, write_synset
@@ -312,3 +313,27 @@ def test_lists_that_are_stored_once_are_counted_first(published: Path, refused: 
     pq.write_table(table.append_column("more", long), path)
     assert path.stat().st_size < 10_000
     refused(["import", published, "--out", tmp_path / "back"], "1,000,009 values in 10 rows", root=tmp_path)
+
+
+def test_columns_are_looked_at_after_arrow_has_taken_them(tmp_path: Path):
+    """A description that contradicts itself is an error where rows are read, else the end of the process."""
+
+    def refuse(rows: int, groups: list[int]) -> Iterator[object]:
+        raise OSError(f"levels of {rows} rows, group {groups[0]}")
+        yield
+
+    opened = SimpleNamespace(num_row_groups=1, reader=SimpleNamespace(iter_batches=refuse))  # no metadata to ask
+    with pytest.raises(UserError, match=r"a.parquet: not a whole parquet file \(levels of 0 rows, group 0\)"):
+        _check_counts([(tmp_path / "a.parquet", opened)], 3)
+
+
+def test_whatever_arrow_raises_is_told(published: Path, refused: Callable, monkeypatch: pytest.MonkeyPatch):
+    """Kinds that are neither OSError nor ValueError too."""
+    arrow = pytest.importorskip("pyarrow")
+
+    def refuse(*_: object, **__: object) -> Iterator[object]:
+        raise arrow.ArrowNotImplementedError("lists of this kind")
+        yield
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", refuse)
+    refused(["import", published, "--out", "back"], "not a whole parquet file (lists of this kind)")

@@ -543,7 +543,7 @@ def test_matching_gets_closer(context: Context):
         ({"cutmix": 1.5}, "--cutmix 1.5"),
         ({"augmentation": "colour"}, "--augmentation"),
         ({"sampler_interval": 0}, "--sampler-interval 0"),
-        ({"sampler_images": 3}, "--sampler-images 3"),
+        ({"sampler": "dream", "sampler_images": 3}, "--sampler-images 3: expected 0"),
     ],
 )
 @pytest.mark.parametrize("name", ["idc", "dream"])

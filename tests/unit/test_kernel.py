@@ -303,6 +303,15 @@ def test_pool():
     assert draws == [other.draw(iteration) for iteration in range(40)]
 
 
+@pytest.mark.parametrize("name", ["lr_inner", "lr_hessian"])
+def test_rates_of_adam_are_refused_where_nothing_is_solved_by_it(name: str, data_root: Path, tmp_path: Path):
+    context = rcig(data_root, tmp_path).context
+    for more in ({"solver": "adam"}, {"paper_code": True}):
+        RCIG.check(RCIGConfig(**{**SMALL, name: 0.5, **more}), context)
+    with pytest.raises(UserError, match=rf"--{name.replace('_', '-')} 0.5: a setting of --solver adam"):
+        RCIG.check(RCIGConfig(**{**SMALL, name: 0.5}), context)
+
+
 # Networks, labels, protocol
 
 

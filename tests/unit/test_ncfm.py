@@ -306,6 +306,12 @@ def test_what_processes_share(context: Context, settings: dict[str, Any], terms:
         ({"alpha": 0.0, "beta": 0.0}, "--alpha 0 with --beta 0: nothing is matched"),
         ({"augmentation": "colour"}, "unknown augmentation 'colour'"),
         ({"frequency_count": 1}, "--frequency-count 1"),
+        ({"momentum": 0.9}, "--momentum 0.9: a setting of --optimizer sgd, not of adamw"),
+        ({"optimizer": "sgd", "weight_decay": 0.1}, "--weight-decay 0.1: a setting of --optimizer adamw, not of sgd"),
+        (
+            {"finetune_steps": 0, "finetune_weight": 2.0},
+            "--finetune-weight 2.0: it has no effect with --finetune-steps 0",
+        ),
         ({"frequency_count": 10**12}, "--frequency-count 1000000000000 needs"),
     ],
 )

@@ -282,16 +282,19 @@ def test_features_in_pieces(context: Context, monkeypatch: pytest.MonkeyPatch):
         ({"sampler_interval": 0}, "--sampler-interval 0: expected at least 1"),
         ({"sampler_images": 7}, "--sampler-images 7: expected 0 .* at least the 8 images"),
         ({"sampler_images": -1}, "--sampler-images -1"),
+        ({"sampler": "random", "sampler_interval": 5}, "--sampler-interval 5: a setting of --sampler dream"),
+        ({"sampler": "random", "sampler_clustering": "minibatch"}, "--sampler-clustering minibatch: a setting of"),
+        ({"sampler": "random", "sampler_images": 8}, "--sampler-images 8: a setting of --sampler dream, not of random"),
     ],
 )
-def test_bad_settings(settings: dict[str, int], message: str):
+def test_bad_settings(settings: dict[str, Any], message: str):
     def check(config: SamplerConfig) -> None:
         check_config(config)
         check_sampler(config, 8)
 
-    check(SamplerConfig(sampler_images=8))
+    check(SamplerConfig(sampler="dream", sampler_images=8))
     with pytest.raises(UserError, match=message):
-        check(SamplerConfig(**settings))
+        check(SamplerConfig(**{"sampler": "dream", **settings}))
 
 
 # Methods that name it
@@ -341,7 +344,7 @@ def test_methods_take_representatives(name: str, context: Context):
 @pytest.mark.parametrize("name", MATCHING)
 def test_methods_refuse_bad_settings_of_the_sampler(name: str, context: Context):
     with pytest.raises(UserError, match="--sampler-images 3: expected 0"):
-        method_of(name, context, sampler_images=3)
+        method_of(name, context, sampler="dream", sampler_images=3)
 
 
 @pytest.mark.parametrize("name", ["mtt", "ftd", "tesla", "datm", "ast", "pdd"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from ddbench.decoders.ddif import MAX_LAYERS, MAX_OMEGA, MAX_WIDTH, Ddif
 from ddbench.methods.base import Context
 from ddbench.methods.families.decoded import Decoded
 from ddbench.runtime import seeds
+from ddbench.runtime.errors import UserError
 from ddbench.training.optimizers import OptimizerSettings, make_optimizer
 
 
@@ -79,6 +80,18 @@ class DdifMethod(Decoded[W]):
             return fitted(decoder, fields, images, context.preprocess, steps=config.fit_steps, lr=config.lr_fit)
 
         return fit
+
+
+def refuse_momentum(config: Any) -> None:
+    """Where Adam is all that learns.
+
+    Raises:
+        UserError: a momentum other than the default.
+    """
+    if config.momentum != type(config).momentum:
+        raise UserError(
+            f"--momentum {config.momentum:g}: it has no effect, the fields are learned by Adam; leave it out"
+        )
 
 
 def fitted(decoder: Ddif, fields: Tensor, images: Tensor, preprocess: Preprocess, *, steps: int, lr: float) -> Tensor:

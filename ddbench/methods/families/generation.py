@@ -96,10 +96,19 @@ class Generation(Method[G], Generic[G]):
         return joined(states, "images")
 
     def setup(self) -> None:
-        """Load the model."""
+        """Load the model.
+
+        Raises:
+            UserError: classes that do not fit, a grid that it has not, or an arithmetic that a model of pixels has not.
+        """
         context, config = self.context, self.config
         model = context.given(Diffusion).model
         self.guidance = config.guidance or (PUBLISHED_GUIDANCE if model.kind == LATENT else 1.0)
+        if config.precision != "float32" and model.kind != LATENT:
+            raise UserError(
+                f"--precision {config.precision}: it is of a pretrained transformer, and this model is one of pixels, "
+                "which is always float32; leave it out"
+            )
         self.backend: Backend = model.backend(context.device, getattr(torch, config.precision))
         self.labels = class_map(model, context.dataset)
         check_grid(config.steps, None, len(self.backend.alphas))

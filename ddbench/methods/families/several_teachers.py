@@ -66,12 +66,12 @@ class SeveralTeachersConfig(RecoveryConfig):
     """Match the statistics of what convolutions are given too: of channels, and of patches of 4 x 4 pixels."""
     average: float = setting(0.8, at_least=0, below=1)
     """Share of the earlier steps in the running average of a batch's statistics; 0: no average."""
-    legacy_average: bool = False
+    legacy_average: bool = setting(False, unless=("average", 0))
     """The averages begin at 0, as in the public code, whose test for the first step never holds."""
     category: Literal["none", "class", "local"] = "class"
     """Half of the distance is to the statistics of the batch's classes over all their training images (class), or to
     those of real images drawn for the batch (local); none: all of it is to those of the whole training set."""
-    local_images: int = setting(50, at_least=1)
+    local_images: int = setting(50, at_least=1, of=("category", "local"))
     """With --category local: real images drawn for each image of a batch."""
     first_weight: float = setting(FIRST_WEIGHT, at_least=0)
     """Weight of the first layer; the others have 1."""
@@ -81,7 +81,7 @@ class SeveralTeachersConfig(RecoveryConfig):
     """Weight of the term that spreads the images of a class; needs several of a class in a batch (--order class)."""
     order: Literal["index", "class"] = "index"
     """What a batch holds: one image of each class (of up to 100), or class after class, --batch images."""
-    batch: int = setting(100, at_least=1)
+    batch: int = setting(100, at_least=1, of=("order", "class"))
     """Images of a batch with --order class."""
     start: Literal["noise", "real"] = "real"
     """What images begin as."""
@@ -89,7 +89,7 @@ class SeveralTeachersConfig(RecoveryConfig):
     """Views are first shifted by a window of the zero-padded image (4 px at 32)."""
     flatness: float = setting(0.0, at_least=0)
     """Weight of the distance to the logits of an average of the images over the steps; 0 in all published runs."""
-    flatness_decay: float = setting(0.9, at_least=0, below=1)
+    flatness_decay: float = setting(0.9, at_least=0, below=1, unless=("flatness", 0))
     """Share of the earlier steps in that average."""
 
 

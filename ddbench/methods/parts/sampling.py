@@ -31,6 +31,9 @@ from ddbench.training.loops import Inputs, inputs_of
 BATCH = 256
 """Images that the network sees at once when features are taken."""
 
+DREAM = ("sampler", "dream")
+"""The choice that the settings of clustering are of."""
+
 FEATURE_BYTES = 28
 """Memory for each feature of a class: float32, and three times float64 while it is clustered."""
 
@@ -41,11 +44,13 @@ class SamplerConfig(MaskConfig):
 
     sampler: Literal["random", "dream"] = "random"
     """Real images of a batch: random ones of the class, or DREAM's representatives, one a cluster of its features."""
-    sampler_interval: int = setting(10, at_least=1)
+    sampler_interval: int = setting(10, at_least=1, of=DREAM)
     """Steps between two clusterings (dream)."""
-    sampler_clustering: Literal["exact", "minibatch"] = "exact"
+    sampler_clustering: Literal["exact", "minibatch"] = setting("exact", of=DREAM)
     """k-means on all images at once, or in mini-batches: faster, less exact (dream)."""
-    sampler_images: int = setting(0, at_least=0, expected="0 (all) or at least the images of a batch, one a cluster")
+    sampler_images: int = setting(
+        0, at_least=0, expected="0 (all) or at least the images of a batch, one a cluster", of=DREAM
+    )
     """Images of a class that are embedded and clustered, drawn anew at each clustering; 0: all (dream)."""
 
 

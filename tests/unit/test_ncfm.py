@@ -195,7 +195,8 @@ def plain_features(weights: list[Tensor], x: Tensor) -> Tensor:
 def test_an_iteration_against_a_plain_loop(make: Callable[..., NCFM], context: Context, name: str):
     """Networks read from the files, decoding, optimiser and steps class by class written out."""
     rate = {"sgd": 1e-4, "adamw": 0.01}[name]
-    method = make(augmentation="none", batch_real=10_000, weight_decay=0.01, lr_images=rate, optimizer=name)
+    decay = {"sgd": {}, "adamw": {"weight_decay": 0.01}}[name]
+    method = make(augmentation="none", batch_real=10_000, lr_images=rate, optimizer=name, **decay)
     store: TrajectoryStore = context.given(Experts)
     stored = method.images.clone()
     pixels = stored.clone().requires_grad_()

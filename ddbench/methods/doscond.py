@@ -7,7 +7,7 @@ learned ones::
     min over edges A and labels X of   sum over classes D(g, g'(A, X))  +  b max(mean sigmoid(A) - density, 0)
 
 Nothing is trained in between. ``A`` are logits of every possible edge, drawn relaxed at a falling temperature, ``D`` is
-the squared distance. What differs from the paper and its code: ``methods/doscond/README.md``.
+``|g - g'|^2 / |g|^2``, as in the public code. What differs from the paper and its code: ``methods/doscond/README.md``.
 """
 
 from __future__ import annotations
@@ -33,8 +33,12 @@ from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.light import light
 from ddbench.synset import Budget
+from ddbench.training.gradient_matching import Distance
 from ddbench.training.graph_matching import ClassPair, density_excess, matching_loss
 from ddbench.training.optimizers import load_optimizer_state, optimizer_state
+
+KINDS: dict[str, Distance] = {"mse": "relative-mse", "cos": "cos"}
+"""Distances by the name of a metric."""
 
 MOST_PAIRS = 2**20
 """Possible edges of all learned graphs together: a step's memory grows with them."""
@@ -58,7 +62,7 @@ class DosCondConfig(GraphBudget):
     batch_real: int = setting(256, at_least=1)
     """Real graphs of a class in a step; all where the class has fewer."""
     metric: Literal["mse", "cos"] = "mse"
-    """Distance of gradients: mse (squared, all parameters) or cos (all as one vector)."""
+    """Distance of gradients as one vector: mse (squared, over the squared length of the real ones) or cos."""
     density: float = setting(0.1, at_least=0)
     """Weight b of what the mean probability of an edge is above the share of edges in the first graphs."""
     sure: float = setting(5.0, above=0)
@@ -176,7 +180,7 @@ class DosCond(GraphMethod[DosCondConfig]):
             ClassPair(label, self._batch(iteration, label, config.batch_real), graphs.batch(begin, end, draw))
             for label, (begin, end) in enumerate(pairwise(self._ends))
         ]
-        matching = matching_loss(net, list(net.parameters()), pairs, config.metric)
+        matching = matching_loss(net, list(net.parameters()), pairs, KINDS[config.metric])
         loss = matching + config.density * density_excess(graphs.edge_logits, self._share)
         found = torch.autograd.grad(loss, graphs.logits, materialize_grads=True)
         if not (bool(torch.isfinite(loss)) and all(bool(torch.isfinite(one).all()) for one in found)):

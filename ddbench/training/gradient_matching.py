@@ -1,17 +1,19 @@
 """Gradient matching as pure functions: gradients in a network's parameters, and how far two of them are apart.
 
-DC and DSA (Zhao et al., ICLR 2021; Zhao and Bilen, ICML 2021) and IDC (Kim et al., ICML 2022) differ in the distance:
+DC and DSA (Zhao et al., ICLR 2021; Zhao and Bilen, ICML 2021), IDC (Kim et al., ICML 2022) and DosCond (Jin et al., KDD
+2022) differ in the distance:
 
-============  ==========================================================================================================
-kind          distance of gradients ``A`` (real) and ``B`` (synthetic), summed over the parameters that it looks at
-============  ==========================================================================================================
-``rows``      ``sum_i 1 - <A_i, B_i> / (|A_i| |B_i| + 1e-6)`` over rows ``i``, one an output unit; only parameters of
-              two or more dimensions (DC, section 3 and appendix)
-``mse``       ``|A - B|^2`` of all parameters together
-``cos``       ``1 - <A, B> / (|A| |B| + 1e-6)`` of all parameters as one vector
-``conv-mse``  ``|A - B|^2`` of the convolutions' kernels, the only parameters of four dimensions (IDC)
-``conv-l1``   ``sum |A - B|`` of the same
-============  ==========================================================================================================
+================  ======================================================================================================
+kind              distance of gradients ``A`` (real) and ``B`` (synthetic), summed over the parameters that it looks at
+================  ======================================================================================================
+``rows``          ``sum_i 1 - <A_i, B_i> / (|A_i| |B_i| + 1e-6)`` over rows ``i``, one an output unit; only parameters
+                  of two or more dimensions (DC, section 3 and appendix)
+``mse``           ``|A - B|^2`` of all parameters together
+``relative-mse``  ``|A - B|^2 / |A|^2`` of all parameters as one vector (DosCond's public code)
+``cos``           ``1 - <A, B> / (|A| |B| + 1e-6)`` of all parameters as one vector
+``conv-mse``      ``|A - B|^2`` of the convolutions' kernels, the only parameters of four dimensions (IDC)
+``conv-l1``       ``sum |A - B|`` of the same
+================  ======================================================================================================
 """
 
 from __future__ import annotations
@@ -24,10 +26,10 @@ from torch import Tensor
 
 from ddbench.training.losses import cross_entropy
 
-Distance = Literal["rows", "mse", "cos", "conv-mse", "conv-l1"]
+Distance = Literal["rows", "mse", "relative-mse", "cos", "conv-mse", "conv-l1"]
 """The distances of :func:`distance`."""
 
-LEAST_DIMENSIONS = {"rows": 2, "mse": 0, "cos": 0, "conv-mse": 4, "conv-l1": 4}
+LEAST_DIMENSIONS = {"rows": 2, "mse": 0, "relative-mse": 0, "cos": 0, "conv-mse": 4, "conv-l1": 4}
 """Parameters of fewer dimensions add nothing to a distance."""
 
 EPSILON = 1e-6
@@ -88,7 +90,8 @@ def distance(real: Sequence[Tensor], synthetic: Sequence[Tensor], kind: Distance
         return _rows(*(torch.cat([one.flatten() for one in side]) for side in zip(*pairs, strict=True)))
     if kind == "conv-l1":
         return torch.stack([(a - b).abs().sum() for a, b in pairs]).sum()
-    return torch.stack([(a - b).square().sum() for a, b in pairs]).sum()
+    squares = torch.stack([(a - b).square().sum() for a, b in pairs]).sum()
+    return squares / torch.stack([a.square().sum() for a, _ in pairs]).sum() if kind == "relative-mse" else squares
 
 
 def _rows(a: Tensor, b: Tensor) -> Tensor:

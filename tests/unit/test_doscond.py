@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,25 @@ def test_real_graphs_match_themselves(few: GraphSet):
     assert float(matching_loss(net, list(net.parameters()), [pairs[0], wrong[0]], "mse").detach()) < 1e-20
     one, two = (gradients(net, pair.real, pair.label, list(net.parameters()), False) for pair in (pairs[0], wrong[0]))
     assert not torch.equal(one[0], two[0])
+
+
+@pytest.mark.parametrize("metric", ["mse", "cos"])
+def test_the_loss_of_a_step_is_that_of_the_released_code(context: Context, metric: str):
+    """Of each class ``|g - g'|^2 / |g|^2``, or one minus the cosine, of all gradients as one vector, in numpy."""
+    method = DosCond(replace(SMALL, metric=metric), context)
+    method.setup()
+    draw = method.graphs.draw(1.0, seeds.generator(context.seed, "doscond-draw", 0))
+    net, expected = method._network(0), 0.0
+    for label, (begin, end) in enumerate(pairwise(method._ends)):
+        real, learned = (
+            np.concatenate([one.detach().double().numpy().ravel() for one in gradients(net, batch, label, part, False)])
+            for part in [list(net.parameters())]
+            for batch in (method._batch(0, label, SMALL.batch_real), method.graphs.batch(begin, end, draw))
+        )
+        lengths = np.linalg.norm(real) * np.linalg.norm(learned) + 1e-6
+        far = ((learned - real) ** 2).sum() / (real**2).sum() if metric == "mse" else 1 - real @ learned / lengths
+        expected += float(far)
+    assert method.step(0)["loss"] == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 def test_draws_have_the_probabilities(few: GraphSet):

@@ -82,9 +82,9 @@ def length(x: Tensor) -> Tensor:
 def plain_distance(real: list[Tensor], synthetic: list[Tensor], kind: str) -> Tensor:
     """The table of ``training/gradient_matching.py``, number by number."""
     total = torch.zeros((), dtype=torch.float64)
-    if kind == "cos":
+    if kind in ("cos", "relative-mse"):
         a, b = (torch.cat([one.reshape(-1) for one in side]) for side in (real, synthetic))
-        return 1 - (a * b).sum() / (length(a) * length(b) + 1e-6)
+        return 1 - (a * b).sum() / (length(a) * length(b) + 1e-6) if kind == "cos" else (length(a - b) / length(a)) ** 2
     for one, two in zip(real, synthetic, strict=True):
         if kind == "mse" or (kind == "conv-mse" and one.ndim == 4):
             total = total + ((one - two) ** 2).sum()
@@ -114,7 +114,7 @@ def learned_weights(net: torch.nn.Module) -> Weights:
     return {name: one.detach().clone().requires_grad_(name in names) for name, one in net.state_dict().items()}
 
 
-@pytest.mark.parametrize("kind", ["rows", "mse", "cos", "conv-mse", "conv-l1"])
+@pytest.mark.parametrize("kind", ["rows", "mse", "relative-mse", "cos", "conv-mse", "conv-l1"])
 def test_distance(kind: str):
     """All kinds of parameters, among them a row without gradient on the real side."""
     g = seeds.generator(0, "distance")
@@ -132,7 +132,7 @@ def test_distance(kind: str):
 
 def test_distances_that_cannot_be():
     row, kernel = torch.ones(2), torch.ones(2, 2, 1, 1)
-    with pytest.raises(ValueError, match="expected one of rows, mse, cos, conv-mse, conv-l1"):
+    with pytest.raises(ValueError, match="expected one of rows, mse, relative-mse, cos, conv-mse, conv-l1"):
         distance([kernel], [kernel], "l2")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="not of the same parameters"):
         distance([kernel], [kernel, row], "rows")

@@ -106,15 +106,14 @@ class Ddif(Decoder):
             )
 
     def initial(self, count: int, generator: torch.Generator) -> Tensor:
-        """Random fields ``(count, P)``: weights uniform within 1/2 in the first layer, then ``sqrt(6 / in) / w``.
+        """Random fields ``(count, P)``.
 
-        Biases are uniform within ``1 / sqrt(in)``.
+        Weights and biases are uniform within 1/2 in the first layer, then within ``sqrt(6 / in) / w``.
         """
         parts = []
         for number, (out, into) in enumerate(self.sizes):
             bound = 1 / into if number == 0 else math.sqrt(6 / into) / self.omega
-            parts.append((torch.rand(count, out * into, generator=generator) * 2 - 1) * bound)
-            parts.append((torch.rand(count, out, generator=generator) * 2 - 1) / math.sqrt(into))
+            parts += [(torch.rand(count, size, generator=generator) * 2 - 1) * bound for size in (out * into, out)]
         return torch.cat(parts, 1)
 
     def decode(self, arrays: Arrays, preprocess: Preprocess) -> Tensor:

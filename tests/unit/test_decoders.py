@@ -130,6 +130,15 @@ def test_fields_against_a_loop_over_pixels():
                 assert torch.allclose(found[n, :, r, c], parts[4].view(3, 6) @ h + parts[5], atol=1e-12)
 
 
+def test_fields_begin_as_published():
+    """Weights and biases within one bound a layer: 1 / inputs, then sqrt(6 / inputs) / frequency."""
+    decoder = Ddif(shape=(3, 4, 5), layers=2, width=6, omega_first=30.0, omega=10.0)
+    fields = decoder.initial(2000, torch.Generator().manual_seed(1)).double().numpy()
+    bounds = np.repeat([1 / 2, 1 / 2, 0.1, 0.1, 0.1, 0.1], [12, 6, 36, 6, 18, 3])
+    assert (np.abs(fields) <= bounds).all()
+    assert np.allclose(fields.std(0), bounds / math.sqrt(3), rtol=0.1)
+
+
 def test_a_large_set_is_decoded_in_pieces(monkeypatch: pytest.MonkeyPatch):
     fields = DDIF.initial(7, torch.Generator().manual_seed(1)).double()
     whole = DDIF.decode({"fields": fields}, PREPROCESS)

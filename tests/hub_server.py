@@ -17,12 +17,16 @@ TOKEN = "hf_standInToken0123456789"
 
 
 class Hub:
-    """Datasets by name: ``files`` name -> path -> bytes; ``private`` name -> bool; ``asked`` every request."""
+    """Datasets by name: ``files`` name -> path -> bytes; ``private`` name -> bool; ``asked`` every request.
+
+    ``broken`` is what it answers on a bad day: a pattern of requests, such as ``POST .*/commit/`` -> code and body.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, dict[str, bytes]] = {}
         self.private: dict[str, bool] = {}
         self.asked: list[str] = []
+        self.broken: dict[str, tuple[int, bytes]] = {}
         self.address = ""
 
     def commit(self, name: str) -> str:
@@ -48,6 +52,14 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(data)
 
+    def on_a_bad_day(self) -> bool:
+        """Whether this request was answered as ``broken`` says."""
+        request = f"{self.command} {unquote(urlsplit(self.path).path)}"
+        found = next((told for pattern, told in self.hub.broken.items() if re.match(pattern, request)), None)
+        if found is not None:
+            self.answer(*found)
+        return found is not None
+
     def allowed(self) -> bool:
         return self.headers.get("Authorization") == f"Bearer {TOKEN}"
 
@@ -55,6 +67,8 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path = urlsplit(self.path).path
         self.hub.asked.append(f"POST {path}")
+        if self.on_a_bad_day():
+            return
         if not self.allowed():
             self.answer(401, {"error": "Invalid username or password."}, X_Error_Message="Invalid credentials")
         elif path == "/api/repos/create":
@@ -92,6 +106,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.asked.append(f"GET {path}")
+        if self.on_a_bad_day():
+            return
         found = re.match(r"/(?:api/)?datasets/([^/]+/[^/]+)", path)
         name = found[1] if found else ""
         if name not in self.hub.files or (self.hub.private[name] and not self.allowed()):

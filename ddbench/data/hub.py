@@ -22,7 +22,7 @@ from ddbench.data.spec import DatasetSpec
 from ddbench.data.specs import HUB
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import parse_json, plain_file, read_json, write_json
-from ddbench.runtime.hub_library import check_name, library, parquet, told
+from ddbench.runtime.hub_library import anew, check_name, library, parquet, told
 from ddbench.runtime.progress import Console
 
 VERSION = 1
@@ -256,7 +256,7 @@ def _open(path: Path) -> Any:
     try:
         return pq.ParquetFile(path)
     except Exception as error:  # arrow raises many kinds for a damaged file
-        raise UserError(f"{path}: not a whole parquet file ({error!s:.100}); get it again") from None
+        raise UserError(f"{path}: not a whole parquet file ({error!s:.100}); {anew(path)}") from None
 
 
 def _opened(parts: Mapping[str, list[Path]]) -> tuple[Opened, Columns]:
@@ -349,7 +349,7 @@ def _rows(path: Path, opened: Any, columns: Columns) -> Iterator[tuple[bytes, An
     except UserError:
         raise
     except Exception as error:  # arrow raises many kinds for a damaged file
-        raise UserError(f"{path}: not a whole parquet file ({error!s:.100}); get it again") from None
+        raise UserError(f"{path}: not a whole parquet file ({error!s:.100}); {anew(path)}") from None
 
 
 def _numbered(columns: Columns, said: dict[str, list[Any]], path: Path) -> tuple[tuple[str, ...], dict[str, list[int]]]:

@@ -19,6 +19,7 @@ from ddbench.hub.columns import numbers, pictures
 from ddbench.protocols import labels as stored
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, file_hash, plain_file, read_json, write_atomic
+from ddbench.runtime.hub_library import anew
 from ddbench.runtime.tensors import parse_header
 from ddbench.synset import KIND as SYNSET
 from ddbench.synset import MAX_CLASSES, MAX_IMAGES, MAX_SIDE
@@ -215,7 +216,7 @@ def _whole_file(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{path}: not a whole parquet file ({error!s:.100}); copy or pull it again") from None
+        raise UserError(f"{path}: not a whole parquet file ({error!s:.100}); {anew(path)}") from None
 
 
 def check_whole(path: Path) -> None:

@@ -6,11 +6,14 @@ error says is cleared of it.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ddbench.hub import DATA, FILES, INFO, LABELS, PREVIEW
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.hub_library import check_name, library, told
+
+COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def push(folder: Path, name: str, *, private: bool, quiet: bool) -> str:
@@ -24,7 +27,7 @@ def push(folder: Path, name: str, *, private: bool, quiet: bool) -> str:
     """
     check_name(name)
     hub = library("push and pull need")
-    with told(hub, name, quiet):
+    with told(hub, name, quiet, writes=True):
         api = hub.HfApi(library_name="ddbench")
         api.create_repo(name, repo_type="dataset", private=private, exist_ok=True)
         there = set(api.list_repo_files(name, repo_type="dataset")) - {".gitattributes"}
@@ -56,6 +59,9 @@ def pull(name: str, *, revision: str | None, labels: bool, quiet: bool) -> Path:
     wanted = [pattern for pattern in FILES if labels or not pattern.startswith(f"{LABELS}/")]
     with told(hub, name, quiet):
         api = hub.HfApi(library_name="ddbench")
+        if not (hub.constants.HF_HUB_OFFLINE or COMMIT.fullmatch(revision or "")):
+            # where the hub does not answer, the library takes the newest version that it has kept, without a word
+            revision = api.dataset_info(name, revision=revision).sha
         folder = Path(api.snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=wanted))
     if not (folder / INFO).is_file():
         raise UserError(f"{name}: no synset of ddbench (it has no {INFO})")

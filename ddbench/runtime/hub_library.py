@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from ddbench.runtime.errors import UserError, install_words
+from ddbench.runtime.files import refused
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 LONGEST = 300
 """Letters of a library's error that are told."""
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+"""Errors of the disk, on which the library keeps what it downloads."""
 
 
 def check_name(name: str) -> None:
@@ -55,32 +62,73 @@ def parquet(need: str = "the form hub needs") -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
+def anew(path: Path) -> str:
+    """What is to be done about a file that is damaged: one in the library's cache is not downloaded again."""
+    return f"remove {path.resolve()} and get it again" if path.is_symlink() else "copy or get it again"
+
+
 @contextmanager
-def told(hub: Any, name: str, quiet: bool) -> Iterator[None]:
-    """What goes wrong on the way, as one line."""
+def told(hub: Any, name: str, quiet: bool, *, writes: bool = False) -> Iterator[None]:
+    """What goes wrong on the way, as one line.
+
+    Args:
+        writes: whether the token is to write there.
+    """
     if quiet:
         hub.utils.disable_progress_bars()
+        hub.utils.logging.set_verbosity_error()  # each try that is repeated is a warning
     errors = hub.errors
     try:
-        yield
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
-        raise UserError(
-            f"{name}: no such dataset or revision, or none that your token may read (hf auth login)"
-        ) from None
-    except (errors.HfHubHTTPError, errors.LocalTokenNotFoundError) as error:
-        code = getattr(getattr(error, "response", None), "status_code", None)
-        if code in (401, 403) or isinstance(error, errors.LocalTokenNotFoundError):
-            raise UserError(f"{name}: a token that may write there is needed: hf auth login, or set HF_TOKEN") from None
-        raise UserError(f"{name}: the hub refused: {clear(hub, error)}") from None
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Not enough free disk space")  # the error that follows says it
+            yield
     except UserError:
         raise
     except Exception as error:  # the library's HTTP client changes with its versions, and its errors with it
-        raise UserError(f"{name}: no way to the hub: {clear(hub, error)}") from None
+        if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+            error = error.__cause__  # why the hub could not be asked; that nothing is here already follows from it
+        if isinstance(error, (errors.RepositoryNotFoundError, errors.RevisionNotFoundError)):
+            reason = "no such dataset or revision, or none that your token may read (hf auth login)"
+        elif isinstance(error, errors.LocalTokenNotFoundError):
+            reason = _token_words(writes)
+        elif isinstance(error, errors.HfHubHTTPError):
+            reason = _answer_words(hub, error, writes)
+        elif (disk := _of_disk(error)) is not None:
+            raise refused(disk, Path(disk.filename or hub.constants.HF_HUB_CACHE)) from None
+        elif isinstance(error, json.JSONDecodeError):
+            reason = "what answers is no hub (not JSON: a page to log in to the network?); see HF_ENDPOINT, and repeat"
+        else:
+            reason = f"no way to the hub: {clear(hub, error)}"
+        raise UserError(f"{name}: {reason}") from None
+
+
+def _of_disk(error: Exception) -> OSError | None:
+    """What the disk refused; None: it was something else. One part of the library tells it in words only."""
+    if isinstance(error, OSError):
+        return error if error.errno in DISK else None
+    return OSError(errno.ENOSPC, str(error)) if "No space left on device" in str(error) else None
+
+
+def _token_words(writes: bool) -> str:
+    return f"a token that may {'write' if writes else 'read'} there is needed: hf auth login, or set HF_TOKEN"
+
+
+def _answer_words(hub: Any, error: Exception, writes: bool) -> str:
+    """What a user is told of an answer that is an error."""
+    code = getattr(getattr(error, "response", None), "status_code", 0)
+    if code in (401, 403):
+        return _token_words(writes)
+    if code == 429:
+        return "the hub takes no more requests for now (429); wait some minutes and repeat the command"
+    if code >= 500:
+        return f"the hub is in trouble ({code}); repeat the command later"
+    return f"the hub refused: {clear(hub, error)}"
 
 
 def clear(hub: Any, error: Exception) -> str:
     """The text of an error without a token in it."""
     text = " ".join(str(error).split()) or type(error).__name__
+    text = re.sub(r" For more information check: \S+", "", text)  # what the number of an answer means
     token = None
     with suppress(Exception):  # asking for one may be what went wrong
         token = hub.get_token()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +15,8 @@ from conftest import Outcome
 from hub_server import TOKEN, Hub, serving
 from made_synsets import KINDS, write_run, write_view_labels
 
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.hub_library import library, told
 from ddbench.synset import FILE
 
 constants = pytest.importorskip("huggingface_hub.constants")
@@ -139,6 +143,72 @@ def test_no_way_to_the_hub(command: Callable, random_run: Path, tmp_path: Path, 
     assert "no way to the hub" in refusal(command("pull", "me/x", "--out", tmp_path / "a"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "offline" in refusal(command("push", random_run, "me/x"))
+
+
+BAD_DAYS = [
+    (401, b"", "a token that may {} there is needed"),
+    (403, b"", "a token that may {} there is needed"),
+    (429, b"", "takes no more requests for now (429); wait some minutes"),
+    (500, b"", "the hub is in trouble (500)"),
+    (200, b"<html>log in", "what answers is no hub (not JSON"),
+]
+
+
+@pytest.mark.parametrize(("code", "body", "words"), BAD_DAYS)
+def test_a_bad_day(code: int, body: bytes, words: str, command: Callable, hub: Hub, random_run: Path, tmp_path: Path):
+    """What the hub answers is told, not what the library makes of it, and the same command goes on."""
+    for request in ("POST /api/repos/create", "POST .*/preupload/", "POST .*/commit/"):
+        hub.broken = {request: (code, body)}
+        assert words.format("write") in refusal(command("push", random_run, "me/x", "--quiet")), request
+    hub.broken = {}
+    assert command("push", random_run, "me/x", "--quiet").code == 0
+    for request in ("GET /api/datasets/me/x", "GET .*/resolve/"):
+        hub.broken = {request: (code, body)}
+        told = refusal(command("pull", "me/x", "--out", tmp_path / "back", "--quiet"))
+        assert (words.format("read") if "api" in request or code > 200 else "no way to the hub") in told, request
+        assert not (tmp_path / "back").exists()
+    hub.broken = {}
+    assert command("pull", "me/x", "--out", tmp_path / "back", "--quiet").code == 0
+
+
+def test_an_older_version_is_not_taken_for_the_newest(command: Callable, hub: Hub, random_run: Path, tmp_path: Path):
+    """The library has it, and gives it without a word where the hub does not answer."""
+    assert command("push", random_run, "me/x", "--quiet").code == 0
+    assert command("pull", "me/x", "--out", tmp_path / "a", "--quiet").code == 0
+    kept = hub.commit("me/x")
+    hub.files["me/x"]["README.md"] += b"changed"
+    hub.broken = {"GET /api/": (500, b"")}
+    assert "the hub is in trouble" in refusal(command("pull", "me/x", "--out", tmp_path / "b", "--quiet"))
+    assert not (tmp_path / "b").exists()
+    assert command("pull", "me/x", "--revision", kept, "--out", tmp_path / "b", "--quiet").code == 0
+
+
+def test_a_download_that_is_damaged(command: Callable, hub: Hub, random_run: Path, tmp_path: Path):
+    """The library does not download it again until what the error names is gone."""
+    assert command("push", random_run, "me/x", "--quiet").code == 0
+    name = "data/train-00000-of-00001.parquet"
+    whole = hub.files["me/x"][name]
+    hub.broken = {f"GET .*/resolve/.*/{name}": (200, whole[::-1])}
+    told = refusal(command("pull", "me/x", "--out", tmp_path / "back", "--quiet"))
+    hub.broken = {}
+    assert told == refusal(command("pull", "me/x", "--out", tmp_path / "back", "--quiet"))
+    found = re.search("; remove (.*) and get it again$", told)
+    assert found is not None, told
+    Path(found[1]).unlink()
+    assert command("pull", "me/x", "--out", tmp_path / "back", "--quiet").code == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "cache/blob"),
+        RuntimeError("Data processing error: No space left on device (os error 28)"),
+    ],
+)
+def test_the_disk_of_the_cache_is_full(error: Exception):
+    hub = library("pull needs")
+    with pytest.raises(UserError, match=r"^cannot write .*: the disk is full"), told(hub, "me/x", quiet=False):
+        raise error
 
 
 def test_without_the_library_one_line(random_run: Path, refused: Callable, monkeypatch: pytest.MonkeyPatch):

@@ -14,7 +14,7 @@ from ddbench.methods.base import Method, State
 from ddbench.methods.needs import Need
 from ddbench.methods.returned import state_of
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import canonical_json, ensure_writable, read_json, write_json
+from ddbench.runtime.files import canonical_json, ensure_writable, gone, read_json, write_json
 from ddbench.runtime.progress import Console
 from ddbench.runtime.ranks import PROCESSES
 from ddbench.runtime.resources import Meter
@@ -173,6 +173,19 @@ def check_folder(out: Path, resolved: dict[str, Any]) -> None:
         return
     if out.exists() and (not out.is_dir() or any(not is_temporary(entry) for entry in out.iterdir())):
         raise UserError(f"{out} exists and is no ddbench run; choose another --out")
+
+
+def check_there(out: Path, resolved: dict[str, Any]) -> None:
+    """Refuse to write into a run folder that was taken away or replaced during work.
+
+    What is written would make a folder that looks whole, of which nobody knows how it was made.
+
+    Raises:
+        UserError: it is not there, or is not this run's.
+    """
+    if not (out / CONFIG).exists():
+        raise gone(out / CONFIG)
+    check_folder(out, resolved)
 
 
 def _differing(old: Any, new: dict[str, Any]) -> list[str]:

@@ -26,6 +26,7 @@ from ddbench.distillation.folder import (
     HOW,
     Rhythm,
     check_folder,
+    check_there,
     checkpoint,
     damaged,
     read_state,
@@ -223,6 +224,7 @@ class Piecework:
             method.prepare(steps)
         self._do_steps(steps, done, partial, method, meter, metrics)
         if not run.product.exists():  # another process did this piece too, and all of them are merged
+            check_there(run.out, run.resolved)
             more = {"metrics": _finite(metrics), "peak_memory_bytes": peak_memory()}
             checkpoint(path, method, steps.stop, meter, **more)
         partial.unlink(missing_ok=True)
@@ -250,6 +252,7 @@ class Piecework:
                         f"iteration {iteration}: {error}; stopped, other parts go on and are kept"
                     ) from None
                 if (rhythm.due(iteration + 1) and iteration + 1 < steps.stop) or interruption.asked:
+                    check_there(self._run.out, self._run.resolved)
                     with rhythm.writing():
                         checkpoint(partial, method, iteration + 1, meter, metrics=_finite(metrics))
                     interruption.kept(iteration + 1)

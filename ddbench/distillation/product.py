@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ddbench.distillation.begin import Run
+from ddbench.distillation.folder import check_there
 from ddbench.methods.base import Method
 from ddbench.methods.needs import TOLD_OF_ALL
 from ddbench.methods.returned import called
@@ -25,8 +26,9 @@ def finish(run: Run, synset: Provenance, cost: dict[str, Any], prepared: dict[st
         prepared: of what :meth:`ddbench.methods.base.Method.prepare` made.
 
     Raises:
-        UserError: the disk refuses.
+        UserError: the disk refuses, or the run's folder is gone.
     """
+    check_there(run.out, run.resolved)
     write_bytes(run.out / "preview.png", modality(synset.modality).preview(synset, run.context.preprocess))
     upstream = dict.fromkeys(TOLD_OF_ALL) | {need.key: need.cost(run.context.given(need)) for need in run.needs}
     write_json(run.out / "cost.json", cost | {"upstream": upstream | prepared} | run.settings.ranks.record())

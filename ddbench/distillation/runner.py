@@ -12,7 +12,16 @@ from ddbench.distillation import pieces
 from ddbench.distillation.begin import Run, begin
 from ddbench.distillation.begin import RunSettings as RunSettings
 from ddbench.distillation.begin import attention_for as attention_for
-from ddbench.distillation.folder import CHECKPOINT, Rhythm, checkpoint, claim_folder, give_up, resume, went_on
+from ddbench.distillation.folder import (
+    CHECKPOINT,
+    Rhythm,
+    check_there,
+    checkpoint,
+    claim_folder,
+    give_up,
+    resume,
+    went_on,
+)
 from ddbench.distillation.product import check_product, finish, write
 from ddbench.distillation.product import wrap as _wrap
 from ddbench.methods.base import Method, NotFiniteError
@@ -141,6 +150,7 @@ def _loop(
             try:
                 metrics = metrics_of(method, iteration, method.step(iteration))
             except NotFiniteError as error:
+                check_there(out, resolved)
                 checkpoint(out / CHECKPOINT, method, iteration, meter)
                 write(out / "last_good.safetensors", _wrap(method, resolved))
                 raise UserError(
@@ -158,6 +168,7 @@ def _loop(
             if last:
                 check_product(method, resolved)
             if rhythm.due(number) or last or interruption.asked:
+                check_there(out, resolved)
                 with rhythm.writing():
                     checkpoint(out / CHECKPOINT, method, number, meter)
                 interruption.kept(number)

@@ -23,7 +23,7 @@ from ddbench.networks.check import check_student
 from ddbench.runtime import device as devices
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import ensure_writable, read_json, write_json
+from ddbench.runtime.files import ensure_writable, gone, read_json, write_json
 from ddbench.runtime.numbers import check_count
 from ddbench.runtime.progress import Bar, Console
 from ddbench.runtime.resources import Meter
@@ -259,9 +259,11 @@ def _take_in(store: TrajectoryStore, units: Units, result: BlockResult, bar: Bar
     """Enter what a block left into manifest and costs.
 
     Raises:
-        UserError: an expert of the block diverged; the others are entered.
+        UserError: an expert of the block diverged (the others are entered), or the store is gone.
     """
     for index in result.written:
+        if not (store.folder / expert_file(index)).exists():  # what is written now would make another, empty store
+            raise gone(store.folder / expert_file(index))
         units.note(unit_name(index), result.cost)
         _merge_costs(store.folder, units)
         store.enter(index)

@@ -21,7 +21,7 @@ from torch import Tensor
 from ddbench.data.specs import dataset_slug
 from ddbench.experts.recipe import BUFFERS, IMPORTED, ExpertRecipe, Kind, buffer_command
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import file_hash, read_json, write_json
+from ddbench.runtime.files import file_hash, gone, read_json, write_json
 from ddbench.runtime.tensors import check_tensor, open_tensors, write_tensors
 
 EXPERT_KIND = "ddbench-expert"
@@ -205,11 +205,12 @@ class TrajectoryStore:
         manifest which an unlucky process wrote over a better one is mended.
 
         Raises:
-            UserError: one of ``indices`` is malformed, or the folder cannot be written to.
+            UserError: one of ``indices`` is malformed or gone, or the folder cannot be written to.
         """
         for index in indices:
             self.experts.pop(index, None)  # a file of the same size that was removed since
-            self.scan(index)
+            if not self.scan(index):
+                raise gone(self.folder / expert_file(index))
         entered: set[str] | None = None
         while entered is None or not {f"{index:05d}" for index in self._there()} <= entered:
             self.write_manifest()

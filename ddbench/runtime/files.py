@@ -47,6 +47,14 @@ def refused(error: OSError, path: Path) -> UserError:
     return UserError(f"cannot write {path}: {error.strerror or error}; choose a folder you may write to")
 
 
+def gone(path: Path) -> UserError:
+    """What a user is told where the folder that is worked in was taken away."""
+    return UserError(
+        f"{path} is gone: its folder was removed or replaced during work, or its disk is away; nothing more is written "
+        "there; repeat the command to begin again"
+    )
+
+
 def listed(folder: Path, pattern: str) -> list[Path]:
     """What fits a pattern in a folder, sorted; nothing where there is no folder, or it goes while one looks."""
     try:

@@ -179,8 +179,11 @@ class Units:
         try:
             yield
         except Exception as error:
-            for unit in units:
-                self.fail(unit, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            if sign.path.exists():  # else the folder was taken away, and is not to come back
+                with contextlib.suppress(UserError):  # a full disk, say: why the unit failed is what is to be told
+                    for unit in units:
+                        self.fail(unit, reason)
             raise
         finally:
             sign.leave()

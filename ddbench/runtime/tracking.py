@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ddbench.runtime.errors import UserError, install_words
-from ddbench.runtime.files import canonical_json, plain_or_absent, write_text
+from ddbench.runtime.files import canonical_json, plain_or_absent, refused, write_text
 from ddbench.runtime.progress import Console
 
 TRACKERS = ("jsonl", "wandb", "tensorboard")
@@ -48,12 +49,16 @@ class JsonLines:
     def log(self, iteration: int, metrics: dict[str, float]) -> None:
         """Append one line; numbers that are not finite become null."""
         finite = {name: value if abs(value) < float("inf") else None for name, value in metrics.items()}
-        self._file.write(canonical_json({"iteration": iteration, **finite}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(canonical_json({"iteration": iteration, **finite}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise refused(error, Path(self._file.name)) from error
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk, which :meth:`log` has told
+            self._file.close()
 
 
 class _Wandb:

@@ -263,6 +263,17 @@ def test_compiler_choice_rests_on_the_work_alone(monkeypatch: pytest.MonkeyPatch
 # Trackers and progress
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_metrics_on_a_full_disk(tmp_path: Path):
+    """The file is named, and closing it, which writes again what is left, says nothing of its own."""
+    tracker = JsonLines(tmp_path / "metrics.jsonl", 0)
+    tracker.close()
+    tracker._file = open("/dev/full", "w")  # noqa: SIM115 (the tracker closes it)
+    with pytest.raises(UserError, match=r"^cannot write /dev/full: the disk is full"):
+        tracker.log(1, {"loss": 1.0})
+    tracker.close()
+
+
 def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     tracker = JsonLines(path, 0)

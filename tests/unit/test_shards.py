@@ -213,6 +213,25 @@ def test_failed_jobs_are_known(payload: str, expected: dict[str, str], tmp_path:
         assert found["wait"].state == "open"
 
 
+def test_why_a_unit_failed_is_told_where_that_cannot_be_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The disk is full, or the folder was taken away, which is not made again."""
+
+    def full(path: Path, text: str) -> None:
+        raise UserError("the disk is full")
+
+    def fail(change: Callable[[], object]) -> None:
+        with units.at(["unit"]):
+            change()
+            raise UserError("the reason")
+
+    units = Units(tmp_path / "units")
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"^the reason$"):
+        fail(lambda: patch.setattr(shards, "write_text", full))
+    with pytest.raises(UserError, match=r"^the reason$"):
+        fail(lambda: shutil.rmtree(units.folder))
+    assert not units.folder.exists()
+
+
 def test_what_all_need_is_done_by_one(tmp_path: Path, monkeypatch):
     """A unit that a living process is at is waited for; one of a dead process is done again."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))

@@ -50,7 +50,7 @@ def table(cell: Cell, pooling: str) -> list[str]:
         both = [scores(cell, row, student) for student in students]
         parts = [pair[place] for place in range(len(METRICS)) for pair in both]
         items = "" if row.method in NOTHING else f"{synset.images:,}"
-        lines.append(f"| {row.method}{several} | {items} | {row.stored.total:,} | {' | '.join(parts)} |")
+        lines.append(f"| {row.method}{several} | {items} | {row.stored:,.0f} | {' | '.join(parts)} |")
     return lines
 
 

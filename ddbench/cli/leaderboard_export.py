@@ -42,7 +42,7 @@ class ExportArgs:
     protocol: str = ""
     """Only this protocol, by name."""
     student: str = ""
-    """Only tables with this student; latex ranks by it."""
+    """Only tables with this student, ranked by it."""
     verified: bool = False
     """Only verified rows, and the references."""
     columns: str = ""
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> None:
     if out is None:
         print(text, end="")
         return
-    write_export(out, args.format, cells, text)
+    write_export(out, args.format, cells, text, args.student)
     what = "everything" if args.format in BINARY else f"{len(text.splitlines())} lines"
     print(f"wrote {out}: {what} of {count} {'table' if count == 1 else 'tables'}{_left_out(args, text)}")
 
@@ -112,9 +112,9 @@ def _text(args: ExportArgs, cells: list[Cell]) -> str:
     from ddbench.leaderboard.pages.latex_wide import wide_text
 
     if args.format == "csv":
-        return csv_text(cells)
+        return csv_text(cells, args.student)
     if args.format == "json":
-        return json_text(cells)
+        return json_text(cells, args.student)
     if args.layout == "wide":
         return wide_text(cells, args.student, args.spread)
     wanted = [name.strip() for name in args.columns.split(",") if name.strip()]

@@ -152,10 +152,12 @@ def print_verification(row: Result, made: Verification) -> None:
     """Claimed and measured numbers of each student side by side."""
     from ddbench.evaluation.result import said_before
     from ddbench.leaderboard.columns import SHORT
+    from ddbench.leaderboard.coverage import checked
 
     named = said_before(made.metric, row.metrics[made.metric].title).rstrip()
     synset, unit = row.synset, row.metrics[made.metric].unit
-    print(f"{row.id}  {synset.method} on {synset.dataset}, {synset.budget.name}, {row.protocol.name}: {made.verdict}")
+    what = f"{synset.method} on {synset.dataset}, {synset.budget.name}, {row.protocol.name}"
+    print(f"{row.id}  {what}: {checked(row, made).words}")
     claims = {claim.student: claim.value for claim in row.submission.claims if claim.metric == made.metric}
     lines = [
         (

@@ -14,6 +14,9 @@ from ddbench.runtime.errors import UserError
 SPACES = ("pixels", "pixels255", "none")
 """What ``--preprocess`` may say beside the names of transforms."""
 
+DRAWN_HERE = ("random", "full")
+"""Methods whose sets a board compares others with: a foreign one is not taken for theirs."""
+
 LabelForm = Literal["auto", "classes", "onehot", "probabilities", "logits", "targets"]
 
 
@@ -73,5 +76,7 @@ class ImportSettings:
                 raise UserError(f"{flag} {value}: expected at least 1")
         if self.method is not None and re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,59}", self.method) is None:
             raise UserError(f"--method {self.method!r:.80}: expected a name of letters, digits and . + - _")
+        if self.method in DRAWN_HERE:
+            raise UserError(f"--method {self.method}: what others are compared with, drawn here; choose another name")
         if not 0 < self.label_temperature <= 1000:  # NaN fails it
             raise UserError(f"--label-temperature {self.label_temperature}: expected a positive number up to 1000")

@@ -11,6 +11,7 @@ from typing import Any
 from ddbench.decoders.base import read_decoder
 from ddbench.evaluation.result import Evaluation
 from ddbench.hub import DATA, INFO, LABELS, PREVIEW
+from ddbench.leaderboard.coverage import Checked
 from ddbench.leaderboard.pages.markdown import escape
 from ddbench.leaderboard.result import Result
 from ddbench.methods import METHODS, facts_of
@@ -29,10 +30,10 @@ FORMS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a synset stands on a board: a row, the verdict of its verification, its rank; None: none."""
+    """Where a synset stands on a board: a row, what its verification says, its rank; None: none."""
 
     result: Result
-    verdict: str | None
+    checked: Checked | None
     rank: int | None
 
 
@@ -231,7 +232,8 @@ def _board(subject: Subject) -> Iterator[str]:
     for place in subject.places:
         result = place.result
         for student in result.students:
-            head = f"| `{result.id}` | {place.rank or ''} | {place.verdict or 'no'} "
-            entry = result.summary[student].get("accuracy")
+            verified = place.checked.words if place.checked else "no"
+            head = f"| `{result.id}` | {place.rank or ''} | {verified} "
+            entry = result.statistics[student].get("accuracy")
             if entry is not None:
                 yield head + _score(result.protocol.name, student, entry)

@@ -153,7 +153,7 @@ def _places(board: Path | None, sha256: str) -> list[Place]:
         for row in cell.rows:
             for result in row.results:
                 if result.synset.sha256 == sha256:
-                    place = Place(result=result, verdict=row.verdicts.get(result.id), rank=cell.rank(row))
+                    place = Place(result=result, checked=row.verdicts.get(result.id), rank=cell.rank(row))
                     found.setdefault(result.id, place)
     return list(found.values())
 

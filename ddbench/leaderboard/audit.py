@@ -18,6 +18,7 @@ from ddbench.leaderboard.images import MAX_PNG_BYTES, published_png
 from ddbench.leaderboard.kept import Kept, board_digest
 from ddbench.leaderboard.result import Result
 from ddbench.leaderboard.schema import MAX_RESULT_BYTES, RESULTS, load_results, result_path, same_subject
+from ddbench.leaderboard.superseding import what_is_lost
 from ddbench.leaderboard.verification import SUFFIX, load_verifications
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.temporary import is_temporary
@@ -162,7 +163,7 @@ def _shown(path: Path) -> str:
 
 
 def check_lineage(results: Sequence[Result]) -> None:
-    """A row supersedes only one of the same synset under the same protocol that has no more runs.
+    """A row supersedes only one of the same synset under the same protocol that has no more runs, and all of it.
 
     Raises:
         UserError: it takes the place of another one.
@@ -175,6 +176,10 @@ def check_lineage(results: Sequence[Result]) -> None:
                 f"{result_path(result)}: supersedes {old.id}, which is of another synset or protocol, or has more "
                 "runs; submit it again"
             )
+        lost = None if old is None else what_is_lost(old, result)
+        if old is not None and lost is not None:
+            where = f"{result_path(result)}: supersedes {old.id}"
+            raise UserError(f"{where}, which has {lost[0]}, and it has not: {lost[1]}, then submit again")
 
 
 def check_real(results: Sequence[Result]) -> None:

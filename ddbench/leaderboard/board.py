@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+from ddbench.leaderboard.coverage import all_checked
 from ddbench.leaderboard.grouping import Group, Known, groups
 from ddbench.leaderboard.rates import packed_bytes
 from ddbench.leaderboard.result import Result
@@ -23,8 +24,8 @@ class Board:
         self.root = root
         self.results = results
         self.verifications = verifications
-        verdicts = {name: one.verdict for name, one in verifications.items()}
-        self._known = Known(verdicts, packed_bytes(root, results))
+        self.checked = all_checked(results, verifications)
+        self._known = Known(self.checked, packed_bytes(root, results))
 
     @cached_property
     def groups(self) -> list[Group]:

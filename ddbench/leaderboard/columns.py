@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from ddbench.evaluation.ddranking.definitions import UNITS
-from ddbench.leaderboard.result import Result, TaskInfo, plain
+from ddbench.leaderboard.result import Metric, Result, TaskInfo, plain
 from ddbench.runtime.files import canonical_json
 from ddbench.statistics import Statistics
 
@@ -104,7 +105,15 @@ class Measure:
         if self.group == TASK:
             task, name = _of_task(result, self.metric)
             return None if task is None else task.summary[name]
-        return result.summary.get(self.student, {}).get(self.metric)
+        return result.statistics.get(self.student, {}).get(self.metric)
+
+    def described_by(self, result: Result) -> bool:
+        """Whether a result means the same by the number: unit and direction."""
+        if self.group == SCORE:
+            return True
+        task, name = _of_task(result, self.metric) if self.group == TASK else (None, "")
+        own = task.metrics[name] if task is not None else result.metrics.get(self.metric)
+        return own is not None and (own.unit, own.better) == (self.unit, self.better)
 
     def settings(self, result: Result, ranking: str) -> str:
         """What must be equal for two rows' numbers to be compared."""
@@ -164,7 +173,7 @@ def measures(results: Iterable[Result], metric: str, columns: Sequence[str]) -> 
         columns: students in the order of the columns, first the one that ranks.
     """
     results = list(results)
-    described = {name: one for result in reversed(results) for name, one in result.metrics.items()}
+    described = _described((name, one) for result in results for name, one in result.metrics.items())
     main = described[metric]
     found = [
         Measure(MAIN, name, metric, name, main.unit, main.better, f"mean and half of its 95 % interval, {name}")
@@ -187,13 +196,20 @@ def measures(results: Iterable[Result], metric: str, columns: Sequence[str]) -> 
 
 
 def _task_measures(results: Sequence[Result]) -> Iterator[Measure]:
-    """The numbers of tasks: tasks by name, their numbers as the first row that has them tells them."""
-    told: dict[str, dict[str, Measure]] = {}
+    """The numbers of tasks: tasks by name, their numbers as most rows tell them."""
+    tasks: dict[str, list[TaskInfo]] = {}
     for result in results:
         for task, info in (result.tasks or {}).items():
-            for name, one in info.metrics.items():
-                title, hint = f"{task} {SHORT.get(name, name)}", f"{one.title} (task {task})"
-                measure = Measure(TASK, "", f"{task}.{name}", title, one.unit, one.better, hint)
-                told.setdefault(task, {}).setdefault(name, measure)
-    for task in sorted(told):
-        yield from told[task].values()
+            tasks.setdefault(task, []).append(info)
+    for task, told in sorted(tasks.items()):
+        for name, one in _described(entry for info in told for entry in info.metrics.items()).items():
+            title, hint = f"{task} {SHORT.get(name, name)}", f"{one.title} (task {task})"
+            yield Measure(TASK, "", f"{task}.{name}", title, one.unit, one.better, hint)
+
+
+def _described(entries: Iterable[tuple[str, Metric]]) -> dict[str, Metric]:
+    """What most say of a metric, by name: no single row turns the order of a column round."""
+    votes: dict[str, Counter[Metric]] = {}
+    for name, one in entries:
+        votes.setdefault(name, Counter())[one] += 1
+    return {name: min(own, key=lambda one: (-own[one], one.unit, one.better, one.title)) for name, own in votes.items()}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ddbench.leaderboard.columns import MAIN, Measure, measures
+from ddbench.leaderboard.coverage import Checked, together
 from ddbench.leaderboard.ranking import Ranking, alike
 from ddbench.leaderboard.result import Budget, ProtocolInfo, Result
 from ddbench.leaderboard.rows import FULL, RANDOM, Cell, Row, Score, in_order
@@ -22,11 +23,11 @@ class Known:
     """What is found out about results and is not in them, by their id.
 
     Attributes:
-        verdicts: of verifications.
+        verdicts: of verifications, in short.
         packed: bytes that are stored, after zstd.
     """
 
-    verdicts: Mapping[str, str] = field(default_factory=dict)
+    verdicts: Mapping[str, Checked] = field(default_factory=dict)
     packed: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -100,6 +101,7 @@ class Group:
             students=tuple(columns),
             measures=shown,
             rows=tuple(in_order(rows, first)),
+            labellers=_usual_labellers(rows),
         )
 
 
@@ -199,17 +201,20 @@ def _reference(result: Result) -> str:
 
 
 def _grouped(entries: Sequence[_Entry]) -> list[list[_Entry]]:
-    """Results that make a row together: all of the method ``random``, else one each."""
-    drawn = [entry for entry in entries if _reference(entry.result) == RANDOM]
+    """Results that make a row together: all of the method ``random`` with one preprocess, else one each.
+
+    The same subsets with another preprocess are neither further subsets nor measured alike.
+    """
+    drawn: dict[str, list[_Entry]] = {}
+    for entry in sorted(entries, key=lambda entry: (entry.result.synset.seed, entry.result.id)):
+        if _reference(entry.result) == RANDOM:
+            drawn.setdefault(canonical_json(entry.result.synset.preprocess), []).append(entry)
     single = [[entry] for entry in entries if _reference(entry.result) != RANDOM]
-    drawn.sort(key=lambda entry: (entry.result.synset.seed, entry.result.id))
-    return [*single, drawn] if drawn else single
+    return single + [own for _, own in sorted(drawn.items(), key=lambda item: (-len(item[1]), item[0]))]
 
 
 def _row(group: Sequence[_Entry], shown: Sequence[Measure], ranking: str, beside: Known) -> Row:
     """A row that has no rank yet."""
-    from ddbench.leaderboard.verification import VERDICTS
-
     results = tuple(entry.result for entry in group)
     scores = {}
     for measure in shown:
@@ -228,16 +233,23 @@ def _row(group: Sequence[_Entry], shown: Sequence[Measure], ranking: str, beside
         reference=_reference(results[0]),
         earlier=earlier,
         verdicts={one.id: beside.verdicts[one.id] for one in (*results, *earlier) if one.id in beside.verdicts},
-        verdict=min(judged, key=VERDICTS.index) if len(judged) == len(results) else None,
+        checked=together(judged) if len(judged) == len(results) else None,
         packed=sum(packed) / len(packed) if len(packed) == len(results) else None,
     )
 
 
+def _usual_labellers(rows: Sequence[Row]) -> frozenset[str]:
+    """Those that labelled most rows, of equally many those of random images; none where all rows have the same."""
+    votes = Counter(row.labellers for row in rows if row.labellers)
+    if len(votes) < 2:
+        return frozenset()
+    random = {row.labellers for row in rows if row.reference == RANDOM}
+    return min(votes, key=lambda own: (-votes[own], own not in random, len(own), sorted(own)))
+
+
 def _ranking_student(results: Sequence[Result]) -> str:
-    """The student that most synsets were distilled on, of those evaluated; else the first of those that most have."""
+    """The student that most synsets were distilled on, of those evaluated, else that most have; the first by name."""
     methods = [result for result in results if not _reference(result)]
     votes = Counter(str(one.synset.student) for one in methods if one.synset.student in one.students)
-    if votes:
-        return min(votes, key=lambda name: (-votes[name], name))
-    had = Counter(student for one in methods or results for student in one.students)
-    return max(had, key=had.__getitem__)
+    votes = votes or Counter(student for one in methods or results for student in one.students)
+    return min(votes, key=lambda name: (-votes[name], name))

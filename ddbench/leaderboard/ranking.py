@@ -84,8 +84,9 @@ class Ranking:
 
     def _usual(self, having: Sequence[Row]) -> str:
         """The settings that most methods share, or the references where no method has the measure."""
-        methods = [row for row in having if not row.reference]
-        votes = Counter(self._of(row)[0] for row in methods or having)
+        known = [row for row in having if any(map(self.measure.described_by, row.results))]
+        methods = [row for row in known if not row.reference]
+        votes = Counter(self._of(row)[0] for row in methods or known)
         return min(votes, key=lambda settings: (-votes[settings], settings)) if votes else ""
 
     def beats(self, one: Row, other: Row) -> bool:
@@ -112,13 +113,18 @@ class Ranking:
         return a["mean"] - b["mean"], None, None, _apart(a, b)
 
     def against_random(self, rows: Sequence[Row]) -> list[Row]:
-        """Say of every method whether it is above, level with or below random images by the measure."""
+        """Say of every method whether it is above, level with or below random images by the measure.
+
+        Of several rows of random images: those with its preprocess, else the one with most subsets.
+        """
         measure = self.measure
-        random = next((row for row in rows if row.reference == RANDOM and measure in row.scores), None)
-        if random is None:
+        drawn = [row for row in rows if row.reference == RANDOM and measure in row.scores]
+        if not drawn:
             return list(rows)
         said = []
         for row in rows:
+            own = row.first.synset.preprocess
+            random = next((one for one in drawn if one.first.synset.preprocess == own), drawn[0])
             if not row.reference and measure in row.scores and row.scores[measure].statistics["low"] is not None:
                 difference, low, high, apart = self._difference(row, random)
                 better = "above" if measure.sign * difference < 0 else "below"

@@ -29,6 +29,11 @@ def read_scores(path: Path, result: Result) -> dict[str, Any] | None:
             raise UserError(f"{path}: scores of another synset; run `ddbench scores` again, or remove the file")
         if found["protocol"]["hash"] != result.protocol.hash:
             return None
+        if result.teacher is not None and found["teacher"] != result.teacher["sha256"]:
+            raise UserError(
+                f"{path}: scores with another teacher than the evaluation's ({result.teacher['sha256'][:12]}): remove "
+                "the file, and score with that one by `ddbench scores RUN --teacher FILE`"
+            )
         names = ("seed", *OWN_ACCURACIES)
         repeats = [{name: repeat[name] for name in names} for repeat in found["repeats"]]
         own = [Accuracies(**{name: repeat[name] for name in OWN_ACCURACIES}) for repeat in repeats]

@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 
 from ddbench.evaluation.ddranking.definitions import Accuracies, repeat_scores
 from ddbench.evaluation.result import ranked_by
-from ddbench.statistics import Statistics
+from ddbench.statistics import Statistics, summarise
 
 KIND = "ddbench-result"
 SCHEMA = 1
@@ -413,6 +413,16 @@ class Result(Record):
             for metric, value in run.metrics.items():
                 found.setdefault((run.student, metric), {})[run.seed] = value
         return found
+
+    @cached_property
+    def statistics(self) -> Mapping[str, Mapping[str, Statistics]]:
+        """Student -> metric -> statistics, as they are shown: runs of a fixed network are one, and have no interval."""
+        if not self.synset.fixed_network:
+            return self.summary
+        return {
+            student: {metric: summarise([entry["mean"]]) for metric, entry in own.items()}
+            for student, own in self.summary.items()
+        }
 
     @property
     def labeller(self) -> str | None:

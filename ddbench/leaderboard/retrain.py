@@ -20,6 +20,7 @@ from ddbench.data.specs import is_read_elsewhere
 from ddbench.leaderboard.attachments import SYNSET, Part, address, beside, check_part, needed
 from ddbench.leaderboard.columns import repeated
 from ddbench.leaderboard.consistency import protocol_of
+from ddbench.leaderboard.coverage import all_checked
 from ddbench.leaderboard.described import check_described, searched_otherwise
 from ddbench.leaderboard.result import Result, Run
 from ddbench.leaderboard.retask import check_tasks, tasks_again
@@ -102,11 +103,11 @@ def choose(
         UserError: no such row, several that begin like this, or the board is broken.
     """
     results, chosen, notes = _candidates(root, ids)
-    done = load_verifications(root, results)
+    done = all_checked(results, load_verifications(root, results))
     own = shard.own(sorted(chosen, key=lambda result: (_seconds(result), result.id)))
     for result in own:
         if result.id in done and not again:
-            notes.append(f"{result.id} is verified already: {done[result.id].verdict} (--again repeats it)")
+            notes.append(f"{result.id} is verified already: {done[result.id].words}; --again repeats it")
     return [result for result in own if again or result.id not in done], notes
 
 
@@ -190,11 +191,10 @@ def verify_rows(request: Request, rows: Sequence[Result], max_seconds: float | N
         max_seconds: what is unfinished then is stopped, and goes on at the next call. Rows are then trained at once,
             ``workers`` of them, each in a process of its own; so they are, as many as it takes, on another engine.
     """
-    job, shared, workers, deadline = "ddbench.leaderboard.retrain:verify_row", request, 1, None
+    job, shared, workers = "ddbench.leaderboard.retrain:verify_row", request, 1
     if max_seconds is not None or is_elsewhere():
         shared, workers = replace(request, workers=1, quiet=True), request.workers
-    if max_seconds is not None:
-        deadline = time.monotonic() + max_seconds
+    deadline = None if max_seconds is None else time.monotonic() + max_seconds
     names = [(row.id,) for row in rows]
     for index, outcome in run_units(
         job, shared, rows, workers, units=request.units, names=names, deadline=deadline, survive=True

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from statistics import mean
 from typing import Any
 
 from ddbench.leaderboard.columns import MAIN, Measure
-from ddbench.leaderboard.result import Budget, Metric, ProtocolInfo, Result, Stored
+from ddbench.leaderboard.coverage import Checked
+from ddbench.leaderboard.result import Budget, Metric, ProtocolInfo, Result
 from ddbench.modalities import modality
 from ddbench.statistics import Statistics
 
@@ -65,8 +67,8 @@ class Row:
         scores: what was measured.
         reference: ``random`` and ``full`` are shown below the methods and have no rank; else empty.
         earlier: superseded results behind it, newest first.
-        verdict: of the verification, None where there is none; of several results the worst.
-        verdicts: result id -> verdict, of its results and the earlier ones that have one.
+        checked: what its verification says, None where there is none; of several results all of theirs together.
+        verdicts: result id -> what its verification says, of its results and the earlier ones that have one.
         packed: bytes that it stores with its synset after zstd; over several subsets their mean; None: not known.
     """
 
@@ -74,8 +76,8 @@ class Row:
     scores: Mapping[Measure, Score]
     reference: str
     earlier: tuple[Result, ...]
-    verdict: str | None
-    verdicts: Mapping[str, str] = field(default_factory=dict)
+    checked: Checked | None
+    verdicts: Mapping[str, Checked] = field(default_factory=dict)
     packed: float | None = None
 
     @property
@@ -95,23 +97,23 @@ class Row:
 
     @property
     def verified(self) -> bool:
-        """Whether a verification reached the claimed numbers."""
-        return self.verdict is not None and self.verdict != "below"
+        """Whether a verification reached the claimed numbers, by all networks or by some."""
+        return self.checked is not None and self.checked.verdict != "below"
 
     @property
-    def stored(self) -> Stored:
-        """Bytes of the synset, by part."""
-        return self.first.synset.bytes
+    def stored(self) -> float:
+        """Bytes of everything that training needs; over several subsets their mean."""
+        return mean(result.synset.bytes.total for result in self.results)
 
     @property
     def compression(self) -> float:
         """Bytes of the real training set over those of the synset."""
-        return self.stored.real / self.stored.total
+        return self.first.synset.bytes.real / self.stored
 
     @property
     def bits(self) -> float:
         """Bits per class of everything that training needs, as stored."""
-        return 8 * self.stored.total / self.first.synset.classes
+        return 8 * self.stored / self.first.synset.classes
 
     @property
     def packed_bits(self) -> float | None:
@@ -127,8 +129,11 @@ class Row:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Network seeds of the student that has most, of each result."""
-        return tuple(max(Counter(run.student for run in one.runs).values()) for one in self.results)
+        """Networks of the student that has most, of each result; a fixed network is one, whatever its seeds."""
+        return tuple(
+            1 if one.synset.fixed_network else max(Counter(run.student for run in one.runs).values())
+            for one in self.results
+        )
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,7 @@ class Cell:
         students: columns, the one that ranks first.
         measures: the columns of measured numbers.
         rows: methods from best to worst, then the references that were measured: random images, all real data.
+        labellers: where not all rows were labelled by the same teachers, hashes of those that labelled most rows.
     """
 
     dataset: str
@@ -154,11 +160,16 @@ class Cell:
     students: tuple[str, ...]
     measures: tuple[Measure, ...]
     rows: tuple[Row, ...]
+    labellers: frozenset[str] = frozenset()
 
     @property
     def items(self) -> str:
         """What its synsets hold: images, or graphs."""
         return modality(self.rows[0].first.synset.modality).items
+
+    def labelled_otherwise(self, row: Row) -> bool:
+        """Whether others labelled a row's views than those of most rows: it differs by more than its images."""
+        return bool(self.labellers and row.labellers) and row.labellers != self.labellers
 
     def main(self, student: str) -> Measure:
         """The accuracy of one student."""

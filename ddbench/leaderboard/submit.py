@@ -14,7 +14,7 @@ from ddbench.leaderboard.evaluated import COPIED, evaluation_path, read_evaluati
 from ddbench.leaderboard.packing import NEEDED, Given, Item, find_part, hash_of, pack
 from ddbench.leaderboard.recorded import read_cost, read_scores, read_tasks
 from ddbench.leaderboard.result import KIND, SCHEMA, Result
-from ddbench.leaderboard.rows import RANDOM
+from ddbench.leaderboard.rows import RANDOM, REFERENCES
 from ddbench.leaderboard.schema import (
     MAX_RESULT_BYTES,
     check_result,
@@ -222,6 +222,8 @@ def _said(submission: Submission) -> dict[str, Any]:
 
 def _method(result: Result, name: str) -> str:
     own = result.synset.method
+    if own == IMPORTED and name in REFERENCES:
+        raise UserError(f"--method {name}: what other rows are compared with, drawn here; choose another name")
     if own not in (IMPORTED, name):
         raise UserError(f"--method {name}: the synset was made by {own}; only an imported synset can be named")
     return name

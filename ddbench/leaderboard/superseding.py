@@ -41,27 +41,32 @@ def with_words_of(latest: Result, result: Result) -> tuple[dict[str, Any], tuple
     return {**content, "submission": said}, tuple(words)
 
 
+def what_is_lost(latest: Result, result: Result, run: str = "RUN") -> tuple[str, str] | None:
+    """What a row lacks that the one has whose place it takes, and how to add it; None: nothing."""
+    students = [student for student in latest.students if student not in result.students]
+    measured = sorted(set(latest.measured or {}) - set(result.measured or {}))
+    tasks = sorted(set(latest.tasks or {}) - set(result.tasks or {}))
+    if students:
+        return " and ".join(students), f"evaluate with --students {','.join([*result.students, *students])}"
+    if measured:
+        return " and ".join(measured), f"evaluate with {' '.join(f'--{kind}' for kind in measured)}"
+    if tasks:
+        file = f"tasks/{dataset_slug(result.synset.dataset)}-{tasks[0]}.json"
+        return f"the task {' and '.join(tasks)}", f"give its result with --task {file}"
+    if latest.scores and not result.scores:
+        return "DD-Ranking's scores", f"run `ddbench scores {run}`"
+    return None
+
+
 def check_nothing_lost(latest: Result, result: Result, run: Path) -> None:
     """A row has all that the one has whose place it takes.
 
     Raises:
         UserError: names what it lacks, and how to add it.
     """
-    students = [student for student in latest.students if student not in result.students]
-    measured = sorted(set(latest.measured or {}) - set(result.measured or {}))
-    tasks = sorted(set(latest.tasks or {}) - set(result.tasks or {}))
-    if students:
-        lost, remedy = students, f"evaluate with --students {','.join([*result.students, *students])}"
-    elif measured:
-        lost, remedy = measured, f"evaluate with {' '.join(f'--{kind}' for kind in measured)}"
-    elif tasks:
-        file = f"tasks/{dataset_slug(result.synset.dataset)}-{tasks[0]}.json"
-        lost, remedy = [f"the task {' and '.join(tasks)}"], f"give its result with --task {file}"
-    elif latest.scores and not result.scores:
-        lost, remedy = ["DD-Ranking's scores"], f"run `ddbench scores {run}`"
-    else:
-        return
-    raise UserError(
-        f"the board's row of this synset under this protocol ({latest.id}) has {' and '.join(lost)}, this evaluation "
-        f"has not: {remedy}, then submit again"
-    )
+    lost = what_is_lost(latest, result, str(run))
+    if lost is not None:
+        raise UserError(
+            f"the board's row of this synset under this protocol ({latest.id}) has {lost[0]}, this evaluation has not: "
+            f"{lost[1]}, then submit again"
+        )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
 
+from ddbench.leaderboard.coverage import Checked, all_checked, together
 from ddbench.leaderboard.plans import REPRODUCTION, Plan, PlanCell, find_plan, result_of, shipped_plans
 from ddbench.leaderboard.published import Published, Verdict, judge
 from ddbench.leaderboard.result import Cost, Result
@@ -30,7 +31,7 @@ class Truth:
         rows: the rows that are there, one a synset.
         ours: mean, std and n of the networks of one synset, or of the means of several; None: open.
         verdict: None: open.
-        verified: whether every row was trained again with the numbers that it claims.
+        checked: what the verifications of its rows say together; None: one has none.
     """
 
     plan: str
@@ -39,7 +40,7 @@ class Truth:
     rows: tuple[Result, ...]
     ours: Statistics | None
     verdict: Verdict | None
-    verified: bool
+    checked: Checked | None
 
     @property
     def cell(self) -> PlanCell:
@@ -70,7 +71,7 @@ class Truth:
         if 0 < len(self.rows) < len(self.cells):
             found.append(f"{len(self.rows)} of the {len(self.cells)} synsets of the plan so far")
         if self.rows and theirs.runs is not None and theirs.networks is not None:
-            counts = Counter(len(row.values(theirs.student, row.main_metric)) for row in self.rows)
+            counts = Counter(len(_networks(row, theirs.student)) for row in self.rows)
             if set(counts) != {theirs.networks} or len(self.rows) != theirs.runs:
                 networks = " or ".join(count_words(count, "network") for count in sorted(counts))
                 found.append(
@@ -78,6 +79,12 @@ class Truth:
                     f"{count_words(theirs.runs, 'synset')}, {count_words(theirs.networks, 'network')} each"
                 )
         return tuple(found)
+
+
+def _networks(row: Result, student: str) -> list[float]:
+    """The accuracy of each network of a student; the runs of a fixed network are one."""
+    found = list(row.values(student, row.main_metric).values())
+    return [fmean(found)] if row.synset.fixed_network and found else found
 
 
 def _seconds(cost: Cost | None) -> float:
@@ -121,9 +128,9 @@ def _truth(
     rows: tuple[Result, ...],
     verifications: Mapping[str, Verification],
 ) -> Truth:
-    groups = [list(row.values(published.student, row.main_metric).values()) for row in rows]
+    groups = [_networks(row, published.student) for row in rows]
     ours = summarise(groups[0] if len(groups) == 1 else [fmean(group) for group in groups]) if groups else None
-    verdicts = [verifications[row.id].verdict if row.id in verifications else "below" for row in rows]
+    known = all_checked(rows, verifications)
     return Truth(
         plan=plan,
         cells=cells,
@@ -131,5 +138,5 @@ def _truth(
         rows=rows,
         ours=ours,
         verdict=None if ours is None else judge(ours, published, cells[0].not_comparable),
-        verified=bool(rows) and "below" not in verdicts,
+        checked=together(known.values()) if rows and len(known) == len(rows) else None,
     )

@@ -138,7 +138,7 @@ def test_a_synset_has_its_own_verdict_and_one_place(tmp_path: Path):
     for one in (full, made_result(), made_result(ipc=10)):
         put(tmp_path, one)
     places = [write._places(tmp_path, one.synset.sha256) for one in subsets]
-    assert [[(place.result.id, place.verdict) for place in found] for found in places] == [
+    assert [[(place.result.id, place.checked and place.checked.verdict) for place in found] for found in places] == [
         [(subsets[0].id, "identical")],
         [(subsets[1].id, None)],
     ]

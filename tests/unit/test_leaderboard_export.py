@@ -21,6 +21,7 @@ from rich.console import Console
 from ddbench.cli import leaderboard as verb
 from ddbench.leaderboard.board import Board, read_board
 from ddbench.leaderboard.columns import SCORE, SCORES
+from ddbench.leaderboard.coverage import Checked
 from ddbench.leaderboard.grouping import Group, Known, build_cells
 from ddbench.leaderboard.pages import embed
 from ddbench.leaderboard.pages.export import csv_text, frame, harmless, index, write_export
@@ -55,7 +56,8 @@ def test_selection(read: Board) -> None:
     found = read.select(Selection(dataset="digits", ipc=10, labels="hard"))
     assert [(cell.dataset, cell.budget.value, cell.label_kind) for cell in found] == [("digits", 10, "hard")]
     (cell,) = read.select(Selection(dataset="digits", ipc=10, labels="hard", verified=True))
-    assert [row.verdict for row in cell.rows if not row.reference] == ["within", "identical", "within", "identical"]
+    found = [row.checked.verdict for row in cell.rows if row.checked and not row.reference]
+    assert found == ["within", "identical", "within", "identical"]
     assert [row.reference for row in cell.rows[-2:]] == ["random", "full"]
     for wrong, text in (
         (Selection(dataset="digit"), "did you mean 'digits'"),
@@ -274,7 +276,8 @@ def test_sqlite_says_of_each_result_whether_it_is_verified(tmp_path: Path) -> No
     for result in results:
         put(root, result)
     verdicts = {results[0].id: "identical", results[1].id: "within"}
-    write_export(tmp_path / "x.sqlite", "sqlite", build_cells(results, Known(verdicts)))
+    known = {name: Checked(verdict, 5, 5) for name, verdict in verdicts.items()}
+    write_export(tmp_path / "x.sqlite", "sqlite", build_cells(results, Known(known)))
     connection = sqlite3.connect(tmp_path / "x.sqlite")
     try:
         found = dict(connection.execute("SELECT id, verified FROM results").fetchall())

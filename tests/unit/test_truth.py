@@ -179,7 +179,7 @@ def test_subsets_count_as_one_figure_and_each_as_one_value(board: Board) -> None
 def made(**changes: object) -> Truth:
     cell = replace(find_plan("digits-cpu").cells[0], title="A | B", dataset="digits")
     values = {"plan": "p", "cells": (cell,), "published": THEIRS, "rows": (), "ours": None, "verdict": None}
-    return Truth(**{**values, "verified": False, **changes})  # type: ignore[arg-type]
+    return Truth(**{**values, "checked": None, **changes})  # type: ignore[arg-type]
 
 
 def test_the_document_prints_no_figure_that_nobody_has_seen() -> None:

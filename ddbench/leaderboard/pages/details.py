@@ -10,6 +10,7 @@ from typing import Any
 from ddbench.evaluation.ddranking.definitions import SCORES, TITLES, UNITS
 from ddbench.leaderboard.columns import SHORT
 from ddbench.leaderboard.commands import commands
+from ddbench.leaderboard.coverage import checked
 from ddbench.leaderboard.images import published_size
 from ddbench.leaderboard.kept import Marks
 from ddbench.leaderboard.pages.view import bytes_text, number_text, seconds_text, statistics_text
@@ -194,7 +195,7 @@ def _claims(result: Result) -> list[list[str]]:
     rows = []
     for claim in result.submission.claims:
         described = result.metrics[claim.metric]
-        ours = result.summary[claim.student].get(claim.metric)
+        ours = result.statistics[claim.student].get(claim.metric)
         rows.append(
             [
                 claim.student,
@@ -213,12 +214,12 @@ def _runs(result: Result, pool: Pool) -> list[list[Any]]:
     table = []
     for student in result.students:
         metrics = []
-        for metric in sorted(result.summary[student], key=lambda name: (name != main, name)):
+        for metric in sorted(result.statistics[student], key=lambda name: (name != main, name)):
             described = result.metrics[metric]
             metrics.append(
                 [
                     pool.put(described.title),
-                    statistics_text(result.summary[student][metric], described.unit),
+                    statistics_text(result.statistics[student][metric], described.unit),
                     pool.put(described.unit),
                     [[seed, rounded(value)] for seed, value in sorted(result.values(student, metric).items())],
                 ]
@@ -275,7 +276,7 @@ def _earlier(cell: Cell, result: Result) -> list[str]:
     unit = cell.described.unit
     numbers = [
         f"{student} {statistics_text(own[cell.metric], unit)}"
-        for student, own in sorted(result.summary.items())
+        for student, own in sorted(result.statistics.items())
         if cell.metric in own
     ]
     return [result.id, result_path(result).as_posix(), ", ".join(numbers)]
@@ -287,6 +288,7 @@ def _verification(result: Result, found: Verification) -> dict[str, Any]:
     tables = {found.metric: found.students, **found.measured}
     return {
         "verdict": found.verdict,
+        **({"extent": extent} if (extent := checked(result, found).extent) else {}),
         "by": f"{found.device}; {versions}",
         "students": [
             [

@@ -23,6 +23,7 @@ from ddbench.leaderboard.pages.view import (
     against_random_text,
     budget_text,
     half_width,
+    teacher_note,
     what_it_is,
 )
 from ddbench.leaderboard.schema import result_path
@@ -150,6 +151,7 @@ def _table(table: Table, lines: Sequence[Any]) -> dict[str, Any]:
         "students": list(cell.students),
         "columns": [_column(column) for column in table.columns],
         "rows": list(lines),
+        **({"note": note} if (note := teacher_note(cell)) else {}),
     }
 
 
@@ -179,12 +181,14 @@ def _line(table: Table, line: Line) -> dict[str, Any]:
         "id": row.first.id,
         "m": row.method,
         "k": [ranks[student] or 0 for student in cell.students],
-        "b": row.stored.total,
+        "b": rounded(row.stored),
         "q": " ".join([said.method_title, *said.authors, said.licence, row.first.id]).strip(),
         "path": result_path(row.first).as_posix(),
     }
     if row.verified:
         found["ok"] = 1
+    if cell.labellers:
+        found["t"] = " ".join(sorted(row.labellers))
     if len(row.results) > 1:
         found["n"] = len(row.results)
     if any(stands):

@@ -9,7 +9,19 @@ from collections.abc import Sequence
 
 from ddbench.leaderboard.columns import CROSS, MAIN
 from ddbench.leaderboard.pages.export import load_pandas
-from ddbench.leaderboard.pages.view import ABOUT, COST, NONE, PLACE, RATE, Column, Line, Table, lay_out, number_text
+from ddbench.leaderboard.pages.view import (
+    ABOUT,
+    COST,
+    NONE,
+    PLACE,
+    RATE,
+    Column,
+    Line,
+    Table,
+    lay_out,
+    number_text,
+    teacher_note,
+)
 from ddbench.leaderboard.rows import Cell
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
@@ -154,6 +166,8 @@ def _table(table: Table, places: Sequence[int], spread: str, label: str) -> str:
     )
     if any("$^{\\dagger}$" in text for line in lines for text in line):
         caption += " $^{\\dagger}$: over other students, or measured with other settings."
+    if note := teacher_note(cell):
+        caption += f" {escape(note)}"
     text = made.to_latex(index=False, escape=False, column_format=sides, caption=caption, label=label)
     return _with_rule(str(text), table)
 
@@ -172,7 +186,7 @@ def _cell(table: Table, line: Line, place: int, spread: str) -> str:
     score = line.row.scores.get(column.measure) if line.row is not None and column.measure is not None else None
     if score is None or column.measure is None:
         text = entry.text if entry.text != NONE else "–"
-        return escape(f"{text} ({entry.detail})" if entry.detail and column.title == "method" else text)
+        return escape(f"{text} ({entry.detail})" if entry.detail else text)
     text = number(score.statistics, column.measure.unit, spread)
     if not score.best:
         return f"{text}$^{{\\dagger}}$" if score.odd else text

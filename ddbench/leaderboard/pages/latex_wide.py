@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from ddbench.leaderboard.columns import Measure
 from ddbench.leaderboard.pages.latex import BOOKTABS, escape, labels_of, number, protocol_words
 from ddbench.leaderboard.pages.view import budget_text
 from ddbench.leaderboard.rows import Cell, Row, Score
@@ -32,6 +31,19 @@ class Named(NamedTuple):
     method: str
     reference: str
     which: int
+
+
+class Shown(NamedTuple):
+    """A column of the table.
+
+    Attributes:
+        scores: what stands in it, by line.
+        otherwise: lines whose row other teachers labelled than most of the column.
+    """
+
+    cell: Cell
+    scores: dict[Named, Score]
+    otherwise: frozenset[Named]
 
 
 def wide_text(cells: Sequence[Cell], student: str = "", spread: str = "std") -> str:
@@ -66,37 +78,38 @@ def _group(cell: Cell) -> str:
 
 
 def _table(cells: Sequence[Cell], student: str, spread: str, label: str) -> Iterator[str]:
-    columns = [_lines_of(cell) for cell in cells]
-    scores = [
-        {name: score for name, row in lines.items() if (score := row.scores.get(_measure(cell, student)))}
-        for cell, lines in zip(cells, columns, strict=True)
-    ]
-    names = {name for column in scores for name in column}
+    columns = [_shown(cell, student) for cell in cells]
+    names = {name for column in columns for name in column.scores}
     references = [name for kind in REFERENCES for name in sorted(names) if name.reference == kind]
     methods = {name for name in names if not name.reference}
     bearers = Counter(title for title, _, _ in {name[:3] for name in names})
     shared = {title for title, count in bearers.items() if count > 1}
     yield "\\begin{table}"
     yield "\\centering"
-    yield f"\\caption{{{_caption(cells, student, spread, scores)}}}"
+    yield f"\\caption{{{_caption(columns, student, spread)}}}"
     yield f"\\label{{{label}}}"
     yield f"\\begin{{tabular}}{{l{'r' * len(cells)}}}"
     yield "\\toprule"
     yield from _heads(cells)
     yield "\\midrule"
-    for name in sorted(methods, key=lambda name: (_mean_rank(name, scores), name)):
-        yield _line(name, name.title in shared, cells, scores, spread)
+    for name in sorted(methods, key=lambda name: (_mean_rank(name, columns), name)):
+        yield _line(name, name.title in shared, columns, spread)
     if methods and references:
         yield "\\midrule"
     for name in references:
-        yield _line(name, False, cells, scores, spread)
+        yield _line(name, False, columns, spread)
     yield "\\bottomrule"
     yield "\\end{tabular}"
     yield "\\end{table}"
 
 
-def _measure(cell: Cell, student: str) -> Measure:
-    return cell.main(student or cell.students[0])
+def _shown(cell: Cell, student: str) -> Shown:
+    lines, measure = _lines_of(cell), cell.main(student or cell.students[0])
+    return Shown(
+        cell,
+        {name: score for name, row in lines.items() if (score := row.scores.get(measure))},
+        frozenset(name for name, row in lines.items() if cell.labelled_otherwise(row)),
+    )
 
 
 def _references(cell: Cell) -> dict[str, str]:
@@ -125,9 +138,9 @@ def title_of(row: Row) -> str:
     return f"{title}, fixed network" if row.first.synset.fixed_network else title
 
 
-def _mean_rank(name: Named, scores: Sequence[dict[Named, Score]]) -> float:
+def _mean_rank(name: Named, columns: Sequence[Shown]) -> float:
     """Over the columns where it has a rank; last without any."""
-    ranks = [column[name].rank for column in scores if name in column]
+    ranks = [column.scores[name].rank for column in columns if name in column.scores]
     known = [rank for rank in ranks if rank is not None]
     return sum(known) / len(known) if known else float("inf")
 
@@ -145,15 +158,20 @@ def _heads(cells: Sequence[Cell]) -> Iterator[str]:
     yield " & ".join(["Method", *(escape(budget_text(cell.budget, cell.items)) for cell in cells)]) + " \\\\"
 
 
-def _line(name: Named, named: bool, cells: Sequence[Cell], scores: Sequence[dict[Named, Score]], spread: str) -> str:
+def _line(name: Named, named: bool, columns: Sequence[Shown], spread: str) -> str:
     """A method's line; ``named``: with its name, since another one has its title too."""
     title = f"{name.title} ({name.method})" if named else name.title
-    shown = [_entry(name, cell, column, spread) for cell, column in zip(cells, scores, strict=True)]
+    shown = [_entry(name, column, spread) for column in columns]
     return " & ".join([escape(title if name.which == 0 else f"{title} ({name.which + 1})"), *shown]) + " \\\\"
 
 
-def _entry(name: Named, cell: Cell, column: dict[Named, Score], spread: str) -> str:
-    score = column.get(name)
+def _entry(name: Named, column: Shown, spread: str) -> str:
+    text = _number(name, column, spread)
+    return f"{text}$^{{\\ddagger}}$" if name in column.otherwise and text != ABSENT else text
+
+
+def _number(name: Named, column: Shown, spread: str) -> str:
+    score, cell = column.scores.get(name), column.cell
     if score is None:
         return ABSENT
     text = number(score.statistics, cell.described.unit, spread)
@@ -163,15 +181,15 @@ def _entry(name: Named, cell: Cell, column: dict[Named, Score], spread: str) -> 
         return text
     sign = cell.main(cell.students[0]).sign
     mean = sign * score.statistics["mean"]
-    top = all(mean <= sign * one.statistics["mean"] for one in column.values() if one.best)
+    top = all(mean <= sign * one.statistics["mean"] for one in column.scores.values() if one.best)
     return f"\\textbf{{{text}}}" + ("" if top else "$^{\\ast}$")
 
 
-def _caption(cells: Sequence[Cell], student: str, spread: str, scores: Sequence[dict[Named, Score]]) -> str:
-    head = cells[0]
+def _caption(columns: Sequence[Shown], student: str, spread: str) -> str:
+    head = columns[0].cell
     how = "standard deviation" if spread == "std" else "half of the 95 \\% interval"
     trained: dict[str, dict[str, None]] = {}
-    for cell in cells:
+    for cell in (column.cell for column in columns):
         trained.setdefault(student or cell.students[0], {})[cell.dataset] = None
     on = "; ".join(
         escape(name) + (f" on {escape(', '.join(sets))}" if len(trained) > 1 else "") for name, sets in trained.items()
@@ -182,8 +200,10 @@ def _caption(cells: Sequence[Cell], student: str, spread: str, scores: Sequence[
         f"{escape(head.label_kind)} labels, {protocol_words(head)}; student: {on}. "
         "Bold: best of its column; $^{\\ast}$: cannot be told from the best (95 \\% paired interval)."
     )
-    if any(score.odd for column in scores for score in column.values()):
+    if any(score.odd for column in columns for score in column.scores.values()):
         text += " $^{\\dagger}$: measured with other settings."
-    if any(name.which for column in scores for name in column):
+    if any(column.otherwise for column in columns):
+        text += " $^{\\ddagger}$: labelled by another teacher than the rest of its column."
+    if any(name.which for column in columns for name in column.scores):
         text += " A number behind a name: another synset of the same method."
     return text

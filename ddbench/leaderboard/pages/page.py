@@ -169,13 +169,16 @@ def _environment() -> Environment:
 def _counts(board: Board) -> dict[str, Any]:
     """What the head of both pages says."""
     rows = {row.first.id: row for cell in board.cells for row in cell.rows}
+    standing = {result.id for row in rows.values() for result in row.results}
+    known = [one for name, one in board.checked.items() if name in standing and one.verdict != "below"]
     return {
-        "results": len({result.id for row in rows.values() for result in row.results}),
+        "results": len(standing),
         "tables": len(board.cells),
         "methods": len({row.method for row in rows.values()}),
         "datasets": len({cell.dataset for cell in board.cells}),
         "earlier": sum(len(row.earlier) for row in rows.values()),
-        "verified": len({result.id for row in rows.values() if row.verified for result in row.results}),
+        "verified": len(known),
+        "partial": sum(one.partial for one in known),
     }
 
 

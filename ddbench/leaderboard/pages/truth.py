@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from ddbench.leaderboard.coverage import Checked
 from ddbench.leaderboard.pages.markdown import escape
 from ddbench.leaderboard.pages.view import NONE
 from ddbench.leaderboard.published import Published, Verdict
@@ -115,7 +116,7 @@ def _line(truth: Truth) -> Line:
             NONE if verdict is None else _difference(verdict),
             "open" if verdict is None else _verdict(verdict),
             f"{truth.cpu_seconds / 60:.1f}" if truth.rows else NONE,
-            NONE if not truth.rows else "yes" if truth.verified else "no",
+            NONE if not truth.rows else _verified(truth.checked),
         ),
         word="open" if verdict is None else verdict.word,
         source=f"{published.source}; {published.checked or 'figure not checked, so not printed'}",
@@ -135,6 +136,13 @@ def _published(published: Published) -> str:
     spread = "" if published.std is None else f" ± {_percent(published.std)}"
     number = f" (n {published.count})" if spread and published.runs is not None else ""
     return f"{_percent(published.value)}{spread}{number}"
+
+
+def _verified(known: Checked | None) -> str:
+    """Whether all rows were trained again with the numbers that they claim, and by how many of their networks."""
+    if known is None or known.verdict == "below":
+        return "no"
+    return f"yes ({known.extent})" if known.partial else "yes"
 
 
 def _difference(verdict: Verdict) -> str:

@@ -9,7 +9,7 @@ from ddbench.leaderboard.columns import CROSS, MAIN, Measure, others
 from ddbench.leaderboard.ranking import alike
 from ddbench.leaderboard.result import Budget, Result
 from ddbench.leaderboard.rows import FULL, RANDOM, REFERENCES, AgainstRandom, Cell, Row
-from ddbench.statistics import FRACTION, SIGNED, Statistics, spread_words
+from ddbench.statistics import FRACTION, SIGNED, Statistics, count_words, spread_words
 
 NONE = "–"
 METHOD = "method"
@@ -166,7 +166,7 @@ def lay_out(cell: Cell, student: str = "", everyone: bool = False) -> Table:
         *(_measured(one) for one in tail),
         Column("seeds", True, "independently initialised students", ABOUT),
         Column("claim", True, "what the authors report", ABOUT),
-        Column("verified", False, "re-trained from the synset by the board: claimed and measured agree", ABOUT),
+        Column("verified", False, "trained again from the synset by the board: is it what was claimed?", ABOUT),
         Column("made with", False, "torch version and device of the evaluation", ABOUT),
     ]
     lines = [Line(row, row.reference, tuple(_entries(cell, row, columns, student))) for row in cell.ordered(student)]
@@ -179,10 +179,11 @@ def lay_out(cell: Cell, student: str = "", everyone: bool = False) -> Table:
     percent = " in per cent" if unit == FRACTION else "" if unit == "1" else f" in {unit}"
     better = "" if cell.described.better == "higher" else ", lower is better"
     caption = f"{cell.described.title}{percent}{better}: mean ± half of the 95 % interval. Ranked by {student}."
+    note = teacher_note(cell)
     return Table(
         cell=cell,
         title=f"{cell.dataset}, {budget_text(cell.budget, cell.items)}",
-        caption=caption,
+        caption=f"{caption} {note}" if note else caption,
         columns=tuple(columns[i] for i in used),
         lines=tuple(Line(line.row, line.reference, tuple(line.entries[i] for i in used)) for line in lines),
     )
@@ -200,18 +201,18 @@ def _missing(name: str, width: int) -> tuple[Entry, ...]:
 
 
 def _entries(cell: Cell, row: Row, columns: Sequence[Column], student: str) -> list[Entry]:
-    rank, spent = cell.rank(row, student), row.distill_seconds
+    rank, spent, known = cell.rank(row, student), row.distill_seconds, row.checked
     made = {
         "rank": Entry(str(rank), rank) if rank else EMPTY,
         METHOD: Entry(row.method, row.method, detail=_method_detail(cell, row, student)),
-        "stored": Entry(bytes_text(row.stored.total), row.stored.total),
+        "stored": Entry(bytes_text(row.stored), row.stored),
         "compression": Entry(ratio_text(row.compression), row.compression),
         "bits/class": Entry(bits_text(row.bits), row.bits),
         "after zstd": EMPTY if row.packed_bits is None else Entry(bits_text(row.packed_bits), row.packed_bits),
         "distillation": EMPTY if spent is None else Entry(seconds_text(spent), spent),
         "seeds": Entry(_seeds_text(row.seeds), sum(row.seeds)),
         "claim": _claim(cell, row, student),
-        "verified": Entry(row.verdict, row.verdict) if row.verdict else EMPTY,
+        "verified": EMPTY if known is None else Entry(known.verdict, known.words, detail=known.extent),
         "made with": _made_with(row.first),
     }
     return [made[column.title] if column.measure is None else _score(cell, row, column.measure) for column in columns]
@@ -228,12 +229,14 @@ def _score(cell: Cell, row: Row, measure: Measure) -> Entry:
     score = row.scores.get(measure)
     if score is None:
         return EMPTY
-    detail = ""
+    said, averaged = [], alike(row.results, measure, cell.students[0])
     if score.odd:
-        averaged = alike(row.results, measure, cell.students[0])[0]
-        count = len(others(averaged, cell.students[0]))
-        detail = f"over {count}" if measure.group == CROSS else "other settings"
-    return Entry(statistics_text(score.statistics, measure.unit), score.statistics["mean"], score.best, detail)
+        count = len(others(averaged[0], cell.students[0]))
+        said.append(f"over {count}" if measure.group == CROSS else "other settings")
+    if len(averaged) < len(row.results):
+        said.append(count_words(len(averaged), "subset"))
+    text = statistics_text(score.statistics, measure.unit)
+    return Entry(text, score.statistics["mean"], score.best, ", ".join(said))
 
 
 def against_random_text(against: AgainstRandom | None, unit: str) -> str:
@@ -258,14 +261,32 @@ def what_it_is(cell: Cell, row: Row) -> str:
     """What is said of a method beside its name, whoever ranks."""
     title = row.first.submission.method_title
     labels = row.first.synset.label_kind
+    several = sum(one.reference == RANDOM for one in cell.rows) > 1  # of different preprocesses
     said = [
         title if _letters(title) != _letters(row.method) else "",
         f"{len(row.results)} subsets" if len(row.results) > 1 else "",
+        str(row.first.synset.preprocess.get("kind", "")) if row.reference == RANDOM and several else "",
         f"{labels} labels" if row.reference == RANDOM and labels != cell.label_kind else "",
         "all real data" if row.reference == FULL and not _letters(title).startswith("allreal") else "",
         "fixed network" if row.first.synset.fixed_network else "",
+        teacher_text(row.labellers) if cell.labelled_otherwise(row) else "",
     ]
     return ", ".join(filter(None, said))
+
+
+def teacher_text(labellers: frozenset[str]) -> str:
+    """``teacher 40864f87``, by which rows of one teacher are told; ``several teachers``."""
+    return f"teacher {next(iter(labellers))[:8]}" if len(labellers) == 1 else "several teachers"
+
+
+def teacher_note(cell: Cell) -> str:
+    """What is said below a table whose rows not all have the same teacher; else empty."""
+    if not any(map(cell.labelled_otherwise, cell.rows)):
+        return ""
+    return (
+        f"Rows were labelled by {teacher_text(cell.labellers)} unless they name another one: these differ by more than "
+        "their images."
+    )
 
 
 def _letters(name: str) -> str:

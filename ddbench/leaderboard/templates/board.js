@@ -53,7 +53,7 @@ function showBoard(board) {
         table.standard ? "" : [" · ", h("span", { class: "badge below" }, "non-standard"), ` ${table.changed}`]));
     for (const view of group.views) {
       view.section = h("section", { class: "table", id: view.id, "aria-label": view.table.title, "aria-labelledby": `${view.id}-title ${about}` }, h("h3", { id: `${view.id}-title` }, view.table.budget,
-        h("span", { class: "under" }, `${view.table.metric}${view.table.unit === "fraction" ? ", per cent" : ""}${view.table.better === "lower" ? ", lower is better" : ""}`)), view.node);
+        h("span", { class: "under" }, `${view.table.metric}${view.table.unit === "fraction" ? ", per cent" : ""}${view.table.better === "lower" ? ", lower is better" : ""}`)), view.node, view.table.note ? h("p", { class: "soft" }, view.table.note) : "");
       group.node.append(view.section);
     }
     group.node.append(group.charts);

@@ -52,6 +52,7 @@ function comparison(row, other, table, ours, its) {
   const pictures = [[row, mine], [other, theirs]].map(([one, result]) => preview(result, one.m)).filter(Boolean);
   return [
     simpleTable(["student", row.e[1][0], other.e[1][0], "difference (95 % interval)", "paired seeds", "this row is"], lines, [1, 2, 3, 4]),
+    row.t !== other.t ? h("p", { class: "soft" }, "Another teacher labelled: the two differ by more than their images.") : null,
     pictures.length === 2 ? h("div", { class: "pair" }, pictures) : null,
   ];
 }

@@ -205,7 +205,7 @@ function resultBlock(result, row, texts, several) {
     takeAlong(result),
     result.note ? h("p", { class: "note" }, result.note) : null,
     h("div", { class: "two" }, section("Every seed", seedPlot(main, unit)), preview(result, row.m)),
-    check ? section("Verification", h("p", {}, h("span", { class: `badge ${check.verdict}` }, check.verdict), " ", h("span", { class: "soft" }, check.by)),
+    check ? section("Verification", h("p", {}, h("span", { class: `badge ${check.verdict}` }, check.verdict), check.extent ? ` ${check.extent} ` : " ", h("span", { class: "soft" }, check.by)),
       simpleTable(["student", "claimed", "measured", "expected within", "runs", "verdict"], check.students, [1, 2, 3, 4])) : null,
     claims.length ? section("Published beside ours", simpleTable(["student", "metric", "published", "ours", "source"], claims, [2, 3])) : null,
     curvesOf(result),

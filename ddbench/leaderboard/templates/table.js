@@ -45,7 +45,7 @@ function cellOf(row, table, column, i, state, open) {
   }
   if (!e) return h("td", { class: column.n ? "number none" : "none" }, "–");
   const kind = (column.n ? "number" : "text") + (e[2] ? " best" : "");
-  if (column.t === "verified" && column.g === "about") return h("td", { class: kind }, h("span", { class: `badge ${e[0]}` }, e[0]));
+  if (column.t === "verified" && column.g === "about") return h("td", { class: kind }, h("span", { class: `badge ${e[0]}` }, e[0]), e[3] ? h("small", {}, e[3]) : null);
   const [mean, spread] = meanAndSpread(e[0]);
   return h("td", { class: kind }, mean, spread ? [" ", h("span", { class: "half" }, spread)] : null, e[3] ? h("small", {}, e[3]) : null);
 }

@@ -182,6 +182,8 @@ class Evaluation:
             words = interval_words(entry, 100, 2)
             interval = f"  95 % interval {words}" if words and words != TOO_FEW else f"  {words}" if words else ""
             seeds = count_words(entry["n"], "seed")
+            if self.data["synset"].get("fixed_network"):  # its runs are one, and have no spread
+                interval, seeds = "", "one fixed network"
             figure = f"{said_before(main, known[main]['title'])}{100 * entry['mean']:6.2f} %"
             yield f"  {student:<24} {figure}{interval}  ({seeds})  lr {rate['rate']:g}"
             yield from _measured({name: known[name] for name in known if name != main}, metrics)

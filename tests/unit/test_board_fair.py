@@ -14,6 +14,7 @@ from made_board import STUDENTS, made_result, put
 from rich.console import Console
 
 from ddbench.cli.leaderboard_verify import print_verification
+from ddbench.evaluation.result import Evaluation
 from ddbench.exchange.settings import ImportSettings
 from ddbench.hub.card import Place
 from ddbench.leaderboard.audit import check_lineage
@@ -356,3 +357,11 @@ def test_scores_with_another_teacher_are_not_taken(tmp_path: Path) -> None:
     path.write_text(json.dumps(found | {"teacher": 64 * "b"}))
     with pytest.raises(UserError, match="another teacher than the evaluation's"):
         read_scores(path, result)
+
+
+def test_an_evaluation_of_a_fixed_network_tells_no_interval() -> None:
+    data = plain("dd").to_json()
+    assert "95 % interval" in repr(Evaluation(Path("x.json"), data))
+    data["synset"]["fixed_network"] = True
+    line = repr(Evaluation(Path("x.json"), data)).splitlines()[1]
+    assert line.endswith("%  (one fixed network)  lr 0.02")

@@ -325,7 +325,7 @@ def test_over_how_many_is_that_of_the_subsets_that_were_averaged() -> None:
     table = lay_out(cell)
     place = next(i for i, column in enumerate(table.columns) if column.title == "cross-arch.")
     details = {line.reference: line.entries[place].detail for line in table.lines}
-    assert details["random"] == "over 2"
+    assert details["random"] == "over 2, 2 subsets"
 
 
 def test_latex_table(read: Board) -> None:

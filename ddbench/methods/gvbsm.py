@@ -38,7 +38,7 @@ class GVBSMConfig(SeveralTeachersConfig):
     category: Literal["none", "class", "local"] = "none"
     """Half of the distance is to the statistics of the batch's classes over all their training images (class), or to
     those of real images drawn for the batch (local); none: all of it is to those of the whole training set."""
-    drop: float = setting(0.4, at_least=0, below=1)
+    drop: float = setting(0.4, at_least=0, below=1, unless=("convolutions", False))
     """How often a convolution is left out of a step, at random."""
     densify: float = setting(1.0, at_least=0)
     """Weight of the term that spreads the images of a class; needs several of a class in a batch (--order class)."""

@@ -37,7 +37,7 @@ def context(data_root: Path, tmp_path: Path, tiny_experts: Path) -> Context:
 @pytest.fixture
 def make(context: Context) -> Callable[..., ExpertLabels]:
     def call(within: Context = context, **settings: Any) -> ExpertLabels:
-        config = ExpertLabelsConfig(**{**SMALL, **settings})
+        config = ExpertLabelsConfig(**{**({} if "label_epoch" in settings else SMALL), **settings})
         ExpertLabels.check(config, within)
         method = ExpertLabels(config, within)
         method.setup()

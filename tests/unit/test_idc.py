@@ -465,13 +465,13 @@ def test_resumed_in_the_middle_of_an_outer_iteration(
 ):
     """After any sweep; the representatives of an earlier sweep are among what is kept."""
     context = make_context(student=student)
-    whole = method_of(context, kind, sampler_interval=3)
+    whole = method_of(context, kind, sampler="dream", sampler_interval=3)
     states = []
     for iteration in range(9):
         states.append({name: tensor.clone() for name, tensor in whole.state().tensors.items()})
         whole.step(iteration)
     for done in (1, 4, 6):
-        other = method_of(context, kind, sampler_interval=3)
+        other = method_of(context, kind, sampler="dream", sampler_interval=3)
         other.load_state(State(tensors=states[done]))
         for iteration in range(done, 9):
             other.step(iteration)

@@ -19,6 +19,7 @@ from ddbench.distillation.recipes import method_recipes
 from ddbench.methods import METHODS
 from ddbench.methods.base import Context, NotFiniteError, State
 from ddbench.methods.needs.teacher import TrainedTeacher
+from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
 from ddbench.synset import read_synset
 from ddbench.teachers.join import join_teachers
@@ -161,11 +162,10 @@ def test_drop_and_legacy_average_change_what_they_are_about(alone: Context):
     plain = finished(fresh("edc", alone))
     assert not torch.equal(finished(fresh("edc", alone, drop=0.6)), plain)
     assert not torch.equal(finished(fresh("edc", alone, legacy_average=True)), plain)
-    without = {"convolutions": False, "average": 0.0}
-    assert torch.equal(
-        finished(fresh("edc", alone, drop=0.6, legacy_average=True, **without)),
-        finished(fresh("edc", alone, **without)),
-    ), "there is no convolution to leave out, and no average"
+    with pytest.raises(UserError, match=r"--drop 0\.6: it has no effect with --convolutions False"):
+        fresh("edc", alone, drop=0.6, convolutions=False)
+    with pytest.raises(UserError, match="--legacy-average True: it has no effect with --average 0"):
+        fresh("edc", alone, legacy_average=True, average=0.0)
 
 
 # What is particular
@@ -297,7 +297,7 @@ def test_resumed_anywhere(kind: str, context: Context):
 @pytest.mark.parametrize("name", ["edc", "gvbsm"])
 def test_batches_need_nothing_of_each_other(name: str, context: Context):
     """Each in a process of its own, then put together: what one process makes."""
-    settings = {"batch": 15, "iterations": 3}
+    settings = {"batch": 15, "order": "class", "iterations": 3}
     whole = fresh(name, context, **settings)
     images, pieces = finished(whole), whole.pieces()
     assert len(pieces) == len(whole.stages())

@@ -75,7 +75,7 @@ class SeveralTeachersConfig(RecoveryConfig):
     """With --category local: real images drawn for each image of a batch."""
     first_weight: float = setting(FIRST_WEIGHT, at_least=0)
     """Weight of the first layer; the others have 1."""
-    drop: float = setting(0.0, at_least=0, below=1)
+    drop: float = setting(0.0, at_least=0, below=1, unless=("convolutions", False))
     """How often a convolution is left out of a step, at random."""
     densify: float = setting(0.0, at_least=0)
     """Weight of the term that spreads the images of a class; needs several of a class in a batch (--order class)."""

@@ -10,7 +10,7 @@ import tyro
 
 from ddbench.cli.engine import Engines, fan_out
 from ddbench.cli.parse import parse
-from ddbench.cli.settings import Common, Loading, data_flag, worker_count
+from ddbench.cli.settings import Common, Loading, data_flag, own_threads, worker_count
 from ddbench.cli.shards import Sharded, print_status, with_shard
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.registry import suggest
@@ -139,7 +139,7 @@ def _record(args: Args) -> None:
     from ddbench.cli.settings import open_dataset, student_for
 
     console, shard = Console(args.quiet), args.part
-    workers, threads = worker_count(args.workers, args.threads)
+    workers = worker_count(args.workers, args.threads)[0]
     if workers > 1:
         warm("ddbench.experts.record")
 
@@ -160,7 +160,7 @@ def _record(args: Args) -> None:
         recipe=args.settings,
         experts=args.experts,
         workers=workers,
-        threads=threads,
+        threads=own_threads(args.threads, dataset.spec.size, workers),
         device=args.device,
         compile=args.compile,
         console=console,

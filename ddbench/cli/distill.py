@@ -74,6 +74,7 @@ EXAMPLES = """  ddbench distill --method mtt --dataset digits --ipc 1
   ddbench distill --method sre2l --dataset cifar10 --ipc 10 --status
   ddbench distill --method mirage --dataset graphs:made --support 0.3
   ddbench distill --method random --dataset graphs:made --max-bytes 500
+  ddbench distill --method mine --method-file mine.py --help   # a class Mine of yours (docs/own-method.md)
   ddbench distill --method mtt --help                   # with MTT's own flags, and those of the experts it needs"""
 
 

@@ -29,13 +29,13 @@ whatever became of others; 2: none is, and one could not be verified.
 verdicts: identical (the same seeds gave the same numbers), within (the 95 % interval of an honest row), above, below"""
 
 EXAMPLES = """  ddbench leaderboard verify                                  # all rows that have no verification yet
-  ddbench leaderboard verify 146deae0 --again
-  ddbench leaderboard verify 146deae0 --seeds 10              # networks that the row has not seen
-  ddbench leaderboard verify 146deae0 --measured              # calibration, robustness, corruptions, tasks
+  ddbench leaderboard verify ID --again
+  ddbench leaderboard verify ID --seeds 10                    # networks that the row has not seen
+  ddbench leaderboard verify ID --measured                    # calibration, robustness, corruptions, tasks
   ddbench leaderboard verify --max-minutes 30 --workers 0
   ddbench leaderboard verify --shard 0/4                      # and 1/4, 2/4, 3/4 elsewhere
   ddbench leaderboard verify --status
-  ddbench leaderboard verify 146deae0 --synset Downloads/large.safetensors"""
+  ddbench leaderboard verify ID --synset Downloads/large.safetensors"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,8 @@ class VerifyArgs(Engines, Sharded):
     """Flags of ``leaderboard verify``."""
 
     ids: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Rows, by id or its first digits; default: all that stand, have their files at hand and no verification."""
+    """Rows, by id (the name of a row's file, as submit printed it) or its first digits; default: all that
+    stand, have their files at hand and no verification."""
     leaderboard: Path = Path("leaderboard")
     """Folder of the board."""
     seeds: int | None = None

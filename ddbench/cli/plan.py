@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddbench.cli.parse import parse
 from ddbench.registry import suggest
-from ddbench.runtime.device import worker_count
+from ddbench.runtime.device import own_threads, worker_count
 from ddbench.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _buffer(flags: list[str], seconds: float) -> tuple[Forecast, int]:
     from ddbench.experts.forecast import forecast
 
     args = arguments(flags)
-    workers, threads = worker_count(args.workers, args.threads)
+    workers = worker_count(args.workers, args.threads)[0]
     dataset = open_dataset(args.dataset, args.size, args)
     found = forecast(
         root=args.buffers,
@@ -100,7 +100,7 @@ def _buffer(flags: list[str], seconds: float) -> tuple[Forecast, int]:
         student=student_for(args.student, dataset),
         recipe=args.settings,
         experts=args.experts,
-        threads=threads,
+        threads=own_threads(args.threads, dataset.spec.size, workers),
         device=args.device,
         at_once=args.at_once,
         seconds=seconds,

@@ -13,7 +13,7 @@ from ddbench.data.specs import dataset_slug, modality_of
 from ddbench.distillation.recipes import RUN_KEYS, Recipe, choose_recipe
 from ddbench.methods import METHODS
 from ddbench.modalities import modality
-from ddbench.registry import load_file, suggest
+from ddbench.registry import load_file, suggest, unknown
 from ddbench.runtime.device import begun_threads, own_threads, worker_count
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
@@ -84,6 +84,8 @@ def choose(
     """
     if method_file is not None:
         register(method, method_file)
+    elif method not in METHODS:
+        raise UserError(f"{unknown('method', method, METHODS, '--method')}; one of your own: --method-file FILE")
     kind: type[Method[Any]] = METHODS.get(method, "--method")
     found = choose_recipe(recipe, method, {"dataset": dataset, "ipc": ipc, "student": student, "size": size})
     where = f"recipe {found.name}" if found else ""

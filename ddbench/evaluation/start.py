@@ -17,7 +17,7 @@ from ddbench.modalities import Modality, modality, modality_at
 from ddbench.protocols.protocol import result_name
 from ddbench.registry import unknown
 from ddbench.runtime.common import Common
-from ddbench.runtime.device import begun_threads, worker_count
+from ddbench.runtime.device import begun_threads, own_threads, worker_count
 from ddbench.runtime.errors import Unfinished, UserError
 from ddbench.runtime.jobs import warm
 from ddbench.runtime.numbers import check_count
@@ -255,8 +255,7 @@ def _order(run: Path, asked: Asked) -> Order:
     base = kind.protocol(asked.protocol or kind.usual_protocol)
     students = kind.students(asked.students) if asked.students is not None else None
     check_count("--seeds", asked.seeds)
-    workers, threads = worker_count(asked.workers, asked.threads)
-    if workers > 1:
+    if worker_count(asked.workers, asked.threads)[0] > 1:
         warm("ddbench.evaluation.tasks")
     choices = _choices(asked)
 
@@ -277,8 +276,9 @@ def _order(run: Path, asked: Asked) -> Order:
     out = asked.out or beside(path, "evaluations") / f"{name}.json"
     begun = (out, parts_folder(out) / HEAD)
     teacher = kind.teacher(altered, synset, path, asked.teacher, asked.teachers, begun)
-    if asked.threads == 0:
-        workers, threads = worker_count(asked.workers, begun_threads(*begun))
+    threads = asked.threads or begun_threads(*begun)
+    workers = worker_count(asked.workers, threads)[0]
+    threads = own_threads(threads, kind.pixels(synset), workers)
     if asked.download or asked.skip_broken:
         load_dataset(
             synset.dataset,

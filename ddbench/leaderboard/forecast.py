@@ -58,7 +58,7 @@ def forecast(
         disk=None,
         place=str(workshop.out),
         device="nothing" if found is None else found.device,
-        threads=threads,
+        threads=threads if found is None else found.threads,
         notes=[
             f"minutes are those that the plan expects, {source}",
             "what cells share is in them",

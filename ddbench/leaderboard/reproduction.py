@@ -119,11 +119,12 @@ def choose_cells(plan: Plan, only: str = "*") -> list[PlanCell]:
     Raises:
         UserError: none does, or the plan names a method that is not there.
     """
-    from ddbench.methods import METHODS
+    from ddbench.methods import METHODS, OF_A_FILE
 
     for cell in plan.cells:
         if cell.method not in METHODS:
-            raise UserError(f"plan {plan.name}: unknown method {cell.method!r}{suggest(cell.method, METHODS)}")
+            hint = suggest(cell.method, METHODS)
+            raise UserError(f"plan {plan.name}: unknown method {cell.method!r}{hint}; {OF_A_FILE}")
     found = [cell for cell in plan.cells if fnmatch.fnmatchcase(cell.name, only)]
     if not found:
         raise UserError(f"--only {only}: fits none of the {len(plan.cells)} cells, e.g. {plan.cells[0].name}")

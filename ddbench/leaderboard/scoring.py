@@ -16,7 +16,7 @@ from ddbench.networks.names import default_student, parse_student
 from ddbench.protocols.protocol import Protocol, protocol, result_name
 from ddbench.protocols.teacher import protocol_teacher, recorded
 from ddbench.runtime.common import Common
-from ddbench.runtime.device import begun_threads, tell_threads, worker_count
+from ddbench.runtime.device import begun_threads, own_threads, tell_threads, worker_count
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import check_writable, ensure_writable, file_hash, write_json
 from ddbench.runtime.jobs import warm
@@ -207,8 +207,7 @@ def _prepare(run: Path, asked: Asked) -> _Job:
     base = protocol(asked.protocol) if asked.protocol is not None else None
     student = str(parse_student(asked.student)) if asked.student is not None else None
     _check_numbers(asked)
-    workers, threads = worker_count(asked.workers, asked.threads)
-    if workers > 1:
+    if worker_count(asked.workers, asked.threads)[0] > 1:
         warm("ddbench.evaluation.ddranking.trainings")
     from ddbench.evaluation.ddranking.file import check_out, head
     from ddbench.evaluation.ddranking.trainings import Work, begun_legs, check_legs
@@ -219,10 +218,9 @@ def _prepare(run: Path, asked: Asked) -> _Job:
     base = base or protocol(own_protocol(synset.label_kind))
     chosen = _choose(asked, path, synset, base, student)
     out = chosen.out
-    if asked.threads == 0:
-        workers, threads = worker_count(
-            asked.workers, begun_threads(out, *begun_legs(chosen.plan, chosen.student, path))
-        )
+    threads = asked.threads or begun_threads(out, *begun_legs(chosen.plan, chosen.student, path))
+    workers = worker_count(asked.workers, threads)[0]
+    threads = own_threads(threads, synset.images.shape[2], workers)
     size = _fetched(asked, synset)
     work = Work(
         student=chosen.student,

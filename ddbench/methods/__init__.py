@@ -29,6 +29,11 @@ def shipped() -> dict[str, tuple[str, Facts]]:
     }
 
 
+OF_A_FILE = (
+    "one of a --method-file is known here once a package of yours gives it as an entry point, see CONTRIBUTING.md"
+)
+"""Advice where a method is looked for by name and no file can be given."""
+
 METHODS = Registry("method", "ddbench.methods", lambda: {name: target for name, (target, _) in shipped().items()})
 
 

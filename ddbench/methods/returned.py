@@ -52,6 +52,29 @@ def check_sizes(method: Method[Any]) -> None:
     ranges = isinstance(pieces, Sequence) and all(isinstance(one, range) and one.step == 1 for one in pieces)
     if not ranges or (pieces and [step for one in pieces for step in one] != list(range(steps))):
         raise wrong(method, "pieces()", pieces, f"ranges that are the {steps} steps in order, or ()")
+    _check_written(method, bool(pieces))
+
+
+def _check_written(method: Method[Any], in_parts: bool) -> None:
+    """That what a method says of itself is not without the code for it.
+
+    Raises:
+        UserError: names what is missing, and why it is needed.
+    """
+    wanted = {
+        "distilled": "which gives the product",
+        "step": f"which does one of its {method.iterations} iterations" if method.iterations else "",
+        "load_state": "which takes over what state() gives" if _written(method, "state") else "",
+        "merge": "which puts together what pieces() share out" if in_parts else "",
+    }
+    for name, why in wanted.items():
+        if why and not _written(method, name):
+            raise UserError(f"{called(method)}: {name}() is missing, {why}; {authors.mend(type(method))}")
+
+
+def _written(method: Method[Any], name: str) -> bool:
+    """Whether a method has code of its own for what the base leaves open."""
+    return getattr(getattr(method, name), "__func__", None) is not getattr(Method, name)
 
 
 def metrics_of(method: Method[Any], iteration: int, found: object) -> dict[str, float]:
@@ -86,7 +109,7 @@ def checked_state(method: Method[Any], found: object, what: str) -> State:
         UserError: no state, no tensors by name, values that are no JSON, or NaN or infinities in either.
     """
     if not isinstance(found, State):
-        raise wrong(method, what, found, "ddbench.methods.base.State")
+        raise wrong(method, what, found, "ddbench.methods.base.State, such as State(tensors={'images': images})")
     if not isinstance(found.tensors, Mapping) or not all(isinstance(name, str) for name in found.tensors):
         raise wrong(method, f"tensors of {what}", found.tensors, "tensors by name")
     for name, tensor in found.tensors.items():

@@ -210,6 +210,10 @@ class Modality(ABC):
         """
 
     @abstractmethod
+    def pixels(self, synset: Any) -> int:
+        """Side of an item in pixels, by which threads are chosen; 0: it has none."""
+
+    @abstractmethod
     def side(self, synset: Any, asked: int | None) -> int | None:
         """The size that the dataset is loaded with."""
 

@@ -199,6 +199,9 @@ class GraphModality(Modality):
     def check_student(self, name: str, synset: GraphSynset | None = None) -> None:
         parse_student(name)
 
+    def pixels(self, synset: GraphSynset) -> int:
+        return 0
+
     def side(self, synset: GraphSynset, asked: int | None) -> None:
         return None
 

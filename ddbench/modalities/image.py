@@ -140,6 +140,9 @@ class ImageModality(Modality):
         else:
             check_student(name, synset.images.shape[1], synset.images.shape[2])
 
+    def pixels(self, synset: Synset) -> int:
+        return synset.images.shape[2]
+
     def side(self, synset: Synset, asked: int | None) -> int | None:
         from ddbench.data.specs import size_to_load
 

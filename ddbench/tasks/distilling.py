@@ -21,7 +21,7 @@ from ddbench.distillation.begin import look
 from ddbench.distillation.runner import RunSettings, distill
 from ddbench.experts.recipe import IMPORTED, ExpertRecipe
 from ddbench.experts.record import record
-from ddbench.methods import METHODS
+from ddbench.methods import METHODS, OF_A_FILE
 from ddbench.methods.needs.experts import Experts
 from ddbench.methods.needs.flags import DiffusionFlags, ExpertsFlags, TeacherFlags
 from ddbench.networks.names import default_student
@@ -169,8 +169,7 @@ def check_source(source: Source, remedy: str) -> None:
     """
     if source.method not in METHODS:
         raise UserError(
-            f"{source.label}: no method {source.method!r} is known, so it cannot be run again; {remedy} (one of a "
-            "--method-file is known to tasks once a package of yours gives it as an entry point, see CONTRIBUTING.md)"
+            f"{source.label}: no method {source.method!r} is known, so it cannot be run again; {remedy} ({OF_A_FILE})"
         )
     kind = METHODS.get(source.method)
     needs = kind.needs(apply_config(kind.config_class, dict(source.config), source.label))

@@ -138,6 +138,26 @@ def test_a_plan_takes_the_threads_of_its_runs(ddb: Command, tmp_path: Path, monk
     assert json.loads((run / "config.json").read_text())["threads"] == 2
 
 
+def test_small_images_take_one_thread_on_any_machine(
+    ddb: Command, tmp_path: Path, random_run: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """So they have the same bytes there; alone, too, since several threads would mostly wait for each other."""
+    monkeypatch.setattr(device, "cores", lambda: 4)
+    out, scores = tmp_path / "evaluation.json", tmp_path / "scores.json"
+    flags = ("--epochs", 1, "--workers", 1, *PLAIN)
+    assert ddb("evaluate", random_run, "--students", TINY, "--seeds", 1, "--out", out, *flags).code == 0
+    assert json.loads(out.read_text())["threads"] == 1
+    cache = ("--repeats", 2, "--cache", tmp_path / "cache")
+    assert ddb("scores", random_run, "--student", TINY, "--out", scores, *cache, *flags).code == 0
+    assert json.loads(scores.read_text())["threads"] == 1
+    told = ddb("plan", "--seconds", 0.01, "--json", "buffer", "--student", TINY, "--experts", 1, *flags[:4])
+    assert json.loads(told.out)["threads"] == 1
+    torch.set_num_threads(3)
+    recorded = ddb("buffer", "--student", TINY, "--experts", 1, "--buffers", tmp_path / "experts", *flags)
+    assert recorded.code == 0
+    assert torch.get_num_threads() == 1
+
+
 @pytest.mark.parametrize("count", [None, "2", True, 0, -1, 10**9, 2.0])
 def test_a_record_that_says_no_threads_is_passed_over(tmp_path: Path, count: object):
     path = tmp_path / "record.json"

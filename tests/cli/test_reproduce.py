@@ -269,7 +269,9 @@ def test_an_unknown_method_is_told_before_anything_is_made(
     plan_in(tmp_path, PLAN + '[[cells]]\nmethod = "herdin"\nipc = 1\n')
     with pytest.raises(SystemExit):
         run(["reproduce", "small.toml"])
-    assert "herding" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "herding" in told
+    assert "of a --method-file is known here once a package of yours" in told
     assert not (tmp_path / "reproduce").exists()
 
 

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -62,6 +63,16 @@ def pages_of(nav: list[Any]) -> list[str]:
     for entry in nav:
         found += [one for below in entry.values() for one in pages_of(below)] if isinstance(entry, dict) else [entry]
     return found
+
+
+def test_tables_end_where_their_rows_end():
+    """What follows a row without an empty line would become a row itself."""
+    pages = sorted(DOCS.rglob("*.md"))
+    assert len(pages) > 20
+    for page in pages:
+        lines = page.read_text(encoding="utf-8").splitlines()
+        for row, line in pairwise(lines):
+            assert not row.startswith("|") or not line or line.startswith("|"), f"{page}: {line}"
 
 
 def test_every_page_is_in_the_menu_once(hook: Any):

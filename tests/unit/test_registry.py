@@ -217,6 +217,8 @@ def test_help_of_a_method_from_a_file(own: Callable, ddb: Callable):
 
 
 def test_wrong_names_in_a_file(own: Callable, refused: Callable, tmp_path: Path):
+    without = own("class-mean")
+    refused([*without[:3], *without[5:]], "unknown method 'class-mean'", "; one of your own: --method-file FILE")
     own("x")
     refused(own("class-men"), "mean.py", "'class-men'", "it defines: class-mean, classmean")
     refused(own("mtt"), "mean.py", "defines no method 'mtt'")

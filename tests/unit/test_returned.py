@@ -99,6 +99,14 @@ RUBBISH: dict[str, tuple[str, str, str]] = {
     "no steps": ("iterations = 2", "iterations = None", "iterations is None, expected a whole number of steps"),
     "no budget": ("iterations = 2", "iterations, budget = 2, 10", "budget is int 10, expected ddbench.synset.Budget"),
     "no augmentation": ("iterations = 2", "iterations, augmentation = 2, None", "augmentation is None, expected"),
+    "no step()": ("def step(", "def stop(", "step() is missing, which does one of its 2 iterations"),
+    "no distilled()": ("def distilled(", "def distil(", "distilled() is missing, which gives the product"),
+    "no load_state()": ("def load_state(", "def load(", "load_state() is missing, which takes over what state() gives"),
+    "no merge()": (
+        "iterations = 2",
+        "iterations, pieces = 2, lambda self: [range(2)]",
+        "merge() is missing, which puts",
+    ),
     "gaps": ("iterations = 2", "iterations, pieces = 2, lambda self: [range(1)]", "pieces() is list [range(0, 1)]"),
 }
 

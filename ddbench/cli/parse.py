@@ -147,6 +147,10 @@ _TOLD: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
         lambda m: f"{m[1]} {m[2]}: expected a whole number",
     ),
     (r"Error parsing (\S+): could not convert .* float: '(.*)'", lambda m: f"{m[1]} {m[2]}: expected a number"),
+    (
+        r"Error parsing (\S+): Could not find valid parse for arguments: \['(.*)'\]",
+        lambda m: f"{m[1]} {m[2].replace(chr(39) + ', ' + chr(39), ' ')}: expected numbers with spaces between them",
+    ),
     (r"Error parsing (\S+): (.*)", lambda m: f"{m[1]}: {m[2]}"),
     (r"Missing value for argument '(\S+)'\..*", lambda m: f"{m[1]}: a value is missing after it"),
     (r"Unrecognized options: (.*)", lambda m: f"{m[1]}: not expected here, it is no value of a flag and no name"),

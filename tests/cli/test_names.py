@@ -137,5 +137,6 @@ def test_what_is_missing_or_wrong_is_said(refused: Callable):
         ["distill", "--method", "random", "--ipc", "one"],
         "--ipc one: expected a whole number; see ddbench distill --help",
     )
+    refused(["diffusion", "train", "--widths", "8,16"], "--widths 8,16: expected numbers with spaces between them;")
     refused(["distill", "--method", "random", "--ipc"], "--ipc: a value is missing after it")
     refused(["distill", "--method", "random", "more"], "more: not expected here")

@@ -346,6 +346,8 @@ def _rows(path: Path, opened: Any, columns: Columns) -> Iterator[tuple[bytes, An
                     raise UserError(f"{path}, row {row}: no image in it, or no label")
                 yield content, label.as_py()
                 row += 1
+        if row != opened.metadata.num_rows:
+            raise UserError(f"{path}: {row:,} rows in place of {opened.metadata.num_rows:,}; {anew(path)}")
     except UserError:
         raise
     except Exception as error:  # arrow raises many kinds for a damaged file

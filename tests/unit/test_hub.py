@@ -337,3 +337,9 @@ def test_whatever_arrow_raises_is_told(published: Path, refused: Callable, monke
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", refuse)
     refused(["import", published, "--out", "back"], "not a whole parquet file (lists of this kind)")
+
+
+def test_fewer_rows_than_a_file_says(published: Path, refused: Callable, monkeypatch: pytest.MonkeyPatch):
+    """Its groups need not hold what its description says of the whole."""
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: iter(()))
+    refused(["import", published, "--out", "back"], "10 of 10 rows are missing; copy or get it again")

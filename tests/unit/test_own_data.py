@@ -436,6 +436,17 @@ def test_damaged_in_the_middle(tmp_path: Path, pq: Any):
         load(tmp_path / "set")
 
 
+def test_fewer_rows_than_the_file_says(tmp_path: Path, pq: Any, monkeypatch: pytest.MonkeyPatch):
+    """Its groups need not hold what its description says of the whole."""
+    write(tmp_path / "set" / "train.parquet")
+    read = pq.ParquetFile.iter_batches
+    monkeypatch.setattr(
+        pq.ParquetFile, "iter_batches", lambda *given, **named: (one[:-1] for one in read(*given, **named))
+    )
+    with pytest.raises(UserError, match=r"train\.parquet: 19 rows in place of 20"):
+        load(tmp_path / "set")
+
+
 def test_synsets_are_no_real_images(tmp_path: Path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "synset.json").write_text("{}")

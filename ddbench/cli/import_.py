@@ -29,7 +29,7 @@ class Args(Loading):
     """images_best.pt, [images, labels] or a dict in a .pt, DC's res_*.pt, an .npz or .npy, a folder CLASS/IMAGE, or one
     that ddbench export --format hub wrote."""
     dataset: str | None = None
-    """Dataset it was distilled from; an export of the form hub says it."""
+    """Dataset it was distilled from; an export of ddbench (hub, npz) says it."""
     out: Path | None = None
     """Run folder to make."""
     inspect: bool = False
@@ -58,7 +58,12 @@ def main(argv: list[str]) -> None:
     if args.inspect:
         print("\n".join(map(visible, _inspect(args, hub).lines())))
         return
-    for flag, value in (("--dataset NAME", args.dataset or hub), ("--out FOLDER", args.out)):
+    name = args.dataset
+    if name is None and not hub and args.file.suffix.lower() == ".npz":
+        from ddbench.exchange.importer import said_dataset
+
+        name = said_dataset(args.file, args.settings)
+    for flag, value in (("--dataset NAME", name or hub), ("--out FOLDER", args.out)):
         if not value:
             raise UserError(f"import: {flag} is needed (or --inspect, to see what the file holds)")
     assert args.out is not None
@@ -66,12 +71,14 @@ def main(argv: list[str]) -> None:
     if hub:
         import_hub(args.file, args.out, args, args.settings, args.dataset, args.size)
         return
-    assert args.dataset is not None
+    assert name is not None
+    if args.dataset is None:
+        _not_own(args.file, name)
     from ddbench.cli.settings import open_dataset
     from ddbench.data.load import data_root
     from ddbench.exchange.importer import import_synset
 
-    dataset = open_dataset(args.dataset, args.size, args)
+    dataset = open_dataset(name, args.size, args)
     imported = import_synset(args.file, dataset=dataset, data=data_root(args.data), settings=args.settings)
     _write(args.file.name, args.out, imported, args)
 
@@ -110,17 +117,14 @@ def import_hub(
     """
     from ddbench.cli.settings import open_dataset
     from ddbench.data.load import data_root
-    from ddbench.data.specs import is_own, own_form
     from ddbench.exchange.importer import import_content
     from ddbench.hub.read import open_hub, read_content, same_bytes, write_labels
     from ddbench.runtime.files import write_json
     from ddbench.synset import FILE
 
     hub = open_hub(place)
-    if name is None and is_own(hub.dataset):
-        raise UserError(
-            f"{place}: made of images of {hub.dataset[:80]}: say where they are here, --dataset {own_form(hub.dataset)}"
-        )
+    if name is None:
+        _not_own(place, hub.dataset)
     content = read_content(hub)
     dataset = open_dataset(name or hub.dataset, hub.shape[-1] if size is None else size, loading)
     imported = import_content(place, content, dataset=dataset, data=data_root(loading.data), settings=settings)
@@ -133,6 +137,18 @@ def import_hub(
     print(same_bytes(out / FILE, hub.sha256))
     if labels and hub.labels is not None:
         print(same_bytes(out / "labels.safetensors", str(hub.labels.get("sha256"))))
+
+
+def _not_own(place: Path, name: str) -> None:
+    """Refuse to take images of somebody's own from where they lay when the set was made.
+
+    Raises:
+        UserError: they are such.
+    """
+    from ddbench.data.specs import is_own, own_form
+
+    if is_own(name):
+        raise UserError(f"{place}: made of images of {name[:80]}: say where they are here, --dataset {own_form(name)}")
 
 
 def _config(imported: Imported, source: str) -> dict[str, Any]:

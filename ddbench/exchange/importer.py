@@ -70,6 +70,19 @@ def inspect_content(path: Path, content: Content, settings: ImportSettings) -> D
     return describe(path, content, settings)
 
 
+def said_dataset(path: Path, settings: ImportSettings) -> str | None:
+    """The dataset that an archive of ``ddbench export`` says it is of; None: a file of another form.
+
+    Raises:
+        UserError: as :func:`inspect`.
+    """
+    check_path(path)
+    if path.is_dir() or path.suffix.lower() != ".npz":
+        return None
+    name = (read_file(path, settings.index).header or {}).get("dataset")
+    return name if isinstance(name, str) else None
+
+
 def import_synset(path: Path, *, dataset: Dataset, data: Path | None, settings: ImportSettings) -> Imported:
     """Read a published set.
 

@@ -157,6 +157,23 @@ def test_npz_export_holds_everything(ddb: Callable, imported: Callable, mtt_run:
     assert float(back.learned_lr) == float(original.learned_lr)
 
 
+def test_npz_export_says_its_dataset(ddb: Callable, refused: Callable, random_run: Path, tmp_path: Path):
+    """As an export of the form hub does; an archive of others says none, and images of one's own may lie elsewhere."""
+    assert ddb("export", random_run, "--format", "npz", "--out", tmp_path / "out").code == 0
+    archive = tmp_path / "out" / "synset.npz"
+    assert ddb("import", archive, "--out", tmp_path / "back").code == 0
+    original = read_synset(random_run / "synset.safetensors")
+    assert torch.equal(read_synset(tmp_path / "back" / "synset.safetensors").images, original.images)
+    with np.load(archive, allow_pickle=False) as arrays:
+        held = dict(arrays)
+    for dataset, needle in (("folder:pets", "--dataset folder:PATH"), (7, "--dataset NAME is needed")):
+        held["header"] = np.array(json.dumps({**original.header(), "dataset": dataset}))
+        np.savez(tmp_path / "own.npz", **held)
+        refused(["import", tmp_path / "own.npz", "--out", tmp_path / "other"], needle)
+    np.savez(tmp_path / "theirs.npz", images=held["images"])
+    refused(["import", tmp_path / "theirs.npz", "--out", tmp_path / "other"], "--dataset NAME is needed")
+
+
 def test_two_sets_do_not_mix_in_a_folder(ddb: Callable, refused: Callable, random_run: Path, tmp_path: Path):
     """What stays of a larger export would be imported as images of the smaller one."""
     pictures = tmp_path / "png"

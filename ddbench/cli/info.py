@@ -257,15 +257,16 @@ def _things(place: Path) -> dict[str, Any]:
     Raises:
         UserError: it holds nothing that ddbench made.
     """
+    runs, deeper = (sorted(place.glob(f"{depth}/synset.safetensors")) for depth in ("*", "*/*"))
     parts = {
         "stores of experts": (place.glob("*/*/*/manifest.json"), f"ddbench buffer info {_quoted(place)}"),
         "teachers": (_teachers(place), f"ddbench teacher info {_quoted(place)}"),
         "teachers that are not finished": (unfinished_files(place), GO_ON.format("teacher")),
         "diffusion models": (place.glob("*/*/ddbench.json"), f"ddbench diffusion info {_quoted(place)}"),
-        "runs": (place.glob("*/synset.safetensors"), f"ddbench info {_quoted(place)}/RUN"),
-        "runs in its folders": (place.glob("*/*/synset.safetensors"), f"ddbench info {_quoted(place)}/FOLDER"),
+        "runs": (runs, *(f"ddbench info {_quoted(one.parent)}" for one in runs[:1])),
+        "runs in its folders": (deeper, *(f"ddbench info {_quoted(one.parent.parent)}" for one in deeper[:1])),
     }
-    settings = {name: count for name, (files, _) in parts.items() if (count := sum(1 for _ in files))}
+    settings = {name: count for name, (files, *_) in parts.items() if (count := sum(1 for _ in files))}
     following = [parts[name][1] for name in settings]
     for kind, words in RESULTS.items():
         results = [path for path in sorted(place.glob("*.json")) if _is(path, kind)]

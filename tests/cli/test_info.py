@@ -80,7 +80,7 @@ def test_commands_with_blanks_are_quoted(random_run: Path, tmp_path: Path, ddb: 
     run = tmp_path / "my runs" / "a b"
     shutil.copytree(random_run, run)
     assert f"next: ddbench evaluate '{run}'\n" in ddb("info", run).out
-    assert f"next: ddbench info '{run.parent}'/RUN\n" in ddb("info", run.parent).out
+    assert f"next: ddbench info '{run}'\n" in ddb("info", run.parent).out
     assert evaluation_command(Path("a b"), "rded") == "ddbench evaluate 'a b' --protocol rded"
 
 
@@ -162,7 +162,7 @@ def test_a_folder_of_folders_and_the_result_of_a_task(random_run: Path, tmp_path
     shutil.copytree(random_run, place / "runs" / "one")
     found = json.loads(ddb("info", place, "--json").out)
     assert found["settings"] == {"runs in its folders": 1}
-    assert found["next"] == [f"ddbench info {place}/FOLDER"]
+    assert found["next"] == [f"ddbench info {place}/runs"]
 
     head = {"dataset": {"name": "digits"}, "protocol": {"name": "hard-v1"}}
     (place / "task.json").write_text(json.dumps({"kind": "ddbench-task", "task": "transfer", "head": head}))

@@ -337,7 +337,7 @@ def _rows(path: Path, opened: Any, columns: Columns) -> Iterator[tuple[bytes, An
     if missing:
         raise UserError(f"{path}: has no column {missing[0]!r}, which the first training file has")
     row = 0
-    rows = max(1, min(ROWS, BATCH_BYTES // max(1, *_groups(opened))))  # an image has no more bytes than its group
+    rows = max(1, min(ROWS, BATCH_BYTES // max([1, *_groups(opened)])))  # an image has no more bytes than its group
     try:
         for batch in opened.iter_batches(rows, columns=[columns.image, columns.label]):
             for image, label in zip(batch.column(columns.image), batch.column(columns.label), strict=True):

@@ -205,7 +205,7 @@ def _batches(files: list[tuple[Path, Any]], rows: int) -> Iterator[tuple[Path, A
         sizes = (opened.metadata.row_group(number).total_byte_size for number in range(opened.num_row_groups))
         left = opened.metadata.num_rows
         with _whole_file(path):
-            for batch in opened.iter_batches(max(1, min(rows, BATCH_BYTES // max(1, *sizes)))):
+            for batch in opened.iter_batches(max(1, min(rows, BATCH_BYTES // max([1, *sizes])))):
                 left -= batch.num_rows
                 yield path, batch
         if left:

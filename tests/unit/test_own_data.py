@@ -436,6 +436,16 @@ def test_damaged_in_the_middle(tmp_path: Path, pq: Any):
         load(tmp_path / "set")
 
 
+def test_a_file_without_rows(tmp_path: Path, pq: Any):
+    """Spark and others write a file for every part of their data, for an empty one too: it has no group of rows."""
+    path = tmp_path / "set" / "train-00000-of-00002.parquet"
+    write(path)
+    empty = path.with_name("train-00001-of-00002.parquet")
+    pq.ParquetWriter(empty, pq.read_schema(path)).close()
+    assert pq.ParquetFile(empty).num_row_groups == 0
+    assert len(load(tmp_path / "set").train) + len(load(tmp_path / "set").test) == 20
+
+
 def test_fewer_rows_than_the_file_says(tmp_path: Path, pq: Any, monkeypatch: pytest.MonkeyPatch):
     """Its groups need not hold what its description says of the whole."""
     write(tmp_path / "set" / "train.parquet")

@@ -98,7 +98,8 @@ def told(hub: Any, name: str, quiet: bool, *, writes: bool = False) -> Iterator[
         elif isinstance(error, json.JSONDecodeError):
             reason = "what answers is no hub (not JSON: a page to log in to the network?); see HF_ENDPOINT, and repeat"
         else:
-            reason = f"no way to the hub: {clear(hub, error)}"
+            kept = "" if writes else "; what is in the cache is taken with HF_HUB_OFFLINE=1"
+            reason = f"no way to the hub: {clear(hub, error)}{kept}"
         raise UserError(f"{name}: {reason}") from None
 
 

@@ -140,7 +140,9 @@ def test_no_way_to_the_hub(command: Callable, random_run: Path, tmp_path: Path, 
     assert "no way to the hub" in refusal(command("push", random_run, "me/x", token=f"{TOKEN}\n é"))
     point_to(monkeypatch, "http://127.0.0.1:9")
     assert "no way to the hub" in refusal(command("push", random_run, "me/x"))
-    assert "no way to the hub" in refusal(command("pull", "me/x", "--out", tmp_path / "a"))
+    told = refusal(command("pull", "me/x", "--out", tmp_path / "a"))
+    assert "no way to the hub" in told
+    assert told.rstrip().endswith("what is in the cache is taken with HF_HUB_OFFLINE=1")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "offline" in refusal(command("push", random_run, "me/x"))
 

@@ -22,7 +22,7 @@ from ddbench.data.spec import DatasetSpec
 from ddbench.data.specs import HUB
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import parse_json, plain_file, read_json, write_json
-from ddbench.runtime.hub_library import anew, check_name, library, parquet, told
+from ddbench.runtime.hub_library import anew, check_name, library, parquet, told, whole_file
 from ddbench.runtime.progress import Console
 
 VERSION = 1
@@ -253,10 +253,8 @@ def _file(folder: Path, split: str, row: int) -> Path:
 
 def _open(path: Path) -> Any:
     _, pq = parquet("--dataset hub:... needs")
-    try:
+    with whole_file(path):
         return pq.ParquetFile(path)
-    except Exception as error:  # arrow raises many kinds for a damaged file
-        raise UserError(f"{path}: not a whole parquet file ({error!s:.100}); {anew(path)}") from None
 
 
 def _opened(parts: Mapping[str, list[Path]]) -> tuple[Opened, Columns]:
@@ -338,7 +336,7 @@ def _rows(path: Path, opened: Any, columns: Columns) -> Iterator[tuple[bytes, An
         raise UserError(f"{path}: has no column {missing[0]!r}, which the first training file has")
     row = 0
     rows = max(1, min(ROWS, BATCH_BYTES // max([1, *_groups(opened)])))  # an image has no more bytes than its group
-    try:
+    with whole_file(path):
         for batch in opened.iter_batches(rows, columns=[columns.image, columns.label]):
             for image, label in zip(batch.column(columns.image), batch.column(columns.label), strict=True):
                 content = (image.as_py() or {}).get("bytes")
@@ -348,10 +346,6 @@ def _rows(path: Path, opened: Any, columns: Columns) -> Iterator[tuple[bytes, An
                 row += 1
         if row != opened.metadata.num_rows:
             raise UserError(f"{path}: {row:,} rows in place of {opened.metadata.num_rows:,}; {anew(path)}")
-    except UserError:
-        raise
-    except Exception as error:  # arrow raises many kinds for a damaged file
-        raise UserError(f"{path}: not a whole parquet file ({error!s:.100}); {anew(path)}") from None
 
 
 def _numbered(columns: Columns, said: dict[str, list[Any]], path: Path) -> tuple[tuple[str, ...], dict[str, list[int]]]:

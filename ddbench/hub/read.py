@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from ddbench.hub.columns import numbers, pictures
 from ddbench.protocols import labels as stored
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, file_hash, plain_file, read_json, write_atomic
-from ddbench.runtime.hub_library import anew
+from ddbench.runtime.hub_library import anew, whole_file
 from ddbench.runtime.tensors import parse_header
 from ddbench.synset import KIND as SYNSET
 from ddbench.synset import MAX_CLASSES, MAX_IMAGES, MAX_SIDE
@@ -162,7 +161,7 @@ def _files(path: Path, folder: str, limit: int) -> list[tuple[Path, Any]]:
     left = limit
     for one in sorted((path / folder).glob("train-*.parquet")):
         left -= plain_file(one, "parquet file", max(left, 0))
-        with _whole_file(one):
+        with whole_file(one):
             opened = pq.ParquetFile(one)
         unfolded = sum(opened.metadata.row_group(n).total_byte_size for n in range(opened.num_row_groups))
         if unfolded > limit:
@@ -192,7 +191,7 @@ def _check_counts(files: list[tuple[Path, Any]], most: int) -> None:
     """
     for path, opened in files:
         for number in range(opened.num_row_groups):
-            with _whole_file(path):  # no row is read: arrow refuses here what would end the process in column()
+            with whole_file(path):  # no row is read: arrow refuses here what would end the process in column()
                 next(opened.reader.iter_batches(0, [number]), None)
             group = opened.metadata.row_group(number)
             held = max((group.column(place).num_values for place in range(group.num_columns)), default=0)
@@ -204,23 +203,12 @@ def _batches(files: list[tuple[Path, Any]], rows: int) -> Iterator[tuple[Path, A
     for path, opened in files:
         sizes = (opened.metadata.row_group(number).total_byte_size for number in range(opened.num_row_groups))
         left = opened.metadata.num_rows
-        with _whole_file(path):
+        with whole_file(path):
             for batch in opened.iter_batches(max(1, min(rows, BATCH_BYTES // max([1, *sizes])))):
                 left -= batch.num_rows
                 yield path, batch
         if left:
             raise UserError(f"{path}: {left:,} of {opened.metadata.num_rows:,} rows are missing; {anew(path)}")
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[None]:
-    """What arrow raises of a damaged file, of many kinds, in one line."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{path}: not a whole parquet file ({error!s:.100}); {anew(path)}") from None
 
 
 def check_whole(path: Path) -> None:

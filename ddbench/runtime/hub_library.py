@@ -68,6 +68,21 @@ def anew(path: Path) -> str:
 
 
 @contextmanager
+def whole_file(path: Path) -> Iterator[None]:
+    """What arrow raises of a damaged file, of many kinds, in one line.
+
+    Raises:
+        UserError: it raised.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path}: not a whole parquet file ({error!s:.100}); {anew(path)}") from None
+
+
+@contextmanager
 def told(hub: Any, name: str, quiet: bool, *, writes: bool = False) -> Iterator[None]:
     """What goes wrong on the way, as one line.
 

@@ -151,14 +151,37 @@ def refused(ddb: Callable[..., Outcome], tmp_path: Path) -> Callable[..., str]:
     return call
 
 
-@pytest.fixture
-def methods_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A method that the test registers, by a file or in Python, is gone after it."""
+@contextlib.contextmanager
+def _tables_kept() -> Iterator[None]:
+    """What is registered in the block, by a file or in Python, is gone after it."""
+    from ddbench.data.specs import DATASETS
+    from ddbench.decoders import DECODERS
     from ddbench.methods import METHODS
+    from ddbench.modalities import MODALITIES
+    from ddbench.networks.names import REGISTERED
+    from ddbench.protocols.protocol import PROTOCOLS
+    from ddbench.tasks import TASKS
 
-    list(METHODS)  # it is filled at its first use, which would be undone with the rest
-    monkeypatch.setattr(METHODS, "_table", dict(METHODS._table))
-    monkeypatch.setattr(METHODS, "_objects", dict(METHODS._objects))
+    with pytest.MonkeyPatch.context() as patch:
+        for table in (DATASETS, DECODERS, METHODS, MODALITIES, REGISTERED, PROTOCOLS, TASKS):
+            list(table)  # it is filled at its first use, which would be undone with the rest
+            patch.setattr(table, "_table", dict(table._table))
+            patch.setattr(table, "_objects", dict(table._objects))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tables_of_module() -> Iterator[None]:
+    """No module registers anything for the next one, which would fail with some orders of the tests only."""
+    with _tables_kept():
+        yield
+
+
+@pytest.fixture
+def tables_kept() -> Iterator[None]:
+    """What the test registers is gone after it: the next test may use the name."""
+    with _tables_kept():
+        yield
 
 
 @pytest.fixture

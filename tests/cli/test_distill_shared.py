@@ -96,7 +96,7 @@ class Bright(Method[Config]):
 
 
 @pytest.fixture
-def bright(tmp_path: Path, methods_kept: None) -> Callable[..., list[object]]:
+def bright(tmp_path: Path, tables_kept: None) -> Callable[..., list[object]]:
     """``bright(out, ...)``: the command that makes ten bright images."""
     path = tmp_path / "method" / "bright.py"
     path.parent.mkdir()

@@ -18,7 +18,7 @@ from ddbench.diffusion import train as diffusion
 from ddbench.methods.mtt import MTT
 from ddbench.teachers import train
 
-pytestmark = pytest.mark.usefixtures("methods_kept")
+pytestmark = pytest.mark.usefixtures("tables_kept")
 
 Refused = Callable[..., str]
 Ddb = Callable[..., Any]

@@ -130,7 +130,7 @@ def test_a_learned_rate_that_trains_nothing_is_told_at_once(buffers: Path, tmp_p
     assert f"warning: the learned learning rate is {rate:g}, which trains nothing" in found.err
 
 
-def test_settings_without_a_docstring_have_a_plain_head(tmp_path: Path, ddb: Callable, methods_kept: None):
+def test_settings_without_a_docstring_have_a_plain_head(tmp_path: Path, ddb: Callable, tables_kept: None):
     (tmp_path / "mine.py").write_text(MINE)
     text = ddb("distill", "--method", "mine", "--method-file", tmp_path / "mine.py", "--help").out
     assert "\nMineConfig:\n" in text

@@ -39,7 +39,7 @@ def code_of(page: str) -> str:
     return (DOCS / page).read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
 
 
-def test_the_method_of_the_page(ddb: Callable, tmp_path: Path, methods_kept: None):
+def test_the_method_of_the_page(ddb: Callable, tmp_path: Path, tables_kept: None):
     (tmp_path / "mine.py").write_text(code_of("own-method.md"))
     method = ("--method", "mixtures", "--method-file", tmp_path / "mine.py", "--group", 4)
     found = ddb(*random_tiny(tmp_path / "run")[:1], *method, *random_tiny(tmp_path / "run")[3:])

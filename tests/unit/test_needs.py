@@ -125,7 +125,7 @@ class Nearest(Method[NearestConfig]):
 
 
 @pytest.fixture
-def own(tmp_path: Path, methods_kept: None) -> Callable[..., list[object]]:
+def own(tmp_path: Path, tables_kept: None) -> Callable[..., list[object]]:
     """Commands with the method above."""
     path = tmp_path / "nearest.py"
     path.write_text(OWN)

@@ -169,7 +169,7 @@ class ClassMean(Method[MeanConfig]):
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods_kept: None) -> Callable[..., list[object]]:
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tables_kept: None) -> Callable[..., list[object]]:
     """Commands with a method of a file."""
 
     def call(name: str = "class-mean", future: str = "", *more: object) -> list[object]:

@@ -16,7 +16,7 @@ from ddbench.methods import METHODS
 from ddbench.runtime import authors
 from ddbench.runtime.jobs import answer
 
-pytestmark = pytest.mark.usefixtures("methods_kept")
+pytestmark = pytest.mark.usefixtures("tables_kept")
 
 OWN = """
 from dataclasses import dataclass

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import Outcome
@@ -52,6 +54,13 @@ def command(hub: Hub, ddb: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyP
         return found
 
     return call
+
+
+@pytest.fixture
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library repeats at once what it repeats after up to eight seconds."""
+    http = importlib.import_module("huggingface_hub.utils._http")
+    monkeypatch.setattr(http, "time", SimpleNamespace(sleep=lambda seconds: None))
 
 
 def refusal(found: Outcome) -> str:
@@ -157,6 +166,7 @@ BAD_DAYS = [
 
 
 @pytest.mark.parametrize(("code", "body", "words"), BAD_DAYS)
+@pytest.mark.usefixtures("no_waits")
 def test_a_bad_day(code: int, body: bytes, words: str, command: Callable, hub: Hub, random_run: Path, tmp_path: Path):
     """What the hub answers is told, not what the library makes of it, and the same command goes on."""
     for request in ("POST /api/repos/create", "POST .*/preupload/", "POST .*/commit/"):
@@ -173,6 +183,7 @@ def test_a_bad_day(code: int, body: bytes, words: str, command: Callable, hub: H
     assert command("pull", "me/x", "--out", tmp_path / "back", "--quiet").code == 0
 
 
+@pytest.mark.usefixtures("no_waits")
 def test_an_older_version_is_not_taken_for_the_newest(command: Callable, hub: Hub, random_run: Path, tmp_path: Path):
     """The library has it, and gives it without a word where the hub does not answer."""
     assert command("push", random_run, "me/x", "--quiet").code == 0

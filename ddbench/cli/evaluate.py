@@ -10,6 +10,7 @@ import tyro
 
 from ddbench.cli.engine import ENGINE, Engines, fan_out
 from ddbench.cli.parse import parse
+from ddbench.cli.places import submission
 from ddbench.cli.shards import SHARE, Sharded, print_status, with_shard
 from ddbench.evaluation.result import side_by_side
 from ddbench.evaluation.start import Asked, each_protocol, evaluate_all, status
@@ -76,6 +77,8 @@ def main(argv: list[str]) -> None:
         print(f"result: {found.path}")
     if len(results) > 1:
         print("\n".join(side_by_side(results)))
+    for command in (one for found in results if found.standard for one in submission(found.path)):
+        print(f"next: {command}")
 
 
 def arguments(argv: list[str]) -> Args:

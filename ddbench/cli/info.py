@@ -16,7 +16,7 @@ import tyro
 
 from ddbench.cli.distill import evaluation_command
 from ddbench.cli.parse import parse
-from ddbench.cli.places import Place, export, part_of_a_run, with_experts, with_model
+from ddbench.cli.places import Place, export, part_of_a_run, submission, with_experts, with_model
 from ddbench.evaluation.result import ranked_by, said_before
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.runtime.errors import UserError, visible
@@ -170,7 +170,7 @@ def describe(place: Path) -> dict[str, Any]:
         found["next"] = [evaluation_command(place, str(header.get("method")), header)]
     elif kind == "ddbench-evaluation":
         found["evaluations"] = {place.stem: _evaluation(place, header)}
-        found["next"] = _submitted(place)
+        found["next"] = submission(place)
     elif kind == "ddbench-teacher":
         found["next"] = [f"ddbench evaluate RUN --protocol kd-v1 --teacher {_quoted(place)}"]
     elif kind == "ddbench-labels":
@@ -199,16 +199,6 @@ def _replayed(labels: Path, header: Mapping[str, Any]) -> str:
     run = labels.absolute().parent
     shown = (labels.parent if labels.parent.name else run) if (run / "synset.safetensors").is_file() else "RUN"
     return f"ddbench evaluate {_quoted(shown)} --protocol fkd --labels {_quoted(labels)}{fewer}"
-
-
-def _submitted(evaluation: Path) -> list[str]:
-    """The command that submits an evaluation by its file's name; none where it lies in no run, which submit takes."""
-    folder = evaluation.absolute().parent
-    run = folder.parent
-    if folder.name != "evaluations" or not (run / "synset.safetensors").is_file():
-        return []
-    shown = evaluation.parent.parent if evaluation.parent.name else run
-    return [shlex.join(["ddbench", "submit", str(shown), "--protocol", evaluation.stem])]
 
 
 def _quoted(value: object) -> str:

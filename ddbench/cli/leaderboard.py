@@ -57,6 +57,8 @@ class ShowArgs:
     """Only tables with this student, ranked by it."""
     verified: bool = False
     """Only verified rows, and the references."""
+    ids: bool = False
+    """Print the ids of the rows, for leaderboard verify."""
 
 
 def main(argv: list[str]) -> None:
@@ -112,10 +114,10 @@ def _show(argv: list[str]) -> None:
         "ddbench leaderboard show",
         "Print the board as tables. Bold: rank 1 of its column; rows that cannot be told apart share a rank.",
         "  ddbench leaderboard show\n  ddbench leaderboard show --dataset digits --ipc 10 --student mlp-d3-w128\n"
-        "  ddbench leaderboard show --dataset digits --protocol hard-v1",
+        "  ddbench leaderboard show --dataset digits --protocol hard-v1 --ids",
     )
     from ddbench.leaderboard.pages.terminal import show_board
     from ddbench.leaderboard.select import Selection
 
     selection = Selection(args.dataset, args.ipc, args.labels, args.protocol, args.student, args.verified)
-    show_board(args.leaderboard, selection)
+    show_board(args.leaderboard, selection, args.ids)

@@ -91,6 +91,16 @@ def export(place: Path) -> Place | None:
     return None
 
 
+def submission(evaluation: Path) -> list[str]:
+    """The command that submits an evaluation by its file's name; none where it lies in no run, which submit takes."""
+    folder = evaluation.absolute().parent
+    run = folder.parent
+    if folder.name != "evaluations" or not (run / "synset.safetensors").is_file():
+        return []
+    shown = evaluation.parent.parent if evaluation.parent.name else run
+    return [shlex.join(["ddbench", "submit", str(shown), "--protocol", evaluation.stem])]
+
+
 def with_experts(store: Path, header: Mapping[str, Any]) -> str:
     """The command that distils with the experts of a store, by a method that takes such ones."""
     recipe = _table(header.get("recipe"))

@@ -175,7 +175,7 @@ def _one(results: Sequence[Result], name: str) -> Result:
     found = [result for result in results if len(name) >= 4 and result.id.startswith(name)]
     if len(found) != 1:
         what = "no row has this id" if not found else f"{len(found)} rows begin like this"
-        raise UserError(f"{name!a:.80}: {what}; expected the id of a row, or the 4 digits or more that it begins with")
+        raise UserError(f"{name!a:.80}: {what}; expected the id of a row (show --ids), or 4 digits or more of it")
     return found[0]
 
 

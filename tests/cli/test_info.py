@@ -18,6 +18,19 @@ from ddbench.methods import METHODS, facts_of, fitting_protocol
 from ddbench.runtime.tensors import write_tensors
 
 
+def test_an_evaluation_says_how_it_is_submitted(random_run: Path, ddb: Callable, tmp_path: Path):
+    """Where it can be: not where a setting differs from the protocol's, nor where it lies in no run."""
+    brief = tmp_path / "brief.toml"
+    brief.write_text('name = "brief-v1"\nbase = "hard-v1"\nepochs = 2\n')
+    command = ["evaluate", random_run, "--students", TINY, "--seeds", 1, "--workers", 1, *EAGER]
+    submits = f"next: ddbench submit {random_run} --protocol brief-v1"
+    assert ddb(*command, "--protocol", brief).out.splitlines()[-1] == submits
+    assert submits in ddb("info", random_run).out
+    for flags in (("--protocol", "hard-v1", "--epochs", 2), ("--protocol", brief, "--out", tmp_path / "elsewhere")):
+        made = ddb(*command, *flags)
+        assert (made.code, "next:" in made.out) == (0, False), made.err
+
+
 def test_a_run_with_its_evaluation(random_run: Path, ddb: Callable):
     result = ddb("info", random_run)
     assert (result.code, result.err) == (0, "")

@@ -491,6 +491,17 @@ def test_show_filters(board: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "hard labels ·" not in shown
 
 
+def test_show_names_the_rows_that_verify_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    subsets = [made_result("random", seed=seed) for seed in range(3)]
+    rows = [made_result("mtt"), *subsets]
+    for row in rows:
+        put(tmp_path, row)
+    for flags, named in ([], 0), (["--ids"], 1):
+        verb.main(["show", "--leaderboard", str(tmp_path), *flags])
+        shown = capsys.readouterr().out
+        assert [shown.count(row.id) for row in rows] == [named] * len(rows)
+
+
 def test_nothing_that_fits_is_told(tmp_path: Path) -> None:
     """Neither an empty board nor a file of its head alone."""
     put(tmp_path, made_result())

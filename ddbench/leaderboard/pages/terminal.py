@@ -21,8 +21,11 @@ EDGES = 3
 """Columns of the terminal that a field takes beside its text."""
 
 
-def show_board(root: Path, selection: Selection) -> None:
+def show_board(root: Path, selection: Selection, ids: bool = False) -> None:
     """Print part of a board; the same part of the same files as it was printed before (:mod:`..kept`).
+
+    Args:
+        ids: with the ids of the rows.
 
     Raises:
         UserError: as :func:`read_board`, or nothing of the board is all that is asked for.
@@ -32,11 +35,12 @@ def show_board(root: Path, selection: Selection) -> None:
     def make() -> str:
         cells = read_board(root).select(selection)
         with console.capture() as captured:
-            show([lay_out(cell, selection.student) for cell in cells], console)
+            tables = [lay_out(cell, selection.student) for cell in cells]
+            show([table.identified() for table in tables] if ids else tables, console)
         return captured.get()
 
     look = (console.width, console.color_system, console.is_terminal, console.encoding, console.legacy_windows)
-    console.file.write(made_once(root, "show", f"{selection} {look} {console.no_color}", make))
+    console.file.write(made_once(root, "show", f"{selection} {ids} {look} {console.no_color}", make))
 
 
 def _console() -> Console:

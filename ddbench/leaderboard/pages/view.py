@@ -81,6 +81,12 @@ class Table:
         lines = tuple(Line(line.row, line.reference, tuple(line.entries[i] for i in kept)) for line in self.lines)
         return Table(self.cell, self.title, self.caption, tuple(self.columns[i] for i in kept), lines)
 
+    def identified(self) -> Table:
+        """The same table with the ids of its rows, which ``verify`` takes."""
+        lines = tuple(Line(line.row, line.reference, (*line.entries, _ids(line.row))) for line in self.lines)
+        column = Column("id", False, "of the row; of several subsets one each", ABOUT)
+        return Table(self.cell, self.title, self.caption, (*self.columns, column), lines)
+
 
 def parts(table: Table) -> list[Table]:
     """The table as one or two that are narrow enough to print: accuracy and cost, then what else was measured."""
@@ -303,6 +309,11 @@ def _claim(cell: Cell, row: Row, student: str) -> Entry:
     more = f"and {len(claims) - 1} more" if len(claims) > 1 else ""
     of = "" if claims[0].student == student else claims[0].student
     return Entry(number_text(claims[0].value, unit), claims[0].value, detail=", ".join(filter(None, (of, more))))
+
+
+def _ids(row: Row | None) -> Entry:
+    first, *others = [one.id for one in row.results] if row else [NONE]
+    return Entry(first, first, detail=", ".join(others))
 
 
 def _made_with(result: Result) -> Entry:

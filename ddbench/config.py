@@ -170,6 +170,21 @@ def check_config(config: Any, where: str = "") -> None:
             _check_effect(config, item, where)
 
 
+def refuse_idle(config: Any, idle: Mapping[str, str]) -> None:
+    """Refuse settings that have no effect for a reason that no single setting says (``of`` and ``unless`` do).
+
+    Args:
+        idle: setting -> the reason, after "it has no effect".
+
+    Raises:
+        UserError: the first of them that is not at its default.
+    """
+    for item in fields(config):
+        if item.name in idle and not _is_default(config, item):
+            value = getattr(config, item.name)
+            raise UserError(f"--{item.name.replace('_', '-')} {value}: it has no effect {idle[item.name]}")
+
+
 def _check_effect(config: Any, item: Field[Any], where: str) -> None:
     """Refuse a setting that another one leaves without effect.
 

@@ -45,7 +45,7 @@ class ASTConfig(InnerConfig):
     """Multiply the student's loss by a factor of the start epoch: below 1 early, above 1 late (balance_loss)."""
     perturb: float = setting(1.0, at_least=0)
     """Strength of the perturbation of the start's convolutions; 0: none (weight_perturb)."""
-    intermediate: Literal["all", "growing", "none"] = "all"
+    intermediate: Literal["all", "growing", "none"] = setting("all", unless=("expert_epochs", 1))
     """Matches after each epoch before the last: weight 1 (agg_middle_loss), i/M (adaptive_middle_loss), or none."""
 
 

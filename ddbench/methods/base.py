@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from ddbench.config import check_config
+from ddbench.config import check_config, refuse_idle
 from ddbench.data.dataset import Dataset, Split, class_indices
 from ddbench.data.mapped import gather
 from ddbench.data.preprocess import Preprocess
@@ -226,6 +226,15 @@ class Method(Generic[C]):
         return ()
 
     @classmethod
+    def idle(cls, config: C, context: Context) -> Mapping[str, str]:
+        """Settings that have no effect with these settings on these data, and why, such as "with --steps 0".
+
+        They are refused where they are not at their defaults. What one other setting decides says its own
+        :func:`ddbench.config.setting` (``of``, ``unless``).
+        """
+        return {}
+
+    @classmethod
     def check(cls, config: C, context: Context) -> None:
         """Refuse settings that cannot work, before anything is written.
 
@@ -236,6 +245,7 @@ class Method(Generic[C]):
             UserError: names the setting, its value and what is possible.
         """
         check_config(config)
+        refuse_idle(config, cls.idle(config, context))
 
     @classmethod
     def terms_of_a_step(cls, config: C, context: Context) -> int:

@@ -12,12 +12,21 @@ as in all published runs (the public flag's default 0 is silently SRe2L).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from ddbench.config import setting
+from ddbench.methods.base import Context
 from ddbench.methods.facts import Facts
-from ddbench.methods.families.recovery import MILESTONE, SHARE, Recovery, RecoveryConfig, crop_lower_bound
+from ddbench.methods.families.recovery import (
+    MILESTONE,
+    SHARE,
+    Recovery,
+    RecoveryConfig,
+    crop_lower_bound,
+    idle_curriculum,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +61,11 @@ class CDA(Recovery[CDAConfig]):
         code="https://github.com/VILA-Lab/SRe2L",
         licence="none stated",
     )
+
+    @classmethod
+    def idle(cls, config: CDAConfig, context: Context) -> Mapping[str, str]:
+        """A curriculum of no crops, or of no length."""
+        return idle_curriculum(config.crop_scale, config.milestone)
 
     def crop_scale(self, step: int) -> float:
         """By the curriculum."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,7 +77,7 @@ class CUDDConfig(RecoveryConfig):
     guide_lr: float = setting(1e-3, above=0)
     """Its learning rate in the first training."""
     guide_lr_again: float = setting(5e-4, above=0)
-    """Its learning rate in later trainings, which go on from the earlier weights."""
+    """Its learning rate in later trainings, which go on from the earlier weights (three phases or more)."""
     guide_batch: int = setting(128, at_least=2)
     """Images a step of its training."""
     guide_crop_scale: float = setting(0.08, above=0, at_most=1, expected="a share above 0 and up to 1")
@@ -170,6 +170,15 @@ class CUDD(Recovery[CUDDConfig]):
         code="https://github.com/MIV-XJTU/CUDD",
         licence="none stated",
     )
+
+    @classmethod
+    def idle(cls, config: CUDDConfig, context: Context) -> Mapping[str, str]:
+        """What is of phases that there are not; at IPC 1 there can only be one, and recipes may be those of others."""
+        phases = len(parse_phases(config.phases, context.ipc))
+        if phases == 1 < context.ipc:
+            of_guide = ("guide_epochs", "guide_lr", "guide_lr_again", "guide_batch", "guide_crop_scale")
+            return dict.fromkeys(("adversarial_weight", *of_guide), "with one phase: there is no guide")
+        return {"guide_lr_again": "with two phases: the guide is trained once"} if phases == 2 else {}
 
     @classmethod
     def check(cls, config: CUDDConfig, context: Context) -> None:

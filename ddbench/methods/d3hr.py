@@ -13,6 +13,7 @@ labels are the evaluator's: protocol ``rded``, which the published training chan
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,8 +35,6 @@ LEAST_STD = 1e-4
 CHUNK_NUMBERS = 2**21
 """Normals that are judged at once, in float64: the memory of the search. Its result does not depend on it."""
 
-SkewKind = Literal["auto", "per_coordinate", "per_image"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class D3HRConfig(GenerationConfig):
@@ -47,7 +46,7 @@ class D3HRConfig(GenerationConfig):
     """Groups that are drawn for each class, of which the best is kept."""
     images: int = setting(0, also=(0,), at_least=2, expected="0 (all) or at least 2: one image has no spread")
     """Real images of each class that are inverted, evenly spread over it; 0: all."""
-    skew: SkewKind = "auto"
+    skew: Literal["auto", "per_coordinate", "per_image"] = setting("auto", unless=("skew_weight", 0))
     """Skewness over the group, per_coordinate, or of the coordinates of each image, per_image, as the released code has
     it; auto: by paper_code."""
     std_weight: float = setting(1.0, at_least=0, below=1e6, expected="0 or a positive number")
@@ -57,6 +56,13 @@ class D3HRConfig(GenerationConfig):
     paper_code: bool = False
     """As the released code: sampling begins one step above the level of the statistics and ends at time 1, inversion
     begins at time 0, all classes use the same normals."""
+
+
+def _skew_kind(config: D3HRConfig) -> str:
+    """Over what the skewness is taken."""
+    if config.skew != "auto":
+        return config.skew
+    return "per_image" if config.paper_code else "per_coordinate"
 
 
 def skewness(z: Tensor, kind: str) -> Tensor:
@@ -164,6 +170,15 @@ class D3HR(Generation[D3HRConfig]):
     )
 
     @classmethod
+    def idle(cls, config: D3HRConfig, context: Context) -> Mapping[str, str]:
+        """What a group of one or two images has not (:func:`group_scores`)."""
+        if context.ipc == 1:
+            return dict.fromkeys(("skew", "std_weight", "skew_weight"), "with --ipc 1: a group is one image")
+        if context.ipc == 2 and _skew_kind(config) == "per_coordinate":
+            return {"skew_weight": "with --ipc 2: two values are not skewed; --skew per_image has an effect"}
+        return {}
+
+    @classmethod
     def check(cls, config: D3HRConfig, context: Context) -> None:
         super().check(config, context)
         check_grid(config.steps, config.start, TIMESTEPS)
@@ -173,7 +188,7 @@ class D3HR(Generation[D3HRConfig]):
         super().setup()
         config = self.config
         check_grid(config.steps, config.start, len(self.backend.alphas))
-        self.kind = ("per_image" if config.paper_code else "per_coordinate") if config.skew == "auto" else config.skew
+        self.kind = _skew_kind(config)
         self.skew_weight = (0.1 if config.paper_code else 0.5) if config.skew_weight < 0 else config.skew_weight
         self.moves = sampling_moves(self.backend.alphas, config.steps, config.start, released=config.paper_code)
 

@@ -17,7 +17,7 @@ delivered; a step whose loss or gradient is not finite is not taken; nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -74,6 +74,12 @@ class DataDAM(DistributionMatching[DataDAMConfig]):
         code="https://github.com/DataDistillation/DataDAM",
         licence="none stated",
     )
+
+    @classmethod
+    def idle(cls, config: DataDAMConfig, context: Context) -> Mapping[str, str]:
+        """Of attention maps, where there are none."""
+        one = parse_student(context.student).depth == 1
+        return {"form": f"with --student {context.student}: one block has no attention maps"} if one else {}
 
     @classmethod
     def check(cls, config: DataDAMConfig, context: Context) -> None:

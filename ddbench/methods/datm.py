@@ -50,7 +50,7 @@ class DATMConfig(InnerConfig):
     """Iterations in which the window's end grows from --first-end to --max-start-epoch (expansion_end_epoch)."""
     lr_labels: float = setting(10.0, at_least=0)
     """Learning rate of the labels' logits (lr_y)."""
-    momentum_labels: float = setting(0.9, at_least=0, below=1)
+    momentum_labels: float = setting(0.9, at_least=0, below=1, unless=("lr_labels", 0))
     """Momentum of the labels' optimiser (Momentum_y)."""
     label_experts: int = setting(0, at_least=0, expected="at least 0 (0: all)")
     """Experts whose last weights give the first labels; 0: all."""

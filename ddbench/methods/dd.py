@@ -65,7 +65,7 @@ class DDConfig:
     """First rate of every step (distill_lr)."""
     lr_images: float = setting(0.01, above=0)
     """Learning rate of Adam on images, rates and labels (lr)."""
-    decay_every: int = setting(2360, at_least=1)
+    decay_every: int = setting(2360, at_least=1, unless=("decay", 1))
     """Outer iterations after which that rate is multiplied by --decay (decay_epochs: 40 epochs of MNIST)."""
     decay: float = setting(0.5, above=0, at_most=1)
     """Factor of the decay (decay_factor)."""

@@ -9,13 +9,14 @@ What DC does (gradients of a network under one augmentation (DSA);
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ddbench.config import setting
 from ddbench.methods import papers
 from ddbench.methods.base import Context
 from ddbench.methods.facts import Facts
-from ddbench.methods.families.ddif import DdifConfig, DdifMethod, refuse_momentum
+from ddbench.methods.families.ddif import NO_MOMENTUM, DdifConfig, DdifMethod
 from ddbench.methods.families.decoded import DecodedMatching
 from ddbench.methods.families.gradient_matching import AugmentedConfig
 
@@ -40,7 +41,6 @@ class DdifDC(DdifMethod[DdifDCConfig], DecodedMatching[DdifDCConfig]):
     )
 
     @classmethod
-    def check(cls, config: DdifDCConfig, context: Context) -> None:
-        """As DC's for decoded images; and no momentum, which Adam has no use for."""
-        refuse_momentum(config)
-        super().check(config, context)
+    def idle(cls, config: DdifDCConfig, context: Context) -> Mapping[str, str]:
+        """Momentum, which Adam has no use for."""
+        return {**super().idle(config, context), **NO_MOMENTUM}

@@ -9,13 +9,14 @@ What DM does (mean features of networks that are not trained;
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ddbench.config import setting
 from ddbench.methods import papers
 from ddbench.methods.base import Context
 from ddbench.methods.facts import Facts
-from ddbench.methods.families.ddif import DdifConfig, DdifMethod, refuse_momentum
+from ddbench.methods.families.ddif import NO_MOMENTUM, DdifConfig, DdifMethod
 from ddbench.methods.families.distribution import DistributionConfig, MeanMatching
 
 
@@ -39,7 +40,6 @@ class DdifDM(DdifMethod[DdifDMConfig], MeanMatching[DdifDMConfig]):
     )
 
     @classmethod
-    def check(cls, config: DdifDMConfig, context: Context) -> None:
-        """As DM's for decoded images; and no momentum, which Adam has no use for."""
-        refuse_momentum(config)
-        super().check(config, context)
+    def idle(cls, config: DdifDMConfig, context: Context) -> Mapping[str, str]:
+        """Momentum, which Adam has no use for."""
+        return {**super().idle(config, context), **NO_MOMENTUM}

@@ -69,7 +69,7 @@ class DosCondConfig(GraphBudget):
     """Logit of what is in the first graphs; of what is not, its negative."""
     coldest: float = setting(0.01, above=0, at_most=1)
     """Temperature of the relaxed draws at the end of the cooling, which begins with 1."""
-    cooling: int = setting(200, at_least=1)
+    cooling: int = setting(200, at_least=1, unless=("coldest", 1))
     """Steps in which the temperature falls."""
 
 

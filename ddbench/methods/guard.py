@@ -13,12 +13,14 @@ penalty are settings of the run, so that a teacher with others is never taken.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from ddbench.config import setting
+from ddbench.methods.base import Context
 from ddbench.methods.facts import Facts
-from ddbench.methods.families.recovery import MILESTONE, Recovery, RecoveryConfig, crop_lower_bound
+from ddbench.methods.families.recovery import MILESTONE, Recovery, RecoveryConfig, crop_lower_bound, idle_curriculum
 from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.numbers import exact
@@ -40,7 +42,7 @@ class GUARDConfig(RecoveryConfig):
     penalty_step: float = setting(3.0, above=0, expected="a positive number")
     """Length of its step along the input gradient, in units of the network input."""
     curriculum: Literal["none", "cosine", "linear", "step"] = "none"
-    """CDA's: how the least share of the image that a view shows falls from 1 to crop-scale."""
+    """CDA's: how the least share of the image that a view shows falls from 1 to --crop-scale, which must be below 1."""
     milestone: float = setting(1.0, at_least=0, at_most=1, expected=MILESTONE, unless=("curriculum", "none"))
     """Fraction of a batch's iterations after which it has fallen."""
 
@@ -68,6 +70,11 @@ class GUARD(Recovery[GUARDConfig]):
         """A teacher that was trained with the penalty."""
         weight = config.penalty_weight or PENALTY_WEIGHTS[config.penalty]
         return (TrainedTeacher(config.penalty, weight, config.penalty_step),)
+
+    @classmethod
+    def idle(cls, config: GUARDConfig, context: Context) -> Mapping[str, str]:
+        """A curriculum of no crops, or of no length."""
+        return idle_curriculum(config.crop_scale, config.milestone)
 
     def setup(self) -> None:
         """As for every recovery, if the teacher is the one that is asked for.

@@ -42,7 +42,7 @@ class GVBSMConfig(SeveralTeachersConfig):
     """How often a convolution is left out of a step, at random."""
     densify: float = setting(1.0, at_least=0)
     """Weight of the term that spreads the images of a class; needs several of a class in a batch (--order class)."""
-    order: Literal["index", "class"] = "class"
+    order: Literal["index", "class"] = setting("class", unless=("joint", True))
     """What a batch holds: one image of each class (of up to 100), or class after class, --batch images."""
     start: Literal["noise", "real"] = "noise"
     """What images begin as."""

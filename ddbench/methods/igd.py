@@ -15,7 +15,7 @@ Deviations are listed in ``methods/igd/README.md``.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,12 +87,22 @@ class IGD(Generation[IGDConfig]):
         return (Diffusion(), Experts())
 
     @classmethod
+    def idle(cls, config: IGDConfig, context: Context) -> Mapping[str, str]:
+        """All of the guidance, where there is none."""
+        if config.influence or config.deviation:
+            return {}
+        return dict.fromkeys(
+            ("guide_from", "guide_to", "images", "similarity"),
+            "with --influence 0 and --deviation 0: nothing is guided",
+        )
+
+    @classmethod
     def check(cls, config: IGDConfig, context: Context) -> None:
         super().check(config, context)
         if config.guide_from > config.guide_to:
             raise UserError(f"--guide-from {config.guide_from:g}: expected at most --guide-to {config.guide_to:g}")
-        times = range(config.steps)
-        if not any(config.guide_from <= place / config.steps <= config.guide_to for place in times):
+        times = range(config.steps if config.influence or config.deviation else 0)
+        if times and not any(config.guide_from <= place / config.steps <= config.guide_to for place in times):
             raise UserError(
                 f"--guide-from {config.guide_from:g} to --guide-to {config.guide_to:g}: no one of the {config.steps} "
                 "steps lies there; widen it or take more --steps"

@@ -14,6 +14,7 @@ Deviations are listed in ``methods/mgd3/README.md``.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,7 @@ class MGD3Config(GenerationConfig):
 
     mode_guidance: float = setting(0.1, at_least=0, below=100, expected="0 or a positive number below 100")
     """Strength lambda of the pull towards a mode."""
-    stop: int = setting(25, at_least=0)
+    stop: int = setting(25, at_least=0, unless=("mode_guidance", 0))
     """Steps at the end that are plain; 0: every step is pulled."""
     images: int = setting(0, at_least=0)
     """Real images of each class that are clustered, evenly spread over it; 0: all."""
@@ -65,9 +66,14 @@ class MGD3(Generation[MGD3Config]):
     )
 
     @classmethod
+    def idle(cls, config: MGD3Config, context: Context) -> Mapping[str, str]:
+        """The pull, where all steps are plain."""
+        return {"mode_guidance": f"with --stop {config.stop}: no step is left"} if config.stop == config.steps else {}
+
+    @classmethod
     def check(cls, config: MGD3Config, context: Context) -> None:
         super().check(config, context)
-        if config.stop > config.steps:
+        if config.mode_guidance and config.stop > config.steps:
             raise UserError(f"--stop {config.stop}: expected 0 to the {config.steps} steps")
         if 0 < config.images < context.ipc:
             raise UserError(

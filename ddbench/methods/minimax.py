@@ -32,6 +32,9 @@ from ddbench.training.optimizers import OptimizerSettings, load_optimizer_state,
 REAL, PAST = "real", "past"
 NORMS = (nn.GroupNorm, nn.LayerNorm)
 
+TUNED = ("tuning_steps", 0)
+"""Without which the settings of the tuning have no effect."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MinimaxConfig(GenerationConfig):
@@ -39,19 +42,19 @@ class MinimaxConfig(GenerationConfig):
 
     tuning_steps: int = setting(12_000, at_least=0)
     """Optimiser steps of the tuning; 0: none, plain samples."""
-    batch: int = setting(8, at_least=1)
+    batch: int = setting(8, at_least=1, unless=TUNED)
     """Real images a step."""
-    lr: float = setting(1e-3, above=0, expected="a positive number")
+    lr: float = setting(1e-3, above=0, expected="a positive number", unless=TUNED)
     """Learning rate of AdamW (without weight decay)."""
-    representativeness: float = setting(0.002, at_least=0)
+    representativeness: float = setting(0.002, at_least=0, unless=TUNED)
     """Weight lambda_r of the distance to remembered real images."""
-    diversity: float = setting(0.008, at_least=0)
+    diversity: float = setting(0.008, at_least=0, unless=TUNED)
     """Weight lambda_d of the nearness to what the model made before."""
-    memory: int = setting(64, at_least=1)
+    memory: int = setting(64, at_least=1, unless=TUNED)
     """Latents of each kind that a class remembers, the newest ones."""
-    ema: float = setting(0.9999, at_least=0, below=1, expected="a fraction from 0 to below 1")
+    ema: float = setting(0.9999, at_least=0, below=1, expected="a fraction from 0 to below 1", unless=TUNED)
     """Decay of the average of the tuned weights, which samples; it begins with the weights before tuning."""
-    label_dropout: float = setting(0.1, at_least=0, below=1, expected="a fraction from 0 to below 1")
+    label_dropout: float = setting(0.1, at_least=0, below=1, expected="a fraction from 0 to below 1", unless=TUNED)
     """Probability that the model is not told the class of an image, for classifier-free guidance."""
     clip: bool = True
     """Clamp predicted images to [-1, 1] on the way, as samplers of pixels do; never latents of a pretrained model."""

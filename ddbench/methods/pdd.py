@@ -61,7 +61,7 @@ class PDDConfig(TrajectoryConfig):
     """The method of the stages: a trajectory-matching one (mtt, ftd, tesla, datm, ast)."""
     base_options: str = ""
     """Further settings of the base method, as name=value joined by commas, e.g. skip_above=1.1,growth=100."""
-    stage_epochs: int = setting(0, at_least=0, expected="at least 0 (0: as protocol pdd)")
+    stage_epochs: int = setting(0, at_least=0, expected="at least 0 (0: as protocol pdd)", unless=("stages", 1))
     """Passes over the stages before that lead to a derived trajectory; 0: as many as protocol pdd makes in a stage."""
 
 

@@ -16,6 +16,7 @@ they, and all deviations, are listed in ``methods/rcig/README.md``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,7 +29,6 @@ from ddbench.methods.facts import Facts
 from ddbench.methods.families.kernel import PART, KernelConfig, KernelMethod, Learned, right_share
 from ddbench.methods.parts.pool import BETAS, EPS
 from ddbench.runtime import seeds
-from ddbench.runtime.errors import UserError
 from ddbench.training.kernel import clip_to, platt_loss, ridge_solver
 from ddbench.training.linearised import Linearised
 from ddbench.training.outer import AdaBelief
@@ -52,14 +52,14 @@ class RCIGConfig(KernelConfig):
     """Weight decay of the inner problem, times the number of learned images (l2_rate)."""
     most_steps: int = setting(15, at_least=1)
     """A network of the pool is trained for 1 to so many steps after its meta step, as many as are drawn."""
-    solver: Literal["cg", "adam"] = "cg"
+    solver: Literal["cg", "adam"] = setting("cg", unless=("paper_code", True))
     """cg: conjugate gradients, exact in at most images x classes + 1 products; adam: steps of Adam (as released)."""
     solver_steps: int = setting(20, at_least=1)
     """Products, or steps, of each of the two solves."""
     lr_inner: float = setting(1e-3, above=0)
-    """With --solver adam: its rate in the inner problem; the released code searches one, we do not."""
+    """With --solver adam, or --paper-code: its rate in the inner problem; the released code searches one, we do not."""
     lr_hessian: float = setting(1e-3, above=0)
-    """With --solver adam: its rate in the system of the implicit gradient."""
+    """With --solver adam, or --paper-code: its rate in the system of the implicit gradient."""
     paper_code: bool = False
     """The released form: Adam for both solves, a base that drifts, an ascending last layer, early AdaBelief."""
 
@@ -104,14 +104,10 @@ class RCIG(KernelMethod[RCIGConfig]):
         return 0.5 * (outputs - labels).square().mean()
 
     @classmethod
-    def check(cls, config: RCIGConfig, context: Context) -> None:
-        """As every kernel method's; and no rates of Adam where nothing is solved by it."""
-        super().check(config, context)
-        for name in ("lr_inner", "lr_hessian"):
-            value = getattr(config, name)
-            if config.solver == "cg" and not config.paper_code and value != getattr(RCIGConfig, name):
-                flag = f"--{name.replace('_', '-')}"
-                raise UserError(f"{flag} {value:g}: a setting of --solver adam (and of --paper-code), not of cg")
+    def idle(cls, config: RCIGConfig, context: Context) -> Mapping[str, str]:
+        """Rates of Adam where nothing is solved by it."""
+        by_adam = config.solver == "adam" or config.paper_code
+        return {} if by_adam else dict.fromkeys(("lr_inner", "lr_hessian"), "with --solver cg")
 
     @property
     def weight(self) -> float:

@@ -210,8 +210,8 @@ def test_released_code(context: Context):
     plain = d3hr(context)
     assert (plain.kind, plain.skew_weight) == ("per_coordinate", 0.5)
     assert [move.time for move in plain.moves][:2] == [600, 500]
-    given = d3hr(context, paper_code=True, skew="per_coordinate", skew_weight=0.0)
-    assert (given.kind, given.skew_weight) == ("per_coordinate", 0.0)
+    given = d3hr(context, paper_code=True, skew="per_coordinate", skew_weight=0.2)
+    assert (given.kind, given.skew_weight) == ("per_coordinate", 0.2)
     for one, purpose in ((method, ("groups",)), (plain, ("groups", 1))):
         mean, std = moments(one._latents.shards(1))
         latents = one.draw(1).latents.flatten(1)
@@ -341,7 +341,7 @@ def test_mgd3_without_pull_is_plain(context: Context):
     plain.step(0)
     images = plain.distilled().images
     for config in (
-        MGD3Config(steps=STEPS, stop=0, mode_guidance=0.0, images=6),
+        MGD3Config(steps=STEPS, mode_guidance=0.0, images=6),
         MGD3Config(steps=STEPS, stop=STEPS, images=6),
     ):
         method = made(MGD3, config, context)

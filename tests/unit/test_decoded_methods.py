@@ -285,8 +285,8 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "fields larger than the budget": (("ddif-dm",), "DDiF+DM is 67 numbers and a class has room for 64"),
     "fields of no width": (("ddif-dm", "--width", 0), "--width 0"),
     "no frequency": (("ddif-dm", "--omega", 0), "--omega 0"),
-    "momentum of Adam, DM": (("ddif-dm", "--momentum", 0.9), "--momentum 0.9: it has no effect"),
-    "momentum of Adam, DC": (("ddif-dc", "--momentum", 0), "--momentum 0: it has no effect"),
+    "momentum of Adam, DM": (("ddif-dm", "--momentum", 0.9, "--width", 3), "--momentum 0.9: it has no effect"),
+    "momentum of Adam, DC": (("ddif-dc", "--momentum", 0, "--width", 3), "--momentum 0.0: it has no effect"),
     "negative mask": (("fred-dc", "--coefficients", -1), "--coefficients -1"),
 }
 

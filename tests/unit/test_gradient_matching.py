@@ -406,8 +406,7 @@ def test_a_step_that_is_not_finite_is_not_taken(make: Callable, norm: str, confi
         ipc=2,
         student=f"convnet-d2-w4-{norm}",
         iterations=3,
-        outer_loops=1 if "lr_images" in config else 3,
-        inner_epochs=2,
+        **({"outer_loops": 1} if "lr_images" in config else {"outer_loops": 3, "inner_epochs": 2}),
         batch_real=12,
         **config,
     )

@@ -48,7 +48,10 @@ def context(make_context: Callable[..., Context]) -> Context:
 
 
 def method_of(context: Context, kind: type[Any] = IDC, **settings: Any) -> Any:
-    config = kind.config_class(**{**SMALL, **settings})
+    said = {**SMALL, **settings}
+    if not said["net_images"]:
+        del said["batch_net"]
+    config = kind.config_class(**said)
     kind.check(config, context)
     method = kind(config, context)
     method.setup()

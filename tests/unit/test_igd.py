@@ -123,7 +123,7 @@ def igd(context: Context) -> Callable[..., Any]:
 
 
 def test_without_strength_it_is_the_plain_sampler(igd: Callable[..., Any], context: Context):
-    method = igd(influence=0.0, deviation=0.0)
+    method = igd(influence=0.0, deviation=0.0, images=200)
     plain = Unguided(UnguidedConfig(steps=STEPS), context)
     plain.setup()
     for one in (method, plain):

@@ -112,7 +112,9 @@ def weights(method: Any) -> dict[str, Tensor]:
     return {name: one.detach().clone() for name, one in method.backend.network.named_parameters()}
 
 
-@pytest.mark.parametrize("settings", [{"tuning_steps": 0}, {"tuning_steps": 2, "lr": 1e-30}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"tuning_steps": 0, "label_dropout": 0.1}, {"tuning_steps": 2, "lr": 1e-30}], ids=str
+)
 def test_without_tuning_it_is_the_plain_sampler(settings: dict[str, Any], minimax: Callable, context: Context):
     method = minimax(**settings)
     for iteration in range(settings["tuning_steps"]):

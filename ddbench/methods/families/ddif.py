@@ -6,9 +6,9 @@ by the method's gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,7 +20,6 @@ from ddbench.decoders.ddif import MAX_LAYERS, MAX_OMEGA, MAX_WIDTH, Ddif
 from ddbench.methods.base import Context
 from ddbench.methods.families.decoded import Decoded
 from ddbench.runtime import seeds
-from ddbench.runtime.errors import UserError
 from ddbench.training.optimizers import OptimizerSettings, make_optimizer
 
 
@@ -38,7 +37,7 @@ class DdifConfig:
     """Frequency of the others."""
     fit_steps: int = setting(5000, at_least=0)
     """Steps that fit each field to its first image."""
-    lr_fit: float = setting(5e-4, above=0)
+    lr_fit: float = setting(5e-4, above=0, unless=("fit_steps", 0))
     """Learning rate of that (Adam)."""
 
 
@@ -51,6 +50,12 @@ class DdifMethod(Decoded[W]):
     learned = "fields"
     optimizer = "adam"
     sizes = "--layers, --width"
+
+    @classmethod
+    def idle(cls, config: W, context: Context) -> Mapping[str, str]:
+        """First images that no field is fitted to."""
+        found = dict(super().idle(config, context))
+        return found if config.fit_steps else {**found, "init": "with --fit-steps 0: fields begin at random"}
 
     @classmethod
     def decoder(cls, config: W, context: Context) -> Ddif:
@@ -82,16 +87,8 @@ class DdifMethod(Decoded[W]):
         return fit
 
 
-def refuse_momentum(config: Any) -> None:
-    """Where Adam is all that learns.
-
-    Raises:
-        UserError: a momentum other than the default.
-    """
-    if config.momentum != type(config).momentum:
-        raise UserError(
-            f"--momentum {config.momentum:g}: it has no effect, the fields are learned by Adam; leave it out"
-        )
+NO_MOMENTUM = {"momentum": "on fields, which are learned by Adam"}
+"""What has no effect where nothing is learned by SGD."""
 
 
 def fitted(decoder: Ddif, fields: Tensor, images: Tensor, preprocess: Preprocess, *, steps: int, lr: float) -> Tensor:

@@ -14,6 +14,7 @@ of an outer iteration the network is part of the state.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
@@ -63,7 +64,7 @@ class GradientMatchingConfig(SamplerConfig):
     momentum: float = setting(0.5, at_least=0, below=1)
     """Momentum of the images' SGD."""
     lr_student: float = setting(0.01, above=0)
-    """Learning rate of the network trained on the synset (SGD, no momentum, no weight decay)."""
+    """Learning rate of the network trained on the synset (plain SGD); it is not trained with O = 1."""
     batch_student: int = setting(256, at_least=1)
     """Synthetic images in a step of that training."""
     init: Literal["noise", "real"] = "noise"
@@ -97,6 +98,16 @@ class GradientMatching(Method[M]):
     """Base of DC and DSA."""
 
     second_order = True
+
+    @classmethod
+    def idle(cls, config: M, context: Context) -> Mapping[str, str]:
+        """The network is trained between two image steps of an outer iteration: not where there is one.
+
+        The published loops of IPC 1, which are 1 and 1, may be said.
+        """
+        training = ("lr_student", "batch_student", *(("inner_epochs",) if config.inner_epochs > 1 else ()))
+        why = "with one outer loop (--outer-loops 1, or --ipc 1): the network is not trained"
+        return {} if loops(config, context.ipc)[0] > 1 else dict.fromkeys(training, why)
 
     @classmethod
     def check(cls, config: M, context: Context) -> None:

@@ -73,15 +73,15 @@ class MultiFormationConfig(SamplerConfig):
     """Families joined by _, dsa for all, or none: flip, colour and cutout always, of crop, scale and rotate one."""
     net_images: int = setting(2000, at_least=0)
     """Real images that the network is trained on after each sweep; 0: it is not trained."""
-    batch_net: int = setting(64, at_least=1)
+    batch_net: int = setting(64, at_least=1, unless=("net_images", 0))
     """Real images in one step of the network."""
-    lr_net: float = setting(0.01, at_least=0)
+    lr_net: float = setting(0.01, at_least=0, unless=("net_images", 0))
     """Learning rate of the network."""
-    momentum_net: float = setting(0.9, at_least=0, below=1)
+    momentum_net: float = setting(0.9, at_least=0, below=1, unless=("net_images", 0))
     """Momentum of the network."""
-    weight_decay_net: float = setting(5e-4, at_least=0)
+    weight_decay_net: float = setting(5e-4, at_least=0, unless=("net_images", 0))
     """Weight decay of the network."""
-    cutmix: float = setting(0.5, at_least=0, at_most=1, expected="a probability, 0 to 1")
+    cutmix: float = setting(0.5, at_least=0, at_most=1, expected="a probability, 0 to 1", unless=("net_images", 0))
     """How often a batch of the network is mixed (CutMix); 0: never."""
 
 

@@ -70,7 +70,7 @@ class RecoveryConfig:
     """Mirror views at random; left out on digits."""
     jitter: int = setting(4, at_least=0)
     """Largest shift of a view in pixels, on each axis, round the border."""
-    signed_jitter: bool = False
+    signed_jitter: bool = setting(False, unless=("jitter", 0))
     """Shifts from -jitter to jitter (as on Tiny-ImageNet) in place of 0 to jitter."""
     joint: bool = False
     """Make the images of all IPC indices and classes as one batch: another method than the published one."""
@@ -131,6 +131,13 @@ def crop_lower_bound(schedule: Schedule, iteration: int, iterations: int, milest
     if schedule == "linear":
         return least + (1 - least) * (1 - iteration / end)
     return least + (1 - least) * (1 + math.cos(math.pi * iteration / end)) / 2
+
+
+def idle_curriculum(crop_scale: float, milestone: float) -> dict[str, str]:
+    """Settings of a curriculum without effect, as :meth:`ddbench.methods.base.Method.idle` says them."""
+    if crop_scale == 1:
+        return dict.fromkeys(("curriculum", "milestone"), "with --crop-scale 1: views are not cropped")
+    return {} if milestone else {"curriculum": "with --milestone 0"}
 
 
 def shared_view(

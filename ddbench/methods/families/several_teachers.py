@@ -12,7 +12,7 @@ that a batch needs nothing of the others; the public code carries them on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Generic, Literal, TypeVar
 
@@ -79,9 +79,9 @@ class SeveralTeachersConfig(RecoveryConfig):
     """How often a convolution is left out of a step, at random."""
     densify: float = setting(0.0, at_least=0)
     """Weight of the term that spreads the images of a class; needs several of a class in a batch (--order class)."""
-    order: Literal["index", "class"] = "index"
+    order: Literal["index", "class"] = setting("index", unless=("joint", True))
     """What a batch holds: one image of each class (of up to 100), or class after class, --batch images."""
-    batch: int = setting(100, at_least=1, of=("order", "class"))
+    batch: int = setting(100, at_least=1, of=("order", "class"), unless=("joint", True))
     """Images of a batch with --order class."""
     start: Literal["noise", "real"] = "real"
     """What images begin as."""
@@ -113,6 +113,16 @@ class SeveralTeachers(Recovery[R], Generic[R]):
     def needs(cls, config: R) -> tuple[TrainedTeacher]:
         """One teacher or several."""
         return (TrainedTeachers(),)
+
+    @classmethod
+    def idle(cls, config: R, context: Context) -> Mapping[str, str]:
+        """The spread of a class that has one image in a batch."""
+        found = dict(super().idle(config, context))
+        if context.ipc == 1:
+            found["densify"] = "with --ipc 1"
+        elif config.order == "index" and not config.joint:
+            found["densify"] = "with --order index: a batch has one image of a class"
+        return found
 
     @classmethod
     def check_network(cls, config: R, context: Context) -> None:

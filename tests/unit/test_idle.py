@@ -1,0 +1,124 @@
+"""Settings that others, the IPC or the student leave without effect are refused, and taken where they have one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY, digits_context
+
+from ddbench.config import apply_config, check_config, refuse_idle
+from ddbench.leaderboard.schema import load_results
+from ddbench.methods import METHODS
+from ddbench.methods.random import Random, RandomConfig
+from ddbench.runtime.errors import UserError
+
+BOARD = Path(__file__).parents[2] / "leaderboard"
+DEEPER = "convnet-d2-w4-in"
+
+CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
+    "shifts": ("edc", {"signed_jitter": True}, {"jitter": 2}, "with --jitter 0"),
+    "curriculum of no crops": ("guard", {"curriculum": "cosine"}, {"crop_scale": 0.5}, "with --crop-scale 1"),
+    "milestone of no crops": ("cda", {"crop_scale": 1.0, "milestone": 0.5}, {"crop_scale": 0.5}, "with --crop-scale 1"),
+    "curriculum of no length": ("cda", {"curriculum": "step", "milestone": 0.0}, {"milestone": 0.5}, "--milestone 0"),
+    "spread of one image": ("edc", {"densify": 1.0}, {"order": "class"}, "with --order index: a batch has one image"),
+    "spread at IPC 1": ("gvbsm", {"densify": 2.0, "ipc": 1}, {"ipc": 2}, "with --ipc 1"),
+    "order of one batch": ("gvbsm", {"order": "index", "joint": True}, {"joint": False}, "with --joint True"),
+    "size of one batch": ("gvbsm", {"batch": 7, "joint": True}, {"joint": False}, "with --joint True"),
+    "untrained network": (
+        "dsa",
+        {"lr_student": 0.1, "outer_loops": 1},
+        {"outer_loops": 2, "inner_epochs": 3},
+        "the network is not trained",
+    ),
+    "untrained at IPC 1": ("dc", {"batch_student": 9, "ipc": 1}, {"ipc": 10}, "the network is not trained"),
+    "epochs of none": ("dc", {"inner_epochs": 9, "outer_loops": 1}, {"inner_epochs": 1}, "the network is not trained"),
+    "network of IDC": ("idc", {"cutmix": 0.1, "net_images": 0}, {"net_images": 9}, "with --net-images 0"),
+    "released solver": ("rcig", {"solver": "adam", "paper_code": True}, {"paper_code": False}, "--paper-code True"),
+    "rate of Adam": ("rcig", {"lr_inner": 0.5}, {"paper_code": True}, "with --solver cg"),
+    "skewness of weight 0": (
+        "d3hr",
+        {"skew": "per_image", "skew_weight": 0.0},
+        {"skew_weight": 1.0},
+        "--skew-weight 0",
+    ),
+    "group of one": ("d3hr", {"std_weight": 2.0, "ipc": 1}, {"ipc": 2}, "with --ipc 1: a group is one image"),
+    "skewness of two": ("d3hr", {"skew_weight": 2.0}, {"skew": "per_image"}, "with --ipc 2: two values"),
+    "end of no pull": ("mgd3", {"stop": 5, "mode_guidance": 0.0}, {"mode_guidance": 0.1}, "with --mode-guidance 0"),
+    "pull in no step": ("mgd3", {"mode_guidance": 0.5, "stop": 50}, {"stop": 5}, "with --stop 50: no step is left"),
+    "no guidance": ("igd", {"similarity": 0.1, "influence": 0.0, "deviation": 0.0}, {"deviation": 1.0}, "is guided"),
+    "no tuning": ("minimax", {"ema": 0.5, "tuning_steps": 0}, {"tuning_steps": 9}, "with --tuning-steps 0"),
+    "one epoch to match": (
+        "ast",
+        {"intermediate": "none", "expert_epochs": 1},
+        {"expert_epochs": 2},
+        "--expert-epochs 1",
+    ),
+    "fixed labels": ("datm", {"momentum_labels": 0.5, "lr_labels": 0.0}, {"lr_labels": 1.0}, "with --lr-labels 0"),
+    "no guide": ("cudd", {"guide_epochs": 3, "phases": "2"}, {"phases": "1,2"}, "with one phase"),
+    "guide trained once": ("cudd", {"guide_lr_again": 0.1, "ipc": 3}, {"phases": "1,2,3"}, "with two phases"),
+    "rate of no fit": ("ddif-dm", {"lr_fit": 0.1, "fit_steps": 0}, {"fit_steps": 1}, "with --fit-steps 0"),
+    "images of no fit": ("ddif-mtt", {"init": "noise", "fit_steps": 0}, {"fit_steps": 1}, "with --fit-steps 0"),
+    "decay of 1": ("dd", {"decay_every": 9, "decay": 1.0}, {"decay": 0.5}, "with --decay 1"),
+    "cooling to 1": ("doscond", {"cooling": 9, "coldest": 1.0}, {"coldest": 0.5}, "with --coldest 1"),
+    "support within bytes": (
+        "mirage",
+        {"support": (0.3,), "max_bytes": 9},
+        {"max_bytes": 0},
+        "--max-bytes 0, not of 9",
+    ),
+    "epochs before one stage": ("pdd", {"stage_epochs": 9, "stages": 1}, {"stages": 2}, "with --stages 1"),
+    "maps of one block": ("datadam", {"form": "paper"}, {"student": DEEPER}, f"with --student {TINY}: one block"),
+}
+"""What is refused of a method (at IPC 2), with which change it is taken, and words of the refusal."""
+
+
+@pytest.mark.parametrize(("name", "given", "change", "words"), CASES.values(), ids=CASES)
+def test_settings_without_effect_are_refused(
+    name: str, given: dict[str, Any], change: dict[str, Any], words: str, data_root: Path, tmp_path: Path
+):
+    kind = METHODS.get(name)
+
+    def look(said: dict[str, Any]) -> None:
+        run = {key: said[key] for key in ("ipc", "student") if key in said}
+        config = kind.config_class(**{key: value for key, value in said.items() if key not in run})
+        check_config(config)
+        refuse_idle(config, kind.idle(config, digits_context(data_root, tmp_path, **run)))
+
+    look({**given, **change})
+    with pytest.raises(UserError, match=r"^--[a-z-]+ \S+: ") as caught:
+        look(given)
+    assert words in str(caught.value)
+
+
+def test_every_method_is_asked(data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """By :meth:`Method.check`, after the ranges; a setting at its default is no matter."""
+    context = digits_context(data_root, tmp_path)
+    monkeypatch.setattr(Random, "idle", classmethod(lambda cls, config, context: {"no_such": "here"}))
+    Random.check(RandomConfig(), context)
+    idc = METHODS.get("idc")
+    monkeypatch.setattr(idc, "idle", classmethod(lambda cls, config, context: {"factor": "on Sundays"}))
+    idc.check(idc.config_class(), context)
+    with pytest.raises(UserError, match=r"^--factor 1: it has no effect on Sundays$"):
+        idc.check(idc.config_class(factor=1), context)
+
+
+def test_settings_of_the_board_are_taken(data_root: Path, tmp_path: Path):
+    """Those of its rows, as their commands give them."""
+    context, seen = digits_context(data_root, tmp_path), set()
+    for result in load_results(BOARD):
+        synset = result.synset
+        config = {key: value for key, value in (synset.config or {}).items() if key != "holdout"}
+        if synset.method not in METHODS:
+            continue
+        kind = METHODS.get(synset.method).fitting(synset.method, synset.dataset, synset.modality)
+        made = apply_config(kind.config_class, config, synset.method)
+        ipc = synset.budget.value if synset.budget.unit == "ipc" else 0
+        case = (synset.method, repr(made), ipc, synset.student)
+        if case not in seen:
+            seen.add(case)
+            check_config(made)
+            refuse_idle(made, kind.idle(made, replace(context, ipc=ipc, student=synset.student or TINY)))
+    assert len(seen) > 60

@@ -69,6 +69,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "decay_every": (1,),
     "drop_at": (2,),
     "flatness": (1e5,),
+    "guidance": (50.0,),
     "guide_batch": (4,),
     "guide_lr_again": (0.1,),
     "igd.guide_to": (0.65, 1.0),
@@ -108,12 +109,14 @@ GROUNDS: dict[str, Values] = {
 """What is set too, so that a setting can show what it does."""
 
 SILENT: dict[str, str] = {
+    "d3hr.skew": "auto is per_coordinate, but with --paper-code",
     "flip": "digits are never mirrored",
     "inner": "modes of the same gradient: memory and time",
     "max_itemsets": "a limit that is refused above",
     "memory": "memory of --inner auto, which changes no number",
+    "precision": "of a pretrained transformer; the model here is one of pixels",
 }
-"""Why a setting, or a method's, may be without effect here."""
+"""Why a setting, or a method's, may be without effect here, or refused whatever its value."""
 
 
 def listed(table: Mapping[str, Any], method: str, name: str, default: Any) -> Any:
@@ -290,25 +293,24 @@ def judged(method: str, tried: Tried) -> tuple[dict[str, str], list[str]]:
 
 def table(found: dict[str, Tried]) -> tuple[list[str], list[str]]:
     """Lines of the table, and what is wrong."""
+    from ddbench.methods import METHODS
+
     lines = ["| method | settings | values | without effect | refused |", "| --- | ---: | ---: | --- | --- |"]
     faults, used = [], set()
     for method, tried in found.items():
         idle, refused = judged(method, tried)
-        for name in idle:
+        told = {name: f"{name} has no effect ({values})" for name, values in idle.items()}
+        told |= {name: f"every tried value of {name} is refused" for name in refused}
+        for name, text in told.items():
             keys = {name, f"{method}.{name}"} & set(SILENT)
             used |= keys
-            if not keys:
-                faults.append(f"{method}: {name} has no effect ({idle[name]})")
-        faults += [f"{method}: every tried value of {name} is refused" for name in refused]
+            faults += [] if keys else [f"{method}: {text}"]
         words = [f"{name} ({', '.join(said)})" for name, said in _refusals(tried).items()]
         shown = [f"{name} ({value}): {listed(SILENT, method, name, '**no reason**')}" for name, value in idle.items()]
         count = sum(map(len, tried.values()))
         lines.append(f"| {method} | {len(tried)} | {count} | {'; '.join(shown)} | {'; '.join(words)} |")
-    done = {f"{method}.{name}" for method, tried in found.items() for name in tried}
-    for key in SILENT:
-        tried_here = key in done or any(one.endswith(f".{key}") for one in done)
-        if tried_here and key not in used:
-            faults.append(f"SILENT has {key}, which acts")
+    if set(found) >= set(METHODS):
+        faults += [f"SILENT has {key}, which acts" for key in SILENT if key not in used]
     return lines, faults
 
 

@@ -53,10 +53,9 @@ def check_grid(steps: int, start: int | None, timesteps: int) -> None:
         raise UserError(f"--steps {steps}: expected a divisor of the model's {timesteps} timesteps, 50 for one")
     width = timesteps // steps
     if start is not None and (not 0 <= start < timesteps or start % width):
-        raise UserError(
-            f"--start {start}: expected a time of the grid of {steps} steps: 0, {width}, {2 * width}, ..., "
-            f"{timesteps - width}"
-        )
+        times = [str(time) for time in range(0, timesteps, width)]
+        shown = ", ".join(times if steps < 5 else [*times[:3], "...", times[-1]])
+        raise UserError(f"--start {start}: expected a time of the grid of {steps} steps: {shown}")
 
 
 def sampling_moves(alphas: Tensor, steps: int, start: int | None = None, *, released: bool = False) -> list[Move]:

@@ -288,8 +288,8 @@ def plain_outer_iteration(
     ("kind", "ipc", "config"),
     [
         (DC, 1, {"outer_loops": 1, "metric": "rows"}),
-        (DC, 2, {"outer_loops": 3, "inner_epochs": 2, "batch_student": 7, "metric": "mse"}),
-        (DSA, 2, {"outer_loops": 3, "inner_epochs": 2, "batch_student": 7, "metric": "rows"}),
+        (DC, 2, {"outer_loops": 3, "inner_epochs": 2, "lr_student": 0.1, "batch_student": 7, "metric": "mse"}),
+        (DSA, 2, {"outer_loops": 3, "inner_epochs": 2, "lr_student": 0.1, "batch_student": 7, "metric": "rows"}),
     ],
 )
 def test_outer_iterations(make: Callable, kind: Any, ipc: int, config: dict[str, Any], norm: str):
@@ -301,7 +301,6 @@ def test_outer_iterations(make: Callable, kind: Any, ipc: int, config: dict[str,
         student=f"convnet-d2-w4-{norm}",
         iterations=2,
         batch_real=20,
-        lr_student=0.1,
         **config,
     )
     assert method.iterations == 2 * method.config.outer_loops

@@ -80,7 +80,8 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "max_itemsets": (10**5,),
     "memory": ("10M",),
     "minimax.memory": (1,),
-    "mirage.max_bytes": (400, 700),
+    "mipc": (20,),
+    "mirage.max_bytes": (10**4, 500),
     "oldest": (1,),
     "phases": ("2",),
     "sampler_images": (16,),
@@ -96,17 +97,24 @@ GROUNDS: dict[str, Values] = {
     "d3hr.skew": {"ipc": 4},
     "d3hr.skew_weight": {"ipc": 4},
     "decay": {"decay_every": 1},
+    "doscond": {"lr_edges": 1.0, "lr_labels": 1.0, "sure": 0.1},
     "edc.densify": {"order": "class"},
+    "exclusive": {"support": (0.05,)},
     "form": {"student": "convnet-d2-w4-in"},
     "guard.curriculum": {"crop_scale": 0.4},
     "guide_lr_again": {"ipc": 3, "phases": "1,2,3"},
     "gvbsm.average": {"bn_weight": 10.0},
     "gvbsm.joint": {"ipc": 11},
     "igd.memory": {},
+    "lr_hessian": {"solver": "adam"},
+    "lr_inner": {"solver": "adam"},
     "memory": {"inner": "auto"},
     "minimax.memory": {},
+    "mirage.max_bytes": {"support": (0.5,), "max_bytes": 2000},
+    "pdd.batch_syn": {"lr_lr": 0.0},
+    "stages": {"stage_epochs": 0},
 }
-"""What is set too, so that a setting can show what it does."""
+"""What is set too, so that a setting, one of a method or all of a method can show what they do."""
 
 SILENT: dict[str, str] = {
     "d3hr.skew": "auto is per_coordinate, but with --paper-code",
@@ -114,6 +122,7 @@ SILENT: dict[str, str] = {
     "inner": "modes of the same gradient: memory and time",
     "max_itemsets": "a limit that is refused above",
     "memory": "memory of --inner auto, which changes no number",
+    "pdd.init": "the base mtt begins with real images as well",
     "precision": "of a pretrained transformer; the model here is one of pixels",
 }
 """Why a setting, or a method's, may be without effect here, or refused whatever its value."""
@@ -255,6 +264,7 @@ def sweep(bench: Bench, method: str) -> Tried:
     run |= {name: said[name] for name in ("student",) if name in said}
     run["teacher_student"] = said.get("teacher_student", TINY)
     base = {name: tuple(value) if isinstance(value, list) else value for name, value in said.get("config", {}).items()}
+    base |= GROUNDS.get(method, {})
     found: Tried = {}
     for item in dataclasses.fields(kind.config_class):
         ground = ground_of(method, kind.config_class, item.name, base)

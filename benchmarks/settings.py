@@ -81,7 +81,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "memory": ("10M",),
     "minimax.memory": (1,),
     "mipc": (20,),
-    "mirage.max_bytes": (10**4, 500),
+    "mirage.max_bytes": (2000, 10**4),
     "oldest": (1,),
     "phases": ("2",),
     "sampler_images": (16,),
@@ -110,7 +110,6 @@ GROUNDS: dict[str, Values] = {
     "lr_inner": {"solver": "adam"},
     "memory": {"inner": "auto"},
     "minimax.memory": {},
-    "mirage.max_bytes": {"support": (0.5,), "max_bytes": 2000},
     "pdd.batch_syn": {"lr_lr": 0.0},
     "stages": {"stage_epochs": 0},
 }

@@ -37,7 +37,7 @@ class MirageConfig:
 
     depth: int = setting(2, at_least=0, at_most=8)
     """levels of the trees below the root: the number of layers of the students"""
-    support: tuple[float, ...] = setting((0.5,), above=0, of=("max_bytes", 0))
+    support: tuple[float, ...] = setting((0.5,), above=0)
     """least number of graphs of a class that hold a set; below 1: that share of the class's graphs; one for all classes
     or one each"""
     exclusive: bool = False

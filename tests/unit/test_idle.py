@@ -63,12 +63,6 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     "images of no fit": ("ddif-mtt", {"init": "noise", "fit_steps": 0}, {"fit_steps": 1}, "with --fit-steps 0"),
     "decay of 1": ("dd", {"decay_every": 9, "decay": 1.0}, {"decay": 0.5}, "with --decay 1"),
     "cooling to 1": ("doscond", {"cooling": 9, "coldest": 1.0}, {"coldest": 0.5}, "with --coldest 1"),
-    "support within bytes": (
-        "mirage",
-        {"support": (0.3,), "max_bytes": 9},
-        {"max_bytes": 0},
-        "--max-bytes 0, not of 9",
-    ),
     "epochs before one stage": ("pdd", {"stage_epochs": 9, "stages": 1}, {"stages": 2}, "with --stages 1"),
     "maps of one block": ("datadam", {"form": "paper"}, {"student": DEEPER}, f"with --student {TINY}: one block"),
 }

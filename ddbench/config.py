@@ -191,17 +191,34 @@ def _check_effect(config: Any, item: Field[Any], where: str) -> None:
     Raises:
         UserError: names both.
     """
-    said, given = setting_of(item), getattr(config, item.name)
 
     def named(name: str) -> str:
         return name if where else f"--{name.replace('_', '-')}"
 
-    for pair, wanted in ((said.of, True), (said.unless, False)):
-        if pair is None or ((now := getattr(config, pair[0])) == pair[1]) == wanted:
-            continue
-        owner = named(pair[0])
-        text = f"a setting of {owner} {pair[1]}, not of {now}" if wanted else f"it has no effect with {owner} {now}"
+    said, given = setting_of(item), getattr(config, item.name)
+    for pair in _broken(config, item):
+        owner, now = named(pair[0]), getattr(config, pair[0])
+        text = f"a setting of {owner} {pair[1]}, not of {now}"
+        text = text if pair == said.of else f"it has no effect with {owner} {now}"
         raise UserError(f"{f'{where}: ' if where else ''}{named(item.name)} {given}: {text}")
+
+
+def _broken(config: Any, item: Field[Any]) -> Iterator[tuple[str, Any]]:
+    """What a setting's ``of`` and ``unless`` say and other settings do not keep."""
+    said = setting_of(item)
+    for pair, wanted in ((said.of, True), (said.unless, False)):
+        if pair is not None and (getattr(config, pair[0]) == pair[1]) != wanted:
+            yield pair
+
+
+def without_idle(config: Any, recipe: Any) -> Any:
+    """A config without what is a recipe's and has no effect any more by ``of`` or ``unless``: that is at its default."""
+    idle = {}
+    for item in fields(config):
+        kept = getattr(config, item.name) == getattr(recipe, item.name)
+        if kept and not _is_default(config, item) and any(_broken(config, item)) and not any(_broken(recipe, item)):
+            idle[item.name] = item.default
+    return without_idle(replace(config, **idle), recipe) if idle else config
 
 
 def apply_config(config_class: type[Any], values: Any, where: str, *, base: Any = None, noun: str = "") -> Any:

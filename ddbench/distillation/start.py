@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddbench.config import apply_config, check_config_class
+from ddbench.config import apply_config, check_config_class, without_idle
 from ddbench.data.specs import dataset_slug, modality_of
 from ddbench.distillation.recipes import RUN_KEYS, Recipe, choose_recipe
 from ddbench.methods import METHODS
@@ -363,6 +363,7 @@ def _settings(chosen: Chosen, settings: Mapping[str, Any]) -> tuple[Any, tuple[A
     kind = chosen.kind.config_class
     own = _own(kind, settings)
     config = apply_config(kind, own, "", base=chosen.config)  # mistakes name flags, also from Python
+    config = without_idle(config, chosen.config)
     flags = chosen.flags(config)
     known = [*(item.name for item in fields(kind)), *(item.name for one in flags for item in fields(one))]
     for name in settings:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import TINY, digits_context
 
-from ddbench.config import apply_config, check_config, refuse_idle
+from ddbench.config import apply_config, check_config, refuse_idle, without_idle
 from ddbench.leaderboard.schema import load_results
 from ddbench.methods import METHODS
 from ddbench.methods.random import Random, RandomConfig
@@ -31,10 +33,9 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         "dsa",
         {"lr_student": 0.1, "outer_loops": 1},
         {"outer_loops": 2, "inner_epochs": 3},
-        "the network is not trained",
+        "with --outer-loops 1",
     ),
     "untrained at IPC 1": ("dc", {"batch_student": 9, "ipc": 1}, {"ipc": 10}, "the network is not trained"),
-    "epochs of none": ("dc", {"inner_epochs": 9, "outer_loops": 1}, {"inner_epochs": 1}, "the network is not trained"),
     "network of IDC": ("idc", {"cutmix": 0.1, "net_images": 0}, {"net_images": 9}, "with --net-images 0"),
     "released solver": ("rcig", {"solver": "adam", "paper_code": True}, {"paper_code": False}, "--paper-code True"),
     "rate of Adam": ("rcig", {"lr_inner": 0.5}, {"paper_code": True}, "with --solver cg"),
@@ -97,6 +98,28 @@ def test_every_method_is_asked(data_root: Path, tmp_path: Path, monkeypatch: pyt
     idc.check(idc.config_class(), context)
     with pytest.raises(UserError, match=r"^--factor 1: it has no effect on Sundays$"):
         idc.check(idc.config_class(factor=1), context)
+
+
+def test_what_is_a_recipes_goes_where_a_flag_leaves_it_without_effect():
+    """A flag that was typed is refused there."""
+    kind = METHODS.get("minimax").config_class
+    recipe = kind(steps=50, tuning_steps=1200, ema=0.999)
+    assert without_idle(replace(recipe, tuning_steps=0), recipe) == kind(steps=50, tuning_steps=0)
+    typed = replace(recipe, tuning_steps=0, ema=0.5)
+    assert without_idle(typed, recipe) == typed
+    spoilt = replace(recipe, tuning_steps=0)
+    assert without_idle(spoilt, spoilt) == spoilt, "a recipe of its own is at fault"
+
+
+def test_recipe_and_flag_on_the_command_line(ddb: Callable, tmp_path: Path):
+    (tmp_path / "mine.toml").write_text(
+        '[mine]\nsource = "here"\ndataset = "digits"\nipc = 1\nstudent = "convnet-d1-w4-in"\n'
+        'config = { sampler = "dream", sampler_interval = 3, iterations = 1, batch_real = 4 }\n'
+    )
+    flags = ("--recipe", tmp_path / "mine.toml", "--sampler", "random", "--quiet", "--compile", "off", "--threads", 1)
+    done = ddb("distill", "--method", "dm", *flags, "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["sampler_interval"] == 10
 
 
 def test_settings_of_the_board_are_taken(data_root: Path, tmp_path: Path):

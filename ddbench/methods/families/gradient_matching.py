@@ -63,9 +63,9 @@ class GradientMatchingConfig(SamplerConfig):
     """Learning rate of the images (network-input units); the authors use 0.01 with an MLP."""
     momentum: float = setting(0.5, at_least=0, below=1)
     """Momentum of the images' SGD."""
-    lr_student: float = setting(0.01, above=0)
+    lr_student: float = setting(0.01, above=0, unless=("outer_loops", 1))
     """Learning rate of the network trained on the synset (plain SGD); it is not trained with O = 1."""
-    batch_student: int = setting(256, at_least=1)
+    batch_student: int = setting(256, at_least=1, unless=("outer_loops", 1))
     """Synthetic images in a step of that training."""
     init: Literal["noise", "real"] = "noise"
     """First images: standard normal noise, or random real ones of the class."""
@@ -101,13 +101,10 @@ class GradientMatching(Method[M]):
 
     @classmethod
     def idle(cls, config: M, context: Context) -> Mapping[str, str]:
-        """The network is trained between two image steps of an outer iteration: not where there is one.
-
-        The published loops of IPC 1, which are 1 and 1, may be said.
-        """
-        training = ("lr_student", "batch_student", *(("inner_epochs",) if config.inner_epochs > 1 else ()))
-        why = "with one outer loop (--outer-loops 1, or --ipc 1): the network is not trained"
-        return {} if loops(config, context.ipc)[0] > 1 else dict.fromkeys(training, why)
+        """The network is trained between two image steps of an outer iteration: not where there is one, as at IPC 1."""
+        if loops(config, context.ipc)[0] > 1:
+            return {}
+        return dict.fromkeys(("lr_student", "batch_student"), "with one outer loop: the network is not trained")
 
     @classmethod
     def check(cls, config: M, context: Context) -> None:

@@ -212,7 +212,7 @@ def _broken(config: Any, item: Field[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def without_idle(config: Any, recipe: Any) -> Any:
-    """A config without what is a recipe's and has no effect any more by ``of`` or ``unless``: that is at its default."""
+    """A config with defaults for what is a recipe's and has no effect any more by ``of`` or ``unless``."""
     idle = {}
     for item in fields(config):
         kept = getattr(config, item.name) == getattr(recipe, item.name)

@@ -67,6 +67,9 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "d3hr.start": (400, 800),
     "d3hr.skew_weight": (0.0, 50.0),
     "decay_every": (1,),
+    "depth": (1, 3),
+    "density": (100.0,),
+    "doscond.batch_real": (4,),
     "drop_at": (2,),
     "flatness": (1e5,),
     "guidance": (50.0,),
@@ -93,23 +96,26 @@ VALUES: dict[str, tuple[Any, ...]] = {
 """Tried values, where those that are made of the type do not fit or show nothing; of a setting, or of a method's."""
 
 GROUNDS: dict[str, Values] = {
-    "cudd.joint": {"phases": "2"},
+    "cudd.joint": {"phases": "2", "guide_epochs": 150},
     "d3hr.skew": {"ipc": 4},
     "d3hr.skew_weight": {"ipc": 4},
+    "datm.min_start_epoch": {"max_start_epoch": 4, "first_end": 3},
     "decay": {"decay_every": 1},
     "doscond": {"lr_edges": 1.0, "lr_labels": 1.0, "sure": 0.1},
     "edc.densify": {"order": "class"},
-    "exclusive": {"support": (0.05,)},
+    "exclusive": {"depth": 1},
     "form": {"student": "convnet-d2-w4-in"},
     "guard.curriculum": {"crop_scale": 0.4},
     "guide_lr_again": {"ipc": 3, "phases": "1,2,3"},
     "gvbsm.average": {"bn_weight": 10.0},
     "gvbsm.joint": {"ipc": 11},
     "igd.memory": {},
+    "label_epoch": {"sweep_students": 3, "sweep_epochs": 300},
     "lr_hessian": {"solver": "adam"},
     "lr_inner": {"solver": "adam"},
     "memory": {"inner": "auto"},
     "minimax.memory": {},
+    "phases": {"guide_epochs": 150},
     "pdd.batch_syn": {"lr_lr": 0.0},
     "stages": {"stage_epochs": 0},
 }
@@ -117,11 +123,13 @@ GROUNDS: dict[str, Values] = {
 
 SILENT: dict[str, str] = {
     "d3hr.skew": "auto is per_coordinate, but with --paper-code",
+    "ddif-dc.momentum": "fields are learned by Adam",
+    "ddif-dm.momentum": "fields are learned by Adam",
     "flip": "digits are never mirrored",
-    "inner": "modes of the same gradient: memory and time",
     "max_itemsets": "a limit that is refused above",
     "memory": "memory of --inner auto, which changes no number",
     "pdd.init": "the base mtt begins with real images as well",
+    "sweep_students": "one of them finds the best epoch already",
     "precision": "of a pretrained transformer; the model here is one of pixels",
 }
 """Why a setting, or a method's, may be without effect here, or refused whatever its value."""

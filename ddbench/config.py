@@ -170,19 +170,31 @@ def check_config(config: Any, where: str = "") -> None:
             _check_effect(config, item, where)
 
 
-def refuse_idle(config: Any, idle: Mapping[str, str]) -> None:
+class Here(str):
+    """Why a setting has no effect at this IPC or with this student: the same flags may serve others of a series."""
+
+
+def refuse_idle(config: Any, idle: Mapping[str, str]) -> list[str]:
     """Refuse settings that have no effect for a reason that no single setting says (``of`` and ``unless`` do).
 
     Args:
         idle: setting -> the reason, after "it has no effect".
 
+    Returns:
+        What is to be told of those that are not refused, their reason being a :class:`Here`.
+
     Raises:
-        UserError: the first of them that is not at its default.
+        UserError: the first of the others that is not at its default.
     """
+    told = []
     for item in fields(config):
         if item.name in idle and not _is_default(config, item):
-            value = getattr(config, item.name)
-            raise UserError(f"--{item.name.replace('_', '-')} {value}: it has no effect {idle[item.name]}")
+            why = idle[item.name]
+            text = f"--{item.name.replace('_', '-')} {getattr(config, item.name)}: it has no effect {why}"
+            if not isinstance(why, Here):
+                raise UserError(text)
+            told.append(text)
+    return told
 
 
 def _check_effect(config: Any, item: Field[Any], where: str) -> None:

@@ -229,8 +229,8 @@ class Method(Generic[C]):
     def idle(cls, config: C, context: Context) -> Mapping[str, str]:
         """Settings that have no effect with these settings on these data, and why, such as "with --steps 0".
 
-        They are refused where they are not at their defaults. What one other setting decides says its own
-        :func:`ddbench.config.setting` (``of``, ``unless``).
+        They are refused where they are not at their defaults; a reason that is a :class:`ddbench.config.Here` is told
+        only. What one other setting decides says its own :func:`ddbench.config.setting` (``of``, ``unless``).
         """
         return {}
 
@@ -245,7 +245,8 @@ class Method(Generic[C]):
             UserError: names the setting, its value and what is possible.
         """
         check_config(config)
-        refuse_idle(config, cls.idle(config, context))
+        for told in refuse_idle(config, cls.idle(config, context)):
+            context.console.say(told)
 
     @classmethod
     def terms_of_a_step(cls, config: C, context: Context) -> int:

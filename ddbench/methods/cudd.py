@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddbench.config import setting
+from ddbench.config import Here, setting
 from ddbench.data.dataset import class_indices
 from ddbench.data.mapped import gather
 from ddbench.methods.base import Context, State, check_ipc
@@ -175,10 +175,11 @@ class CUDD(Recovery[CUDDConfig]):
     def idle(cls, config: CUDDConfig, context: Context) -> Mapping[str, str]:
         """What is of phases that there are not; at IPC 1 there can only be one, and recipes may be those of others."""
         phases = len(parse_phases(config.phases, context.ipc))
+        why = Here if config.phases == "auto" else str
         if phases == 1 < context.ipc:
             of_guide = ("guide_epochs", "guide_lr", "guide_lr_again", "guide_batch", "guide_crop_scale")
-            return dict.fromkeys(("adversarial_weight", *of_guide), "with one phase: there is no guide")
-        return {"guide_lr_again": "with two phases: the guide is trained once"} if phases == 2 else {}
+            return dict.fromkeys(("adversarial_weight", *of_guide), why("with one phase: there is no guide"))
+        return {"guide_lr_again": why("with two phases: the guide is trained once")} if phases == 2 else {}
 
     @classmethod
     def check(cls, config: CUDDConfig, context: Context) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ddbench.config import setting
+from ddbench.config import Here, setting
 from ddbench.diffusion.ddim import check_grid, sampling_moves
 from ddbench.diffusion.latents import moments, normality
 from ddbench.diffusion.recipe import TIMESTEPS
@@ -173,9 +173,9 @@ class D3HR(Generation[D3HRConfig]):
     def idle(cls, config: D3HRConfig, context: Context) -> Mapping[str, str]:
         """What a group of one or two images has not (:func:`group_scores`)."""
         if context.ipc == 1:
-            return dict.fromkeys(("skew", "std_weight", "skew_weight"), "with --ipc 1: a group is one image")
+            return dict.fromkeys(("skew", "std_weight", "skew_weight"), Here("with --ipc 1: a group is one image"))
         if context.ipc == 2 and _skew_kind(config) == "per_coordinate":
-            return {"skew_weight": "with --ipc 2: two values are not skewed; --skew per_image has an effect"}
+            return {"skew_weight": Here("with --ipc 2: two values are not skewed; --skew per_image has an effect")}
         return {}
 
     @classmethod

@@ -23,7 +23,7 @@ from typing import Literal, cast
 
 from torch import Tensor
 
-from ddbench.config import setting
+from ddbench.config import Here, setting
 from ddbench.methods.base import Context
 from ddbench.methods.facts import Facts
 from ddbench.methods.families.distribution import DistributionConfig, DistributionMatching
@@ -79,7 +79,7 @@ class DataDAM(DistributionMatching[DataDAMConfig]):
     def idle(cls, config: DataDAMConfig, context: Context) -> Mapping[str, str]:
         """Of attention maps, where there are none."""
         one = parse_student(context.student).depth == 1
-        return {"form": f"with --student {context.student}: one block has no attention maps"} if one else {}
+        return {"form": Here(f"with --student {context.student}: one block has no attention maps")} if one else {}
 
     @classmethod
     def check(cls, config: DataDAMConfig, context: Context) -> None:

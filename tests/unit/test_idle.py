@@ -1,4 +1,4 @@
-"""Settings that others, the IPC or the student leave without effect are refused, and taken where they have one."""
+"""Settings that others leave without effect are refused, those of this IPC or student told; else they are taken."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY, digits_context
+from conftest import EAGER, TINY, digits_context
 
 from ddbench.config import apply_config, check_config, refuse_idle, without_idle
 from ddbench.leaderboard.schema import load_results
@@ -26,7 +26,6 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     "milestone of no crops": ("cda", {"crop_scale": 1.0, "milestone": 0.5}, {"crop_scale": 0.5}, "with --crop-scale 1"),
     "curriculum of no length": ("cda", {"curriculum": "step", "milestone": 0.0}, {"milestone": 0.5}, "--milestone 0"),
     "spread of one image": ("edc", {"densify": 1.0}, {"order": "class"}, "with --order index: a batch has one image"),
-    "spread at IPC 1": ("gvbsm", {"densify": 2.0, "ipc": 1}, {"ipc": 2}, "with --ipc 1"),
     "order of one batch": ("gvbsm", {"order": "index", "joint": True}, {"joint": False}, "with --joint True"),
     "size of one batch": ("gvbsm", {"batch": 7, "joint": True}, {"joint": False}, "with --joint True"),
     "untrained network": (
@@ -35,7 +34,6 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         {"outer_loops": 2, "inner_epochs": 3},
         "with --outer-loops 1",
     ),
-    "untrained at IPC 1": ("dc", {"batch_student": 9, "ipc": 1}, {"ipc": 10}, "the network is not trained"),
     "network of IDC": ("idc", {"cutmix": 0.1, "net_images": 0}, {"net_images": 9}, "with --net-images 0"),
     "released solver": ("rcig", {"solver": "adam", "paper_code": True}, {"paper_code": False}, "--paper-code True"),
     "rate of Adam": ("rcig", {"lr_inner": 0.5}, {"paper_code": True}, "with --solver cg"),
@@ -45,8 +43,6 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         {"skew_weight": 1.0},
         "--skew-weight 0",
     ),
-    "group of one": ("d3hr", {"std_weight": 2.0, "ipc": 1}, {"ipc": 2}, "with --ipc 1: a group is one image"),
-    "skewness of two": ("d3hr", {"skew_weight": 2.0}, {"skew": "per_image"}, "with --ipc 2: two values"),
     "end of no pull": ("mgd3", {"stop": 5, "mode_guidance": 0.0}, {"mode_guidance": 0.1}, "with --mode-guidance 0"),
     "pull in no step": ("mgd3", {"mode_guidance": 0.5, "stop": 50}, {"stop": 5}, "with --stop 50: no step is left"),
     "no guidance": ("igd", {"similarity": 0.1, "influence": 0.0, "deviation": 0.0}, {"deviation": 1.0}, "is guided"),
@@ -59,33 +55,58 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     ),
     "fixed labels": ("datm", {"momentum_labels": 0.5, "lr_labels": 0.0}, {"lr_labels": 1.0}, "with --lr-labels 0"),
     "no guide": ("cudd", {"guide_epochs": 3, "phases": "2"}, {"phases": "1,2"}, "with one phase"),
-    "guide trained once": ("cudd", {"guide_lr_again": 0.1, "ipc": 3}, {"phases": "1,2,3"}, "with two phases"),
     "rate of no fit": ("ddif-dm", {"lr_fit": 0.1, "fit_steps": 0}, {"fit_steps": 1}, "with --fit-steps 0"),
     "images of no fit": ("ddif-mtt", {"init": "noise", "fit_steps": 0}, {"fit_steps": 1}, "with --fit-steps 0"),
     "decay of 1": ("dd", {"decay_every": 9, "decay": 1.0}, {"decay": 0.5}, "with --decay 1"),
     "cooling to 1": ("doscond", {"cooling": 9, "coldest": 1.0}, {"coldest": 0.5}, "with --coldest 1"),
     "epochs before one stage": ("pdd", {"stage_epochs": 9, "stages": 1}, {"stages": 2}, "with --stages 1"),
-    "maps of one block": ("datadam", {"form": "paper"}, {"student": DEEPER}, f"with --student {TINY}: one block"),
 }
 """What is refused of a method (at IPC 2), with which change it is taken, and words of the refusal."""
+
+HERE: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
+    "spread at IPC 1": ("gvbsm", {"densify": 2.0, "ipc": 1}, {"ipc": 2}, "with --ipc 1"),
+    "untrained at IPC 1": ("dc", {"batch_student": 9, "ipc": 1}, {"ipc": 10}, "the network is not trained"),
+    "group of one": ("d3hr", {"std_weight": 2.0, "ipc": 1}, {"ipc": 2}, "with --ipc 1: a group is one image"),
+    "skewness of two": ("d3hr", {"skew_weight": 2.0}, {"skew": "per_image"}, "with --ipc 2: two values"),
+    "guide trained once": ("cudd", {"guide_lr_again": 0.1, "ipc": 3}, {"phases": "1,2,3"}, "with two phases"),
+    "maps of one block": ("datadam", {"form": "paper"}, {"student": DEEPER}, f"with --student {TINY}: one block"),
+}
+"""The same of what is told only: flags of a series serve its other IPCs and students."""
 
 
 @pytest.mark.parametrize(("name", "given", "change", "words"), CASES.values(), ids=CASES)
 def test_settings_without_effect_are_refused(
     name: str, given: dict[str, Any], change: dict[str, Any], words: str, data_root: Path, tmp_path: Path
 ):
-    kind = METHODS.get(name)
-
-    def look(said: dict[str, Any]) -> None:
-        run = {key: said[key] for key in ("ipc", "student") if key in said}
-        config = kind.config_class(**{key: value for key, value in said.items() if key not in run})
-        check_config(config)
-        refuse_idle(config, kind.idle(config, digits_context(data_root, tmp_path, **run)))
-
-    look({**given, **change})
+    assert look(name, {**given, **change}, data_root, tmp_path) == []
     with pytest.raises(UserError, match=r"^--[a-z-]+ \S+: ") as caught:
-        look(given)
+        look(name, given, data_root, tmp_path)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "given", "change", "words"), HERE.values(), ids=HERE)
+def test_what_the_ipc_or_the_student_leaves_without_effect_is_told(
+    name: str, given: dict[str, Any], change: dict[str, Any], words: str, data_root: Path, tmp_path: Path
+):
+    assert look(name, {**given, **change}, data_root, tmp_path) == []
+    (told,) = look(name, given, data_root, tmp_path)
+    assert words in told
+
+
+def test_a_flag_of_a_series_of_ipcs(ddb: Callable, tmp_path: Path):
+    run = ("--method", "dc", "--dataset", "digits", "--ipc", 1, "--student", TINY, "--out", tmp_path / "run", *EAGER)
+    done = ddb("distill", *run, "--iterations", 1, "--recipe", "none", "--lr-student", 0.02)
+    assert done.code == 0, done.err
+    assert "--lr-student 0.02: it has no effect with one outer loop: the network is not trained\n" in done.err
+
+
+def look(name: str, said: dict[str, Any], data_root: Path, folder: Path) -> list[str]:
+    """What is told of settings of a method; UserError if they are refused."""
+    kind = METHODS.get(name)
+    run = {key: said[key] for key in ("ipc", "student") if key in said}
+    config = kind.config_class(**{key: value for key, value in said.items() if key not in run})
+    check_config(config)
+    return refuse_idle(config, kind.idle(config, digits_context(data_root, folder, **run)))
 
 
 def test_every_method_is_asked(data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

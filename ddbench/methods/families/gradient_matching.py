@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ddbench.config import setting
+from ddbench.config import Here, setting
 from ddbench.data.augment import Strategy, apply, draw, parse_strategy
 from ddbench.data.policy import Policy
 from ddbench.data.specs import resolve_augmentation, resolve_strategy
@@ -104,7 +104,7 @@ class GradientMatching(Method[M]):
         """The network is trained between two image steps of an outer iteration: not where there is one, as at IPC 1."""
         if loops(config, context.ipc)[0] > 1:
             return {}
-        return dict.fromkeys(("lr_student", "batch_student"), "with one outer loop: the network is not trained")
+        return dict.fromkeys(("lr_student", "batch_student"), Here("with one outer loop: the network is not trained"))
 
     @classmethod
     def check(cls, config: M, context: Context) -> None:

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddbench.config import setting
+from ddbench.config import Here, setting
 from ddbench.data.dataset import class_indices
 from ddbench.data.mapped import gather
 from ddbench.data.policy import ALWAYS, Policy
@@ -119,7 +119,7 @@ class SeveralTeachers(Recovery[R], Generic[R]):
         """The spread of a class that has one image in a batch."""
         found = dict(super().idle(config, context))
         if context.ipc == 1:
-            found["densify"] = "with --ipc 1"
+            found["densify"] = Here("with --ipc 1: a batch has one image of a class")
         elif config.order == "index" and not config.joint:
             found["densify"] = "with --order index: a batch has one image of a class"
         return found

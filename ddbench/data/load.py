@@ -27,6 +27,11 @@ def data_root(root: Path | None) -> Path:
     return user_cache()
 
 
+def data_changed(name: str) -> UserError:
+    """What a user is told of data that are others than those that the command began with."""
+    return UserError(f"dataset {name}: its images changed since the command began; repeat it")
+
+
 def load_dataset(
     name: str,
     root: Path | None = None,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ddbench.evaluation.kept import Kept, cost_path, read_kept, same_head
+from ddbench.evaluation.kept import Kept, check_there, cost_path, read_kept, same_head
 from ddbench.evaluation.parts import (
     HEAD,
     Writer,
@@ -91,8 +91,9 @@ def evaluate(
     folder = parts_folder(out)
     with writing(folder) as writer:
         work.writer = writer
-        same_head(folder / HEAD, writer.claim(HEAD, work.head), work.head)
+        _enter(work, writer)
         do(work)
+        check_there(out, work.head)
         others = set(work.wanted) - set(work.own)
         left = others & _left(work, read_kept(out, work.head)) if others else others
         if left:
@@ -214,6 +215,7 @@ def _finish(work: Work, writer: Writer) -> dict[str, Any]:
     device = devices.describe(devices.resolve_device(job.device))
     while True:
         kept, result = _put_together(work)
+        check_there(out, work.head)
         _check_scored(work, kept, writer)
         write_files(out, work.suites, result)
         write_json(cost_path(out), kept.cost_report(device, devices.cores()))
@@ -229,7 +231,17 @@ def _finish(work: Work, writer: Writer) -> dict[str, Any]:
         if read_json(out, "evaluation") == again and costs["runs"] == kept.cost_report("", 0)["runs"]:
             _clear(work, kept)
             return result
-        writer.enter()
+        _enter(work, writer)
+
+
+def _enter(work: Work, writer: Writer) -> None:
+    """Be known as a writer, of this evaluation.
+
+    Raises:
+        UserError: another one is at work there.
+    """
+    writer.enter()
+    same_head(writer.folder / HEAD, writer.claim(HEAD, work.head), work.head)
 
 
 def _check_scored(work: Work, kept: Kept, writer: Writer) -> None:

@@ -15,7 +15,7 @@ from ddbench.evaluation.parts import HEAD, parts_folder, read_head, read_parts
 from ddbench.measurements.suite import Finding
 from ddbench.modalities import modality
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import canonical_json, read_json, text_hash
+from ddbench.runtime.files import canonical_json, gone, read_json, text_hash
 from ddbench.statistics import summarise
 from ddbench.teachers.remedy import named
 
@@ -199,10 +199,12 @@ def read_kept(out: Path, head: dict[str, Any]) -> Kept:
         UserError: they are of another evaluation, or malformed.
     """
     folder = parts_folder(out)
+    records = read_parts(folder, _check_record)  # before the result: who removes one has put it there
     there = read_head(folder)
     if there is not None:
         same_head(folder / HEAD, there, head)
-    records = read_parts(folder, _check_record)  # before the result: who removes one has put it there
+    else:
+        records = []  # nobody knows of what; who removes a head has put its records into the result
     kept = Kept(records=records)
     if out.exists():
         _take_result(kept, out, head)
@@ -211,6 +213,21 @@ def read_kept(out: Path, head: dict[str, Any]) -> Kept:
         kept.take(record)
     kept.fresh = (kept.runs, kept.searches, kept.diverged) != known
     return kept
+
+
+def check_there(out: Path, head: dict[str, Any]) -> None:
+    """Refuse to write where the records of an evaluation at work were taken away, or are another one's by now.
+
+    What is left of them would look whole, and a record without its head could be of any synset.
+
+    Raises:
+        UserError: they are not there, or not of this evaluation.
+    """
+    place = parts_folder(out) / HEAD
+    there = read_head(place.parent)
+    if there is None:
+        raise gone(place)
+    same_head(place, there, head)
 
 
 def _check_record(record: dict[str, Any]) -> None:

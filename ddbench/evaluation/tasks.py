@@ -15,6 +15,7 @@ from ddbench.modalities import modality, modality_at
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.training import DivergedError, Settings, train_student
 from ddbench.runtime import device as devices
+from ddbench.runtime.files import gone
 from ddbench.runtime.resources import Meter, peak_memory
 
 
@@ -146,6 +147,8 @@ def _train_and_test(job: Job, task: Task, plan: Any, dataset: Any) -> list[dict[
             found.append({"seed": one.seed, "diverged": one.metrics})
             continue
         found.append({"seed": one.seed, "metrics": one.metrics})
+        if task.keep is not None and not task.keep.parent.is_dir():
+            raise gone(task.keep.parent)
         if task.keep is not None and one.net is not None and (task.needed or room(task.keep, weights_bytes(one.net))):
             own = one.metrics["accuracy"]
             write_weights(task.keep, one.net, student=task.student, seed=one.seed, accuracy=own, identity=task.identity)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ddbench.evaluation.kept import Kept, read_kept
+from ddbench.evaluation.kept import Kept, check_there, read_kept
 from ddbench.evaluation.parts import Writer, part_name, probe_unit, rate_unit, run_unit, units_of
 from ddbench.evaluation.probing import estimates, tell
 from ddbench.evaluation.result import ranked_by
@@ -71,8 +71,13 @@ class Work:
         self.pairs = frozenset(self.wanted)
 
     def keep(self, record: dict[str, Any]) -> None:
-        """Put a record on disk and into the tables."""
+        """Put a record on disk and into the tables.
+
+        Raises:
+            UserError: the disk refuses, or the folder was taken away.
+        """
         assert self.writer is not None
+        check_there(self.out, self.head)
         self.writer.append(record)
         self.kept.take(record)
 

@@ -12,7 +12,7 @@ import torch
 
 from ddbench.data.dataset import Dataset, check_holdout, holdout_split, validation_sample
 from ddbench.data.limits import require_memory
-from ddbench.data.load import data_root, load_dataset
+from ddbench.data.load import data_changed, data_root, load_dataset
 from ddbench.data.policy import parse_policy, resolve_policy
 from ddbench.data.preprocess import Preprocess, fit_preprocess
 from ddbench.experts.recipe import ExpertRecipe
@@ -316,7 +316,7 @@ def _check_at_once(
 def _dataset(name: str, data: Path | None, size: int | None, fingerprint: str) -> Dataset:
     found = load_dataset(name, data, size=size)
     if found.fingerprint != fingerprint:
-        raise UserError(f"dataset {name}: its images changed since the command began; repeat it")
+        raise data_changed(name)
     return found
 
 

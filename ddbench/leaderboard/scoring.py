@@ -18,7 +18,7 @@ from ddbench.protocols.teacher import protocol_teacher, recorded
 from ddbench.runtime.common import Common
 from ddbench.runtime.device import begun_threads, own_threads, tell_threads, worker_count
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import check_writable, ensure_writable, file_hash, write_json
+from ddbench.runtime.files import check_same, check_writable, ensure_writable, file_hash, write_json
 from ddbench.runtime.jobs import warm
 from ddbench.runtime.numbers import check_count
 from ddbench.runtime.progress import Console
@@ -154,6 +154,7 @@ def score(run: Path, asked: Asked, shard: Shard = WHOLE) -> Scored:
     check_writable(job.out.parent)
     tell_threads(job.work.threads, console.say)
     references = make_references(job.synset, **job.asked, data=asked.data, device=asked.device, console=console)
+    check_same(job.path, job.start["synset"]["sha256"])  # the references may have taken long
     ensure_writable(job.out.parent)
     scored = train_legs(
         job.work,
@@ -167,6 +168,7 @@ def score(run: Path, asked: Asked, shard: Shard = WHOLE) -> Scored:
         shard=shard,
     )
     result = {**job.start, **tables(scored, plan, asked.repeats, asked.weight)}
+    check_same(job.path, job.start["synset"]["sha256"])
     write_json(job.out.with_name(f"{job.out.stem}.cost.json"), costs(scored))
     write_json(job.out, result)
     return Scored(job.out, result, job.marked)

@@ -32,7 +32,7 @@ from ddbench.leaderboard.consistency import TOLERANCE, check_task, same
 from ddbench.leaderboard.result import Metric, Record, Result, Run, TaskInfo, TaskUnit, plain
 from ddbench.leaderboard.schema import MAX_RESULT_BYTES, RESULTS, check_text, fits_task, read_result, result_path
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import read_json, write_json
+from ddbench.runtime.files import gone, read_json, write_json
 from ddbench.statistics import Statistics
 
 KIND = "ddbench-verification"
@@ -408,9 +408,11 @@ def write_verification(root: Path, result: Result, verification: Verification) -
     """Check and write a verification beside its row; returns its file.
 
     Raises:
-        UserError: refused by :func:`check_verification`, or the folder cannot be written to.
+        UserError: the row is gone, refused by :func:`check_verification`, or the folder cannot be written to.
     """
     path = verification_path(root, result)
+    if not (root / result_path(result)).is_file():
+        raise gone(root / result_path(result))
     content = verification.to_json()
     check_verification(content, result, str(path))
     write_json(path, content)

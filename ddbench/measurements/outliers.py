@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddbench.data.dataset import Dataset, Split
-from ddbench.data.load import load_dataset
+from ddbench.data.load import data_changed, load_dataset
 from ddbench.data.specs import DATASETS, dataset_spec, is_own, size_to_load
 from ddbench.measurements.suite import NOISE, Choice, Cost, Finding, Metric, Probe, Suite, Trained
 from ddbench.measurements.trained import balanced
@@ -49,12 +49,14 @@ class OutlierProbe(Probe):
         other: a dataset, or :data:`ddbench.measurements.suite.NOISE`.
         root: data folder.
         images: how many of the other data, class-balanced; as many as test images where there are so many.
+        fingerprint: of the other data; empty for noise.
     """
 
     name: str = "ood"
     other: str
     root: Path | None
     images: int
+    fingerprint: str = ""
 
     def cost(self, images: int) -> Cost:
         """One pass over both."""
@@ -73,6 +75,8 @@ class OutlierProbe(Probe):
         if self.other == NOISE:
             return Split(noise(self.images, tuple(test.shape[1:])), torch.zeros(self.images, dtype=torch.int64))
         found = load_dataset(self.other, self.root, size=size_to_load(self.other, test.shape[-1]))
+        if found.fingerprint != self.fingerprint:
+            raise data_changed(self.other)
         return balanced(found.test, self.images, found.spec.classes)
 
 
@@ -141,7 +145,8 @@ class OutlierSuite(Suite):
     @property
     def probes(self) -> Sequence[Probe]:
         """One."""
-        return (OutlierProbe(other=self.other, root=self.root, images=self.other_images),)
+        probe = OutlierProbe(other=self.other, root=self.root, images=self.other_images, fingerprint=self.fingerprint)
+        return (probe,)
 
     def combine(self, findings: Mapping[str, Finding]) -> Finding:
         """The probe's metrics."""

@@ -36,7 +36,7 @@ from ddbench.protocols.training import Settings
 from ddbench.runtime import device as devices
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import canonical_json, ensure_writable, plain_or_absent, read_json, write_json
+from ddbench.runtime.files import canonical_json, ensure_writable, gone, plain_or_absent, read_json, write_json
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
 from ddbench.runtime.signs import turn
@@ -295,6 +295,8 @@ def _write(
         done = _resume(handle, progress, prefix, key, shape, meter, console)
 
         def save() -> None:
+            if not partial.exists():  # what is written now would make a folder that holds nothing but it
+                raise gone(partial)
             handle.flush()
             os.fsync(handle.fileno())
             spent = {"wall_seconds": meter.wall, "cpu_seconds": meter.cpu}

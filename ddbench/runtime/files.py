@@ -55,6 +55,18 @@ def gone(path: Path) -> UserError:
     )
 
 
+def check_same(path: Path, sha256: str) -> None:
+    """Refuse to go on with a file that was taken away or replaced during work.
+
+    Raises:
+        UserError: it is not there, or has other contents.
+    """
+    if not path.is_file():
+        raise gone(path)
+    if file_hash(path) != sha256:
+        raise UserError(f"{path}: another file than when the command began; repeat it")
+
+
 def listed(folder: Path, pattern: str) -> list[Path]:
     """What fits a pattern in a folder, sorted; nothing where there is no folder, or it goes while one looks."""
     try:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ddbench.runtime.errors import Unfinished, UserError, one_line
-from ddbench.runtime.files import canonical_json, listed, read_json, text_hash, write_text
+from ddbench.runtime.files import canonical_json, gone, listed, read_json, text_hash, write_text
 from ddbench.runtime.jobs import WorkerDied, resolve, run_jobs, warm
 from ddbench.runtime.numbers import whole
 from ddbench.runtime.progress import Console
@@ -168,7 +168,12 @@ class Units:
 
         Args:
             driver: names the process that handed them out.
+
+        Raises:
+            UserError: the folder in which the work is done was taken away; it is not made again.
         """
+        if not self.folder.parent.is_dir():
+            raise gone(self.folder.parent)
         for seen in self._claims():
             if seen.dead and set(_units_of(seen)) <= set(units):
                 seen.path.unlink(missing_ok=True)

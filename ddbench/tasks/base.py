@@ -18,6 +18,7 @@ from ddbench.protocols.plan import Plan, check_plan
 from ddbench.protocols.protocol import Protocol
 from ddbench.protocols.training import Settings
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.files import check_same
 from ddbench.statistics import FRACTION, TOO_FEW, ends_within, paired_difference, summarise
 from ddbench.synset import Synset, check_against, read_synset
 from ddbench.tasks.told import Told
@@ -120,6 +121,7 @@ class Task(Generic[C]):
         self.dataset: Dataset = load_dataset(job.dataset, job.data, size=job.size)
         self.synsets: dict[str, Synset] = {run.label: read_synset(run.path) for run in job.runs}
         for run in job.runs:
+            check_same(run.path, run.sha256)
             check_against(run.path, self.synsets[run.label], self.dataset)
 
     @classmethod

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ddbench.config import recorded_config
+from ddbench.data.load import data_changed
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import (
     canonical_json,
     ensure_writable,
+    gone,
     listed,
     read_json,
     text_hash,
@@ -39,10 +42,25 @@ def task_of(job: Job) -> Task[Any]:
     return made
 
 
-def work(job: Job, unit: Unit) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Shared:
+    """What every worker is given: the job, and what its data are, which may change before a worker reads them."""
+
+    job: Job
+    data: tuple[str, str]
+
+
+def _data_of(task: Task[Any]) -> tuple[str, str]:
+    return task.dataset.fingerprint, canonical_json(json_of(task, "decides()", task.decides()))
+
+
+def work(shared: _Shared, unit: Unit) -> dict[str, Any]:
     """One unit; run by a worker."""
+    job = shared.job
     devices.prepare(job.settings.threads)
     task = task_of(job)
+    if _data_of(task) != shared.data:
+        raise data_changed(job.dataset)
     return json_of(task, f"work() of {unit.name}", task.work(unit))
 
 
@@ -73,14 +91,15 @@ def do(job: Job, changed: Mapping[str, Any], out: Path, workers: int, console: C
     head = head_of(task, changed)
     found = {**remembered_of(task), **_kept(task, out, head)}
     folder, stages, read = parts_folder(out), stages_of(task), set(found)
+    names = {unit.name for stage in stages for unit in stage}
     if out.exists() and all(_done(task, unit, found) for stage in stages for unit in stage):
         console.say(f"finished already: {out}")
     else:
         ensure_writable(folder)
-        write_text(folder / HEAD, canonical_json(head) + "\n")
-    names = {unit.name for stage in stages for unit in stage}
-    for stage in stages:
-        _do_stage(task, stage, found, head, workers, console, shard, out)
+        with Units(folder / "units").process():  # so that no other one that ends takes the folder away
+            write_text(folder / HEAD, canonical_json(head) + "\n")
+            for stage in stages:
+                _do_stage(task, stage, found, head, workers, console, shard, out)
     units = {name: record for name, record in sorted(found.items()) if name in names}  # the order of the file
     result = {
         "kind": KIND,
@@ -151,10 +170,11 @@ def _do_stage(
     if missing:
         names = [(unit.name,) for unit in missing]
         with console.bar(task.job.task, len(own), len(own) - len(missing)) as bar:
-            units = Units(folder / "units")
-            for index, record in run_units(WORK, task.job, missing, workers, units=units, names=names):
+            units, shared = Units(folder / "units"), _Shared(task.job, _data_of(task))
+            for index, record in run_units(WORK, shared, missing, workers, units=units, names=names):
                 unit = missing[index]
                 found[unit.name] = record
+                _check_there(out)
                 write_text(_part(folder, unit.name), canonical_json({"unit": unit.name, "record": record}) + "\n")
                 bar.advance(unit.name)
     if shard.count > 1:
@@ -162,6 +182,17 @@ def _do_stage(
         left = [unit for unit in stage if not _done(task, unit, found)]
         if left:
             raise shard.unfinished("unit", len(own), len(left), len(stage), str(out))
+
+
+def _check_there(out: Path) -> None:
+    """Refuse to write where the records of a task at work were taken away; another process may have finished it.
+
+    Raises:
+        UserError: neither their head is there nor the result.
+    """
+    head = parts_folder(out) / HEAD
+    if not head.exists() and not out.exists():
+        raise gone(head)
 
 
 def _done(task: Task[Any], unit: Unit, found: Mapping[str, dict[str, Any]]) -> bool:
@@ -204,6 +235,8 @@ def _kept(task: Task[Any], out: Path, head: Mapping[str, Any]) -> dict[str, dict
         if not isinstance(other, dict) or not {"runs", "seeds"} <= set(other):
             raise UserError(f"{begun}: not the head of a task; remove {begun.parent}")
         extended(begun.parent, other, head, task.grows)
+    else:
+        parts = {}  # nobody knows of what; who removes a head has put its records into the result
     return {**found, **parts}
 
 
@@ -231,7 +264,7 @@ def _clear(folder: Path, done: Collection[str]) -> None:
     units.clear()
     for path in {_part(folder, name) for name in done} & set(listed(folder, "*.part")):
         path.unlink(missing_ok=True)
-    if listed(folder, "*.part") or units.running():
+    if listed(folder, "*.part") or units.running() or not units.at_rest():
         return
     sweep(folder)
     (folder / HEAD).unlink(missing_ok=True)

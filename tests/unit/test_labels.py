@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -358,6 +359,20 @@ def test_an_interrupt_loses_nothing(out: Path, capsys: pytest.CaptureFixture[str
         make(out, teacher=fused(8, KeyboardInterrupt))
     make(out, loud=True)
     assert "going on at epoch 2 of 3" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_taken_away(out: Path, always_saved: None, monkeypatch: pytest.MonkeyPatch):
+    epoch = making._epoch
+
+    def and_gone(*args: Any) -> torch.Tensor:
+        if args[4] == 2:
+            shutil.rmtree(out.parent)
+        return epoch(*args)
+
+    monkeypatch.setattr(making, "_epoch", and_gone)
+    with pytest.raises(UserError, match="is gone: its folder was removed or replaced during work"):
+        make(out)
+    assert not out.parent.exists()
 
 
 def test_killed_before_the_rename(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

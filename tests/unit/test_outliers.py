@@ -88,13 +88,21 @@ def test_outliers_are_balanced_over_the_classes():
         seen.append(images)
         return measured.logits(images)
 
-    OutlierProbe(other="digits", root=None, images=23).measure(replace(measured, logits=watched))
+    probe = OutlierProbe(other="digits", root=None, images=23, fingerprint=digits().fingerprint)
+    probe.measure(replace(measured, logits=watched))
     inside, outside = seen
     assert torch.equal(inside, measured.test.images)
     test = digits().test
     labels = [int(test.labels[(test.images == image).all((1, 2, 3))].unique()) for image in outside]
     assert np.bincount(labels).tolist() == [3, 3, 3, *[2] * 7]
     assert np.bincount(test.labels[:23], minlength=10).tolist() != np.bincount(labels).tolist()
+
+
+def test_other_data_that_changed_are_refused():
+    """They are read again by each worker, and told by the fingerprint that they had at first."""
+    probe = OutlierProbe(other="digits", root=None, images=23, fingerprint="0" * 64)
+    with pytest.raises(UserError, match=r"^dataset digits: its images changed since the command began"):
+        probe.measure(trained(student(), 60))
 
 
 def test_both_sides_are_enlarged_alike(monkeypatch: pytest.MonkeyPatch):

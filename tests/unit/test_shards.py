@@ -232,6 +232,14 @@ def test_why_a_unit_failed_is_told_where_that_cannot_be_noted(tmp_path: Path, mo
     assert not units.folder.exists()
 
 
+def test_no_unit_is_begun_where_the_work_was_taken_away(tmp_path: Path):
+    """Its sign would make the folder again."""
+    work = tmp_path / "work"
+    with pytest.raises(UserError, match=f"^{work} is gone"), Units(work / "units").at(["unit"]):
+        pytest.fail("begun")
+    assert not work.exists()
+
+
 def test_what_all_need_is_done_by_one(tmp_path: Path, monkeypatch):
     """A unit that a living process is at is waited for; one of a dead process is done again."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))

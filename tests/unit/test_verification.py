@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -273,6 +274,15 @@ def test_forged_verifications_are_refused(board: Path, name: str) -> None:
         load_verifications(board)
     assert word in str(caught.value)
     assert path.name in str(caught.value)
+
+
+def test_a_board_that_is_taken_away_does_not_come_back(board: Path) -> None:
+    (result,) = load_results(board)
+    made = verified(board, {})
+    shutil.rmtree(board)
+    with pytest.raises(UserError, match="is gone: its folder was removed or replaced during work"):
+        write_verification(board, result, made)
+    assert not board.exists()
 
 
 def test_a_verification_without_its_row_is_refused(board: Path) -> None:

@@ -20,6 +20,7 @@ class Hub:
     """Datasets by name: ``files`` name -> path -> bytes; ``private`` name -> bool; ``asked`` every request.
 
     ``broken`` is what it answers on a bad day: a pattern of requests, such as ``POST .*/commit/`` -> code and body.
+    ``silent`` is a pattern of requests that have no answer before ``released`` is set; the first one sets ``held``.
     """
 
     def __init__(self) -> None:
@@ -27,6 +28,8 @@ class Hub:
         self.private: dict[str, bool] = {}
         self.asked: list[str] = []
         self.broken: dict[str, tuple[int, bytes]] = {}
+        self.silent = "$"
+        self.held, self.released = threading.Event(), threading.Event()
         self.address = ""
 
     def commit(self, name: str) -> str:
@@ -55,6 +58,9 @@ class Handler(BaseHTTPRequestHandler):
     def on_a_bad_day(self) -> bool:
         """Whether this request was answered as ``broken`` says."""
         request = f"{self.command} {unquote(urlsplit(self.path).path)}"
+        if re.match(self.hub.silent, request):
+            self.hub.held.set()
+            self.hub.released.wait()
         found = next((told for pattern, told in self.hub.broken.items() if re.match(pattern, request)), None)
         if found is not None:
             self.answer(*found)
@@ -145,6 +151,7 @@ def serving() -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.released.set()
         server.shutdown()
         thread.join()
         server.server_close()

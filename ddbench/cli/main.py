@@ -14,7 +14,7 @@ from ddbench import __version__
 from ddbench.registry import suggest
 from ddbench.runtime import authors
 from ddbench.runtime.errors import Unfinished, UserError, one_line
-from ddbench.runtime.interruption import what_is_kept
+from ddbench.runtime.interruption import end, what_is_kept
 from ddbench.runtime.ranks import launched, tells
 
 VERBS: dict[str, tuple[str, str]] = {
@@ -115,7 +115,11 @@ def _termination() -> Iterator[None]:
 def run(argv: Sequence[str] | None = None) -> None:
     """Entry point of the ``ddbench`` command."""
     with _termination():
-        _run(argv)
+        try:
+            _run(argv)
+        except SystemExit as stop:
+            end(stop.code)
+            raise
 
 
 def _run(argv: Sequence[str] | None) -> None:

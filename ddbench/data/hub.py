@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ddbench.data.specs import HUB
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import parse_json, plain_file, read_json, write_json
 from ddbench.runtime.hub_library import anew, check_name, library, parquet, told, whole_file
+from ddbench.runtime.interruption import leaving
 from ddbench.runtime.progress import Console
 
 VERSION = 1
@@ -112,9 +114,8 @@ def _folder(place: str, download: bool, quiet: bool) -> Path:
     with told(hub, name, quiet):
         try:
             api = hub.HfApi(library_name="ddbench")
-            found = api.snapshot_download(
-                name, repo_type="dataset", allow_patterns=patterns, local_files_only=not download
-            )
+            wanted = {"repo_type": "dataset", "allow_patterns": patterns, "local_files_only": not download}
+            found = leaving(partial(api.snapshot_download, name, **wanted))
         except hub.errors.LocalEntryNotFoundError:
             if download:
                 raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ddbench.diffusion.parts import SCHEDULER_CONFIG, alphas_of, load_part, para
 from ddbench.diffusion.recipe import LATENT, PIXEL, DiffusionRecipe, unet_config
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash, read_json, text_hash
+from ddbench.runtime.interruption import leaving
 from ddbench.runtime.numbers import exact
 
 KIND = "ddbench-diffusion"
@@ -172,12 +174,8 @@ def open_model(name: str, *, download: bool = False) -> DiffusionModel:
 
     repository, _, revision = name.partition("@")
     try:
-        found = snapshot_download(
-            repository,
-            revision=revision or None,
-            allow_patterns=PIPELINE_FILES,
-            local_files_only=not download,
-        )
+        wanted = {"allow_patterns": PIPELINE_FILES, "local_files_only": not download}
+        found = leaving(partial(snapshot_download, repository, revision=revision or None, **wanted))
     except Exception as error:  # the library raises errors of its own, of the network and of the operating system
         remedy = "check the name and the network" if download else "give its folder, or --download to fetch it"
         raise UserError(

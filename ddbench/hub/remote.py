@@ -7,11 +7,13 @@ error says is cleared of it.
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 from ddbench.hub import DATA, FILES, INFO, LABELS, PREVIEW
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.hub_library import check_name, library, told
+from ddbench.runtime.interruption import leaving
 
 COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -33,7 +35,8 @@ def push(folder: Path, name: str, *, private: bool, quiet: bool) -> str:
         there = set(api.list_repo_files(name, repo_type="dataset")) - {".gitattributes"}
         if there and INFO not in there:
             raise UserError(f"{name}: a dataset that is no synset of ddbench is there already; choose another name")
-        api.upload_folder(
+        upload = partial(
+            api.upload_folder,
             repo_id=name,
             repo_type="dataset",
             folder_path=folder,
@@ -41,6 +44,7 @@ def push(folder: Path, name: str, *, private: bool, quiet: bool) -> str:
             delete_patterns=[PREVIEW, f"{DATA}/train-*.parquet", f"{LABELS}/train-*.parquet"],
             commit_message="Synset, written by ddbench",
         )
+        leaving(upload)
         return f"{api.endpoint}/datasets/{name}"
 
 
@@ -62,7 +66,8 @@ def pull(name: str, *, revision: str | None, labels: bool, quiet: bool) -> Path:
         if not (hub.constants.HF_HUB_OFFLINE or COMMIT.fullmatch(revision or "")):
             # where the hub does not answer, the library takes the newest version that it has kept, without a word
             revision = api.dataset_info(name, revision=revision).sha
-        folder = Path(api.snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=wanted))
+        download = partial(api.snapshot_download, name, repo_type="dataset", revision=revision, allow_patterns=wanted)
+        folder = Path(leaving(download))
     if not (folder / INFO).is_file():
         raise UserError(f"{name}: no synset of ddbench (it has no {INFO})")
     return folder

@@ -7,12 +7,14 @@ at once, and so does the end of :data:`GRACE`. Who is told of the end finds in t
 from __future__ import annotations
 
 import _thread
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from ddbench.runtime.progress import Console
 
@@ -25,6 +27,46 @@ KEPT = "the same command goes on: what was finished is kept, what was in work be
 AFTER = "the same command goes on after "
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+T = TypeVar("T")
+
+_LEFT = threading.Event()
+
+
+def leaving(work: Callable[[], T]) -> T:
+    """The result of what a library does with threads of its own, as downloads: a signal leaves them behind.
+
+    They cannot be stopped, and an interpreter that ends waits for them, which may be for minutes: :func:`end` does not.
+    """
+    made: list[T] = []
+    failed: list[BaseException] = []
+    done = threading.Event()
+
+    def do() -> None:
+        try:
+            made.append(work())
+        except BaseException as error:
+            failed.append(error)
+        done.set()
+
+    threading.Thread(target=do, daemon=True).start()
+    try:
+        done.wait()
+    except KeyboardInterrupt:
+        _LEFT.set()
+        raise
+    if failed:
+        raise failed[0]
+    return made[0]
+
+
+def end(code: str | int | None) -> None:
+    """End the process, told and unwound, where a library's threads were left behind; else do nothing."""
+    if _LEFT.is_set():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
 
 
 def what_is_kept(stop: BaseException) -> str:

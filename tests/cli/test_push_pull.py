@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import Outcome
+from conftest import PATIENCE, Outcome
 from hub_server import TOKEN, Hub, serving
 from made_synsets import KINDS, write_run, write_view_labels
 
@@ -194,6 +198,29 @@ def test_an_older_version_is_not_taken_for_the_newest(command: Callable, hub: Hu
     assert "the hub is in trouble" in refusal(command("pull", "me/x", "--out", tmp_path / "b", "--quiet"))
     assert not (tmp_path / "b").exists()
     assert command("pull", "me/x", "--revision", kept, "--out", tmp_path / "b", "--quiet").code == 0
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_does_not_wait_for_what_the_library_downloads(
+    stop: signal.Signals, command: Callable, hub: Hub, random_run: Path, tmp_path: Path
+):
+    """Its threads end with what they load, and Python with its threads: minutes."""
+    assert command("push", random_run, "me/x", "--quiet").code == 0
+    hub.silent = "GET .*/resolve/.*parquet"
+    argv = [sys.executable, "-m", "ddbench", "pull", "me/x", "--out", tmp_path / "back", "--quiet"]
+    places = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DOWNLOAD_TIMEOUT": "600"}
+    with subprocess.Popen(argv, env={**os.environ, **places}, stderr=subprocess.PIPE, text=True) as process:
+        assert hub.held.wait(PATIENCE)
+        process.send_signal(stop)
+        ended = threading.Timer(20, process.kill)
+        ended.start()
+        _, said = process.communicate()
+        ended.cancel()
+    assert process.returncode == 128 + stop
+    assert said.count("\n") == 1, said
+    assert not (tmp_path / "back").exists()
+    hub.released.set()
+    assert command("pull", "me/x", "--out", tmp_path / "back", "--quiet").code == 0
 
 
 def test_a_download_that_is_damaged(command: Callable, hub: Hub, random_run: Path, tmp_path: Path):

@@ -175,10 +175,7 @@ class Here(str):
 
 
 def refuse_idle(config: Any, idle: Mapping[str, str]) -> list[str]:
-    """Refuse settings that have no effect for a reason that no single setting says (``of`` and ``unless`` do).
-
-    Args:
-        idle: setting -> the reason, after "it has no effect".
+    """Refuse settings that have no effect for a reason (after "it has no effect") that no single one says.
 
     Returns:
         What is to be told of those that are not refused, their reason being a :class:`Here`.
@@ -198,21 +195,16 @@ def refuse_idle(config: Any, idle: Mapping[str, str]) -> list[str]:
 
 
 def _check_effect(config: Any, item: Field[Any], where: str) -> None:
-    """Refuse a setting that another one leaves without effect.
-
-    Raises:
-        UserError: names both.
-    """
+    """Refuse a setting that another one leaves without effect; the :class:`UserError` names both."""
 
     def named(name: str) -> str:
         return name if where else f"--{name.replace('_', '-')}"
 
-    said, given = setting_of(item), getattr(config, item.name)
     for pair in _broken(config, item):
         owner, now = named(pair[0]), getattr(config, pair[0])
-        text = f"a setting of {owner} {pair[1]}, not of {now}"
-        text = text if pair == said.of else f"it has no effect with {owner} {now}"
-        raise UserError(f"{f'{where}: ' if where else ''}{named(item.name)} {given}: {text}")
+        other = f"a setting of {owner} {pair[1]}, not of {now}"
+        text = other if pair == setting_of(item).of else f"it has no effect with {owner} {now}"
+        raise UserError(f"{f'{where}: ' if where else ''}{named(item.name)} {getattr(config, item.name)}: {text}")
 
 
 def _broken(config: Any, item: Field[Any]) -> Iterator[tuple[str, Any]]:

@@ -26,10 +26,10 @@ def started(halting: Sequence[str], environment: dict[str, str]) -> subprocess.P
 
 
 def seen(folder: Path, pattern: str) -> list[Path]:
-    """What lies below a folder that a process writes into: temporary folders may go while they are looked through."""
+    """What a process has written below a folder: nothing in its temporary folders, which may go meanwhile."""
     while True:
         try:
-            return list(folder.rglob(pattern))
+            return [one for one in folder.rglob(pattern) if ".tmp" not in {part.suffix for part in (one, *one.parents)}]
         except FileNotFoundError:
             continue
 

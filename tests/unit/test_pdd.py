@@ -57,7 +57,7 @@ def run(context: Context, **settings: Any) -> Any:
 @pytest.mark.parametrize("base", ["mtt", "ftd", "tesla", "datm", "ast"])
 def test_one_stage_is_the_base_method(base: str, context: Context):
     """Bit for bit with its own first images, and without derived trajectories."""
-    pdd = run(context, base=base, stages=1, iterations=4)
+    pdd = run(context, base=base, stages=1, stage_epochs=0, iterations=4)
     settings = {**TINY_SETTINGS, **{k: v for k, v in SETTINGS.items() if k != "stage_epochs"}}
     alone = started(METHODS.get(base), context, **settings)
     for iteration in range(4):
@@ -88,7 +88,7 @@ def test_product_of_the_stages(context: Context):
     rates = pdd.distilled().learned_lr
     assert rates.shape == (4,)
     assert len(set(rates.tolist())) == 4, "every stage starts at beta_0 and learns its own"
-    first = run(dataclasses.replace(context, ipc=1), stages=1)
+    first = run(dataclasses.replace(context, ipc=1), stages=1, stage_epochs=0)
     assert torch.equal(first.distilled().images, seen[-1][0::4]), "the first stage is a run of the base method"
 
 

@@ -200,6 +200,7 @@ def test_an_older_version_is_not_taken_for_the_newest(command: Callable, hub: Hu
     assert command("pull", "me/x", "--revision", kept, "--out", tmp_path / "b", "--quiet").code == 0
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_does_not_wait_for_what_the_library_downloads(
     stop: signal.Signals, command: Callable, hub: Hub, random_run: Path, tmp_path: Path

@@ -2,6 +2,8 @@
 
 Between two such points the state is none that could be gone on from. The wait is bounded: a second signal ends the work
 at once, and so does the end of :data:`GRACE`. Who is told of the end finds in the exception's notes what is kept.
+
+Of what a library does with threads of its own nothing is waited for (:func:`leaving`, :func:`end`).
 """
 
 from __future__ import annotations
@@ -28,7 +30,6 @@ AFTER = "the same command goes on after "
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-
 T = TypeVar("T")
 
 _LEFT = threading.Event()
@@ -38,6 +39,7 @@ def leaving(work: Callable[[], T]) -> T:
     """The result of what a library does with threads of its own, as downloads: a signal leaves them behind.
 
     They cannot be stopped, and an interpreter that ends waits for them, which may be for minutes: :func:`end` does not.
+    From Python they go on until the program ends.
     """
     made: list[T] = []
     failed: list[BaseException] = []

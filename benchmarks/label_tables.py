@@ -39,7 +39,7 @@ of the 95 % interval over seeds; "to random" is the difference to random images,
 is none. Rate: bits per class of all that a training needs, after zstd ([columns](leaderboard.md#tables-and-ranks)).
 Each method ran once: the intervals are over students."""
 STUDENTS = {"digits": "convnet-d2-w32-in", "fashion-mnist": "convnet-d3-w32-in"}
-"""The student of a dataset's tables; where no row of a table has it, the one that ranks there."""
+"""The student of a dataset's tables; where no method of a table has it, the one that ranks there."""
 
 
 def entries(cell: Cell, row: Row, student: str) -> list[str]:
@@ -52,9 +52,15 @@ def entries(cell: Cell, row: Row, student: str) -> list[str]:
     return [statistics_text(score.statistics, cell.described.unit), against, bits_text(bits)]
 
 
+def student_of(cell: Cell, wanted: str) -> str:
+    """The student that a table is shown for: the wanted one where a method has it, not random images alone."""
+    has = any(wanted in row.first.students for row in cell.rows if not row.reference)
+    return wanted if has else cell.students[0]
+
+
 def table(cells: Sequence[Cell], student: str) -> list[str]:
     """The Markdown of one protocol's tables side by side, a column group a budget; best of the largest first."""
-    chosen = [student if student in cell.students else cell.students[0] for cell in cells]
+    chosen = [student_of(cell, student) for cell in cells]
     found: dict[str, dict[int, list[str]]] = {}
     for place, cell in reversed(list(enumerate(cells))):
         for row in cell.rows:
@@ -86,7 +92,8 @@ def page(board: Path, datasets: Sequence[str]) -> str:
                 student = STUDENTS.get(dataset, side[0].students[0])
                 if side[0].protocol.settings.get("labels") == "once":
                     title, words = ONCE
-                named = student if all(student in cell.students for cell in side) else side[0].students[0]
+                found = {student_of(cell, student) for cell in side}
+                named = student if found == {student} else side[0].students[0]
                 lines += ["", f"## {dataset}: {title[0].lower()}{title[1:]}, `{protocol}`", ""]
                 lines += [f"{words} Student `{named}`.", "", *table(side, student)]
     return "\n".join(lines) + "\n"

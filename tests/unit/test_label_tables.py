@@ -50,3 +50,13 @@ def test_a_label_of_the_image_is_none_of_the_view(tables: ModuleType, tmp_path: 
         "## digits: a teacher's label of every image, `labels-once`",
         "## digits: a teacher's label of every view, `labels-view`",
     ]
+
+
+def test_a_student_of_random_images_alone_is_not_shown(tables: ModuleType, tmp_path: Path) -> None:
+    """Random images may have more students than the methods beside them: the methods are not left out for one."""
+    usual, own = tables.STUDENTS["digits"], "convnet-d2-w32x2-nn"
+    put(tmp_path, made_result("frepo", labels="soft", accuracy=0.9, names=(own,), rich=False))
+    put(tmp_path, made_result("random", labels="soft", accuracy=0.5, names=(usual, own), rich=False))
+    text = tables.page(tmp_path, ["digits"])
+    assert f"Student `{own}`" in text
+    assert "| frepo | 90." in text

@@ -215,19 +215,25 @@ def side_by_side(results: Sequence[Evaluation]) -> list[str]:
     named = said_before(main, first.data["metrics"][main]["title"]) or "accuracy "
     lines = ["", f"{named}in %, and - {first.data['protocol']['name']} with its 95 % interval, seeds paired"]
     for student in first.students:
-        base = first.by_seed(student, main)
         lines.append(f"  {student}")
         for one in results:
             if student not in one.students or student in one.diverged or student in first.diverged:
                 continue
             line = f"    {one.data['protocol']['name']:{width}}  {100 * one.summary(student, main)['mean']:5.1f}"
             if one is not first:
-                gap = paired_difference(one.by_seed(student, main), [base])
-                line += f"  {gap_words(gap['mean'], gap['low'], gap['high'])}" + (
-                    ": tie" if gap["tie"] and gap["low"] is not None else ""
-                )
+                line += f"  {_gap(one, first, student, main)}"
             lines.append(line)
     return lines
+
+
+def _gap(one: Evaluation, other: Evaluation, student: str, metric: str) -> str:
+    """The difference of two, paired by seed; runs of a fixed network are one, and are paired with nothing."""
+    if any(each.data["synset"].get("fixed_network") for each in (one, other)):
+        means = [float(each.summary(student, metric)["mean"]) for each in (one, other)]
+        return f"{gap_words(means[0] - means[1], None, None)} (one fixed network)"
+    gap = paired_difference(one.by_seed(student, metric), [other.by_seed(student, metric)])
+    tie = ": tie" if gap["tie"] and gap["low"] is not None else ""
+    return gap_words(gap["mean"], gap["low"], gap["high"]) + tie
 
 
 def _listed(seeds: list[int]) -> str:

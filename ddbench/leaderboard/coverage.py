@@ -70,11 +70,12 @@ def all_checked(results: Iterable[Result], found: Mapping[str, Verification]) ->
 
 
 def together(ones: Iterable[Checked]) -> Checked:
-    """Several as one: the worst verdict, all their networks."""
+    """Several as one: the worst verdict, all their networks; more than one claims do not stand for those of another."""
     every = list(ones)
+    partial = any(one.partial for one in every)
     return Checked(
         verdict=min((one.verdict for one in every), key=VERDICTS.index),
-        again=sum(one.again for one in every),
+        again=sum(min(one.again, one.claimed) if partial else one.again for one in every),
         claimed=sum(one.claimed for one in every),
         own=all(one.own for one in every),
     )

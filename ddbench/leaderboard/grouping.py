@@ -220,8 +220,10 @@ def _row(group: Sequence[_Entry], shown: Sequence[Measure], ranking: str, beside
     for measure in shown:
         known = measure.known(results[0])
         if known is None or len(results) > 1:
-            values = [list(measure.values(one, ranking).values()) for one in alike(results, measure, ranking)]
-            known = summarise_groups(values) if values else None
+            having = alike(results, measure, ranking)
+            values = [list(measure.values(one, ranking).values()) for one in having]
+            known = measure.known(having[0]) if len(having) == 1 else None
+            known = known or (summarise_groups(values) if values else None)
         if known is not None:
             scores[measure] = Score(known, None, False, False)
     judged = [beside.verdicts[result.id] for result in results if result.id in beside.verdicts]

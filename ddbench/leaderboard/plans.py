@@ -57,6 +57,8 @@ CELL_KEYS: dict[str, tuple[type, ...]] = {
 }
 ALTERING = ("epochs", "lr", "lr-source", "augmentation", "mixup", "label-smoothing", "focal-gamma")
 """Flags of ``ddbench evaluate`` that alter a protocol."""
+PRECISION = "float32"
+"""Of an evaluation whose flags name none; rows of another one stand in another table."""
 LISTS = ("distill", "evaluate", "teacher", "deviations")
 """Keys with a list of texts."""
 SUBMISSION_KEYS = ("author", "licence", "link", "code")
@@ -360,14 +362,17 @@ def _check_standard(flags: Sequence[str], where: str) -> None:
 
 
 def result_of(cell: PlanCell, results: Sequence[Result]) -> Result | None:
-    """The row of a cell: same method, data, budget, seed and protocol (unaltered), with all its students and seeds.
+    """The row of a cell: same method, data, budget, seed, protocol (unaltered) and precision, with all its students and
+    seeds.
 
     Of several one that no other supersedes, with the most runs. Where the cell names no students, the row has as many
     seeds of some student; where it names a size, or the dataset has one, the row's images are of it.
     """
     wanted = cell.kind.protocol(cell.protocol)
     student = cell.kind.students(cell.student)[0] if cell.student else ""
-    measures, replaced = _measures(cell.evaluate), {result.supersedes for result in results}
+    flags, replaced = _given(cell.evaluate), {result.supersedes for result in results}
+    measures = {name: value for name, value in flags.items() if name in SUITES}
+    precision = flags.get("precision") or PRECISION
     found = []
     for result in results:
         synset, used = result.synset, result.protocol
@@ -379,6 +384,7 @@ def result_of(cell: PlanCell, results: Sequence[Result]) -> Result | None:
             and synset.seed == cell.seed
             and (not student or synset.student in (None, student))
             and (used.name, used.hash, used.standard) == (wanted.name, wanted.hash, True)
+            and result.precision == precision
             and cell.config.items() <= _settings(synset.config).items()
             and _size(cell) in (None, synset.shape[-1])
             and all(_is_measured(result.measured or {}, kind, value) for kind, value in measures.items())
@@ -401,12 +407,12 @@ def _size(cell: PlanCell) -> int | None:
     return cell.size or (DATASETS[cell.dataset].size if cell.dataset in DATASETS else None)
 
 
-def _measures(flags: Sequence[str]) -> dict[str, str]:
-    """Measurements that flags of ``ddbench evaluate`` ask for, with the value of each; empty: its default."""
+def _given(flags: Sequence[str]) -> dict[str, str]:
+    """Flags of ``ddbench evaluate`` by name, with the value of each; empty: its default."""
     found = {}
     for flag, after in zip_longest(flags, flags[1:], fillvalue="--"):
         name, _, value = flag.removeprefix("--").partition("=")
-        if flag.startswith("--") and name in SUITES:
+        if flag.startswith("--"):
             found[name] = value or ("" if after.startswith("--") else after)
     return found
 

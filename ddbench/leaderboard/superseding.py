@@ -7,6 +7,7 @@ from typing import Any
 
 from ddbench.data.specs import dataset_slug
 from ddbench.leaderboard.attachments import IMPORTED
+from ddbench.leaderboard.columns import HEADLINE
 from ddbench.leaderboard.result import Result
 from ddbench.runtime.errors import UserError
 
@@ -41,6 +42,11 @@ def with_words_of(latest: Result, result: Result) -> tuple[dict[str, Any], tuple
     return {**content, "submission": said}, tuple(words)
 
 
+def _kinds(row: Result, student: str) -> set[str]:
+    """Kinds of extra measurements that a row has of a student."""
+    return {kind for kind in row.measured or {} if any(name in row.summary[student] for name in HEADLINE.get(kind, ()))}
+
+
 def what_is_lost(latest: Result, result: Result, run: str = "RUN") -> tuple[str, str] | None:
     """What a row lacks that the one has whose place it takes, and how to add it; None: nothing."""
     students = [student for student in latest.students if student not in result.students]
@@ -50,6 +56,11 @@ def what_is_lost(latest: Result, result: Result, run: str = "RUN") -> tuple[str,
         return " and ".join(students), f"evaluate with --students {','.join([*result.students, *students])}"
     if measured:
         return " and ".join(measured), f"evaluate with {' '.join(f'--{kind}' for kind in measured)}"
+    fewer = {student: _kinds(latest, student) - _kinds(result, student) for student in latest.students}
+    if any(fewer.values()):
+        flags = " ".join(f"--{kind}" for kind in sorted(set().union(*fewer.values())))
+        lost = " and ".join(f"{kind} of {student}" for student, kinds in fewer.items() for kind in sorted(kinds))
+        return lost, f"evaluate with --students {','.join(result.students)} {flags}"
     if tasks:
         file = f"tasks/{dataset_slug(result.synset.dataset)}-{tasks[0]}.json"
         return f"the task {' and '.join(tasks)}", f"give its result with --task {file}"

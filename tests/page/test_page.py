@@ -14,6 +14,8 @@ from made_board import STUDENTS, made_result, many_results, put
 from ddbench.leaderboard.board import read_board
 from ddbench.leaderboard.pages import embed
 from ddbench.leaderboard.pages.page import build
+from ddbench.leaderboard.result import Run
+from ddbench.leaderboard.schema import check_result, result_id, summary_of
 from ddbench.methods import shipped
 from ddbench.methods.facts import CARDS
 from ddbench.statistics import paired_difference
@@ -459,6 +461,31 @@ def test_two_rows_are_compared_by_their_paired_difference(visit: Visit, board: P
     broken = visit(board, f"#row={one}&with=%22%5D")
     broken.wait_for_selector(READY)
     assert broken.locator(".compare tbody tr").count() == 0
+
+
+def test_a_fixed_network_is_compared_by_its_mean_and_stands_behind_those_with_a_rank(
+    visit: Visit, tmp_path: Path
+) -> None:
+    """Its five equal runs are one: the difference had an interval of five pairs, and a chosen student put it first."""
+    made = made_result("dd", rich=False, names=STUDENTS[:1]).to_json()
+    made["synset"]["fixed_network"] = True
+    for run in made["runs"]:
+        run["metrics"]["accuracy"] = 0.9
+    made["summary"] = summary_of([Run(**run) for run in made["runs"]])
+    made["id"] = result_id(made)
+    fixed, other = check_result(made, "dd"), made_result("dm", rich=False, names=STUDENTS[:1])
+    for result in (fixed, other):
+        put(tmp_path, result)
+    build(tmp_path)
+    page = visit(tmp_path, f"#row={fixed.id}&with={other.id}")
+    page.wait_for_selector(".compare tbody")
+    words = page.locator(".compare tbody tr").first.inner_text().split("\t")
+    mean = fixed.statistics[STUDENTS[0]]["accuracy"]["mean"] - other.statistics[STUDENTS[0]]["accuracy"]["mean"]
+    assert words[-3:] == [f"+{100 * mean:.1f}", "–", "one network"]
+    page.keyboard.press("Escape")
+    assert methods(page) == ["dm", "dd"]
+    page.select_option("#student", STUDENTS[0])
+    assert methods(page) == ["dm", "dd"]
 
 
 def test_the_quantile_of_the_page_is_students(visit: Visit, board: Path) -> None:

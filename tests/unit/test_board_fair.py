@@ -14,7 +14,7 @@ from made_board import STUDENTS, made_result, put
 from rich.console import Console
 
 from ddbench.cli.leaderboard_verify import print_verification
-from ddbench.evaluation.result import Evaluation
+from ddbench.evaluation.result import Evaluation, side_by_side
 from ddbench.exchange.settings import ImportSettings
 from ddbench.hub.card import Place
 from ddbench.leaderboard.audit import check_lineage
@@ -29,13 +29,14 @@ from ddbench.leaderboard.pages.page import render
 from ddbench.leaderboard.pages.terminal import show
 from ddbench.leaderboard.pages.view import lay_out
 from ddbench.leaderboard.recorded import read_scores
-from ddbench.leaderboard.result import Result, Run
+from ddbench.leaderboard.result import Metric, Result, Run, TaskInfo
 from ddbench.leaderboard.retrain import choose
 from ddbench.leaderboard.rows import Cell, Row
 from ddbench.leaderboard.schema import check_result, result_id, summary_of
 from ddbench.leaderboard.submit import _method
 from ddbench.leaderboard.verification import make_verification, write_verification
 from ddbench.runtime.errors import UserError
+from ddbench.tasks.told import stated
 
 FIRST, SECOND = STUDENTS[:2]
 
@@ -149,6 +150,13 @@ def test_several_verifications_together_are_the_worst() -> None:
     assert found == Checked("below", 11, 15, own=False)
     assert found.words == "below (11 networks for 15)"
     assert Place(result=plain("dm"), checked=found, rank=1).checked == found
+
+
+def test_more_networks_of_one_subset_do_not_stand_for_those_of_another() -> None:
+    """Ten for the five of one and one of the five of another were eleven of ten, and nothing was said."""
+    found = together([Checked("within", 10, 5, own=False), Checked("identical", 1, 5)])
+    assert found.words == "within (6 networks for 10)"
+    assert together([Checked("within", 10, 5, own=False), Checked("identical", 5, 5)]).words == "within"
 
 
 def taught(method: str, teacher: str, **changes: Any) -> Result:
@@ -296,6 +304,15 @@ def test_a_row_that_takes_the_place_of_another_has_all_of_it() -> None:
     with pytest.raises(UserError, match="which has calibration and corruptions and robustness, and it has not"):
         check_lineage([old, changed(old, without("measured", "details"))])
 
+    def uncalibrated(content: dict[str, Any]) -> None:
+        content["supersedes"] = old.id
+        for run in content["runs"]:
+            if run["student"] == SECOND:
+                run["metrics"] = {name: one for name, one in run["metrics"].items() if not name.startswith("ece")}
+
+    with pytest.raises(UserError, match=f"has calibration of {SECOND}, and it has not: .* --calibration, then submit"):
+        check_lineage([old, changed(old, uncalibrated)])
+
 
 def test_random_subsets_of_another_preprocess_are_a_row_of_their_own() -> None:
     """The same draws seen otherwise are neither more subsets nor measured alike; a row is held against its own."""
@@ -324,6 +341,18 @@ def test_a_number_of_fewer_subsets_than_its_row_says_so() -> None:
     (cell,) = build_cells([*rows, plain("mtt")])
     assert details(cell, FIRST)["random"] == ""
     assert details(cell, SECOND)["random"] == "2 subsets"
+
+
+def test_a_stated_interval_stays_where_one_subset_has_the_number() -> None:
+    metrics = {"rate": Metric(unit="fraction", better="lower", title="Rate")}
+    summary = {"rate": stated(0.2, 0.1, 0.4, 8)}
+    task = TaskInfo(
+        question={}, over="target", metrics=metrics, units=(), summary=summary, beside={}, threads=1, versions={}
+    )
+    first, *others = [plain("random", seed=seed) for seed in range(3)]
+    (cell,) = build_cells([replace(first, tasks={"membership": task}), *others, plain("mtt")])
+    (found,) = [one for one in cell.measures if one.group == "tasks"]
+    assert row_of(cell, "random").scores[found].statistics == summary["rate"]
 
 
 @pytest.mark.parametrize("name", ["random", "full"])
@@ -365,3 +394,8 @@ def test_an_evaluation_of_a_fixed_network_tells_no_interval() -> None:
     data["synset"]["fixed_network"] = True
     line = repr(Evaluation(Path("x.json"), data)).splitlines()[1]
     assert line.endswith("%  (one fixed network)  lr 0.02")
+    other = plain("dd", accuracy=0.7).to_json()
+    told = side_by_side([Evaluation(Path("y.json"), other), Evaluation(Path("x.json"), data)])
+    lines = [line for line in told if line.endswith("(one fixed network)")]
+    assert len(lines) == len(STUDENTS[:2])
+    assert not any(" to " in line for line in lines)

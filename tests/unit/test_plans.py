@@ -187,6 +187,12 @@ def test_a_row_counts_for_its_cell_only(tmp_path: Path) -> None:
     assert cell_of(evaluate=[f"--robustness={other}", "--calibration"]) is None
     assert cell_of(size=8) is not None
     assert cell_of(size=16) is None
+    assert cell_of(evaluate=["--precision", "float32"]) is not None
+    assert cell_of(evaluate=["--precision", "bfloat16"]) is None
+    results = [replace(result, precision="bfloat16") for result in results]
+    assert cell_of(evaluate=["--precision=bfloat16"]) is not None
+    assert cell_of() is None
+    results = [replace(result, precision="float32") for result in results]
     assert cell_of(students=[]) is not None
     assert cell_of(students=[], seeds=seeds + 1) is None
 

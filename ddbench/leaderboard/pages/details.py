@@ -104,6 +104,7 @@ def result_details(
         "picture": [path.with_suffix(".png").as_posix(), *published_size(picture, marks)] if picture.is_file() else [],
         "synset": beside.as_posix() if (root / beside).is_file() else said.synset_url or "",
         "sha256": synset.sha256,
+        "fixed": synset.fixed_network or None,
         "title": said.method_title,
         "authors": list(said.authors),
         "links": list(said.links),

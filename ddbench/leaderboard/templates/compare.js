@@ -21,6 +21,8 @@ function paired(ours, theirs) {
   return { mean, half: quantile(n - 1) * Math.sqrt(variance / n), n };
 }
 
+const average = (runs) => runs.reduce((sum, [, value]) => sum + value, 0) / runs.length;
+
 /* Rows that can be compared: of one synset each. */
 const comparable = (table) => table.rows.filter((row) => row.id && !row.n);
 const rowTitle = (row) => (row.e[1][3] ? `${row.e[1][0]} (${row.e[1][3]})` : row.e[1][0]);
@@ -40,9 +42,10 @@ function comparison(row, other, table, ours, its) {
   const lines = mine.runs.filter(([student]) => run.has(student)).sort((a, b) => order(a) - order(b)).map(([student, metrics]) => {
     const [a, b] = [metrics[0], run.get(student)[0]];
     const unit = ours.texts[a[2]];
-    const found = paired(a[3], b[3]);
+    const alone = mine.fixed || theirs.fixed; // the runs of a fixed network are one, and are paired with nothing
+    const found = alone ? { mean: average(a[3]) - average(b[3]), half: null, n: "–" } : paired(a[3], b[3]);
     const half = found && found.half !== null ? ` (${signed(found.mean - found.half, unit)} to ${signed(found.mean + found.half, unit)})` : "";
-    return [student, a[1], b[1], found ? signed(found.mean, unit) + half : "–", found ? found.n : 0, found ? verdict(found, table.better) : "no common seed"];
+    return [student, a[1], b[1], found ? signed(found.mean, unit) + half : "–", found ? found.n : 0, alone ? "one network" : found ? verdict(found, table.better) : "no common seed"];
   });
   for (const name of ["stored", "after zstd", "distillation"]) {
     const i = table.columns.findIndex((column) => ["cost", "rate"].includes(column.g) && column.t === name);

@@ -86,7 +86,9 @@ function drawTable(view, state, matches, open) {
   if (view.sort && columns.some(({ i }) => i === view.sort.i)) {
     rows = [...rows].sort(compareRows(table, table.columns[view.sort.i], view.sort.i, view.sort.descending, state));
   } else if (place > 0) {
-    rows = [...rows].sort(compareRows(table, table.columns[place], place, table.better === "higher", state));
+    const byMean = compareRows(table, table.columns[place], place, table.better === "higher", state);
+    const unranked = (row) => Number(!rankOf(row, table, state)); // last of the methods, as in the order of the board
+    rows = [...rows].sort((a, b) => (a.ref || b.ref ? 0 : unranked(a) - unranked(b)) || byMean(a, b));
   }
   rows = rows.filter((row) => (place < 0 || row.ref || row.e[place]) && matches(row, table));
   const methods = rows.filter((row) => !row.ref);

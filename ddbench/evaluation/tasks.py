@@ -57,7 +57,8 @@ class Task:
     """One training: a student's runs with some seeds at once, or (``search``) one learning rate on held-out images.
 
     Attributes:
-        keep: folder in which the trained students are kept; None: nowhere.
+        asked: those of the seeds that are asked for; the others are there for the rounding only.
+        keep: folder in which the trained students of these are kept; None: nowhere.
         needed: they are measured afterwards: kept whatever their size.
         identity: of the evaluation, written into them.
     """
@@ -67,6 +68,7 @@ class Task:
     sha256: str
     lr: float | None = None
     search: bool = False
+    asked: tuple[int, ...] = ()
     keep: Path | None = None
     needed: bool = True
     identity: str = ""
@@ -149,7 +151,9 @@ def _train_and_test(job: Job, task: Task, plan: Any, dataset: Any) -> list[dict[
         found.append({"seed": one.seed, "metrics": one.metrics})
         if task.keep is not None and not task.keep.parent.is_dir():
             raise gone(task.keep.parent)
-        if task.keep is not None and one.net is not None and (task.needed or room(task.keep, weights_bytes(one.net))):
+        if task.keep is None or one.net is None or one.seed not in task.asked:
+            continue
+        if task.needed or room(task.keep, weights_bytes(one.net)):
             own = one.metrics["accuracy"]
             write_weights(task.keep, one.net, student=task.student, seed=one.seed, accuracy=own, identity=task.identity)
     return found

@@ -160,19 +160,20 @@ def _search(work: Work) -> None:
 def _run_tasks(work: Work, pairs: list[tuple[str, int]]) -> list[Task]:
     """Runs in whole blocks of ``at_once`` neighbouring seeds, wanted or not: rounding depends on the block."""
     size = work.job.at_once
-    blocks = dict.fromkeys((student, seed // size) for student, seed in pairs)
+    blocks = {(student, seed // size): range(seed // size * size, (seed // size + 1) * size) for student, seed in pairs}
     search = work.job.protocol.lr_source == "search"
     return [
         Task(
             student=student,
-            seeds=tuple(range(block * size, (block + 1) * size)),
+            seeds=tuple(seeds),
             sha256=work.sha256,
+            asked=tuple(seed for seed in seeds if (student, seed) in work.pairs),
             lr=work.kept.best_rate(student) if search else None,
             keep=work.folder if work.suites or work.keep_weights else None,
             needed=bool(work.suites),
             identity=work.identity,
         )
-        for student, block in blocks
+        for (student, _), seeds in blocks.items()
     ]
 
 

@@ -340,7 +340,7 @@ def _choose(asked: Asked, path: Path, synset: Synset, base: Protocol, student: s
     plan = legs(
         base,
         epochs=asked.epochs,
-        soft=soft,
+        soft=synset.label_kind != "hard",
         soft_random=labels_random,
         learned_lr=synset.learned_lr is not None and synset.learned_lr.ndim == 0,
         hard_augmentation=asked.hard_augmentation,

@@ -106,20 +106,11 @@ def trained_students(
         tests: images that will be tested afterwards, for deciding whether compiling pays.
     """
     device = devices.resolve_device(settings.device)
+    nets = [fresh_student(plan, student, seed).to(device) for seed in seeds]
     if plan.protocol.replay:
-        replayed = [replay_network(plan.synset, student, seed).to(device) for seed in seeds]
-        for net in replayed:
+        for net in nets:
             replay(net, plan, device)
-        return replayed, None
-    _, channels, size, _ = plan.synset.images.shape
-    nets: list[nn.Module] = [
-        initialise(
-            build_student(student, channels=channels, size=size, classes=plan.synset.classes, seed=seed),
-            plan.protocol.init or "default",
-            seed,
-        ).to(device)
-        for seed in seeds
-    ]
+        return nets, None
     parts = [stage_plan(plan, stage) for stage in range(plan.stages)]
     inputs = [part.inputs(device) for part in parts]
     seen = sum(len(own) * part.epochs for own, part in zip(inputs, parts, strict=True))
@@ -148,6 +139,15 @@ def trained_students(
         if average is not None:
             average.put()
     return nets, compiler
+
+
+def fresh_student(plan: Plan, student: str, seed: int) -> nn.Module:
+    """A student as its training on the plan begins with it, on the CPU; of a learned recipe that of the recipe."""
+    if plan.protocol.replay:
+        return replay_network(plan.synset, student, seed)
+    _, channels, size, _ = plan.synset.images.shape
+    net = build_student(student, channels=channels, size=size, classes=plan.synset.classes, seed=seed)
+    return initialise(net, plan.protocol.init or "default", seed)
 
 
 def _averaging(plan: Plan) -> Averaging | None:

@@ -123,9 +123,8 @@ class Continual(Task[ContinualConfig]):
         first = self.synsets[job.runs[0].label]
         self.holdout = _holdout(first)
         self.preprocess = self.plan(job.runs[0].label).preprocess
-        self.sources = [source_of(run, self.synsets[run.label]) for run in job.runs]
         self.beside = sources_beside(config.against, self.dataset.spec.size)
-        self.sources += self.beside
+        self.sources = [*(source_of(run, self.synsets[run.label]) for run in job.runs), *self.beside]
         self.by_label = {source.label: source for source in self.sources}
 
     @classmethod
@@ -148,6 +147,7 @@ class Continual(Task[ContinualConfig]):
                 f"--steps {config.steps}: some step of {classes} classes would have a single one, which nothing can be "
                 f"distilled from; choose --steps {classes // 2} or less"
             )
+        self._check_tested()
         for run in self.job.runs:
             synset = self.synsets[run.label]
             if _holdout(synset) != self.holdout:
@@ -174,6 +174,16 @@ class Continual(Task[ContinualConfig]):
                     )
                 parts = map(self._part, self._hardest())
                 check_again(source, parts, self.job, ipc=config.memory, holdout=self.holdout, remedy=remedy)
+
+    def _check_tested(self) -> None:
+        """Refuse a step that no test image is of: there is no accuracy on its classes."""
+        counts = self.dataset.test.labels.bincount(minlength=self.dataset.spec.classes)
+        steps = [own for order in self.orders for own in steps_of(order, self.config.steps)]
+        if empty := [own for own in steps if not int(counts[own].sum())]:
+            raise UserError(
+                f"--steps {self.config.steps}: no test image is of the classes of a step ({str(empty[0])[1:-1]:.60}); "
+                "choose fewer --steps, or another --order"
+            )
 
     def _hardest(self) -> list[list[int]]:
         """The classes of the steps that a method may have too few images of."""

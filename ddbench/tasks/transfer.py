@@ -30,7 +30,7 @@ from ddbench.config import setting
 from ddbench.data.dataset import Dataset, class_indices
 from ddbench.data.load import load_dataset
 from ddbench.data.specs import size_to_load
-from ddbench.networks.build import build_student
+from ddbench.protocols.training import fresh_student
 from ddbench.runtime import seeds
 from ddbench.runtime.device import resolve_device
 from ddbench.runtime.errors import UserError
@@ -114,6 +114,12 @@ class Transfer(Task[TransferConfig]):
     def check(self) -> None:
         super().check()
         config = self.config
+        schedules = [one for run in self.job.runs if (one := self.synsets[run.label].schedule)]
+        if config.to is not None and self.job.protocol.replay and len({(one.init, one.fixed) for one in schedules}) > 1:
+            raise UserError(
+                f"--protocol {self.job.protocol.name}: the recipes of the runs begin with different networks, and "
+                f"{SCRATCH} can be one of them only; name runs whose recipes begin alike"
+            )
         if config.to is None and not config.parts:
             raise UserError("--parts 0 without --to: nothing is left to measure; give --to DATASET, e.g. --to mnist")
         if not config.parts:
@@ -142,11 +148,9 @@ class Transfer(Task[TransferConfig]):
         return {"run": label, "seed": seed, "metrics": found}
 
     def _features(self, label: str, seed: int) -> dict[str, float]:
-        job, spec, config = self.job, self.dataset.spec, self.config
+        job, config = self.job, self.config
         if label == SCRATCH:
-            net: nn.Module = build_student(
-                job.student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=seed
-            ).to(self.device)
+            net = fresh_student(self.plan(job.runs[0].label), job.student, seed).to(self.device)
         else:
             net = trained(self.plan(label), job.student, seed, job.settings)
         own = (

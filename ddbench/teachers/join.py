@@ -14,7 +14,7 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable, recorded_seconds, write_json
 from ddbench.runtime.progress import Console
 from ddbench.teachers.remedy import together_file
-from ddbench.teachers.store import Teacher, check_teacher, read_teacher, write_teacher
+from ddbench.teachers.store import Teacher, check_teacher, read_teacher, same_preprocess, write_teacher
 from ddbench.teachers.together import JOIN, MOST, Together
 from ddbench.training.loops import accuracy, inputs_of, predict
 
@@ -62,7 +62,7 @@ def check_members(teachers: Sequence[Teacher]) -> None:
             ("preprocess", one.preprocess, first.preprocess),
             ("held-out fraction", one.holdout, first.holdout),
         ):
-            if own != wanted:
+            if own != wanted and not (what == "preprocess" and same_preprocess(one.preprocess, first.preprocess)):
                 raise UserError(
                     f"{one.path}: its {what} is {own!s:.60}, that of {first.path} is {wanted!s:.60}; teachers that are "
                     "taken together are of the same images"

@@ -248,7 +248,7 @@ def find_teacher(
             and (fingerprint is None or teacher.fingerprint == fingerprint)
             and (student is None or teacher.student == student)
             and preprocess_kind in (None, teacher.recipe.get("preprocess"), teacher.preprocess["kind"])
-            and (preprocess is None or _same_preprocess(teacher.preprocess, preprocess))
+            and (preprocess is None or same_preprocess(teacher.preprocess, preprocess))
             and (holdout is None or teacher.holdout == holdout)
             and (sha256 is not None or (not teacher.members and penalty_of(teacher.recipe) == dict(penalty)))
         ):
@@ -296,7 +296,7 @@ def check_teacher(teacher: Teacher, dataset: Dataset, preprocess: Preprocess) ->
             f"{teacher.path}: was trained on {teacher.dataset} with fingerprint {teacher.fingerprint[:12]}, the "
             f"{spec.name} data here has {dataset.fingerprint[:12]}; {remedy}"
         )
-    if not _same_preprocess(teacher.preprocess, preprocess.to_json()):
+    if not same_preprocess(teacher.preprocess, preprocess.to_json()):
         raise UserError(
             f"{teacher.path}: its input is made by {_transform(teacher.preprocess)}, here by "
             f"{_transform(preprocess.to_json())}; {remedy} and the --preprocess that is used here"
@@ -394,7 +394,7 @@ def _check_preprocess(path: Path, record: dict[str, Any], shape: tuple[int, int,
         raise UserError(f"{path}: preprocess of {len(made.mean)} channels, its images have {shape[0]}")
 
 
-def _same_preprocess(record: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def same_preprocess(record: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two records are of one transform; what two machines compute differently of a ZCA is left out."""
     return all(record.get(name) == value for name, value in other.items() if name not in ("matrix_sha256", "probe"))
 

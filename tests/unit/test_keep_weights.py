@@ -116,6 +116,13 @@ def test_runs_that_are_there_are_not_trained_for_keeping(fresh_run: Path, ddb: C
     assert not place(fresh_run)[1].exists()
 
 
+def test_seeds_that_only_fill_a_block_are_not_kept(fresh_run: Path, ddb: Callable, trainings: list):
+    result = ddb(*command(fresh_run, "--keep-weights", "--at-once", 3))
+    assert (result.code, trainings) == (0, [(0, 1, 2)])
+    assert f"{SEEDS} of {SEEDS} students kept" in result.err
+    assert len(list(fresh_run.glob("evaluations/*.weights/*.safetensors"))) == SEEDS
+
+
 def test_from_python(fresh_run: Path, data_root: Path):
     import ddbench
 

@@ -7,9 +7,11 @@ import random
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conftest import PATIENCE
+from made_synsets import KINDS
 
 from ddbench.evaluation.ddranking.definitions import (
     SCORES,
@@ -26,6 +28,7 @@ from ddbench.evaluation.ddranking.definitions import (
     scaled,
     summary,
 )
+from ddbench.leaderboard import scoring
 from ddbench.protocols.protocol import PROTOCOLS, changed
 from ddbench.runtime.errors import UserError
 from ddbench.statistics import summarise
@@ -181,6 +184,13 @@ def test_legs_of_a_soft_synset_share_what_hard_ones_use():
     assert found["syn_hard"].protocol.labels == "hard"
     labelled = plan("soft-v1", soft=True, soft_random=True)
     assert named(labelled["random"]) == altered("soft-v1")
+
+
+@pytest.mark.parametrize("kind", ["targets", "soft labels and stages"])
+def test_hard_labels_of_a_synset_that_has_others_are_its_classes(kind: str, tmp_path: Path):
+    chosen = scoring._choose(scoring.Asked(), tmp_path / "a.safetensors", KINDS[kind], PROTOCOLS["hard-v1"], None)
+    assert chosen.plan["syn_hard"].protocol.labels == "hard"
+    assert chosen.plan["syn"].protocol == PROTOCOLS["hard-v1"]
 
 
 @pytest.mark.parametrize("name", ["kd-v1", "rded", "sre2l-cifar"])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -264,6 +266,17 @@ def test_refused(run: Path, ddb: Callable, refused: Callable, finished_runs: Pat
     assert "leaking" in words
     assert ddb(*random_tiny(run / "b", "--ipc", 2, "--holdout", 0.2)).code == 0
     refused((*TASK[:3], "b", *TASK[3:]), "--holdout 0.2", "one --holdout")
+
+
+def test_a_step_without_test_images_is_refused(data_root: Path):
+    digits = load_dataset("digits", data_root)
+    keep = digits.test.labels < 8
+    some = replace(digits, test=Split(digits.test.images[keep], digits.test.labels[keep]))
+    for last, refused in (([0, 9], False), ([8, 9], True)):
+        order = [label for label in range(10) if label not in last] + last
+        task = SimpleNamespace(dataset=some, orders=[order], config=ContinualConfig())
+        with pytest.raises(UserError, match=r"--steps 5: no test image .*\(8, 9\)") if refused else nullcontext():
+            Continual._check_tested(task)
 
 
 def test_a_diffusion_model_that_several_sets_share_counts_once(tmp_path: Path):

@@ -18,6 +18,7 @@ from torch import nn
 from ddbench.data.dataset import Split
 from ddbench.data.load import load_dataset
 from ddbench.networks.build import build_student
+from ddbench.protocols import training
 from ddbench.synset import read_synset
 from ddbench.tasks import transfer
 from ddbench.tasks.learning import few, fitted, linear_probe, own_statistics, probe_accuracy
@@ -206,6 +207,31 @@ def test_to_another_dataset(tmp_path: Path, ddb: Callable, monkeypatch: pytest.M
     assert set(found["results"]["rows"][1]["metrics"]) == {"accuracy", "probe", "finetune"}
     assert [row["against"] for row in found["results"]["differences"]] == [["scratch"]]
     assert len(found["head"]["decides"]["to_fingerprint"]) == 64
+
+
+def test_scratch_begins_as_the_students_do(tmp_path: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
+    """With the protocol's initialisation: the difference to it is what the training adds."""
+    monkeypatch.chdir(tmp_path)
+    begun, tried = [], []
+    started, take = training.initialise, transfer.features_of
+
+    def initialised(net: nn.Module, scheme: str, seed: int) -> nn.Module:
+        begun.append((scheme, seed, started(net, scheme, seed).classifier.weight.detach().clone()))
+        return net
+
+    def features(net: nn.Module, inputs: Inputs) -> torch.Tensor:
+        tried.append(net.classifier.weight.detach().clone())
+        return take(net, inputs)
+
+    monkeypatch.setattr(training, "initialise", initialised)
+    monkeypatch.setattr(transfer, "features_of", features)
+    assert ddb(*random_tiny(tmp_path / "a", "--ipc", 2)).code == 0
+    argv = ("task", "transfer", "a", "--protocol", "mse-v1", "--to", "digits", "--parts", 0, "--seeds", 1)
+    some = ("--epochs", 1, "--to-train", 2, "--to-test", 2, "--finetune-epochs", 1)
+    done = ddb(*argv, *some, "--student", TINY, "--workers", 1, "--quiet", *EAGER)
+    assert done.code == 0, done.err
+    assert [one[:2] for one in begun] == [("lecun", 0)] * 2
+    assert torch.equal(tried[0], begun[1][2])
 
 
 def test_download_is_for_the_other_dataset_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -139,6 +139,16 @@ def test_who_may_be_together(members: list[Teacher], both: Teacher):
             check_members([one, replace(two, **change)])
 
 
+def test_two_machines_whiten_alike(members: list[Teacher]):
+    """The last bits of a ZCA may differ; its images and eps may not."""
+    whitening = {"kind": "zca", "eps": 0.1, "dataset_fingerprint": "0" * 64, "dims": [1, 8, 8]}
+    here, there = ({**whitening, "matrix_sha256": one * 64, "probe": [0.5]} for one in "ab")
+    one, two = members
+    check_members([replace(one, preprocess=here), replace(two, preprocess=there)])
+    with pytest.raises(UserError, match="its preprocess is"):
+        check_members([replace(one, preprocess=here), replace(two, preprocess={**there, "eps": 0.2})])
+
+
 def test_command(root: Path, members: list[Teacher], both: Teacher, ddb: Callable, refused: Callable[..., str]):
     """``ddbench teacher join`` makes the same file; what cannot be one is refused in one line."""
     files = [one.path for one in members]

@@ -11,7 +11,7 @@ import torch
 
 from ddbench.data.dataset import Dataset, Split, make_dataset
 from ddbench.data.limits import require_memory
-from ddbench.data.sources import archive
+from ddbench.data.sources import archive, read_or_fetch
 from ddbench.data.spec import DatasetSpec
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import plain_file, read_bytes
@@ -38,14 +38,19 @@ def load_usps(spec: DatasetSpec, root: Path, download: bool = False, console: Co
     """
     folder = next((one for one in (root / "USPS", root) if (one / "usps.bz2").exists()), root / "USPS")
     paths = [folder / "usps.bz2", folder / "usps.t.bz2"]
-    if download and not all(path.exists() for path in paths):
+
+    def read() -> list[Split]:
+        for path in paths:
+            if not path.exists():
+                raise UserError(f"usps: {path} is not there; get it with --download, or give its folder with --data")
+        return [_usps(path, spec) for path in paths]
+
+    def fetch() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for train in (True, False):
             archive(spec, "USPS", folder, download=True, train=train)
-    for path in paths:
-        if not path.exists():
-            raise UserError(f"usps: {path} is not there; get it with --download, or give its folder with --data")
-    return make_dataset(spec, *(_usps(path, spec) for path in paths), root=root)
+
+    return make_dataset(spec, *read_or_fetch(read, fetch, download), root=root)
 
 
 def _usps(path: Path, spec: DatasetSpec) -> Split:
@@ -94,15 +99,20 @@ def load_stl10(spec: DatasetSpec, root: Path, download: bool = False, console: C
     """
     folder = root / "stl10_binary"
     names = [f"{part}_{kind}.bin" for part in ("train", "test") for kind in "Xy"]
-    if download and not all((folder / name).exists() for name in names):
+
+    def read() -> list[Split]:
+        for name in names:
+            if not (folder / name).exists():
+                raise UserError(
+                    f"stl10: {folder / name} is not there; get it with --download, or give the folder of stl10_binary "
+                    "with --data"
+                )
+        return [_stl10(folder, part, spec) for part in ("train", "test")]
+
+    def fetch() -> None:
         archive(spec, "STL10", root, download=True)
-    for name in names:
-        if not (folder / name).exists():
-            raise UserError(
-                f"stl10: {folder / name} is not there; get it with --download, or give the folder of stl10_binary "
-                "with --data"
-            )
-    return make_dataset(spec, *(_stl10(folder, part, spec) for part in ("train", "test")), root=root)
+
+    return make_dataset(spec, *read_or_fetch(read, fetch, download), root=root)
 
 
 def _stl10(folder: Path, part: str, spec: DatasetSpec) -> Split:

@@ -116,6 +116,8 @@ def load_listing(spec: DatasetSpec, listing: Listing, root: Path, console: Conso
 def _looked(path: Path, listing: Listing, skip_broken: bool) -> tuple[Listing, Look]:
     """The listing without the files that are left out, and what the others are: as ``path`` says, or looked at now."""
     look = kept_look(path)
+    if look is not None and skip_broken and not (look.whole or look.skipped):
+        look = None  # it was of headers alone, and its call was stopped before all files were decoded
     fresh = look is None
     if look is None:
         parts = ([file for file, _ in getattr(listing, name)] for name in SPLITS)

@@ -34,6 +34,7 @@ class Look:
         deep, turned, alpha: files with more than 8 bits, with an EXIF orientation, with transparency.
         tiffs: those of the turned that are TIFFs.
         skipped: files that are left out, each with the reason.
+        whole: whether all files were read in full, not their headers alone.
     """
 
     modes: dict[str, int] = field(default_factory=dict)
@@ -46,6 +47,7 @@ class Look:
     tiffs: int = 0
     alpha: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
+    whole: bool = False
 
 
 def look_over(train: Sequence[Path], test: Sequence[Path], *, skip_broken: bool) -> Look:
@@ -82,6 +84,7 @@ def look_over(train: Sequence[Path], test: Sequence[Path], *, skip_broken: bool)
         tiffs=sum(one.orientation != 1 and one.tiff for one in facts),
         alpha=sum(one.alpha for one in facts),
         skipped=skipped,
+        whole=skip_broken,
     )
 
 
@@ -138,6 +141,7 @@ def kept_look(path: Path) -> Look | None:
         whole = found.channels in (1, 3) and 8 <= found.bits < 32
         counts = (found.deep, found.turned, found.tiffs, found.alpha, *found.modes.values())
         texts = (*found.skipped, *found.skipped.values())
+        whole = whole and type(found.whole) is bool
         whole = whole and all(type(one) is int for one in counts) and all(type(one) is str for one in texts)
     except (UserError, TypeError, AttributeError, LookupError):
         return None

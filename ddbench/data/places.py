@@ -16,7 +16,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "svhn": ("SVHN/train_32x32.mat", "train_32x32.mat"),
     "cifar10": ("cifar-10-batches-py",),
     "cifar100": ("cifar-100-python",),
-    "tiny-imagenet": ("tiny-imagenet-200",),
+    "tiny-imagenet": ("tiny-imagenet-200", "tiny-imagenet"),
     "imagenet-1k": ("imagenet/train",),
     "imagenette2": ("imagenette2*/train",),
     "imagewoof2": ("imagewoof2*/train",),
@@ -24,7 +24,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "emnist": ("EMNIST/raw/emnist-*-train-images-idx3-ubyte*",),
     "usps": ("USPS/usps.bz2", "usps.bz2"),
     "stl10": ("stl10_binary/train_X.bin",),
-    "medmnist": ("medmnist/*mnist.npz",),
+    "medmnist": ("medmnist/*mnist.npz", "medmnist/*mnist_*.npz"),
 }
 """Below the data folder: one of these, where a dataset is there. Digits need no file; subsets are parts of ImageNet."""
 

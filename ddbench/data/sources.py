@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -78,22 +79,50 @@ def load_idx_dataset(spec: DatasetSpec, root: Path, download: bool = False, cons
         package, place = DEBIAN[spec.name]
         folders.append(place)
         remedy += f", or install the Debian package {package}"
-    folder = next((one for one in folders if _idx(one, f"{parts[0]}-images-idx3-ubyte") is not None), None)
-    if folder is None and download:
-        archive(spec, name, root, download=True, **({"split": emnist} if emnist else {}))
-        folder = folders[0]
-    if folder is None:
-        raise UserError(f"{spec.name}: no IDX files in {' or '.join(map(str, folders))}; {remedy}")
-    splits = []
-    for part in parts:
-        images, labels = (_idx(folder, f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
-        if images is None or labels is None:
-            raise UserError(f"{spec.name}: {folder} lacks {part}-images-idx3-ubyte or its labels; {remedy}")
-        pixels, classes = read_idx(images, 3).unsqueeze(1), read_idx(labels, 1).to(torch.int64)
-        if emnist:
-            pixels = pixels.transpose(2, 3).contiguous()
-        splits.append(Split(pixels, classes - 1 if emnist == "letters" else classes))
-    return make_dataset(spec, *splits, root=root)
+
+    def read() -> list[Split]:
+        whole = (one for one in folders if all(None not in _pair(one, part) for part in parts))
+        begun = (one for one in folders if _idx(one, f"{parts[0]}-images-idx3-ubyte") is not None)
+        folder = next(whole, None) or next(begun, None)
+        if folder is None:
+            raise UserError(f"{spec.name}: no IDX files in {' or '.join(map(str, folders))}; {remedy}")
+        splits = []
+        for part in parts:
+            images, labels = _pair(folder, part)
+            if images is None or labels is None:
+                raise UserError(f"{spec.name}: {folder} lacks {part}-images-idx3-ubyte or its labels; {remedy}")
+            pixels, classes = read_idx(images, 3).unsqueeze(1), read_idx(labels, 1).to(torch.int64)
+            if emnist:
+                pixels = pixels.transpose(2, 3).contiguous()
+            splits.append(Split(pixels, classes - 1 if emnist == "letters" else classes))
+        return splits
+
+    def fetch() -> None:
+        for train in (True, False):  # of EMNIST it looks for those of one part only
+            archive(spec, name, root, download=True, train=train, **({"split": emnist} if emnist else {}))
+
+    return make_dataset(spec, *read_or_fetch(read, fetch, download), root=root)
+
+
+def read_or_fetch(read: Callable[[], list[Split]], fetch: Callable[[], None], download: bool) -> list[Split]:
+    """What is read; with ``download`` it is fetched where it cannot be read: one that was killed leaves some of the
+    files, or a part of one.
+
+    Raises:
+        UserError: as ``read`` and ``fetch``.
+    """
+    try:
+        return read()
+    except UserError:
+        if not download:
+            raise
+    fetch()
+    return read()
+
+
+def _pair(folder: Path, part: str) -> tuple[Path | None, Path | None]:
+    """The files of a part's images and labels."""
+    return _idx(folder, f"{part}-images-idx3-ubyte"), _idx(folder, f"{part}-labels-idx1-ubyte")
 
 
 def _idx(folder: Path, stem: str) -> Path | None:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ddbench.data.dataset import Dataset
+from ddbench.data.places import own_place
 from ddbench.data.policy import parse_policy
 from ddbench.data.preprocess import Preprocess
-from ddbench.data.specs import resolve_augmentation
+from ddbench.data.specs import HUB, is_read_elsewhere, resolve_augmentation
 from ddbench.decoders.base import read_decoder
 from ddbench.decoders.multi_formation import MultiFormation, formation
 from ddbench.exchange import convert
@@ -247,6 +248,7 @@ def _own(path: Path, content: Content, dataset: Dataset, settings: ImportSetting
     described = describe(path, content, settings, synset.classes)
     synset = replace(
         synset,
+        dataset=_place(synset.dataset, dataset),
         method=settings.method or synset.method,
         student=str(parse_student(settings.student)) if settings.student else synset.student,
         augmentation=settings.augmentation or synset.augmentation,
@@ -255,6 +257,16 @@ def _own(path: Path, content: Content, dataset: Dataset, settings: ImportSetting
     )
     described = replace(described, stored="as exported", class_order="the dataset's")
     return Imported(synset=synset, preprocess=preprocess, description=described)
+
+
+def _place(name: str, dataset: Dataset) -> str:
+    """The name by which others find the dataset: that of the file; of a user's own images that of ``dataset`` where
+    nothing lies at the file's, which was a place on another machine.
+    """
+    kind, _, place = name.partition(":")
+    if not is_read_elsewhere(name) or (f"{kind}:" == HUB and not Path(place).is_absolute()):
+        return name
+    return name if own_place(place, dataset.root or Path()).exists() else dataset.spec.name
 
 
 def _exported(path: Path, content: Content) -> Synset:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ddbench.data.preprocess import Preprocess
+from ddbench.data.specs import DATASETS, preprocess_kind
 from ddbench.exchange import read
 from ddbench.preview import png, preview_png
 from ddbench.runtime.errors import UserError
@@ -52,8 +53,21 @@ def lost_in_pixels(synset: Synset) -> str:
         "the soft labels": synset.label_kind != "hard",
         "the learned rate": synset.learned_lr is not None,
         "the stages": synset.stage is not None,
+        "how many patches they are stitched of": synset.patches > 1,
+        "the teacher": synset.teacher is not None,
+        "the preprocess that a student sees them through": not _usual_preprocess(synset),
     }
     return ", ".join(words for words, lost in parts.items() if lost)
+
+
+def _usual_preprocess(synset: Synset) -> bool:
+    """Whether an import takes the same one where none is said; of images of a user's own where nothing speaks against
+    it, as their statistics are not at hand.
+    """
+    if synset.dataset not in DATASETS:
+        return preprocess_kind(synset.preprocess, ((), ())) is None
+    own = DATASETS[synset.dataset]
+    return preprocess_kind(synset.preprocess, (own.mean, own.std)) == "meanstd"
 
 
 def _grid_files(synset: Synset, preprocess: Preprocess, out: Path) -> Files:

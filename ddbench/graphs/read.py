@@ -233,14 +233,15 @@ def _arrays(path: Path) -> dict[str, Ints]:
                     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
                     shape, fortran, kind = read[version](handle)
                     count = int(np.prod([int(side) for side in shape], dtype=object))
-                    if kind.kind not in "iu" or fortran or not 1 <= len(shape) <= 2:
+                    if kind.kind not in "iu" or not 1 <= len(shape) <= 2:
                         raise ValueError(f"{item.filename} is {kind} {shape}, expected tables of whole numbers")
                     if count * kind.itemsize > item.file_size:
                         raise ValueError(f"{item.filename} declares {count:,} numbers and holds fewer")
                     total += count
                     if total > MAX_NUMBERS:
                         raise ValueError(f"{total:,} numbers, expected at most {MAX_NUMBERS:,}")
-                    values = np.frombuffer(handle.read(count * kind.itemsize), dtype=kind).reshape(shape)
+                    flat = np.frombuffer(handle.read(count * kind.itemsize), dtype=kind)
+                    values = flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
                 if values.size and int(values.max()) > np.iinfo(np.int64).max:
                     raise ValueError(f"{item.filename} holds {values.max()}, expected whole numbers of 64 bits")
                 made[item.filename.removesuffix(".npy")] = values.astype(np.int64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,11 @@ FORMS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a synset stands on a board: a row, what its verification says, its rank; None: none."""
+    """Where a synset stands on a board: a row, what its verification says, its rank by each student; None: none."""
 
     result: Result
     checked: Checked | None
-    rank: int | None
+    ranks: Mapping[str, int | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +233,7 @@ def _board(subject: Subject) -> Iterator[str]:
         result = place.result
         for student in result.students:
             verified = place.checked.words if place.checked else "no"
-            head = f"| `{result.id}` | {place.rank or ''} | {verified} "
+            head = f"| `{result.id}` | {place.ranks.get(student) or ''} | {verified} "
             entry = result.statistics[student].get("accuracy")
             if entry is not None:
                 yield head + _score(result.protocol.name, student, entry)

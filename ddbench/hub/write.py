@@ -153,7 +153,8 @@ def _places(board: Path | None, sha256: str) -> list[Place]:
         for row in cell.rows:
             for result in row.results:
                 if result.synset.sha256 == sha256:
-                    place = Place(result=result, checked=row.verdicts.get(result.id), rank=cell.rank(row))
+                    ranks = {student: cell.rank(row, student) for student in result.students}
+                    place = Place(result=result, checked=row.verdicts.get(result.id), ranks=ranks)
                     found.setdefault(result.id, place)
     return list(found.values())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from PIL import Image
 
 import ddbench
 from ddbench.data.load import load_dataset
+from ddbench.exchange.write import lost_in_pixels
 from ddbench.graphs.read import load_graphs, write_compact
 from ddbench.runtime.jobs import WorkerDied, run_jobs
+from ddbench.synset import read_synset
 
 MINE = '''
 from dataclasses import dataclass
@@ -111,6 +114,50 @@ def test_an_export_needs_no_real_images(place: Path, ddb: Callable, format: str)
     written = ddb("export", "run", "--out", "out", "--format", format)
     assert (written.code, written.err) == (0, "")
     assert "note" not in written.out  # real pixels with hard labels: a picture is all of them
+
+
+@pytest.mark.parametrize(("format", "file"), [("npz", "synset.npz"), ("hub", "")])
+def test_an_import_names_the_place_where_the_images_are(place: Path, ddb: Callable, format: str, file: str):
+    """What was distilled from an absolute path of another machine could be imported and not evaluated."""
+    if format == "hub":
+        pytest.importorskip("pyarrow.parquet")
+    made = (
+        "distill",
+        "--method",
+        "random",
+        "--dataset",
+        f"folder:{place}/own",
+        "--size",
+        8,
+        "--ipc",
+        1,
+        "--out",
+        "run",
+    )
+    assert ddb(*made, "--quiet", *EAGER).code == 0
+    assert ddb("export", "run", "--out", "out", "--format", format).code == 0
+    given = ("import", Path("out") / file, "--dataset", "folder:moved", "--size", 8, "--out")
+    (place / "moved").symlink_to("own")
+    assert ddb(*given, "same").code == 0
+    assert Path("same/synset.safetensors").read_bytes() == Path("run/synset.safetensors").read_bytes()
+    (place / "moved").unlink()
+    (place / "own").rename("moved")
+    assert ddb(*given, "back").code == 0
+    assert read_synset(Path("back/synset.safetensors")).dataset == "folder:moved"
+    assert ddb(*evaluate_tiny(Path("back"))).code == 0
+
+
+def test_pictures_say_of_what_they_are(place: Path, ddb: Callable):
+    """An import of the pictures would show them to a student through another preprocess, patches as whole images."""
+    made = ("distill", "--method", "random", "--dataset", "digits", "--ipc", 1, "--preprocess", "zca", "--out", "run")
+    assert ddb(*made, "--quiet", *EAGER).code == 0
+    said = "note: 8-bit pixels, without the preprocess that a student sees them through; --format npz has all of it"
+    assert said in ddb("export", "run", "--out", "png").out
+    whole = read_synset(Path("run/synset.safetensors"))
+    usual = {"kind": "meanstd", "mean": [0.3067], "std": [0.3767]}
+    assert lost_in_pixels(replace(whole, preprocess=usual)) == ""
+    stitched = replace(whole, preprocess=usual, patches=2, teacher={"sha256": 64 * "0"})
+    assert lost_in_pixels(stitched) == "how many patches they are stitched of, the teacher"
 
 
 def test_pictures_say_what_they_leave_out(mtt_run: Path, tmp_path: Path, ddb: Callable):

@@ -149,7 +149,7 @@ def test_several_verifications_together_are_the_worst() -> None:
     found = together([Checked("identical", 5, 5), Checked("below", 1, 5, own=False), Checked("within", 5, 5)])
     assert found == Checked("below", 11, 15, own=False)
     assert found.words == "below (11 networks for 15)"
-    assert Place(result=plain("dm"), checked=found, rank=1).checked == found
+    assert Place(result=plain("dm"), checked=found, ranks={}).checked == found
 
 
 def test_more_networks_of_one_subset_do_not_stand_for_those_of_another() -> None:

@@ -368,3 +368,19 @@ def test_skip_broken_after_a_refusal(tmp_path, data):
     with pytest.raises(UserError, match=r"truncated.*--skip-broken"):
         load_dataset(name, data, size=8)
     assert len(load_dataset(name, data, size=8, skip_broken=True).train) == 9
+
+
+def test_skip_broken_after_a_call_that_was_stopped(tmp_path, data, monkeypatch):
+    """It knew the headers alone; the first call with the flag ended with the advice to give the flag."""
+    name = make_folder(tmp_path / "set")
+    path = tmp_path / "set" / "train" / "cat" / "0.png"
+    path.write_bytes(path.read_bytes()[:60])
+    with monkeypatch.context() as patch:
+        patch.setattr("ddbench.data.cache._decode", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            load_dataset(name, data, size=8)
+    assert len(load_dataset(name, data, size=8, skip_broken=True).train) == 9
+
+
+def stopped(*_):
+    raise KeyboardInterrupt

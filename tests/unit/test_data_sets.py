@@ -1,6 +1,7 @@
 """Specs, splits, fingerprints, mean/std, and the datasets that come as arrays."""
 
 import gzip
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -295,6 +296,30 @@ def test_fashion_mnist_of_debian(tmp_path, monkeypatch):
     write_idx_set(tmp_path / "debian", zipped=True)
     monkeypatch.setitem(sources.DEBIAN, "fashion-mnist", ("dataset-fashion-mnist", tmp_path / "debian"))
     assert len(load_dataset("fashion-mnist", tmp_path).train) == 40
+
+
+@pytest.mark.parametrize("left", ["nothing", "some files", "a part of the last"])
+def test_a_killed_download_goes_on(tmp_path, monkeypatch, left):
+    """The same command again; it said to give --download, which was given."""
+    raw, asked = tmp_path / "KMNIST" / "raw", []
+
+    def fetch(root, download, train=True):
+        asked.append((root, download))
+        shutil.rmtree(raw, ignore_errors=True)
+        write_idx_set(raw)
+
+    monkeypatch.setattr("torchvision.datasets.KMNIST", fetch)
+    if left != "nothing":
+        write_idx_set(raw, zipped=True)
+        last = raw / "t10k-labels-idx1-ubyte.gz"
+        last.write_bytes(last.read_bytes()[:20]) if left == "a part of the last" else last.unlink()
+        with pytest.raises(UserError, match=r"get (it again|them with --download)"):
+            load_dataset("kmnist", tmp_path)
+    assert not asked
+    for _ in range(2):
+        assert len(load_dataset("kmnist", tmp_path, download=True).train) == 40
+    assert set(asked) == {(str(tmp_path), True)}
+    assert len(asked) == 2, "what is there is not fetched again"
 
 
 GOOD = np.arange(60).reshape(3, 4, 5)

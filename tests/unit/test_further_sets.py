@@ -14,6 +14,7 @@ import torchvision
 from PIL import Image
 
 from ddbench.data.load import load_dataset
+from ddbench.data.places import find_files
 from ddbench.data.specs import DATASETS, dataset_spec
 from ddbench.runtime.errors import UserError
 
@@ -98,6 +99,28 @@ def test_damaged_usps(tmp_path: Path, text: bytes, message: str):
         (tmp_path / name).write_bytes(bz2.compress(text))
     with pytest.raises(UserError, match=message):
         load_dataset("usps", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("medmnist", "medmnist/pathmnist_64.npz"), ("tiny-imagenet", "tiny-imagenet/train/n0/a.JPEG")]
+)
+def test_what_a_reader_takes_is_told_to_be_there(tmp_path: Path, name: str, file: str):
+    assert find_files(tmp_path)[name] is None
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).touch()
+    assert find_files(tmp_path)[name] is not None
+
+
+def test_a_killed_download_of_usps_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It leaves a part of a file."""
+
+    def fetch(root: str, train: bool, download: bool) -> None:
+        (Path(root) / ("usps.bz2" if train else "usps.t.bz2")).write_bytes(bz2.compress(usps_text(20)))
+
+    monkeypatch.setattr("torchvision.datasets.USPS", fetch)
+    (tmp_path / "usps.bz2").write_bytes(bz2.compress(usps_text(20)))
+    (tmp_path / "usps.t.bz2").write_bytes(bz2.compress(usps_text(20))[:50])
+    assert len(load_dataset("usps", tmp_path, download=True).test) == 20
 
 
 def test_usps_that_unfolds_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -77,6 +77,14 @@ def test_the_forms_give_the_same_graphs(tmp_path: Path):
     assert same(load_graphs(f"graphs:{tmp_path / 'set.npz'}").graphs, ours)
 
 
+def test_an_array_by_columns_is_the_same_table(tmp_path: Path):
+    """numpy keeps a transposed array, such as stacked ends of edges are, column by column in the file."""
+    graphs = load_graphs("graphs:made").graphs
+    arrays = {"y" if name == "labels" else name: values for name, values in graphs.packed().items()}
+    np.savez(tmp_path / "set.npz", **arrays | {"edges": np.asfortranarray(arrays["edges"])})
+    assert load_graphs(f"graphs:{tmp_path / 'set.npz'}").graphs.fingerprint == graphs.fingerprint
+
+
 def test_without_labels_the_degree_is_the_label(tmp_path: Path):
     graphs = load_graphs(f"graphs:{tu(tmp_path / 'tu', node_labels=None)}").graphs
     assert graphs.node_labels[:, 0].tolist() == [0, 1, 0, 0, 0]

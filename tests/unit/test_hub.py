@@ -21,6 +21,8 @@ from ddbench.exchange.settings import ImportSettings
 from ddbench.hub import shard_name, write
 from ddbench.hub.read import _check_counts, open_hub, read_content, write_labels
 from ddbench.hub.write import export_hub
+from ddbench.leaderboard.result import Run
+from ddbench.leaderboard.schema import check_result, result_id, summary_of
 from ddbench.runtime.errors import UserError
 from ddbench.synset import FILE, Synset, from_header, read_synset, write_synset
 
@@ -143,6 +145,21 @@ def test_a_synset_has_its_own_verdict_and_one_place(tmp_path: Path):
         [(subsets[1].id, None)],
     ]
     assert [place.result.id for place in write._places(tmp_path, full.synset.sha256)] == [full.id]
+
+
+def test_the_card_has_the_rank_by_each_student(tmp_path: Path):
+    """Every line had that by the student that ranks the table."""
+    ours, theirs = made_result(accuracy=0.9), made_result("dm", accuracy=0.4)
+    content = theirs.to_json()
+    for run in content["runs"]:
+        if run["student"] != ours.students[0]:
+            run["metrics"]["accuracy"] = 0.95 + run["seed"] / 1000
+    content["summary"] = summary_of([Run(**run) for run in content["runs"]])
+    content["id"] = result_id(content)
+    for one in (ours, check_result(json.loads(json.dumps(content)), "dm")):
+        put(tmp_path, one)
+    (place,) = write._places(tmp_path, ours.synset.sha256)
+    assert list(place.ranks.values()) == [1, *[2] * (len(ours.students) - 1)]
 
 
 def test_names_cannot_leave_the_card(tmp_path: Path):

@@ -6,7 +6,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
@@ -22,7 +22,7 @@ from ddbench.data.limits import require_disk, require_memory
 from ddbench.data.spec import DatasetSpec
 from ddbench.data.specs import HUB
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import parse_json, plain_file, read_json, write_json
+from ddbench.runtime.files import ensure_writable, parse_json, plain_file, read_json, write_json
 from ddbench.runtime.hub_library import anew, check_name, library, parquet, told, whole_file
 from ddbench.runtime.interruption import leaving
 from ddbench.runtime.progress import Console
@@ -78,7 +78,7 @@ def load_hub(spec: DatasetSpec, root: Path, download: bool = False, console: Con
             different ways, no column of images or of one label an image, damaged files, no room on the disk of
             ``root``, or images as :func:`ddbench.data.cache.load_listing` says.
     """
-    folder = _folder(spec.name.removeprefix(HUB), download, console is not None and console.quiet)
+    folder = _folder(spec.name.removeprefix(HUB), download, console is not None and console.quiet, root)
     parts, notes = _parts(folder)
     laid, names, labels = _laid_down(folder, parts, root)
     files = {
@@ -97,7 +97,7 @@ def load_hub(spec: DatasetSpec, root: Path, download: bool = False, console: Con
     return load_listing(replace(spec, note=note), listing, root, console)
 
 
-def _folder(place: str, download: bool, quiet: bool) -> Path:
+def _folder(place: str, download: bool, quiet: bool, root: Path) -> Path:
     """The folder that a name means: one that is there, else the hub's, with ``OWNER/NAME/PART`` a folder in it."""
     if Path(place).expanduser().is_dir():
         folder = Path(place).expanduser().resolve()
@@ -111,7 +111,8 @@ def _folder(place: str, download: bool, quiet: bool) -> Path:
         raise UserError(f"--dataset {HUB}{place}: neither a folder nor OWNER/NAME of a dataset on the hub") from None
     hub = library(f"--dataset {HUB}{name} needs")
     patterns = [f"{part}/*.parquet" if part else "*.parquet"]
-    with told(hub, name, quiet):
+    note = root / "hub" / f"{hashlib.sha256(f'{name}/{part}'.encode()).hexdigest()[:20]}.begun"
+    with _begun(note, place, download), told(hub, name, quiet):
         try:
             api = hub.HfApi(library_name="ddbench")
             wanted = {"repo_type": "dataset", "allow_patterns": patterns, "local_files_only": not download}
@@ -121,6 +122,24 @@ def _folder(place: str, download: bool, quiet: bool) -> Path:
                 raise
             raise UserError(f"--dataset {HUB}{place}: not on this machine; get it with --download") from None
     return Path(found) / part
+
+
+@contextmanager
+def _begun(note: Path, place: str, download: bool) -> Iterator[None]:
+    """A note while files are fetched: the library takes what a killed download left for all of them, without a word.
+
+    Raises:
+        UserError: without ``download``, such a note is there; the folder cannot be written to.
+    """
+    if not download:
+        if note.exists():
+            raise UserError(f"--dataset {HUB}{place}: its download was begun and not finished; go on with --download")
+        yield
+        return
+    ensure_writable(note.parent)
+    note.touch()
+    yield
+    note.unlink(missing_ok=True)
 
 
 def _parts(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:

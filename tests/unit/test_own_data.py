@@ -318,6 +318,28 @@ def test_a_killed_laying_down_begins_again(tmp_path: Path, pq: Any, monkeypatch:
     assert not list((tmp_path / "data" / "hub").glob("*.part"))
 
 
+def test_a_killed_download_is_no_whole_dataset(tmp_path: Path, pq: Any, monkeypatch: pytest.MonkeyPatch):
+    """Of what was there a fifth was taken for the test set, since the file of test images was not fetched yet."""
+    library = pytest.importorskip("huggingface_hub")
+    cached = tmp_path / "cached"
+    write(cached / "train.parquet")
+
+    def fetch(_: Any, name: str, *, local_files_only: bool, **__: Any) -> str:
+        if not local_files_only and not (cached / "test.parquet").exists():
+            raise KeyboardInterrupt
+        return str(cached)
+
+    monkeypatch.setattr(library.HfApi, "snapshot_download", fetch)
+    assert len(load_dataset("hub:me/own", tmp_path / "a", size=8).test) == 4, "somebody else's download"
+    with pytest.raises(KeyboardInterrupt):
+        load_dataset("hub:me/own", tmp_path / "b", size=8, download=True)
+    with pytest.raises(UserError, match=r"hub:me/own: its download was begun and not finished; go on with --download"):
+        load_dataset("hub:me/own", tmp_path / "b", size=8)
+    write(cached / "test.parquet", COLOUR[:8], CLASSES[:8])
+    for download in (True, False):
+        assert len(load_dataset("hub:me/own", tmp_path / "b", size=8, download=download).test) == 8
+
+
 def test_hidden_copies_are_left_aside(tmp_path: Path, pq: Any):
     write(tmp_path / "set" / "train.parquet")
     write(tmp_path / "set" / ".ipynb_checkpoints" / "train-checkpoint.parquet")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -112,11 +112,18 @@ def _folder(place: str, download: bool, quiet: bool, root: Path) -> Path:
     hub = library(f"--dataset {HUB}{name} needs")
     patterns = [f"{part}/*.parquet" if part else "*.parquet"]
     note = root / "hub" / f"{hashlib.sha256(f'{name}/{part}'.encode()).hexdigest()[:20]}.begun"
-    with _begun(note, place, download), told(hub, name, quiet):
+    snapshot = partial(
+        hub.HfApi(library_name="ddbench").snapshot_download, name, repo_type="dataset", allow_patterns=patterns
+    )
+
+    def here() -> Path | None:
+        with suppress(hub.errors.LocalEntryNotFoundError):
+            return Path(snapshot(local_files_only=True))
+        return None
+
+    with _begun(note, place, download, here), told(hub, name, quiet):
         try:
-            api = hub.HfApi(library_name="ddbench")
-            wanted = {"repo_type": "dataset", "allow_patterns": patterns, "local_files_only": not download}
-            found = leaving(partial(api.snapshot_download, name, **wanted))
+            found = leaving(partial(snapshot, local_files_only=not download))
         except hub.errors.LocalEntryNotFoundError:
             if download:
                 raise
@@ -125,8 +132,11 @@ def _folder(place: str, download: bool, quiet: bool, root: Path) -> Path:
 
 
 @contextmanager
-def _begun(note: Path, place: str, download: bool) -> Iterator[None]:
+def _begun(note: Path, place: str, download: bool, here: Callable[[], Path | None]) -> Iterator[None]:
     """A note while files are fetched: the library takes what a killed download left for all of them, without a word.
+
+    Args:
+        here: the snapshot that is on this machine, if any; the same one after a refusal: nothing was begun.
 
     Raises:
         UserError: without ``download``, such a note is there; the folder cannot be written to.
@@ -137,8 +147,14 @@ def _begun(note: Path, place: str, download: bool) -> Iterator[None]:
         yield
         return
     ensure_writable(note.parent)
+    fresh, before = not note.exists(), here()
     note.touch()
-    yield
+    try:
+        yield
+    except UserError:
+        if fresh and before is not None and here() == before:
+            note.unlink(missing_ok=True)
+        raise
     note.unlink(missing_ok=True)
 
 

@@ -127,6 +127,7 @@ def import_content(
             f"classes of {spec.name}"
         )
     described = describe(path, content, settings, spec.classes)
+    _refuse_idle(path, content, described.label_form, settings)
     preprocess = convert.preprocess_of(settings, dataset, data)
     stored = convert.stored_images(path, images, described.space, preprocess)
     order, words = (
@@ -175,6 +176,25 @@ def _with_flags(content: Content, settings: ImportSettings) -> Content:
     if settings.lr is not None:
         content = replace(content, lr=learned_lr(settings.lr))
     return content
+
+
+def _refuse_idle(path: Path, content: Content, form: str, settings: ImportSettings) -> None:
+    """Refuse a flag that this input leaves without effect.
+
+    Raises:
+        UserError: which flag, and why.
+    """
+    for flag, idle, why in (
+        ("--label-form", settings.label_form != "auto" and content.labels is None, "it holds no labels"),
+        (
+            "--label-temperature",
+            settings.label_temperature != 1 and form != "probabilities",
+            f"a temperature is of probabilities, its labels are {form}",
+        ),
+        ("--class-order", settings.class_order != "auto" and content.named, "its folders say their class by name"),
+    ):
+        if idle:
+            raise UserError(f"{path}: {why}; leave {flag} out")
 
 
 def _labels(path: Path, content: Content, form: str, settings: ImportSettings, order: list[int], ipc: int) -> Tensor:

@@ -241,6 +241,27 @@ def test_numbers_as_class_names_are_numbers(twelve: str, take: Callable, tmp_pat
     assert [listed.class_names[label] for label in listed.labels] == TWELVE[::-1]
 
 
+@pytest.mark.parametrize(
+    ("content", "flags", "why"),
+    [
+        (raw(), ("--label-form", "logits"), "it holds no labels; leave --label-form out"),
+        (raw(), ("--label-temperature", 4), "its labels are none; leave --label-temperature out"),
+        ([raw(), torch.arange(20) % 10], ("--label-temperature", 4), "its labels are classes; leave"),
+    ],
+)
+def test_a_flag_without_effect_is_refused(content: object, flags: tuple[object, ...], why: str, refuse: Callable):
+    refuse(content, flags, why)
+
+
+def test_folders_named_by_class_have_their_order(
+    take: Callable, refused: Callable[..., str], ddb: Callable, tmp_path: Path
+):
+    _, _ = take(raw())
+    assert ddb("export", tmp_path / "run-0", "--format", "png", "--out", tmp_path / "png").code == 0
+    argv = ["import", tmp_path / "png", "--dataset", "digits", "--out", tmp_path / "out", "--class-order", "numbers"]
+    refused(argv, "its folders say their class by name; leave --class-order out")
+
+
 def test_class_orders_that_are_none(refuse: Callable, tmp_path: Path):
     refuse(raw(), ("--class-order", "alphabet"), "--class-order alphabet", "expected dataset, numbers")
     (tmp_path / "order.txt").write_text("\n".join([*"012345678", "x"]))

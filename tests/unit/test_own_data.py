@@ -340,6 +340,23 @@ def test_a_killed_download_is_no_whole_dataset(tmp_path: Path, pq: Any, monkeypa
         assert len(load_dataset("hub:me/own", tmp_path / "b", size=8, download=download).test) == 8
 
 
+def test_a_refused_download_begins_nothing(tmp_path: Path, pq: Any, monkeypatch: pytest.MonkeyPatch):
+    """What is on the machine in whole is taken afterwards as before."""
+    library = pytest.importorskip("huggingface_hub")
+    cached = tmp_path / "cached"
+    write(cached / "train.parquet")
+
+    def fetch(_: Any, name: str, *, local_files_only: bool, **__: Any) -> str:
+        if not local_files_only:
+            raise ConnectionError("no network")
+        return str(cached)
+
+    monkeypatch.setattr(library.HfApi, "snapshot_download", fetch)
+    with pytest.raises(UserError, match="no way to the hub"):
+        load_dataset("hub:me/own", tmp_path, size=8, download=True)
+    assert len(load_dataset("hub:me/own", tmp_path, size=8).test) == 4
+
+
 def test_hidden_copies_are_left_aside(tmp_path: Path, pq: Any):
     write(tmp_path / "set" / "train.parquet")
     write(tmp_path / "set" / ".ipynb_checkpoints" / "train-checkpoint.parquet")

@@ -182,6 +182,17 @@ def take(split: Split, index: Tensor, folder: Path | None = None) -> Split:
     return Split(images, split.labels[index])
 
 
+def balanced(split: Split, count: int, classes: int) -> Split:
+    """At most ``count`` images, as many of each class as possible, the first of each, in the order of the split."""
+    if count >= len(split):
+        return split
+    rank = torch.empty(len(split), dtype=torch.int64)
+    for index in class_indices(split.labels, classes):
+        rank[index] = torch.arange(len(index))
+    chosen = torch.argsort(rank * classes + split.labels)[:count]
+    return take(split, chosen.sort().values)
+
+
 def stratified(labels: Tensor, classes: int, fraction: float, *purpose: str | int, keep_single: bool = False) -> Tensor:
     """Mark a fraction of the images of each class: bool ``(N,)``.
 

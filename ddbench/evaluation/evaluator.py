@@ -87,7 +87,7 @@ def evaluate(
     if len(work.missing) < len(work.own):
         there = len(work.own) - len(work.missing)
         console.say(f"{there} of {len(work.own)} runs are there; going on with the others")
-    _tell_first(work)
+    _tell_few(work)
     folder = parts_folder(out)
     with writing(folder) as writer:
         work.writer = writer
@@ -101,12 +101,12 @@ def evaluate(
         return _finish(work, writer)
 
 
-def _tell_first(work: Work) -> None:
-    """Say where the first test images are not of all classes: sets of image files stand class by class."""
+def _tell_few(work: Work) -> None:
+    """Say where test images are fewer than the classes."""
     count, (_, dataset) = work.job.max_images, load_plan(work.job, work.sha256)
-    there, tested = (len(dataset.test.labels[:end].unique()) for end in (None, count))
-    if tested < there:
-        work.console.say(f"--max-images {count}: the first {count} test images are of {tested} of {there} classes only")
+    there = len(dataset.test.labels.unique())
+    if count is not None and count < there:
+        work.console.say(f"--max-images {count}: of {count} of {there} classes only")
 
 
 def status(

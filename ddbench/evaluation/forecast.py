@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ddbench.data.dataset import Split
+from ddbench.data.dataset import Split, balanced
 from ddbench.evaluation.evaluator import prepared
 from ddbench.evaluation.probing import estimates
 from ddbench.evaluation.tasks import Job, load_plan
@@ -57,7 +57,7 @@ def forecast(
     device = devices.resolve_device(job.device)
     plan, dataset = load_plan(job, work.sha256)
     require_forecast(plan.synset.modality)
-    test = Split(dataset.test.images[: job.max_images], dataset.test.labels[: job.max_images])
+    test = balanced(dataset.test, job.max_images or len(dataset.test), dataset.spec.classes)
     missing = [student for student, _ in work.missing]
     trained = missing + [student for student, _ in trained_again(work)]
     tries = len(_grid(job))

@@ -76,7 +76,7 @@ class Asked(Common):
     """With --corruptions: evaluation of method full, measured with --corruptions, which the mCE is relative to."""
     max_images: int | None = None
     """With --robustness, --corruptions, --ood: test images they use, instead of 1,000, or of all for --ood.
-    Without them: test on the first so many images only, which is non-standard."""
+    Without them: test on so many images only, of the classes alike, which is non-standard."""
     keep_weights: bool = False
     """Keep the trained students beside the result, up to 1 GB, so that a later measurement need not train again."""
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -29,7 +29,7 @@ class Job:
         size: side in pixels, for datasets that come in any size.
         teacher: file of the teacher, for protocols whose labels come from one.
         labels: file of stored labels, for protocols that replay them.
-        max_images: test on the first so many images only.
+        max_images: test on so many images only, of the classes alike.
         at_once: seeds trained at once on one device; rounding then depends on it, so it is recorded.
     """
 

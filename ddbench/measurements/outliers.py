@@ -20,11 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddbench.data.dataset import Dataset, Split
+from ddbench.data.dataset import Dataset, Split, balanced
 from ddbench.data.load import data_changed, load_dataset
 from ddbench.data.specs import DATASETS, dataset_spec, is_own, size_to_load
 from ddbench.measurements.suite import NOISE, Choice, Cost, Finding, Metric, Probe, Suite, Trained
-from ddbench.measurements.trained import balanced
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.training import split_to_test
 from ddbench.registry import unknown

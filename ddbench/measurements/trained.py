@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ddbench.data.dataset import Dataset, Split, class_indices, holdout_split, take
+from ddbench.data.dataset import Dataset, Split, balanced, class_indices, holdout_split, take
 from ddbench.data.preprocess import Preprocess
 from ddbench.measurements.suite import Finding, Probe, Trained
 from ddbench.networks.build import build_student
@@ -29,17 +29,6 @@ HELD_OUT = 500
 
 WEIGHTS_KIND = "ddbench-student-weights"
 WEIGHTS_SCHEMA = 1
-
-
-def balanced(split: Split, count: int, classes: int) -> Split:
-    """At most ``count`` images, as many of each class as possible, the first of each, in the order of the split."""
-    if count >= len(split):
-        return split
-    rank = torch.empty(len(split), dtype=torch.int64)
-    for index in class_indices(split.labels, classes):
-        rank[index] = torch.arange(len(index))
-    chosen = torch.argsort(rank * classes + split.labels)[:count]
-    return take(split, chosen.sort().values)
 
 
 def held_out_images(plan: Plan, dataset: Dataset) -> tuple[Split, bool]:

@@ -268,7 +268,7 @@ class Modality(ABC):
 
         Args:
             lr: a learning rate that a search found.
-            max_images: test on the first so many only.
+            max_images: test on so many only, of the classes alike.
         """
 
     @abstractmethod

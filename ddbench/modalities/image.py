@@ -202,10 +202,11 @@ class ImageModality(Modality):
         lr: float | None,
         max_images: int | None,
     ) -> list[Tested]:
-        from ddbench.data.dataset import Split
+        from ddbench.data.dataset import balanced
         from ddbench.protocols.training import diverged, tested_students, trained_students
 
-        test = Split(dataset.test.images[:max_images], dataset.test.labels[:max_images])
+        count = len(dataset.test) if max_images is None else max_images
+        test = balanced(dataset.test, count, dataset.spec.classes)
         nets, compiler = trained_students(plan, student, seeds, settings, lr, tests=len(test))
         by_seed = dict(zip(seeds, nets, strict=True))
         scores = tested_students(plan, test, by_seed, settings, compiler)

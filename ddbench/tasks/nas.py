@@ -32,7 +32,7 @@ from ddbench.data.specs import dataset_slug
 from ddbench.methods import METHODS
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import Protocol
-from ddbench.protocols.training import tested_students, trained_students
+from ddbench.protocols.training import stage_plan, tested_students, trained_students
 from ddbench.runtime import device as devices
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
@@ -257,7 +257,7 @@ class Nas(Task[NasConfig]):
             tested_students(plan, split, by_seed, self.job.settings, compiler)[0] or {"accuracy": 0.0}  # it diverged
             for split in ((held_out, self.dataset.test) if label == REAL else (held_out,))
         ]
-        steps = plan.epochs * -(-plan.synset.decoded_images // plan.batch)
+        steps = steps_of(plan)
         found = {"run": label, "net": net, "seed": seed, "steps": steps, "held_out": scores[0]["accuracy"]}
         return {**found, "test": scores[1]["accuracy"]} if label == REAL else found
 
@@ -275,7 +275,7 @@ class Nas(Task[NasConfig]):
         if label == REAL:
             return plan
         one = self.plan(self.job.runs[0].label)
-        steps = one.epochs * -(-one.synset.decoded_images // one.batch)
+        steps = steps_of(one)
         each = -(-len(plan.synset.labels) // plan.batch)
         return replace(plan, protocol=replace(plan.protocol, full_epochs=max(1, steps // each)))
 
@@ -378,3 +378,9 @@ def _shown(one: Mapping[str, Any]) -> str:
 def _holdout(synset: Synset) -> float:
     found = synset.config.get("holdout")
     return float(found) if isinstance(found, float | int) and not isinstance(found, bool) else 0.0
+
+
+def steps_of(plan: Plan) -> int:
+    """Updates of a training on the plan, all its stages together."""
+    parts = [stage_plan(plan, stage) for stage in range(plan.stages)]
+    return sum(part.epochs * -(-part.synset.decoded_images // part.batch) for part in parts)

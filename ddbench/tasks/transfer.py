@@ -261,10 +261,12 @@ def parts_of(synset: Synset, count: int) -> list[Synset]:
     labels = synset.hard_labels()
     randomness = seeds.generator(0, "disjoint parts")
     chosen: list[list[Tensor]] = [[] for _ in range(count)]
+    first = 0
     for index in class_indices(labels, synset.classes):
         shuffled = index[torch.randperm(len(index), generator=randomness)]
         for number in range(count):
-            chosen[number].append(shuffled[number::count])
+            chosen[(first + number) % count].append(shuffled[number::count])
+        first += len(index)  # the next class goes on where this one's ended, lest all have their rest in the same parts
     return [part_of(synset, torch.cat(own)) for own in chosen]
 
 

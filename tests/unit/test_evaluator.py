@@ -20,7 +20,7 @@ from ddbench.data.augment import apply, draw, parse_strategy
 from ddbench.data.dataset import Dataset, Split, holdout_split
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
-from ddbench.evaluation import evaluator, tasks
+from ddbench.evaluation import tasks
 from ddbench.evaluation.kept import Kept
 from ddbench.evaluation.start import _altered as altered
 from ddbench.evaluation.start import asked
@@ -349,22 +349,31 @@ def test_a_student_that_was_trained_anew_is_opened_again(
     assert found == ["one", "another"]
 
 
-def test_first_images_of_few_classes_are_told(
-    ddb: Callable, random_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """A set of image files stands class by class: a score of its first images is one of its first classes."""
-    real = tasks.load_plan
-
-    def ordered(job: tasks.Job, sha256: str) -> tuple[Any, Any]:
-        plan, dataset = real(job, sha256)
-        order = dataset.test.labels.argsort(stable=True)
-        return plan, dataclasses.replace(dataset, test=Split(dataset.test.images[order], dataset.test.labels[order]))
-
+def test_images_of_few_classes_are_told(ddb: Callable, random_run: Path, tmp_path: Path):
     argv = [part for part in evaluate_tiny(random_run, "--out", tmp_path / "a.json") if part != "--quiet"]
     assert "classes only" not in ddb(*argv).err
-    monkeypatch.setattr(evaluator, "load_plan", ordered)
-    said = ddb(*argv[:-1], tmp_path / "b.json").err
-    assert "--max-images 100: the first 100 test images are of 2 of 10 classes only" in said
+    argv[argv.index("--max-images") + 1] = 9
+    assert "--max-images 9: of 9 of 10 classes only" in ddb(*argv[:-1], tmp_path / "b.json").err
+
+
+def test_so_many_test_images_are_of_all_classes(random_run: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch):
+    """A set of image files stands class by class: a score of its first images would be one of its first classes."""
+    dataset = load_dataset("digits", data_root)
+    order = dataset.test.labels.argsort(stable=True)
+    ordered = dataclasses.replace(dataset, test=Split(dataset.test.images[order], dataset.test.labels[order]))
+    seen: list[Split] = []
+
+    def tested(_: Plan, test: Split, nets: dict[int, Any], *__: Any) -> list[dict[str, float]]:
+        seen.append(test)
+        return [{"accuracy": 0.0} for _ in nets]
+
+    monkeypatch.setattr("ddbench.protocols.training.trained_students", lambda *_, **__: ([torch.nn.Identity()], None))
+    monkeypatch.setattr("ddbench.protocols.training.tested_students", tested)
+    plan = plan_of(read_synset(random_run / "synset.safetensors"), dataset, PROTOCOLS["hard-v1"])
+    for count in (None, 30):
+        modality("image").train_and_test(plan, ordered, TINY, [0], Settings(device="cpu", threads=1), None, count)
+    assert torch.equal(seen[0].images, ordered.test.images)
+    assert seen[1].labels.bincount().tolist() == [3] * 10
 
 
 def test_search_goes_on_after_a_rate_that_diverges(random_run: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch):

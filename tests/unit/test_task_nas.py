@@ -12,10 +12,14 @@ from typing import Any
 import pytest
 from conftest import EAGER, random_tiny
 from made_students import accuracy_of, student_of
+from made_synsets import KINDS
 
 from ddbench.data.dataset import holdout_split
 from ddbench.data.load import load_dataset
+from ddbench.data.preprocess import fit_preprocess
 from ddbench.networks.names import parse_student
+from ddbench.protocols.plan import Plan
+from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
 from ddbench.synset import Budget, Synset, read_synset
@@ -48,6 +52,23 @@ def test_grid():
     small = fitting(names, 1, 8)
     assert len(small) == 720 - 4 * 5 * 3 * 2  # depth 4 with either pooling
     assert "convnet-d4-w32-in-leaky-none" in small
+
+
+def test_steps_of_stages_are_counted_together(data_root: Path):
+    """Of two stages of one image a class: a pass over the first, then one over both."""
+    synset = KINDS["soft labels and stages"]
+    assert synset.stage is not None
+    stages = int(synset.stage.max()) + 1
+    protocol = replace(PROTOCOLS["pdd"], epochs=2 * stages, full_epochs=2 * stages, batch=1)
+    plan = Plan(
+        synset=synset,
+        protocol=protocol,
+        preprocess=fit_preprocess(load_dataset("digits", data_root), "meanstd"),
+        flip=False,
+    )
+    seen = [int((synset.stage <= stage).sum()) for stage in range(stages)]
+    assert nas.steps_of(plan) == 2 * sum(seen)
+    assert nas.steps_of(replace(plan, protocol=replace(protocol, sequential=False))) == 2 * stages * seen[-1]
 
 
 def test_what_another_task_writes_at_the_same_time_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -19,7 +19,7 @@ from ddbench.data.dataset import Split
 from ddbench.data.load import load_dataset
 from ddbench.networks.build import build_student
 from ddbench.protocols import training
-from ddbench.synset import read_synset
+from ddbench.synset import Budget, read_synset
 from ddbench.tasks import transfer
 from ddbench.tasks.learning import few, fitted, linear_probe, own_statistics, probe_accuracy
 from ddbench.tasks.record import read_result
@@ -62,6 +62,16 @@ def test_parts_are_disjoint():
     for part in parts:
         assert part.labels.bincount(minlength=10).tolist() == [1] * 10
         assert (part.budget.unit, part.budget.value) == ("ipc", 1)
+
+
+def test_parts_are_of_equal_size():
+    """Where no class divides: the rest of each would make the first parts the largest."""
+    synset = KINDS["grey pixels"]
+    labels = torch.arange(10).repeat_interleave(3)
+    odd = replace(synset, images=synset.images[:1].repeat(30, 1, 1, 1), labels=labels, budget=Budget("ipc", 3))
+    parts = parts_of(odd, 2)
+    assert [len(part.images) for part in parts] == [15, 15]
+    assert all(int(part.labels.bincount(minlength=10).min()) == 1 for part in parts)
 
 
 def test_a_part_has_the_rate_of_the_whole():

@@ -136,7 +136,7 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
         for student, entry in table["students"].items():
             words = interval_words(entry, 100, 2)
             figure = f"{said_before(table['metric'], table['title'])}{100 * entry['mean']:6.2f} %"
-            seeds = count_words(entry["n"], "seed")
+            seeds = "one fixed network" if table["fixed_network"] else count_words(entry["n"], "seed")
             yield f"    {student:<24} {figure}  {words}{'  ' if words else ''}({seeds})"
         for student, count in table["diverged"].items():
             yield f"    {student:<24} diverged ({count_words(count, 'seed')})"
@@ -350,15 +350,16 @@ def _evaluation(path: Path, header: Mapping[str, Any]) -> dict[str, Any]:
     try:
         students, main = {}, ranked_by(header["metrics"])
         title = str(header["metrics"][main]["title"])
+        fixed = header["synset"].get("fixed_network") is True  # its runs are one, and have no spread
         for student, entry in header["summary"].items():
             told = entry[main]
-            ends = {end: None if told[end] is None else float(told[end]) for end in ("low", "high")}
+            ends = {end: None if fixed or told[end] is None else float(told[end]) for end in ("low", "high")}
             students[str(student)] = {"mean": float(told["mean"]), "n": int(told["n"]), **ends}
         standard = header["protocol"]["standard"] is True
         measured = sorted(map(str, dict(header.get("measured", {}))))
         lost = dict(Counter(str(run["student"]) for run in header.get("diverged", [])))
         found = {"metric": main, "title": title, "students": students, "diverged": lost, "measured": measured}
-        return {"standard": standard, **found}
+        return {"standard": standard, "fixed_network": fixed, **found}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: its summary is malformed ({error!r:.80}); evaluate again") from None
 

@@ -132,7 +132,7 @@ def train_model(
     if (folder / FILE).exists():
         return _finished(folder, partial, console)
     ensure_writable(folder.parent)
-    with turn(folder, "diffusion model", console.say):
+    with turn(folder, "diffusion model", console.say, meter):
         if (folder / FILE).exists():  # another process trained it meanwhile
             return _finished(folder, partial, console)
         devices.prepare(threads, say=console.say)

@@ -84,7 +84,7 @@ def _measured(
     measured = [Measured(what="preparation", times=1, seconds=setup)]
     finished = (out / FILE).exists()
     open_steps = [range(method.iterations)] if finished else _left(out, method)
-    done = method.iterations - sum(map(len, open_steps))
+    done = method.iterations if finished else method.iterations - sum(map(len, open_steps))
     total, flops = setup, None
     try:
         if method.iterations:
@@ -100,8 +100,6 @@ def _measured(
             total += each
     except NotFiniteError as error:
         raise UserError(f"plan: a step could not be measured: {error}") from None
-    product = product_of(method)
-    tensors = [product.images, *product.parameters.values(), product.labels, *state_of(method).tensors.values()]
     return Forecast(
         what=f"{kind.title} on {context.dataset.spec.name}, {method.budget}, {method.iterations} steps ({done} done)",
         unit="run",
@@ -111,7 +109,7 @@ def _measured(
         flops=0.0 if finished else flops,
         measured=measured,
         memory=taken_memory(context.device),
-        disk=sum(one.numel() * one.element_size() for one in tensors) + LINE_BYTES * method.iterations,
+        disk=0 if finished else _disk(method),
         place=str(out),
         device=devices.describe(context.device),
         threads=settings.threads,
@@ -119,6 +117,16 @@ def _measured(
         means="--workers" if len(method.pieces()) > 1 else "torchrun",
         notes=[*_left_out(settings), *(["measured without torch.compile"] if settings.compile == "off" else [])],
     )
+
+
+def _disk(method: Method[Any]) -> int:
+    """Bytes of the product, of the state and of the metrics; where only some classes were tried, as many for all."""
+    product, context = product_of(method), method.context
+    tensors = [product.images, *product.parameters.values(), product.labels, *state_of(method).tensors.values()]
+    size = sum(one.numel() * one.element_size() for one in tensors)
+    count = context.classes * context.ipc if method.budget.unit == "ipc" else 0
+    share = max(1.0, count / max(1, len(product.labels)))
+    return int(share * size) + LINE_BYTES * method.iterations
 
 
 def _tried(

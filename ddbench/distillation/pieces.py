@@ -104,13 +104,13 @@ def turn_of(run: Run) -> Iterator[None]:
     """
     folder, say, shard = units_of(run.out).folder, run.context.console.say, run.settings.sharing.shard
     if shard.count == 1:
-        with turn(folder / RUN, "run", say):
+        with turn(folder / RUN, "run", say, run.meter):
             yield
         return
-    with turn(folder / RUN, "run", say):
+    with turn(folder / RUN, "run", say, run.meter):
         if not run.product.exists():
             ensure_writable(run.out / PARTS)
-    with turn(folder / f"shard-{shard.index}-of-{shard.count}", "shard", say):
+    with turn(folder / f"shard-{shard.index}-of-{shard.count}", "shard", say, run.meter):
         yield
 
 
@@ -127,7 +127,8 @@ def share_out(run: Run) -> None:
     ranges = run.method().pieces()
     covered = _covered(out, ranges)
     own = sharing.shard.own(range(len(ranges)))
-    todo = [number for number in own if number in _open(out, covered, ranges)]
+    open_ = set(_open(out, covered, ranges))
+    todo = [number for number in own if number in open_]
     title = f"{run.name} ({run.context.dataset.spec.name}, {len(ranges)} parts)"
     work = Piecework(run)
     with work.here(), console.bar(title, len(own), len(own) - len(todo)) as bar:

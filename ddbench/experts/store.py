@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,16 @@ class TrajectoryStore:
 
     def first(self, count: int) -> TrajectoryStore:
         """The same store with its first ``count`` experts only, as it was before later ones were recorded."""
-        return replace(self, experts={index: self.experts[index] for index in self.indices[:count]}, _open={})
+        return self._only(self.indices[:count])
+
+    def earliest(self, count: int) -> TrajectoryStore:
+        """The same with those that were recorded first, by their files: of several processes each does some of them."""
+        files = {index: self.folder / expert_file(index) for index in self.indices}
+        times = {index: path.stat().st_mtime_ns for index, path in files.items() if path.exists()}
+        return self._only(sorted(times, key=lambda index: (times[index], index))[:count])
+
+    def _only(self, indices: Sequence[int]) -> TrajectoryStore:
+        return replace(self, experts={index: self.experts[index] for index in indices}, _open={})
 
     def command(self, epochs: int, *, kind: Kind, size: int | None) -> str:
         """What records as many experts like these of another number of epochs.

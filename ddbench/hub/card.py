@@ -211,15 +211,17 @@ def _scores(subject: Subject) -> Iterator[str]:
     yield "| --- | --- | ---: | --- | ---: |"
     for one in subject.evaluations:
         name = one.data["protocol"]["name"] + ("" if one.standard else ", altered")
+        fixed = bool(one.data["synset"].get("fixed_network"))
         for student in one.students:
             entry = one.data["summary"][student].get("accuracy")
             if entry is not None:
-                yield _score(name, student, entry)
+                yield _score(name, student, entry, fixed)
 
 
-def _score(name: str, student: str, entry: Statistics) -> str:
-    words = interval_words(entry, 100, 2)
-    return f"| {escape(name)} | {escape(student)} | {100 * entry['mean']:.2f} | {words} | {entry['n']} |"
+def _score(name: str, student: str, entry: Statistics, fixed: bool) -> str:
+    """The end of a line of a table; the runs of a fixed network are one, and have no interval."""
+    words, seeds = ("", "one fixed network") if fixed else (interval_words(entry, 100, 2), str(entry["n"]))
+    return f"| {escape(name)} | {escape(student)} | {100 * entry['mean']:.2f} | {words} | {seeds} |"
 
 
 def _board(subject: Subject) -> Iterator[str]:
@@ -236,4 +238,4 @@ def _board(subject: Subject) -> Iterator[str]:
             head = f"| `{result.id}` | {place.ranks.get(student) or ''} | {verified} "
             entry = result.statistics[student].get("accuracy")
             if entry is not None:
-                yield head + _score(result.protocol.name, student, entry)
+                yield head + _score(result.protocol.name, student, entry, bool(result.synset.fixed_network))

@@ -220,7 +220,7 @@ def relabel(
         "versions": devices.versions(),
     }
     shape = (epochs, subject["images"], subject["classes"])
-    with turn(out, "label file", console.say):
+    with turn(out, "label file", console.say, meter):
         if out.exists():  # another process made it meanwhile
             return _finished(out, subject, epochs, console)
         _write(out, header, shape, logits_of, meter, devices.describe(device), console)

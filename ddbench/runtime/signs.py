@@ -14,7 +14,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from ddbench.runtime.files import (
     refused,
 )
 from ddbench.runtime.numbers import process_exists, whole
+from ddbench.runtime.resources import Meter
 from ddbench.runtime.temporary import machine, temporary
 
 HEARTBEAT = 20.0
@@ -207,7 +208,9 @@ def _is_gone(path: Path, host: str, pid: int) -> bool:
 
 
 @contextmanager
-def turn(path: Path, what: str, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+def turn(
+    path: Path, what: str, say: Callable[[str], None] = lambda line: None, meter: Meter | None = None
+) -> Iterator[None]:
     """Be the only process at something for the block, waiting until no other one is.
 
     A process that is killed loses its turn, at once on this machine, after :data:`SILENCE` seconds on another one. What
@@ -218,6 +221,7 @@ def turn(path: Path, what: str, say: Callable[[str], None] = lambda line: None) 
         path: names it; the sign lies beside it.
         what: it is, for people ("run").
         say: told once if there is another process to be waited for.
+        meter: of the work; it does not run while others are waited for, whose seconds are in what they leave.
 
     Raises:
         UserError: the folder cannot be written to, or there is something else in the sign's place.
@@ -226,7 +230,21 @@ def turn(path: Path, what: str, say: Callable[[str], None] = lambda line: None) 
     ensure_writable(path.parent)
     place = path.with_name(f"{path.name}{TURN}")
     plain_or_absent(place, "sign of life")
-    sign, told = Sign(path.parent, TURN), False
+    sign = Sign(path.parent, TURN)
+    with nullcontext() if meter is None else meter.paused():
+        _take_turn(sign, place, what, say)
+    try:
+        yield
+    finally:
+        sign.leave()
+        with contextlib.suppress(OSError):  # something was made in it
+            for folder in made:
+                folder.rmdir()
+
+
+def _take_turn(sign: Sign, place: Path, what: str, say: Callable[[str], None]) -> None:
+    """Put the sign up once no living process has its own there."""
+    told = False
     while not sign.take(place):
         holder = _holder(place)
         if holder is None:  # it left just now
@@ -238,13 +256,6 @@ def turn(path: Path, what: str, say: Callable[[str], None] = lambda line: None) 
             say(f"process {holder.pid} on {holder.host} is at work on this {what}; waiting for it ({place})")
             told = True
         time.sleep(POLL)
-    try:
-        yield
-    finally:
-        sign.leave()
-        with contextlib.suppress(OSError):  # something was made in it
-            for folder in made:
-                folder.rmdir()
 
 
 def _check_readable(place: Path) -> None:

@@ -201,7 +201,7 @@ def train_teacher(
         attention = attention_of(net, spec.shape, spec.classes, student, "--penalty curvature")
     ensure_writable(path.parent)
     devices.prepare(threads, say=console.say)
-    with turn(path, "teacher", console.say):
+    with turn(path, "teacher", console.say, meter):
         if path.exists():  # another process trained it meanwhile
             return _finished(path, partial, dataset, preprocess, console)
         progress = _Progress(partial, net, recipe, meter)

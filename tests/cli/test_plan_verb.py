@@ -112,6 +112,15 @@ def test_distill(planned: Callable, ddb: Callable, buffers: Path, tmp_path: Path
     assert ddb(*command).code == 0
     found = planned(*command)
     assert (found["units"]["done"], found["flops"], found["wall_seconds"]["1"]) == (1, 0, 0)
+    assert found["what"].endswith("4 steps (4 done)")
+    assert found["disk_bytes"] == 0
+
+
+def test_the_disk_of_a_method_that_makes_class_after_class_is_that_of_all(planned: Callable, tiny_diffusions: Path):
+    """However few of the ten are tried: images, state, labels and a line of metrics of each."""
+    flags = ["--dataset", "digits", "--ipc", 2, "--student", TINY, "--recipe", "none", "--steps", 5]
+    found = planned("distill", "--method", "unguided", *flags, "--diffusions", tiny_diffusions, *EAGER)
+    assert found["disk_bytes"] == 10 * (2 * (64 + 64 + 8) + 200)
 
 
 def test_what_is_left_of_a_run_is_shared_by_what_is_left(

@@ -94,6 +94,20 @@ def test_the_card(random_run: Path, published: Path):
     assert "On the leaderboard" not in text
 
 
+def test_a_fixed_network_has_no_interval(ddb: Callable, random_run: Path, tmp_path: Path):
+    """Its runs are one: in the card, and where ``info`` tells of the run."""
+    (path,) = (random_run / "evaluations").glob("*[!t].json")
+    content = json.loads(path.read_text())
+    content["synset"]["fixed_network"] = True
+    path.write_text(json.dumps(content))
+    ((student, entry),) = content["summary"].items()
+    mean = f"{100 * entry['accuracy']['mean']:.2f}"
+    assert f"    {student:<24} {mean:>6} %  (one fixed network)\n" in ddb("info", random_run).out
+    export_hub(random_run, tmp_path / "pub")
+    card = (tmp_path / "pub" / "README.md").read_text()
+    assert f"| hard-v1, altered | {student} | {mean} |  | one fixed network |" in card
+
+
 @pytest.mark.parametrize(
     ("labels", "stage", "protocol"),
     [(torch.randn(10, 10), None, "soft-v1"), (torch.arange(10), torch.zeros(10).long(), "pdd")],

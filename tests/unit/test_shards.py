@@ -304,6 +304,29 @@ def test_turns(tmp_path: Path, monkeypatch):
     assert len(waited) == 3
 
 
+def test_waiting_for_a_turn_costs_nothing(ddb: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Who waited may go on where another one was killed: that one's seconds are in the checkpoint already."""
+    real, clock, waited = signs.Sign.take, signs.time.perf_counter, []
+
+    def take(sign: signs.Sign, path: Path) -> bool:
+        if not waited:
+            path.write_text(f"elsewhere.7.00000000{signs.TURN}\n{{}}")
+        return real(sign, path)
+
+    def sleep(seconds: float) -> None:
+        waited.append(1000.0)
+        (tmp_path / "run" / "units" / f"run{signs.TURN}").unlink()
+
+    monkeypatch.setattr(signs.Sign, "take", take)
+    monkeypatch.setattr(signs.time, "sleep", sleep)
+    monkeypatch.setattr(signs.time, "perf_counter", lambda: clock() + sum(waited))
+    run = ["distill", "--method", "random", "--dataset", "digits", "--ipc", 1, "--out", tmp_path / "run"]
+    result = ddb(*run)
+    assert result.code == 0, result.err
+    assert len(waited) == 1
+    assert json.loads((tmp_path / "run" / "cost.json").read_text())["wall_seconds"] < 1000
+
+
 def sign_of_a_dead_one() -> str:
     """What a process that is no more left in the place of a turn."""
     ended = subprocess.Popen(["true"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from conftest import EAGER, TINY, TINY_EPOCHS, contents, distill_tiny
 from ddbench.cli.buffer import EXAMPLES, Args
 from ddbench.cli.parse import parse
 from ddbench.experts.recipe import ExpertRecipe, buffer_command
-from ddbench.experts.store import TrajectoryStore, find_stores, read_store
+from ddbench.experts.store import TrajectoryStore, expert_file, find_stores, read_store
 from ddbench.methods.mtt import MTT
 
 
@@ -175,7 +176,7 @@ def test_buffer_takes_the_kind_of_a_recipe(ddb: Callable, tmp_path: Path):
 
 
 @pytest.mark.parametrize("finished", [False, True], ids=["interrupted", "finished"])
-@pytest.mark.parametrize("more", ["in the store", "in another one"])
+@pytest.mark.parametrize("more", ["in the store", "before it in the store", "in another one"])
 def test_a_run_keeps_the_experts_it_began_with(
     more: str,
     finished: bool,
@@ -185,9 +186,16 @@ def test_a_run_keeps_the_experts_it_began_with(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """What is recorded later is for other runs: more experts of the same store, or a store that ranks above it."""
+    """What is recorded later is for other runs: more experts of the same store, or a store that ranks above it.
+
+    Of several processes that record, one may be done with a later expert first.
+    """
     whole = read_store(store_folder)
-    whole.first(1).write_manifest()
+    own = whole.first(1)
+    if more == "before it in the store":
+        own = replace(whole, experts={1: whole.experts[1]})
+        os.utime(store_folder / expert_file(1), (0, 0))
+    own.write_manifest()
     command = distill_tiny(buffers, tmp_path / "out", "--checkpoint-every", 1)
     assert ddb(*distill_tiny(buffers, tmp_path / "whole", "--checkpoint-every", 1)).code == 0
     step, end = MTT.step, 99 if finished else 2

@@ -105,11 +105,16 @@ class Experts(Need[TrajectoryStore]):
 
 
 def _of_before(stores: list[TrajectoryStore], earlier: dict[str, Any] | None) -> TrajectoryStore | None:
-    """The experts that a run referred to (:meth:`Experts.refer`): all of one of the stores, or its first ones."""
+    """The experts that a run referred to (:meth:`Experts.refer`): all of one of the stores, or its first ones.
+
+    Those are the first by number or, where several processes recorded, by time.
+    """
     if earlier is None:
         return None
     count = earlier.get("count")
-    known = [*stores, *(store.first(count) for store in stores if isinstance(count, int))]
+    known = [*stores]
+    if isinstance(count, int):
+        known += [part(store, count) for store in stores for part in (TrajectoryStore.first, TrajectoryStore.earliest)]
     return next((store for store in known if store.identity() == earlier["identity"]), None)
 
 

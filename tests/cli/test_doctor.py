@@ -13,6 +13,8 @@ from conftest import listing
 from packaging.requirements import Requirement
 
 from ddbench.cli import doctor
+from ddbench.measurements.robustness.budgets import budget
+from ddbench.measurements.suite import BUDGETS
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,8 +66,14 @@ def test_what_is_missing_is_told_with_its_verb(ddb: Callable, monkeypatch: pytes
     whole = doctor._version
     monkeypatch.setattr(doctor, "_version", lambda name: None if name == "pyarrow" else whole(name))
     found = {one["for"]: one for one in report(ddb)["missing"]}
-    assert found["push, pull"]["packages"] == ["pyarrow"]
+    assert found["push, pull, --dataset hub:OWNER/NAME"]["packages"] == ["pyarrow"]
     assert 'pip install ".[hub]"' in ddb("doctor").out
+
+
+def test_every_budget_of_attacks_that_needs_a_package_is_named():
+    words = doctor.EXTRAS["robustness"][1].removeprefix("evaluate --robustness ").split(", ")
+    chosen = {name: budget(name, 3, 32) for name in BUDGETS}
+    assert words == [name for name, one in chosen.items() if any(attack.library for attack in one.attacks)]
 
 
 def test_problems_end_with_one(ddb: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

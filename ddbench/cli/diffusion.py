@@ -64,8 +64,8 @@ class SampleArgs:
     """Images a class."""
     steps: int = 50
     """DDIM steps; a divisor of the model's timesteps (1000)."""
-    guidance: float = 1.5
-    """Classifier-free guidance; 1: the class alone."""
+    guidance: float | None = None
+    """Classifier-free guidance, 1: the class alone; default: 1.5, 1 for a model that was always told the class."""
     seed: int = 0
     """Names the noise."""
     download: bool = False
@@ -159,17 +159,18 @@ def _sample(argv: list[str]) -> None:
     if args.out.is_dir():
         raise UserError(f"--out {args.out}: a folder; expected a file that ends in .png")
     from ddbench.diffusion.ddim import check_grid
-    from ddbench.diffusion.store import open_model
-    from ddbench.diffusion.train import sample_grid
+    from ddbench.diffusion.store import check_guidance, open_model
+    from ddbench.diffusion.train import SAMPLE_GUIDANCE, sample_grid
     from ddbench.runtime.device import prepare, resolve_device
     from ddbench.runtime.files import ensure_writable, write_bytes
 
     model = open_model(args.model, download=args.download)
+    usual = SAMPLE_GUIDANCE if model.knows_no_class else 1.0
+    guidance = usual if args.guidance is None else args.guidance
+    check_guidance(model, guidance)
     ensure_writable(args.out.parent)
     prepare(own_threads(args.threads, model.side))
     backend = model.backend(resolve_device(args.device))
     check_grid(args.steps, None, len(backend.alphas))
-    write_bytes(
-        args.out, sample_grid(backend, seed=args.seed, count=args.count, steps=args.steps, guidance=args.guidance)
-    )
+    write_bytes(args.out, sample_grid(backend, seed=args.seed, count=args.count, steps=args.steps, guidance=guidance))
     print(f"samples: {args.out}")

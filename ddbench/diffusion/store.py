@@ -92,6 +92,11 @@ class DiffusionModel:
         transformer, vae = load_part(self.folder, "transformer"), load_part(self.folder, "vae")
         return LatentDiT(transformer, vae, alphas_of(self.folder), device, precision)
 
+    @property
+    def knows_no_class(self) -> bool:
+        """Whether it was trained on images without their class too, as classifier-free guidance asks it for them."""
+        return bool(self.recipe.get("label_dropout", True))
+
     def reference(self) -> dict[str, Any]:
         """What a run keeps of its model; the recipe, if it has one, trains it again."""
         return {
@@ -270,6 +275,19 @@ def check_model(model: DiffusionModel, dataset: Dataset, holdout: float | None =
         raise UserError(
             f"{model.folder}: was trained with --holdout {exact(model.recipe['holdout'])}, this run holds "
             f"{exact(holdout)} of the training images out; {remedy} --holdout {exact(holdout)}"
+        )
+
+
+def check_guidance(model: DiffusionModel, guidance: float) -> None:
+    """Refuse classifier-free guidance by a model that was always told the class: its null class is noise.
+
+    Raises:
+        UserError: names the model and the guidance that it allows.
+    """
+    if guidance != 1 and not model.knows_no_class:
+        raise UserError(
+            f"--guidance {exact(guidance)}: {model.folder} was trained with --label-dropout 0 and does not know "
+            "images of no class; give --guidance 1, the class alone"
         )
 
 

@@ -160,7 +160,8 @@ def train_model(
                 bar.advance(f"loss {progress.recent:.4f}")
         net.load_state_dict(training.average)
         backend = PixelUNet(net.requires_grad_(False), training.scheduler.alphas_cumprod, place)
-        write_bytes(folder / SAMPLES, sample_grid(backend, seed=recipe.seed))
+        guidance = SAMPLE_GUIDANCE if recipe.label_dropout else 1.0
+        write_bytes(folder / SAMPLES, sample_grid(backend, seed=recipe.seed, guidance=guidance))
         _save(folder, net, library)
         write_json(
             folder / COST, meter.report(devices.describe(place), steps=recipe.steps, parameters=parameter_count(net))

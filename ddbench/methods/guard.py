@@ -30,6 +30,14 @@ from ddbench.teachers.store import penalty_of
 LEAST_GAIN = 2.0
 """A teacher that is less often right than so many times chance is warned of: its penalty left it nothing to learn."""
 
+MOST_GAIN = 0.1
+"""Of few classes so much above chance is enough: twice chance is everything of two."""
+
+
+def learned_little(accuracy: float, classes: int) -> bool:
+    """Whether a teacher is hardly more often right, a fraction, than by chance."""
+    return accuracy < min(LEAST_GAIN / classes, 1 / classes + MOST_GAIN)
+
 
 @dataclass(frozen=True, kw_only=True)
 class GUARDConfig(RecoveryConfig):
@@ -90,7 +98,7 @@ class GUARD(Recovery[GUARDConfig]):
                 f"ddbench teacher --penalty {wanted['penalty']} --penalty-weight {exact(wanted['penalty_weight'])} "
                 f"--penalty-step {exact(wanted['penalty_step'])}"
             )
-        if teacher.accuracy is not None and teacher.accuracy < LEAST_GAIN / self.context.classes:
+        if teacher.accuracy is not None and learned_little(teacher.accuracy, self.context.classes):
             self.context.console.say(
                 f"warning: {teacher.path} is right on {teacher.accuracy:.1%} of its held-out images, hardly more than "
                 "by chance: a lower --penalty-weight or --penalty-step lets it learn"

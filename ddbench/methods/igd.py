@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddbench.config import setting
+from ddbench.config import Here, setting
 from ddbench.data.dataset import class_indices
 from ddbench.data.mapped import gather
 from ddbench.diffusion.ddim import Move, predicted_image, sampling_moves
@@ -84,17 +84,20 @@ class IGD(Generation[IGDConfig]):
     @classmethod
     def needs(cls, config: IGDConfig) -> tuple[Need[Any], ...]:
         """A diffusion model, and experts: one's training is the surrogate."""
-        return (Diffusion(), Experts())
+        return (Diffusion(config.precision), Experts())
 
     @classmethod
     def idle(cls, config: IGDConfig, context: Context) -> Mapping[str, str]:
-        """All of the guidance, where there is none."""
-        if config.influence or config.deviation:
-            return {}
-        return dict.fromkeys(
-            ("guide_from", "guide_to", "images", "similarity"),
-            "with --influence 0 and --deviation 0: nothing is guided",
-        )
+        """All of the guidance, where there is none; a single image has none before it to be pushed away from."""
+        of_guidance = ("guide_from", "guide_to", "images", "similarity")
+        found: dict[str, str] = {}
+        if context.ipc == 1:
+            found = dict.fromkeys(("deviation", "memory"), Here("with --ipc 1: no image of the class is before it"))
+        if not config.influence and not config.deviation:
+            found |= dict.fromkeys(of_guidance, "with --influence 0 and --deviation 0: nothing is guided")
+        elif not config.influence and context.ipc == 1:
+            found |= dict.fromkeys(of_guidance, Here("with --influence 0 and --ipc 1: nothing is guided"))
+        return found
 
     @classmethod
     def check(cls, config: IGDConfig, context: Context) -> None:

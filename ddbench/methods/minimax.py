@@ -104,6 +104,11 @@ class Minimax(Generation[MinimaxConfig]):
             raise UserError("--precision float16: gradients of the tuning underflow in it; use bfloat16 or float32")
 
     @property
+    def learns_no_class(self) -> bool:
+        """By the tuning."""
+        return bool(self.config.tuning_steps and self.config.label_dropout)
+
+    @property
     def iterations(self) -> int:
         return self.config.tuning_steps + self.context.classes
 

@@ -81,6 +81,11 @@ class RCIG(KernelMethod[RCIGConfig]):
         code="https://github.com/yolky/RCIG",
     )
 
+    @classmethod
+    def example(cls, context: Context) -> str:
+        """One whose activation has a second derivative."""
+        return f"{super().example(context)}-softplus"
+
     def linearised(self) -> Linearised:
         """The last layer has a tangent in the released form only."""
         return Linearised(self._network(0), tangent_of_last=self.config.paper_code)

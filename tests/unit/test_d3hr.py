@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from ddbench.methods.base import Context
 from ddbench.methods.d3hr import D3HR, D3HRConfig, best_group, draw_group, group_scores, skewness
 from ddbench.methods.families.generation import Generation
 from ddbench.methods.mgd3 import MGD3, MGD3Config, pulled
+from ddbench.methods.minimax import Minimax, MinimaxConfig
+from ddbench.methods.needs import diffusion as diffusion_need
 from ddbench.methods.needs.diffusion import Diffusion, Generator
 from ddbench.methods.unguided import Unguided, UnguidedConfig
 from ddbench.runtime.errors import UserError
@@ -304,6 +307,42 @@ def test_an_arithmetic_that_a_model_of_pixels_has_not(context: Context, tiny_dif
     with pytest.raises(UserError, match=r"--precision bfloat16: it is of a pretrained transformer"):
         D3HR(D3HRConfig(steps=5, precision="bfloat16"), given).setup()
     D3HR(D3HRConfig(steps=5), given).setup()
+
+
+@pytest.mark.parametrize("name", ["unguided", "d3hr"])
+def test_no_model_is_trained_for_an_arithmetic_that_it_will_not_have(
+    name: str, refused: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(diffusion_need, "ensure_model", lambda **_: pytest.fail("a model was trained"))
+    argv = ["distill", "--method", name, "--dataset", "digits", "--ipc", 1, "--precision", "bfloat16"]
+    argv += ["--out", tmp_path / "run", "--diffusions", tmp_path / "none", "--recipe", "none", "--quiet"]
+    refused(argv, "--precision bfloat16: it is of a pretrained transformer, and without --diffusion-model it is one of")
+    assert not (tmp_path / "run").exists()
+
+
+def test_guidance_of_a_model_that_was_always_told_the_class(
+    context: Context, tiny_diffusions: Path, tmp_path: Path, refused: Callable, ddb: Callable
+):
+    known = find_model(tiny_diffusions, dataset="digits")
+    assert known is not None
+    told = dataclasses.replace(known, recipe={**known.recipe, "label_dropout": 0.0})
+    given = context.give(Diffusion, Generator(model=told, latents=tmp_path / "latents"))
+    with pytest.raises(UserError, match=r"--guidance 2: .* with --label-dropout 0 .* give --guidance 1"):
+        Unguided(UnguidedConfig(steps=5, guidance=2.0), given).setup()
+    Unguided(UnguidedConfig(steps=5), given).setup()
+    settings = {"steps": 5, "guidance": 2.0, "tuning_steps": 1}
+    Minimax(MinimaxConfig(**settings), given).setup()
+    with pytest.raises(UserError, match="--guidance 2"):
+        Minimax(MinimaxConfig(**settings, label_dropout=0.0), given).setup()
+
+    folder = tmp_path / "model"
+    shutil.copytree(known.folder, folder)
+    said = json.loads((folder / "ddbench.json").read_text())
+    said["recipe"]["label_dropout"] = 0.0
+    (folder / "ddbench.json").write_text(json.dumps(said))
+    argv = ("diffusion", "sample", folder, "--count", 1, "--steps", 5, "--threads", 1, "--out", tmp_path / "grid.png")
+    refused([*argv, "--guidance", 1.5], "--guidance 1.5", "--label-dropout 0")
+    assert ddb(*argv).code == 0
 
 
 def test_damaged_latents(context: Context, tmp_path: Path):

@@ -21,7 +21,7 @@ from ddbench.methods import METHODS
 from ddbench.methods.base import Context, NotFiniteError, State
 from ddbench.methods.cudd import CUDD, CUDDConfig, GuideTraining, adversarial_loss, choose, parse_phases
 from ddbench.methods.families.recovery import Batch, Iterate, adam_step, crop_lower_bound, shared_view
-from ddbench.methods.guard import GUARD, GUARDConfig
+from ddbench.methods.guard import GUARD, GUARDConfig, learned_little
 from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.methods.sre2l import SRe2L, SRe2LConfig
 from ddbench.networks.build import build_student
@@ -699,6 +699,12 @@ def test_guard_warns_of_a_teacher_that_learned_nothing(
         assert found is not None
         fresh("guard", loud.give(TrainedTeacher, dataclasses.replace(found, accuracy=accuracy)))
         assert ("right on 19.0% of its held-out images" in capsys.readouterr().err) == warned
+
+
+def test_twice_chance_is_everything_of_two_classes():
+    assert [learned_little(accuracy, 2) for accuracy in (0.55, 0.65, 0.98)] == [True, False, False]
+    assert [learned_little(accuracy, 10) for accuracy in (0.199, 0.21)] == [True, False]
+    assert [learned_little(accuracy, 100) for accuracy in (0.019, 0.021)] == [True, False]
 
 
 def test_guard_trains_the_teacher_that_it_asks_for(ddb: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

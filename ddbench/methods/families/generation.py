@@ -18,10 +18,10 @@ from ddbench.diffusion.backends import Backend
 from ddbench.diffusion.ddim import STEPS, Move, check_grid, travel
 from ddbench.diffusion.latents import Inversion, Latents
 from ddbench.diffusion.recipe import LATENT, TIMESTEPS
-from ddbench.diffusion.store import class_map
+from ddbench.diffusion.store import check_guidance, class_map
 from ddbench.methods.base import Context, Distilled, Method, State, joined
 from ddbench.methods.needs import Need
-from ddbench.methods.needs.diffusion import Diffusion
+from ddbench.methods.needs.diffusion import Diffusion, no_precision
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 
@@ -76,12 +76,17 @@ class Generation(Method[G], Generic[G]):
     @classmethod
     def needs(cls, config: G) -> tuple[Need[Any], ...]:
         """A diffusion model."""
-        return (Diffusion(),)
+        return (Diffusion(config.precision),)
 
     @classmethod
     def check(cls, config: G, context: Context) -> None:
         super().check(config, context)
         check_grid(config.steps, None, TIMESTEPS)
+
+    @property
+    def learns_no_class(self) -> bool:
+        """Whether the model is shown images without their class before it makes any."""
+        return False
 
     @property
     def iterations(self) -> int:
@@ -99,16 +104,16 @@ class Generation(Method[G], Generic[G]):
         """Load the model.
 
         Raises:
-            UserError: classes that do not fit, a grid that it has not, or an arithmetic that a model of pixels has not.
+            UserError: classes that do not fit, a grid or a guidance that it has not, or an arithmetic that a model of
+                pixels has not.
         """
         context, config = self.context, self.config
         model = context.given(Diffusion).model
         self.guidance = config.guidance or (PUBLISHED_GUIDANCE if model.kind == LATENT else 1.0)
         if config.precision != "float32" and model.kind != LATENT:
-            raise UserError(
-                f"--precision {config.precision}: it is of a pretrained transformer, and this model is one of pixels, "
-                "which is always float32; leave it out"
-            )
+            raise no_precision(config.precision, "this model")
+        if not self.learns_no_class:
+            check_guidance(model, self.guidance)
         self.backend: Backend = model.backend(context.device, getattr(torch, config.precision))
         self.labels = class_map(model, context.dataset)
         check_grid(config.steps, None, len(self.backend.alphas))

@@ -112,7 +112,10 @@ class KernelMethod(Method[K]):
                 f"{cls.example(context)}"
             )
         if config.batch_real > len(context.train):
-            raise UserError(f"--batch-real {config.batch_real}: there are {len(context.train)} training images")
+            count = len(context.train)
+            raise UserError(
+                f"--batch-real {config.batch_real}: there are {count} training images; use {count} or fewer"
+            )
         shown = context.classes * context.ipc * (2 if config.flip else 1)
         if config.images_at_once > shown:
             raise UserError(f"--images-at-once {config.images_at_once}: the set has {shown} images; leave it 0 for all")

@@ -11,6 +11,7 @@ from ddbench.diffusion.store import COST, DiffusionModel, check_model, find_mode
 from ddbench.diffusion.train import ensure_model, fitting_model
 from ddbench.methods.needs import Need, Request
 from ddbench.methods.needs.flags import DiffusionFlags
+from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import recorded_seconds
 
 
@@ -27,17 +28,37 @@ class Generator:
     latents: Path
 
 
+def no_precision(precision: str, model: str) -> UserError:
+    """That a model of pixels is asked for a pretrained one's arithmetic.
+
+    Args:
+        model: what is one of pixels.
+    """
+    return UserError(
+        f"--precision {precision}: it is of a pretrained transformer, and {model} is one of pixels, which is always "
+        "float32; leave it out"
+    )
+
+
 @dataclass(frozen=True)
 class Diffusion(Need[Generator]):
-    """A diffusion model of the classes of the dataset."""
+    """A diffusion model of the classes of the dataset.
+
+    Attributes:
+        precision: what a pretrained transformer computes in.
+    """
 
     key = "diffusion"
     flags = DiffusionFlags
     root = "diffusions"
 
+    precision: str = "float32"
+
     def check(self, run: Request) -> None:
-        """Refuse where the library is not installed."""
+        """Refuse where the library is not installed, and an arithmetic that a model of ddbench's has not."""
         diffusers()
+        if self.precision != "float32" and run.flags_of(DiffusionFlags).diffusion_model is None:
+            raise no_precision(self.precision, "without --diffusion-model it")
 
     def look(self, run: Request) -> Generator | None:
         """The model that is asked for, else that of an earlier try, else the one of the store that fits."""

@@ -31,6 +31,9 @@ RUN_KEYS = {
 }
 """Settings of the run that a recipe may say; those of needs (:func:`flag_kinds`) come to them."""
 
+DEFAULT_DATASET = "digits"
+"""Of a run that names none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -136,7 +139,8 @@ def choose_recipe(wanted: str, method: str, run: dict[str, Any]) -> Recipe | Non
     Args:
         wanted: ``auto`` (the shipped one for this dataset, IPC and student, if any), ``none``, a shipped recipe's name,
             or a TOML file (``FILE.toml`` with one recipe, ``FILE.toml:NAME``).
-        run: what the command line says already (``dataset``, ``ipc``, ``student``; ``None``: not said).
+        run: what the command line says already (``dataset``, ``ipc``, ``student``; ``None``: not said; a
+            dataset that is not said is digits).
 
     Raises:
         UserError: no such recipe or file.
@@ -144,11 +148,11 @@ def choose_recipe(wanted: str, method: str, run: dict[str, Any]) -> Recipe | Non
     if wanted == "none":
         return None
     if wanted == "auto":
+        said = {**run, "dataset": run.get("dataset") or DEFAULT_DATASET}
         fitting = [
             recipe
             for recipe in method_recipes(method).values()
-            if run.get("dataset")
-            and all(run.get(key) in (None, recipe.run.get(key)) for key in ("dataset", "ipc", "student", "size"))
+            if all(said.get(key) in (None, recipe.run.get(key)) for key in ("dataset", "ipc", "student", "size"))
         ]
         return fitting[0] if fitting and (run.get("ipc") is not None or "ipc" not in fitting[0].run) else None
     file, _, name = wanted.partition(".toml")

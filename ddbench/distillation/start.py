@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddbench.config import apply_config, check_config_class, without_idle
 from ddbench.data.specs import dataset_slug, modality_of
-from ddbench.distillation.recipes import RUN_KEYS, Recipe, choose_recipe
+from ddbench.distillation.recipes import DEFAULT_DATASET, RUN_KEYS, Recipe, choose_recipe
 from ddbench.methods import METHODS
 from ddbench.modalities import modality
 from ddbench.registry import load_file, suggest, unknown
@@ -279,7 +279,7 @@ def opened(given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, A
 _HOW = ("seed", "validate_epochs", "track", "checkpoint_every", "device", "threads", "compile", "download")
 """Fields of the run's settings that are the caller's alone."""
 
-_DEFAULTS = {"dataset": "digits", "validate_every": 0}
+_DEFAULTS = {"dataset": DEFAULT_DATASET, "validate_every": 0}
 
 
 def _opened(

@@ -166,12 +166,13 @@ def test_apply_config():
     assert apply_config(MTTConfig, {}, "here") == MTTConfig()
 
 
-def test_auto_recipe_needs_dataset_and_ipc():
+def test_auto_recipe_fits_dataset_and_ipc():
     name, recipe = next(iter(method_recipes("mtt").items()))
     run = {"dataset": recipe.run["dataset"], "ipc": recipe.run["ipc"], "student": None, "size": None}
     assert choose_recipe("auto", "mtt", run).name == name
     assert choose_recipe("none", "mtt", run) is None
-    assert choose_recipe("auto", "mtt", {**run, "dataset": None}) is None
+    assert choose_recipe("auto", "mtt", {**run, "dataset": "mnist", "ipc": 7}) is None
+    assert choose_recipe("auto", "mtt", {**run, "dataset": None, "ipc": 1}).name == "digits-ipc1", "digits by default"
     assert choose_recipe("auto", "mtt", {**run, "ipc": None}) is None
     assert choose_recipe("auto", "mtt", {**run, "ipc": 7}) is None
     assert choose_recipe("auto", "mtt", {**run, "student": "lenet"}) is None

@@ -42,6 +42,7 @@ from ddbench.runtime.errors import UserError
 from ddbench.synset import Budget, Synset
 from ddbench.training.flat import load_flat
 from ddbench.training.loops import Inputs, inputs_of
+from ddbench.training.twice import check_batches
 
 FOLDER = "trajectories"
 """Where a run keeps the derived trajectories, one folder a stage."""
@@ -104,7 +105,12 @@ class PDD(Method[PDDConfig]):
                 f"class; choose --stages {' or '.join(map(str, possible))}"
             )
         super().check(config, context)
-        base_class(config).check(base_config(config), replace(context, ipc=context.ipc // config.stages))
+        images = context.ipc // config.stages
+        base_class(config).check(base_config(config), replace(context, ipc=images))
+        for stage in range(1, config.stages):  # its student sees the images of those before as well
+            seen = context.classes * images * (stage + 1)
+            net, shape = context.network(0), context.dataset.spec.shape
+            check_batches(config.batch_syn, seen, net, shape, context.student)
 
     @classmethod
     def needs(cls, config: PDDConfig) -> tuple[Need[Any], ...]:
@@ -306,17 +312,23 @@ def base_config(config: PDDConfig) -> Any:
     """The settings of the base method: the family's from PDD's own, the others from ``--base-options``.
 
     Raises:
-        UserError: an option that is not ``name=value``, that the base method does not have, or of another type.
+        UserError: an option that is not ``name=value``, that the base method does not have, or of another type, or one
+            that PDD has itself.
     """
     kind = base_class(config).config_class
     defaults = {field.name: field.default for field in fields(kind)}
     values: dict[str, Any] = {field.name: getattr(config, field.name) for field in fields(TrajectoryConfig)}
+    own = values.keys() - {"init"}
     if config.init == "base":
         del values["init"]
     for part in filter(None, config.base_options.split(",")):
         name, equals, text = (piece.strip() for piece in part.partition("="))
         if not equals:
             raise UserError(f"--base-options {part!r}: expected name=value")
+        if name in own:
+            raise UserError(
+                f"--base-options {part.strip()}: a setting of pdd itself; give --{name.replace('_', '-')} {text}"
+            )
         values[name] = _value(text, defaults.get(name))
     return apply_config(kind, values, f"--base-options of {config.base}")
 

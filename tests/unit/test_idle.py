@@ -16,6 +16,7 @@ from ddbench.leaderboard.schema import load_results
 from ddbench.methods import METHODS
 from ddbench.methods.random import Random, RandomConfig
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.progress import Console
 
 BOARD = Path(__file__).parents[2] / "leaderboard"
 DEEPER = "convnet-d2-w4-in"
@@ -101,6 +102,18 @@ def test_a_flag_of_a_series_of_ipcs(ddb: Callable, tmp_path: Path):
     done = ddb("distill", *run, "--iterations", 1, "--recipe", "none", "--lr-student", 0.02)
     assert done.code == 0, done.err
     assert "--lr-student 0.02: it has no effect with one outer loop: the network is not trained\n" in done.err
+
+
+@pytest.mark.parametrize("name", ["fred-dc", "ddif-dc"])
+def test_decoded_images_leave_it_at_that(name: str, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Told as of DC, though the loops of the IPC are settled before the family looks; with a flag, refused."""
+    context = replace(digits_context(data_root, tmp_path, ipc=1), console=Console())
+    small = {"coefficients": 16} if name == "fred-dc" else {"layers": 1, "width": 3}
+    kind = METHODS.get(name)
+    kind.check(kind.config_class(lr_student=0.02, **small), context)
+    assert capsys.readouterr().err == "--lr-student 0.02: it has no effect with one outer loop: the network is not trained\n"
+    with pytest.raises(UserError, match=r"^--lr-student 0.02: it has no effect with --outer-loops 1$"):
+        kind.check(kind.config_class(lr_student=0.02, outer_loops=1, **small), context)
 
 
 def look(name: str, said: dict[str, Any], data_root: Path, folder: Path) -> list[str]:

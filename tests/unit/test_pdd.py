@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import EAGER, TINY, contents, record_digits
-from torch import Tensor
+from torch import Tensor, nn
 from trajectory_context import TINY_SETTINGS, linear, make_context, reference, started
 
 from ddbench.experts import derived
@@ -25,6 +25,7 @@ from ddbench.methods.mtt import MTT
 from ddbench.methods.needs.experts import Experts
 from ddbench.methods.pdd import PDD, PDDConfig, base_config, content_hash
 from ddbench.networks.build import build_student
+from ddbench.networks.names import REGISTERED, StudentSpec
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import PROTOCOLS, changed
 from ddbench.protocols.training import Settings, stage_plan, trained_students
@@ -400,7 +401,8 @@ def test_from_the_command_line(ddb: Callable, buffers: Path, tmp_path: Path):
         ({"base_options": "inner"}, "--base-options 'inner': expected name=value"),
         ({"base_options": "iner=adjoint"}, r"--base-options of mtt: unknown setting 'iner' \(did you mean 'inner'\?\)"),
         ({"base_options": "inner=fast"}, "--base-options of mtt: inner is 'fast', expected one of adjoint, unroll"),
-        ({"base_options": "student_steps=many"}, "student_steps is 'many', expected int"),
+        ({"base_options": "memory=8G,augmentation=none"}, "--base-options augmentation=none: .*; give --augmentation none$"),
+        ({"base_options": "expert_epochs=2"}, "a setting of pdd itself; give --expert-epochs 2$"),
         ({"max_start_epoch": 9}, "needs experts of at least 9 epochs .* ddbench buffer --dataset digits .* --epochs 9"),
         ({"lr_student": 0.0}, "--lr-student 0"),
     ],
@@ -409,6 +411,19 @@ def test_refused_settings(settings: dict[str, Any], message: str, context: Conte
     with pytest.raises(UserError, match=message):
         started(PDD, context, **{**SETTINGS, "stages": 2, **settings})
     assert not context.folder.exists()
+
+
+def test_batches_of_later_stages_are_looked_at_before_work(context: Context, tables_kept: None):
+    """Of 20 images a stage batches of 19 are all there are in the first one, and leave one image in the second."""
+
+    def build(channels: int, size: int, classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(channels * size**2, 4), nn.BatchNorm1d(4), nn.Linear(4, classes))
+
+    REGISTERED.register("rows", StudentSpec(name="rows", build=build))
+    mine = dataclasses.replace(context, student="rows")
+    with pytest.raises(UserError, match="^--batch-syn 39: of 40 images one is left"):
+        started(PDD, mine, **{**SETTINGS, "stages": 2, "batch_syn": 39})
+    PDD.check(PDDConfig(**{**TINY_SETTINGS, **SETTINGS, "stages": 2, "batch_syn": 38}), mine)
 
 
 def test_first_images_are_those_of_the_base_method_or_others():

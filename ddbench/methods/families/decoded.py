@@ -9,17 +9,17 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from ddbench.config import setting
+from ddbench.config import refuse_idle, setting
 from ddbench.data.limits import require_memory
 from ddbench.decoders.base import Arrays, Decoder, too_much
 from ddbench.methods.base import Context, Distilled, Method
-from ddbench.methods.families.gradient_matching import AugmentedConfig, AugmentedMatching, loops
+from ddbench.methods.families.gradient_matching import UNTRAINED, AugmentedConfig, AugmentedMatching, loops
 from ddbench.methods.families.trajectory import InnerConfig, TrajectoryMethod
 from ddbench.methods.parts.canvas import Canvas
 from ddbench.methods.parts.decoded import DecodedCanvas
@@ -158,9 +158,18 @@ class DecodedMatching(Decoded[A], AugmentedMatching[A]):
 
     @classmethod
     def settled(cls, config: A, context: Context) -> A:
-        """With the published loops of the IPC, not of the decoded images."""
+        """With the published loops of the IPC, not of the decoded images; where there is one, without what trains."""
         outer, inner = loops(config, context.ipc)
-        return replace(config, outer_loops=outer, inner_epochs=inner)
+        idle = UNTRAINED if outer == 1 and not config.outer_loops else ()
+        defaults = {item.name: item.default for item in fields(config) if item.name in idle}
+        return replace(config, outer_loops=outer, inner_epochs=inner, **defaults)
+
+    @classmethod
+    def check(cls, config: A, context: Context) -> None:
+        """As the family's; what has no effect is told of the settings as they were given."""
+        for told in refuse_idle(config, cls.idle(config, context)):
+            context.console.say(told)
+        super().check(config, context)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,9 @@ from ddbench.training.optimizers import OptimizerSettings
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 """IPC to (O, I), as in the public code; it has no others."""
 
+UNTRAINED = ("lr_student", "batch_student")
+"""Settings of the network's training, which does not take place with one outer loop."""
+
 NORM_IMAGES = 16
 """Real images of a class in the batch that gives batch norms their statistics."""
 
@@ -104,7 +107,7 @@ class GradientMatching(Method[M]):
         """The network is trained between two image steps of an outer iteration: not where there is one, as at IPC 1."""
         if loops(config, context.ipc)[0] > 1:
             return {}
-        return dict.fromkeys(("lr_student", "batch_student"), Here("with one outer loop: the network is not trained"))
+        return dict.fromkeys(UNTRAINED, Here("with one outer loop: the network is not trained"))
 
     @classmethod
     def check(cls, config: M, context: Context) -> None:

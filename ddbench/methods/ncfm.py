@@ -39,6 +39,7 @@ from ddbench.methods.needs.experts import Experts
 from ddbench.methods.parts.batches import RealBatches
 from ddbench.methods.parts.formation import (
     check_formation,
+    check_single,
     first_formed,
     first_images,
     formation_strategies,
@@ -138,6 +139,7 @@ class NCFM(Method[NCFMConfig]):
         """
         super().check(config, context)
         check_formation(context, config.factor, config.augmentation)
+        check_single(context, context.network(0), context.ipc * config.factor**2, config.batch_real)
         if not config.alpha and not config.beta:
             raise UserError("--alpha 0 with --beta 0: nothing is matched; give one of them a number up to 1")
         images = min(config.batch_real, len(context.train))  # each with a product, cosine and sine at every frequency
@@ -208,7 +210,8 @@ class NCFM(Method[NCFMConfig]):
         """One iteration; returns the mean losses of a class, the gradients' norm and the images' learning rate."""
         before = {name: tensor.clone() for name, tensor in self.state().tensors.items()}
         try:
-            return self._iterate(iteration)
+            with seeds.isolated(self.context.seed, "ncfm-layers", iteration):  # for students that draw themselves
+                return self._iterate(iteration)
         except NotFiniteError:
             self.load_state(State(tensors=before))
             raise

@@ -67,6 +67,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
 HERE: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     "spread at IPC 1": ("gvbsm", {"densify": 2.0, "ipc": 1}, {"ipc": 2}, "with --ipc 1"),
     "untrained at IPC 1": ("dc", {"batch_student": 9, "ipc": 1}, {"ipc": 10}, "the network is not trained"),
+    "epochs at IPC 1": ("dsa", {"inner_epochs": 9, "ipc": 1}, {"inner_epochs": 1}, "the network is not trained"),
     "group of one": ("d3hr", {"std_weight": 2.0, "ipc": 1}, {"ipc": 2}, "with --ipc 1: a group is one image"),
     "first of its class": ("igd", {"deviation": 0.5, "ipc": 1}, {"ipc": 2}, "with --ipc 1: no image of the class"),
     "memory of none": ("igd", {"memory": 3, "ipc": 1}, {"ipc": 2}, "with --ipc 1: no image of the class"),
@@ -111,7 +112,8 @@ def test_decoded_images_leave_it_at_that(name: str, data_root: Path, tmp_path: P
     small = {"coefficients": 16} if name == "fred-dc" else {"layers": 1, "width": 3}
     kind = METHODS.get(name)
     kind.check(kind.config_class(lr_student=0.02, **small), context)
-    assert capsys.readouterr().err == "--lr-student 0.02: it has no effect with one outer loop: the network is not trained\n"
+    told = "--lr-student 0.02: it has no effect with one outer loop: the network is not trained\n"
+    assert capsys.readouterr().err == told
     with pytest.raises(UserError, match=r"^--lr-student 0.02: it has no effect with --outer-loops 1$"):
         kind.check(kind.config_class(lr_student=0.02, outer_loops=1, **small), context)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cmath
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ import torch
 import torch.nn.functional as F
 from conftest import digits_context
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddbench.experts.store import TrajectoryStore, find_stores
 from ddbench.methods import ncfm as module
 from ddbench.methods.base import Context, NotFiniteError, State
+from ddbench.methods.idc import IDC
 from ddbench.methods.ncfm import NCFM, SCALE, NCFMConfig
 from ddbench.methods.needs.experts import Experts
 from ddbench.methods.parts.frequencies import Frequencies, Sampler
+from ddbench.networks.names import REGISTERED, StudentSpec
 from ddbench.runtime.errors import UserError
 from ddbench.training.characteristic import Characteristic, characteristic, discrepancy, unit_rows
 from ddbench.training.flat import flatten_parameters
@@ -267,6 +270,19 @@ def test_state(make: Callable[..., NCFM], optimizer: str, frequencies: str):
         assert torch.equal(tensor, states[1][name]), name
 
 
+def test_a_student_that_draws_draws_alike_in_a_run_that_goes_on(make: Callable[..., NCFM], monkeypatch: pytest.MonkeyPatch):
+    """Where it cannot be switched off; torch's generator is elsewhere in another process."""
+    found = []
+    for before in (0, 7):
+        torch.rand(before)
+        method = make()
+        features = method.between.features
+        monkeypatch.setattr(method.between, "features", lambda x, own=features: own(x) * torch.rand(()))
+        method.step(0)
+        found.append(method.images.clone())
+    assert torch.equal(*found)
+
+
 def test_a_step_that_is_not_finite_is_not_taken(make: Callable[..., NCFM], monkeypatch: pytest.MonkeyPatch):
     method = make(frequencies="learned")
     method.step(0)
@@ -321,6 +337,33 @@ def test_refused(context: Context, settings: dict[str, Any], words: str):
         NCFM.check(NCFMConfig(**{**SMALL, **settings}), context)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [NCFM, IDC])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"factor": 1}, "a class has at --ipc 1; use --factor 2, a larger --ipc or another student"),
+        ({"batch_real": 1}, "a class has at --batch-real 1; use a larger one or another student"),
+    ],
+)
+def test_batches_of_one_image(kind: Any, settings: dict[str, Any], words: str, context: Context, tables_kept: None):
+    """Real and synthetic images of a class go through the network by themselves, which some cannot."""
+
+    def build(channels: int, size: int, classes: int) -> nn.Module:
+        conv, last = nn.Conv2d(channels, 4, size), nn.Linear(4, classes)
+        return nn.Sequential(conv, nn.Flatten(), nn.BatchNorm1d(4), last)
+
+    REGISTERED.register("rows", StudentSpec(name="rows", build=build))
+    mine = replace(context, student="rows", ipc=1)
+    kind.check(kind.config_class(), mine)
+    with pytest.raises(UserError, match=f"{words}$"):
+        kind.check(kind.config_class(**settings), mine)
+    alone = replace(mine.train, labels=mine.train.labels.clone())
+    alone.labels[alone.labels == 3] = 4
+    alone.labels[0] = 3
+    with pytest.raises(UserError, match=r"all that class '3' has; use another student$"):
+        kind.check(kind.config_class(), replace(mine, train=alone))
 
 
 def test_experts_that_are_missing_are_told(refused: Callable[..., str]):

@@ -162,7 +162,7 @@ class DecodedMatching(Decoded[A], AugmentedMatching[A]):
         outer, inner = loops(config, context.ipc)
         idle = UNTRAINED if outer == 1 and not config.outer_loops else ()
         defaults = {item.name: item.default for item in fields(config) if item.name in idle}
-        return replace(config, outer_loops=outer, inner_epochs=inner, **defaults)
+        return replace(config, outer_loops=outer, inner_epochs=inner if outer > 1 else 1, **defaults)
 
     @classmethod
     def check(cls, config: A, context: Context) -> None:

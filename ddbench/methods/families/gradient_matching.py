@@ -107,7 +107,8 @@ class GradientMatching(Method[M]):
         """The network is trained between two image steps of an outer iteration: not where there is one, as at IPC 1."""
         if loops(config, context.ipc)[0] > 1:
             return {}
-        return dict.fromkeys(UNTRAINED, Here("with one outer loop: the network is not trained"))
+        names = (*UNTRAINED, *(["inner_epochs"] if config.inner_epochs > 1 else []))  # published recipes say 1
+        return dict.fromkeys(names, Here("with one outer loop: the network is not trained"))
 
     @classmethod
     def check(cls, config: M, context: Context) -> None:

@@ -31,6 +31,7 @@ from ddbench.methods.parts.batches import RealBatches
 from ddbench.methods.parts.canvas import Canvas
 from ddbench.methods.parts.formation import (
     check_formation,
+    check_single,
     first_formed,
     first_images,
     formation_strategies,
@@ -41,7 +42,7 @@ from ddbench.methods.parts.sampling import SamplerConfig, check_sampler, make_sa
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.training.flat import draws as draws_at_random
-from ddbench.training.flat import flatten_parameters, load_flat, refuses_one
+from ddbench.training.flat import flatten_parameters, load_flat
 from ddbench.training.gradient_matching import Distance, class_gradients, distance, matched, synthetic_gradients
 from ddbench.training.loops import View, leaves_one_out, own_labels, own_loss
 from ddbench.training.sgd import SGD
@@ -111,12 +112,7 @@ class MultiFormation(Method[Config]):
         check_formation(context, config.factor, config.augmentation)
         check_sampler(config, config.batch_real)
         net = context.network(0)
-        single = min(config.batch_syn, context.ipc * config.factor**2) == 1
-        if single and refuses_one(net, context.dataset.spec.shape):
-            raise UserError(
-                f"--student {context.student}: it cannot be trained on one image (a norm of one value), and that is "
-                f"all that a class has at --ipc {context.ipc}; use --factor 2, a larger --ipc or another student"
-            )
+        check_single(context, net, min(config.batch_syn, context.ipc * config.factor**2), config.batch_real)
         if not matched(net.parameters(), KINDS[config.metric]):
             raise UserError(
                 f"--student {context.student}: {cls.title} compares gradients of convolution kernels and this network "

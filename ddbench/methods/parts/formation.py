@@ -6,7 +6,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddbench.data.augment import Strategy, parse_strategy
 from ddbench.data.formation import decode
@@ -16,6 +16,7 @@ from ddbench.data.specs import resolve_augmentation
 from ddbench.methods.base import Context
 from ddbench.methods.parts.sampling import initial_positions
 from ddbench.runtime.errors import UserError
+from ddbench.training.flat import refuses_one
 
 
 def check_formation(context: Context, factor: int, augmentation: str) -> None:
@@ -34,6 +35,31 @@ def check_formation(context: Context, factor: int, augmentation: str) -> None:
             f"would be blank; use --factor {fits}"
         )
     formation_strategies(augmentation, context.dataset.spec.flip, siamese=True)
+
+
+def check_single(context: Context, net: nn.Module, synthetic: int, real: int) -> None:
+    """Refuse batches of one image for a network that cannot be trained on one.
+
+    Args:
+        synthetic: decoded images of a class in a step.
+        real: real ones at most, ``--batch-real``.
+
+    Raises:
+        UserError: names the student and what else to use.
+    """
+    counts = context.train.labels.bincount(minlength=context.classes)
+    least = int(counts.argmin())
+    if min(synthetic, real, int(counts[least])) > 1 or not refuses_one(net, context.dataset.spec.shape):
+        return
+    has, remedy = f"a class has at --ipc {context.ipc}", "--factor 2, a larger --ipc or"
+    if synthetic > 1:
+        has, remedy = f"class {context.dataset.spec.class_names[least]!r} has", ""
+        if real == 1:
+            has, remedy = "a class has at --batch-real 1", "a larger one or"
+    raise UserError(
+        f"--student {context.student}: it cannot be trained on one image (a norm of one value), and that is all that "
+        f"{has}; use {f'{remedy} ' if remedy else ''}another student"
+    )
 
 
 def blank_tiles(side: int, factor: int) -> bool:

@@ -270,7 +270,7 @@ def test_state(make: Callable[..., NCFM], optimizer: str, frequencies: str):
         assert torch.equal(tensor, states[1][name]), name
 
 
-def test_a_student_that_draws_draws_alike_in_a_run_that_goes_on(make: Callable[..., NCFM], monkeypatch: pytest.MonkeyPatch):
+def test_a_student_that_draws_goes_on_alike(make: Callable[..., NCFM], monkeypatch: pytest.MonkeyPatch):
     """Where it cannot be switched off; torch's generator is elsewhere in another process."""
     found = []
     for before in (0, 7):

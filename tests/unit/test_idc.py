@@ -16,9 +16,11 @@ import torch.nn.functional as F
 from conftest import digits_context
 from torch import Tensor, nn
 
+from ddbench.config import apply_config
 from ddbench.data.augment import Draw, draw
 from ddbench.data.formation import decode
 from ddbench.data.preprocess import Preprocess
+from ddbench.distillation.recipes import method_recipes
 from ddbench.methods import METHODS
 from ddbench.methods.base import Context, NotFiniteError, State
 from ddbench.methods.dream import DREAM, DREAMConfig
@@ -459,6 +461,16 @@ def test_defaults_are_the_published_ones():
         field.name for field in dataclasses.fields(IDCConfig) if getattr(idc, field.name) != getattr(dream, field.name)
     }
     assert different == {"sampler", "init", "batch_real"}
+
+
+@pytest.mark.parametrize("name", ["idc", "dream"])
+def test_published_recipes_train_the_network_in_batches_as_large_as_a_class_has(name: str):
+    """The public code has one loader for both."""
+    published = [one for one in method_recipes(name).values() if not one.source.startswith("ours")]
+    assert len(published) > 10
+    for one in published:
+        config = apply_config(METHODS.get(name).config_class, one.config, one.name)
+        assert config.batch_net == config.batch_real, one.name
 
 
 @pytest.mark.parametrize("kind", [IDC, DREAM])

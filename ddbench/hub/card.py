@@ -210,12 +210,18 @@ def _scores(subject: Subject) -> Iterator[str]:
     yield "| protocol | student | accuracy | 95 % interval | seeds |"
     yield "| --- | --- | ---: | --- | ---: |"
     for one in subject.evaluations:
-        name = one.data["protocol"]["name"] + ("" if one.standard else ", altered")
+        name = _protocol(one.data["protocol"]["name"], one.standard, one.data["precision"])
         fixed = bool(one.data["synset"].get("fixed_network"))
         for student in one.students:
             entry = one.data["summary"][student].get("accuracy")
             if entry is not None:
                 yield _score(name, student, entry, fixed)
+
+
+def _protocol(name: str, standard: bool, precision: str) -> str:
+    """A protocol, and what else sets numbers under its name apart: altered settings, another precision."""
+    said = ("" if standard else "altered", "" if precision == "float32" else precision)
+    return ", ".join(filter(None, (name, *said)))
 
 
 def _score(name: str, student: str, entry: Statistics, fixed: bool) -> str:
@@ -238,4 +244,5 @@ def _board(subject: Subject) -> Iterator[str]:
             head = f"| `{result.id}` | {place.ranks.get(student) or ''} | {verified} "
             entry = result.statistics[student].get("accuracy")
             if entry is not None:
-                yield head + _score(result.protocol.name, student, entry, bool(result.synset.fixed_network))
+                name = _protocol(result.protocol.name, result.protocol.standard, result.precision)
+                yield head + _score(name, student, entry, bool(result.synset.fixed_network))

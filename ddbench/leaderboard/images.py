@@ -31,6 +31,11 @@ def png_size(data: bytes, where: str) -> tuple[int, int]:
     return width, height
 
 
+def is_too_wide(data: bytes) -> bool:
+    """Whether what looks like a PNG has more pixels a side than a preview may have, as that of large images has."""
+    return len(data) >= 33 and data[:8] == SIGNATURE and max(struct.unpack(">II", data[16:24])) > MAX_SIDE
+
+
 def clean_png(data: bytes, where: str) -> bytes:
     """Decode a PNG in full and encode its pixels anew, so that text, profiles and foreign chunks vanish.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ddbench.leaderboard.attachments import LABELS, MAX_BYTES, SYNSET, TEACHER, Part, address, beside, needed
-from ddbench.leaderboard.images import MAX_PNG_BYTES, clean_png
+from ddbench.leaderboard.images import MAX_PNG_BYTES, MAX_SIDE, clean_png, is_too_wide
 from ddbench.leaderboard.result import Result
 from ddbench.modalities import modality
 from ddbench.runtime.errors import UserError
@@ -146,7 +146,10 @@ def _preview(run: Path, path: Path, files: dict[Path, bytes]) -> Item:
         return Item("preview", WANTED, False, f"{preview} is not there; `ddbench distill` and `ddbench import` make it")
     if preview.stat().st_size > MAX_PNG_BYTES:
         return Item("preview", WANTED, False, f"{preview} has more than {MAX_PNG_BYTES:,} bytes")
-    files[path.with_suffix(".png")] = clean_png(read_bytes(preview, "preview", MAX_PNG_BYTES), str(preview))
+    data = read_bytes(preview, "preview", MAX_PNG_BYTES)
+    if is_too_wide(data):
+        return Item("preview", WANTED, False, f"{preview} has more than {MAX_SIDE:,} pixels a side")
+    files[path.with_suffix(".png")] = clean_png(data, str(preview))
     return Item("preview", WANTED, True, "beside the row")
 
 

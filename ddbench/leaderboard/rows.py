@@ -190,6 +190,11 @@ class Cell:
         return in_order(self.rows, self.main(student or self.students[0]))
 
 
+def wanted_references(cell: Cell) -> tuple[str, ...]:
+    """What should stand below the methods of a table; one of all real data is a reference itself."""
+    return () if cell.budget.unit == "all" else REFERENCES
+
+
 def in_order(rows: Iterable[Row], main: Measure) -> list[Row]:
     """Methods with a rank by a measure, those without one, random images, all real data."""
 

@@ -171,5 +171,8 @@ def test_the_line_of_all_real_data_says_its_number_in_the_unit_of_the_metric(vis
         made["id"] = result_id(made)
         put(tmp_path, check_result(made, name))
     build(tmp_path)
-    chart = visit(tmp_path).locator("figure", has_text="Accuracy against stored bytes")
+    page = visit(tmp_path)
+    assert page.locator("figure", has_text="Accuracy").count() == 0, "nothing here is one"
+    assert page.locator("svg[aria-label^='Negative log-likelihood of every student']").count() == 1
+    chart = page.locator("figure", has_text="Negative log-likelihood against stored bytes")
     assert chart.locator("text", has_text="all real data").text_content() == "all real data 0.127"

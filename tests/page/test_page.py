@@ -430,6 +430,41 @@ def test_cards_share_a_scale_and_follow_the_filters(visit: Visit, board: Path) -
     assert len(shown(page, ".card")) == 6
 
 
+def test_cards_are_of_the_student_that_is_chosen(visit: Visit, tmp_path: Path) -> None:
+    """They kept the figures of the one that ranks."""
+    for name, accuracy in (("mtt", 0.9), ("random", 0.5)):
+        for ipc in (1, 10):
+            put(tmp_path, made_result(name, accuracy=accuracy, ipc=ipc, rich=False))
+    build(tmp_path)
+    page = visit(tmp_path, f"#student={STUDENTS[2]}")
+    page.click(".overview summary")
+    for place, card in enumerate(shown(page, ".card")):
+        assert card.query_selector(".score").inner_text() == numbers(page, STUDENTS[2], f"#t{place}")[0]
+        reference = page.inner_text(f"#t{place} tr.random td:nth-child(3)").split()[0]
+        assert card.query_selector(".ends").inner_text().startswith(f"random {reference}")
+
+
+def test_the_next_row_is_the_next_of_all(visit: Visit, tmp_path: Path) -> None:
+    """From one that a chart opened beyond the rows that are shown it was the first."""
+    rows = [made_result(f"method-{place:02}", accuracy=0.9 - place / 100, rich=False) for place in range(30)]
+    for row in rows:
+        put(tmp_path, row)
+    build(tmp_path)
+    page = visit(tmp_path, f"#row={rows[27].id}")
+    assert len(methods(page)) == 25
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#panel-title").startswith("method-28")
+
+
+def test_every_subset_of_a_row_is_found_by_its_id(visit: Visit, tmp_path: Path) -> None:
+    subsets = [made_result("random", seed=seed, rich=False) for seed in range(3)]
+    for row in (*subsets, made_result("mtt", rich=False)):
+        put(tmp_path, row)
+    build(tmp_path)
+    page = visit(tmp_path, f"#q={subsets[2].id}")
+    assert len(shown(page, "tr.random")) == 1
+
+
 def test_two_rows_are_compared_by_their_paired_difference(visit: Visit, board: Path) -> None:
     page = visit(board)
     page.locator("#t0 .open").first.click()
@@ -494,6 +529,13 @@ def test_the_quantile_of_the_page_is_students(visit: Visit, board: Path) -> None
     page = visit(board)
     for degrees in (1, 2, 4, 9, 15, 16, 20, 40, 200):
         assert page.evaluate(f"quantile({degrees})") == pytest.approx(t.ppf(0.975, degrees), rel=2e-4)
+
+
+def test_an_axis_says_where_its_lines_are(visit: Visit, board: Path) -> None:
+    """A line at 62.5 % said 63."""
+    axis = "valueAxis([{mean: 0.6, half: 0}, {mean: 0.71, half: 0}], 'fraction', '')"
+    told = visit(board).evaluate(f"(axis => axis.ticks.map(axis.text))({axis})")
+    assert told == ["60", "62.5", "65", "67.5", "70"]
 
 
 def test_large_board_shows_the_best_and_says_so(visit: Visit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,19 @@ def test_the_card(random_run: Path, published: Path):
     assert "On the leaderboard" not in text
 
 
+def test_the_card_tells_precisions_apart(random_run: Path, tmp_path: Path):
+    """Two lines had the same words and other numbers."""
+    (path,) = (random_run / "evaluations").glob("*[!t].json")
+    content = json.loads(path.read_text()) | {"precision": "bfloat16"}
+    path.with_stem("hard-v1-bfloat16").write_text(json.dumps(content))
+    export_hub(random_run, tmp_path / "pub")
+    lines = (tmp_path / "pub" / "README.md").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in lines if line.startswith("| hard-v1")] == [
+        "| hard-v1, altered, bfloat16",
+        "| hard-v1, altered",
+    ]
+
+
 def test_a_fixed_network_has_no_interval(ddb: Callable, random_run: Path, tmp_path: Path):
     """Its runs are one: in the card, and where ``info`` tells of the run."""
     (path,) = (random_run / "evaluations").glob("*[!t].json")

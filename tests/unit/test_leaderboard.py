@@ -316,6 +316,14 @@ def test_large_synset_and_preview_are_left_out(tmp_path: Path, board: Path) -> N
     assert "--synset-url" in plan.lacks[0].text
 
 
+def test_a_preview_of_large_images_is_left_out(tmp_path: Path, board: Path) -> None:
+    """Twenty classes of 224 pixels are 4518; the submission was refused, and nothing could be done about it."""
+    run = make_run(tmp_path / "run", preview=png(4, 4518))
+    (item,) = (item for item in plan_submission(run, board, make_result(run)).items if item.name == "preview")
+    assert (item.group, item.there) == ("wanted", False)
+    assert item.text == f"{run / 'preview.png'} has more than 4,096 pixels a side"
+
+
 def test_dataset_from_a_folder_gets_a_slug(tmp_path: Path, board: Path) -> None:
     path = submit(make_run(tmp_path / "run", dataset="folder:../../Etc/My Birds"), board)
     assert path.parent.relative_to(board).as_posix() == "results/folder-etc-my-birds/ipc1/mtt"

@@ -27,7 +27,7 @@ from ddbench.leaderboard.commands import commands
 from ddbench.leaderboard.grouping import build_cells
 from ddbench.leaderboard.pages import markdown, page
 from ddbench.leaderboard.pages.details import Pool, result_details
-from ddbench.leaderboard.pages.export import csv_text
+from ddbench.leaderboard.pages.export import csv_text, index
 from ddbench.leaderboard.pages.latex import latex_text
 from ddbench.leaderboard.pages.page import build, check, tables
 from ddbench.leaderboard.pages.row_files import script
@@ -370,6 +370,8 @@ def test_real_data_alone_is_a_table(tmp_path: Path) -> None:
     submit(make_run(tmp_path / "full", method="full", budget=("all", 1297), student=None), tmp_path / "board")
     (table,) = tables(tmp_path / "board")
     assert table.title == "digits, all images"
+    assert [line.reference for line in table.lines] == ["full"]
+    assert index([table.cell])["tables"][0]["missing"] == [], "random images of all there are would be these"
 
 
 def test_a_table_that_another_metric_ranks_has_one_column_of_the_accuracy() -> None:

@@ -182,7 +182,7 @@ def _line(table: Table, line: Line) -> dict[str, Any]:
         "m": row.method,
         "k": [ranks[student] or 0 for student in cell.students],
         "b": rounded(row.stored),
-        "q": " ".join([said.method_title, *said.authors, said.licence, row.first.id]).strip(),
+        "q": " ".join([said.method_title, *said.authors, said.licence, *(one.id for one in row.results)]).strip(),
         "path": result_path(row.first).as_posix(),
     }
     if row.verified:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ddbench.leaderboard.columns import Measure
 from ddbench.leaderboard.coverage import Checked
 from ddbench.leaderboard.result import Result
-from ddbench.leaderboard.rows import Cell, Row, Score
+from ddbench.leaderboard.rows import Cell, Row, Score, wanted_references
 from ddbench.leaderboard.schema import result_path, same_subject
 from ddbench.runtime.errors import UserError, install_words
 from ddbench.runtime.files import plain_or_absent, write_atomic, write_bytes, write_text
@@ -232,7 +232,7 @@ def _indexed(cell: Cell, student: str) -> Record:
         }
         rows.append(_row_of(cell, row, student) | more)
     measured = {row.reference for row in cell.rows}
-    missing = [name for name in ("random", "full") if name not in measured]
+    missing = [name for name in wanted_references(cell) if name not in measured]
     return _table_of(cell) | {"metric": cell.metric, "students": list(cell.students), "rows": rows, "missing": missing}
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ddbench.leaderboard.columns import CROSS, MAIN, Measure, others
 from ddbench.leaderboard.ranking import alike
 from ddbench.leaderboard.result import Budget, Result
-from ddbench.leaderboard.rows import FULL, RANDOM, REFERENCES, AgainstRandom, Cell, Row
+from ddbench.leaderboard.rows import FULL, RANDOM, REFERENCES, AgainstRandom, Cell, Row, wanted_references
 from ddbench.statistics import FRACTION, SIGNED, Statistics, count_words, spread_words
 
 NONE = "–"
@@ -176,8 +176,7 @@ def lay_out(cell: Cell, student: str = "", everyone: bool = False) -> Table:
         Column("made with", False, "torch version and device of the evaluation", ABOUT),
     ]
     lines = [Line(row, row.reference, tuple(_entries(cell, row, columns, student))) for row in cell.ordered(student)]
-    wanted = REFERENCES if cell.budget.unit != "all" else ()
-    missing = [name for name in wanted if name not in {line.reference for line in lines}]
+    missing = [name for name in wanted_references(cell) if name not in {line.reference for line in lines}]
     used = [i for i in range(len(columns)) if i < 2 or any(line.entries[i].text != NONE for line in lines)]
     lines += [Line(None, name, _missing(name, len(columns))) for name in missing]
     lines.sort(key=lambda line: ("", *REFERENCES).index(line.reference))

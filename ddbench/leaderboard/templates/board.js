@@ -41,7 +41,9 @@ function showBoard(board) {
   const open = (row, table) => showRow(row, table);
   const root = byId("board");
   let place = 0;
-  if (views.length > 1) root.append(glance(views));
+  const cards = h("ul", { class: "glance" });
+  const glanceAt = glance(views);
+  if (views.length > 1) root.append(h("details", { class: "overview" }, h("summary", {}, "Best of every table"), h("nav", { "aria-label": "Best of every table" }, cards)));
   if (board.left) root.append(h("p", { class: "plain" }, `This board is larger than a page of 2 MB can show: of every table here are its best ${board.most} rows and the references; ${board.left} more are in results/, and `, h("code", {}, "ddbench leaderboard show"), " prints all."));
   for (const group of groups.values()) {
     const table = group.views[0].table;
@@ -124,7 +126,6 @@ function showBoard(board) {
         const found = fits ? drawTable(view, state, matches, open) : 0;
         const any = fits && (found > 0 || (!state.narrowed && table.rows.length > 0) || (words.length > 0 && view.order.length > 0));
         view.section.hidden = !any;
-        if (view.card) view.card.hidden = !any;
         if (any) active.push(view);
         if (any) every.add(view);
         count += any ? found : 0;
@@ -133,6 +134,7 @@ function showBoard(board) {
       if (active.length) drawCharts(group, active);
     }
     for (const rate of rates.values()) drawRate(rate, every);
+    cards.replaceChildren(...glanceAt(every, state));
     byId("count").textContent = `${count} of ${total} rows`;
     byId("nothing").hidden = [...groups.values()].some((group) => !group.node.hidden);
     remember();
@@ -217,7 +219,7 @@ function showBoard(board) {
   function move(by) {
     const view = views.find((v) => v.table === opened.table);
     const place = view.order.findIndex((row) => row.id === opened.row.id);
-    const next = view.order[place + by];
+    const next = place < 0 ? null : view.order[place + by]; // a row that the filters leave out has none beside it
     if (next) showRow(next, view.table);
   }
   panel.addEventListener("close", () => {
@@ -261,20 +263,22 @@ function showBoard(board) {
   addEventListener("hashchange", () => (byId(location.hash.slice(1)) ? remember() : follow()));
 }
 
-/* Every table at a glance: its best rows between random images and all real data. */
+/* Every table at a glance: its best rows, by the student that is chosen, between random images and all real data. */
 function glance(views) {
+  const columnOf = (table, student) => table.columns.findIndex((c) => c.g === "accuracy" && c.s === student);
   /* One scale for all cards of a metric: shares go from 0 to 100 %, other units over what there is. */
   const range = (table) => {
     if (table.unit === "fraction") return [0, 1];
     const values = views.filter((view) => view.table.metric === table.metric).flatMap((view) => view.table.rows.flatMap((row) => view.table.columns.flatMap((c, i) => (c.g === "accuracy" && row.e[i] ? [row.e[i][1]] : []))));
     return [Math.min(...values), Math.max(...values)];
   };
-  const cards = views.map((view) => {
+  const cardOf = (view, state) => {
     const { table } = view;
-    const column = table.columns.findIndex((c) => c.g === "accuracy" && c.s === table.students[0]);
-    const best = table.rows.filter((row) => row.k && row.k[0] === 1 && !row.ref);
+    const column = columnOf(table, state.student || table.students[0]);
+    const better = table.better === "lower" ? -1 : 1;
+    const best = table.rows.filter((row) => !row.ref && row.id && rankOf(row, table, state) === 1).sort((a, b) => better * (b.e[column][1] - a.e[column][1]));
     const of = (name) => { const row = table.rows.find((r) => r.ref === name && r.id); return row && row.e[column] ? row.e[column] : null; };
-    if (!best.length || !best[0].e[column]) return null;
+    if (!best.length) return null;
     const top = best[0].e[column], random = of("random"), full = of("full");
     const [low, high] = range(table);
     const x = (v) => 8 + (high > low ? (v - low) / (high - low) : 1) * 184;
@@ -286,11 +290,10 @@ function glance(views) {
     const who = names.length > 3 ? `${names.slice(0, 3).join(", ")} and ${names.length - 3} more` : names.join(", ");
     const said = [random && `random ${random[0].split(" ")[0]}`, full && `all data ${full[0].split(" ")[0]}`].filter(Boolean).join(" · ") || "no references measured";
     const go = () => { view.section.scrollIntoView({ block: "start" }); const first = view.node.querySelector(".open"); if (first) first.focus({ preventScroll: true }); };
-    view.card = h("li", {}, h("button", { type: "button", class: "card", click: go },
+    return h("li", {}, h("button", { type: "button", class: "card", click: go },
       h("span", { class: "where" }, `${table.dataset} · ${table.budget} · ${table.labels}${table.standard ? "" : " · non-standard"}`), h("span", { class: "who" }, who), h("span", { class: "score" }, meanAndSpread(top[0])[0], h("i", {}, ` ${meanAndSpread(top[0])[1]}`.trimEnd())), track, h("span", { class: "ends" }, said)));
-    return view.card;
-  }).filter(Boolean);
-  return h("details", { class: "overview" }, h("summary", {}, "Best of every table"), h("nav", { "aria-label": "Best of every table" }, h("ul", { class: "glance" }, cards)));
+  };
+  return (there, state) => views.filter((view) => there.has(view)).map((view) => cardOf(view, state)).filter(Boolean);
 }
 
 start();

@@ -19,6 +19,7 @@ const s = (tag, attributes, ...children) => fill(document.createElementNS(SVG, t
 const byId = (id) => document.getElementById(id);
 const unique = (values) => [...new Set(values)];
 const percent = (value) => (100 * value).toFixed(1);
+const tick = (value, unit) => String(Number((unit === "fraction" ? 100 * value : value).toPrecision(6))); // of an axis: as it is
 const shown = (value, unit) => (unit === "fraction" ? percent(value) : String(Number(value.toPrecision(4))));
 
 /* Long names break after a hyphen. */

@@ -2,17 +2,17 @@
 /* An opened row. */
 const BINS = 15;
 
-function seedPlot(runs, unit) {
+function seedPlot(runs, unit, metric) {
   const rows = runs.map(([student, values]) => ({ student, values: values.map(([seed, v]) => ({ seed, v })) }));
   const all = rows.flatMap((row) => row.values.map((p) => p.v));
   const [low, high] = around(all);
   const pad = (high - low || 0.02) * 0.1;
   const left = 150, width = 560, step = 30, top = 6, bottom = top + step * rows.length;
   const x = (v) => left + ((v - low + pad) / (high - low + 2 * pad)) * (width - left - 16);
-  const root = s("svg", { viewBox: `0 0 ${width} ${bottom + 30}`, role: "img", class: "plot", "aria-label": "Accuracy of every seed, by student" });
+  const root = s("svg", { viewBox: `0 0 ${width} ${bottom + 30}`, role: "img", class: "plot", "aria-label": `${ranks(metric)} of every seed, by student` });
   for (const v of ticks(low - pad, high + pad, 6)) {
     root.append(s("line", { class: "grid", x1: x(v), x2: x(v), y1: top, y2: bottom }));
-    root.append(s("text", { class: "tick", x: x(v), y: bottom + 16, "text-anchor": "middle" }, unit === "fraction" ? String(Number((100 * v).toFixed(2))) : String(Number(v.toPrecision(4)))));
+    root.append(s("text", { class: "tick", x: x(v), y: bottom + 16, "text-anchor": "middle" }, tick(v, unit)));
   }
   rows.forEach((row, i) => {
     const y = top + step * (i + 0.5);
@@ -60,7 +60,7 @@ function robustness(points, norm) {
   const xs = unique(own.map((p) => p.value)).sort((a, b) => a - b);
   const named = new Map(own.map((p) => [p.value, p.eps]));
   const high = Math.max(...own.map((p) => p.accuracy), 0.05);
-  const y = { low: 0, high: Math.min(1, high * 1.08), ticks: ticks(0, Math.min(1, high * 1.08), 5), text: (v) => String(Math.round(100 * v)), label: "accuracy, %" };
+  const y = { low: 0, high: Math.min(1, high * 1.08), ticks: ticks(0, Math.min(1, high * 1.08), 5), text: (v) => tick(v, "fraction"), label: "accuracy, %" };
   const x = { low: Math.min(0, xs[0]), high: xs[xs.length - 1] * 1.04, ticks: xs, text: (v) => named.get(v).replace(/\/255$/, ""), label: norm === "linf" ? "eps, of 255, L∞" : "eps, of 255, L2" };
   const axes = frame(320, 240, x, y, `Accuracy under attack, ${norm}`, { right: 64 });
   const ends = [];
@@ -204,7 +204,7 @@ function resultBlock(result, row, texts, several) {
     several ? h("h2", { class: "one" }, `Synset seed ${result.facts.find(([name]) => name === "Synset seed")[1]}`) : null,
     takeAlong(result),
     result.note ? h("p", { class: "note" }, result.note) : null,
-    h("div", { class: "two" }, section("Every seed", seedPlot(main, unit)), preview(result, row.m)),
+    h("div", { class: "two" }, section("Every seed", seedPlot(main, unit, text(result.runs[0][1][0][0]))), preview(result, row.m)),
     check ? section("Verification", h("p", {}, h("span", { class: `badge ${check.verdict}` }, check.verdict), check.extent ? ` ${check.extent} ` : " ", h("span", { class: "soft" }, check.by)),
       simpleTable(["student", "claimed", "measured", "expected within", "runs", "verdict"], check.students, [1, 2, 3, 4])) : null,
     claims.length ? section("Published beside ours", simpleTable(["student", "metric", "published", "ours", "source"], claims, [2, 3])) : null,

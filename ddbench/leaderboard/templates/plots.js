@@ -65,9 +65,7 @@ function valueAxis(points, unit, label) {
   const low = Math.min(...points.map((p) => p.mean - p.half)), high = Math.max(...points.map((p) => p.mean + p.half));
   const pad = (high - low || 0.1) * 0.06;
   const bound = unit === "fraction" ? [Math.max(0, low - pad), Math.min(1, high + pad)] : [low - pad, high + pad];
-  const digits = unit === "fraction" && bound[1] - bound[0] < 0.03 ? 1 : 0;
-  const text = unit === "fraction" ? (v) => (100 * v).toFixed(digits) : (v) => String(Number(v.toPrecision(3)));
-  return { low: bound[0], high: bound[1], ticks: ticks(bound[0], bound[1], 5), text, label: unit === "fraction" ? `${label}, %` : label };
+  return { low: bound[0], high: bound[1], ticks: ticks(bound[0], bound[1], 5), text: (v) => tick(v, unit), label: unit === "fraction" ? `${label}, %` : label };
 }
 
 const around = (values) => [Math.min(...values), Math.max(...values)];
@@ -147,7 +145,10 @@ function byMethod(points) {
 
 const lineClass = (method, points) => (points[0].ref ? "c-ref dashed" : looks(method).colour);
 
-/* Accuracy against what a row costs: stored bytes, CPU time of the distillation, bits per class. What has no place is counted. */
+/* What ranks as a title begins with it: "Test accuracy" is "Accuracy". */
+const ranks = (metric) => metric.replace(/^Test (.)/, (_, first) => first.toUpperCase());
+
+/* What ranks against what a row costs: stored bytes, CPU time of the distillation, bits per class. What has no place is counted. */
 function plotCost(points, unit, label, open, { what, of, text, axis, missing, joined = true, width = 430 }) {
   const all = points.filter((p) => p.ref !== "full");
   const own = all.filter((p) => of(p) > 0);
@@ -159,7 +160,7 @@ function plotCost(points, unit, label, open, { what, of, text, axis, missing, jo
   }
   for (const p of [...own].sort((a, b) => Boolean(b.ref) - Boolean(a.ref))) axes.root.append(drawPoint(axes, p, axes.px(of(p)), open));
   const left = unique(all.filter((p) => !own.includes(p)).map((p) => (p.ref ? "random subset" : p.method)));
-  return figure(`Accuracy against ${what}`, axes.root, null, left.length ? `Not drawn, ${missing}: ${left.join(", ")}.` : "");
+  return figure(`${ranks(label)} against ${what}`, axes.root, null, left.length ? `Not drawn, ${missing}: ${left.join(", ")}.` : "");
 }
 
 const plotBytes = (...to) => plotCost(...to, { what: "stored bytes", of: (p) => p.bytes, text: bytes, axis: "stored bytes (log)", missing: "nothing stored" });
@@ -192,7 +193,7 @@ function plotBudget(points, unit, label, open) {
     axes.root.append(line(axes, mine, (p) => axes.px(p.value), lineClass(method, mine)));
     for (const p of mine) axes.root.append(drawPoint(axes, p, axes.px(p.value), open));
   }
-  return figure(`Accuracy against ${what}`, axes.root);
+  return figure(`${ranks(label)} against ${what}`, axes.root);
 }
 
 /* Cross-architecture heat map of one table: its best rows and the references by students, and what is left out. */
@@ -206,7 +207,7 @@ function plotHeat(table, open) {
   const [low, high] = around(keys);
   const left = 92, top = 4, cw = Math.min(110, 330 / columns.length), ch = rows.length > 10 ? 20 : 23, bottom = 60;
   const root = s("svg", { viewBox: `0 0 ${Math.max(430, left + cw * columns.length + 8)} ${top + ch * rows.length + bottom}`, role: "img", class: "plot heat",
-    "aria-label": `Accuracy of every student, ${table.title}` });
+    "aria-label": `${ranks(table.metric)} of every student, ${table.title}` });
   rows.forEach((row, r) => {
     const y = top + r * ch;
     root.append(s("text", { class: row.ref ? "tick faint" : "tick", x: left - 8, y: y + ch / 2 + 4, "text-anchor": "end" }, cut(row.m, 13)));

@@ -94,7 +94,7 @@ function drawTable(view, state, matches, open) {
   const methods = rows.filter((row) => !row.ref);
   const some = state.narrowed || view.all ? methods : methods.slice(0, FIRST);
   const keep = new Set([...some, ...rows.filter((row) => row.ref)]);
-  view.order = rows.filter((row) => keep.has(row) && row.id);
+  view.order = rows.filter((row) => row.id); // also those that "Show more" holds: a chart has all
 
   const groups = h("tr", { class: "groups", "aria-hidden": "true" });
   for (let at = 0; at < columns.length;) {

@@ -325,6 +325,32 @@ def test_a_laptop_needs_no_sideways_scroll_for_the_first_table(visit: Visit) -> 
 ATTACK = "<img src=x onerror=pwned=1>'\"</script><script>pwned=1</script>{{7*7}}${7*7}"
 
 
+def test_a_dataset_is_chosen_by_its_whole_name(visit: Visit, tmp_path: Path) -> None:
+    """Without its second space no table was of it."""
+    for name in ("mtt", "dm"):
+        put(tmp_path, made_result(name, dataset="folder:My  birds", rich=False))
+    build(tmp_path)
+    page = visit(tmp_path)
+    page.select_option("#dataset", index=1)
+    assert page.inner_text("#count") == "2 of 2 rows"
+
+
+def test_a_warning_says_of_which_student_it_is(visit: Visit, tmp_path: Path) -> None:
+    """The same words of two students were one line."""
+    made = made_result().to_json()
+    for own in made["details"].values():
+        own["masking_warnings"] = ["odd (1 of 5 seeds)"]
+    made["id"] = result_id(made)
+    result = check_result(made, "mtt")
+    put(tmp_path, result)
+    build(tmp_path)
+    page = visit(tmp_path, f"#row={result.id}")
+    page.wait_for_selector(READY)
+    told = page.locator("#panel .warning").all_inner_texts()
+    assert told == [f"{student}: odd (1 of 5 seeds)" for student in sorted(made["details"])]
+    assert len(told) > 1
+
+
 def test_hostile_texts_are_inert(visit: Visit, tmp_path: Path) -> None:
     said = {
         "method_title": ATTACK[:120],
@@ -442,6 +468,21 @@ def test_cards_are_of_the_student_that_is_chosen(visit: Visit, tmp_path: Path) -
         assert card.query_selector(".score").inner_text() == numbers(page, STUDENTS[2], f"#t{place}")[0]
         reference = page.inner_text(f"#t{place} tr.random td:nth-child(3)").split()[0]
         assert card.query_selector(".ends").inner_text().startswith(f"random {reference}")
+
+
+def test_an_address_opens_a_reference_in_its_table(visit: Visit, tmp_path: Path) -> None:
+    """All real data stand in every table; the row beside was in none but the second, and the first was opened."""
+    full = made_result("full", budget="all", accuracy=0.95, rich=False)
+    rows = {ipc: made_result("mtt", ipc=ipc, rich=False) for ipc in (1, 10)}
+    for row in (full, *rows.values()):
+        put(tmp_path, row)
+    build(tmp_path)
+    page = visit(tmp_path, f"#row={full.id}&with={rows[10].id}")
+    page.wait_for_selector(".compare tbody")
+    assert page.inner_text("#panel .bar p").startswith("digits, IPC 10 ·")
+    page = visit(tmp_path, f"#budget=IPC+10&row={full.id}")
+    page.wait_for_selector(READY)
+    assert page.inner_text("#panel .bar p").startswith("digits, IPC 10 ·")
 
 
 def test_the_next_row_is_the_next_of_all(visit: Visit, tmp_path: Path) -> None:

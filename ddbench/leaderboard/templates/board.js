@@ -23,7 +23,7 @@ function showBoard(board) {
   [...wins].sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1)).forEach(([method], i) => placeOf.set(method, i));
 
   byId("links").append(...board.links.map(([text, address]) => h("a", { href: address }, text)));
-  const option = (select, values) => select.append(...values.map((value) => h("option", {}, value)));
+  const option = (select, values) => select.append(...values.map((value) => h("option", { value }, value))); // its text alone would lose double spaces
   option(controls.dataset, unique(board.tables.map((t) => t.dataset)));
   option(controls.budget, unique([...board.tables].sort((a, b) => (a.value ?? 0) - (b.value ?? 0)).map((t) => t.budget)));
   option(controls.labels, unique(board.tables.map((t) => t.labels)).sort());
@@ -252,10 +252,15 @@ function showBoard(board) {
 
   const follow = () => {
     const [wanted, other] = recall();
-    const view = wanted && views.find((v) => v.table.rows.some((row) => row.id === wanted));
-    if (!view && panel.open) panel.close();
-    if (!view) opened = null;
+    const has = (view, id) => view.table.rows.some((row) => row.id === id);
+    const having = views.filter((view) => wanted && has(view, wanted));
+    if (!having.length && panel.open) panel.close();
+    if (!having.length) opened = null;
     apply();
+    /* A reference stands in several tables: that of the row beside it, of these one that the filters leave. */
+    const near = other ? having.filter((view) => has(view, other)) : [];
+    const fitting = near.length ? near : having;
+    const view = fitting.find((one) => !one.section.hidden) || fitting[0];
     if (view) showRow(view.table.rows.find((row) => row.id === wanted), view.table, other);
   };
   follow();

@@ -164,7 +164,7 @@ function curvesOf(result) {
       const points = c.robustness.map(([attack, norm, eps, value, accuracy]) => ({ attack, norm, eps, value, accuracy }));
       return unique(points.map((p) => p.norm)).map((norm) => named(student, robustness(points, norm)));
     });
-    const warnings = unique(attacked.flatMap(([, c]) => c.masking_warnings || []));
+    const warnings = attacked.flatMap(([student, c]) => (c.masking_warnings || []).map((text) => `${student}: ${text}`)); // each has its own seeds
     parts.push(section("Robustness", h("p", { class: "soft" }, "Accuracy under attack against the size of the perturbation."), h("div", { class: "row" }, drawn),
       warnings.map((text) => h("p", { class: "warning" }, text))));
   }

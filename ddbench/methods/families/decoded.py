@@ -161,7 +161,7 @@ class DecodedMatching(Decoded[A], AugmentedMatching[A]):
         """With the published loops of the IPC, not of the decoded images; where there is one, without what trains."""
         outer, inner = loops(config, context.ipc)
         idle = UNTRAINED if outer == 1 and not config.outer_loops else ()
-        defaults = {item.name: item.default for item in fields(config) if item.name in idle}
+        defaults: dict[str, Any] = {item.name: item.default for item in fields(config) if item.name in idle}
         return replace(config, outer_loops=outer, inner_epochs=inner if outer > 1 else 1, **defaults)
 
     @classmethod

@@ -235,6 +235,33 @@ def test_bytes_of_several_subsets_are_their_mean() -> None:
     assert f",{total}," in csv_text([cell])
 
 
+def test_a_verdict_rests_on_the_student_of_which_the_least_share_was_trained_again(tmp_path: Path) -> None:
+    """Two networks of two are all, though they are fewer than three of five."""
+
+    def shorten(content: dict[str, Any]) -> None:
+        content["runs"] = [run for run in content["runs"] if run["student"] == FIRST or run["seed"] < 2]
+
+    result = changed(plain("mtt"), shorten)
+    put(tmp_path, result)
+    verify(tmp_path, result, [0, 1, 2])
+    (cell,) = read_board(tmp_path).cells
+    assert row_of(cell, "mtt").checked == Checked("identical", 3, 5)
+
+
+def test_seconds_of_several_subsets_are_their_mean() -> None:
+    """Over those that are known; of none nothing is told."""
+
+    def cost(result: Result, seconds: float | None) -> Result:
+        known = result.cost.distill
+        assert known is not None
+        spent = None if seconds is None else replace(known, cpu_seconds=seconds)
+        return replace(result, cost=replace(result.cost, distill=spent))
+
+    for told, seconds in (([10.0, None, 40.0], 25.0), ([None, None, None], None)):
+        (cell,) = build_cells([cost(plain("random", seed=seed), one) for seed, one in enumerate(told)])
+        assert cell.rows[0].distill_seconds == seconds
+
+
 def test_the_student_that_ranks_does_not_hang_on_the_files() -> None:
     """Where nothing was distilled on a network of the table: not on which row is read first."""
     rows = [

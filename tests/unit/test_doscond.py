@@ -217,6 +217,49 @@ def test_the_loss_of_a_step_is_that_of_the_released_code(context: Context, metri
     assert method.step(0)["loss"] == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
+def test_steps_are_those_of_adam_at_rates_that_drop(context: Context, monkeypatch: pytest.MonkeyPatch):
+    """Edges and labels at a rate each, a tenth from ``drop_at`` on; draws are colder from step to step."""
+    settings = {"lr_edges": 0.3, "lr_labels": 0.05, "drop_at": 2, "coldest": 0.01}
+    method = DosCond(replace(SMALL, **settings), context)
+    method.setup()
+    drawn, temperatures = method.graphs.draw, []
+
+    def watched(temperature: float, generator: torch.Generator) -> Draw:
+        temperatures.append(temperature)
+        return drawn(temperature, generator)
+
+    monkeypatch.setattr(method.graphs, "draw", watched)
+    own = [one.detach().clone().requires_grad_() for one in method.graphs.logits]
+    adam = torch.optim.Adam([{"params": own[:1], "lr": 0.3}, {"params": own[1:], "lr": 0.05}])
+    for step in range(4):
+        if step == 2:
+            for group in adam.param_groups:
+                group["lr"] *= 0.1
+        method.step(step)
+        for one, logits in zip(own, method.graphs.logits, strict=True):
+            one.grad = logits.grad.clone()
+        adam.step()
+        for one, logits in zip(own, method.graphs.logits, strict=True):
+            torch.testing.assert_close(logits, one, rtol=1e-5, atol=1e-6)
+    assert temperatures == pytest.approx([1.0, 0.1, 0.01, 0.01])
+
+
+def test_weight_of_the_density(context: Context):
+    """Where all edges are as likely as not: b times the slope of their mean probability, on each edge's logit."""
+    slopes = []
+    for density in (0.0, 5.0):
+        method = DosCond(replace(SMALL, density=density), context)
+        method.setup()
+        first = method.graphs.first
+        assert len(first.edges) < 0.5 * len(method.graphs.edge_logits)
+        with torch.no_grad():
+            method.graphs.edge_logits.zero_()
+        method.step(0)
+        slopes.append(method.graphs.edge_logits.grad.clone())
+    expected = torch.full_like(slopes[0], 5 * 0.25 / len(slopes[0]))
+    torch.testing.assert_close(slopes[1] - slopes[0], expected, rtol=1e-3, atol=1e-6)
+
+
 def test_draws_have_the_probabilities(few: GraphSet):
     relaxed = RelaxedGraphs(few, 1, torch.float64)
     draws = [relaxed.draw(0.01, seeds.generator(number, "p")) for number in range(400)]

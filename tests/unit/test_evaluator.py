@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -415,6 +416,20 @@ def test_costs_are_added_up():
             {"student": TINY, "seed": 1, "wall_seconds": 1.234, "cpu_seconds": 2.0, "peak_memory_bytes": 30},
         ],
     }
+
+
+def test_seeds_that_are_trained_at_once_share_the_seconds(
+    random_run: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Their costs are added up: each telling all of them, three seeds would have taken three times as long."""
+    monkeypatch.setattr(tasks, "Meter", lambda: SimpleNamespace(wall=6.0, cpu=12.0))
+    runs = [{"seed": seed, "metrics": {"accuracy": 0.5}} for seed in range(3)]
+    monkeypatch.setattr(tasks, "_train_and_test", lambda *_: runs)
+    task = tasks.Task(student=TINY, seeds=(0, 1, 2), sha256="c" * 64)
+    found = tasks.run_task(job_of(random_run, data_root), task)
+    assert [(one["seed"], one["cost"]["wall_seconds"], one["cost"]["cpu_seconds"]) for one in found] == [
+        (seed, 2.0, 4.0) for seed in range(3)
+    ]
 
 
 def test_a_metric_that_a_seed_lacks_is_left_out():

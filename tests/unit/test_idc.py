@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ddbench.config import apply_config
 from ddbench.data.augment import Draw, draw
 from ddbench.data.formation import decode
+from ddbench.data.policy import Policy, augment
 from ddbench.data.preprocess import Preprocess
 from ddbench.distillation.recipes import method_recipes
 from ddbench.methods import METHODS
@@ -408,6 +409,36 @@ def test_network_goes_round_the_training_set(context: Context, monkeypatch: pyte
     assert sizes[0] == 300
     total = len(context.train)
     assert sorted(torch.cat(seen)[:total].tolist()) == list(range(total))
+
+
+@pytest.mark.parametrize("cutmix", [0.0, 1.0])
+def test_training_of_the_network_is_a_plain_loop(context: Context, cutmix: float):
+    """Two sweeps with torch's SGD in float64; of a mixed image the losses of both classes count by their shares."""
+    settings = {"lr_net": 0.05, "momentum_net": 0.8, "weight_decay_net": 0.1, "net_images": 40, "batch_net": 16}
+    method = method_of(context, augmentation="none", cutmix=cutmix, **settings)
+    trained, net = method._network(7), context.network(7).double().train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.8, weight_decay=0.1)
+    x, y, seed = context.preprocess.apply(context.train.images), context.train.labels, context.seed
+    order = torch.randperm(len(y), generator=seeds.generator(seed, "formation-order", 2, 0)).split(16)
+    for inner in range(2):
+        losses = []
+        for number in (3 * inner, 3 * inner + 1, 3 * inner + 2):
+            seen, own, share = x[order[number]], y[order[number]], 1.0
+            other = own
+            if cutmix:
+                named = seeds.generator(seed, "formation-augment", 2, number)
+                seen, mix = augment(Policy((), "cutmix"), seen, named, None)
+                assert mix is not None
+                share, other = mix.share, own[mix.partner]
+            logits = net(seen.double())
+            loss = share * F.cross_entropy(logits, own) + (1 - share) * F.cross_entropy(logits, other)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        assert method._train(trained, 2, inner) == pytest.approx(sum(losses) / 3, rel=1e-5)
+    for ours, theirs in zip(trained.net.parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(ours.detach().double(), theirs.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_number_of_decoded_images_is_bounded(make_context: Callable[..., Context]):

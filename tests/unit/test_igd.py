@@ -149,6 +149,34 @@ def test_a_push_moves_the_predicted_image_down_what_it_is_of(igd: Callable[..., 
     assert not bool(igd(influence=0.0, deviation=0.1)._push(z, noise, 3, []).any()), "nothing is done yet"
 
 
+def test_times_that_are_guided_and_what_an_image_is_pushed_from(igd: Callable[..., Any]):
+    """The noise of the times between two shares gets ``sqrt(1 - a)`` of the push; the newest images are remembered."""
+    method = igd(guide_from=0.3, guide_to=0.6, memory=2, influence=0.0)
+    asked: list[list[Tensor]] = []
+
+    def push(clean: Tensor, noise: Tensor, label: int, done: list[Tensor]) -> Tensor:
+        asked.append(list(done))
+        return 2 * torch.ones_like(noise)
+
+    method._push = push
+    plan, times = method.draw(3), len(method.backend.alphas)
+    x, noise = normals(1, 1, 8, 8).float(), normals(1, 1, 8, 8, seed=1).float()
+    images = [normals(1, 1, 8, 8, seed=seed).float().clamp(-1, 1) for seed in (2, 3, 4)]
+    for image in images:
+        plan.finished(image)
+    guided = []
+    for move in plan.moves:
+        found = plan.correction(x, noise, move, torch.tensor([0]))
+        guided.append(not torch.equal(found, noise))
+        if guided[-1]:
+            torch.testing.assert_close(found - noise, torch.full_like(noise, 2 * math.sqrt(1 - move.source)))
+    assert guided == [0.3 <= move.time / times <= 0.6 for move in plan.moves]
+    assert any(guided)
+    assert not all(guided)
+    assert all(len(done) == 2 for done in asked)
+    assert all(torch.equal(one, other) for done in asked for one, other in zip(done, images[1:], strict=True))
+
+
 def test_deviation_leaves_the_first_image_and_moves_the_others(igd: Callable[..., Any]):
     images = []
     for strength in (1e-9, 0.3):

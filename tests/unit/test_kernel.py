@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from conftest import EAGER, digits_context
 from torch import Tensor
 
 from ddbench.methods import rcig as rcig_source
-from ddbench.methods.families.kernel import Learned
+from ddbench.methods.families.kernel import Learned, temperature_slope
 from ddbench.methods.frepo import FRePo, FRePoConfig
 from ddbench.methods.parts.pool import Pool
 from ddbench.methods.rcig import RCIG, RCIGConfig
@@ -270,6 +271,100 @@ def test_images_at_once(data_root: Path, tmp_path: Path):
     moved = two[1]["images"].flatten(1).norm(dim=1) > 0
     assert int(moved.sum()) == 4
     torch.testing.assert_close(two[1]["images"][moved], one[1]["images"][moved], rtol=1e-3, atol=1e-7)
+
+
+def test_released_form_step_by_step(data_root: Path, tmp_path: Path):
+    """By autograd on the inner loss: Adam counts on from the pool's steps, for the tangent and for a base without
+    gradient; the last layer's tangent gets the gradient added."""
+    method = rcig(data_root, tmp_path, paper_code=True, solver_steps=3, lr_pool=1e-3, lr_inner=2e-3, oldest=1000)
+    method._train_member(0, 0)
+    pool, images, labels, ridge = method.pool, method.learned.images, method.learned.labels, method.weight
+    count, last = int(pool.steps[0]), method.net.last_slice()
+    assert count > 0
+    theta, first, second = (part[0].clone() for part in (pool.weights, pool.first, pool.second))
+    delta, mean, square = (torch.zeros_like(theta) for _ in range(3))
+
+    def loss(tangent: Tensor, base: Tensor) -> Tensor:
+        features, moved = method.net.push(base, images, tangent)
+        return convex_loss(labels - moved, tangent, features, ridge)
+
+    for step in range(3):
+        slope, number = torch.func.grad(loss)(delta, theta), count + step + 1
+        mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope**2
+        before = delta
+        delta = delta - 2e-3 * (mean / (1 - 0.9**number)) / ((square / (1 - 0.999**number)).sqrt() + 1e-8)
+        delta[last] = before[last] + slope[last]
+        first, second = 0.9 * first, 0.999 * second
+        theta = theta - 1e-3 * (first / (1 - 0.9**number)) / ((second / (1 - 0.999**number)).sqrt() + 1e-8)
+    found = method._inner(0)
+    torch.testing.assert_close(found[0], theta, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found[1], delta, rtol=1e-6, atol=1e-10)
+    assert found[2] == 3
+
+
+def test_rates_and_average_of_rcig(data_root: Path, tmp_path: Path):
+    """AdaBelief's first step is the rate over .9 whatever the gradient; delivered is the average without its bias."""
+    rates = {"images": 0.1, "labels": 0.02, "tau": 0.005}
+    method = rcig(data_root, tmp_path, **{f"lr_{name}": rate for name, rate in rates.items()})
+    start = {name: part.clone() for name, part in method.learned.named().items()}
+    assert all(torch.equal(one, start[name]) for name, one in method.delivered().named().items())
+    method.setup()
+    gradients = {name: 1 + torch.rand(part.shape) for name, part in start.items()}
+    past = []
+    for iteration in range(2):
+        method.descend(gradients, iteration)
+        past.append({name: part.clone() for name, part in method.learned.named().items()})
+    for name, rate in rates.items():
+        moved = past[0][name].double() - start[name]
+        torch.testing.assert_close(moved, torch.full_like(moved, -rate / 0.9), rtol=1e-3, atol=1e-6)
+        average = (0.99 * past[0][name] + past[1][name]) / 1.99
+        torch.testing.assert_close(method.delivered().named()[name], average, rtol=1e-5, atol=1e-6)
+
+
+def test_training_of_the_pool_of_rcig(data_root: Path, tmp_path: Path):
+    """So many steps, each as likely; half the mean squared error over images and classes."""
+    method = rcig(data_root, tmp_path, most_steps=4)
+    assert {method.steps_of_pool(iteration) for iteration in range(60)} == {1, 2, 3, 4}
+    outputs, labels = drawn(5, 3), drawn(5, 3, seed=1)
+    expected = sum((a - b) ** 2 for a, b in zip(outputs.flatten().tolist(), labels.flatten().tolist(), strict=True))
+    assert float(method.pool_loss(outputs, labels)) == pytest.approx(expected / 30)
+
+
+def test_steps_of_frepo(data_root: Path, tmp_path: Path):
+    """LAMB moves a leaf by its own length times its rate, which a cosine lowers to a tenth; halfway it is .55 of it."""
+    settings = {**SMALL, "iterations": 4, "lr_images": 3e-3, "lr_labels": 2e-2}
+    for iteration, factor in ((0, 1.0), (2, 0.55), (4, 0.1)):
+        method = make(FRePo, FRePoConfig(**settings), data_root, tmp_path / str(iteration), ipc=2)
+        start = {name: part.clone() for name, part in method.learned.named().items()}
+        method.descend({name: 1 + torch.rand(part.shape) for name, part in start.items()}, iteration)
+        for name, rate in (("images", 3e-3), ("labels", 2e-2)):
+            moved = method.learned.named()[name] - start[name]
+            each = factor * rate * float(start[name].norm()) / math.sqrt(moved.numel())
+            torch.testing.assert_close(moved, torch.full_like(moved, -each), rtol=1e-3, atol=1e-6)
+        assert float(method.learned.tau) == pytest.approx(-0.03 / 0.9, rel=1e-3)
+
+
+def test_temperature_descends_in_the_cross_entropy():
+    """``e^tau (mean over images of sum_c q_c p_c - p_y)`` with q the softmax of ``e^tau p``."""
+    predicted, classes, tau = drawn(6, 4), torch.tensor([0, 3, 1, 1, 2, 0]), torch.tensor(0.7, dtype=torch.float64)
+    total = 0.0
+    for row, label in zip(predicted.tolist(), classes.tolist(), strict=True):
+        powers = [math.exp(math.exp(0.7) * one) for one in row]
+        total += sum(power / sum(powers) * one for power, one in zip(powers, row, strict=True)) - row[label]
+    assert float(temperature_slope(predicted, classes, tau)) == pytest.approx(math.exp(0.7) * total / 6, rel=1e-10)
+
+
+def test_how_frepo_begins_and_trains_its_pool(data_root: Path, tmp_path: Path):
+    """Targets are shorter with more classes than ten, ages are staggered, a step of the pool sees some images."""
+    method = make(FRePo, FRePoConfig(**{**SMALL, "pool": 4, "oldest": 25, "batch_pool": 7}), data_root, tmp_path, ipc=2)
+    assert method.pool.ages.tolist() == [0, 10, 20, 5]
+    one, two = (method.pool_batch(20, iteration, 0) for iteration in (0, 1))
+    assert len(set(one.tolist())) == len(set(two.tolist())) == 7
+    assert set(one.tolist()) | set(two.tolist()) <= set(range(20))
+    assert one.tolist() != two.tolist()
+    assert method.pool_batch(7, 0, 0) is None
+    method.context = SimpleNamespace(classes=40, hard_labels=lambda: torch.arange(40))
+    torch.testing.assert_close(method.first_labels(), (torch.eye(40) - 1 / 40) / 2)
 
 
 # The pool

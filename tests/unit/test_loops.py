@@ -393,6 +393,16 @@ def test_a_last_batch_of_one_is_left_out_where_the_network_cannot_be_trained_on_
     assert epoch.loss == pytest.approx(1)
 
 
+def test_accuracy_is_of_the_images_that_were_trained_on():
+    """A network that is always right has all of them, also where the last image was left out."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3))
+    nn.init.zeros_(net[2].weight)
+    net[2].bias.data = torch.tensor([0.0, 9.0, 0.0])
+    inputs = Inputs(random_tensor(9, 1, 2, 2), torch.ones(9, dtype=torch.int64), None, CPU)
+    (epoch,) = train(net, inputs, epochs=1, batch=4, optimizer=OptimizerSettings(lr=0.0), policy=None, seed=0)
+    assert epoch.accuracy == 1
+
+
 def ones(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """A loss of 1 whatever the logits."""
     return logits.sum() * 0 + 1

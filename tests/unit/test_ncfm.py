@@ -16,6 +16,7 @@ from conftest import digits_context
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ddbench.data.dataset import Split, class_indices
 from ddbench.experts.store import TrajectoryStore, find_stores
 from ddbench.methods import ncfm as module
 from ddbench.methods.base import Context, NotFiniteError, State
@@ -251,6 +252,25 @@ def test_frequencies_that_learn_give_the_images_a_larger_loss(make: Callable[...
     method = make(frequencies="learned", lr_images=1e-12, weight_decay=0.0, finetune_steps=0, lr_frequencies=0.03)
     losses = [method.step(0)["loss"] for _ in range(6)]
     assert losses[-1] > 1.1 * losses[0]
+
+
+def test_weight_of_the_finetuning(make: Callable[..., NCFM]):
+    """The first sweep over the classes matches, the second lowers the weighted cross-entropy."""
+    whole, half = (make(finetune_weight=weight).step(0) for weight in (1.0, 0.5))
+    assert half["loss"] == whole["loss"]
+    # a class's images follow its own cross-entropy only after that was taken
+    assert half["finetune_loss"] == pytest.approx(0.5 * whole["finetune_loss"], rel=1e-3)
+
+
+def test_real_and_synthetic_images_are_augmented_alike(context: Context):
+    """Where both are the same images, nothing is left to match, whatever is drawn."""
+    index = torch.cat([one[:2] for one in class_indices(context.train.labels, context.classes)])
+    few = Split(context.train.images[index], context.train.labels[index])
+    method = NCFM(NCFMConfig(**SMALL, factor=1, init="real", augmentation="dsa"), replace(context, train=few))
+    method.setup()
+    method._take_expert(0)
+    for iteration in range(4):
+        assert float(method._match(method._stored(3), iteration, 3).detach()) < 1e-3 * SCALE
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import EAGER, TINY
+from plain_training import plain_loop
 from torch import Tensor, nn
 
 from ddbench.data import dataset
@@ -24,7 +25,14 @@ from ddbench.networks.build import build_student
 from ddbench.protocols.plan import Plan, check_plan
 from ddbench.protocols.protocol import PROTOCOLS, changed
 from ddbench.protocols.targets import targets
-from ddbench.protocols.training import Settings, inputs_to_test, split_to_test, train_student, trained_students
+from ddbench.protocols.training import (
+    Settings,
+    inputs_to_test,
+    split_to_test,
+    tested_students,
+    train_student,
+    trained_students,
+)
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
 from ddbench.synset import Budget, Synset
@@ -126,6 +134,35 @@ def test_own_labels_are_mixed_as_the_images_are():
     assert float(loss(logits, mixed)) == pytest.approx(float(-(expected * logits.log_softmax(1)).sum() / 4), rel=1e-6)
 
 
+def test_soft_labels_are_mixed_as_probabilities():
+    """They are logits: of a mixed image the distributions are blended, not the logits."""
+    soft = 4 * randn(20, 10, seed=2).float()
+    plan = make_plan("soft-v1", labels=soft)
+    plan = replace(plan, protocol=changed(plan.protocol, augmentation="mixup")[0])
+    labels, loss = targets(plan, plan.inputs(CPU), CPU, "float32")
+    mixed = labels(view(plan, Mix(torch.tensor([1, 0, 3, 2]), 0.75)))
+    pairs = ((3, 0), (0, 3), (11, 19), (19, 11))
+    shares = [soft[i].exp() / soft[i].exp().sum() for pair in pairs for i in pair]
+    expected = torch.stack([0.75 * one + 0.25 * other for one, other in zip(shares[::2], shares[1::2], strict=True)])
+    torch.testing.assert_close(mixed, expected)
+    logits = randn(4, 10).float()
+    assert float(loss(logits, mixed)) == pytest.approx(float(-(expected * logits.log_softmax(1)).sum() / 4), rel=1e-6)
+
+
+def test_every_number_of_the_augmentation_reaches_the_views():
+    """Each protocol's own; where none is said, a crop shows at least one of an image's patches."""
+    numbers = {"crop_scale": 0.3, "mix_alpha": 0.4, "mix_probability": 0.7}
+    plan = make_plan("kd-v1", patches=2)
+    plan = replace(plan, protocol=replace(plan.protocol, augmentation="rrc+patchshuffle+mixup", **numbers))
+    policy = plan.policy
+    assert policy is not None
+    assert (policy.parts, policy.mix, policy.factor) == (("rrc", "patchshuffle"), "mixup", 2)
+    assert {name: getattr(policy, name) for name in numbers} == numbers
+    unsaid = replace(plan, protocol=replace(plan.protocol, crop_scale=0.0)).policy
+    assert unsaid is not None
+    assert unsaid.crop_scale == 0.5
+
+
 def test_teacher_labels_every_view(teacher_path: Path):
     plan = make_plan("kd-v1", teacher_path)
     assert plan.teacher is not None
@@ -135,6 +172,18 @@ def test_teacher_labels_every_view(teacher_path: Path):
     assert torch.equal(labels(seen), expected)
     logits = randn(4, 10).float()
     assert float(loss(logits, expected)) == pytest.approx(float(soft_target_kl(logits, expected, 20.0)), rel=1e-6)
+
+
+def test_a_teacher_labels_in_the_precision_that_is_asked_for(teacher_path: Path):
+    plan = make_plan("kd-v1", teacher_path)
+    assert plan.teacher is not None
+    net, seen = plan.teacher.network(CPU), view(plan)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        half = net(seen.x).float()
+    found = targets(plan, plan.inputs(CPU), CPU, "bfloat16")[0](seen)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, half)
+    assert not torch.equal(found, net(seen.x))
 
 
 def test_teacher_in_batch_mode_uses_the_statistics_of_the_batch(teacher_path: Path):
@@ -207,6 +256,23 @@ def test_kd_v1_is_what_it_says(teacher_path: Path):
         assert torch.allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.parametrize(("name", "drop", "rebuilt"), [("hard-v1", 4, False), ("dc-legacy", 5, True)])
+def test_optimiser_where_the_rate_drops(name: str, drop: int, rebuilt: bool):
+    """In plain PyTorch: hard-v1 keeps its momentum there, the public code's loop begins with a new optimiser."""
+    plan = make_plan(name)
+    plan = replace(plan, protocol=changed(plan.protocol, epochs=6, augmentation="none")[0])
+    (net,), _ = trained_students(plan, TINY, [0], Settings(device="cpu", threads=1))
+    x, y = plan.preprocess.apply(plan.synset.images), plan.synset.labels
+    settings = {"epochs": 6, "batch": 20, "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "decay_after": drop}
+    ends = []
+    for rebuild in (rebuilt, not rebuilt):
+        plain = build_student(TINY, channels=1, size=8, classes=10, seed=0)
+        *_, weights = plain_loop(plain, x, y, **settings, rebuild=rebuild, augmentation="none", seed=0)
+        ends.append(float((flatten_parameters(net) - weights).abs().max()))
+    assert ends[0] < 1e-6
+    assert ends[1] > 1e-5
+
+
 @pytest.mark.parametrize("name", sorted(set(PROTOCOLS) - {"fkd", "dd-recipe"}))
 def test_every_protocol_trains(name: str, teacher_path: Path):
     more = {"labels": torch.randn(20, 10, generator=torch.Generator().manual_seed(0))} if name == "soft-v1" else {}
@@ -228,6 +294,25 @@ def test_precision(seeds: list[int]):
         for precision in ("float32", "bfloat16")
     )
     assert 0 < float((flatten_parameters(half) - flatten_parameters(whole)).abs().max()) < 0.01
+
+
+@pytest.mark.parametrize(("precision", "half"), [("float32", False), ("bfloat16", True)])
+def test_students_are_tested_in_the_precision_that_they_were_trained_in(precision: str, half: bool):
+    seen: list[bool] = []
+
+    class Watching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(10))
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return self.bias.expand(len(x), 10)
+
+    plan, test = make_plan(), Split(load_dataset("digits").test.images[:5], torch.tensor([0, 0, 1, 0, 2]))
+    found = tested_students(plan, test, {0: Watching()}, Settings(device="cpu", threads=1, precision=precision), None)
+    assert found == [{"accuracy": 0.6}]
+    assert seen == [half]
 
 
 def test_zoomed_test_images():

@@ -676,6 +676,37 @@ def test_the_guide_learns_the_teachers_labels(context: Context):
     assert torch.equal(plan.synset.images, first)
 
 
+def test_terms_of_a_later_phase(context: Context):
+    """By hand from the step's view: squared distance to the view of the real image, and how sure the guide is."""
+    method = fresh("cudd", context, phases="1,3", anchor_weight=0.3, adversarial_weight=0.7)
+    for iteration in range(2):
+        method.step(iteration)
+    method._guide = build_student(GUIDE, channels=1, size=8, classes=CLASSES, seed=5).eval()
+    method._choose(1)
+    batch = next(stage for stage in method.stages() if isinstance(stage, Batch) and stage.phase == 1)
+    real = method.initial(batch)
+    x = real + 0.7 * torch.randn(real.shape, generator=generator())
+    with torch.no_grad():
+        terms = method.objective(batch, 0, x)
+        seen, anchor = method.view(batch, 0, x), method.view(batch, 0, real)
+        known, shares = method.teacher(seen).argmax(1), method._guide(seen).softmax(1)
+    right = [int(known[k]) == int(label) for k, label in enumerate(batch.labels)]
+    assert 0 < sum(right) < len(right)
+    sure = [float(shares[k, label]) if right[k] else 1 / CLASSES for k, label in enumerate(batch.labels)]
+    expected = 0.7 * sum(-math.log(1 - one) for one in sure) / len(sure)
+    assert float(terms["adversarial"]) == pytest.approx(expected, rel=1e-5)
+    assert float(terms["anchor"]) == pytest.approx(0.3 * float(((seen - anchor) ** 2).sum() / seen.numel()), rel=1e-5)
+
+
+def test_settings_of_the_guide(context: Context):
+    method = fresh("cudd", context, phases="1,2,3", guide_epochs=9, guide_batch=7, guide_crop_scale=0.25, guide_lr=0.02)
+    stages = [stage for stage in method.stages() if isinstance(stage, GuideTraining)]
+    for stage, rate in zip(stages, (0.02, 5e-4), strict=True):
+        protocol, plan = method._guide_plan(stage)
+        assert plan.policy is not None
+        assert (plan.epochs, plan.batch, plan.policy.crop_scale, protocol.lr) == (9, 7, 0.25, rate)
+
+
 # GUARD
 
 

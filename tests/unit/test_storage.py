@@ -15,6 +15,7 @@ from ddbench.data.preprocess import fit_preprocess
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.protocols.storage import label_bytes, storage
+from ddbench.schedule import Replay
 from ddbench.synset import Budget, Synset
 
 
@@ -88,3 +89,13 @@ def test_bits_of_a_class_count_all_that_is_handed_over():
     assert hard.bits_per_class == 8 * (2 * 64 * 4 + 2)
     soft = plan(labels=torch.zeros(20, 10), learned_lr=torch.tensor([0.1, 0.2]), stage=torch.arange(20) // 10).synset
     assert soft.stored_bytes == 20 * 64 * 4 + 20 * 10 * 4 + 2 * 4 + 20 * 8
+
+
+def test_the_one_network_of_a_recipe_is_handed_over_too():
+    """With the rates and batches that belong to it; a student that is trained afresh is not."""
+    learned = {"learned_lr": torch.tensor([0.1, 0.2]), "stage": torch.arange(20) % 2}
+    fixed = plan(student="mlp-d2-w8", schedule=Replay(epochs=1, init="xavier", fixed=3), **learned)
+    recipe, numbers = 2 * 4 + 20 * 8, (64 * 8 + 8) + (8 * 10 + 10)
+    for protocol, other in (("dd-recipe", recipe + 4 * numbers), ("hard-v1", recipe)):
+        counted = storage(replace(fixed, protocol=PROTOCOLS[protocol]), load_dataset("digits"))
+        assert (counted["other"], counted["total"]) == (other, 20 * 64 * 4 + 20 + other)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from ddbench.data.dataset import Split
 from ddbench.data.load import load_dataset
 from ddbench.networks.build import build_student
 from ddbench.protocols import training
+from ddbench.runtime import seeds
 from ddbench.synset import Budget, read_synset
 from ddbench.tasks import transfer
 from ddbench.tasks.learning import few, fitted, linear_probe, own_statistics, probe_accuracy
@@ -126,6 +129,27 @@ def test_finetune_learns():
     assert net.classifier.out_features == 2
     net.eval()
     assert float((net(x).argmax(1) == y).float().mean()) > 0.9
+
+
+def test_finetune_is_a_plain_loop():
+    """A fresh last layer; torch's SGD with momentum 0.9, shuffled batches, the rate down a cosine."""
+    net: nn.Module = build_student("mlp-d2-w8", channels=1, size=8, classes=2, seed=0)
+    plain = copy.deepcopy(net).train()
+    with seeds.isolated(4, "fresh last layer"):
+        plain.classifier = nn.Linear(8, 3)
+    x, y = torch.randn(13, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(13) % 3
+    config = TransferConfig(finetune_epochs=4, finetune_lr=0.2, finetune_batch=5)
+    finetune(net, Inputs(x, y, None, torch.device("cpu")), 3, 4, config)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.2, momentum=0.9)
+    for epoch in range(4):
+        optimizer.param_groups[0]["lr"] = 0.2 * 0.5 * (1 + math.cos(math.pi * epoch / 4))
+        named = seeds.generator(seeds.derive(4, "fine-tuning"), "order", epoch)
+        for index in torch.randperm(13, generator=named).split(5):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(plain(x[index]), y[index]).backward()
+            optimizer.step()
+    for ours, theirs in zip(net.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_finetune_begins_with_a_fresh_last_layer_and_moves_all_others():

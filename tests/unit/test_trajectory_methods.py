@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +28,8 @@ from ddbench.methods.ftd import FTD, FTDConfig
 from ddbench.methods.mtt import MTT, MTTConfig
 from ddbench.methods.needs.experts import Experts
 from ddbench.methods.parts.canvas import moving_average
-from ddbench.methods.parts.segments import Segment, synset_batches
+from ddbench.methods.parts.masking import MaskConfig
+from ddbench.methods.parts.segments import Segment, Segments, synset_batches
 from ddbench.methods.tesla import TESLA, TESLAConfig
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
@@ -312,6 +314,25 @@ def test_likely_cause_of_what_is_not_finite(beta: float, start_epoch: int, cause
     result.images.fill_(float("inf"))
     with pytest.raises(NotFiniteError, match=f"likely cause: {cause}"):
         method.guard(segment, result)
+
+
+def test_order_of_the_experts():
+    """``cycle``: each once a round, in another order; ``uniform``: any."""
+
+    def rows(expert: int, *epochs: int) -> list[Tensor]:
+        return [torch.full((3,), float(epoch)) for epoch in epochs]
+
+    def followed(order: Any) -> list[int]:
+        store: Any = SimpleNamespace(indices=[2, 5, 7, 11], rows=rows)
+        segments = Segments(store=store, seed=0, order=order, batch=0, steps=1, strategy=None, mask=MaskConfig())
+        return [segments.draw(iteration, (0, 2), (1,), torch.zeros(2, 1, 4, 4)).expert for iteration in range(40)]
+
+    rounds = [tuple(followed("cycle")[first : first + 4]) for first in range(0, 40, 4)]
+    assert all(sorted(one) == [2, 5, 7, 11] for one in rounds)
+    assert len(set(rounds)) > 1
+    drawn = followed("uniform")
+    assert set(drawn) == {2, 5, 7, 11}
+    assert any(len(set(drawn[first : first + 4])) < 4 for first in range(0, 40, 4))
 
 
 def test_one_seed_gives_the_family_the_same_segments(context: Context):

@@ -21,7 +21,7 @@ from test_leaderboard import ACCURACIES, CONVNET, MLP, make_run, submit
 from ddbench.evaluation.record import SEARCHED
 from ddbench.leaderboard import retrain
 from ddbench.leaderboard.described import _rate, differing
-from ddbench.leaderboard.result import Run
+from ddbench.leaderboard.result import Metric, Run, TaskInfo, TaskUnit
 from ddbench.leaderboard.retrain import choose
 from ddbench.leaderboard.schema import load_results, read_result
 from ddbench.leaderboard.verification import (
@@ -35,6 +35,7 @@ from ddbench.leaderboard.verification import (
 )
 from ddbench.protocols.protocol import PROTOCOLS, changed
 from ddbench.runtime.errors import UserError
+from ddbench.statistics import summarise
 
 CLAIMED = {0: 0.881, 1: 0.887, 2: 0.893}
 
@@ -184,6 +185,39 @@ def test_every_comparison_of_a_row_counts_for_the_level(tmp_path: Path) -> None:
     own = made.measured["ece"][STUDENTS[0]]
     quantile = student_t.ppf(1 - 0.05 / 2 / 4, 4)  # two students, accuracy and ECE
     assert own.high - own.claimed == pytest.approx(quantile * stdev(values) * math.sqrt(2 / 5))
+
+
+def test_numbers_of_tasks_count_for_the_level_too(tmp_path: Path) -> None:
+    """Each is one comparison more for all others; its own interval is about the claim, of the repetition's spread."""
+    metrics = {"auc": Metric(unit="fraction", better="lower", title="AUC")}
+    claimed, again = [0.5, 0.52, 0.51, 0.55], [0.58, 0.63, 0.61, 0.62]
+
+    def task(values: list[float]) -> TaskInfo:
+        units = tuple(TaskUnit(unit=place, metrics={"auc": value}) for place, value in enumerate(values))
+        whole = {"question": {}, "over": "target", "beside": {}, "threads": 1, "versions": {}}
+        return TaskInfo(metrics=metrics, units=units, summary={"auc": summarise(values)}, **whole)
+
+    result = replace(made_result("mtt", names=STUDENTS[:2]), tasks={"membership": task(claimed)})
+    made = make_verification(
+        result,
+        result.runs,
+        ["ece"],
+        device="cpu",
+        threads=1,
+        at_once=1,
+        versions={},
+        tasks={"membership": task(again)},
+    )
+    five = 1 - 0.05 / 2 / 5  # two students with accuracy and ECE, and the task's number
+    own = made.measured["ece"][STUDENTS[0]]
+    values = [run.metrics["ece"] for run in result.runs if run.student == STUDENTS[0]]
+    assert own.high - own.claimed == pytest.approx(student_t.ppf(five, 4) * stdev(values) * math.sqrt(2 / 5))
+    assert made.tasks is not None
+    found = made.tasks["membership"].compared["auc"]
+    half = student_t.ppf(five, 3) * stdev(again) * math.sqrt(1 / 4 + 1 / 4)
+    assert (found.claimed, found.measured) == pytest.approx((fmean(claimed), fmean(again)))
+    assert (found.low, found.high) == pytest.approx((fmean(claimed) - half, fmean(claimed) + half))
+    assert (found.verdict, made.verdict) == ("below", "below"), "a larger AUC is worse"
 
 
 def rate_of(row: dict[str, Any], **settings: Any) -> str | None:

@@ -5,7 +5,6 @@ And the commands that distil with what a store or a model says of itself.
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shlex
 import zipfile
@@ -13,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddbench.data.specs import is_own, own_form, size_to_load
+from ddbench.data.specs import dataset_flags, is_own, own_form
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import read_json
@@ -123,11 +122,8 @@ def with_model(model: Path, header: Mapping[str, Any]) -> str:
 
 def _data(header: Mapping[str, Any], side: Any, recipe: Mapping[str, Any]) -> list[str]:
     """The flags by which a run has the very images that something was trained on, as far as they are no defaults."""
-    name, usual = str(header.get("dataset")), ExpertRecipe()
-    flags = ["--dataset", name]
-    with contextlib.suppress(UserError):  # a set that is not known here
-        if isinstance(side, int) and (size := size_to_load(name, side)) is not None:
-            flags += ["--size", str(size)]
+    usual = ExpertRecipe()
+    flags = dataset_flags(str(header.get("dataset")), side if isinstance(side, int) else None)
     preprocess, holdout = (recipe.get(one, getattr(usual, one)) for one in ("preprocess", "holdout"))
     flags += [] if preprocess == usual.preprocess else ["--preprocess", str(preprocess)]
     if isinstance(holdout, float) and holdout != usual.holdout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Mapping
@@ -212,6 +213,18 @@ def size_to_load(name: str, side: int, asked: int | None = None) -> int | None:
     if asked not in (None, side):
         raise UserError(f"--size {asked}: the synset has images of {name} with {side} pixels; leave --size out")
     return side if name.startswith((FOLDER, HUB)) or dataset_spec(name).resizable else None
+
+
+def dataset_flags(name: str, side: int | None) -> list[str]:
+    """The flags by which a command reads a dataset as something else has it, for advice.
+
+    Args:
+        side: of the images in px; None: nothing says it. A set that is not known here is named without.
+    """
+    size = None
+    with contextlib.suppress(UserError):
+        size = None if side is None else size_to_load(name, side)
+    return ["--dataset", name, *([] if size is None else ["--size", str(size)])]
 
 
 DSA = "color_crop_cutout_flip_scale_rotate"

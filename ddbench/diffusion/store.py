@@ -9,6 +9,7 @@ them. How models are trained is in :mod:`ddbench.diffusion.train`.
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from ddbench.config import apply_config
 from ddbench.data.dataset import Dataset
-from ddbench.data.specs import dataset_slug
+from ddbench.data.specs import dataset_flags, dataset_slug
 from ddbench.diffusion.backends import Backend, LatentDiT, PixelUNet
 from ddbench.diffusion.library import diffusers
 from ddbench.diffusion.parts import SCHEDULER_CONFIG, alphas_of, load_part, parameters_of, pipeline_config, weight_files
@@ -244,7 +245,7 @@ def check_model(model: DiffusionModel, dataset: Dataset, holdout: float | None =
         UserError: other image size, channels, classes, data or held-out fraction.
     """
     spec = dataset.spec
-    remedy = f"train one with ddbench diffusion train --dataset {spec.name}"
+    remedy = f"train one with {shlex.join(['ddbench', 'diffusion', 'train', *dataset_flags(spec.name, spec.size)])}"
     if model.channels != spec.channels:
         raise UserError(
             f"{model.folder}: makes images of {model.channels} channel(s), {spec.name} has {spec.channels}; {remedy}"

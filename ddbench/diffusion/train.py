@@ -43,7 +43,7 @@ from ddbench.runtime.interruption import Interruption, interruptible
 from ddbench.runtime.light import light
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
-from ddbench.runtime.signs import turn
+from ddbench.runtime.signs import end_turn, turn
 from ddbench.runtime.tensors import finite_tensors, open_tensors, write_foreign, write_tensors
 from ddbench.training.optimizers import check_gathered
 
@@ -182,6 +182,7 @@ def _finished(folder: Path, partial: Path, console: Console) -> DiffusionModel:
     """
     model = read_model(folder)
     partial.unlink(missing_ok=True)
+    end_turn(folder)
     console.say(f"trained already: {folder}")
     return model
 
@@ -302,8 +303,8 @@ class _Progress:
 
     @property
     def recent(self) -> float:
-        """Mean loss of the steps since the last entry of the curve."""
-        return self._sum / max(1, self._count)
+        """Mean loss of the steps since the last entry of the curve; where there are none, that entry."""
+        return self._sum / self._count if self._count else self.losses[-1]
 
     def note(self, done: int, loss: float) -> None:
         """Take the loss of the step that ended; write the checkpoint when it is due."""

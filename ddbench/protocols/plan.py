@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from ddbench.data.dataset import Dataset
 from ddbench.data.policy import Policy, parse_policy
 from ddbench.data.preprocess import Preprocess
-from ddbench.data.specs import resolve_augmentation
+from ddbench.data.specs import dataset_flags, resolve_augmentation
 from ddbench.protocols.labels import StoredLabels
 from ddbench.protocols.protocol import PROTOCOLS, Protocol
 from ddbench.runtime.errors import UserError
@@ -152,10 +153,8 @@ def check_plan(plan: Plan, dataset: Dataset) -> None:
         raise UserError(f"{what} is n/a: the synset ({synset.method} on {synset.dataset}) has soft labels")
     if protocol.needs_teacher:
         if plan.teacher is None:
-            raise UserError(
-                f"protocol {protocol.name} needs a teacher: train one with ddbench teacher --dataset {synset.dataset}, "
-                "or give --teacher FILE"
-            )
+            train = shlex.join(["ddbench", "teacher", *dataset_flags(synset.dataset, dataset.spec.size)])
+            raise UserError(f"protocol {protocol.name} needs a teacher: train one with {train}, or give --teacher FILE")
         check_teacher(plan.teacher, dataset, plan.preprocess)
     if protocol.labels == "stored":
         if plan.stored is None:

@@ -39,7 +39,7 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, ensure_writable, gone, plain_or_absent, read_json, write_json
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
-from ddbench.runtime.signs import turn
+from ddbench.runtime.signs import end_turn, turn
 from ddbench.runtime.tensors import open_tensors
 from ddbench.teachers.store import Teacher
 from ddbench.training.loops import Inputs, Labels, views
@@ -238,6 +238,7 @@ def _finished(out: Path, subject: dict[str, Any], epochs: int, console: Console)
     found.verify()
     for left in _partial_paths(out):
         left.unlink(missing_ok=True)
+    end_turn(out)
     console.say(f"finished already: {out}")
     return found
 

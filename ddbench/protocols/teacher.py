@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddbench.data.specs import DATASETS, preprocess_kind
+from ddbench.data.specs import DATASETS, dataset_flags, preprocess_kind
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash, read_json
-from ddbench.teachers.remedy import how_to_join, named
+from ddbench.teachers.remedy import ROOT, how_to_join, named
 
 if TYPE_CHECKING:
     from ddbench.data.preprocess import Preprocess
@@ -58,9 +59,10 @@ def choose_teacher(
 
 def _kind(synset: Synset) -> str | None:
     """The word for a synset's preprocess; None: its numbers have none."""
-    spec = DATASETS.get(synset.dataset)
-    found = preprocess_kind(synset.preprocess, (spec.mean, spec.std) if spec else ((), ()))
-    return found or (None if spec and "mean" in synset.preprocess else str(synset.preprocess.get("kind")))
+    name, own = synset.dataset, synset.preprocess
+    known = name in DATASETS
+    found = preprocess_kind(own, (DATASETS[name].mean, DATASETS[name].std) if known else ((), ()))
+    return found or (None if known and "mean" in own else str(own.get("kind")))
 
 
 def recorded(begun: Sequence[Path], path: Path) -> Iterator[str]:
@@ -128,8 +130,9 @@ def protocol_teacher(
             remedy = f"does not hold it: {join}; or give" if join else "does not hold it: give"
             remedy += " --teacher FILE, that one or another, or --teachers DIR"
         else:
-            named_kind = f" --preprocess {kind}" if kind not in (None, "meanstd") else ""
-            train = f"`ddbench teacher --dataset {synset.dataset}{named_kind}`"
-            remedy = f"holds none: train one with {train}, or give --teacher FILE"
+            command = ["ddbench", "teacher", *dataset_flags(synset.dataset, synset.images.shape[-1])]
+            command += ["--preprocess", kind] if kind not in (None, "meanstd") else []
+            command += ["--teachers", str(root)] if root != ROOT else []
+            remedy = f"holds none: train one with `{shlex.join(command)}`, or give --teacher FILE"
         raise UserError(f"protocol {wanted.name} needs {missing}, and {root} {remedy}")
     return found

@@ -231,9 +231,9 @@ def turn(
     place = path.with_name(f"{path.name}{TURN}")
     plain_or_absent(place, "sign of life")
     sign = Sign(path.parent, TURN)
-    with nullcontext() if meter is None else meter.paused():
-        _take_turn(sign, place, what, say)
     try:
+        with nullcontext() if meter is None else meter.paused():
+            _take_turn(sign, place, what, say)
         yield
     finally:
         sign.leave()
@@ -286,9 +286,18 @@ def _holder(place: Path) -> Seen | None:
 def end_turns(folder: Path) -> None:
     """Take away what dead processes left that had turns there."""
     for place in listed(folder, f"*{TURN}"):
-        found = _holder(place)
-        if found is not None and found.dead:
-            _bury(place, found)
+        _end_turn(place)
+
+
+def end_turn(path: Path) -> None:
+    """Take away what a dead process left that had the :func:`turn` of this path, where nothing is left to be done."""
+    _end_turn(path.with_name(f"{path.name}{TURN}"))
+
+
+def _end_turn(place: Path) -> None:
+    found = _holder(place)
+    if found is not None and found.dead:
+        _bury(place, found)
 
 
 def _bury(place: Path, holder: Seen) -> bool:

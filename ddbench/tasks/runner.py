@@ -24,7 +24,7 @@ from ddbench.runtime.files import (
     write_text,
 )
 from ddbench.runtime.progress import Console
-from ddbench.runtime.shards import WHOLE, Shard, State, Units, run_units
+from ddbench.runtime.shards import WHOLE, Shard, State, Units, run_common, run_units
 from ddbench.runtime.temporary import sweep
 from ddbench.tasks import task_class
 from ddbench.tasks.base import Job, Task, Unit
@@ -98,8 +98,10 @@ def do(job: Job, changed: Mapping[str, Any], out: Path, workers: int, console: C
         ensure_writable(folder)
         with Units(folder / "units").process():  # so that no other one that ends takes the folder away
             write_text(folder / HEAD, canonical_json(head) + "\n")
-            for stage in stages:
-                _do_stage(task, stage, found, head, workers, console, shard, out)
+            left = (stage for stage in stages if not all(_done(task, unit, found) for unit in stage))
+            for number, stage in enumerate(left):
+                do_stage = _do_later if number and shard.count > 1 else _do_first
+                do_stage(task, stage, found, head, workers, console, shard, out)
     units = {name: record for name, record in sorted(found.items()) if name in names}  # the order of the file
     result = {
         "kind": KIND,
@@ -155,7 +157,7 @@ def status(job: Job, changed: Mapping[str, Any], out: Path) -> list[State]:
     return Units(parts_folder(out) / "units").states([unit.name for unit in units], done)
 
 
-def _do_stage(
+def _do_first(
     task: Task[Any],
     stage: list[Unit],
     found: dict[str, dict[str, Any]],
@@ -165,23 +167,67 @@ def _do_stage(
     shard: Shard,
     out: Path,
 ) -> None:
-    own, folder = shard.own(stage), parts_folder(out)
+    """The shard's units of the first stage that is not done, or of any where there are no shards.
+
+    Raises:
+        Unfinished: they are done, those of others are not.
+    """
+    own = shard.own(stage)
     missing = [unit for unit in own if not _done(task, unit, found)]
     if missing:
         names = [(unit.name,) for unit in missing]
         with console.bar(task.job.task, len(own), len(own) - len(missing)) as bar:
-            units, shared = Units(folder / "units"), _Shared(task.job, _data_of(task))
+            units, shared = Units(parts_folder(out) / "units"), _Shared(task.job, _data_of(task))
             for index, record in run_units(WORK, shared, missing, workers, units=units, names=names):
-                unit = missing[index]
-                found[unit.name] = record
-                _check_there(out)
-                write_text(_part(folder, unit.name), canonical_json({"unit": unit.name, "record": record}) + "\n")
-                bar.advance(unit.name)
+                found[missing[index].name] = record
+                _keep(out, missing[index], record)
+                bar.advance(missing[index].name)
     if shard.count > 1:
         found.update(_kept(task, out, head))  # whoever was last has moved the records into the result
         left = [unit for unit in stage if not _done(task, unit, found)]
         if left:
             raise shard.unfinished("unit", len(own), len(left), len(stage), str(out))
+
+
+def _do_later(
+    task: Task[Any],
+    stage: list[Unit],
+    found: dict[str, dict[str, Any]],
+    head: Mapping[str, Any],
+    workers: int,
+    console: Console,
+    shard: Shard,
+    out: Path,
+) -> None:
+    """All units of a later stage that nobody else is at: shards that ended before it began do not come again."""
+    missing = [unit for unit in stage if not _done(task, unit, found)]
+    with console.bar(task.job.task, len(stage), len(stage) - len(missing)) as bar:
+
+        def done() -> set[str]:
+            found.update(_kept(task, out, head))
+            there = {unit.name for unit in missing if _done(task, unit, found)}
+            if others := len(stage) - len(missing) + len(there) - bar.done:
+                bar.advance(units=others)
+            return there
+
+        units, shared = Units(parts_folder(out) / "units"), _Shared(task.job, _data_of(task))
+        names = [unit.name for unit in missing]
+        jobs = run_common(WORK, shared, missing, workers, units=units, names=names, done=done, shard=shard)
+        for index, record in jobs:
+            found[missing[index].name] = record
+            _keep(out, missing[index], record)
+            bar.advance(missing[index].name)
+
+
+def _keep(out: Path, unit: Unit, record: Mapping[str, Any]) -> None:
+    """Put the record of a unit on the disk.
+
+    Raises:
+        UserError: the disk refuses, or the folder was taken away.
+    """
+    _check_there(out)
+    text = canonical_json({"unit": unit.name, "record": record})
+    write_text(_part(parts_folder(out), unit.name), f"{text}\n")
 
 
 def _check_there(out: Path) -> None:

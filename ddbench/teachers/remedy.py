@@ -10,6 +10,9 @@ from typing import Any
 from ddbench.data.specs import dataset_slug
 from ddbench.runtime.files import hashed, text_hash
 
+ROOT = Path("teachers")
+"""Where teachers are kept, unless a command says otherwise."""
+
 FOLDER = "together"
 """Of teachers that were joined, beside the folders of the networks, under that of the dataset."""
 PARTIAL = ".partial.safetensors"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import nn
 
 from ddbench.data.dataset import Dataset
 from ddbench.data.preprocess import Preprocess
-from ddbench.data.specs import canonical, dataset_slug
+from ddbench.data.specs import DatasetSpec, canonical, dataset_flags, dataset_slug
 from ddbench.networks.base import Student
 from ddbench.networks.build import parameter_count
 from ddbench.networks.names import default_student, parse_student
@@ -271,7 +272,7 @@ def check_teacher(teacher: Teacher, dataset: Dataset, preprocess: Preprocess) ->
         UserError: other shape, classes (or the same in another order), fingerprint or preprocess.
     """
     spec = dataset.spec
-    remedy = f"train one with ddbench teacher --dataset {spec.name} --student {teacher.student}"
+    remedy = _how_to_train(teacher, spec)
     if teacher.shape != spec.shape:
         raise UserError(
             f"{teacher.path}: its input is {_sides(teacher.shape)}, images of {spec.name} are {_sides(spec.shape)}; "
@@ -301,6 +302,15 @@ def check_teacher(teacher: Teacher, dataset: Dataset, preprocess: Preprocess) ->
             f"{teacher.path}: its input is made by {_transform(teacher.preprocess)}, here by "
             f"{_transform(preprocess.to_json())}; {remedy} and the --preprocess that is used here"
         )
+
+
+def _how_to_train(teacher: Teacher, spec: DatasetSpec) -> str:
+    """The command that trains a teacher like another one on a dataset; of several in a file the one that joins them."""
+    names = teacher.student.split(JOIN)
+    command = shlex.join(["ddbench", "teacher", *dataset_flags(spec.name, spec.size), "--student", names[0]])
+    if len(names) == 1:
+        return f"train one with {command}"
+    return f"train its {len(names)} networks with {command} and the like, and join them with ddbench teacher join FILES"
 
 
 def _skeleton(student: str, shape: tuple[int, int, int], classes: int) -> Student:

@@ -27,7 +27,7 @@ from ddbench.runtime.files import ensure_writable, write_json
 from ddbench.runtime.interruption import Interruption, interruptible
 from ddbench.runtime.progress import Console
 from ddbench.runtime.resources import Meter
-from ddbench.runtime.signs import turn
+from ddbench.runtime.signs import end_turn, turn
 from ddbench.runtime.tensors import finite_tensors, open_tensors, write_tensors
 from ddbench.teachers.recipe import TeacherRecipe
 from ddbench.teachers.store import (
@@ -339,6 +339,7 @@ def _finished(path: Path, partial: Path, dataset: Dataset, preprocess: Preproces
         raise UserError(f"{error}; remove the file, and the same command trains it again") from None
     check_teacher(teacher, dataset, preprocess)
     partial.unlink(missing_ok=True)
+    end_turn(path)
     console.say(f"trained already: {path}")
     return teacher
 

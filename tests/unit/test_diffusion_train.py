@@ -23,7 +23,7 @@ from ddbench.diffusion.recipe import DiffusionRecipe, scheduler_config, unet_con
 from ddbench.diffusion.store import read_model
 from ddbench.diffusion.train import _Training, ensure_model, train_model
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.progress import Console
+from ddbench.runtime.progress import Bar, Console
 
 diffusers = pytest.importorskip("diffusers")
 CPU = torch.device("cpu")
@@ -43,6 +43,16 @@ def trained(root: Path, dataset: Dataset, **more: Any) -> Path:
     recipe = DiffusionRecipe(**{**TINY_DIFFUSION, **more})
     console = Console(quiet=True)
     return train_model(root=root, dataset=dataset, recipe=recipe, device="cpu", threads=1, console=console).folder
+
+
+def test_the_loss_that_is_told(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It is that of the curve's entry where one has just been made, not 0."""
+    told: list[str] = []
+    monkeypatch.setattr(module, "LOSS_STEPS", 2)
+    monkeypatch.setattr(Bar, "advance", lambda bar, note="", units=1: told.append(note))
+    losses = json.loads((trained(tmp_path, digits) / "ddbench.json").read_text())["losses"]
+    assert len(told) == TINY_DIFFUSION["steps"] == 2 * len(losses)
+    assert told[1::2] == [f"loss {loss:.4f}" for loss in losses]
 
 
 def test_killed_and_repeated(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

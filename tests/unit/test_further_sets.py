@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -141,6 +142,32 @@ def stl10_files(root: Path, count: int = 20) -> Path:
         (folder / f"{part}_X.bin").write_bytes(pixels(count, 3, 96, 96).tobytes())
         (folder / f"{part}_y.bin").write_bytes(bytes(number % 10 + 1 for number in range(count)))
     return folder
+
+
+@pytest.mark.parametrize("left", ["some files", "a part of the last", "a part of one's images"])
+def test_a_killed_download_of_stl10_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str):
+    """It unpacks file after file; what is there is not fetched again."""
+    asked = []
+
+    def fetch(root: str, download: bool) -> None:
+        asked.append((root, download))
+        shutil.rmtree(tmp_path / "stl10_binary")
+        stl10_files(tmp_path)
+
+    monkeypatch.setattr("torchvision.datasets.STL10", fetch)
+    folder = stl10_files(tmp_path)
+    if left == "some files":
+        (folder / "test_y.bin").unlink()
+    elif left == "a part of the last":
+        (folder / "test_y.bin").write_bytes((folder / "test_y.bin").read_bytes()[:7])
+    else:  # whole images, but not all
+        (folder / "train_X.bin").write_bytes((folder / "train_X.bin").read_bytes()[: 5 * 3 * 96 * 96])
+    with pytest.raises(UserError, match=r"get (it|them) (again|with --download)"):
+        load_dataset("stl10", tmp_path)
+    assert not asked
+    for _ in range(2):
+        assert len(load_dataset("stl10", tmp_path, download=True).test) == 20
+    assert asked == [(str(tmp_path), True)]
 
 
 def test_stl10_is_what_torchvision_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

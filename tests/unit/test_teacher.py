@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -616,6 +617,19 @@ def test_check(path: Path, digits: Dataset):
             check_teacher(replace(teacher, **change), digits, preprocess)
         assert str(caught.value).startswith(str(path))
         assert "train one with ddbench teacher --dataset digits" in str(caught.value)
+
+
+def test_what_is_advised_instead_of_a_teacher_of_other_data(path: Path, digits: Dataset):
+    """Image files are refused without --size, and no network has the name of several in one file."""
+    teacher, preprocess = replace(read_teacher(path), fingerprint="f" * 64), fit_preprocess(digits, "meanstd")
+    own = replace(digits, spec=replace(digits.spec, name="folder:my images"))
+    remedy = f"train one with ddbench teacher --dataset 'folder:my images' --size 8 --student {teacher.student}"
+    with pytest.raises(UserError, match=re.escape(remedy)):
+        check_teacher(teacher, own, preprocess)
+    several = replace(teacher, student="convnet-d1-w4-bn+convnet-d1-w8-bn")
+    remedy = "train its 2 networks with ddbench teacher --dataset digits --student convnet-d1-w4-bn and the like, and"
+    with pytest.raises(UserError, match=re.escape(remedy)):
+        check_teacher(several, digits, preprocess)
 
 
 def test_zca_teachers_fit_the_same_zca(make: Callable, digits: Dataset, tmp_path: Path):

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import ddbench.teachers.store as teachers
@@ -22,7 +23,7 @@ DATA = {"dataset": "digits", "fingerprint": "f" * 64}
 
 def synset(teacher: dict[str, Any] | None = None) -> Any:
     """All that is looked at of a synset."""
-    return SimpleNamespace(**DATA, preprocess={"kind": "meanstd"}, teacher=teacher)
+    return SimpleNamespace(**DATA, preprocess={"kind": "meanstd"}, teacher=teacher, images=np.zeros((0, 1, 8, 8)))
 
 
 @pytest.fixture
@@ -88,13 +89,38 @@ def test_the_command_makes_a_teacher_of_the_synsets_own_statistics(asked: list[d
     """Of the kind alone there are many: one of other numbers was found, and then refused."""
     mean, std = STATISTICS["imagenet"]
     numbers = {"kind": "meanstd", "mean": [*mean], "std": [*std]}
-    made: Any = SimpleNamespace(dataset="cifar10", fingerprint="f" * 64, preprocess=numbers, teacher=None)
+    made: Any = synset()
+    vars(made).update(dataset="cifar10", preprocess=numbers, images=np.zeros((0, 3, 32, 32)))
     with pytest.raises(UserError, match=r"ddbench teacher --dataset cifar10 --preprocess imagenet`"):
         protocol_teacher(PROTOCOLS["kd-v1"], made, given=None, root=ROOT)
     assert asked[0]["preprocess"] == made.preprocess
     odd: Any = SimpleNamespace(**{**vars(made), "preprocess": {"kind": "meanstd", "mean": [0.5] * 3, "std": [0.5] * 3}})
     with pytest.raises(UserError, match="a teacher of cifar10 with its own mean and std, and"):
         protocol_teacher(PROTOCOLS["kd-v1"], odd, given=None, root=ROOT)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "side", "flags"),
+    [
+        ("folder:my images", 32, "--dataset 'folder:my images' --size 32"),
+        ("npz:mine.npz", 8, "--dataset npz:mine.npz"),
+        ("hub:me/mine", 16, "--dataset hub:me/mine --size 16"),
+        ("imagenette", 64, "--dataset imagenette --size 64"),
+        ("another-package", 8, "--dataset another-package"),
+    ],
+)
+def test_the_command_makes_one_of_these_images(asked: list[dict[str, Any]], dataset: str, side: int, flags: str):
+    """Image files are refused without --size, and others have another size without it."""
+    made = synset()
+    vars(made).update(dataset=dataset, images=np.zeros((0, 3, side, side)))
+    with pytest.raises(UserError, match=f"train one with `ddbench teacher {flags}( --preprocess meanstd)?`"):
+        protocol_teacher(PROTOCOLS["kd-v1"], made, given=None, root=ROOT)
+
+
+def test_the_command_makes_one_where_it_is_looked_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(teachers, "find_teacher", lambda root, **wanted: None)
+    with pytest.raises(UserError, match=r"my ones holds none.* --dataset digits --teachers 'my ones'`"):
+        protocol_teacher(PROTOCOLS["kd-v1"], synset(), given=None, root=Path("my ones"))
 
 
 def test_protocol_that_needs_one(asked: list[dict[str, Any]]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ def png(canvas: Tensor) -> bytes:
 def preview_png(synset: Synset, preprocess: Preprocess) -> bytes:
     """The preview grid of a synset as PNG bytes."""
     labels = synset.hard_labels()
-    if synset.budget.unit == "all":  # only what is shown is decoded
+    if synset.budget.unit == "all" and not synset.parameters:  # only what is shown is taken through the preprocess
         shown = torch.cat([(labels == k).nonzero()[:MAX_COLUMNS, 0] for k in range(min(synset.classes, MAX_ROWS))])
-        return png(grid(synset.images[shown], labels[shown], synset.classes))
+        synset, labels = replace(synset, images=synset.images[shown]), labels[shown]
     return png(grid(pixels(synset, preprocess), labels, synset.classes))

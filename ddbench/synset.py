@@ -56,7 +56,7 @@ class Synset(Provenance):
         learned_lr: student learning rate learned with the images: scalar, one a stage or else one a step; ``None``.
         stage: int64 ``(N,)`` stage of each image, from 0 (progressive methods, batches of a learned recipe); ``None``.
         schedule: the learned recipe that it belongs to; ``None``.
-        augmentation: strategy that the method distilled with; the evaluator's default.
+        augmentation: strategy that the method distilled with; protocols have their own.
         decoder: what makes more images of each stored one, or all of parameters; None: they are used as stored.
         parameters: the arrays that such a decoder reads, by name, float32 but for positions.
         patches: patches a side that each image was stitched of (RDED's factor); 1: none.

@@ -59,7 +59,7 @@ class Decoder:
 
     @property
     def copies(self) -> int:
-        """Decoded images of each item that has a label."""
+        """Decoded images of each item that has a label; 1 where it makes all images of parameters."""
         return 1
 
     @property
@@ -158,6 +158,8 @@ def check_sizes(path: Path, decoder: Decoder, items: int, classes: int, found: M
     shape = decoder.makes
     assert shape is not None
     decoder.check(path, shape)
+    if decoder.copies != 1:
+        raise UserError(f"{path}: its decoder {decoder.kind} makes {decoder.copies} images of each label, expected 1")
     if items < 1 or items % classes:
         raise UserError(f"{path}: {items} labels do not divide into {classes} classes")
     wanted = decoder.declared(items, classes)

@@ -126,6 +126,10 @@ class DD(Method[DDConfig]):
                 f"--batches {config.batches} with --ipc {context.ipc}: every batch has the same number of images of "
                 f"each class; choose one of {', '.join(divisors)}"
             )
+        if config.init_networks == "fixed" and context.seed < 0:
+            raise UserError(
+                f"--seed {context.seed} with --init-networks fixed: it names the network, expected 0 or more"
+            )
         if config.init_networks == "fixed" and config.networks != 1:
             raise UserError(f"--networks {config.networks} with --init-networks fixed: there is one network")
 

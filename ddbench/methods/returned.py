@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ddbench.data.preprocess import OVERSHOOT, are_pixels255
-from ddbench.decoders.base import Decoder
+from ddbench.decoders import DECODERS
+from ddbench.decoders.base import Decoder, read_decoder
 from ddbench.methods.base import Distilled, Method, State
 from ddbench.runtime import authors
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json
 from ddbench.runtime.tensors import not_finite
+from ddbench.schedule import Replay, read_schedule
 from ddbench.synset import Budget
 
 
@@ -178,7 +182,31 @@ def product_of(method: Method[Any]) -> Distilled:
         raise wrong(method, f"decoder {of}", found.decoder, "ddbench.decoders.base.Decoder, or None")
     if type(found.patches) is not int:
         raise wrong(method, f"patches {of}", found.patches, "a whole number")
+    _check_readable(method, found)
     return found
+
+
+def _check_readable(method: Method[Any], found: Distilled) -> None:
+    """Refuse stages, rates, a recipe or a decoder that a file would take and no reader would.
+
+    Raises:
+        UserError: names what is wrong.
+    """
+    stage, rates, of = found.stage, found.learned_lr, "of distilled()"
+    if stage is not None and (stage.dtype != torch.int64 or stage.ndim != 1):
+        raise wrong(method, f"stage {of}", stage, "int64 (N,)")
+    if rates is not None and (not rates.numel() or (rates.ndim and stage is None)):
+        raise wrong(method, f"learned_lr {of}", rates, "one number, or one a stage (or step) beside stage")
+    if found.schedule is not None and not isinstance(found.schedule, Replay):
+        raise wrong(method, f"schedule {of}", found.schedule, "ddbench.synset.Replay, or None")
+    if found.decoder is not None and (kind := getattr(found.decoder, "kind", None)) not in DECODERS:
+        unknown = authors.Said(f"of the kind {kind!r:.60}, which no reader knows")
+        raise wrong(method, f"decoder {of}", unknown, "one with an entry point in the group ddbench.decoders")
+    try:
+        for said, read in ((found.decoder, read_decoder), (found.schedule, read_schedule)):
+            read(Path("distilled()"), None if said is None else json.loads(canonical_json(said.to_json())))
+    except (UserError, TypeError, ValueError) as error:
+        raise UserError(f"{called(method)}: {error}; {authors.mend(type(method))}") from None
 
 
 def _check_range(method: Method[Any], images: Tensor) -> None:

@@ -318,6 +318,11 @@ def changed(base: Protocol, **settings: Any) -> tuple[Protocol, dict[str, Any]]:
         raise UserError("sequential with labels 'stored': stored labels belong to passes over the whole synset")
     if made.label_smoothing or made.focal_gamma:
         _check_hard_loss(made)
+    if made.replay and (made.labels not in ("own", "hard", "soft") or made.loss != "ce"):
+        raise UserError(
+            f"replay with labels {made.labels!r} and loss {made.loss!r}: a learned recipe is replayed on the synset's "
+            "own labels with loss 'ce'"
+        )
     if made.ema_buffers and not made.ema_decay:
         raise UserError("ema_buffers without ema_decay: expected a decay above 0, such as 0.99, or no ema_buffers")
     difference = {

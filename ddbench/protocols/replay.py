@@ -10,6 +10,7 @@ from ddbench.networks.initialise import initialise
 from ddbench.protocols.plan import Plan
 from ddbench.runtime.errors import UserError
 from ddbench.synset import Synset
+from ddbench.training.loops import autocast
 from ddbench.training.losses import cross_entropy
 
 
@@ -35,22 +36,28 @@ def replay_network(synset: Synset, student: str, seed: int) -> nn.Module:
     return initialise(net, schedule.init, named)
 
 
-def replay(net: nn.Module, plan: Plan, device: torch.device) -> None:
+def replay(net: nn.Module, plan: Plan, device: torch.device, precision: str = "float32") -> None:
     """Train in place: E passes over the P batches, step ``t`` with batch ``t mod P`` and rate ``t``.
+
+    A batch has every image that its stored ones are decoded to.
 
     Args:
         net: on the device; it is left in training mode.
+        precision: as :func:`ddbench.training.loops.autocast` takes it.
     """
     synset = plan.synset
     assert synset.schedule is not None
     assert synset.stage is not None
     assert synset.learned_lr is not None
     inputs = plan.inputs(device)
-    batches = [(synset.stage == stage).nonzero().squeeze(1).to(device) for stage in range(int(synset.stage.max()) + 1)]
+    stages = synset.stage.repeat(len(inputs) // len(synset.stage))
+    batches = [(stages == stage).nonzero().squeeze(1).to(device) for stage in range(int(stages.max()) + 1)]
     parameters = list(net.train().parameters())
     for step, rate in enumerate(synset.learned_lr.tolist()):
         chosen = batches[step % len(batches)]
-        loss = cross_entropy(net(inputs.batch(chosen)), inputs.labels[chosen])
+        with autocast(precision, device):
+            logits = net(inputs.batch(chosen))
+        loss = cross_entropy(logits.float(), inputs.labels[chosen])
         gradients = torch.autograd.grad(loss, parameters)
         with torch.no_grad():
             for parameter, gradient in zip(parameters, gradients, strict=True):

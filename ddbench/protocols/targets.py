@@ -10,6 +10,7 @@ from torch import Tensor
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import Protocol
 from ddbench.teachers.store import Teacher
+from ddbench.training.flat import refuses_one
 from ddbench.training.loops import TEST_BATCH, Inputs, Labels, Loss, View, autocast, own_labels, own_loss
 from ddbench.training.losses import cross_entropy, focal, half_squared_error, smoothed, soft_target_kl
 
@@ -70,14 +71,20 @@ def image_labels(teacher: Teacher, inputs: Inputs) -> Tensor:
 
 
 def teacher_labels(teacher: Teacher, protocol: Protocol, device: torch.device, precision: str) -> Labels:
-    """Labels every view with the teacher's logits ``(n, K)``, without gradients."""
-    net = teacher.network(device)
-    net.train(protocol.teacher_mode == "batch")
+    """Labels every view with the teacher's logits ``(n, K)``, without gradients.
+
+    In batch mode a single image whose statistics are of one value has those of the teacher's training.
+    """
+    net, batchwise = teacher.network(device), protocol.teacher_mode == "batch"
+    net.train(batchwise)
+    refuses = functools.cache(functools.partial(refuses_one, net))
+    calm = functools.cache(functools.partial(teacher.network, device))  # the statistics of the other one move
 
     @torch.no_grad()
     def labels(view: View) -> Tensor:
+        alone = batchwise and len(view.x) == 1 and refuses(tuple(view.x.shape[1:]))
         with autocast(precision, device):
-            logits: Tensor = net(view.x)
+            logits: Tensor = (calm() if alone else net)(view.x)
         return logits.float()
 
     return labels

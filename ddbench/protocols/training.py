@@ -22,6 +22,7 @@ from ddbench.runtime import seeds as randomness
 from ddbench.runtime.device import Compiler
 from ddbench.runtime.errors import UserError
 from ddbench.training.averaging import Averaging
+from ddbench.training.flat import drawing_modules, draws
 from ddbench.training.loops import Inputs, Resume, accuracy, forward_flops, inputs_of, predict, train
 from ddbench.training.optimizers import Optimizer, optimizer_state
 from ddbench.training.recorded import recordable
@@ -109,7 +110,7 @@ def trained_students(
     nets = [fresh_student(plan, student, seed).to(device) for seed in seeds]
     if plan.protocol.replay:
         for net in nets:
-            replay(net, plan, device)
+            replay(net, plan, device, settings.precision)
         return nets, None
     parts = [stage_plan(plan, stage) for stage in range(plan.stages)]
     inputs = [part.inputs(device) for part in parts]
@@ -119,7 +120,8 @@ def trained_students(
     if len(nets) > 1 and len(parts) == 1:
         from ddbench.training.many import ELEMENTWISE, draws_in_training, train_many  # torch.func is slow to import
 
-        if plan.protocol.optimizer in ELEMENTWISE and not draws_in_training(nets[0], inputs[0].shape):
+        steady = not draws_in_training(nets[0], inputs[0].shape) and not _teacher_draws(plan, inputs[0])
+        if plan.protocol.optimizer in ELEMENTWISE and steady:
             how = _how(plan, inputs[0], student, settings, lr, compiler)
             for _ in train_many(nets, inputs[0], seeds=seeds, average=_averaging(plan), **how):
                 pass
@@ -139,6 +141,16 @@ def trained_students(
         if average is not None:
             average.put()
     return nets, compiler
+
+
+def _teacher_draws(plan: Plan, inputs: Inputs) -> bool:
+    """Whether the labels of views are drawn too, by dropout of a teacher in batch mode: each student has draws of its
+    own, and is trained by itself.
+    """
+    if plan.teacher is None or plan.protocol.labels != "teacher" or plan.protocol.teacher_mode != "batch":
+        return False
+    net = plan.teacher.network(inputs.device)
+    return next(drawing_modules(net), None) is not None or draws(net, inputs.shape)
 
 
 def fresh_student(plan: Plan, student: str, seed: int) -> nn.Module:
@@ -202,8 +214,8 @@ def _how(
 def stage_plan(plan: Plan, stage: int) -> Plan:
     """Training on one stage and those before it, as a plan of its own; the plan itself where there is one only.
 
-    The passes are divided equally; the last stage has those that remain. The learning rate is the stage's own where
-    one a stage was learned.
+    The passes are divided equally, the last stage has those that remain; each has one at least. The learning rate is
+    the stage's own where one a stage was learned.
 
     Args:
         stage: from 0.
@@ -213,8 +225,8 @@ def stage_plan(plan: Plan, stage: int) -> Plan:
     synset, protocol = plan.synset, plan.protocol
     assert synset.stage is not None
     rate = synset.learned_lr
-    each, rest = divmod(plan.epochs, plan.stages)
-    epochs = max(1, each + (rest if stage == plan.stages - 1 else 0))
+    each, last = max(1, plan.epochs // plan.stages), plan.stages - 1
+    epochs = each if stage < last else max(1, plan.epochs - each * last)
     seen = synset.stage <= stage
     part = replace(
         synset,

@@ -14,6 +14,7 @@ from conftest import EAGER, digits_context
 from made_synsets import made, write_run
 from torch import Tensor
 
+from ddbench.decoders.multi_formation import MultiFormation
 from ddbench.evaluation.ddranking.definitions import legs
 from ddbench.methods.dd import DD, DDConfig
 from ddbench.networks.build import build_student
@@ -21,8 +22,9 @@ from ddbench.networks.initialise import TRUNCATED_SD, initialise
 from ddbench.protocols.plan import Plan, check_plan, own_protocol
 from ddbench.protocols.protocol import PROTOCOLS, changed
 from ddbench.protocols.replay import replay, replay_network
+from ddbench.protocols.training import Settings, trained_students
 from ddbench.runtime.errors import UserError
-from ddbench.synset import Replay, Synset, read_synset
+from ddbench.synset import Budget, Replay, Synset, read_synset
 from ddbench.training.flat import FlatNet, flatten_parameters
 from ddbench.training.inner import InnerLoop
 
@@ -176,6 +178,40 @@ def test_replay_is_what_was_judged(data_root: Path, tmp_path: Path):
     torch.testing.assert_close(flatten_parameters(net), judged.final)
 
 
+def test_replay_in_bfloat16(data_root: Path, tmp_path: Path):
+    """The weights are those of steps whose forward passes are rounded, as under every other protocol."""
+    plan = plan_of(make(data_root, tmp_path))
+    (half,), _ = trained_students(plan, STUDENT, [0], Settings(device="cpu", threads=1, precision="bfloat16"))
+    (whole,), _ = trained_students(plan, STUDENT, [0], Settings(device="cpu", threads=1))
+    twin, synset = replay_network(plan.synset, STUDENT, seed=0), plan.synset
+    for step, rate in enumerate(synset.learned_lr):
+        chosen = synset.stage == step % 2
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = twin(synset.images[chosen])
+        loss = F.cross_entropy(logits.float(), synset.labels[chosen])
+        for parameter, slope in zip(twin.parameters(), torch.autograd.grad(loss, list(twin.parameters())), strict=True):
+            parameter.data -= rate * slope
+    torch.testing.assert_close(flatten_parameters(half), flatten_parameters(twin))
+    assert float((flatten_parameters(half) - flatten_parameters(whole)).abs().max()) > 1e-5
+
+
+def test_a_batch_of_stored_images_has_all_their_tiles(data_root: Path, tmp_path: Path):
+    plan = plan_of(make(data_root, tmp_path, ipc=4))
+    tiles = dataclasses.replace(plan, synset=dataclasses.replace(plan.synset, decoder=MultiFormation(factor=2)))
+    inputs = tiles.inputs(torch.device("cpu"))
+    plain = dataclasses.replace(
+        plan.synset,
+        images=inputs.batch(slice(None)),
+        labels=inputs.labels,
+        stage=plan.synset.stage.repeat(4),
+        budget=Budget("ipc", 16),
+    )
+    nets = [replay_network(plain, STUDENT, seed=0) for _ in range(2)]
+    for net, one in zip(nets, (tiles, dataclasses.replace(plan, synset=plain)), strict=True):
+        replay(net, one, torch.device("cpu"))
+    assert torch.equal(*map(flatten_parameters, nets))
+
+
 def test_fixed_recipe_is_for_one_architecture(data_root: Path, tmp_path: Path):
     synset = synset_of(make(data_root, tmp_path, init_networks="fixed"))
     with pytest.raises(UserError, match="for one network"):
@@ -273,6 +309,8 @@ def test_batches_divide_the_budget(refused: Callable, tmp_path: Path):
     argv += ["--out", tmp_path / "run", *EAGER]
     refused([*argv, "--batches", 3], "--batches 3 with --ipc 10", "choose one of 1, 2, 5, 10")
     refused([*argv, "--init-networks", "fixed", "--networks", 2], "--networks 2", "there is one network")
+    argv += ["--init-networks", "fixed", "--iterations", 1]
+    refused([*argv, "--seed", -1], "--seed -1", "it names the network, expected 0 or more")
 
 
 def test_initialisations():

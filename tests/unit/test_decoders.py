@@ -352,6 +352,15 @@ class Brighter(Decoder):
         return arrays["images"] + self.by
 
 
+def test_a_decoder_of_parameters_makes_one_image_of_each_label(tmp_path: Path):
+    class Twice(Fred):
+        copies = 2
+
+    decoder = Twice(shape=SHAPE, kept=16)
+    with pytest.raises(UserError, match="its decoder fred makes 2 images of each label, expected 1"):
+        write_synset(tmp_path / "synset.safetensors", made(decoder))
+
+
 @pytest.mark.parametrize("format", ["npz", "hub"])
 def test_another_packages_decoder_of_stored_images_comes_back(
     format: str, ddb: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

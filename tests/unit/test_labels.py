@@ -36,6 +36,7 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.progress import Console
 from ddbench.runtime.seeds import generator, isolated
 from ddbench.synset import Budget, Synset
+from ddbench.training.flat import flatten_parameters
 from ddbench.training.loops import View, train, views
 from ddbench.training.optimizers import OptimizerSettings
 
@@ -232,6 +233,45 @@ def test_the_batch_of_views_is_of_decoded_images(out: Path):
     check_labels(stored, of(20))
     with pytest.raises(UserError, match="labels of views with batch 20, but protocol fkd has batch 12"):
         check_labels(stored, of(12))
+
+
+# A teacher in batch mode
+
+BATCHWISE = replace(PROTOCOLS["sre2l-cifar"], epochs=EPOCHS, batch=11)
+"""Of twelve images one is left for a batch."""
+
+
+def flat_network(dropout: float = 0.0) -> nn.Sequential:
+    """Its batch norm is of one value an image."""
+    with isolated(0, "test teacher"):
+        hidden = (nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Dropout(dropout))
+        return nn.Sequential(*hidden, nn.Linear(8, CLASSES))
+
+
+def test_a_single_image_is_labelled_by_the_statistics_of_the_teachers_training(out: Path):
+    plan, teacher = make_plan(BATCHWISE), Teacher(flat_network())
+    label = teacher_labels(teacher, BATCHWISE, CPU, "float32")  # type: ignore[arg-type]
+    stored = load_file(make(out, plan=plan, teacher=teacher).path)["logits"]
+    sizes = []
+    for epoch in range(EPOCHS):
+        for view in views(plan.inputs(CPU), batch=11, policy=plan.policy, seed=SEED, epoch=epoch):
+            net = copy.deepcopy(teacher.net).train(len(view.x) > 1)
+            with torch.no_grad():
+                wanted = net(view.x)
+            assert torch.equal(label(view), wanted)
+            assert torch.equal(stored[epoch, view.index], wanted.half())
+            sizes.append(len(view.x))
+    assert sizes == [11, 1] * EPOCHS
+    trained_students(replace(plan, teacher=teacher), "convnet-d1-w4-in", [0], SETTINGS)  # type: ignore[arg-type]
+
+
+def test_students_at_once_have_the_draws_of_their_teacher_alone():
+    """Dropout of a teacher in batch mode draws for each student, whoever is trained beside it."""
+    plan = replace(make_plan(BATCHWISE), teacher=Teacher(flat_network(dropout=0.5)))  # type: ignore[arg-type]
+    both, _ = trained_students(plan, "convnet-d1-w4-in", [0, 1], SETTINGS)
+    for seed, net in enumerate(both):
+        (alone,), _ = trained_students(plan, "convnet-d1-w4-in", [seed], SETTINGS)
+        assert torch.equal(flatten_parameters(net), flatten_parameters(alone))
 
 
 # Replay

@@ -282,6 +282,9 @@ def test_stages_as_plans(context: Context, staged: Synset):
     assert torch.equal(parts[1].synset.images, staged.images[staged.stage <= 1])
     assert plan_of(context, staged, "hard-v1").stages == 1
     assert PROTOCOLS["pdd"].epochs == PROTOCOLS["hard-v1"].epochs
+    for epochs, each in ((1, [1, 1, 1]), (2, [1, 1, 1]), (4, [1, 1, 2])):
+        few = plan_of(context, staged, epochs=epochs)
+        assert [stage_plan(few, stage).epochs for stage in range(few.stages)] == each, "no more than there are"
 
 
 def test_training_in_stages_against_a_plain_loop(context: Context, staged: Synset):

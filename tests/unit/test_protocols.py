@@ -191,6 +191,9 @@ def test_changed():
         ({"labels": "hard", "focal_gamma": 2.0, "loss": "mse"}, "focal loss is n/a .* not of loss 'mse'"),
         ({"labels": "stored", "loss": "kl", "lr_source": "search"}, "not searched"),
         ({"labels": "stored", "loss": "kl", "sequential": True}, "sequential with labels 'stored'"),
+        ({"replay": True, "labels": "once"}, "replay with labels 'once' and loss 'ce': .* the synset's own labels"),
+        ({"replay": True, "labels": "teacher", "loss": "kl"}, "replay with labels 'teacher' and loss 'kl'"),
+        ({"replay": True, "loss": "mse"}, "replay with labels 'own' and loss 'mse'"),
         ({"epoch": 1}, r"unknown protocol setting 'epoch' \(did you mean 'epochs'\?\)"),
     ],
 )

@@ -23,10 +23,16 @@ from dataclasses import dataclass
 
 import torch
 
+from ddbench.decoders.base import Decoder
+from ddbench.decoders.ddif import Ddif
 from ddbench.methods.base import Distilled, Method, State
-from ddbench.synset import Budget
+from ddbench.synset import Budget, Replay
 
 NAN = float("nan")
+
+
+class Darker(Decoder):
+    kind = "darker"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +101,37 @@ RUBBISH: dict[str, tuple[str, str, str]] = {
     ),
     "soft labels of two": ("labels=self.labels)", "labels=torch.zeros(10, 2))", "soft labels of shape [10, 2]"),
     "a rate that is none": ("labels=self.labels)", "labels=self.labels, learned_lr=0.1)", "learned_lr of distilled()"),
+    "an empty rate": (
+        "=self.labels)",
+        "=self.labels, learned_lr=torch.empty(0))",
+        "learned_lr of distilled() is a tensor",
+    ),
+    "rates of nothing": (
+        "=self.labels)",
+        "=self.labels, learned_lr=torch.tensor([0.02]))",
+        "learned_lr of distilled() is a tensor of float32 of shape [1], expected one number, or one a stage",
+    ),
+    "stages of int32": (
+        "=self.labels)",
+        "=self.labels, stage=self.labels.int())",
+        "stage of distilled() is a tensor of int32 of shape [10], expected int64 (N,)",
+    ),
+    "a recipe of text": ("=self.labels)", '=self.labels, schedule="x")', "schedule of distilled() is str 'x'"),
+    "half a pass": (
+        "=self.labels)",
+        '=self.labels, schedule=Replay(epochs=0.5, init="xavier"))',
+        "distilled(): header field 'epochs' is 0.5, expected int",
+    ),
+    "a decoder that no reader knows": (
+        "=self.labels)",
+        "=self.labels, decoder=Darker())",
+        "decoder of distilled() is of the kind 'darker', which no reader knows, expected one with an entry point",
+    ),
+    "a decoder of other numbers": (
+        "=self.labels)",
+        "=self.labels, decoder=Ddif(shape=(1, 8, 8), layers=1, width=2, omega_first=30, omega=10))",
+        "distilled(): header field 'omega_first' is 30, expected float",
+    ),
     "patches of text": ("labels=self.labels)", 'labels=self.labels, patches="2")', "patches of distilled() is str '2'"),
     "no steps": ("iterations = 2", "iterations = None", "iterations is None, expected a whole number of steps"),
     "no budget": ("iterations = 2", "iterations, budget = 2, 10", "budget is int 10, expected ddbench.synset.Budget"),

@@ -12,6 +12,7 @@ import torch
 from ddbench.data.load import load_dataset
 from ddbench.data.preprocess import fit_preprocess
 from ddbench.decoders.multi_formation import MultiFormation
+from ddbench.preview import preview_png
 from ddbench.runtime.errors import UserError
 from ddbench.synset import Budget, Synset, check_against, pixels, read_synset, synset_path, write_synset
 
@@ -126,6 +127,14 @@ def test_synset_path(tmp_path: Path):
     with pytest.raises(UserError, match=f"no such synset .that folder holds 2 run.s.: .* such as {runs / 'a'}"):
         synset_path(runs)
     assert synset_path(tmp_path) == synset_path(tmp_path / "synset.safetensors") == tmp_path / "synset.safetensors"
+
+
+def test_picture_of_a_whole_set_that_was_learned(data_root: Path):
+    dataset = load_dataset("digits", data_root)
+    preprocess, pictures = fit_preprocess(dataset, "meanstd"), []
+    for images in (dataset.train.images[:6], preprocess.apply(dataset.train.images[:6])):
+        pictures.append(preview_png(make(images=images, budget=Budget("all", 6)), preprocess))
+    assert pictures[0] == pictures[1]
 
 
 def test_belongs_to_its_dataset(random_run: Path, data_root: Path):

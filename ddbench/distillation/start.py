@@ -273,6 +273,8 @@ def opened(given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, A
     asked = {name: given[name] for name in RUN_KEYS if given[name] is not None}
     said = {**_DEFAULTS, **chosen.run, **asked}
     chosen.kind.fitting(chosen.name, said["dataset"], own := modality_of(said["dataset"]))
+    if said.get("ipc") and modality(own).unit == "ipc" != chosen.kind.unit:
+        raise UserError(f"--ipc {said['ipc']}: --method {chosen.name} has no number of images a class; leave it out")
     return _opened(chosen, settings, {**modality(own).run_defaults, **said}, given, out, data)
 
 

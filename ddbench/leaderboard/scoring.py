@@ -325,6 +325,7 @@ def _choose(asked: Asked, path: Path, synset: Synset, base: Protocol, student: s
     """
     from ddbench.evaluation.ddranking.file import marks
     from ddbench.evaluation.ddranking.trainings import begun_under
+    from ddbench.protocols.plan import learned_rates
     from ddbench.runtime.device import resolve_device
     from ddbench.synset import beside
     from ddbench.teachers.store import read_teacher
@@ -342,7 +343,7 @@ def _choose(asked: Asked, path: Path, synset: Synset, base: Protocol, student: s
         epochs=asked.epochs,
         soft=synset.label_kind != "hard",
         soft_random=labels_random,
-        learned_lr=synset.learned_lr is not None and synset.learned_lr.ndim == 0,
+        learned_lr=learned_rates(synset, base) is not None,
         hard_augmentation=asked.hard_augmentation,
     )
     labeller = read_teacher(asked.teacher) if asked.teacher is not None and labels_random else None

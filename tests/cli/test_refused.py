@@ -53,6 +53,7 @@ REFUSED: dict[str, tuple[object, ...]] = {
     "a setting of the method": (*DISTILL, "--method", "dm", "--iterations", 0),
     "a setting of its need": (*DISTILL, "--method", "herding", "--teacher-student", "resnet99"),
     "a teacher of no kind": (*DISTILL, "--method", "herding", "--teacher-student", "convnet-d9-w4-bn"),
+    "a budget of all images": (*DISTILL, "--method", "full"),
     "more images than there are": (*DISTILL[:3], "--ipc", 500, "--method", "random", *EAGER),
     "a preprocess of colours": (*DISTILL, "--method", "random", "--preprocess", "imagenet"),
     "a tracker": (*DISTILL, "--method", "random", "--track", "nothing"),

@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import PATIENCE
-from made_synsets import KINDS
+from made_synsets import COUNT, GREY, KINDS, made
 
 from ddbench.evaluation.ddranking.definitions import (
     SCORES,
@@ -32,6 +33,7 @@ from ddbench.leaderboard import scoring
 from ddbench.protocols.protocol import PROTOCOLS, changed
 from ddbench.runtime.errors import UserError
 from ddbench.statistics import summarise
+from ddbench.synset import Replay
 
 # Worked out by hand from 100 (e^x - 1/e) / (e - 1/e).
 REFERENCES = {0.0: 26.8941, -0.10: 22.8454, -0.125: 21.8949, 0.05: 29.0755, 1.0: 100.0, -1.0: 0.0}
@@ -166,6 +168,17 @@ def test_learned_rate_is_used_where_the_protocol_uses_it():
     assert named(found["syn_hard"]) == altered("hard-v1", augmentation="none") == named(found["syn_plain"])
     assert named(found["real_hard"]) == named(plan()["real_hard"]), "one row of real images for the whole cell"
     assert plan("dc-legacy", learned_lr=True)["syn_hard"].protocol.lr_source == "search"
+
+
+@pytest.mark.parametrize("base", ["pdd", "hard-v1"])
+def test_rates_of_stages_are_learned_ones_too(base: str, tmp_path: Path):
+    rates, stage = torch.tensor([0.1, 0.3]), torch.arange(COUNT) % 2
+    staged = made(GREY, pixels=True, learned_lr=rates, stage=stage)
+    found = scoring._choose(scoring.Asked(), tmp_path / "a.safetensors", staged, PROTOCOLS[base], None).plan
+    assert named(found["syn_hard"]) == named(found["syn_plain"]) == altered(base, augmentation="none")
+    recipe = replace(staged, learned_lr=torch.ones(4), schedule=Replay(epochs=2, init="xavier"))
+    found = scoring._choose(scoring.Asked(), tmp_path / "a.safetensors", recipe, PROTOCOLS[base], None).plan
+    assert found["syn_hard"].protocol.lr_source == "search", "no protocol but its own uses a rate a step"
 
 
 def test_hard_augmentation():

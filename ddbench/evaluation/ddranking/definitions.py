@@ -223,7 +223,7 @@ def legs(
         epochs: other number of epochs than the protocol's, for the full set too; the protocol's own alters nothing.
         soft: the synset has soft labels, or targets: labels that are not classes.
         soft_random: the random subsets have soft labels, too.
-        learned_lr: the synset carries a learned scalar learning rate.
+        learned_lr: the synset carries a learned learning rate, or one a stage.
         hard_augmentation: the legs with hard labels are augmented as the protocol says.
 
     Raises:

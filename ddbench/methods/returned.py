@@ -199,7 +199,8 @@ def _check_readable(method: Method[Any], found: Distilled) -> None:
         raise wrong(method, f"learned_lr {of}", rates, "one number, or one a stage (or step) beside stage")
     if found.schedule is not None and not isinstance(found.schedule, Replay):
         raise wrong(method, f"schedule {of}", found.schedule, "ddbench.synset.Replay, or None")
-    if found.decoder is not None and (kind := getattr(found.decoder, "kind", None)) not in DECODERS:
+    kind = str(getattr(found.decoder, "kind", None))
+    if found.decoder is not None and kind not in DECODERS:
         unknown = authors.Said(f"of the kind {kind!r:.60}, which no reader knows")
         raise wrong(method, f"decoder {of}", unknown, "one with an entry point in the group ddbench.decoders")
     try:

@@ -227,6 +227,8 @@ def _doubts(path: Path, described: Description, content: Content, settings: Impo
     step = path.stem.removeprefix("images_")
     if any((path.parent / name).exists() for name in ("weights_best.pt", f"styles_{step}.pt")):
         notes.append("styles lie beside it: HaBa's images are contents, which its own networks must decode first")
+    if len(described.lr) > 1 and described.stages == 1:
+        notes.append("several learned rates and no stages: no protocol uses them (--lr for one, --stage FILE)")
     if described.space == "input" and described.low >= 0 and settings.preprocess != "none":
         notes.append("network input without a negative value; are these pixels? (--preprocess pixels or pixels255)")
     if described.space == "input" and settings.preprocess == "auto" and not settings.mean:

@@ -360,6 +360,13 @@ def test_dicts(take: Callable):
     assert staged.stage.tolist() == [0, 1] * 10
 
 
+def test_rates_that_no_protocol_uses_are_told(take: Callable):
+    content = {"images": network_input(), "labels": LABELS, "lr": torch.tensor([0.02, 0.03])}
+    told = "several learned rates and no stages: no protocol uses them"
+    assert told in take(content)[1]
+    assert told not in take({**content, "stage": torch.tensor([0, 1] * 10)})[1]
+
+
 def test_what_is_not_read_of_a_file_is_told(take: Callable, tmp_path: Path):
     """Labels under a name that is not known would else be taken for class order without a word."""
     synset, said = take({"images": network_input(), "y_syn": LABELS.flip(0)})

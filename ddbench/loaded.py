@@ -111,7 +111,7 @@ class LoadedSynset(torch.utils.data.Dataset[tuple[Tensor, "int | Tensor"]]):
 
     @property
     def student(self) -> str | None:
-        """The network that it was distilled on, if any."""
+        """The network that it was distilled on, if any; of methods in which none takes part, the one of the run."""
         return self.synset.student
 
     @property

@@ -17,7 +17,7 @@ import tyro
 from ddbench.cli.distill import evaluation_command
 from ddbench.cli.parse import parse
 from ddbench.cli.places import Place, export, part_of_a_run, submission, with_experts, with_model
-from ddbench.evaluation.result import ranked_by, said_before
+from ddbench.evaluation.result import is_fixed, ranked_by, said_before
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.runtime.errors import UserError, visible
 from ddbench.runtime.files import parse_json, read_json
@@ -350,7 +350,7 @@ def _evaluation(path: Path, header: Mapping[str, Any]) -> dict[str, Any]:
     try:
         students, main = {}, ranked_by(header["metrics"])
         title = str(header["metrics"][main]["title"])
-        fixed = header["synset"].get("fixed_network") is True  # its runs are one, and have no spread
+        fixed = is_fixed(header["synset"], header["protocol"]["settings"])  # its runs are one, and have no spread
         for student, entry in header["summary"].items():
             told = entry[main]
             ends = {end: None if fixed or told[end] is None else float(told[end]) for end in ("low", "high")}

@@ -11,7 +11,7 @@ from ddbench.config import checked
 from ddbench.modalities import modality
 from ddbench.registry import unknown
 from ddbench.runtime.errors import UserError
-from ddbench.statistics import TOO_FEW, count_words, gap_words, interval_words, paired_difference
+from ddbench.statistics import TOO_FEW, count_words, gap_words, interval_words, paired_difference, summarise
 
 if TYPE_CHECKING:
     import pandas
@@ -41,6 +41,9 @@ ORDER = (
 )
 """What metrics begin with, in the order of their lines."""
 
+ONE = "one fixed network"
+"""What stands in the place of the number of seeds."""
+
 
 def ranked_by(metrics: Mapping[str, Any]) -> str:
     """The metric that a result is ranked by: of :data:`RANKING` the first that it has, else the first by name."""
@@ -50,6 +53,20 @@ def ranked_by(metrics: Mapping[str, Any]) -> str:
 def said_before(metric: str, title: str) -> str:
     """What stands before figures of a metric that ranks, such as ``ROC-AUC ``; nothing before accuracy."""
     return "" if metric == "accuracy" else f"{title.removeprefix('Test ')} "
+
+
+def is_fixed(synset: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether a result's protocol trained the one network that its synset brings.
+
+    Early results do not say so: theirs are of the method ``dd`` with a fixed start, whose steps the protocol replays.
+
+    Args:
+        synset: what the result says of its synset.
+        settings: its protocol's.
+    """
+    said = synset.get("fixed_network")
+    early = synset["method"] == "dd" and settings.get("replay") and synset["config"].get("init_networks") == "fixed"
+    return bool(early if said is None else said)
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,9 +107,16 @@ class Evaluation:
         """Whether every setting is the protocol's own."""
         return bool(self.data["protocol"]["standard"])
 
+    @property
+    def fixed(self) -> bool:
+        """Whether the protocol trained one fixed network: its runs are one, and have no spread."""
+        return is_fixed(self.data["synset"], self.data["protocol"]["settings"])
+
     @checked
     def summary(self, student: str | None = None, metric: str = "accuracy") -> dict[str, Any]:
         """``mean``, ``std``, ``n`` and the 95 % interval ``low`` to ``high`` of a metric over the seeds.
+
+        Runs of a fixed network are one, and have no interval.
 
         Args:
             student: its name; may be left out where there is one only.
@@ -114,7 +138,8 @@ class Evaluation:
             raise unknown("student of this evaluation", student, table)
         if metric not in table[student]:
             raise unknown("metric of this evaluation", metric, table[student])
-        return dict(table[student][metric])
+        found = table[student][metric]
+        return dict(summarise([found["mean"]]) if self.fixed else found)
 
     @checked
     def accuracy(self, student: str | None = None) -> float:
@@ -182,11 +207,11 @@ class Evaluation:
             words = interval_words(entry, 100, 2)
             interval = f"  95 % interval {words}" if words and words != TOO_FEW else f"  {words}" if words else ""
             seeds = count_words(entry["n"], "seed")
-            if self.data["synset"].get("fixed_network"):  # its runs are one, and have no spread
-                interval, seeds = "", "one fixed network"
+            if self.fixed:
+                interval, seeds = "", ONE
             figure = f"{said_before(main, known[main]['title'])}{100 * entry['mean']:6.2f} %"
             yield f"  {student:<24} {figure}{interval}  ({seeds})  lr {rate['rate']:g}"
-            yield from _measured({name: known[name] for name in known if name != main}, metrics)
+            yield from _measured({name: known[name] for name in known if name != main}, metrics, self.fixed)
         for student, lost in self.diverged.items():
             total = len(lost) + sum(run["student"] == student for run in self.data["runs"])
             yield f"  {student:<24} diverged: seeds {_listed(lost)} ({len(lost)} of {total}); it has no mean"
@@ -228,9 +253,9 @@ def side_by_side(results: Sequence[Evaluation]) -> list[str]:
 
 def _gap(one: Evaluation, other: Evaluation, student: str, metric: str) -> str:
     """The difference of two, paired by seed; runs of a fixed network are one, and are paired with nothing."""
-    if any(each.data["synset"].get("fixed_network") for each in (one, other)):
+    if one.fixed or other.fixed:
         means = [float(each.summary(student, metric)["mean"]) for each in (one, other)]
-        return f"{gap_words(means[0] - means[1], None, None)} (one fixed network)"
+        return f"{gap_words(means[0] - means[1], None, None)} ({ONE})"
     gap = paired_difference(one.by_seed(student, metric), [other.by_seed(student, metric)])
     tie = ": tie" if gap["tie"] and gap["low"] is not None else ""
     return gap_words(gap["mean"], gap["low"], gap["high"]) + tie
@@ -240,15 +265,15 @@ def _listed(seeds: list[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def _measured(known: dict[str, Any], metrics: dict[str, Any]) -> Iterator[str]:
-    """One line a metric that was measured beside the one that ranks."""
+def _measured(known: dict[str, Any], metrics: dict[str, Any], fixed: bool) -> Iterator[str]:
+    """One line a metric that was measured beside the one that ranks, without an interval of a fixed network."""
     shown = [name for name in known if name in metrics and not name.startswith(NOT_PRINTED)]
     places = {name: next((place for place, start in enumerate(ORDER) if name.startswith(start)), 99) for name in shown}
     for name in sorted(shown, key=lambda name: (places[name], name)):
         entry, metric = metrics[name], known[name]
-        words = interval_words(entry, unit=str(metric.get("unit")))
-        interval = f"  {words}" if words else ""
-        yield f"    {metric['title']:<52} {entry['mean']:8.4f}{interval}  ({count_words(entry['n'], 'seed')})"
+        words = "" if fixed else interval_words(entry, unit=str(metric.get("unit")))
+        interval, seeds = f"  {words}" if words else "", ONE if fixed else count_words(entry["n"], "seed")
+        yield f"    {metric['title']:<52} {entry['mean']:8.4f}{interval}  ({seeds})"
 
 
 def without_students(evaluation: dict[str, Any], path: Path, left_out: Sequence[str]) -> dict[str, Any]:

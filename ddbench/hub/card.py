@@ -14,7 +14,7 @@ from ddbench.hub import DATA, INFO, LABELS, PREVIEW
 from ddbench.leaderboard.coverage import Checked
 from ddbench.leaderboard.pages.markdown import escape
 from ddbench.leaderboard.result import Result
-from ddbench.methods import METHODS, facts_of
+from ddbench.methods import METHODS, distilled_on, facts_of
 from ddbench.methods.facts import Facts
 from ddbench.statistics import Statistics, interval_words
 
@@ -165,7 +165,7 @@ def _facts(subject: Subject) -> Iterator[tuple[str, str]]:
     yield "dataset", f"{escape(header['dataset'])}, {len(header['class_names'])} classes"
     yield "data fingerprint", f"`{escape(header['dataset_fingerprint'])}`"
     yield "method", f"{escape(header['method'])}, seed {header['seed']}, augmentation {escape(header['augmentation'])}"
-    yield "distilled on", escape(header["student"] or "no network")
+    yield "distilled on", escape(distilled_on(header["method"], header["student"]) or "no network")
     if header["teacher"] is not None:
         yield "teacher of its views", escape(header["teacher"].get("student", "")) or "not named"
     yield "settings", _short(header["config"])
@@ -211,11 +211,10 @@ def _scores(subject: Subject) -> Iterator[str]:
     yield "| --- | --- | ---: | --- | ---: |"
     for one in subject.evaluations:
         name = _protocol(one.data["protocol"]["name"], one.standard, one.data["precision"])
-        fixed = bool(one.data["synset"].get("fixed_network"))
         for student in one.students:
             entry = one.data["summary"][student].get("accuracy")
             if entry is not None:
-                yield _score(name, student, entry, fixed)
+                yield _score(name, student, entry, one.fixed)
 
 
 def _protocol(name: str, standard: bool, precision: str) -> str:
@@ -245,4 +244,4 @@ def _board(subject: Subject) -> Iterator[str]:
             entry = result.statistics[student].get("accuracy")
             if entry is not None:
                 name = _protocol(result.protocol.name, result.protocol.standard, result.precision)
-                yield head + _score(name, student, entry, bool(result.synset.fixed_network))
+                yield head + _score(name, student, entry, result.fixed)

@@ -138,7 +138,7 @@ def others(result: Result, ranking: str) -> list[str]:
     """The students that a result's mean across architectures is over, by name: all but the one that its synset was
     distilled on or, where that was not evaluated or is none, all but ``ranking``."""
     known = result.students
-    own = result.synset.student
+    own = result.distilled_on
     own = own if own in known else ranking
     return sorted(name for name in known if name != own)
 

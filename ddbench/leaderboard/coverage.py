@@ -59,7 +59,7 @@ def checked(result: Result, found: Verification) -> Checked:
     return Checked(
         verdict=found.verdict,
         again=found.students[fewest].n,
-        claimed=found.students[fewest].n if result.synset.fixed_network else len(claimed[fewest]),
+        claimed=found.students[fewest].n if result.fixed else len(claimed[fewest]),
         own=all(run.seed in claimed[run.student] for run in found.runs),
     )
 

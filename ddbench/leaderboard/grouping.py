@@ -250,7 +250,10 @@ def _usual_labellers(rows: Sequence[Row]) -> frozenset[str]:
 
 
 def _ranking_student(results: Sequence[Result]) -> str:
-    """The student that most synsets were distilled on, of those evaluated, else that most have; the first by name."""
+    """The student that most synsets' runs named, of those evaluated, else that most have; the first by name.
+
+    Also where it took no part: a run names the student that the synset is meant for.
+    """
     methods = [result for result in results if not _reference(result)]
     votes = Counter(str(one.synset.student) for one in methods if one.synset.student in one.students)
     votes = votes or Counter(student for one in methods or results for student in one.students)

@@ -12,7 +12,8 @@ from functools import cached_property
 from typing import Any, TypedDict
 
 from ddbench.evaluation.ddranking.definitions import Accuracies, repeat_scores
-from ddbench.evaluation.result import ranked_by
+from ddbench.evaluation.result import is_fixed, ranked_by
+from ddbench.methods import distilled_on
 from ddbench.statistics import Statistics, summarise
 
 KIND = "ddbench-result"
@@ -381,9 +382,7 @@ class Result(Record):
             "cost": Costs(**{stage: Cost.from_json(cost) for stage, cost in data["cost"].items()}),
             "scores": Scores.from_json(data["scores"]) if "scores" in data else None,
             "code": CodeInfo.from_json(data["code"]) if "code" in data else None,
-            "tasks": {name: TaskInfo.from_json(one) for name, one in data["tasks"].items()}
-            if "tasks" in data
-            else None,
+            "tasks": {name: TaskInfo.from_json(it) for name, it in data["tasks"].items()} if "tasks" in data else None,
         }
         return cls(**{name: value for name, value in data.items() if name not in ("kind", "schema")} | own)
 
@@ -395,6 +394,11 @@ class Result(Record):
     def main_metric(self) -> str:
         """The metric that the row is ranked by."""
         return ranked_by(self.metrics)
+
+    @cached_property
+    def distilled_on(self) -> str | None:
+        """The student that the synset was distilled on; None: none took part, whatever the synset's file names."""
+        return distilled_on(self.synset.method, self.synset.student)
 
     @cached_property
     def students(self) -> tuple[str, ...]:
@@ -414,15 +418,17 @@ class Result(Record):
                 found.setdefault((run.student, metric), {})[run.seed] = value
         return found
 
+    @property
+    def fixed(self) -> bool:
+        """Whether its runs are of one fixed network."""
+        return is_fixed(vars(self.synset), self.protocol.settings)
+
     @cached_property
     def statistics(self) -> Mapping[str, Mapping[str, Statistics]]:
         """Student -> metric -> statistics, as they are shown: runs of a fixed network are one, and have no interval."""
-        if not self.synset.fixed_network:
+        if not self.fixed:
             return self.summary
-        return {
-            student: {metric: summarise([entry["mean"]]) for metric, entry in own.items()}
-            for student, own in self.summary.items()
-        }
+        return {one: {key: summarise([said["mean"]]) for key, said in own.items()} for one, own in self.summary.items()}
 
     @property
     def labeller(self) -> str | None:

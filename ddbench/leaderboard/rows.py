@@ -130,10 +130,7 @@ class Row:
     @property
     def seeds(self) -> tuple[int, ...]:
         """Networks of the student that has most, of each result; a fixed network is one, whatever its seeds."""
-        return tuple(
-            1 if one.synset.fixed_network else max(Counter(run.student for run in one.runs).values())
-            for one in self.results
-        )
+        return tuple(1 if one.fixed else max(Counter(run.student for run in one.runs).values()) for one in self.results)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,10 @@ def _kinds(row: Result, student: str) -> set[str]:
     return {kind for kind in row.measured or {} if any(name in row.summary[student] for name in HEADLINE.get(kind, ()))}
 
 
+def _seeds(row: Result, student: str) -> set[int]:
+    return set(row.values(student, row.main_metric))
+
+
 def what_is_lost(latest: Result, result: Result, run: str = "RUN") -> tuple[str, str] | None:
     """What a row lacks that the one has whose place it takes, and how to add it; None: nothing."""
     students = [student for student in latest.students if student not in result.students]
@@ -54,6 +58,11 @@ def what_is_lost(latest: Result, result: Result, run: str = "RUN") -> tuple[str,
     tasks = sorted(set(latest.tasks or {}) - set(result.tasks or {}))
     if students:
         return " and ".join(students), f"evaluate with --students {','.join([*result.students, *students])}"
+    for student in latest.students:
+        if seeds := _seeds(latest, student) - _seeds(result, student):
+            every = ",".join(result.students)
+            named = f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, sorted(seeds)))} of {student}"
+            return named, f"evaluate with --students {every} --seeds {max(_seeds(latest, student)) + 1}"
     if measured:
         return " and ".join(measured), f"evaluate with {' '.join(f'--{kind}' for kind in measured)}"
     fewer = {student: _kinds(latest, student) - _kinds(result, student) for student in latest.students}

@@ -45,6 +45,14 @@ def facts_of(name: str) -> Facts | None:
     return found.facts if found else None
 
 
+def distilled_on(method: str, student: str | None) -> str | None:
+    """The student that a synset's header names, where it took part in making it: methods of this package in which none
+    does leave that of the run in the header.
+    """
+    known = shipped().get(method)
+    return student if known is None or known[1].student else None
+
+
 def meant_protocol(name: str) -> str:
     """The protocol that a method is meant to be evaluated by; of one that says none the usual one."""
     facts = facts_of(name) if name in METHODS else None

@@ -13,13 +13,14 @@ class, where the public code has k = 10 and selects nothing below 10 images per 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ddbench.config import setting
+from ddbench.config import Here, setting
 from ddbench.data.coreset import k_means
 from ddbench.data.dataset import class_indices
 from ddbench.data.mapped import gather
@@ -71,9 +72,11 @@ class AST(TrajectoryMethod[ASTConfig]):
         return (Experts("smooth"),)
 
     @classmethod
-    def check(cls, config: ASTConfig, context: Context) -> None:
-        """As the family's, and the settings of its own."""
-        super().check(config, context)
+    def idle(cls, config: ASTConfig, context: Context) -> Mapping[str, str]:
+        """Matches on the way, where no step of the student lies at one."""
+        if config.student_steps >= config.expert_epochs:
+            return {}
+        return {"intermediate": Here(f"with --student-steps {config.student_steps}, fewer than --expert-epochs")}
 
     def first_images(self) -> Tensor:
         """Of each class, the images nearest to the k-means centres of one expert's logits at its last epoch."""

@@ -187,7 +187,7 @@ class Method(Generic[C]):
     second_order: ClassVar[bool] = False
     """Whether it differentiates the student's gradient: the run then tries before work that the student allows it."""
     uses_student: ClassVar[bool] = True
-    """Whether the student takes part in it; the synset of one that takes steps then names it."""
+    """Whether the synset of one that takes steps names the run's student; whether that takes part, the facts say."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -52,6 +52,7 @@ class CDA(Recovery[CDAConfig]):
         line="SRe2L with crops that go from the whole image to details",
         family="recovery from a teacher",
         protocol="kd-v1",
+        student=False,
         paper="Dataset Distillation via Curriculum Data Synthesis in Large Data Era",
         authors=("Zeyuan Yin", "Zhiqiang Shen"),
         venue="TMLR",

@@ -151,6 +151,7 @@ class D3HR(Generation[D3HRConfig]):
         line="groups of latents with their class's statistics, decoded by a diffusion model",
         family="generation",
         protocol="rded",
+        student=False,
         paper="Taming Diffusion for Dataset Distillation with High Representativeness",
         authors=(
             "Lin Zhao",
@@ -171,7 +172,9 @@ class D3HR(Generation[D3HRConfig]):
 
     @classmethod
     def idle(cls, config: D3HRConfig, context: Context) -> Mapping[str, str]:
-        """What a group of one or two images has not (:func:`group_scores`)."""
+        """What a group of one or two images has not (:func:`group_scores`), and all of the score of a single group."""
+        if config.candidates == 1:
+            return dict.fromkeys(("skew", "std_weight", "skew_weight"), "with --candidates 1: there is no choice")
         if context.ipc == 1:
             return dict.fromkeys(("skew", "std_weight", "skew_weight"), Here("with --ipc 1: a group is one image"))
         if context.ipc == 2 and _skew_kind(config) == "per_coordinate":

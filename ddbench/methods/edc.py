@@ -47,6 +47,7 @@ class EDC(SeveralTeachers[EDCConfig]):
         line="real images moved towards several teachers' statistics, half those of their own classes",
         family="recovery from a teacher",
         protocol="edc-ema",
+        student=False,
         paper="Elucidating the Design Space of Dataset Condensation",
         authors=("Shitong Shao", "Zikai Zhou", "Huanran Chen", "Zhiqiang Shen"),
         venue="NeurIPS",

@@ -29,6 +29,7 @@ class Facts:
         line: what it does, in one line without a citation.
         family: kin of methods that share their idea, e.g. ``trajectory matching``.
         protocol: the protocol that it is meant to be evaluated by.
+        student: whether the run's student takes part in making the images. Headers of some name it where it does not.
         paper: title of the paper, else empty.
         authors: given names and surname of each; the last word is the surname.
         venue: conference or journal (:data:`ddbench.methods.citation.VENUES` spells the known ones out); empty: a
@@ -49,6 +50,7 @@ class Facts:
     line: str
     family: str
     protocol: str = "hard-v1"
+    student: bool = True
     paper: str = ""
     authors: tuple[str, ...] = ()
     venue: str = ""

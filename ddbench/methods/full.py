@@ -28,6 +28,7 @@ class Full(Method[FullConfig]):
         title="All real images",
         line="all real training images: the upper row",
         family="reference",
+        student=False,
     )
     unit = "all"
 

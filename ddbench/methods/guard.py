@@ -64,6 +64,7 @@ class GUARD(Recovery[GUARDConfig]):
         line="SRe2L from a teacher with a flat loss, for robustness",
         family="recovery from a teacher",
         protocol="kd-v1",
+        student=False,
         paper="Towards Adversarially Robust Dataset Distillation by Curvature Regularization",
         authors=("Eric Xue", "Yijiang Li", "Haoyang Liu", "Peiran Wang", "Yifan Shen", "Haohan Wang"),
         venue="AAAI",

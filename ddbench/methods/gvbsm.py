@@ -57,6 +57,7 @@ class GVBSM(SeveralTeachers[GVBSMConfig]):
         line="recovered from several teachers in turn, batch norms and convolutions matched",
         family="recovery from a teacher",
         protocol="gvbsm",
+        student=False,
         paper="Generalized Large-Scale Data Condensation via Various Backbone and Statistical Matching",
         authors=("Shitong Shao", "Zeyuan Yin", "Muxin Zhou", "Xindong Zhang", "Zhiqiang Shen"),
         venue="CVPR",

@@ -37,6 +37,7 @@ class Herding(Coreset[HerdingConfig]):
         title="Herding",
         line="a coreset: real images whose mean feature follows the class mean",
         family="coreset",
+        student=False,
         paper="Herding Dynamical Weights to Learn",
         authors=("Max Welling",),
         venue="ICML",

@@ -97,6 +97,8 @@ class IGD(Generation[IGDConfig]):
             found |= dict.fromkeys(of_guidance, "with --influence 0 and --deviation 0: nothing is guided")
         elif not config.influence and context.ipc == 1:
             found |= dict.fromkeys(of_guidance, Here("with --influence 0 and --ipc 1: nothing is guided"))
+        elif not config.influence:
+            found |= dict.fromkeys(("images", "similarity"), "with --influence 0: no real gradient guides")
         return found
 
     @classmethod

@@ -37,6 +37,7 @@ class KCenter(Coreset[KCenterConfig]):
         title="k-center",
         line="a coreset: real images that cover their class, farthest first",
         family="coreset",
+        student=False,
         paper="Active Learning for Convolutional Neural Networks: A Core-Set Approach",
         authors=("Ozan Sener", "Silvio Savarese"),
         venue="ICLR",

@@ -32,6 +32,7 @@ class KMeans(Coreset[KMeansConfig]):
         title="k-means",
         line="a coreset: real images nearest to k-means centres of their class",
         family="coreset",
+        student=False,
         paper="DC-BENCH: Dataset Condensation Benchmark",
         authors=("Justin Cui", "Ruochen Wang", "Si Si", "Cho-Jui Hsieh"),
         venue="NeurIPS",

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddbench.config import setting
+from ddbench.config import Here, setting
 from ddbench.data.coreset import k_means_centres
 from ddbench.diffusion.ddim import Move, predicted_image, sampling_moves
 from ddbench.methods.base import Context
@@ -39,7 +39,7 @@ class MGD3Config(GenerationConfig):
     """Strength lambda of the pull towards a mode."""
     stop: int = setting(25, at_least=0, unless=("mode_guidance", 0))
     """Steps at the end that are plain; 0: every step is pulled."""
-    images: int = setting(0, at_least=0)
+    images: int = setting(0, at_least=0, unless=("mode_guidance", 0))
     """Real images of each class that are clustered, evenly spread over it; 0: all."""
 
 
@@ -57,6 +57,7 @@ class MGD3(Generation[MGD3Config]):
         title="MGD3",
         line="diffusion samples pulled to the modes of their class",
         family="generation",
+        student=False,
         paper="MGD3: Mode-Guided Dataset Distillation using Diffusion Models",
         authors=("Jeffrey A. Chan-Santiago", "Praveen Tirupattur", "Gaurav Kumar Nayak", "Gaowen Liu", "Mubarak Shah"),
         venue="ICML",
@@ -67,8 +68,11 @@ class MGD3(Generation[MGD3Config]):
 
     @classmethod
     def idle(cls, config: MGD3Config, context: Context) -> Mapping[str, str]:
-        """The pull, where all steps are plain."""
-        return {"mode_guidance": f"with --stop {config.stop}: no step is left"} if config.stop == config.steps else {}
+        """The pull and its modes, where all steps are plain; a recipe may say how many images they are of."""
+        if config.stop != config.steps:
+            return {}
+        why = f"with --stop {config.stop}: no step is left"
+        return {"mode_guidance": why, "images": Here(why)}
 
     @classmethod
     def check(cls, config: MGD3Config, context: Context) -> None:

@@ -81,6 +81,7 @@ class Minimax(Generation[MinimaxConfig]):
         title="Minimax",
         line="samples of a diffusion model tuned to be like real images and unlike its own",
         family="generation",
+        student=False,
         paper="Efficient Dataset Distillation via Minimax Diffusion",
         authors=(
             "Jianyang Gu",

@@ -22,6 +22,7 @@ class Mirage(OneShotGraphs[MirageConfig]):
         line="graphs: sets of computation trees that are frequent in a class",
         family="graph distillation",
         protocol="graph-v1",
+        student=False,
         paper="Mirage: Model-Agnostic Graph Distillation for Graph Classification",
         authors=("Mridul Gupta", "Sahil Manchanda", "Hariprasad Kodamana", "Sayan Ranu"),
         venue="ICLR",

@@ -27,6 +27,7 @@ class Random(Method[RandomConfig]):
         title="Random real images",
         line="real images chosen at random: the baseline",
         family="reference",
+        student=False,
     )
 
     def distilled(self) -> Distilled:

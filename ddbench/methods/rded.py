@@ -71,6 +71,7 @@ class RDED(Method[RDEDConfig]):
         line="stitched of the real crops that an observer finds most realistic",
         family="selection",
         protocol="rded",
+        student=False,
         paper="On the Diversity and Realism of Distilled Dataset: An Efficient Dataset Distillation Paradigm",
         authors=("Peng Sun", "Bei Shi", "Daiwei Yu", "Tao Lin"),
         venue="CVPR",

@@ -18,5 +18,6 @@ class Size(ReferenceGraphs):
         line="graphs: the number of nodes alone, nothing learned",
         family="reference",
         protocol="graph-v1",
+        student=False,
     )
     how = SIZE

@@ -33,6 +33,7 @@ class SRe2L(Recovery[SRe2LConfig]):
         line="recovered from a teacher's weights and batch-norm statistics",
         family="recovery from a teacher",
         protocol="kd-v1",
+        student=False,
         paper="Squeeze, Recover and Relabel: Dataset Condensation at ImageNet Scale From A New Perspective",
         authors=("Zeyuan Yin", "Eric Xing", "Zhiqiang Shen"),
         venue="NeurIPS",

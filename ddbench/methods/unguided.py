@@ -29,6 +29,7 @@ class Unguided(Generation[UnguidedConfig]):
         title="plain diffusion samples",
         line="plain samples of a diffusion model: the baseline of d3hr, mgd3, igd and minimax",
         family="generation",
+        student=False,
     )
 
     def draw(self, label: int) -> Draw:

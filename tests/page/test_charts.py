@@ -83,6 +83,17 @@ def test_budgets_are_named_as_they_are_counted(visit: Visit, tmp_path: Path) -> 
         assert set(ticks) <= set(said)
 
 
+def test_every_row_is_drawn_against_the_budget(visit: Visit, tmp_path: Path) -> None:
+    """Of two rows of a method only the better one was, and nothing said so."""
+    for ipc in (1, 10):
+        put(tmp_path, made_result("mtt", accuracy=0.7, ipc=ipc, rich=False))
+    put(tmp_path, made_result("mtt", accuracy=0.5, ipc=10, seed=1, rich=False))
+    build(tmp_path)
+    chart = visit(tmp_path).locator("figure:has(svg[aria-label$='by method'])")
+    assert chart.locator(".point").count() == 3
+    assert "Of several rows of a method the line joins the best: mtt." in chart.inner_text()
+
+
 def test_a_press_on_the_legend_shows_one_method(visit: Visit, board: Path) -> None:
     page = visit(board, "#dataset=digits&labels=hard")
     charts = page.locator(".charts:visible")

@@ -456,6 +456,27 @@ def test_cards_share_a_scale_and_follow_the_filters(visit: Visit, board: Path) -
     assert len(shown(page, ".card")) == 6
 
 
+def test_verified_only_means_cards_and_charts_too(visit: Visit, tmp_path: Path) -> None:
+    """The card told the best of all rows, and charts had every point."""
+    put(tmp_path, made_result("mtt", accuracy=0.9, rich=False))
+    put(tmp_path, made_result("dm", accuracy=0.8, ipc=10, rich=False), verify="identical")
+    for name, accuracy in (("dm", 0.8), ("dc", 0.6)):
+        put(tmp_path, made_result(name, accuracy=accuracy, rich=False), verify="identical")
+    put(tmp_path, made_result("random", accuracy=0.4, rich=False))
+    build(tmp_path)
+    page = visit(tmp_path)
+    page.click(".overview summary")
+    for there in (["mtt", "dm"], ["dm", "dm"]):
+        assert [card.query_selector(".who").inner_text() for card in shown(page, ".card")] == there
+        drawn = page.locator("svg[aria-label*='against stored bytes'] .point").evaluate_all(
+            "nodes => nodes.map(node => node.dataset.method)"
+        )
+        assert ("mtt" in drawn) is ("mtt" in there)
+        assert {"dm", "dc", "random"} <= set(drawn)
+        assert ("mtt" in page.locator("svg.heat").first.text_content()) is ("mtt" in there)
+        page.check("#verified")
+
+
 def test_cards_are_of_the_student_that_is_chosen(visit: Visit, tmp_path: Path) -> None:
     """They kept the figures of the one that ranks."""
     for name, accuracy in (("mtt", 0.9), ("random", 0.5)):

@@ -198,15 +198,18 @@ def test_where_all_have_one_teacher_nothing_is_said() -> None:
     assert [row["usual_teacher"] for row in index([hard])["tables"][0]["rows"]] == [None, None]
 
 
-def test_the_runs_of_a_fixed_network_are_one() -> None:
+@pytest.mark.parametrize("said", [True, False])
+def test_the_runs_of_a_fixed_network_are_one(*, said: bool) -> None:
     """Five runs of one network have no spread; its row had an interval of no width and the first rank."""
 
     def fix(content: dict[str, Any]) -> None:
-        content["synset"]["fixed_network"] = True
+        content["synset"].update({"fixed_network": True} if said else {"config": {"init_networks": "fixed"}})
         for run in content["runs"]:
             run["metrics"]["accuracy"] = 0.9
 
     fixed = changed(plain("dd"), fix)
+    if not said:  # as in early rows
+        fixed = replace(fixed, protocol=replace(fixed.protocol, settings={"replay": True}))
     (cell,) = build_cells([fixed, plain("dm", accuracy=0.8), plain("random", accuracy=0.3)])
     row = row_of(cell, "dd")
     found = row.scores[cell.main(FIRST)]
@@ -426,3 +429,17 @@ def test_an_evaluation_of_a_fixed_network_tells_no_interval() -> None:
     lines = [line for line in told if line.endswith("(one fixed network)")]
     assert len(lines) == len(STUDENTS[:2])
     assert not any(" to " in line for line in lines)
+
+
+def test_nothing_measured_on_a_fixed_network_has_an_interval() -> None:
+    data = made_result("dd", names=STUDENTS[:1]).to_json()
+    one = Evaluation(Path("x.json"), data)
+    measured = [line for line in repr(one).splitlines() if line.startswith("    ")]
+    assert len(measured) > 2
+    assert all(" to " in line and line.endswith("(5 seeds)") for line in measured)
+    assert one.summary(FIRST)["low"] is not None
+    data["synset"]["fixed_network"] = True
+    told = [line for line in repr(one).splitlines() if line.startswith("    ")]
+    assert [line.split("  ")[0] for line in told] == [line.split("  ")[0] for line in measured]
+    assert all(" to " not in line and line.endswith("(one fixed network)") for line in told)
+    assert one.summary(FIRST, "nll") | {"mean": 0} == {"mean": 0, "std": None, "n": 1, "low": None, "high": None}

@@ -46,7 +46,11 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     ),
     "end of no pull": ("mgd3", {"stop": 5, "mode_guidance": 0.0}, {"mode_guidance": 0.1}, "with --mode-guidance 0"),
     "pull in no step": ("mgd3", {"mode_guidance": 0.5, "stop": 50}, {"stop": 5}, "with --stop 50: no step is left"),
-    "no guidance": ("igd", {"similarity": 0.1, "influence": 0.0, "deviation": 0.0}, {"deviation": 1.0}, "is guided"),
+    "modes of no pull": ("mgd3", {"images": 9, "mode_guidance": 0.0}, {"mode_guidance": 0.1}, "with --mode-guidance 0"),
+    "gradients that guide nothing": ("igd", {"images": 9, "influence": 0.0}, {"influence": 0.1}, "no real gradient"),
+    "score of one group": ("d3hr", {"std_weight": 2.0, "candidates": 1}, {"candidates": 2}, "there is no choice"),
+    "mask of all": ("fred-dm", {"mask_from": "class", "coefficients": 64}, {"coefficients": 32}, "of them are kept"),
+    "no guidance": ("igd", {"guide_to": 0.8, "influence": 0.0, "deviation": 0.0}, {"deviation": 1.0}, "is guided"),
     "no tuning": ("minimax", {"ema": 0.5, "tuning_steps": 0}, {"tuning_steps": 9}, "with --tuning-steps 0"),
     "one epoch to match": (
         "ast",
@@ -71,9 +75,21 @@ HERE: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     "group of one": ("d3hr", {"std_weight": 2.0, "ipc": 1}, {"ipc": 2}, "with --ipc 1: a group is one image"),
     "first of its class": ("igd", {"deviation": 0.5, "ipc": 1}, {"ipc": 2}, "with --ipc 1: no image of the class"),
     "memory of none": ("igd", {"memory": 3, "ipc": 1}, {"ipc": 2}, "with --ipc 1: no image of the class"),
-    "guidance of no push": ("igd", {"images": 9, "influence": 0.0, "ipc": 1}, {"ipc": 2}, "--influence 0 and --ipc 1"),
+    "guidance of no push": (
+        "igd",
+        {"guide_to": 0.8, "influence": 0.0, "ipc": 1},
+        {"ipc": 2},
+        "--influence 0 and --ipc 1",
+    ),
     "skewness of two": ("d3hr", {"skew_weight": 2.0}, {"skew": "per_image"}, "with --ipc 2: two values"),
     "guide trained once": ("cudd", {"guide_lr_again": 0.1, "ipc": 3}, {"phases": "1,2,3"}, "with two phases"),
+    "modes in no step": ("mgd3", {"images": 9, "stop": 50}, {"stop": 5}, "with --stop 50: no step is left"),
+    "matches of no step": (
+        "ast",
+        {"intermediate": "none", "student_steps": 1, "expert_epochs": 2},
+        {"student_steps": 2},
+        "with --student-steps 1, fewer than",
+    ),
     "maps of one block": ("datadam", {"form": "paper"}, {"student": DEEPER}, f"with --student {TINY}: one block"),
 }
 """The same of what is told only: flags of a series serve its other IPCs and students."""

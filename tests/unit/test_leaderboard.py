@@ -263,6 +263,14 @@ def test_students_are_not_lost_to_a_row_with_more_runs(tmp_path: Path, board: Pa
     assert len(load_results(board)) == 1
 
 
+def test_seeds_are_not_lost_to_a_row_with_more_students(tmp_path: Path, board: Path) -> None:
+    old = submit(make_run(tmp_path / "run", {CONVNET: [0.5, 0.6, 0.7]}), board)
+    make_run(tmp_path / "run", {CONVNET: [0.5, 0.6], MLP: [0.4, 0.5]})
+    with pytest.raises(UserError, match=rf"{old.stem}\) has seed 2 of {CONVNET}, .* {CONVNET},{MLP} --seeds 3, then"):
+        submit(tmp_path / "run", board)
+    assert submit(make_run(tmp_path / "run", {CONVNET: [0.5, 0.6, 0.7], MLP: [0.4, 0.5]}), board) != old
+
+
 def test_one_run_decides_what_supersedes(tmp_path: Path, board: Path) -> None:
     """One run more or as many (other ones) supersede, one run less does not."""
     paths = [submit(make_run(tmp_path / "run", {CONVNET: [0.5, 0.6]}), board)]

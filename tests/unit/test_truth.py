@@ -176,6 +176,27 @@ def test_subsets_count_as_one_figure_and_each_as_one_value(board: Board) -> None
     assert f"{len(cells) - 1} of the {len(cells)} synsets of the plan so far" in some.deviations
 
 
+def test_synsets_of_one_figure_need_not_be_neighbours(board: Board) -> None:
+    """Nor do cells of other settings join them; the document has one table of a dataset."""
+    cells = [
+        replace(cell, published=(replace(THEIRS, student="convnet-d2-w32-in"),))
+        for cell in find_plan("digits-cpu").cells
+        if cell.run.startswith(("digits-ipc1-random-s", "digits-ipc1-dm-s")) and cell.protocol == "hard-v1"
+    ]
+    first, *others = sorted(cells, key=lambda cell: cell.method, reverse=True)
+    mnist = replace(first, dataset="mnist", seed=99)
+    another = replace(first, seed=98, distill=("--x",))
+    plan = replace(find_plan("digits-cpu"), cells=(first, mnist, *others[::-1], another))
+    found = truths([plan], board.results, board.verifications)
+    assert [(one.cell.dataset, one.cell.method, len(one.cells)) for one in found] == [
+        ("digits", "random", len(others)),
+        ("mnist", "random", 1),
+        ("digits", "dm", 1),
+        ("digits", "random", 1),
+    ]
+    assert document(found).count("## digits\n") == 1
+
+
 def made(**changes: object) -> Truth:
     cell = replace(find_plan("digits-cpu").cells[0], title="A | B", dataset="digits")
     values = {"plan": "p", "cells": (cell,), "published": THEIRS, "rows": (), "ours": None, "verdict": None}

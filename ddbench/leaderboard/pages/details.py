@@ -104,7 +104,7 @@ def result_details(
         "picture": [path.with_suffix(".png").as_posix(), *published_size(picture, marks)] if picture.is_file() else [],
         "synset": beside.as_posix() if (root / beside).is_file() else said.synset_url or "",
         "sha256": synset.sha256,
-        "fixed": synset.fixed_network or None,
+        "fixed": result.fixed or None,
         "title": said.method_title,
         "authors": list(said.authors),
         "links": list(said.links),
@@ -165,7 +165,7 @@ def _facts(result: Result) -> list[list[str]]:
     facts = [
         ["Synset", modality(synset.modality).words(synset.images, synset.shape) + more],
         ["Classes", f"{synset.classes:,}"],
-        ["Distilled on", synset.student or ""],
+        ["Distilled on", result.distilled_on or ""],
         ["Synset seed", str(synset.seed)],
         ["Learned rate", "" if rate is None else f"{rate:.4g}"],
         ["Changed", ", ".join(f"{name} = {json.dumps(v)}" for name, v in sorted(protocol.changed.items()))],

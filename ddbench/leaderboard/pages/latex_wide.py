@@ -135,7 +135,7 @@ def title_of(row: Row) -> str:
     """What a submitter calls the method, else what its authors do, else its name here."""
     facts = facts_of(row.method) if row.method in METHODS else None
     title = row.first.submission.method_title or (facts.title if facts else row.method)
-    return f"{title}, fixed network" if row.first.synset.fixed_network else title
+    return f"{title}, fixed network" if row.first.fixed else title
 
 
 def _mean_rank(name: Named, columns: Sequence[Shown]) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from ddbench.leaderboard.coverage import Checked
 from ddbench.leaderboard.pages.markdown import escape
@@ -77,7 +76,10 @@ def document(truths: Sequence[Truth]) -> str:
     devices = dict.fromkeys(device for truth in truths for device in truth.devices)
     text = INTRODUCTION.format(summary=summary(truths), devices=escape(", ".join(devices)) or "nothing yet")
     notes: dict[str, int] = {}
-    for dataset, group in groupby(lines(truths), key=lambda line: line.dataset):
+    tables: dict[str, list[Line]] = {}
+    for line in lines(truths):
+        tables.setdefault(line.dataset, []).append(line)
+    for dataset, group in tables.items():
         heads = [*HEAD, "Note"]
         text += f"\n## {dataset}\n\n| {' | '.join(heads)} |\n|{' --- |' * len(heads)}\n"
         for line in group:

@@ -273,7 +273,7 @@ def what_it_is(cell: Cell, row: Row) -> str:
         str(row.first.synset.preprocess.get("kind", "")) if row.reference == RANDOM and several else "",
         f"{labels} labels" if row.reference == RANDOM and labels != cell.label_kind else "",
         "all real data" if row.reference == FULL and not _letters(title).startswith("allreal") else "",
-        "fixed network" if row.first.synset.fixed_network else "",
+        "fixed network" if row.first.fixed else "",
         teacher_text(row.labellers) if cell.labelled_otherwise(row) else "",
     ]
     return ", ".join(filter(None, said))

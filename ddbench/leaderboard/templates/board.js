@@ -74,7 +74,7 @@ function showBoard(board) {
 
   function drawRate(rate, active) {
     const tables = rate.views.filter((view) => active.has(view)).map((view) => view.table);
-    const points = pointsOf(tables, state.student);
+    const points = pointsOf(tables, state);
     const chart = points.length ? plotRate(points, tables[0].unit, tables[0].metric, open) : null;
     rate.node.hidden = !chart;
     if (!chart) return;
@@ -83,18 +83,17 @@ function showBoard(board) {
   }
 
   function drawCharts(group, active) {
-    const student = state.student;
     const tables = active.map((view) => view.table);
-    const points = pointsOf(tables, student);
+    const points = pointsOf(tables, state);
     if (!points.length) return group.charts.replaceChildren();
     const { unit, metric } = tables[0];
-    const heat = heatFigure(tables, open);
+    const heat = heatFigure(tables);
     group.charts.replaceChildren(...[plotBytes, plotTime, plotBudget].map((plot) => plot(points, unit, metric, open)).concat(heat).filter(Boolean), legend(points, group.charts));
     return null;
   }
 
   function heatFigure(tables) {
-    const drawn = tables.map((table) => [table, plotHeat(table, open)]).filter(([, drawing]) => drawing);
+    const drawn = tables.map((table) => [table, plotHeat(table, state, open)]).filter(([, drawing]) => drawing);
     if (!drawn.length) return null;
     const hold = h("div", {}, drawn[0][1]);
     const select = drawn.length > 1 ? h("select", { "aria-label": "Budget of the heat map", change: () => hold.replaceChildren(drawn[select.selectedIndex][1]) }, drawn.map(([table]) => h("option", {}, table.budget))) : null;
@@ -111,8 +110,7 @@ function showBoard(board) {
     };
     const matches = (row, table) => {
       if (row.ref && !words.length) return true;
-      if (state.verified && !row.ref && !row.ok) return false;
-      return words.every((word) => textOf(row, table).includes(word));
+      return isLeft(row, state) && words.every((word) => textOf(row, table).includes(word));
     };
     let count = 0, total = 0;
     const every = new Set();
@@ -268,7 +266,8 @@ function showBoard(board) {
   addEventListener("hashchange", () => (byId(location.hash.slice(1)) ? remember() : follow()));
 }
 
-/* Every table at a glance: its best rows, by the student that is chosen, between random images and all real data. */
+/* Every table at a glance: the best of the rows that are left, by the student that is chosen, between random images and
+   all real data. */
 function glance(views) {
   const columnOf = (table, student) => table.columns.findIndex((c) => c.g === "accuracy" && c.s === student);
   /* One scale for all cards of a metric: shares go from 0 to 100 %, other units over what there is. */
@@ -281,7 +280,9 @@ function glance(views) {
     const { table } = view;
     const column = columnOf(table, state.student || table.students[0]);
     const better = table.better === "lower" ? -1 : 1;
-    const best = table.rows.filter((row) => !row.ref && row.id && rankOf(row, table, state) === 1).sort((a, b) => better * (b.e[column][1] - a.e[column][1]));
+    const ranked = table.rows.filter((row) => !row.ref && rankOf(row, table, state) && isLeft(row, state));
+    const first = Math.min(...ranked.map((row) => rankOf(row, table, state)));
+    const best = ranked.filter((row) => rankOf(row, table, state) === first).sort((a, b) => better * (b.e[column][1] - a.e[column][1]));
     const of = (name) => { const row = table.rows.find((r) => r.ref === name && r.id); return row && row.e[column] ? row.e[column] : null; };
     if (!best.length) return null;
     const top = best[0].e[column], random = of("random"), full = of("full");

@@ -20,7 +20,7 @@ const byId = (id) => document.getElementById(id);
 const unique = (values) => [...new Set(values)];
 const percent = (value) => (100 * value).toFixed(1);
 const tick = (value, unit) => String(Number((unit === "fraction" ? 100 * value : value).toPrecision(6))); // of an axis: as it is
-const shown = (value, unit) => (unit === "fraction" ? percent(value) : String(Number(value.toPrecision(4))));
+const shown = (value, unit) => (["fraction", "signed fraction"].includes(unit) ? percent(value) : unit === "points" ? value.toFixed(1) : String(Number(value.toPrecision(4))));
 
 /* Long names break after a hyphen. */
 const soft = (name) => name.split("-").flatMap((part, i) => (i ? ["-", h("wbr"), part] : [part]));

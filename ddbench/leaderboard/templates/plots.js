@@ -80,15 +80,15 @@ function logAxis(values, text, label) {
   return { low: from, high: to, log: true, ticks: found, text, label };
 }
 
-/* Points of a group of tables: one a row, {method, mean, half, bytes, value, row, table, ref}. */
-function pointsOf(tables, student) {
+/* Points of a group of tables: one a row that is left, {method, mean, half, bytes, value, row, table, ref}. */
+function pointsOf(tables, state) {
   const found = [];
   for (const table of tables) {
-    const name = student && table.students.includes(student) ? student : table.students[0];
+    const name = table.students.includes(state.student) ? state.student : table.students[0];
     const column = table.columns.findIndex((c) => c.g === "accuracy" && c.s === name);
     for (const row of table.rows) {
       const e = row.e[column];
-      if (!row.id || !e) continue;
+      if (!row.id || !e || !isLeft(row, state)) continue;
       const cost = (title) => {
         const at = table.columns.findIndex((c) => ["cost", "rate"].includes(c.g) && c.t === title);
         return at >= 0 && row.e[at] ? row.e[at][1] : null;
@@ -115,13 +115,13 @@ function drawPoint(axes, p, x, open) {
   return node;
 }
 
-function drawFull(axes, points, unit) {
+function drawFull(axes, points) {
   const full = points.find((p) => p.ref === "full");
   if (!full) return [];
   const y = axes.py(full.mean);
   return [
     s("line", { class: "full", x1: axes.left, x2: axes.right, y1: y, y2: y }),
-    s("text", { class: "tick", x: axes.left + 4, y: y - 4 }, `all real data ${shown(full.mean, unit)}`),
+    s("text", { class: "tick", x: axes.left + 4, y: y - 4 }, `all real data ${meanAndSpread(full.text)[0]}`),
   ];
 }
 
@@ -154,7 +154,7 @@ function plotCost(points, unit, label, open, { what, of, text, axis, missing, jo
   const own = all.filter((p) => of(p) > 0);
   if (!own.length) return null;
   const axes = frame(width, 290, logAxis(own.map(of), text, axis), valueAxis(points, unit, label), `${label} against ${what}, with 95 % intervals`);
-  if (joined) axes.root.append(...drawFull(axes, points, unit));
+  if (joined) axes.root.append(...drawFull(axes, points));
   for (const [method, mine] of joined ? byMethod(own) : []) {
     if (mine.length > 1) axes.root.append(line(axes, mine, (p) => axes.px(of(p)), `thin ${lineClass(method, mine)}`));
   }
@@ -188,18 +188,18 @@ function plotBudget(points, unit, label, open) {
   const text = what === "bytes" ? bytes : String;
   const x = { low: values[0] / 1.25, high: values[values.length - 1] * 1.25, log: true, ticks: values, text, label: `${what} (log)` };
   const axes = frame(430, 290, x, valueAxis(points, unit, label), `${label} against ${what}, by method`);
-  axes.root.append(...drawFull(axes, points, unit));
-  for (const [method, mine] of byMethod(own)) {
-    axes.root.append(line(axes, mine, (p) => axes.px(p.value), lineClass(method, mine)));
-    for (const p of mine) axes.root.append(drawPoint(axes, p, axes.px(p.value), open));
-  }
-  return figure(`${ranks(label)} against ${what}`, axes.root);
+  axes.root.append(...drawFull(axes, points));
+  const joined = byMethod(own), best = new Set(joined.flatMap(([, mine]) => mine));
+  for (const [method, mine] of joined) axes.root.append(line(axes, mine, (p) => axes.px(p.value), lineClass(method, mine)));
+  for (const p of own) axes.root.append(drawPoint(axes, p, axes.px(p.value), open));
+  const several = unique(own.filter((p) => !best.has(p)).map((p) => (p.ref ? "random subset" : p.method)));
+  return figure(`${ranks(label)} against ${what}`, axes.root, null, several.length ? `Of several rows of a method the line joins the best: ${several.join(", ")}.` : "");
 }
 
-/* Cross-architecture heat map of one table: its best rows and the references by students, and what is left out. */
-function plotHeat(table, open) {
+/* Cross-architecture heat map of one table: the best rows that are left and the references by students, and what is not drawn. */
+function plotHeat(table, state, open) {
   const columns = table.columns.flatMap((c, i) => (c.g === "accuracy" ? [{ name: c.s, i }] : []));
-  const known = table.rows.filter((row) => row.id && columns.some((c) => row.e[c.i]));
+  const known = table.rows.filter((row) => row.id && isLeft(row, state) && columns.some((c) => row.e[c.i]));
   const own = known.filter((row) => !row.ref);
   const rows = [...own.slice(0, HEAT_ROWS), ...known.filter((row) => row.ref)];
   if (columns.length < 2 || !rows.length) return null;
@@ -217,7 +217,7 @@ function plotHeat(table, open) {
       const g = s("g", { class: "cell", click: () => open(row, table) });
       g.append(s("title", {}, e ? `${row.m}, ${c.name}: ${e[0]}` : `${row.m}, ${c.name}: not evaluated`));
       g.append(s("rect", { class: e ? "tile" : "tile none", x: left + place * cw + 1, y: y + 1, width: cw - 2, height: ch - 2, rx: 3, "fill-opacity": e ? (0.08 + 0.84 * level).toFixed(3) : null }));
-      g.append(s("text", { class: `tick ${level > 0.95 ? "on" : level > 0.65 ? "middle" : "value"}`, x: left + place * cw + cw / 2, y: y + ch / 2 + 4, "text-anchor": "middle" }, e ? shown(e[1], table.unit) : "–"));
+      g.append(s("text", { class: `tick ${level > 0.95 ? "on" : level > 0.65 ? "middle" : "value"}`, x: left + place * cw + cw / 2, y: y + ch / 2 + 4, "text-anchor": "middle" }, e ? meanAndSpread(e[0])[0] : "–"));
       root.append(g);
     }
   });

@@ -19,6 +19,9 @@ function meanAndSpread(text) {
   return at < 0 ? [text, ""] : [text.slice(0, at), text.slice(at + 1)];
 }
 
+/* Whether "verified only" leaves a row: references always. */
+const isLeft = (row, state) => !state.verified || Boolean(row.ref || row.ok);
+
 function rankOf(row, table, state) {
   const place = state.student ? table.students.indexOf(state.student) : 0;
   return row.k && place >= 0 ? row.k[place] : 0;

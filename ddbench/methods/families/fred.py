@@ -6,6 +6,7 @@ averaged over channels, vary most. Its first images' coefficients there are what
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -54,6 +55,14 @@ class FredMethod(Decoded[F]):
                 f"to {height * width}"
             )
         return Fred(shape=(channels, height, width), kept=kept)
+
+    @classmethod
+    def idle(cls, config: F, context: Context) -> Mapping[str, str]:
+        """The choice of a mask that leaves nothing out."""
+        found, (_, height, width) = dict(super().idle(config, context)), context.dataset.spec.shape
+        if config.coefficients == height * width:
+            found["mask_from"] = f"with --coefficients {config.coefficients}: all of them are kept"
+        return found
 
     @classmethod
     def check(cls, config: F, context: Context) -> None:

@@ -23,6 +23,7 @@ from ddbench.data.spec import DatasetSpec
 from ddbench.data.specs import HUB
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import ensure_writable, parse_json, plain_file, read_json, write_json
+from ddbench.runtime.folders import expanded
 from ddbench.runtime.hub_library import anew, check_name, library, parquet, told, whole_file
 from ddbench.runtime.interruption import leaving
 from ddbench.runtime.progress import Console
@@ -99,8 +100,8 @@ def load_hub(spec: DatasetSpec, root: Path, download: bool = False, console: Con
 
 def _folder(place: str, download: bool, quiet: bool, root: Path) -> Path:
     """The folder that a name means: one that is there, else the hub's, with ``OWNER/NAME/PART`` a folder in it."""
-    if Path(place).expanduser().is_dir():
-        folder = Path(place).expanduser().resolve()
+    if expanded(place).is_dir():
+        folder = expanded(place).resolve()
         if (folder / "synset.json").is_file():
             raise UserError(f"{folder}: a synset, not real images; ddbench import {place} --out RUN reads it")
         return folder

@@ -10,7 +10,7 @@ from ddbench.data.dataset import Dataset
 from ddbench.data.specs import dataset_spec
 from ddbench.registry import resolve
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.folders import user_cache
+from ddbench.runtime.folders import expanded, user_cache
 from ddbench.runtime.progress import Console
 
 
@@ -18,12 +18,15 @@ def data_root(root: Path | None) -> Path:
     """Where datasets are: ``root``, else ``$DDBENCH_DATA``, else ``ddbench`` in the user's cache folder.
 
     The cache folder is ``$XDG_CACHE_HOME`` or ``~/.cache``, on Windows ``%LOCALAPPDATA%``. Nothing is created.
+
+    Raises:
+        UserError: none of these is said, and the user has no home.
     """
     if root is not None:
-        return root.expanduser()
+        return expanded(root)
     named = os.environ.get("DDBENCH_DATA")
     if named:
-        return Path(named).expanduser()
+        return expanded(named)
     return user_cache()
 
 

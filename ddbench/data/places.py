@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ddbench.runtime.folders import expanded
+
 DEBIAN = {"fashion-mnist": ("dataset-fashion-mnist", Path("/usr/share/datasets/fashion-mnist"))}
 """Datasets that Debian packages: the package, and where it puts the files."""
 
@@ -35,7 +37,7 @@ def own_place(place: str, root: Path) -> Path:
     The name is kept in everything made of the data, so this finds them for a synset that is scored elsewhere, or after
     they were moved; what is found is compared by fingerprint.
     """
-    path = Path(place).expanduser()
+    path = expanded(place)
     below = root / path  # an absolute path stays what it is
     return below if below.exists() and not path.exists() else path
 

@@ -17,6 +17,7 @@ from ddbench.data.spec import DatasetSpec as DatasetSpec
 from ddbench.data.spec import Statistics as Statistics
 from ddbench.registry import Table, unknown
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.folders import expanded
 
 FOLDER, NPZ, HUB, GRAPHS = "folder:", "npz:", "hub:", "graphs:"
 OWN = (FOLDER, NPZ, HUB, GRAPHS)
@@ -154,7 +155,7 @@ def _named(name: str) -> DatasetSpec:
 
 def _as_own(name: str) -> str | None:
     """How a path that is there is written as a dataset; None where it is no such path."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         return f"{FOLDER}{name}"
     return f"{NPZ}{name}" if path.suffix == ".npz" and path.is_file() else None

@@ -14,6 +14,7 @@ from ddbench.graphs.made import made_graphs
 from ddbench.graphs.splits import PARTS, Split, check_split
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import plain_file, write_atomic
+from ddbench.runtime.folders import expanded
 
 PREFIX = "graphs:"
 FORMS = (
@@ -46,7 +47,7 @@ def load_graphs(spec: str) -> Source:
         raise UserError(f"graph set {spec!r}: expected {PREFIX}PATH or {PREFIX}made")
     if spec == f"{PREFIX}made":
         return Source(made_graphs())
-    path = Path(spec.removeprefix(PREFIX)).expanduser()
+    path = expanded(spec.removeprefix(PREFIX))
     if path.is_dir():
         if any(path.glob("*_A.txt")):
             return Source(read_tu(path))

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import write_derived
-from ddbench.runtime.folders import user_cache
+from ddbench.runtime.folders import expanded, user_cache
 
 VARIABLE = "DDBENCH_BOARD_CACHE"
 """Names the folder; empty: nothing is kept."""
@@ -85,8 +85,8 @@ def _base() -> Path | None:
     """The folder of all boards; None: nothing is to be kept, or this user has no home."""
     named = os.environ.get(VARIABLE)
     try:
-        return user_cache() / "boards" if named is None else Path(named).expanduser() if named else None
-    except RuntimeError:
+        return user_cache() / "boards" if named is None else expanded(named) if named else None
+    except UserError:
         return None
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from ddbench.runtime.errors import UserError, install_words
 from ddbench.runtime.files import canonical_json, plain_or_absent, refused, write_text
+from ddbench.runtime.folders import expanded
 from ddbench.runtime.progress import Console
 
 TRACKERS = ("jsonl", "wandb", "tensorboard")
@@ -80,7 +81,7 @@ class _Wandb:
 
 
 def _netrc_knows_wandb() -> bool:
-    netrc = Path("~/.netrc").expanduser()
+    netrc = expanded("~/.netrc")
     return netrc.is_file() and "wandb" in netrc.read_text(errors="replace")
 
 

@@ -16,9 +16,10 @@ import torch
 from PIL import Image
 
 from ddbench.data import hub, limits
-from ddbench.data.load import load_dataset
+from ddbench.data.load import data_root, load_dataset
 from ddbench.data.specs import dataset_slug, dataset_spec, size_to_load
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.folders import expanded
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (20, 8, 8), dtype=np.uint8)
@@ -29,6 +30,23 @@ CLASSES = np.arange(20) % 2
 def arrays(tmp_path: Path, **parts: np.ndarray) -> str:
     np.savez(tmp_path / "own.npz", **parts)
     return f"npz:{tmp_path / 'own.npz'}"
+
+
+@pytest.mark.parametrize("user", ["~nobody-of-this-name/x", "~with\0null/x"])
+@pytest.mark.parametrize("form", ["", "folder:", "npz:", "hub:", "graphs:"])
+def test_homes_of_users_that_are_not_there(tmp_path: Path, form: str, user: str):
+    with pytest.raises(UserError):
+        load_dataset(f"{form}{user}", tmp_path, size=8 if form in ("folder:", "hub:") else None, modality=None)
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch):
+    assert expanded("~/x") == Path.home() / "x"
+    for name in ("DDBENCH_DATA", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where neither HOME nor the user is known
+    assert expanded("~/x") == Path("~/x")
+    with pytest.raises(UserError, match=r"no home folder.*--data FOLDER"):
+        data_root(None)
 
 
 def test_names_of_data_of_ones_own():

@@ -380,7 +380,7 @@ def test_mgd3_without_pull_is_plain(context: Context):
     plain.step(0)
     images = plain.distilled().images
     for config in (
-        MGD3Config(steps=STEPS, mode_guidance=0.0, images=6),
+        MGD3Config(steps=STEPS, mode_guidance=0.0),
         MGD3Config(steps=STEPS, stop=STEPS, images=6),
     ):
         method = made(MGD3, config, context)

@@ -263,7 +263,7 @@ def test_a_mask_of_a_class_with_one_image_is_refused(data_root: Path, tmp_path: 
     few = replace(context, train=Split(context.train.images[index], labels[index]))
     with pytest.raises(UserError, match="class '3' has one training image, which does not vary"):
         FredDM.check(FredDMConfig(**settings), few)
-    FredDM.check(FredDMConfig(**settings, coefficients=64), few)
+    FredDM.check(FredDMConfig(coefficients=64), few)
     if settings["mask_from"] == "first":
         FredDM.check(FredDMConfig(**settings, init="noise"), few)
 

@@ -113,7 +113,8 @@ def context(tiny_diffusions: Path, buffers: Path, data_root: Path, tmp_path: Pat
 @pytest.fixture
 def igd(context: Context) -> Callable[..., Any]:
     def make(**more: Any) -> Any:
-        config = IGDConfig(**{"steps": STEPS, "images": 8, **more})
+        images = {"images": 8} if more.get("influence", 1) else {}  # no real gradient, no real images
+        config = IGDConfig(**{"steps": STEPS, **images, **more})
         IGD.check(config, context)
         method = IGD(config, context)
         method.setup()

@@ -22,6 +22,7 @@ from ddbench.data.load import load_dataset
 from ddbench.data.policy import Mix, augment
 from ddbench.data.preprocess import fit_preprocess
 from ddbench.networks.build import build_student
+from ddbench.protocols import training
 from ddbench.protocols.plan import Plan, check_plan
 from ddbench.protocols.protocol import PROTOCOLS, changed
 from ddbench.protocols.targets import targets
@@ -29,7 +30,6 @@ from ddbench.protocols.training import (
     Settings,
     inputs_to_test,
     split_to_test,
-    tested_students,
     train_student,
     trained_students,
 )
@@ -310,7 +310,8 @@ def test_students_are_tested_in_the_precision_that_they_were_trained_in(precisio
             return self.bias.expand(len(x), 10)
 
     plan, test = make_plan(), Split(load_dataset("digits").test.images[:5], torch.tensor([0, 0, 1, 0, 2]))
-    found = tested_students(plan, test, {0: Watching()}, Settings(device="cpu", threads=1, precision=precision), None)
+    settings = Settings(device="cpu", threads=1, precision=precision)
+    found = training.tested_students(plan, test, {0: Watching()}, settings, None)
     assert found == [{"accuracy": 0.6}]
     assert seen == [half]
 

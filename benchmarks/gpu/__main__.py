@@ -7,6 +7,7 @@ It needs this checkout, torch, numpy and safetensors; ``--pack FOLDER`` collects
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -40,8 +41,9 @@ def main() -> None:
         return
     begin = time.monotonic()
     data = args.data or (args.packed / "data" if (args.packed / "data").is_dir() else None)
-    with tempfile.TemporaryDirectory(prefix="ddbench-gpu-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="ddbench-gpu-") as scratch, contextlib.ExitStack() as stack:
         find_packages(args.packed, Path(scratch))
+        stack.enter_context(pretence(args.pretend))
         device = device_of(args)
         out = args.out or HERE / "results" / ("rehearsal" if args.rehearse else "last")
         out.mkdir(parents=True, exist_ok=True)
@@ -55,6 +57,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--minutes", type=float, default=9.0, help="for everything (default: 9)")
     parser.add_argument("--rehearse", action="store_true", help="everything small, on any device")
+    parser.add_argument("--pretend", action="store_true", help="with --rehearse: on a GPU that is not there")
     parser.add_argument("--parts", default=",".join(SHARES), help=f"with commas: {', '.join(SHARES)}")
     parser.add_argument("--device", default="", help="default: cuda; of a rehearsal cuda where there is one, else cpu")
     parser.add_argument("--out", type=Path, help="folder for the tables (default: benchmarks/gpu/results/last)")
@@ -65,6 +68,8 @@ def arguments() -> argparse.Namespace:
     unknown = [part for part in args.parts.split(",") if part not in SHARES]
     if unknown:
         parser.error(f"--parts {args.parts}: unknown part {unknown[0]!r}; one or more of {', '.join(SHARES)}")
+    if args.pretend and (args.device or not args.rehearse):
+        parser.error("--pretend: goes with --rehearse, and is a device by itself")
     if not args.minutes > 0:
         parser.error(f"--minutes {args.minutes:g}: expected more than 0")
     return args
@@ -77,6 +82,13 @@ def find_packages(packed: Path, scratch: Path) -> None:
     sys.path += [str(place) for place in (*unpacked(packed, scratch), HERE / "standins")]
     inherited = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
     os.environ["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *inherited])
+
+
+def pretence(wanted: bool) -> contextlib.AbstractContextManager[None]:
+    """Within it there is a GPU, if that is wanted."""
+    from benchmarks.gpu.pretended import pretended_cuda
+
+    return pretended_cuda() if wanted else contextlib.nullcontext()
 
 
 def device_of(args: argparse.Namespace) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import time
 import tomllib
 from collections.abc import Callable
@@ -207,6 +208,37 @@ def experts_of(scratch: Path, kind: str) -> Any:
     return next(iter(find_stores(root)))
 
 
+def has_diffusers() -> bool:
+    """Whether diffusion models can be made here."""
+    return importlib.util.find_spec("diffusers") is not None
+
+
+@functools.cache
+def diffusion_of(scratch: Path) -> Any:
+    """A tiny diffusion model of digits, trained on the CPU for a moment.
+
+    Raises:
+        ModuleNotFoundError: its library is not here.
+    """
+    if not has_diffusers():
+        raise ModuleNotFoundError("diffusers", name="diffusers")
+    from ddbench.data.load import load_dataset
+    from ddbench.diffusion.recipe import DiffusionRecipe
+    from ddbench.diffusion.train import train_model
+    from ddbench.methods.needs.diffusion import Generator
+    from ddbench.runtime.progress import Console
+
+    model = train_model(
+        root=scratch / "diffusions",
+        dataset=load_dataset("digits", scratch),
+        recipe=DiffusionRecipe(steps=4, batch=16, widths=(8, 8), holdout=0.1),
+        device="cpu",
+        threads=1,
+        console=Console(quiet=True),
+    )
+    return Generator(model=model, latents=scratch / "latents")
+
+
 def smoke_method(world: World, name: str, device: str) -> Any:
     """A method on digits with small settings and what it needs, set up on a device.
 
@@ -234,7 +266,8 @@ def smoke_method(world: World, name: str, device: str) -> Any:
             teacher = teacher_of(world.scratch, student, need.penalised.get("penalty", "none"))
             context = replace(context, architectures={"teacher": student}).give(TrainedTeacher, teacher)
         elif isinstance(need, Diffusion):
-            raise ModuleNotFoundError("a diffusion model, which `ddbench diffusion train` makes in minutes")
+            context = context.give(Diffusion, diffusion_of(world.scratch))
     method = kind(config, context)
     method.setup()
+    method.prepare()
     return method

@@ -68,8 +68,10 @@ def _rate(result: Result, protocol: Any, plan: Any, student: str) -> dict[str, A
 
     own = result.learning_rates.get(student, {})
     rate, source = modality(result.synset.modality).rate(plan, student)
-    if getattr(protocol, "replay", False) and own.get("rate") == protocol.lr:
-        rate = protocol.lr  # a replayed recipe has rates of its own; early rows name the protocol's, not their mean
+    if getattr(protocol, "replay", False) and own.get("source") == "protocol":
+        source = "protocol"  # early rows name it, though a replayed recipe has rates of its own
+        if own.get("rate") == protocol.lr:
+            rate = protocol.lr  # and some of them its rate, not their mean
     if getattr(protocol, "lr_source", "") != "search":
         return {"rate": rate, "source": source, "searched": {}}
     tried = own.get("searched", {})

@@ -246,8 +246,9 @@ class ImageModality(Modality):
     def rate(self, plan: Plan, student: str) -> tuple[float, str]:
         from ddbench.protocols.plan import learned_rate, rate_of
 
-        source = "protocol" if learned_rate(plan.synset, plan.protocol) is None else "synset"
-        return rate_of(plan, student), source
+        replayed = plan.protocol.replay and plan.synset.learned_lr is not None
+        learned = replayed or learned_rate(plan.synset, plan.protocol) is not None
+        return rate_of(plan, student), "synset" if learned else "protocol"
 
     def protocol_from(self, name: str, settings: Mapping[str, Any]) -> Protocol:
         return changed(Protocol(name=name), **settings)[0]

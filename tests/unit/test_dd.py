@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,8 @@ def test_recipe_in_the_file(ddb: Callable, tmp_path: Path):
     result = ddb("evaluate", run, "--protocol", "dd-recipe", "--seeds", 2, "--workers", 1, *EAGER)
     assert result.code == 0, result.err
     assert STUDENT in result.out
+    rate = json.loads((run / "evaluations/dd-recipe.json").read_text())["learning_rates"][STUDENT]
+    assert (rate["rate"], rate["source"]) == (float(synset.learned_lr.mean()), "synset")
 
 
 @pytest.mark.parametrize(
@@ -334,8 +337,6 @@ def test_initialisations():
 
 def test_fixed_network_is_marked(ddb: Callable, tmp_path: Path):
     """In the evaluation of its recipe, not where fresh networks are trained."""
-    import json
-
     run = tmp_path / "run"
     flags = ["--iterations", 1, "--batches", 1, "--epochs", 2, "--batch-real", 64, "--student", STUDENT]
     argv = ["distill", "--method", "dd", "--dataset", "digits", "--ipc", 1, *flags, "--init-networks", "fixed"]

@@ -235,9 +235,11 @@ def test_the_rate_of_a_row_is_the_one_that_follows() -> None:
     assert rate_of({**plain, "rate": 123.0}) == "rate"
     assert rate_of({**plain, "source": "synset"}) == "source"
     assert rate_of({**plain, "searched": {"0.1": 0.9}}) == "searched.0.1"
-    assert rate_of({**plain, "rate": 1.0}, replay=True) is None, "the mean of the recipe's"
-    assert rate_of(plain, replay=True) is None, "as early rows have it"
+    assert rate_of({**plain, "rate": 1.0, "source": "synset"}, replay=True) is None, "the mean of the recipe's"
+    assert rate_of({**plain, "rate": 1.0}, replay=True) is None, "as early rows have it"
+    assert rate_of(plain, replay=True) is None, "as the earliest have it"
     assert rate_of({**plain, "rate": 0.5}, replay=True) == "rate"
+    assert rate_of({**plain, "source": "synset"}, replay=True) == "rate"
 
 
 def test_a_searched_rate_is_the_best_of_the_protocols_grid() -> None:

@@ -66,7 +66,8 @@ def evaluate(
         difference: protocol settings that were altered by flags; not empty: the result is non-standard.
         choices: extra measurements.
         keep_weights: the trained students stay beside ``out``, up to :data:`ddbench.evaluation.weights.LIMIT` bytes.
-        shard: do its share of the runs (in blocks of ``at_once``) only; who finds all of them there writes ``out``.
+        shard: do its share of the runs only, in blocks of seeds that are trained at once; who finds all of them there
+            writes ``out``.
 
     Raises:
         UserError: synset, dataset, students, teacher and protocol do not fit each other, or ``out`` is another
@@ -173,8 +174,9 @@ def prepared(
     kept = read_kept(out, head)
     check_measured(out, kept, suites)
     wanted = [(student, seed) for student in students for seed in seeds]
-    blocks = shard.own(list(dict.fromkeys((student, seed // job.at_once) for student, seed in wanted)))
-    own = [(student, seed) for student, seed in wanted if (student, seed // job.at_once) in blocks]
+    together = _together(job, plan, students, console)
+    blocks = shard.own(list(dict.fromkeys((student, seed // together[student]) for student, seed in wanted)))
+    own = [(student, seed) for student, seed in wanted if (student, seed // together[student]) in blocks]
     return Work(
         job=job,
         plan=plan,
@@ -192,7 +194,21 @@ def prepared(
         out=out,
         head=head,
         shard=shard,
+        together=together,
     )
+
+
+def _together(job: Job, plan: Any, students: Sequence[str], console: Console) -> dict[str, int]:
+    """How many neighbouring seeds of each student one training has: where none are stacked, one."""
+    if job.at_once == 1:
+        return dict.fromkeys(students, 1)
+    found = {}
+    for student in students:
+        reason = modality(plan.synset.modality).alone(plan, student, job.settings)
+        found[student] = job.at_once if reason is None else 1
+        if reason is not None:
+            console.say(f"--at-once {job.at_once}: the seeds of {student} are trained one after another ({reason})")
+    return found
 
 
 def _combined(work: Work) -> bool:

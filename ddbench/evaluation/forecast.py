@@ -12,7 +12,7 @@ from ddbench.evaluation.evaluator import prepared
 from ddbench.evaluation.probing import estimates
 from ddbench.evaluation.tasks import Job, load_plan
 from ddbench.evaluation.weights import LIMIT
-from ddbench.evaluation.work import Work, trained_again
+from ddbench.evaluation.work import Work, run_tasks, trained_again
 from ddbench.measurements.suite import Choice
 from ddbench.measurements.trained import weights_bytes
 from ddbench.modalities import require_forecast
@@ -59,14 +59,15 @@ def forecast(
     require_forecast(plan.synset.modality)
     test = balanced(dataset.test, job.max_images or len(dataset.test), dataset.spec.classes)
     missing = [student for student, _ in work.missing]
-    trained = missing + [student for student, _ in trained_again(work)]
+    tasks = run_tasks(work, work.missing) + run_tasks(work, trained_again(work))
+    trained = [task.student for task in tasks for _ in task.seeds]
     tries = len(_grid(job))
     measured: list[Measured] = []
     left: list[float] = []
     flops, weights = 0.0, 0
     for student in dict.fromkeys(trained):
         settings = replace(job.settings, compile="off")
-        found, run, operations, kept = _student(plan, test, student, settings, job.at_once, seconds)
+        found, run, operations, kept = _student(plan, test, student, settings, work.together[student], seconds)
         measured += found
         tried = work.kept.searches.get(student, {})
         trainings = trained.count(student) + (student in missing) * sum(rate not in tried for rate in _grid(job))

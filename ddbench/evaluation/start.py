@@ -85,7 +85,7 @@ class Asked(Common):
     """Runs at once, each in its own process; 0: one a core."""
     at_once: int = 1
     """Seeds trained at once on one device, their weights stacked: pays on a GPU with small networks. Rounding depends
-    on it, so blocks are trained whole: --seeds best is a multiple."""
+    on it, so blocks are trained whole: --seeds best is a multiple. Networks with dropout go one after another."""
     size: int | None = None
     """Side in pixels, for image folders and ImageNet; default: the synset's."""
     out: Path | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class Work:
         missing: those of its own that are not there yet.
         open: (student, seed, suite, probe) of measurements that are not there yet.
         out: the result; beside it are the records.
+        together: student -> how many neighbouring seeds one training has.
         writer: keeps a record on disk.
         keep_weights: whether students stay when all is done.
     """
@@ -63,12 +64,17 @@ class Work:
     out: Path
     head: dict[str, Any]
     shard: Shard
+    together: Mapping[str, int]
     writer: Writer | None = None
     keep_weights: bool = False
     pairs: frozenset[tuple[str, int]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.pairs = frozenset(self.wanted)
+
+    def block(self, student: str, seed: int) -> tuple[str, int]:
+        """Which training a run is part of."""
+        return student, seed // self.together[student]
 
     def keep(self, record: dict[str, Any]) -> None:
         """Put a record on disk and into the tables.
@@ -94,22 +100,22 @@ def do(work: Work) -> None:
             _claim(work, suite)
     if work.missing and job.protocol.lr_source == "search":
         _search(work)
-    _train(work, f"evaluate ({job.protocol.name})", _run_tasks(work, work.missing), len(work.own))
+    _train(work, f"evaluate ({job.protocol.name})", run_tasks(work, work.missing), len(work.own))
     work.open = [probe for probe in work.open if probe[0] not in kept.lost()]
-    _train(work, "students that are measured, again", _run_tasks(work, trained_again(work)))
+    _train(work, "students that are measured, again", run_tasks(work, trained_again(work)))
     _probe(work)
 
 
 def trained_again(work: Work) -> list[tuple[str, int]]:
     """Runs that are there, have open probes, and whose students are not there; with those of their blocks."""
-    kept, block = work.kept, work.job.at_once
+    kept = work.kept
     gone = {
-        (student, seed // block)
+        work.block(student, seed)
         for student, seed, _, _ in work.open
         if (student, seed) in kept.runs
         and not usable(work.folder, student, seed, kept.runs[student, seed]["accuracy"], work.identity)
     }
-    return [pair for pair in work.wanted if pair in kept.runs and (pair[0], pair[1] // block) in gone]
+    return [pair for pair in work.wanted if pair in kept.runs and work.block(*pair) in gone]
 
 
 def _claim(work: Work, suite: Suite) -> None:
@@ -157,10 +163,12 @@ def _search(work: Work) -> None:
                 bar.advance(f"{record['student']} {record['holdout_accuracy']:.3f}")
 
 
-def _run_tasks(work: Work, pairs: list[tuple[str, int]]) -> list[Task]:
-    """Runs in whole blocks of ``at_once`` neighbouring seeds, wanted or not: rounding depends on the block."""
-    size = work.job.at_once
-    blocks = {(student, seed // size): range(seed // size * size, (seed // size + 1) * size) for student, seed in pairs}
+def run_tasks(work: Work, pairs: list[tuple[str, int]]) -> list[Task]:
+    """Runs in whole blocks of neighbouring seeds, wanted or not: rounding depends on the block."""
+    blocks = {}
+    for student, number in dict.fromkeys(work.block(*pair) for pair in pairs):
+        size = work.together[student]
+        blocks[student, number] = range(number * size, (number + 1) * size)
     search = work.job.protocol.lr_source == "search"
     return [
         Task(

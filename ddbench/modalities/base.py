@@ -271,6 +271,10 @@ class Modality(ABC):
             max_images: test on so many only, of the classes alike.
         """
 
+    def alone(self, plan: Any, student: str, settings: Settings) -> str | None:
+        """Why :meth:`train_and_test` trains a student's seeds one after another; None: their weights are stacked."""
+        return None
+
     @abstractmethod
     def describe(self, plan: Any, dataset: Any) -> dict[str, Any]:
         """What an evaluation says of the synset, but the hash of its file."""

@@ -215,6 +215,12 @@ class ImageModality(Modality):
             for (seed, net), score in zip(by_seed.items(), scores, strict=True)
         ]
 
+    def alone(self, plan: Plan, student: str, settings: Settings) -> str | None:
+        from ddbench.protocols.training import alone, fresh_student
+        from ddbench.runtime.device import resolve_device
+
+        return alone(plan, fresh_student(plan, student, 0).to(resolve_device(settings.device)))
+
     def describe(self, plan: Plan, dataset: Dataset) -> dict[str, Any]:
         from ddbench.protocols.storage import storage
 

@@ -117,15 +117,13 @@ def trained_students(
     seen = sum(len(own) * part.epochs for own, part in zip(inputs, parts, strict=True))
     flops = forward_flops(nets[0], inputs[0].shape) * (3 * seen + tests)
     compiler = devices.choose_compiler(settings.compile, flops, device, print)
-    if len(nets) > 1 and len(parts) == 1:
-        from ddbench.training.many import ELEMENTWISE, draws_in_training, train_many  # torch.func is slow to import
+    if len(nets) > 1 and alone(plan, nets[0]) is None:
+        from ddbench.training.many import train_many  # torch.func is slow to import
 
-        steady = not draws_in_training(nets[0], inputs[0].shape) and not _teacher_draws(plan, inputs[0])
-        if plan.protocol.optimizer in ELEMENTWISE and steady:
-            how = _how(plan, inputs[0], student, settings, lr, compiler)
-            for _ in train_many(nets, inputs[0], seeds=seeds, average=_averaging(plan), **how):
-                pass
-            return nets, compiler
+        how = _how(plan, inputs[0], student, settings, lr, compiler)
+        for _ in train_many(nets, inputs[0], seeds=seeds, average=_averaging(plan), **how):
+            pass
+        return nets, compiler
     averaging = _averaging(plan)
     for seed, net in zip(seeds, nets, strict=True):
         gathered: dict[str, Tensor] = {}
@@ -143,14 +141,33 @@ def trained_students(
     return nets, compiler
 
 
-def _teacher_draws(plan: Plan, inputs: Inputs) -> bool:
+def alone(plan: Plan, net: nn.Module) -> str | None:
+    """Why students like this one are trained one after another on a plan; None: several are trained at once."""
+    from ddbench.training.many import ELEMENTWISE, draws_in_training
+
+    protocol, shape = plan.protocol, tuple(plan.synset.images.shape[1:])
+    device = next(net.parameters()).device
+    if protocol.replay:
+        return "a learned recipe is replayed on one network"
+    if plan.stages > 1:
+        return "a stage follows the other"
+    if protocol.optimizer not in ELEMENTWISE:
+        return f"optimiser {protocol.optimizer} does not go number by number"
+    if draws_in_training(net, shape):
+        return "it draws at random in training, as dropout does"
+    if _teacher_draws(plan, shape, device):
+        return "the teacher draws at random when it labels"
+    return None
+
+
+def _teacher_draws(plan: Plan, shape: tuple[int, ...], device: torch.device) -> bool:
     """Whether the labels of views are drawn too, by dropout of a teacher in batch mode: each student has draws of its
     own, and is trained by itself.
     """
     if plan.teacher is None or plan.protocol.labels != "teacher" or plan.protocol.teacher_mode != "batch":
         return False
-    net = plan.teacher.network(inputs.device)
-    return next(drawing_modules(net), None) is not None or draws(net, inputs.shape)
+    net = plan.teacher.network(device)
+    return next(drawing_modules(net), None) is not None or draws(net, shape)
 
 
 def fresh_student(plan: Plan, student: str, seed: int) -> nn.Module:

@@ -522,6 +522,29 @@ def test_several_seeds_at_once(ddb: Callable, random_run: Path, tmp_path: Path):
     assert (result.code, "--at-once 0" in result.err) == (2, True)
 
 
+def test_seeds_that_go_one_after_another_are_no_block(
+    ddb: Callable, random_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Only those that are asked for are trained, and each is kept as it ends; stacked ones go in whole blocks."""
+    trained: list[tuple[str, tuple[int, ...]]] = []
+    real = training.trained_students
+
+    def noted(plan: Any, student: str, seeds: Any, *rest: Any, **more: Any) -> Any:
+        trained.append((student, tuple(seeds)))
+        return real(plan, student, seeds, *rest, **more)
+
+    monkeypatch.setattr(training, "trained_students", noted)
+    argv = ("--students", f"{TINY},vit-d1-w16", "--seeds", 3, "--at-once", 4)
+    command = evaluate_tiny(random_run, "--out", tmp_path / "score.json", *argv)
+    command.remove("--quiet")
+    result = ddb(*command)
+    assert result.code == 0, result.err
+    assert trained == [(TINY, (0, 1, 2, 3)), *(("vit-d1-w16", (seed,)) for seed in range(3))]
+    told = "--at-once 4: the seeds of vit-d1-w16 are trained one after another (it draws at random in training"
+    assert told in result.err
+    assert f"the seeds of {TINY}" not in result.err
+
+
 # Students that diverge
 
 

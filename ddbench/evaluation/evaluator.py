@@ -174,6 +174,8 @@ def prepared(
     kept = read_kept(out, head)
     check_measured(out, kept, suites)
     wanted = [(student, seed) for student in students for seed in seeds]
+    if job.compile == "on" and getattr(job.protocol, "replay", False):
+        console.say("--compile on: a learned recipe is replayed eagerly, step by step")
     together = _together(job, plan, students, console)
     blocks = shard.own(list(dict.fromkeys((student, seed // together[student]) for student, seed in wanted)))
     own = [(student, seed) for student, seed in wanted if (student, seed // together[student]) in blocks]

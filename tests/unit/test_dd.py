@@ -250,6 +250,9 @@ def test_recipe_in_the_file(ddb: Callable, tmp_path: Path):
     assert STUDENT in result.out
     rate = json.loads((run / "evaluations/dd-recipe.json").read_text())["learning_rates"][STUDENT]
     assert (rate["rate"], rate["source"]) == (float(synset.learned_lr.mean()), "synset")
+    assert "--compile" not in result.err
+    again = ddb("evaluate", run, "--protocol", "dd-recipe", "--seeds", 2, "--workers", 1, "--compile", "on")
+    assert "--compile on: a learned recipe is replayed eagerly" in again.err
 
 
 @pytest.mark.parametrize(

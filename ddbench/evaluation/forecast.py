@@ -81,7 +81,7 @@ def forecast(
         left = [one + measurements / len(left) for one in left] if left else [measurements]
     return Forecast(
         what=f"{_counted(students, 'student')} x {_counted(seeds, 'seed')}, protocol {job.protocol.name}, "
-        f"{plan.epochs} epochs" + (f", {tries} learning rates searched" if tries else ""),
+        f"{max(plan.epochs, plan.stages)} epochs" + (f", {tries} learning rates searched" if tries else ""),
         unit="run",
         all=len(work.wanted),
         done=len(work.wanted) - len(missing),
@@ -124,7 +124,7 @@ def _student(
     more = 0 if plan.protocol.replay else max(1, min(int(seconds / max(first, 1e-6)), 100)) * least
     _, longer = clocked(lambda _: train(least + more), 0, 1, wait) if more else (1, first)
     epoch = (longer - first) / more if longer > first else first / least  # the longer one was quicker: other work
-    epochs = least if plan.protocol.replay else plan.epochs
+    epochs = least if plan.protocol.replay else max(plan.epochs, least)  # a stage has one pass at least
     some = Split(test.images[:TESTED], test.labels[:TESTED])
     times, judged = clocked(lambda _: tested_students(plan, some, {0: net}, settings, None), seconds / 4, 10, wait)
     looks = len(test) / len(some)

@@ -16,6 +16,7 @@ from conftest import EAGER, TINY, contents, record_digits
 from torch import Tensor, nn
 from trajectory_context import TINY_SETTINGS, linear, make_context, reference, started
 
+from ddbench.evaluation.forecast import _student as evaluation_of
 from ddbench.experts import derived
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.experts.store import read_store
@@ -285,6 +286,15 @@ def test_stages_as_plans(context: Context, staged: Synset):
     for epochs, each in ((1, [1, 1, 1]), (2, [1, 1, 1]), (4, [1, 1, 2])):
         few = plan_of(context, staged, epochs=epochs)
         assert [stage_plan(few, stage).epochs for stage in range(few.stages)] == each, "no more than there are"
+
+
+def test_a_plan_counts_a_pass_a_stage(context: Context, staged: Synset):
+    """Fewer epochs than stages are one pass a stage: the operations are those of as many epochs."""
+    test = context.dataset.test
+    flops = [
+        evaluation_of(plan_of(context, staged, epochs=epochs), test, TINY, HOW, 1, 0.01)[2] for epochs in (1, 2, 3)
+    ]
+    assert flops[0] == flops[1] == flops[2]
 
 
 def test_training_in_stages_against_a_plain_loop(context: Context, staged: Synset):

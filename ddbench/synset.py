@@ -53,7 +53,7 @@ class Synset(Provenance):
         labels: int64 ``(N,)``, or float32 ``(N, K)``: soft labels as logits, or targets of a regression.
         label_scale: factor that makes logits of targets of a regression; ``None``: the labels are none.
         preprocess: how pixels become network input, as :meth:`Preprocess.to_json`.
-        learned_lr: student learning rate learned with the images: scalar, one a stage or else one a step; ``None``.
+        learned_lr: student learning rate learned with the images: one, one a stage or else one a step; ``None``.
         stage: int64 ``(N,)`` stage of each image, from 0 (progressive methods, batches of a learned recipe); ``None``.
         schedule: the learned recipe that it belongs to; ``None``.
         augmentation: strategy that the method distilled with; protocols have their own.

@@ -217,6 +217,9 @@ def _stored(stored: Tensor, space: str, settings: ImportSettings) -> str:
     return f"not multiples of 1/255: kept as float32 network input, taken through {name}"
 
 
+IDLE_RATES = "several learned rates and no stages: no protocol uses them (--lr for one, --stage FILE)"
+
+
 def _doubts(path: Path, described: Description, content: Content, settings: ImportSettings) -> list[str]:
     """What else the numbers might be, where the range leaves it open."""
     assert described.low is not None
@@ -228,7 +231,7 @@ def _doubts(path: Path, described: Description, content: Content, settings: Impo
     if any((path.parent / name).exists() for name in ("weights_best.pt", f"styles_{step}.pt")):
         notes.append("styles lie beside it: HaBa's images are contents, which its own networks must decode first")
     if len(described.lr) > 1 and described.stages == 1:
-        notes.append("several learned rates and no stages: no protocol uses them (--lr for one, --stage FILE)")
+        notes.append(IDLE_RATES)
     if described.space == "input" and described.low >= 0 and settings.preprocess != "none":
         notes.append("network input without a negative value; are these pixels? (--preprocess pixels or pixels255)")
     if described.space == "input" and settings.preprocess == "auto" and not settings.mean:
@@ -278,6 +281,8 @@ def _own(path: Path, content: Content, dataset: Dataset, settings: ImportSetting
         patches=described.patches,
     )
     described = replace(described, stored="as exported", class_order="the dataset's")
+    if synset.learned_lr is not None and synset.learned_lr.numel() > 1 and synset.stage is None:
+        described = replace(described, notes=(*described.notes, IDLE_RATES))
     return Imported(synset=synset, preprocess=preprocess, description=described)
 
 

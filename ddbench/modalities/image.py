@@ -222,9 +222,10 @@ class ImageModality(Modality):
         return alone(plan, fresh_student(plan, student, 0).to(resolve_device(settings.device)))
 
     def describe(self, plan: Plan, dataset: Dataset) -> dict[str, Any]:
+        from ddbench.protocols.plan import one_rate
         from ddbench.protocols.storage import storage
 
-        synset, lr = plan.synset, plan.synset.learned_lr
+        synset, lr = plan.synset, one_rate(plan.synset)
         bound = plan.protocol.replay and synset.schedule is not None and synset.schedule.fixed is not None
         return {
             "method": synset.method,
@@ -241,7 +242,7 @@ class ImageModality(Modality):
             "seed": synset.seed,
             "preprocess": synset.preprocess,
             "config": synset.config,
-            "learned_lr": float(lr) if lr is not None and lr.ndim == 0 else None,
+            "learned_lr": None if lr is None else float(lr),
             "bytes": storage(plan, dataset),
             **({"fixed_network": True} if bound else {}),
         }

@@ -218,6 +218,12 @@ POSITIVE_RATES = "distil with --lr-parametrisation log or a smaller --lr-lr"
 """What to do about a learned rate that trains nothing."""
 
 
+def one_rate(synset: Synset) -> Tensor | None:
+    """The learned learning rate where there is a single one for the whole synset, else None."""
+    lr = synset.learned_lr
+    return lr if lr is not None and (lr.ndim == 0 or (lr.numel() == 1 and synset.stage is None)) else None
+
+
 def learned_rates(synset: Synset, protocol: Protocol) -> list[float] | None:
     """The synset's learned learning rates where the protocol uses them, else None: one, or one a stage.
 
@@ -225,7 +231,9 @@ def learned_rates(synset: Synset, protocol: Protocol) -> list[float] | None:
         UserError: one is not positive.
     """
     lr = synset.learned_lr
-    if protocol.lr_source != "synset" or lr is None or (lr.ndim and (synset.stage is None or synset.schedule)):
+    if protocol.lr_source != "synset" or lr is None:
+        return None
+    if one_rate(synset) is None and (synset.stage is None or synset.schedule is not None):
         return None
     if float(lr.min()) <= 0:
         raise UserError(

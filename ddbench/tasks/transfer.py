@@ -30,6 +30,7 @@ from ddbench.config import setting
 from ddbench.data.dataset import Dataset, class_indices
 from ddbench.data.load import load_dataset
 from ddbench.data.specs import size_to_load
+from ddbench.protocols.plan import one_rate
 from ddbench.protocols.training import fresh_student
 from ddbench.runtime import seeds
 from ddbench.runtime.device import resolve_device
@@ -272,12 +273,11 @@ def parts_of(synset: Synset, count: int) -> list[Synset]:
 
 def part_of(synset: Synset, index: Tensor) -> Synset:
     """Some images of a synset, to train on: in one stage, at a learned rate only where there is a single one."""
-    rate = synset.learned_lr
     return replace(
         synset,
         images=synset.images[index],
         labels=synset.labels[index],
         budget=Budget("ipc", max(1, len(index) // synset.classes)),
-        learned_lr=rate if rate is None or rate.ndim == 0 else None,
+        learned_lr=one_rate(synset),
         stage=None,
     )

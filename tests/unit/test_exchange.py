@@ -20,7 +20,7 @@ from ddbench.data.preprocess import Preprocess, fit_preprocess
 from ddbench.exchange.write import export_synset, folder_name
 from ddbench.preview import grid
 from ddbench.runtime.errors import UserError
-from ddbench.synset import Synset, read_synset
+from ddbench.synset import Synset, read_synset, write_synset
 
 
 def images(count: int = 20) -> torch.Tensor:
@@ -155,6 +155,23 @@ def test_npz_export_holds_everything(ddb: Callable, imported: Callable, mtt_run:
     back = imported(tmp_path / "out" / "synset.npz", "--lr", float(original.learned_lr))
     assert torch.equal(back.images, original.images)
     assert float(back.learned_lr) == float(original.learned_lr)
+
+
+def test_a_list_of_one_rate_comes_back_and_is_used(ddb: Callable, random_run: Path, tmp_path: Path):
+    """Without stages it is the rate of the whole, as in files of others; several are told to be of no use."""
+    original = read_synset(random_run / "synset.safetensors")
+    for rates in ([0.02], [0.02, 0.03]):
+        run = tmp_path / f"rates-{len(rates)}"
+        write_synset(run / "synset.safetensors", replace(original, learned_lr=torch.tensor(rates)))
+        assert ddb("export", run, "--format", "npz", "--out", run / "out").code == 0
+        result = ddb("import", run / "out" / "synset.npz", "--dataset", "digits", "--out", run / "back")
+        assert ("several learned rates and no stages" in result.err + result.out) is (len(rates) > 1)
+        assert (run / "back/synset.safetensors").read_bytes() == (run / "synset.safetensors").read_bytes()
+    out = tmp_path / "score.json"
+    assert ddb(*evaluate_tiny(tmp_path / "rates-1" / "back", "--out", out)).code == 0
+    found = json.loads(out.read_text())
+    assert found["learning_rates"][TINY] == {"rate": pytest.approx(0.02), "source": "synset", "searched": {}}
+    assert found["synset"]["learned_lr"] == pytest.approx(0.02)
 
 
 def test_npz_export_says_its_dataset(ddb: Callable, refused: Callable, random_run: Path, tmp_path: Path):

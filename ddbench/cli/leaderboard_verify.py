@@ -60,7 +60,7 @@ class VerifyArgs(Engines, Sharded):
     labels: Path | None = None
     """Stored labels of the one row that is named, likewise."""
     again: bool = False
-    """Also rows that have a verification; it is replaced."""
+    """Also rows that have a verification: they are trained anew, and it is replaced."""
     max_minutes: float | None = None
     """Stop after so many minutes; the same command goes on. Rows are then trained side by side, --workers at once."""
     allow_folders: bool = False
@@ -117,12 +117,13 @@ def verify(argv: list[str]) -> None:
         workers=worker_count(args.workers, args.threads or 1)[0],
         folders=args.allow_folders,
         measured=args.measured,
+        again=args.again,
         quiet=args.quiet,
     )
     if args.status:
         print_status(args.leaderboard, status(request, args.ids))
         return
-    rows, notes = prepare(request, args.ids, again=args.again, shard=shard)
+    rows, notes = prepare(request, args.ids, shard=shard)
     for note in notes:
         print(note)
     known = {row.id: row for row in rows}

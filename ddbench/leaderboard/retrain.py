@@ -8,7 +8,6 @@ that was killed goes on where it was.
 from __future__ import annotations
 
 import functools
-import json
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -17,18 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddbench.data.specs import is_read_elsewhere
+from ddbench.leaderboard.anew import begin_anew, bury, end_anew
 from ddbench.leaderboard.attachments import SYNSET, Part, address, beside, check_part, needed
 from ddbench.leaderboard.columns import repeated
 from ddbench.leaderboard.consistency import protocol_of
 from ddbench.leaderboard.coverage import all_checked
 from ddbench.leaderboard.described import check_described, searched_otherwise
+from ddbench.leaderboard.remeasured import measurements
 from ddbench.leaderboard.result import Result, Run
 from ddbench.leaderboard.retask import check_tasks, tasks_again
 from ddbench.leaderboard.schema import RESULTS, load_results, result_path
 from ddbench.leaderboard.verification import Verification, load_verifications, make_verification, write_verification
 from ddbench.modalities import modality
 from ddbench.runtime.errors import UserError, one_line
-from ddbench.runtime.files import canonical_json, check_writable, ensure_writable, text_hash
+from ddbench.runtime.files import check_writable, ensure_writable, text_hash
 from ddbench.runtime.jobs import WorkerDied, is_elsewhere
 from ddbench.runtime.numbers import check_count
 from ddbench.runtime.progress import Console
@@ -36,7 +37,6 @@ from ddbench.runtime.shards import WHOLE, Shard, State, Units, run_units
 
 if TYPE_CHECKING:
     from ddbench.evaluation.tasks import Job
-    from ddbench.measurements.suite import Choice
 
 MAX_EPOCHS = 100_000
 """No known protocol trains a hundredth of it; a row that asks for more would keep a machine busy for nothing."""
@@ -56,6 +56,7 @@ class Request:
         threads: 0: as many as the row says, since the last bits depend on it.
         folders: whether a row may name a folder of images on this machine as its dataset.
         measured: whether calibration, robustness, tasks and the like are measured again, where the row has them.
+        again: whether rows that have a verification are trained anew, not taken from the work folder.
     """
 
     root: Path
@@ -70,6 +71,7 @@ class Request:
     workers: int = 1
     folders: bool = False
     measured: bool = False
+    again: bool = False
     quiet: bool = False
 
     @property
@@ -144,9 +146,7 @@ def _candidates(root: Path, ids: Sequence[str]) -> tuple[list[Result], list[Resu
     return results, chosen, notes
 
 
-def prepare(
-    request: Request, ids: Sequence[str], *, again: bool = False, shard: Shard = WHOLE
-) -> tuple[list[Result], list[str]]:
+def prepare(request: Request, ids: Sequence[str], *, shard: Shard = WHOLE) -> tuple[list[Result], list[str]]:
     """:func:`choose` rows and refuse what can be refused before any is trained: of a row that is named, everything.
 
     Raises:
@@ -157,7 +157,7 @@ def prepare(
         raise UserError(f"{next(iter(request.files)).flag}: name the one row that it belongs to")
     if request.compile not in ("auto", "on", "off"):
         raise UserError(f"--compile {request.compile}: expected auto, on or off")
-    rows, notes = choose(request.root, ids, again=again, shard=shard)
+    rows, notes = choose(request.root, ids, again=request.again, shard=shard)
     for row in rows if ids else []:
         wanted_runs(row, request)
         job = make_job(row, request)
@@ -168,6 +168,7 @@ def prepare(
             check_tasks(row, request)
     check_writable(request.root / RESULTS)
     ensure_writable(request.work)
+    bury(request.root, request.units)
     return rows, notes
 
 
@@ -195,15 +196,22 @@ def verify_rows(request: Request, rows: Sequence[Result], max_seconds: float | N
     if max_seconds is not None or is_elsewhere():
         shared, workers = replace(request, workers=1, quiet=True), request.workers
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
-    names = [(row.id,) for row in rows]
+    names, verified, tried = [(row.id,) for row in rows], [], 0
+    if request.again:
+        begin_anew(request, rows)
     for index, outcome in run_units(
         job, shared, rows, workers, units=request.units, names=names, deadline=deadline, survive=True
     ):
         if isinstance(outcome, WorkerDied):
             outcome = Outcome(rows[index].id, None, one_line(outcome))
+        tried += 1
         if outcome.verification is None:
             request.units.fail(outcome.id, outcome.refused)
+        else:
+            verified.append(outcome.id)
         yield outcome
+    if request.again and tried == len(rows):
+        end_anew(request.work, verified)
 
 
 def verify_row(request: Request, result: Result) -> Outcome:
@@ -262,49 +270,6 @@ def verify_row(request: Request, result: Result) -> Outcome:
         traceback.print_exc()
         return Outcome(result.id, None, one_line(f"{type(error).__name__}: {error}"))
     return Outcome(result.id, made, notes=tuple(note.line for note in notes))
-
-
-def measurements(result: Result, job: Job) -> list[Choice]:
-    """What is to be measured again, as the row's settings say; nothing where it has accuracies only.
-
-    Versions of libraries, and what the mCE refers to, may be others than the row's.
-
-    Raises:
-        UserError: settings that are malformed, or that this ddbench does not have.
-    """
-    from ddbench.evaluation.probing import build_suites
-    from ddbench.evaluation.tasks import load_plan
-    from ddbench.measurements.suite import SUITES, Choice
-    from ddbench.runtime.files import file_hash
-
-    where, choices = f"row {result.id}", []
-    for kind, settings in sorted((result.measured or {}).items()):
-        images, budget = settings.get("images"), settings.get("budget", "")
-        if kind not in SUITES:
-            continue  # nothing that this program measures; it stays as claimed
-        if kind != "calibration" and (type(images) is not int or images < 1):
-            raise UserError(
-                f"{where}: measured.{kind}.images is {str(images)[:40]!a}, expected a number of test images"
-            )
-        if kind == "calibration":
-            choices.append(Choice(kind=kind))
-        elif kind == "ood":
-            choices.append(Choice(kind=kind, other=str(settings.get("other"))[:40], max_images=images))
-        else:
-            choices.append(Choice(kind=kind, budget=str(budget)[:40], max_images=images))
-    if not choices:
-        return []
-    plan, dataset = load_plan(job, file_hash(job.synset))
-    for suite in build_suites(choices, plan, dataset):
-        ours, theirs = json.loads(canonical_json(suite.settings)), result.measured_as(suite.kind)
-        differing = {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)}
-        differing -= {"libraries", "reference"}
-        if differing:
-            raise UserError(
-                f"{where}: its {suite.kind} was measured with other settings than this ddbench has ({min(differing)} "
-                "differs); verify it without --measured"
-            )
-    return choices
 
 
 def wanted_runs(result: Result, request: Request) -> dict[str, list[int]]:

@@ -271,6 +271,16 @@ class Units:
         with contextlib.suppress(OSError):  # there are others
             self.folder.rmdir()
 
+    def bury(self, done: Callable[[], Collection[str]]) -> None:
+        """Take away the signs of dead processes at nothing but units that are done; ``done`` looks which are."""
+        dead = [sign for sign in self._claims() if sign.dead]
+        there = set(done()) if dead else set()
+        for sign in dead:
+            if set(_units_of(sign)) <= there:
+                sign.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there are others, or there is no such folder
+            self.folder.rmdir()
+
     def clear(self) -> None:
         """Forget failures and dead processes; the folder goes, if there is nothing else in it."""
         for path in listed(self.folder, f"*{FAILED}"):

@@ -18,11 +18,14 @@ from PIL import Image
 from test_kill import RECORDED, halted, kill_when
 from test_relabel import TEACHER
 
+from ddbench.leaderboard import retrain
 from ddbench.leaderboard.attachments import SYNSET
 from ddbench.leaderboard.audit import check_board
 from ddbench.leaderboard.schema import load_results, read_result, result_id
 from ddbench.leaderboard.verification import load_verifications
 from ddbench.protocols import training
+from ddbench.runtime.errors import UserError
+from ddbench.runtime.temporary import machine
 
 MLP = "mlp-d1-w8"
 OWN = 'name = "quick-1"\nbase = "hard-v1"\nepochs = 4\nfull_epochs = 1\nlr = 0.02\n'
@@ -334,6 +337,48 @@ def test_killed_and_going_on(ddb: Ddb, board: Path, data_root: Path) -> None:
     shutil.rmtree(work)
     done(ddb(*command, "--again"))
     assert contents(board) == killed
+
+
+def test_again_means_trained_again(ddb: Ddb, board: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not what the first time left in the work folder; but who was stopped goes on with what it had trained."""
+    trained: list[str] = []
+    real = training.trained_students
+
+    def noted(plan: Any, student: str, *rest: Any, **more: Any) -> Any:
+        trained.append(student)
+        return real(plan, student, *rest, **more)
+
+    def full(*given: object) -> None:
+        raise UserError("no space left")
+
+    monkeypatch.setattr(training, "trained_students", noted)
+    done(ddb(*verify(board)))
+    assert len(trained) == 6
+    with monkeypatch.context() as patch:
+        patch.setattr(retrain, "write_verification", full)
+        assert ddb(*verify(board, "--again")).code == 2
+    assert len(trained) == 12
+    done(ddb(*verify(board, "--again")))
+    assert len(trained) == 12
+    done(ddb(*verify(board, "--again")))
+    assert len(trained) == 18
+    assert verdicts(board) == ["identical"]
+
+
+def test_the_sign_of_who_died_after_its_last_write_goes(ddb: Ddb, board: Path) -> None:
+    units = board.parent / "work" / "units"
+    (row,) = load_results(board)
+    done(ddb(*verify(board)))
+    units.mkdir()
+    died = units / f"{machine()}.{2**22 + 1}.0a1b2c3d.claim"
+    died.write_text(json.dumps({"units": [row.id], "driver": "", "since": 0.0, "sign": died.name}))
+    other = units / f"{machine()}.{2**22 + 1}.0a1b2c3e.claim"
+    other.write_text(json.dumps({"units": ["0" * 16], "driver": "", "since": 0.0, "sign": other.name}))
+    assert "verified already" in done(ddb(*verify(board)))
+    assert list(units.iterdir()) == [other], "of a row that is not verified it says what became of it"
+    other.unlink()
+    done(ddb(*verify(board)))
+    assert not units.exists()
 
 
 def test_a_budget_of_time_stops_and_goes_on(ddb: Ddb, board: Path) -> None:

@@ -19,6 +19,7 @@ from ddbench.runtime.temporary import is_temporary
 if TYPE_CHECKING:
     from ddbench.exchange.description import Description
     from ddbench.exchange.importer import Imported
+    from ddbench.synset import Synset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +120,7 @@ def import_hub(
     from ddbench.data.load import data_root
     from ddbench.exchange.importer import import_content
     from ddbench.hub.read import open_hub, read_content, same_bytes, write_labels
-    from ddbench.runtime.files import write_json
+    from ddbench.runtime.files import file_hash, write_json
     from ddbench.synset import FILE
 
     hub = open_hub(place)
@@ -130,13 +131,19 @@ def import_hub(
     imported = import_content(place, content, dataset=dataset, data=data_root(loading.data), settings=settings)
     config = _config(imported, source or place.name)
     claim(out, lambda there: there == config)
-    write_json(out / "config.json", config)
+    beside, published = out / "labels.safetensors", None
     if labels and hub.labels is not None:
-        write_labels(hub, out / "labels.safetensors")
+        published = str(hub.labels.get("sha256"))
+    if not (out / FILE).exists():
+        write_json(out / "config.json", config)
+        if published is not None:
+            write_labels(hub, beside)
+    elif published is not None and not (beside.is_file() and file_hash(beside) == published):
+        raise _used(out)
     _write(source or place.name, out, imported, loading)
     print(same_bytes(out / FILE, hub.sha256))
-    if labels and hub.labels is not None:
-        print(same_bytes(out / "labels.safetensors", str(hub.labels.get("sha256"))))
+    if published is not None:
+        print(same_bytes(beside, published))
 
 
 def _not_own(place: Path, name: str) -> None:
@@ -165,29 +172,53 @@ def _write(source: str, out: Path, imported: Imported, loading: Loading) -> None
     check_synset(Path(source), synset)
     config = _config(imported, source)
     claim(out, lambda there: there == config)
-    write_json(out / "config.json", config)
     if not loading.quiet:
         print("\n".join(map(visible, replace(imported.description, file=source).lines())))
-    write_bytes(out / "preview.png", preview_png(synset, imported.preprocess))
-    write_synset(out / FILE, synset)  # last: where it is, the run is whole
+    if (out / FILE).exists():
+        _check_same(out, synset)
+        print(f"finished already: {out} holds this very synset")
+    else:
+        write_json(out / "config.json", config)
+        write_bytes(out / "preview.png", preview_png(synset, imported.preprocess))
+        write_synset(out / FILE, synset)  # last: where it is, the run is whole
     form = {**synset.header(), "staged": synset.stage is not None}
     following = evaluation_command(out, synset.method, form) + data_flag(loading.data)
     print(f"synset: {out / FILE}   next: {following}")
 
 
+def _check_same(out: Path, synset: Synset) -> None:
+    """Refuse a run whose synset is not this one, to the byte.
+
+    Raises:
+        UserError: it is another one.
+    """
+    from ddbench.runtime.files import file_hash
+    from ddbench.runtime.temporary import own_folder
+    from ddbench.synset import FILE, write_synset
+
+    with own_folder(out / FILE) as folder:
+        write_synset(folder / FILE, synset)
+        if file_hash(folder / FILE) != file_hash(out / FILE):
+            raise _used(out)
+
+
+def _used(out: Path) -> UserError:
+    return UserError(f"{out} holds a synset already; choose another --out")
+
+
 def claim(out: Path, mine: Callable[[Mapping[str, Any]], bool]) -> None:
-    """Refuse a folder that holds anything but an unfinished import.
+    """Refuse a folder that holds anything but what this import left, finished or not.
 
     Args:
         mine: whether this import may have left such a configuration.
 
     Raises:
-        UserError: a synset, another run or foreign files are there.
+        UserError: another run or foreign files are there.
     """
-    if (out / "synset.safetensors").exists():
-        raise UserError(f"{out} holds a synset already; choose another --out")
     path = out / "config.json"
     there = read_json(path, "run configuration") if path.exists() else None
     begun = isinstance(there, dict) and mine(there)
+    if not begun and (out / "synset.safetensors").exists():
+        raise _used(out)
     if not begun and out.exists() and (not out.is_dir() or any(not is_temporary(entry) for entry in out.iterdir())):
         raise UserError(f"{out} holds other files already; choose another --out")

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import PATIENCE, Outcome
+from conftest import PATIENCE, Outcome, listing
 from hub_server import TOKEN, Hub, serving
 from made_synsets import KINDS, write_run, write_view_labels
 
@@ -87,11 +87,15 @@ def test_there_and_back(command: Callable, hub: Hub, random_run: Path, tmp_path:
     assert found.code == 0, found.err
     assert (tmp_path / "back" / FILE).read_bytes() == (random_run / FILE).read_bytes()
     assert f"me/digits@{hub.commit('me/digits')}" in (tmp_path / "back/config.json").read_text()
+    before = listing(tmp_path / "back")
+    found = command("pull", "me/digits", "--out", tmp_path / "back", "--quiet")
+    assert (found.code, "finished already" in found.out) == (0, True), found.err
+    assert listing(tmp_path / "back") == before
     used, asked = tmp_path / "used", len(hub.asked)
     used.mkdir()
     (used / "notes.txt").touch()
-    for place, words in ((tmp_path / "back", "holds a synset already"), (used, "holds other files already")):
-        assert words in refusal(command("pull", "me/digits", "--out", place))
+    assert "holds a synset already" in refusal(command("pull", "me/others", "--out", tmp_path / "back"))
+    assert "holds other files already" in refusal(command("pull", "me/digits", "--out", used))
     assert len(hub.asked) == asked, "it is told before anything is downloaded"
     shutil.rmtree(tmp_path / "cache")
     assert "none that your token may read" in refusal(command("pull", "me/digits", "--out", tmp_path / "b", token=""))

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import evaluate_tiny, random_tiny
+from conftest import evaluate_tiny, listing, random_tiny
 from made_board import made_result, put
 from made_synsets import KINDS, write_run, write_view_labels
 
@@ -71,6 +71,13 @@ def test_verbs_there_and_back(ddb: Callable, random_run: Path, tmp_path: Path):
     assert "synset.safetensors: the published bytes, sha256" in result.out
     for name in (FILE, "preview.png"):
         assert (back / name).read_bytes() == (random_run / name).read_bytes()
+    before = listing(back)
+    result = ddb("import", published, "--out", back)
+    assert (result.code, f"finished already: {back}" in result.out) == (0, True), "as after a kill at its very end"
+    assert "synset.safetensors: the published bytes, sha256" in result.out
+    result = ddb("import", published, "--out", back, "--student", "mlp-d1-w8")
+    assert (result.code, "holds a synset already; choose another --out" in result.err) == (2, True)
+    assert listing(back) == before
     assert ddb(*evaluate_tiny(back)).code == 0
 
 
@@ -198,6 +205,23 @@ def test_names_cannot_leave_the_card(tmp_path: Path):
     assert text.count("\n---\n") == 1
     assert "<b>" not in text.split("\n---\n")[1]
     assert "x&#124;y&#96;" in text
+
+
+def test_an_import_typed_again_looks_at_its_labels_too(ddb: Callable, random_run: Path, tmp_path: Path):
+    from dataclasses import replace
+
+    own = read_synset(random_run / FILE)
+    same = {"fingerprint": own.fingerprint, "class_names": own.class_names, "preprocess": own.preprocess}
+    run = write_run(tmp_path / "run", replace(KINDS["grey pixels"], **same))
+    write_view_labels(run)
+    export_hub(run, tmp_path / "pub")
+    argv = ("import", tmp_path / "pub", "--out", tmp_path / "back")
+    for _ in range(2):
+        result = ddb(*argv)
+        assert result.code == 0, result.err
+        assert "labels.safetensors: the published bytes" in result.out
+    (tmp_path / "back/labels.safetensors").unlink()
+    assert "holds a synset already" in ddb(*argv).err
 
 
 def test_stored_labels_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

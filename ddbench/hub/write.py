@@ -21,7 +21,7 @@ from ddbench.leaderboard.evaluated import checked_evaluation
 from ddbench.methods import fitting_protocol
 from ddbench.protocols import labels as stored
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.files import file_hash, read_json, write_atomic, write_json, write_text
+from ddbench.runtime.files import canonical_json, file_hash, read_json, write_atomic, write_json, write_text
 from ddbench.runtime.temporary import is_temporary
 from ddbench.runtime.tensors import open_tensors
 from ddbench.synset import Synset, read_synset, synset_path
@@ -83,6 +83,7 @@ def export_hub(place: Path, out: Path, board: Path | None = None) -> Exported:
     )
     text = card(subject)
     _claim(out, info["sha256"])
+    _withdraw(out, info)
     files = [_write(out / DATA / shard_name(0, 1), features_of(synset), _batches(synset), path)]
     if labels is not None:
         files += _write_labels(labels, out)
@@ -178,6 +179,16 @@ def _claim(out: Path, sha256: str) -> None:
     others = there - {DATA, LABELS, PREVIEW}  # a card without the other file too
     if others:
         raise UserError(f"--out {out}: holds {min(others)}, and this form wants a folder of its own; {ANOTHER}")
+
+
+def _withdraw(out: Path, info: dict[str, Any]) -> None:
+    """Take the description of an older export away where it is another one: until the end there is none, so that nobody
+    reads the new files by it, whenever this is killed.
+    """
+    place = out / INFO
+    if place.exists() and canonical_json(read_json(place, "export")) != canonical_json(info):
+        (out / CARD).unlink(missing_ok=True)  # first: a card alone is somebody else's
+        place.unlink()
 
 
 def _batches(synset: Synset) -> Iterator[list[Any]]:

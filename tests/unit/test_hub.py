@@ -237,6 +237,34 @@ def test_stored_labels_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [path.name for path in (tmp_path / "pub/labels").iterdir()] == [shard_name(0, 1)], "old ones are gone"
 
 
+def test_new_labels_never_lie_beside_an_old_description(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Killed before the end, an export over one with other labels is none; typed again it is whole."""
+    run, out = write_run(tmp_path / "run", KINDS["network input"]), tmp_path / "pub"
+    write_view_labels(run)
+    export_hub(run, out)
+    before = (out / "synset.json").read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr(write, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            export_hub(run, out)
+    assert (out / "synset.json").read_text() == before, "the same again changes nothing"
+    labels = bytearray((run / "labels.safetensors").read_bytes())
+    labels[-2] ^= 1
+    (run / "labels.safetensors").write_bytes(labels)
+    with monkeypatch.context() as patch:
+        patch.setattr(write, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            export_hub(run, out)
+    assert sorted(path.name for path in out.iterdir()) == ["data", "labels"]
+    export_hub(run, out)
+    write_labels(open_hub(out), tmp_path / "labels.safetensors")
+    assert (tmp_path / "labels.safetensors").read_bytes() == labels
+
+
+def killed(*given: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_labels_of_another_synset_are_left_out(tmp_path: Path):
     run = write_run(tmp_path / "run", KINDS["network input"])
     write_view_labels(run)

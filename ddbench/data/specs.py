@@ -81,6 +81,42 @@ def dataset_slug(name: str) -> str:
     return f"{kind}-{stem}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
 
 
+def may_be_same(name: str, other: str) -> bool:
+    """Whether two names may be of one dataset: they are one, or two names of a place of a user's own, as ``folder:x``
+    and ``folder:/here/x`` are. Then the fingerprint decides.
+    """
+    names = {canonical(name), canonical(other)}
+    return len(names) == 1 or (all(map(is_read_elsewhere, names)) and len({_kind(one) for one in names}) == 1)
+
+
+def kept_at(root: Path, dataset: str, *parts: str) -> Path:
+    """Where what is made of a dataset belongs: ``ROOT/<slug>/<parts>``, or where that is already, made of the same data
+    by another name of their place.
+
+    Args:
+        parts: the last one has the fingerprint of the data in it.
+    """
+    own = root.joinpath(dataset_slug(dataset), *parts)
+    if own.exists() or not is_read_elsewhere(dataset):
+        return own
+    there = (folder.joinpath(*parts) for folder in sorted(root.glob(f"{_kind(dataset)}-*")))
+    return next((path for path in there if path.exists()), own)
+
+
+def slug_patterns(dataset: str | None) -> tuple[str, ...]:
+    """Patterns of the folders of what was made of a dataset: its own, then those of other names of its place, where
+    fingerprints decide; None: of any.
+    """
+    if dataset is None:
+        return ("*",)
+    own = dataset_slug(dataset)
+    return (own, f"{_kind(dataset)}-*") if is_read_elsewhere(dataset) else (own,)
+
+
+def _kind(name: str) -> str:
+    return name.partition(":")[0]
+
+
 def _check_spec(name: str, spec: DatasetSpec) -> None:
     """Refuse a spec of another package that cannot be one.
 

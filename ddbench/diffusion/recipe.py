@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddbench.config import check_config, setting
-from ddbench.data.specs import dataset_slug
+from ddbench.data.specs import kept_at
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import text_hash
 
@@ -119,7 +119,7 @@ class DiffusionRecipe:
 
 def model_folder(root: Path, dataset: str, key: str) -> Path:
     """Where a model that ddbench trains belongs."""
-    return root / dataset_slug(dataset) / key
+    return kept_at(root, dataset, key)
 
 
 def unet_config(recipe: DiffusionRecipe, channels: int, side: int, classes: int) -> dict[str, Any]:

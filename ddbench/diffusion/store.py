@@ -20,12 +20,12 @@ from torch import Tensor
 
 from ddbench.config import apply_config
 from ddbench.data.dataset import Dataset
-from ddbench.data.specs import dataset_flags, dataset_slug
+from ddbench.data.specs import dataset_flags, dataset_slug, may_be_same, slug_patterns
 from ddbench.diffusion.backends import Backend, LatentDiT, PixelUNet
 from ddbench.diffusion.library import diffusers
 from ddbench.diffusion.parts import SCHEDULER_CONFIG, alphas_of, load_part, parameters_of, pipeline_config, weight_files
 from ddbench.diffusion.recipe import LATENT, PIXEL, DiffusionRecipe, unet_config
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import UserError, read_each
 from ddbench.runtime.files import file_hash, read_json, text_hash
 from ddbench.runtime.interruption import leaving
 from ddbench.runtime.numbers import exact
@@ -111,7 +111,11 @@ class DiffusionModel:
 
 def model_folders(root: Path, dataset: str | None = None) -> list[Path]:
     """Folders of the finished models under a root, of a dataset when it is given."""
-    return sorted(path.parent for path in root.glob(f"{dataset_slug(dataset) if dataset else '*'}/*/{FILE}"))
+    return _folders_like(root, dataset_slug(dataset) if dataset else "*")
+
+
+def _folders_like(root: Path, folders: str) -> list[Path]:
+    return sorted(path.parent for path in root.glob(f"{folders}/*/{FILE}"))
 
 
 def write_description(
@@ -204,24 +208,24 @@ def find_model(
     Raises:
         UserError: none fits, but a folder that might hold it cannot be read.
     """
-    found, damaged = [], []
-    for folder in model_folders(root, dataset):
-        try:
-            model = read_model(folder)
-        except UserError as error:
-            damaged.append(error)
-            continue
-        if (
+
+    def fits(model: DiffusionModel) -> bool:
+        return (
             sha256 in (None, model.sha256)
-            and dataset in (None, model.dataset)
+            and (dataset is None or may_be_same(model.dataset, dataset))
             and fingerprint in (None, model.fingerprint)
             and holdout in (None, model.recipe["holdout"])
-        ):
-            found.append(model)
-    if not found and damaged:
-        raise damaged[0]
-    # Among equals the first path, so that every machine chooses alike.
-    return max(found, key=lambda one: int(one.recipe["steps"]) * int(one.recipe["batch"]), default=None)
+        )
+
+    own, *others = slug_patterns(dataset)
+    for folders in (own, *(others if fingerprint is not None else ())):
+        models, damaged = read_each(_folders_like(root, folders), read_model)
+        if found := [model for model in models if fits(model)]:
+            # Among equals the first path, so that every machine chooses alike.
+            return max(found, key=lambda one: int(one.recipe["steps"]) * int(one.recipe["batch"]))
+        if damaged and folders == own:
+            raise damaged[0]
+    return None
 
 
 def class_map(model: DiffusionModel, dataset: Dataset) -> Tensor:

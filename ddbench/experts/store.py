@@ -19,7 +19,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ddbench.data.specs import dataset_slug
+from ddbench.data.specs import dataset_slug, kept_at
 from ddbench.experts.recipe import BUFFERS, IMPORTED, ExpertRecipe, Kind, buffer_command
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import file_hash, gone, read_json, write_json
@@ -318,8 +318,12 @@ def store_folders(root: Path, dataset: str | None = None, student: str | None = 
     """Folders of the stores under a root (or the one that ``root`` itself is); those of others may be among them."""
     if (root / MANIFEST).exists():
         return [root]
-    pattern = f"{dataset_slug(dataset) if dataset else '*'}/{student or '*'}/*/{MANIFEST}"
-    return [path.parent for path in sorted(root.glob(pattern))]
+    return folders_like(root, dataset_slug(dataset) if dataset else "*", student)
+
+
+def folders_like(root: Path, folders: str, student: str | None) -> list[Path]:
+    """Folders of the stores in the folders of a pattern."""
+    return [path.parent for path in sorted(root.glob(f"{folders}/{student or '*'}/*/{MANIFEST}"))]
 
 
 def check_root(root: Path, *, one: bool = False) -> None:
@@ -369,4 +373,4 @@ def find_stores(root: Path, dataset: str | None = None, student: str | None = No
 
 def store_folder(root: Path, dataset: str, student: str, key: str) -> Path:
     """Where the experts of a recipe belong."""
-    return root / dataset_slug(dataset) / student / key
+    return kept_at(root, dataset, student, key)

@@ -31,7 +31,12 @@ def unfinished_files(root: Path) -> list[Path]:
 
 def teacher_files(root: Path, dataset: str | None = None, student: str | None = None) -> list[Path]:
     """Files of the finished teachers under a root, of a dataset and student when these are given."""
-    pattern = f"{dataset_slug(dataset) if dataset else '*'}/{student or '*'}/*.safetensors"
+    return files_like(root, dataset_slug(dataset) if dataset else "*", student)
+
+
+def files_like(root: Path, folders: str, student: str | None) -> list[Path]:
+    """Files of the finished teachers in the folders of a pattern."""
+    pattern = f"{folders}/{student or '*'}/*.safetensors"
     found = (path for path in root.glob(pattern) if not path.name.startswith("."))
     return sorted(path for path in found if not path.name.endswith(PARTIAL))
 

@@ -21,14 +21,15 @@ from torch import nn
 
 from ddbench.data.dataset import Dataset
 from ddbench.data.preprocess import Preprocess
-from ddbench.data.specs import DatasetSpec, canonical, dataset_flags, dataset_slug
+from ddbench.data.specs import DatasetSpec, dataset_flags, kept_at, may_be_same, slug_patterns
 from ddbench.networks.base import Student
 from ddbench.networks.build import parameter_count
 from ddbench.networks.names import default_student, parse_student
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import UserError, read_each
 from ddbench.runtime.files import file_hash, read_bytes
 from ddbench.runtime.tensors import open_tensors, read_finite, write_tensors
 from ddbench.teachers.remedy import checkpoint_file as checkpoint_file
+from ddbench.teachers.remedy import files_like
 from ddbench.teachers.remedy import teacher_files as teacher_files
 from ddbench.teachers.together import JOIN, build_together, check_member_records, check_together
 
@@ -124,7 +125,7 @@ def default_teachers(size: int) -> tuple[str, ...]:
 
 def teacher_file(root: Path, dataset: str, student: str, key: str) -> Path:
     """Where a teacher belongs."""
-    return root / dataset_slug(dataset) / student / f"{key}.safetensors"
+    return kept_at(root, dataset, student, f"{key}.safetensors")
 
 
 def write_teacher(
@@ -234,30 +235,28 @@ def find_teacher(
     Raises:
         UserError: none fits, but a file that might be it cannot be read.
     """
-    found: list[Teacher] = []
-    damaged: list[UserError] = []
-    for path in teacher_files(root, dataset, student):
-        if sha256 is not None and file_hash(path) != sha256:
-            continue
-        try:
-            teacher = read_teacher(path)
-        except UserError as error:
-            damaged.append(error)
-            continue
-        if (
-            (dataset is None or canonical(teacher.dataset) == canonical(dataset))
+
+    def fits(teacher: Teacher) -> bool:
+        return (
+            (dataset is None or may_be_same(teacher.dataset, dataset))
             and (fingerprint is None or teacher.fingerprint == fingerprint)
             and (student is None or teacher.student == student)
             and preprocess_kind in (None, teacher.recipe.get("preprocess"), teacher.preprocess["kind"])
             and (preprocess is None or same_preprocess(teacher.preprocess, preprocess))
             and (holdout is None or teacher.holdout == holdout)
             and (sha256 is not None or (not teacher.members and penalty_of(teacher.recipe) == dict(penalty)))
-        ):
-            found.append(teacher)
-    if not found and damaged:
-        raise damaged[0]
-    # Among equals the first path, so that every machine chooses alike.
-    return min(found, key=lambda one: 1.0 if one.accuracy is None else -one.accuracy, default=None)
+        )
+
+    own, *others = slug_patterns(dataset)
+    for folders in (own, *(others if fingerprint is not None else ())):
+        files = files_like(root, folders, student)
+        teachers, damaged = read_each([one for one in files if sha256 in (None, file_hash(one))], read_teacher)
+        if found := [teacher for teacher in teachers if fits(teacher)]:
+            # Among equals the first path, so that every machine chooses alike.
+            return min(found, key=lambda one: 1.0 if one.accuracy is None else -one.accuracy)
+        if damaged and folders == own:
+            raise damaged[0]
+    return None
 
 
 def penalty_of(recipe: Mapping[str, Any]) -> dict[str, Any]:

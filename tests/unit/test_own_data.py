@@ -8,18 +8,23 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import EAGER
 from PIL import Image
 
 from ddbench.data import hub, limits
 from ddbench.data.load import data_root, load_dataset
 from ddbench.data.specs import dataset_slug, dataset_spec, size_to_load
+from ddbench.diffusion import store
+from ddbench.diffusion.recipe import model_folder
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.folders import expanded
+from ddbench.teachers.store import find_teacher
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (20, 8, 8), dtype=np.uint8)
@@ -47,6 +52,44 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch):
     assert expanded("~/x") == Path("~/x")
     with pytest.raises(UserError, match=r"no home folder.*--data FOLDER"):
         data_root(None)
+
+
+def test_what_is_made_of_a_place_is_found_by_its_other_names(
+    ddb: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A relative and an absolute path are one place: its experts, teachers and models are there under both."""
+    monkeypatch.chdir(tmp_path)
+    names = (arrays(tmp_path, images=IMAGES, labels=CLASSES), "npz:own.npz")
+    brief = ("--student", "mlp-d1-w8", "--epochs", 1, "--holdout", 0, *EAGER)
+    for name in names:
+        assert ddb("teacher", "--dataset", name, *brief).code == 0
+        found = ddb("buffer", "--dataset", name, "--experts", 1, "--lr", 0.01, *brief)
+        assert ("all 1 experts are recorded" in found.err) is (name == names[1]), found.err
+    assert len(list(Path("teachers").rglob("*.safetensors"))) == 1
+    assert len(list(Path("expert_trajectories").rglob("manifest.json"))) == 1
+    dataset = load_dataset(names[1], tmp_path)
+    assert find_teacher(Path("teachers"), dataset=names[1], fingerprint=dataset.fingerprint) is not None
+    assert find_teacher(Path("teachers"), dataset=names[1], fingerprint="0" * 64) is None
+    assert find_teacher(Path("teachers"), dataset="folder:own.npz", fingerprint=dataset.fingerprint) is None
+    flags = ("--ipc", 1, "--iterations", 1, "--student", "mlp-d1-w8", "--holdout", 0, "--max-start-epoch", 1)
+    flags += ("--expert-epochs", 1, "--student-steps", 1, "--lr-images", 1, "--augmentation", "none")
+    made = ddb("distill", "--method", "mtt", "--dataset", names[1], *flags, "--out", "run", *EAGER)
+    assert made.code == 0, made.err
+
+
+def test_a_model_is_found_by_another_name_of_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    there = model_folder(tmp_path, "folder:/here/x", "k1") / store.FILE
+    there.parent.mkdir(parents=True)
+    there.touch()
+    model = SimpleNamespace(
+        dataset="folder:/here/x", fingerprint="f", sha256="s", recipe={"steps": 1, "batch": 1, "holdout": 0.0}
+    )
+    monkeypatch.setattr(store, "read_model", lambda folder: model)
+    assert model_folder(tmp_path, "folder:x", "k1") == there.parent
+    assert model_folder(tmp_path, "folder:x", "k2") != there.parent.with_name("k2"), "not made yet"
+    assert store.find_model(tmp_path, dataset="folder:x", fingerprint="f") is model
+    for other in ({"fingerprint": "g"}, {}):
+        assert store.find_model(tmp_path, dataset="folder:x", **other) is None
 
 
 def test_names_of_data_of_ones_own():

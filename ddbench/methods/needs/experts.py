@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ddbench.data.dataset import Dataset
 from ddbench.data.preprocess import Preprocess
+from ddbench.data.specs import may_be_same, slug_patterns
 from ddbench.experts.recipe import IMPORTED, OWN, ExpertRecipe, Kind, buffer_command
 from ddbench.experts.record import recorded_cost
-from ddbench.experts.store import TrajectoryStore, check_root, read_store, root_for, store_folders
+from ddbench.experts.store import TrajectoryStore, check_root, folders_like, read_store, root_for, store_folders
 from ddbench.methods.needs import Need, Request
 from ddbench.methods.needs.flags import ExpertsFlags
 from ddbench.networks.build import build_student
@@ -71,7 +73,8 @@ class Experts(Need[TrajectoryStore]):
 
         fitting, reasons, imported = [], [], False
         stores, damaged = read_each(store_folders(buffers, spec.name, run.student), read_store)
-        for store in sorted(stores, key=rank, reverse=True):
+        others = _elsewhere(run, {store.folder for store in stores})
+        for store in [*sorted(stores, key=rank, reverse=True), *sorted(others, key=rank, reverse=True)]:
             reason = _misfit(store, run.method, wanted, run.dataset, run.preprocess, run.student)
             if reason is None:
                 fitting.append(store)
@@ -102,6 +105,16 @@ class Experts(Need[TrajectoryStore]):
             return recorded_cost(found)
         except (UserError, KeyError, TypeError, AttributeError):  # a damaged record must not end a run that is done
             return None
+
+
+def _elsewhere(run: Request, known: Container[Path]) -> list[TrajectoryStore]:
+    """Stores of the same data of a user's own by another name of their place; damaged ones are passed over."""
+    root, found = run.flags_of(ExpertsFlags).buffers, []
+    for folders in slug_patterns(run.dataset.spec.name)[1:]:
+        stores, _ = read_each(folders_like(root, folders, run.student), read_store)
+        same = [store for store in stores if store.header["dataset_fingerprint"] == run.dataset.fingerprint]
+        found += [store for store in same if store.folder not in known]
+    return found
 
 
 def _of_before(stores: list[TrajectoryStore], earlier: dict[str, Any] | None) -> TrajectoryStore | None:
@@ -135,7 +148,7 @@ def _misfit(
     header, recipe, spec = store.header, store.recipe, dataset.spec
     if not store.experts:
         return "holds no finished expert"
-    if (header["dataset"], header["student"]) != (spec.name, student):
+    if not may_be_same(header["dataset"], spec.name) or header["student"] != student:
         return f"is of {header['student']} on {header['dataset']}"
     if "parent" in header:
         return "holds trajectories that a run derived from its own synset"

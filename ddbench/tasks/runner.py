@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ddbench.runtime.files import (
     write_json,
     write_text,
 )
-from ddbench.runtime.progress import Console
+from ddbench.runtime.progress import Bar, Console
 from ddbench.runtime.shards import WHOLE, Shard, State, Units, run_common, run_units
 from ddbench.runtime.temporary import sweep
 from ddbench.tasks import task_class
@@ -98,10 +98,11 @@ def do(job: Job, changed: Mapping[str, Any], out: Path, workers: int, console: C
         ensure_writable(folder)
         with Units(folder / "units").process():  # so that no other one that ends takes the folder away
             write_text(folder / HEAD, canonical_json(head) + "\n")
-            left = (stage for stage in stages if not all(_done(task, unit, found) for unit in stage))
+            run = _Run(task=task, head=head, found=found, out=out, workers=workers, console=console, shard=shard)
+            left = (stage for stage in stages if run.missing(stage))
             for number, stage in enumerate(left):
                 do_stage = _do_later if number and shard.count > 1 else _do_first
-                do_stage(task, stage, found, head, workers, console, shard, out)
+                do_stage(run, stage)
     units = {name: record for name, record in sorted(found.items()) if name in names}  # the order of the file
     result = {
         "kind": KIND,
@@ -157,77 +158,92 @@ def status(job: Job, changed: Mapping[str, Any], out: Path) -> list[State]:
     return Units(parts_folder(out) / "units").states([unit.name for unit in units], done)
 
 
-def _do_first(
-    task: Task[Any],
-    stage: list[Unit],
-    found: dict[str, dict[str, Any]],
-    head: Mapping[str, Any],
-    workers: int,
-    console: Console,
-    shard: Shard,
-    out: Path,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """A task at work.
+
+    Attributes:
+        head: the question that it answers.
+        found: unit -> record, of those that are known to be there.
+        out: the result.
+        shard: the share of it that is done here.
+    """
+
+    task: Task[Any]
+    head: Mapping[str, Any]
+    found: dict[str, dict[str, Any]]
+    out: Path
+    workers: int
+    console: Console
+    shard: Shard
+
+    def missing(self, units: Sequence[Unit]) -> list[Unit]:
+        """Those of the units that are not known to be there."""
+        return [unit for unit in units if not _done(self.task, unit, self.found)]
+
+    def look(self) -> None:
+        """Know what other processes have left by now."""
+        self.found.update(_kept(self.task, self.out, self.head))
+
+    def bar(self, units: int, missing: int) -> Bar:
+        """The progress of so many units, of which some are missing."""
+        return self.console.bar(self.task.job.task, units, units - missing)
+
+    def given(self) -> tuple[_Shared, Units]:
+        """What workers are given, and who is at which unit."""
+        return _Shared(self.task.job, _data_of(self.task)), Units(parts_folder(self.out) / "units")
+
+    def keep(self, unit: Unit, record: dict[str, Any], bar: Bar) -> None:
+        """Put the record of a unit on the disk.
+
+        Raises:
+            UserError: the disk refuses, or the folder was taken away.
+        """
+        self.found[unit.name] = record
+        _check_there(self.out)
+        text = canonical_json({"unit": unit.name, "record": record})
+        write_text(_part(parts_folder(self.out), unit.name), f"{text}\n")
+        bar.advance(unit.name)
+
+
+def _do_first(run: _Run, stage: Sequence[Unit]) -> None:
     """The shard's units of the first stage that is not done, or of any where there are no shards.
 
     Raises:
         Unfinished: they are done, those of others are not.
     """
-    own = shard.own(stage)
-    missing = [unit for unit in own if not _done(task, unit, found)]
+    own = run.shard.own(stage)
+    missing = run.missing(own)
     if missing:
         names = [(unit.name,) for unit in missing]
-        with console.bar(task.job.task, len(own), len(own) - len(missing)) as bar:
-            units, shared = Units(parts_folder(out) / "units"), _Shared(task.job, _data_of(task))
-            for index, record in run_units(WORK, shared, missing, workers, units=units, names=names):
-                found[missing[index].name] = record
-                _keep(out, missing[index], record)
-                bar.advance(missing[index].name)
-    if shard.count > 1:
-        found.update(_kept(task, out, head))  # whoever was last has moved the records into the result
-        left = [unit for unit in stage if not _done(task, unit, found)]
+        with run.bar(len(own), len(missing)) as bar:
+            shared, units = run.given()
+            for index, record in run_units(WORK, shared, missing, run.workers, units=units, names=names):
+                run.keep(missing[index], record, bar)
+    if run.shard.count > 1:
+        run.look()  # whoever was last has moved the records into the result
+        left = run.missing(stage)
         if left:
-            raise shard.unfinished("unit", len(own), len(left), len(stage), str(out))
+            raise run.shard.unfinished("unit", len(own), len(left), len(stage), str(run.out))
 
 
-def _do_later(
-    task: Task[Any],
-    stage: list[Unit],
-    found: dict[str, dict[str, Any]],
-    head: Mapping[str, Any],
-    workers: int,
-    console: Console,
-    shard: Shard,
-    out: Path,
-) -> None:
+def _do_later(run: _Run, stage: Sequence[Unit]) -> None:
     """All units of a later stage that nobody else is at: shards that ended before it began do not come again."""
-    missing = [unit for unit in stage if not _done(task, unit, found)]
-    with console.bar(task.job.task, len(stage), len(stage) - len(missing)) as bar:
+    missing = run.missing(stage)
+    with run.bar(len(stage), len(missing)) as bar:
 
         def done() -> set[str]:
-            found.update(_kept(task, out, head))
-            there = {unit.name for unit in missing if _done(task, unit, found)}
+            run.look()
+            there = {unit.name for unit in missing} - {unit.name for unit in run.missing(missing)}
             if others := len(stage) - len(missing) + len(there) - bar.done:
                 bar.advance(units=others)
             return there
 
-        units, shared = Units(parts_folder(out) / "units"), _Shared(task.job, _data_of(task))
+        shared, units = run.given()
         names = [unit.name for unit in missing]
-        jobs = run_common(WORK, shared, missing, workers, units=units, names=names, done=done, shard=shard)
+        jobs = run_common(WORK, shared, missing, run.workers, units=units, names=names, done=done, shard=run.shard)
         for index, record in jobs:
-            found[missing[index].name] = record
-            _keep(out, missing[index], record)
-            bar.advance(missing[index].name)
-
-
-def _keep(out: Path, unit: Unit, record: Mapping[str, Any]) -> None:
-    """Put the record of a unit on the disk.
-
-    Raises:
-        UserError: the disk refuses, or the folder was taken away.
-    """
-    _check_there(out)
-    text = canonical_json({"unit": unit.name, "record": record})
-    write_text(_part(parts_folder(out), unit.name), f"{text}\n")
+            run.keep(missing[index], record, bar)
 
 
 def _check_there(out: Path) -> None:

@@ -56,7 +56,7 @@ class ShowArgs:
     student: str = ""
     """Only tables with this student, ranked by it."""
     verified: bool = False
-    """Only verified rows, and the references."""
+    """Only verified rows, ranked among themselves, and the references."""
     ids: bool = False
     """Print the ids of the rows, for leaderboard verify."""
 

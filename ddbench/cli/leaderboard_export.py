@@ -44,7 +44,7 @@ class ExportArgs:
     student: str = ""
     """Only tables with this student, ranked by it."""
     verified: bool = False
-    """Only verified rows, and the references."""
+    """Only verified rows, ranked among themselves, and the references."""
     columns: str = ""
     """latex: titles or groups of columns (accuracy, cross, cost, rate, scores, calibration, robustness, corruptions,
     ood, tasks, about) with commas between; default: method,accuracy,cross,stored."""

@@ -101,7 +101,7 @@ class Group:
             students=tuple(columns),
             measures=shown,
             rows=tuple(in_order(rows, first)),
-            labellers=_usual_labellers(rows),
+            labellers=usual_labellers(rows),
         )
 
 
@@ -240,7 +240,7 @@ def _row(group: Sequence[_Entry], shown: Sequence[Measure], ranking: str, beside
     )
 
 
-def _usual_labellers(rows: Sequence[Row]) -> frozenset[str]:
+def usual_labellers(rows: Sequence[Row]) -> frozenset[str]:
     """Those that labelled most rows, of equally many those of random images; none where all rows have the same."""
     votes = Counter(row.labellers for row in rows if row.labellers)
     if len(votes) < 2:

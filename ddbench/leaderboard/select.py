@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from ddbench.leaderboard.grouping import Group
+from ddbench.leaderboard.grouping import Group, usual_labellers
+from ddbench.leaderboard.ranking import Ranking
 from ddbench.leaderboard.result import Budget
-from ddbench.leaderboard.rows import Cell
+from ddbench.leaderboard.rows import Cell, Row, in_order
 from ddbench.registry import suggest
 from ddbench.runtime.errors import UserError
 
@@ -66,16 +67,24 @@ def check_selection(selection: Selection, groups: Sequence[Group]) -> None:
 
 
 def only_verified(cells: Sequence[Cell]) -> list[Cell]:
-    """The tables that have a verified method, with such rows and the references.
+    """The tables that have a verified method, with such rows and the references, ranked among themselves.
 
     Raises:
         UserError: there are tables, and none has one.
     """
-    found = [replace(cell, rows=tuple(row for row in cell.rows if row.verified or row.reference)) for cell in cells]
-    left = [cell for cell in found if any(not row.reference for row in cell.rows)]
+    found = [(cell, [row for row in cell.rows if row.verified or row.reference]) for cell in cells]
+    left = [(cell, rows) for cell, rows in found if any(not row.reference for row in rows)]
     if cells and not left:
         raise UserError("--verified: no row of these tables is verified yet (ddbench leaderboard verify)")
-    return left
+    return [_ranked(cell, rows) for cell, rows in left]
+
+
+def _ranked(cell: Cell, rows: Sequence[Row]) -> Cell:
+    """A table of some of its rows: places, and what most rows have in common, are among these."""
+    student = cell.students[0]
+    for measure in cell.measures:
+        rows = Ranking(measure, student).ranked(rows)
+    return replace(cell, rows=tuple(in_order(rows, cell.main(student))), labellers=usual_labellers(rows))
 
 
 def _check(flag: str, value: str, known: Iterable[str]) -> None:

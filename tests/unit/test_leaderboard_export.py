@@ -502,6 +502,18 @@ def test_show_names_the_rows_that_verify_takes(tmp_path: Path, capsys: pytest.Ca
         assert [shown.count(row.id) for row in rows] == [named] * len(rows)
 
 
+def test_verified_rows_are_ranked_among_themselves(tmp_path: Path) -> None:
+    """The places of a table that is shown are places in it, whatever better rows are left out."""
+    put(tmp_path, made_result("mtt", accuracy=0.9))
+    for level, method in ((0.8, "dm"), (0.7, "dc")):
+        put(tmp_path, made_result(method, accuracy=level), verify="identical")
+    board = read_board(tmp_path)
+    (whole,), (some,) = (board.select(Selection(verified=verified)) for verified in (False, True))
+    assert [(row.method, whole.rank(row)) for row in whole.rows] == [("mtt", 1), ("dm", 2), ("dc", 3)]
+    assert [(row.method, some.rank(row)) for row in some.rows] == [("dm", 1), ("dc", 2)]
+    assert some.rows[0].scores[some.main(some.students[0])].best
+
+
 def test_nothing_that_fits_is_told(tmp_path: Path) -> None:
     """Neither an empty board nor a file of its head alone."""
     put(tmp_path, made_result())

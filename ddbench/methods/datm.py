@@ -34,6 +34,7 @@ from ddbench.methods.parts.canvas import Learned
 from ddbench.methods.parts.segments import Segment
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
+from ddbench.statistics import count_words
 from ddbench.training.problem import InnerResult
 from ddbench.training.trajectory_losses import first_right, mean_right_logits, window_end
 
@@ -91,8 +92,14 @@ class DATM(TrajectoryMethod[DATMConfig]):
 
     @classmethod
     def check(cls, config: DATMConfig, context: Context) -> None:
-        """As the family's, and the end of the window."""
+        """As the family's, and the end of the window; tells where there are fewer experts than are asked for."""
         super().check(config, context)
+        store, asked = context.given(Experts), config.label_experts
+        if asked > len(store.experts):
+            there = count_words(len(store.experts), "expert")
+            context.console.say(
+                f"--label-experts {asked}: {store.folder} has {there}, all of which give the first labels"
+            )
         if config.first_end and not config.min_start_epoch < config.first_end <= config.max_start_epoch:
             raise UserError(
                 f"--first-end {config.first_end}: expected 0, or more than --min-start-epoch {config.min_start_epoch} "

@@ -15,7 +15,9 @@ from trajectory_context import assert_differentiates, assert_equal, linear, make
 
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.methods.datm import DATM, DATMConfig
+from ddbench.methods.needs.experts import Experts
 from ddbench.runtime.errors import UserError
+from ddbench.runtime.progress import Console
 from ddbench.synset import read_synset
 from ddbench.training.problem import InnerResult
 from ddbench.training.trajectory_losses import first_right, mean_right_logits, window_end
@@ -156,6 +158,15 @@ def test_labels_are_moved_by_sgd_with_momentum(method: Callable):
         datm.step(iteration)
         torch.testing.assert_close(datm.logits.detach(), logits)
     assert torch.equal(datm.distilled().labels, datm.logits.detach())
+
+
+def test_fewer_experts_than_are_to_label_is_said(able: Path, data_root: Path, tmp_path: Path, capsys: Any):
+    context = dataclasses.replace(make_context(able, data_root, tmp_path), console=Console())
+    count = len(context.given(Experts).experts)
+    for asked, told in ((count + 1, True), (count, False), (0, False)):
+        DATM.check(DATMConfig(max_start_epoch=2, expert_epochs=2, label_experts=asked), context)
+        words = f"--label-experts {asked}: {context.given(Experts).folder} has {count} expert"
+        assert (words in capsys.readouterr().err) is told
 
 
 def test_most_steps_skipped_is_said(method: Callable, monkeypatch: pytest.MonkeyPatch):

@@ -214,6 +214,14 @@ def test_runs_on_a_pretrained_pipeline(ddb: Callable, dit: Path, tmp_path: Path)
         assert "dit" not in (out / "config.json").read_text().replace("edit", "")
 
 
+def test_what_a_pretrained_model_never_does_is_told(ddb: Callable, dit: Path, tmp_path: Path):
+    """Latents are never clamped; a series over models may have the flag all the same."""
+    for flags, told in ((("--no-clip",), True), ((), False)):
+        result = ddb(*distill(dit, tmp_path / str(told), "--steps", 2, "--recipe", "none", *flags))
+        assert result.code == 0, result.err
+        assert ("--no-clip: it has no effect with a pretrained model" in result.err) is told
+
+
 def test_imagenet_subsets_use_the_classes_of_a_model_of_imagenet(dit: Path):
     model = dataclasses.replace(read_model(dit), classes=1000, channels=3)
     spec = DATASETS["imagenette"]

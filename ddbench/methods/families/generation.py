@@ -115,6 +115,8 @@ class Generation(Method[G], Generic[G]):
         if not self.learns_no_class:
             check_guidance(model, self.guidance)
         self.backend: Backend = model.backend(context.device, getattr(torch, config.precision))
+        if not getattr(config, "clip", True) and not self.backend.bounded:
+            context.console.say("--no-clip: it has no effect with a pretrained model, whose latents are never clamped")
         self.labels = class_map(model, context.dataset)
         check_grid(config.steps, None, len(self.backend.alphas))
         self._images: list[Tensor] = []

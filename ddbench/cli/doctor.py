@@ -78,10 +78,10 @@ def main(argv: list[str]) -> None:
 
 def examine(data: Path | None) -> dict[str, Any]:
     """Everything that is told, as plain JSON; nothing is written but for a look whether folders can be."""
-    from ddbench.data.load import data_root
+    from ddbench.data.load import kept_root
 
     packages = {name: _version(name) for name in (*NEEDED, *sorted({one for on, _ in EXTRAS.values() for one in on}))}
-    root = data_root(data)
+    root = kept_root(data)
     found: dict[str, Any] = {
         "ddbench": __version__,
         "python": platform.python_version(),
@@ -89,7 +89,7 @@ def examine(data: Path | None) -> dict[str, Any]:
         "package": str(Path(__file__).resolve().parents[1]),
         "packages": packages,
         **_hardware(),
-        "data": {"folder": str(root), **_disk(root), "datasets": _datasets(root)},
+        "data": {"folder": None if root is None else str(root), **_disk(root), "datasets": _datasets(root)},
         "here": {
             "folder": str(Path.cwd()),
             **_disk(Path.cwd()),
@@ -147,18 +147,21 @@ def _memory() -> dict[str, int | None]:
     return {"memory_bytes": int(found.total), "memory_available_bytes": int(found.available)}
 
 
-def _disk(folder: Path) -> dict[str, Any]:
+def _disk(folder: Path | None) -> dict[str, Any]:
     """Free bytes, and whether a file can be made there; of a folder that is not there yet, where it would be."""
     from ddbench.data.limits import free_disk
 
+    if folder is None:
+        return {"exists": False, "writable": False, "free_bytes": None}
     there = next((one for one in (folder, *folder.absolute().parents) if one.is_dir()), Path())
     return {"exists": folder.is_dir(), "writable": os.access(there, os.W_OK | os.X_OK), "free_bytes": free_disk(folder)}
 
 
-def _datasets(root: Path) -> dict[str, bool]:
-    from ddbench.data.places import find_files
+def _datasets(root: Path | None) -> dict[str, bool]:
+    from ddbench.data.places import FILES, find_files
 
-    return {"digits": True, **{name: path is not None for name, path in find_files(root).items()}}
+    found = find_files(root) if root is not None else {name: None for name, files in FILES.items() if files}
+    return {"digits": True, **{name: path is not None for name, path in found.items()}}
 
 
 def _problems(found: dict[str, Any]) -> Iterator[str]:
@@ -194,6 +197,9 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"memory    {_size(found['memory_bytes'])}, available {_size(found['memory_available_bytes'])}"
     for name in ("data", "here"):
         place = found[name]
+        if place["folder"] is None:
+            yield f"{name:<10}no folder: this user has no home; give --data FOLDER, or set DDBENCH_DATA"
+            continue
         state = "" if place["exists"] else ", not there yet"
         state += "" if place["writable"] else ", CANNOT BE WRITTEN TO"
         yield f"{name:<10}{place['folder']}: {_size(place['free_bytes'])} free{state}"

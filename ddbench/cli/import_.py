@@ -76,11 +76,11 @@ def main(argv: list[str]) -> None:
     if args.dataset is None:
         _not_own(args.file, name)
     from ddbench.cli.settings import open_dataset
-    from ddbench.data.load import data_root
+    from ddbench.data.load import kept_root
     from ddbench.exchange.importer import import_synset
 
     dataset = open_dataset(name, args.size, args)
-    imported = import_synset(args.file, dataset=dataset, data=data_root(args.data), settings=args.settings)
+    imported = import_synset(args.file, dataset=dataset, data=kept_root(args.data), settings=args.settings)
     _write(args.file.name, args.out, imported, args)
 
 
@@ -117,7 +117,7 @@ def import_hub(
         UserError: a folder that is damaged or foreign, another dataset than it was made for, or a used ``out``.
     """
     from ddbench.cli.settings import open_dataset
-    from ddbench.data.load import data_root
+    from ddbench.data.load import kept_root
     from ddbench.exchange.importer import import_content
     from ddbench.hub.read import open_hub, read_content, same_bytes, write_labels
     from ddbench.runtime.files import file_hash, write_json
@@ -128,7 +128,7 @@ def import_hub(
         _not_own(place, hub.dataset)
     content = read_content(hub)
     dataset = open_dataset(name or hub.dataset, hub.shape[-1] if size is None else size, loading)
-    imported = import_content(place, content, dataset=dataset, data=data_root(loading.data), settings=settings)
+    imported = import_content(place, content, dataset=dataset, data=kept_root(loading.data), settings=settings)
     config = _config(imported, source or place.name)
     claim(out, lambda there: there == config)
     beside, published = out / "labels.safetensors", None

@@ -7,11 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from ddbench.data.dataset import Dataset
-from ddbench.data.specs import dataset_spec
+from ddbench.data.places import FILES
+from ddbench.data.specs import MADE, dataset_spec
 from ddbench.registry import resolve
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.folders import expanded, user_cache
 from ddbench.runtime.progress import Console
+
+WITHOUT_FILES = {MADE, *(name for name, files in FILES.items() if not files)}
+"""Datasets that need no data folder."""
 
 
 def data_root(root: Path | None) -> Path:
@@ -28,6 +32,14 @@ def data_root(root: Path | None) -> Path:
     if named:
         return expanded(named)
     return user_cache()
+
+
+def kept_root(root: Path | None) -> Path | None:
+    """As :func:`data_root`; None where there is no such folder: then nothing is kept that could be made again."""
+    try:
+        return data_root(root)
+    except UserError:
+        return None
 
 
 def data_changed(name: str) -> UserError:
@@ -67,7 +79,7 @@ def load_dataset(
     if modality not in (None, spec.modality):
         raise UserError(f"--dataset {name}: a set of {spec.modality}s, but this works on {modality}s only")
     read = resolve(spec.reader, f"dataset {name}")
-    made = read(spec, data_root(root), download, console)
+    made = read(spec, kept_root(root) if spec.name in WITHOUT_FILES else data_root(root), download, console)
     if not isinstance(made, Dataset) or made.spec.name != spec.name:
         raise UserError(f"dataset {name}: its reader gave {type(made).__name__}, expected a Dataset of that name")
     made.check()

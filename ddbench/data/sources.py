@@ -45,7 +45,7 @@ def _digits() -> tuple[Tensor, Tensor]:
 
 
 def load_digits_dataset(
-    spec: DatasetSpec, root: Path, download: bool = False, console: Console | None = None
+    spec: DatasetSpec, root: Path | None, download: bool = False, console: Console | None = None
 ) -> Dataset:
     """scikit-learn's 1,797 grey 8x8 digits: 50 images of each class are the test set, 1,297 remain."""
     images, labels = _digits()

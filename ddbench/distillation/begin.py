@@ -10,7 +10,7 @@ from typing import Any
 
 from ddbench.config import check_config, recorded_config
 from ddbench.data.dataset import Dataset, Split
-from ddbench.data.load import data_root
+from ddbench.data.load import kept_root
 from ddbench.distillation.folder import check_code, check_folder, claim_folder, recorded
 from ddbench.methods.base import Context, Method
 from ddbench.methods.needs import TOLD_OF_ALL, Need, Request
@@ -203,7 +203,7 @@ def look(
         method=name,
         dataset=dataset,
         data=data,
-        preprocess=modality(dataset.spec.modality).preprocess(dataset, settings.preprocess, data_root(data)),
+        preprocess=modality(dataset.spec.modality).preprocess(dataset, settings.preprocess, kept_root(data)),
         preprocess_kind=settings.preprocess,
         student=settings.student,
         holdout=settings.holdout,

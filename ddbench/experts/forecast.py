@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from ddbench.data.dataset import Dataset, Split, holdout_split, validation_sample
-from ddbench.data.load import data_root
+from ddbench.data.load import kept_root
 from ddbench.data.preprocess import fit_preprocess
 from ddbench.experts.recipe import ExpertRecipe
 from ddbench.experts.record import checked
@@ -51,7 +51,7 @@ def forecast(
         UserError: as :func:`ddbench.experts.record.record`.
     """
     recipe, spec = checked(recipe, dataset, student, experts, at_once, device), dataset.spec
-    preprocess = fit_preprocess(dataset, recipe.preprocess, data_root(data))
+    preprocess = fit_preprocess(dataset, recipe.preprocess, kept_root(data))
     check_root(root)
     folder = store_folder(root, spec.name, student, recipe.key(student, dataset.fingerprint))
     known = {index for index in range(experts) if (folder / expert_file(index)).exists()}

@@ -20,7 +20,7 @@ from torch import Tensor
 from ddbench.config import check_config
 from ddbench.data.dataset import Dataset
 from ddbench.data.limits import require_memory
-from ddbench.data.load import data_root
+from ddbench.data.load import kept_root
 from ddbench.data.preprocess import fit_preprocess
 from ddbench.data.specs import resolve_augmentation
 from ddbench.experts.recipe import IMPORTED, ExpertRecipe
@@ -97,7 +97,7 @@ def import_buffers(
     net = build_student(student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=0)
     shapes = [tuple(parameter.shape) for parameter in net.parameters()]
     recipe = replace(recipe, epochs=_length(files, shapes, student, epochs), kind=IMPORTED)
-    fitted = fit_preprocess(dataset, preprocess, data_root(data))
+    fitted = fit_preprocess(dataset, preprocess, kept_root(data))
     check_root(root)
     folder = store_folder(root, spec.name, student, recipe.key(student, dataset.fingerprint))
     with turn(folder / "import", "store", tell):  # so that the experts of another import are counted

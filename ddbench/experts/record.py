@@ -12,7 +12,7 @@ import torch
 
 from ddbench.data.dataset import Dataset, check_holdout, holdout_split, validation_sample
 from ddbench.data.limits import require_memory
-from ddbench.data.load import data_changed, data_root, load_dataset
+from ddbench.data.load import data_changed, kept_root, load_dataset
 from ddbench.data.policy import parse_policy, resolve_policy
 from ddbench.data.preprocess import Preprocess, fit_preprocess
 from ddbench.experts.recipe import ExpertRecipe
@@ -141,7 +141,7 @@ def record(
         Unfinished: the shard's experts are there, those of other shards are not.
     """
     spec, recipe = dataset.spec, checked(recipe, dataset, student, experts, at_once, device)
-    preprocess = fit_preprocess(dataset, recipe.preprocess, data_root(data))
+    preprocess = fit_preprocess(dataset, recipe.preprocess, kept_root(data))
     store = open_store(root, dataset, student, recipe, preprocess)
     missing = _missing(store, experts)
     done = experts - len(missing)
@@ -327,7 +327,7 @@ def record_block(job: RecordJob, block: Block) -> BlockResult:
     recipe, device = job.recipe, devices.resolve_device(job.device)
     dataset = job.images or _dataset(job.dataset, job.data, job.size, job.fingerprint)
     spec = dataset.spec
-    preprocess = fit_preprocess(dataset, recipe.preprocess, data_root(job.data))
+    preprocess = fit_preprocess(dataset, recipe.preprocess, kept_root(job.data))
     split, held_out = holdout_split(dataset.train, recipe.holdout, spec.classes, dataset.root, names=spec.class_names)
     held_out = validation_sample(held_out)
     inputs = inputs_of(split, preprocess, device)

@@ -74,12 +74,12 @@ class GraphDataset(Dataset):
         """Nothing to do: graphs and split were checked when they were made."""
 
 
-def load_graph_dataset(spec: DatasetSpec, root: Path, download: bool, console: Console | None) -> GraphDataset:
+def load_graph_dataset(spec: DatasetSpec, root: Path | None, download: bool, console: Console | None) -> GraphDataset:
     """Read a set of graphs with the fold that its name says, its own split, or 80 / 10 / 10 percent.
 
     Args:
         spec: of :data:`PLACES` (``NAME:FOLD`` too), or of ``graphs:PATH``.
-        root: data folder.
+        root: data folder; None: there is none, which ``graphs:made`` does without.
         download: fetch a named set whose files are missing (:mod:`ddbench.graphs.download`).
         console: told what is fetched.
 
@@ -92,9 +92,9 @@ def load_graph_dataset(spec: DatasetSpec, root: Path, download: bool, console: C
     if spec.name == MADE:
         where = MADE
     elif own:
-        where = f"{GRAPHS}{own_place(spec.name.removeprefix(GRAPHS), root)}"
+        where = f"{GRAPHS}{own_place(spec.name.removeprefix(GRAPHS), root or Path())}"
     else:
-        where = f"{GRAPHS}{_place(base or spec.name, root, download, console)}"
+        where = f"{GRAPHS}{_place(base or spec.name, root or Path(), download, console)}"
     source = load_graphs(where)
     graphs = source.graphs
     if not own and fold:

@@ -124,7 +124,7 @@ class Modality(ABC):
         """
 
     @abstractmethod
-    def preprocess(self, dataset: Dataset, kind: str, root: Path) -> Any:
+    def preprocess(self, dataset: Dataset, kind: str, root: Path | None) -> Any:
         """How data become network input: something with ``to_json()``.
 
         Raises:

@@ -132,7 +132,7 @@ class GraphModality(Modality):
             raise UserError(wrong)
         return dataset.train, dataset.valid
 
-    def preprocess(self, dataset: Dataset, kind: str, root: Path) -> NoPreprocess:
+    def preprocess(self, dataset: Dataset, kind: str, root: Path | None) -> NoPreprocess:
         return NoPreprocess()
 
     def synset(self, method: Method[Any], resolved: Mapping[str, Any]) -> GraphSynset:

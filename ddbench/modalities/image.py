@@ -81,7 +81,7 @@ class ImageModality(Modality):
             check_ipc(said.ipc, train, spec.classes, spec.class_names, distinct=kind.distinct)
         return train, validation_sample(held_out)
 
-    def preprocess(self, dataset: Dataset, kind: str, root: Path) -> Preprocess:
+    def preprocess(self, dataset: Dataset, kind: str, root: Path | None) -> Preprocess:
         from ddbench.data.preprocess import fit_preprocess
 
         return fit_preprocess(dataset, kind, root)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.data.dataset import Dataset, holdout_split, validation_sample
-from ddbench.data.load import data_root
+from ddbench.data.load import kept_root
 from ddbench.data.policy import Policy
 from ddbench.data.preprocess import Preprocess, fit_preprocess
 from ddbench.networks.build import build_student
@@ -130,7 +130,7 @@ def ensure_teacher(
     check_student(student, spec.channels, spec.size)
     recipe = TeacherRecipe(preprocess=preprocess_kind, holdout=holdout, **penalty)
     recipe.check()
-    preprocess = fit_preprocess(dataset, preprocess_kind, data_root(data))
+    preprocess = fit_preprocess(dataset, preprocess_kind, kept_root(data))
     found = fitting_teacher(
         root=root,
         dataset=dataset,
@@ -190,7 +190,7 @@ def train_teacher(
     seed = seeds.derive(recipe.seed, "teacher")
     net = build_student(student, channels=spec.channels, size=spec.size, classes=spec.classes, seed=seed)
     check_optimizer(net.parameters(), recipe.optimizer_settings(), place)
-    preprocess = fit_preprocess(dataset, recipe.preprocess, data_root(data))
+    preprocess = fit_preprocess(dataset, recipe.preprocess, kept_root(data))
     path = teacher_file(root, spec.name, student, recipe.key(student, dataset.fingerprint))
     partial = checkpoint_file(path)
     if path.exists():

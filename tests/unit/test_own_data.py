@@ -17,8 +17,10 @@ import torch
 from conftest import EAGER
 from PIL import Image
 
+from ddbench.cli import doctor
 from ddbench.data import hub, limits
-from ddbench.data.load import data_root, load_dataset
+from ddbench.data.load import data_root, kept_root, load_dataset
+from ddbench.data.preprocess import fit_preprocess
 from ddbench.data.specs import dataset_slug, dataset_spec, size_to_load
 from ddbench.diffusion import store
 from ddbench.diffusion.recipe import model_folder
@@ -52,6 +54,14 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch):
     assert expanded("~/x") == Path("~/x")
     with pytest.raises(UserError, match=r"no home folder.*--data FOLDER"):
         data_root(None)
+    with pytest.raises(UserError, match=r"no home folder.*--data FOLDER"):
+        load_dataset("mnist")
+    for name, modality in (("digits", "image"), ("graphs:made", "graph")):  # these need no folder
+        assert load_dataset(name, modality=modality).root is None
+    assert fit_preprocess(load_dataset("digits"), "zca", kept_root(None)).kind == "zca"
+    found = doctor.examine(None)
+    assert (found["data"]["folder"], found["data"]["datasets"]["digits"]) == (None, True)
+    assert any("no folder: this user has no home; give --data FOLDER" in line for line in doctor._lines(found))
 
 
 def test_what_is_made_of_a_place_is_found_by_its_other_names(

@@ -854,3 +854,18 @@ def test_the_usual_protocol_stands_first() -> None:
     altered = replace(usual, protocol=replace(usual.protocol, standard=False, changed={"epochs": 10}), id="a" * 16)
     found = [(cell.protocol.name, cell.protocol.standard) for cell in build_cells([*others, altered, usual])]
     assert found == [("hard-v1", True), ("edc-ema", True), ("rd3", True), ("hard-v1", False)]
+
+
+def test_rows_are_compared_by_their_very_numbers() -> None:
+    """Beyond the fifth digit two rows may differ with all their seeds; other metrics are only shown."""
+    shift = 1e-7  # of each seed, so that the difference has no spread
+    one = made_result("mtt", rich=False)
+    values = [replace(run, metrics={"accuracy": run.metrics["accuracy"] + shift}) for run in one.runs]
+    two = replace(one, runs=tuple(values))
+    ours, theirs = (result_details(result, Path("nowhere"), None, Pool(), None)["runs"] for result in (two, one))
+    for (_, mine), (_, other) in zip(ours, theirs, strict=True):
+        pairs = zip(mine[0][3], other[0][3], strict=True)
+        assert [value - less for (_, value), (_, less) in pairs] == pytest.approx([shift] * 5, rel=1e-6)
+    rich = made_result("mtt")
+    for _, metrics in result_details(rich, Path("nowhere"), None, Pool(), None)["runs"]:
+        assert all(len(str(value)) < 12 for metric in metrics[1:] for _, value in metric[3])

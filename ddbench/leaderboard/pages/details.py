@@ -52,6 +52,12 @@ def rounded(value: Any) -> Any:
     return value
 
 
+def exact(value: float) -> float:
+    """The very number, written as :func:`rounded` writes it where that is the same."""
+    short: float = rounded(value)
+    return short if short == value else value
+
+
 def row_details(
     cell: Cell,
     row: Row,
@@ -210,7 +216,10 @@ def _claims(result: Result) -> list[list[str]]:
 
 
 def _runs(result: Result, pool: Pool) -> list[list[Any]]:
-    """A student, then its metrics: title, summary, unit, and ``[seed, value]`` of every run; the main metric first."""
+    """A student, then its metrics: title, summary, unit, and ``[seed, value]`` of every run; the main metric first.
+
+    Its values are not rounded: the page tells by them whether two rows differ.
+    """
     main = result.main_metric
     table = []
     for student in result.students:
@@ -222,7 +231,10 @@ def _runs(result: Result, pool: Pool) -> list[list[Any]]:
                     pool.put(described.title),
                     statistics_text(result.statistics[student][metric], described.unit),
                     pool.put(described.unit),
-                    [[seed, rounded(value)] for seed, value in sorted(result.values(student, metric).items())],
+                    [
+                        [seed, exact(value) if metric == main else rounded(value)]
+                        for seed, value in sorted(result.values(student, metric).items())
+                    ],
                 ]
             )
         table.append([student, metrics])

@@ -183,12 +183,17 @@ def recorded_kind(name: str) -> dict[str, str]:
 
 
 def describe(device: torch.device) -> str:
-    """Name of the hardware for cost records, e.g. ``cpu: AMD EPYC``."""
-    if device.type == "cuda":
-        import torch
+    """Name of the hardware for cost records, e.g. ``cpu: AMD EPYC, AVX2``.
 
+    Of a CPU with the instructions that torch uses, where it names them: the last bits depend on them, and machines of
+    one name differ in them.
+    """
+    import torch
+
+    if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
-    return f"cpu: {_cpu_name()}"
+    kernels = torch.backends.cpu.get_cpu_capability()
+    return f"cpu: {_cpu_name()}" + ("" if kernels == "DEFAULT" else f", {kernels}")
 
 
 def _cpu_name() -> str:

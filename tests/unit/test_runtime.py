@@ -392,3 +392,11 @@ def test_a_packed_pt_that_unfolds_to_much_is_refused(tmp_path: Path, monkeypatch
     assert load_pt(tmp_path / "plain.pt").shape == (1000,)
     with pytest.raises(UserError, match=r"packed\.pt: unfolds from .* and torch packs nothing"):
         load_pt(tmp_path / "packed.pt")
+
+
+@pytest.mark.parametrize(("kernels", "said"), [("AVX512", ", AVX512"), ("DEFAULT", "")])
+def test_a_cpu_is_told_with_its_instructions(kernels: str, said: str, monkeypatch: pytest.MonkeyPatch):
+    """Machines of one name differ in them, and the last bits with them."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: kernels)
+    monkeypatch.setattr(devices, "_cpu_name", lambda: "Example 3000")
+    assert devices.describe(torch.device("cpu")) == f"cpu: Example 3000{said}"

@@ -95,7 +95,7 @@ def evaluate(
         ood: another dataset to be told from the test images; True: noise.
         out: result file; default: ``RUN/evaluations/<protocol>.json``.
         workers: processes; more than one start afresh, so a script must keep its calls under ``if __name__ ==
-            "__main__":`` and register names of its own above it. 0: one a core.
+            "__main__":`` and register names of its own above it. 0: one a core, on a GPU one.
         threads: of each; the default is what the command line gives one worker a core, and results keep their bytes.
         quiet: show no progress.
         settings: the other fields of :class:`ddbench.evaluation.start.Asked`: ``epochs``, ``lr``, ``device``, ...

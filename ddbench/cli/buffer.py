@@ -36,7 +36,7 @@ class Args(Common, Engines, Sharded):
     buffers: Path = Path("expert_trajectories")
     """Root of the trajectory store."""
     workers: int = 0
-    """Processes that train experts; 0: one a core."""
+    """Processes that train experts; 0: one a core, on a GPU one."""
     at_once: int = 1
     """Experts that a process trains at once, weights stacked (kind sgd): pays on a GPU with small networks. Batch norm
     with batches of few images enlarges rounding: losses may then differ by 0.3 from experts trained one by one."""
@@ -139,12 +139,12 @@ def _record(args: Args) -> None:
     from ddbench.cli.settings import open_dataset, student_for
 
     console, shard = Console(args.quiet), args.part
-    workers = worker_count(args.workers, args.threads)[0]
-    if workers > 1:
+    if worker_count(args.workers, args.threads)[0] > 1:
         warm("ddbench.experts.record")
 
     from ddbench.experts.record import record, status
 
+    workers = worker_count(args.workers, args.threads, args.device)[0]
     dataset = open_dataset(args.dataset, args.size, args)
     student = student_for(args.student, dataset)
     if args.status:

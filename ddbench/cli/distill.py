@@ -61,7 +61,8 @@ class RunArgs(Common, Engines, Sharded):
     method_file: Path | None = None
     """A Python file that defines a method class of your own, named by --method."""
     workers: int = 1
-    """Processes that share the work out, if the method's parts need nothing of each other; 0: one a core."""
+    """Processes that share the work out, if the method's parts need nothing of each other; 0: one a core, on a GPU
+    one."""
 
 
 EXAMPLES = """  ddbench distill --method mtt --dataset digits --ipc 1

@@ -127,6 +127,8 @@ def _hardware() -> dict[str, Any]:
         found["cuda_devices"] = torch.cuda.device_count() if torch.cuda.is_available() else 0
         found["threads"] = torch.get_num_threads()
         found["compiler"] = compiler_available(device)
+        if device.type == "cuda":
+            found["cuda_memory_available_bytes"], found["cuda_memory_bytes"] = torch.cuda.mem_get_info(device)
     except Exception as error:  # whatever a broken installation or driver raises
         found["torch_error"] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return found
@@ -189,12 +191,16 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     versions = ", ".join(f"{name} {one}" for name, one in found["packages"].items() if one)
     yield from textwrap.wrap(f"packages  {versions}", WIDTH, subsequent_indent=" " * 10)
     if found["torch_error"] is None:
-        compiler = "torch.compile can work" if found["compiler"] else "no C++ compiler: torch.compile is left out"
+        lacks = "no Triton or C compiler" if found["cuda_devices"] else "no C++ compiler"
+        compiler = "torch.compile can work" if found["compiler"] else f"{lacks}: torch.compile is left out"
         yield f"device    {found['device']} ({found['cuda_devices']} CUDA devices); {compiler}"
         yield f"threads   {found['cores']} cores, torch uses {found['threads']}"
     for name, value in found["environment"].items():
         yield f"variable  {name}={value}"
     yield f"memory    {_size(found['memory_bytes'])}, available {_size(found['memory_available_bytes'])}"
+    if "cuda_memory_bytes" in found:
+        total, free = (_size(found[name]) for name in ("cuda_memory_bytes", "cuda_memory_available_bytes"))
+        yield f"GPU       {total} of memory, available {free}"
     for name in ("data", "here"):
         place = found[name]
         if place["folder"] is None:

@@ -76,7 +76,7 @@ class VerifyArgs(Engines, Sharded):
     compile: str = "auto"
     """torch.compile: auto, on or off."""
     workers: int = 1
-    """Runs at once, each in its own process; 0: one a core."""
+    """Runs at once, each in its own process; 0: one a core, on a GPU one."""
     quiet: bool = False
     """Print results and errors only."""
 
@@ -114,7 +114,7 @@ def verify(argv: list[str]) -> None:
         device=args.device,
         threads=args.threads,
         compile=args.compile,
-        workers=worker_count(args.workers, args.threads or 1)[0],
+        workers=worker_count(args.workers, args.threads or 1, args.device)[0],
         folders=args.allow_folders,
         measured=args.measured,
         again=args.again,

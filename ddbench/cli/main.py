@@ -13,7 +13,7 @@ from typing import Any
 from ddbench import __version__
 from ddbench.registry import suggest
 from ddbench.runtime import authors
-from ddbench.runtime.errors import Unfinished, UserError, one_line
+from ddbench.runtime.errors import LESS, OutOfMemory, Unfinished, UserError, one_line
 from ddbench.runtime.interruption import end, what_is_kept
 from ddbench.runtime.ranks import launched, tells
 
@@ -123,11 +123,15 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(argv: Sequence[str] | None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        dispatch(sys.argv[1:] if argv is None else argv)
+        dispatch(argv)
         sys.stdout.flush()
     except Unfinished as left:
         print(one_line(left))
+    except OutOfMemory as error:  # of a worker
+        _tell_memory(error.words, argv)
+        sys.exit(2)
     except UserError as error:
         _tell(f"error: {one_line(error)}")
         sys.exit(2)
@@ -141,6 +145,10 @@ def _run(argv: Sequence[str] | None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
+        words = authors.memory(error)
+        if words is not None:
+            _tell_memory(words, argv)
+            sys.exit(2)
         line = authors.told(error) or _known(error)
         if line is None:
             raise
@@ -148,16 +156,28 @@ def _run(argv: Sequence[str] | None) -> None:
         sys.exit(2)
 
 
-TOO_LARGE = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
-"""What torch says of tensors that no memory holds: its errors have no type of their own on every device."""
+def _tell_memory(words: str, argv: Sequence[str]) -> None:
+    """That memory is not enough, and which flags of the verb take less."""
+    _tell(f"error: {one_line(OutOfMemory(words, LESS_MEMORY.get(next(iter(argv), ''), LESS)))}")
+
+
+LESS_MEMORY = {
+    "buffer": "a smaller --batch or --at-once, fewer --workers",
+    "teacher": "a smaller --batch or --student",
+    "diffusion": "a smaller --batch (train), --count (sample) or --widths",
+    "distill": "smaller batches (--batch-real, --batch-syn: see --help with the method), --inner adjoint or a smaller "
+    "--memory where the method has it, a smaller --ipc, fewer --workers",
+    "evaluate": "a smaller --at-once, fewer --workers",
+    "scores": "fewer --workers, a smaller --student",
+    "task": "fewer --workers, a smaller --student",
+}
+"""Verb -> what makes it take less memory."""
 
 
 def _known(error: Exception) -> str | None:
     """What is told of an error that is no fault of this package; None: it is one, and shows its traceback."""
     if isinstance(error, OSError):  # the disk, a path that is too long, a folder that may not be read
         return str(error)
-    if isinstance(error, MemoryError) or any(words in str(error) for words in TOO_LARGE):
-        return f"out of memory ({str(error).partition('. ')[0]:.200}); give smaller numbers, fewer --workers"
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] != "ddbench":
         return f"this verb needs the package {error.name!r}: pip install {error.name}"
     return None

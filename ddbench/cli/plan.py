@@ -91,7 +91,7 @@ def _buffer(flags: list[str], seconds: float) -> tuple[Forecast, int]:
     from ddbench.experts.forecast import forecast
 
     args = arguments(flags)
-    workers = worker_count(args.workers, args.threads)[0]
+    workers = worker_count(args.workers, args.threads, args.device)[0]
     dataset = open_dataset(args.dataset, args.size, args)
     found = forecast(
         root=args.buffers,
@@ -113,7 +113,7 @@ def _distill(flags: list[str], seconds: float) -> tuple[Forecast, int]:
     from ddbench.distillation.start import forecast
 
     given = arguments(flags)
-    return forecast(seconds, **given), worker_count(given["workers"], given["threads"])[0]
+    return forecast(seconds, **given), worker_count(given["workers"], given["threads"], given["device"])[0]
 
 
 def _evaluate(flags: list[str], seconds: float) -> tuple[Forecast, int]:
@@ -121,7 +121,7 @@ def _evaluate(flags: list[str], seconds: float) -> tuple[Forecast, int]:
     from ddbench.evaluation.start import forecast
 
     args = arguments(flags)
-    return forecast(args.run, args, seconds), worker_count(args.workers, args.threads)[0]
+    return forecast(args.run, args, seconds), worker_count(args.workers, args.threads, args.device)[0]
 
 
 def _reproduce(flags: list[str], seconds: float) -> tuple[Forecast, int]:
@@ -134,7 +134,7 @@ def _reproduce(flags: list[str], seconds: float) -> tuple[Forecast, int]:
 
     args = arguments(flags)
     plan = find_plan(args.plan)
-    workers, threads = worker_count(args.workers, args.threads)
+    workers, threads = worker_count(args.workers, args.threads, args.device)
 
     def make(words: list[str]) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -163,7 +163,8 @@ def _print(found: Forecast, counts: list[int], here: int) -> None:
         shared = f" at best: {found.means}, messages not counted" if min(count, found.parts) > 1 and left == 1 else ""
         lines.append(("time", f"{span(found.wall(count))} with {words}{shared}"))
     if found.memory:
-        lines.append(("memory", f"{readable(found.memory)} a worker; {readable(available_memory())} are free here"))
+        free, where = (available_memory(), "here") if found.free is None else (found.free, "on the GPU")
+        lines.append(("memory", f"{readable(found.memory)} a worker; {readable(free)} are free {where}"))
     disk = "not known" if found.disk is None else readable(found.disk)
     lines.append(("disk", f"{disk} in {found.place}; {readable(free_disk(Path(found.place)))} are free there"))
     lines += [("note", note) for note in found.notes]

@@ -62,7 +62,7 @@ class Args(Common, Engines, Sharded):
     leaderboard: Path = Path("leaderboard")
     """Folder of the board."""
     workers: int = 1
-    """Cells at once, each in its own process; 0: one a core."""
+    """Cells at once, each in its own process; 0: one a core, on a GPU one."""
     dry_run: bool = False
     """Print the cells, what is there and what is to be done, and do nothing."""
 
@@ -89,7 +89,7 @@ def main(argv: list[str]) -> None:
     deadline = None if args.budget is None else time.monotonic() + parse_span(args.budget)
     plan = find_plan(args.plan)
     # cells on other machines: the cores of this one say nothing
-    workers, threads = worker_count(args.workers, args.threads or (1 if args.engine == "ray" else 0))
+    workers, threads = worker_count(args.workers, args.threads or (1 if args.engine == "ray" else 0), args.device)
     cells = choose_cells(plan, args.only)
     workshop = workshop_of(args, plan, threads)
     check_teachers(plan, cells, workshop, needed)

@@ -37,7 +37,7 @@ from ddbench.networks.build import parameter_count
 from ddbench.preview import MAX_ROWS, grid, png
 from ddbench.runtime import device as devices
 from ddbench.runtime import seeds
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import UserError, memory_words
 from ddbench.runtime.files import ensure_writable, write_bytes, write_json
 from ddbench.runtime.interruption import Interruption, interruptible
 from ddbench.runtime.light import light
@@ -143,7 +143,7 @@ def train_model(
         done = progress.load()
         if done:
             console.say(f"going on after step {done} of {recipe.steps}")
-            devices.go_on(progress.header, console.say)
+            devices.go_on(progress.header, place, console.say)
         with (
             console.bar(f"diffusion model ({spec.name}, {recipe.steps} steps)", recipe.steps, done) as bar,
             interruptible(console, "step", recipe.steps, done) as progress.interruption,
@@ -328,6 +328,7 @@ class _Progress:
             "schema": 1,
             "done": done,
             "threads": torch.get_num_threads(),
+            **devices.kind_record(training.device),
             "losses": self.losses,
             "sum": self._sum,
             "count": self._count,
@@ -368,6 +369,8 @@ class _Progress:
             training.optimizer.load_state_dict({"state": state, "param_groups": groups})
             wall, cpu = float(header["wall_seconds"]), float(header["cpu_seconds"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            if memory_words(error):
+                raise
             raise UserError(
                 f"{self.path}: not a checkpoint of this model ({' '.join(str(error).split()):.160}); remove it to "
                 "start again"

@@ -13,7 +13,7 @@ from typing import Any
 from ddbench.methods.base import Method, State
 from ddbench.methods.needs import Need
 from ddbench.methods.returned import state_of
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import UserError, memory_words
 from ddbench.runtime.files import canonical_json, ensure_writable, gone, read_json, write_json
 from ddbench.runtime.progress import Console
 from ddbench.runtime.ranks import PROCESSES
@@ -219,6 +219,8 @@ def resume(path: Path, method: Method[Any], meter: Meter, steps: range, console:
         method.load_state(state)
         meter.earlier_wall, meter.earlier_cpu = float(header["wall_seconds"]), float(header["cpu_seconds"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if memory_words(error):  # nothing is wrong with the file
+            raise
         raise damaged(path, error) from None
     console.say(f"going on at iteration {done} of {steps.stop}")
     return done

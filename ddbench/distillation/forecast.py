@@ -19,7 +19,7 @@ from ddbench.methods.returned import product_of, state_of
 from ddbench.modalities import require_forecast
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
-from ddbench.runtime.forecast import Forecast, Measured, clocked, count_flops, taken_memory, waiter
+from ddbench.runtime.forecast import Forecast, Measured, clocked, count_flops, free_memory, taken_memory, waiter
 from ddbench.runtime.progress import Console
 from ddbench.runtime.tensors import open_tensors
 from ddbench.synset import FILE
@@ -109,6 +109,7 @@ def _measured(
         flops=0.0 if finished else flops,
         measured=measured,
         memory=taken_memory(context.device),
+        free=free_memory(context.device),
         disk=0 if finished else _disk(method),
         place=str(out),
         device=devices.describe(context.device),

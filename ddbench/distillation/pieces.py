@@ -38,7 +38,7 @@ from ddbench.methods.base import State as MethodState
 from ddbench.methods.returned import checked_state, metrics_of, state_of
 from ddbench.modalities import modality
 from ddbench.runtime import device as devices
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import UserError, memory_words
 from ddbench.runtime.files import ensure_writable
 from ddbench.runtime.interruption import interruptible
 from ddbench.runtime.progress import Console
@@ -309,6 +309,8 @@ def _merge(run: Run, method: Method[Any], ranges: Sequence[range], covered: int)
             meter.earlier_wall += float(header["wall_seconds"])
             meter.earlier_cpu += float(header["cpu_seconds"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if memory_words(error):
+            raise
         raise damaged(out / PARTS, error) from None
     with meter.paused():
         prepared = method.prepare()

@@ -213,9 +213,9 @@ def distill(
         skip_broken: leave image files that cannot be read out; else they are named and nothing is done.
         device, threads: ``auto``, ``cpu``, ``cuda[:<i>]``; 0: as many as the run was begun with, a new one 1 thread
             for images up to 16 px, else one a core, shared out over the workers.
-        workers, shard, in_parts: processes that share the parts of the work out, 0: one a core; which of the parts this
-            process does; part by part in any case, as :func:`ddbench.runtime.jobs.engine` wants it. For methods whose
-            parts need nothing of each other (RDED, SRe2L, D3HR, coresets and more).
+        workers, shard, in_parts: processes that share the parts of the work out, 0: one a core, on a GPU one; which of
+            the parts this process does; part by part in any case, as :func:`ddbench.runtime.jobs.engine` wants it. For
+            methods whose parts need nothing of each other (RDED, SRe2L, D3HR, coresets and more).
         settings: the method's own settings by name, and flags of what it needs (``buffers``, ...).
 
     Returns:
@@ -324,10 +324,10 @@ def _opened(
         console.say(f"recipe {chosen.name}/{recipe.name} ({recipe.source})")
     out = out or default_out(chosen.name, chosen.kind.unit, dataset.spec.name, ipc, given["seed"])
     begun = given["threads"] or begun_threads(out / CONFIG)
-    workers = worker_count(given["workers"], begun)[0]
-    threads = own_threads(begun, side, ranks.beside * workers)
     own = modality(dataset.spec.modality)
     device = ranks.device(own.device(given["device"], given["compile"]))
+    workers = worker_count(given["workers"], begun, device)[0]
+    threads = own_threads(begun, side, ranks.beside * workers)
     how = {name: given[name] for name in _HOW} | {"threads": threads, "device": device}
     asked = Sharing(shard=given["shard"], workers=workers, in_parts=given["in_parts"])
     again = {**given, "out": out, "threads": threads, "quiet": True, "workers": 1, "shard": WHOLE, "in_parts": False}

@@ -19,7 +19,7 @@ from ddbench.modalities import require_forecast
 from ddbench.protocols.plan import Plan
 from ddbench.protocols.training import Settings, tested_students, trained_students
 from ddbench.runtime import device as devices
-from ddbench.runtime.forecast import Forecast, Measured, clocked, count_flops, taken_memory, waiter
+from ddbench.runtime.forecast import Forecast, Measured, clocked, count_flops, free_memory, taken_memory, waiter
 from ddbench.runtime.progress import Console
 from ddbench.runtime.shards import WHOLE
 from ddbench.training.loops import forward_flops
@@ -89,6 +89,7 @@ def forecast(
         flops=flops,
         measured=measured,
         memory=taken_memory(device),
+        free=free_memory(device),
         disk=RUN_BYTES * len(missing) + (min(weights, LIMIT) if keep_weights else 0),
         place=str(out.parent),
         device=devices.describe(device),
@@ -119,6 +120,8 @@ def _student(
         return trained_students(short, student, seeds, settings)[0]
 
     operations = count_flops(lambda: train(least, (0,)))
+    if at_once > 1:
+        train(least)  # what stacked networks need is loaded before the clock runs
     _, first = clocked(lambda _: train(least), 0, 1, wait)
     net = train(least, (0,))[0]
     more = 0 if plan.protocol.replay else max(1, min(int(seconds / max(first, 1e-6)), 100)) * least

@@ -282,12 +282,15 @@ def same_head(place: Path, old: dict[str, Any], head: dict[str, Any]) -> None:
             f"{place}: schema {version} was made by a newer ddbench (this one reads up to {SCHEMA}): upgrade, or "
             "choose another --out"
         )
-    for name, value in json.loads(canonical_json(head)).items():
-        found = old.get(name)
+    wanted = json.loads(canonical_json(head))
+    for name in [*wanted, *({"device"} & set(old) - set(wanted))]:
+        value, found = wanted.get(name), old.get(name)
         if found != value:
             what, remedy = name, "remove it or choose another --out"
             if name in ("threads", "at_once", "precision"):
                 remedy = f"give --{name.replace('_', '-')} {found} as there, or choose another --out"
+            if name == "device":
+                remedy = f"give --device {found or 'cpu'} as there, or choose another --out"
             if isinstance(value, dict) and isinstance(found, dict):
                 parts = [name for name in value if found.get(name) != value[name]]
                 part = "sha256" if "sha256" in parts else "".join(parts[:1])

@@ -64,4 +64,5 @@ def head_of(job: Job, plan: Any, sha256: str, dataset: Any, difference: dict[str
         "threads": job.threads,
         "at_once": job.at_once,
         "versions": devices.versions(),
+        **devices.recorded_kind(job.device),
     }

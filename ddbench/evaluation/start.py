@@ -82,7 +82,7 @@ class Asked(Common):
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 is recorded in the result and never mixed with float32 rows."""
     workers: int = 0
-    """Runs at once, each in its own process; 0: one a core."""
+    """Runs at once, each in its own process; 0: one a core, on a GPU one."""
     at_once: int = 1
     """Seeds trained at once on one device, their weights stacked: pays on a GPU with small networks. Rounding depends
     on it, so blocks are trained whole: --seeds best is a multiple. Networks with dropout go one after another."""
@@ -277,7 +277,7 @@ def _order(run: Path, asked: Asked) -> Order:
     begun = (out, parts_folder(out) / HEAD)
     teacher = kind.teacher(altered, synset, path, asked.teacher, asked.teachers, begun)
     threads = asked.threads or begun_threads(*begun)
-    workers = worker_count(asked.workers, threads)[0]
+    workers = worker_count(asked.workers, threads, device)[0]
     threads = own_threads(threads, kind.pixels(synset), workers)
     if asked.download or asked.skip_broken:
         load_dataset(

@@ -18,7 +18,7 @@ from ddbench.experts.store import check_root, expert_file, store_folder
 from ddbench.experts.train import attention_for, predict_all, trajectories
 from ddbench.networks.build import build_student
 from ddbench.runtime import device as devices
-from ddbench.runtime.forecast import Forecast, Measured, clocked, count_flops, taken_memory, waiter
+from ddbench.runtime.forecast import Forecast, Measured, clocked, count_flops, free_memory, taken_memory, waiter
 from ddbench.training.flat import flatten_buffers, flatten_parameters
 from ddbench.training.loops import Inputs, forward_flops, inputs_of
 
@@ -82,6 +82,7 @@ def forecast(
         flops=missing * (steps * flops + forward),
         measured=[replace(step, flops=flops * len(nets)), looked],
         memory=taken_memory(place) + len(nets) * weights * (place.type == "cpu"),
+        free=free_memory(place),
         disk=missing * weights,
         place=str(folder),
         device=devices.describe(place),

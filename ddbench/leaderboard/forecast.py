@@ -55,6 +55,7 @@ def forecast(
         flops=None,
         measured=[] if found is None else found.measured,
         memory=0 if found is None else found.memory,
+        free=None if found is None else found.free,
         disk=None,
         place=str(workshop.out),
         device="nothing" if found is None else found.device,

@@ -56,7 +56,7 @@ class Asked(Common):
     hard_augmentation: bool = False
     """Augment the trainings with hard labels as the protocol says: non-standard."""
     workers: int = 0
-    """Trainings at once, each in its own process; 0: one a core."""
+    """Trainings at once, each in its own process; 0: one a core, on a GPU one."""
     out: Path | None = None
     """Result file; default: RUN/scores/<protocol>.json, for a row of a board scores/<id>/<protocol>.json."""
 
@@ -221,7 +221,7 @@ def _prepare(run: Path, asked: Asked) -> _Job:
     chosen = _choose(asked, path, synset, base, student)
     out = chosen.out
     threads = asked.threads or begun_threads(out, *begun_legs(chosen.plan, chosen.student, path))
-    workers = worker_count(asked.workers, threads)[0]
+    workers = worker_count(asked.workers, threads, asked.device)[0]
     threads = own_threads(threads, synset.images.shape[2], workers)
     size = _fetched(asked, synset)
     work = Work(

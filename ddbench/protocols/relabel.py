@@ -382,7 +382,8 @@ def _resume(
             return done
     elif found:
         console.say(
-            f"starting again: {handle.name} was left by a run of other settings, threads, teacher, synset or versions"
+            f"starting again: {handle.name} was left by a run of other settings, device, threads, teacher, synset or "
+            "versions"
         )
     progress.unlink(missing_ok=True)
     handle.truncate(0)

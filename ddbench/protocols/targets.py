@@ -67,7 +67,7 @@ def image_labels(teacher: Teacher, inputs: Inputs) -> Tensor:
     """A teacher's logits ``(N, K)`` of images as they are, without augmentation; it is in evaluation mode."""
     net = teacher.network(inputs.device).eval()
     pieces = torch.arange(len(inputs)).split(TEST_BATCH)
-    return torch.cat([net(inputs.batch(piece.to(inputs.device))).float() for piece in pieces])
+    return torch.cat([net(inputs.batch(piece)).float() for piece in pieces])
 
 
 def teacher_labels(teacher: Teacher, protocol: Protocol, device: torch.device, precision: str) -> Labels:

@@ -11,7 +11,7 @@ import linecache
 import os
 import traceback
 
-from ddbench.runtime.errors import UserError, one_line
+from ddbench.runtime.errors import UserError, memory_words, one_line
 
 WHOLE = "DDBENCH_TRACEBACK"
 """Environment variable that asks for whole tracebacks."""
@@ -52,6 +52,12 @@ def told(error: BaseException) -> str | None:
     return (
         f"{where}: {type(error).__name__}: {one_line(error)[:LONGEST]}; mend it ({WHOLE}=1 shows the whole traceback)"
     )
+
+
+def memory(error: BaseException) -> str | None:
+    """What is told of work that no memory holds, with the line of theirs that asked for it; None: it is not that."""
+    words, where = memory_words(error), place(error)
+    return words if words is None or not where else f"{words} at {where}"
 
 
 def shipped(kind: type) -> bool:

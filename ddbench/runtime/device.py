@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.util
 import os
 import platform
 import shutil
@@ -59,16 +60,21 @@ def share_of(count: int) -> Iterator[None]:
         _share = before
 
 
-def worker_count(workers: int, threads: int) -> tuple[int, int]:
-    """``(workers, threads of each)``: by default one worker a core.
+def worker_count(workers: int, threads: int, device: str = "cpu") -> tuple[int, int]:
+    """``(workers, threads of each)``: by default one worker a core; on a GPU one, since all would share it.
+
+    Args:
+        device: where they compute, as the user named it.
 
     Raises:
-        UserError: a negative number, or more threads than any machine has use for.
+        UserError: a negative number, more threads than any machine has use for, or as :func:`resolve_device`.
     """
     if workers < 0 or threads < 0:
         raise UserError(f"--workers {workers} --threads {threads}: expected at least 0 (0: use every core)")
     if threads > MOST_THREADS:
         raise UserError(f"--threads {threads}: expected at most {MOST_THREADS} (0: use every core)")
+    if not workers and device != "cpu" and resolve_device(device).type == "cuda":
+        workers = 1
     count = _share or cores()
     workers = workers or max(1, count // (threads or 1))
     return workers, threads or max(1, count // workers)
@@ -139,10 +145,16 @@ def prepare(threads: int, *, tune_allocator: bool = True, say: Callable[[str], N
     torch.set_num_threads(threads)
 
 
-def go_on(checkpoint: Any, say: Callable[[str], None]) -> None:
-    """Use the threads that a checkpoint's header says it was begun with; checkpoints of older versions say none."""
+def go_on(checkpoint: Any, place: torch.device, say: Callable[[str], None]) -> None:
+    """Use the threads that a checkpoint's header says it was begun with; checkpoints of older versions say none.
+
+    Where it says another kind of device than this one, that is told: the last bits are those of neither.
+    """
     import torch
 
+    before = checkpoint.get("device", "cpu")
+    if before != place.type:
+        say(f"warning: begun with --device {before}, going on with {place.type}: the last bits are those of neither")
     begun = threads_of(checkpoint)
     if begun and begun != torch.get_num_threads():
         say(f"with {begun} threads, as it was begun; remove the checkpoint to use others")
@@ -162,14 +174,14 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
         return torch.device("cpu")
-    kind, _, index = name.partition(":")
-    number = whole(index or "0")
+    kind, colon, index = name.partition(":")
+    number = whole(index if colon else "0")
     if kind != "cuda" or number is None:
         raise UserError(f"--device: {name!r} is none of auto, cpu, cuda, cuda:<number>")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if number >= count:
         raise UserError(f"--device {name}: this machine has {count} CUDA device(s); use --device cpu or auto")
-    return torch.device(name)
+    return torch.device("cuda", number) if colon else torch.device("cuda")
 
 
 def recorded_kind(name: str) -> dict[str, str]:
@@ -178,8 +190,12 @@ def recorded_kind(name: str) -> dict[str, str]:
     Raises:
         UserError: as :func:`resolve_device`.
     """
-    kind = resolve_device(name).type
-    return {} if kind == "cpu" else {"device": kind}
+    return kind_record(resolve_device(name))
+
+
+def kind_record(device: torch.device) -> dict[str, str]:
+    """As :func:`recorded_kind`, of a device itself."""
+    return {} if device.type == "cpu" else {"device": device.type}
 
 
 def describe(device: torch.device) -> str:
@@ -223,11 +239,12 @@ def versions() -> dict[str, str]:
 
 
 def compiler_available(device: torch.device) -> bool:
-    """Whether ``torch.compile`` can work here: on a CPU it needs a C++ compiler at run time."""
+    """Whether ``torch.compile`` can work here: it needs a C++ compiler at run time, on a GPU Triton and one for C."""
     if sys.platform == "win32":
         return False
     if device.type == "cuda":
-        return True
+        names = [os.environ.get("CC") or "gcc", "clang"]
+        return importlib.util.find_spec("triton") is not None and any(map(shutil.which, names))
     return any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "clang++", "c++"))
 
 
@@ -248,15 +265,17 @@ def choose_compiler(mode: str, flops: float, device: torch.device, say: Callable
     """
     if mode not in ("auto", "on", "off"):
         raise UserError(f"--compile: {mode!r} is none of auto, on, off")
-    if mode == "off" or (mode == "auto" and flops < AUTO_COMPILE_FLOPS):
+    if mode == "off" or (mode == "auto" and flops < AUTO_COMPILE_FLOPS[device.type]):
         return None
     if not compiler_available(device):
-        say("no C++ compiler found: running eagerly (slower, same method)")
+        wanted = "Triton and C compiler" if device.type == "cuda" else "C++ compiler"
+        say(f"no {wanted} found: running eagerly (slower, same method)")
         return None
     import torch
 
     return functools.partial(torch.compile, dynamic=False)
 
 
-AUTO_COMPILE_FLOPS = 2e13
-"""Several minutes of one CPU core: below it, compiling (half a minute) is not repaid."""
+AUTO_COMPILE_FLOPS = {"cpu": 2e13, "cuda": 1e15}
+"""Several minutes of one CPU core, or of a GPU with small networks: below it, compiling (half a minute) is not
+repaid."""

@@ -8,12 +8,44 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+TOO_LARGE = (
+    *("can't allocate memory", "out of memory", "Storage size calculation overflowed"),
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+)
+"""What torch, and a GPU's libraries, say of tensors that no memory holds: such errors have no type in common."""
+
+SENTENCES = 3
+"""Of such an error: what was wanted of which GPU, and how much of it is free."""
+
+LESS = "smaller numbers, fewer --workers"
+"""What helps, where nobody knows better."""
+
 
 class UserError(Exception):
     """Something the user can mend: printed as one line, exit code 2, no traceback.
 
     The message names the thing at fault, its value, what was expected and what to do.
     """
+
+
+class OutOfMemory(UserError):
+    """Work that no memory holds, of this machine or of its GPU.
+
+    Attributes:
+        words: what was wanted and was not there.
+    """
+
+    def __init__(self, words: str, less: str = LESS) -> None:
+        super().__init__(f"{words}; give {less}")
+        self.words = words
+
+
+def memory_words(error: BaseException) -> str | None:
+    """What is told of an error that says that memory was not enough; None: it says something else."""
+    if not (isinstance(error, MemoryError) or any(words in str(error) for words in TOO_LARGE)):
+        return None
+    text = " ".join(str(error).split())
+    return f"out of memory ({'. '.join(text.split('. ')[:SENTENCES]):.300})"
 
 
 def read_each(places: Iterable[Path], read: Callable[[Path], T]) -> tuple[list[T], list[UserError]]:

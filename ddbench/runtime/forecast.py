@@ -44,6 +44,7 @@ class Forecast:
         flops: of all that is left; None: unknown.
         measured: what the seconds rest on.
         memory: bytes that one worker takes at its peak.
+        free: bytes of the GPU's memory that a worker finds; None: it takes that of the machine.
         disk: bytes that are written; None: unknown.
         place: the folder that they go to.
         parts: workers that can share one unit; 1: none.
@@ -69,6 +70,7 @@ class Forecast:
     means: str = "torchrun"
     notes: Sequence[str] = ()
     turns: Sequence[int] = ()
+    free: int | None = None
 
     def wall(self, workers: int) -> float:
         """Seconds on the clock with so many workers like this one: each takes the longest unit that nobody has yet.
@@ -180,6 +182,15 @@ def taken_memory(device: Any) -> int:
 
         return int(torch.cuda.max_memory_reserved(device))
     return peak_memory()
+
+
+def free_memory(device: Any) -> int | None:
+    """Bytes of a GPU's memory that are free, or held by this process; None: it is none."""
+    if device.type != "cuda":
+        return None
+    import torch
+
+    return int(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
 
 
 def waiter(device: Any) -> Callable[[], None]:

@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 from ddbench.runtime import authors
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import OutOfMemory, UserError
 from ddbench.runtime.interruption import Interruption, interruptible, what_is_kept
 from ddbench.runtime.progress import Console
 
@@ -249,6 +249,9 @@ def resolve(target: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+OUT_OF_MEMORY = "out-of-memory"
+"""Kind of the answer of a worker whose job no memory held; the value says what was wanted."""
+
 INTERRUPTED = "interrupted"
 """Kind of the answer of a worker that ended its job where it can be gone on with; the value says where."""
 
@@ -260,6 +263,9 @@ def answer(function: Callable[..., Any], *given: Any) -> tuple[str, Any]:
     except UserError as error:
         return "user-error", str(error)
     except Exception as error:
+        words = authors.memory(error)
+        if words is not None:
+            return OUT_OF_MEMORY, words
         told = authors.told(error)
         return ("error", traceback.format_exc()) if told is None else ("user-error", told)
 
@@ -269,7 +275,10 @@ def unwrapped(kind: str, value: Any) -> Any:
 
     Raises:
         UserError, RuntimeError: the job raised one, or anything else.
+        OutOfMemory: no memory held it.
     """
+    if kind == OUT_OF_MEMORY:
+        raise OutOfMemory(value)
     if kind == "user-error":
         raise UserError(value)
     if kind == "error":

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import UserError, memory_words
 from ddbench.runtime.numbers import whole
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Joined(Ranks):
         """``cuda:<local>`` for a GPU.
 
         Raises:
-            UserError: one GPU is asked for by its number.
+            UserError: one GPU is asked for by its number, or there are fewer than processes.
         """
         import torch
 
@@ -127,7 +127,13 @@ class Joined(Ranks):
                 f"--device {name} with {self.beside} processes on this machine: each takes the GPU of its own number; "
                 "use --device cuda"
             )
-        found = name == "cuda" or (name == "auto" and torch.cuda.is_available())
+        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        found = name == "cuda" or (name == "auto" and there > 0)
+        if found and 0 < there < self.beside:
+            raise UserError(
+                f"torchrun: {self.beside} processes on this machine, which has {there} CUDA device(s), one for each: "
+                f"use --nproc-per-node {there}, or --device cpu"
+            )
         return f"cuda:{self.local}" if found else name
 
     def sum(self, *tensors: Tensor) -> list[Tensor]:
@@ -192,6 +198,8 @@ def _answers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # of gloo, NCCL and the store; torch has no narrower common name for them
+        if memory_words(error):
+            raise
         raise UserError(LOST) from error
 
 

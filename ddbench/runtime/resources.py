@@ -22,6 +22,20 @@ def peak_memory() -> int:
     return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
+def gpu_memory(device: str) -> dict[str, int]:
+    """Most bytes of a GPU that tensors of this process had, for a cost record; of a CPU nothing.
+
+    Args:
+        device: as :func:`ddbench.runtime.device.describe` has it.
+    """
+    if not device.startswith("cuda"):
+        return {}
+    import torch
+
+    peaks = [torch.cuda.max_memory_allocated(index) for index in range(torch.cuda.device_count())]
+    return {"peak_gpu_memory_bytes": max(peaks)}
+
+
 class Meter:
     """Wall and CPU seconds of this process since it was made, less its pauses, and those of earlier tries of the run.
 
@@ -63,5 +77,6 @@ class Meter:
             "wall_seconds": round(self.wall, 3),
             "cpu_seconds": round(self.cpu, 3),
             "peak_memory_bytes": peak_memory(),
+            **gpu_memory(device),
             **more,
         }

@@ -42,7 +42,7 @@ class Asked(Common):
     epochs: int | None = None
     """Other number of epochs than the protocol's: recorded as a change."""
     workers: int = 0
-    """Units at once, each in its own process; 0: one a core."""
+    """Units at once, each in its own process; 0: one a core, on a GPU one."""
     size: int | None = None
     """Side in pixels, for image folders and ImageNet; default: the synsets'."""
     out: Path | None = None
@@ -158,7 +158,7 @@ def _order(name: str, places: Sequence[Path], asked: Asked, config: Any) -> Orde
     out = asked.out or Path("tasks") / f"{dataset_slug(first.dataset)}-{name}.json"
     begun = _begun(out) or begun_threads(parts_folder(out) / HEAD)
     threads = own_threads(asked.threads or begun, size)
-    workers, _ = worker_count(asked.workers, threads)
+    workers, _ = worker_count(asked.workers, threads, asked.device)
     side = size_to_load(first.dataset, size, asked.size)
     load_dataset(first.dataset, asked.data, size=side, download=asked.download, skip_broken=asked.skip_broken)
     kind.fetch(config, asked.data, side or size, asked.download, asked.skip_broken)

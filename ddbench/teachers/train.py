@@ -22,7 +22,7 @@ from ddbench.networks.check import check_student
 from ddbench.networks.names import parse_student
 from ddbench.runtime import device as devices
 from ddbench.runtime import seeds
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import UserError, memory_words
 from ddbench.runtime.files import ensure_writable, write_json
 from ddbench.runtime.interruption import Interruption, interruptible
 from ddbench.runtime.progress import Console
@@ -273,7 +273,7 @@ def _train(
     done = progress.load(inputs.device)
     if done:
         console.say(f"going on after epoch {done} of {recipe.epochs}")
-        devices.go_on(progress.header, console.say)
+        devices.go_on(progress.header, inputs.device, console.say)
     with (
         console.bar(f"teacher ({student}, {dataset}, {recipe.epochs} epochs)", recipe.epochs, done) as bar,
         interruptible(console, "epoch", recipe.epochs, done) as progress.interruption,
@@ -395,6 +395,7 @@ class _Progress:
             "schema": 1,
             "done": epochs,
             "threads": torch.get_num_threads(),
+            **devices.kind_record(next(self.net.parameters()).device),
             "curves": self.curves,
             "wall_seconds": self.meter.wall,
             "cpu_seconds": self.meter.cpu,
@@ -424,6 +425,8 @@ class _Progress:
             load_optimizer_state(stepper, "optimizer", tensors)  # now, while its file can be named
             wall, cpu = float(header["wall_seconds"]), float(header["cpu_seconds"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            if memory_words(error):
+                raise
             raise UserError(
                 f"{self.path}: not a checkpoint of this teacher ({' '.join(str(error).split()):.160}); remove it to "
                 "start again"

@@ -67,6 +67,11 @@ class Inputs:
         return len(self.labels)
 
     @property
+    def stays(self) -> bool:
+        """Whether the images are on the CPU, too many to lie as inputs on the device."""
+        return self._preprocess is not None
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """``(C, H, W)``."""
         return tuple(self._images.shape[1:])
@@ -120,9 +125,10 @@ def views(inputs: Inputs, *, batch: int, policy: Policy | None, seed: int, epoch
     """The augmented batches of one epoch, in order; the same for the same seed and number of images."""
     order = torch.randperm(len(inputs), generator=seeds.generator(seed, "order", epoch))
     randomness = seeds.generator(seed, "augment", epoch)
-    for index in order.split(batch):
-        index = index.to(inputs.device)
-        x, mix = inputs.batch(index), None
+    placed = order.to(inputs.device)  # at once: each copy to a GPU waits for all that it was given before
+    where = order if inputs.stays else placed
+    for index, own in zip(placed.split(batch), where.split(batch), strict=True):
+        x, mix = inputs.batch(own), None
         if policy is not None:
             x, mix = augment(policy, x, randomness, inputs.preprocess)
         yield View(x=x, index=index, epoch=epoch, mix=mix)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ddbench.registry import unknown
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import UserError, memory_words
 from ddbench.runtime.light import light
 from ddbench.training.sgd import SGD
 
@@ -104,6 +104,8 @@ def check_optimizer(
     try:
         make_optimizer(trial, settings).step()
     except (AssertionError, TypeError, ValueError, RuntimeError) as error:
+        if memory_words(error):
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"--optimizer {settings.name}: {reason:.200}") from None
 
@@ -133,7 +135,8 @@ def load_optimizer_state(stepper: Optimizer, name: str, tensors: dict[str, Tenso
     for key, tensor in tensors.items():
         if key.startswith(f"{name}."):
             index, _, entry = key.removeprefix(f"{name}.").partition(".")
-            state.setdefault(int(index), {})[entry] = tensor.clone()
+            # torch keeps counters on the CPU, and would ask a GPU for each of them at every step
+            state.setdefault(int(index), {})[entry] = tensor.cpu() if entry == "step" else tensor.clone()
     check_gathered([one for group in stepper.param_groups for one in group["params"]], state)
     stepper.load_state_dict({**stepper.state_dict(), "state": state})
 

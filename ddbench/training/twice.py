@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddbench.networks.names import default_student
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import UserError, memory_words
 from ddbench.runtime.seeds import isolated
 from ddbench.training.flat import FlatNet, draws, flatten_parameters, refuses_one
 
@@ -132,6 +132,8 @@ def _fault(net: nn.Module, shape: tuple[int, ...], classes: int, by_images: bool
             (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels), first, create_graph=True)
             pulls = torch.autograd.grad((gradient * torch.randn_like(gradient)).sum(), second)
         except (RuntimeError, NotImplementedError) as error:
+            if memory_words(error):
+                raise
             return error
     if bool(gradient.isfinite().all()) and not all(bool(pull.isfinite().all()) for pull in pulls):
         return RuntimeError("its second derivative is not finite, though its gradient is")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import PATIENCE
-from scipy import special
+from PIL import Image
+from scipy import special, stats
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("tests", "smoke", "speed", "figures")
@@ -107,6 +111,51 @@ def test_the_stand_in_for_psutil_knows_processes_and_memory() -> None:
     assert own.pid_exists(os.getpid())
     assert not own.pid_exists(2**22 + 1)
     assert 0 < own.virtual_memory().available <= own.virtual_memory().total
+
+
+@pytest.mark.parametrize("values", [[3.0, 1.0, 2.0], [1.0, 1.0, 5.0, 1.0, 5.0], [2.0]])
+def test_the_stand_in_for_scipy_gives_its_ranks(values: list[float]) -> None:
+    assert standin("scipy/stats.py").rankdata(values).tolist() == stats.rankdata(values).tolist()
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (4, 2, 3)])
+def test_the_stand_in_for_pillow_writes_what_it_reads(shape: tuple[int, ...]) -> None:
+    """Without it no run gets its preview, and nothing after a run would be tried."""
+    array = np.arange(math.prod(shape), dtype=np.uint8).reshape(shape)
+    standin("PIL/Image.py").fromarray(array).save(stream := io.BytesIO(), "PNG", optimize=True)
+    assert np.array_equal(np.array(Image.open(stream)), array)
+    with pytest.raises(ModuleNotFoundError):
+        standin("PIL/Image.py").fromarray(array).save(stream, "JPEG")
+
+
+def test_a_chaotic_method_is_told_from_a_wrong_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the CPU's own set is another one with kernels that round otherwise."""
+    import torch
+
+    from benchmarks.gpu import smoke
+
+    one, two = torch.ones(2), torch.zeros(2)
+    chaotic = {"dm": False, "mtt": True}
+
+    def made(world: object, name: str, device: str) -> tuple[object, float]:
+        plain = device == "cpu" and not (chaotic[name] and not torch.backends.mkldnn.enabled)
+        return (one if plain else two), 0.0
+
+    monkeypatch.setattr(smoke, "synset", made)
+    assert smoke._otherwise(world(tmp_path), "dm", one) == "NO"
+    assert smoke._otherwise(world(tmp_path), "mtt", one) == "NO, nor on the CPU with other kernels (1 apart)"
+
+
+def test_warnings_do_not_fail_the_tests_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torch that warns of what is new is no failure of ours; in CI it is."""
+    from benchmarks.gpu import __main__ as gpu
+
+    asked: list[list[str]] = []
+    done = SimpleNamespace(stdout="4 passed", stderr="", returncode=0)
+    monkeypatch.setattr(gpu.subprocess, "run", lambda command, **_: (asked.append(command), done)[1])
+    gpu.tests(report(tmp_path), time.monotonic() + HOUR)
+    assert "-W default" in " ".join(asked[0])
+    assert "| passed | 4 passed |" in (tmp_path / "part.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["dm", "random", "rded"])

@@ -235,8 +235,6 @@ def test_devices():
     assert devices.resolve_device("cpu") == torch.device("cpu")
     assert devices.resolve_device("auto").type in ("cpu", "cuda")
     for name in ("tpu", "cuda:", "cuda:x", "cpu:1", "", "cuda:-1"):
-        if name == "cuda:" and torch.cuda.is_available():
-            continue
         with pytest.raises(UserError, match="--device"):
             devices.resolve_device(name)
     assert devices.cores() >= 1
@@ -245,7 +243,7 @@ def test_devices():
 
 def test_compiler_choice_rests_on_the_work_alone(monkeypatch: pytest.MonkeyPatch):
     said: list[str] = []
-    cpu, limit = torch.device("cpu"), devices.AUTO_COMPILE_FLOPS
+    cpu, limit = torch.device("cpu"), devices.AUTO_COMPILE_FLOPS["cpu"]
     monkeypatch.setattr(devices, "compiler_available", lambda device: True)
     assert devices.choose_compiler("off", 1e30, cpu, said.append) is None
     assert devices.choose_compiler("auto", limit / 2, cpu, said.append) is None

@@ -7,6 +7,7 @@ from typing import Any
 
 from ddbench.evaluation.ddranking.definitions import SYNSET, WEIGHT, Accuracies, Leg, repeat_scores, summary
 from ddbench.evaluation.ddranking.trainings import Scored, Work
+from ddbench.runtime.device import recorded_kind
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import read_json
 from ddbench.synset import Synset
@@ -71,6 +72,7 @@ def head(
         "precision": "float32",
         "threads": work.threads,
         "versions": work.versions,
+        **recorded_kind(work.device),
     }
 
 

@@ -17,6 +17,7 @@ from ddbench.evaluation.parts import HEAD, parts_folder, read_parts, run_unit, u
 from ddbench.evaluation.tasks import Job, load_plan
 from ddbench.protocols.plan import check_plan
 from ddbench.protocols.protocol import result_name
+from ddbench.runtime.device import recorded_kind
 from ddbench.runtime.errors import Unfinished, UserError
 from ddbench.runtime.files import file_hash, read_json, text_hash
 from ddbench.runtime.jobs import run_jobs
@@ -315,6 +316,7 @@ def _place(work: Work, leg: Leg, synset: Path) -> Path:
         "threads": work.threads,
         "versions": work.versions,
         "teacher": file_hash(work.teacher) if work.teacher is not None and leg.protocol.needs_teacher else None,
+        **recorded_kind(work.device),
     }
     name = f"{leg.base.name}-{work.student}-{text_hash(decides)[:DECIDES]}.json"
     # A folder of its own: `ddbench submit RUN` looks for the evaluations beside it.

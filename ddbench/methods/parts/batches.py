@@ -35,4 +35,4 @@ class RealBatches:
 
     def batch(self, label: int, count: int, generator: torch.Generator) -> Tensor:
         """``count`` images of a class as network input ``(count, C, H, W)``."""
-        return self.inputs.batch(self.draw(label, count, generator).to(self.inputs.device))
+        return self.inputs.batch(self.draw(label, count, generator))

@@ -191,7 +191,7 @@ def embed(net: nn.Module, inputs: Inputs, index: Tensor, remedy: str = "use a sm
     made = torch.empty(0)
     start = 0
     for piece in index.tensor_split(math.ceil(len(index) / BATCH)):
-        features = net.features(inputs.batch(piece.to(inputs.device))).float().cpu()
+        features = net.features(inputs.batch(piece)).float().cpu()
         if not start:
             needed = FEATURE_BYTES * len(index) * features.shape[1]
             require_memory(needed, f"clustering the features of {len(index):,} images", remedy)

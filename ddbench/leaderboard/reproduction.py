@@ -294,9 +294,14 @@ def at_work(workshop: Workshop, cells: Sequence[PlanCell]) -> str:
 
 
 def _pages(leaderboard: Path) -> None:
-    """Build the pages of a board if they are not those of its rows, as when who added the last one was killed."""
+    """Build the pages of a board if they are not those of its rows, as when who added the last one was killed.
+
+    Of a board that is not there yet, as where a shard has no cells and others have not begun, there are none.
+    """
     from ddbench.leaderboard.pages.page import build, check
 
+    if not leaderboard.exists():
+        return
     try:
         check(leaderboard)
     except UserError:

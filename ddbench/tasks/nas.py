@@ -207,7 +207,13 @@ class Nas(Task[NasConfig]):
 
     def there(self, unit: Unit, record: Mapping[str, Any]) -> bool:
         kind, label = unit.values[:2]
-        return kind == "train" or (self.job.folder / str(label) / FILE).is_file()
+        if kind == "train":  # of early stopping another run may have been the first, with other steps
+            return label != EARLY or record.get("steps") == self._early_steps
+        return (self.job.folder / str(label) / FILE).is_file()
+
+    @functools.cached_property
+    def _early_steps(self) -> int:
+        return steps_of(self._plan(EARLY))
 
     @property
     def _ranking_head(self) -> dict[str, Any]:

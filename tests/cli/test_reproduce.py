@@ -84,6 +84,17 @@ def test_fills_what_is_open_and_nothing_twice(
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "leaderboard" / "results").rglob("*")} == before
 
 
+def test_a_shard_without_cells_waits_for_no_board(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An array of more tasks than runs: the last ones may come first, and are done."""
+    monkeypatch.chdir(tmp_path)
+    plan_in(tmp_path)
+    run(["reproduce", "small.toml", "--quiet", "--shard", "8/9"])
+    assert "0 of 3 cells" in capsys.readouterr().out
+    assert not (tmp_path / "leaderboard").exists()
+
+
 def test_the_teacher_of_the_boards_rows_labels_further_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

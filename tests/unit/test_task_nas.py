@@ -191,6 +191,20 @@ def test_what_the_scores_say(monkeypatch: pytest.MonkeyPatch):
     assert (difference["run"], difference["metrics"]["regret"]["value"]) == ("ours", pytest.approx(-0.3))
 
 
+def test_early_stopping_has_the_steps_of_the_first_run(run: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
+    """Also in a file that another run, of fewer steps, was the first of (its images decode to fewer, say)."""
+    monkeypatch.setattr(measures, "DRAWS", 10)
+    assert ddb(*random_tiny(run / "b", "--seed", 2)).code == 0
+    steps = nas.steps_of
+    monkeypatch.setattr(nas, "steps_of", lambda plan: steps(plan) * (3 if plan.synset.seed == 2 else 1))
+    for runs, out in ((("a",), "x.json"), (("b", "a"), "x.json"), (("b", "a"), "y.json")):
+        assert ddb("task", "nas", *runs, *SMALL, "--out", out).code == 0
+        units = read_result(run / out)["units"].values()
+        of = {one["steps"] for one in units if one.get("run") == "early stopping"}
+        assert of == ({15} if len(runs) == 2 else {5})
+    assert (run / "x.json").read_bytes() == (run / "y.json").read_bytes()
+
+
 def test_choice_from_few_images(run: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
     """So many held-out images of each class, or all; the rankings are files of their own."""
     monkeypatch.setattr(measures, "DRAWS", 10)

@@ -39,6 +39,9 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
 }
 """Extra -> its packages, and what needs them."""
 
+OF_TORCHVISION = "students named tv-..., edc, edc-ema, some downloads"
+"""What needs torchvision, which has to be of torch's build."""
+
 FOLDERS = ("expert_trajectories", "teachers", "diffusions", "runs", "leaderboard")
 """What verbs read and write below the current folder unless a flag says otherwise."""
 
@@ -114,10 +117,12 @@ def _version(name: str) -> str | None:
 
 
 def _hardware() -> dict[str, Any]:
-    """Device, cores, threads, memory and compiler; ``torch_error`` where torch does not work."""
+    """Device, cores, threads, memory and compiler; ``torch_error`` where torch does not work, and the same of
+    torchvision."""
     from ddbench.runtime.device import compiler_available, cores, describe, resolve_device
 
     found: dict[str, Any] = {"cores": cores(), "environment": _environment(), "torch_error": None, **_memory()}
+    found["torchvision_error"] = None
     try:
         import torch
 
@@ -130,8 +135,17 @@ def _hardware() -> dict[str, Any]:
         if device.type == "cuda":
             found["cuda_memory_available_bytes"], found["cuda_memory_bytes"] = torch.cuda.mem_get_info(device)
     except Exception as error:  # whatever a broken installation or driver raises
-        found["torch_error"] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        found["torch_error"] = _words(error)
+        return found
+    try:
+        import torchvision  # noqa: F401
+    except Exception as error:  # of another build than torch
+        found["torchvision_error"] = _words(error)
     return found
+
+
+def _words(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def _environment() -> dict[str, str]:
@@ -216,6 +230,8 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"folders   {', '.join(found['here']['holds'])}"
     for one in found["missing"]:
         yield f"missing   {', '.join(one['packages'])} for {one['for']}: {one['install']}"
+    if found["torchvision_error"] is not None and found["packages"]["torchvision"]:
+        yield f"broken    torchvision for {OF_TORCHVISION}: {found['torchvision_error']}; install it from torch's index"
     for problem in found["problems"]:
         yield f"PROBLEM   {problem}"
     if not found["problems"]:

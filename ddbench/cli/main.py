@@ -178,6 +178,8 @@ def _known(error: Exception) -> str | None:
     """What is told of an error that is no fault of this package; None: it is one, and shows its traceback."""
     if isinstance(error, OSError):  # the disk, a path that is too long, a folder that may not be read
         return str(error)
+    if "operator torchvision::" in str(error):  # its import, beside a torch of another build
+        return f"torchvision is of another build than torch ({error}): install both from the same index"
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] != "ddbench":
         return f"this verb needs the package {error.name!r}: pip install {error.name}"
     return None

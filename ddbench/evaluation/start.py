@@ -169,8 +169,10 @@ def evaluate_all(run: Path, asked: Asked, shard: Shard = WHOLE) -> list[Evaluati
         Unfinished: as :func:`evaluate`.
     """
     each = each_protocol(run, asked)
-    for one in each if len(each) > 1 else ():
-        _order(run, one)
+    for order in [_order(run, one) for one in each] if len(each) > 1 else ():
+        from ddbench.evaluation import evaluator
+
+        evaluator.status(**order)  # which looks at all that the evaluation looks at
     found, left = [], []
     for one in each:
         try:

@@ -300,15 +300,20 @@ def shown(entry: Mapping[str, Any], unit: str = FRACTION) -> str:
     Args:
         unit: of the numbers, or of those that differ.
     """
-    mean = f"{entry['mean']:.4f}"
+    mean = _told(entry["mean"])
     if "tie" in entry:
         unit = "difference" if unit == FRACTION else "1"
     tie = ", a tie" if entry.get("tie") else ""
     if entry["low"] is None:  # one seed: nothing can be said of a difference
         return mean
     low, high, mark = ends_within(entry["low"], entry["high"], unit)
-    words = TOO_FEW if mark == TOO_FEW else ", ".join(filter(None, (f"{low:.4f} to {high:.4f}", mark)))
+    words = TOO_FEW if mark == TOO_FEW else ", ".join(filter(None, (f"{_told(low)} to {_told(high)}", mark)))
     return f"{mean} ({words}){tie}"
+
+
+def _told(value: float) -> str:
+    """Four digits; what rounds to 0 has no sign."""
+    return f"{round(value, 4) + 0.0:.4f}"
 
 
 def refuse_recipe(protocol: Protocol, why: str) -> None:

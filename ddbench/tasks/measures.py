@@ -13,6 +13,9 @@ from ddbench.statistics import Difference, Statistics, summarise_groups
 
 # Continual learning
 
+ROUNDING = 1e-6
+"""Records have accuracies to six digits: what differs by no more is equal."""
+
 Matrix = Sequence[Sequence[float]]
 """Row t, column s <= t: accuracy on the classes of step s after learning step t."""
 
@@ -54,9 +57,9 @@ def paired_groups(ours: Mapping[int, Mapping[int, float]], other: Mapping[int, M
 
 
 def as_difference(found: Statistics) -> Difference:
-    """A mean difference, a tie where its interval contains 0 or is unknown."""
+    """A mean difference of what records have, a tie where its interval contains 0 or is unknown."""
     low, high = found["low"], found["high"]
-    return {**found, "tie": low is None or high is None or low <= 0 <= high}
+    return {**found, "tie": low is None or high is None or (low <= ROUNDING and high >= -ROUNDING)}
 
 
 # Membership

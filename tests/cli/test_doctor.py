@@ -70,6 +70,17 @@ def test_what_is_missing_is_told_with_its_verb(ddb: Callable, monkeypatch: pytes
     assert 'pip install ".[hub]"' in ddb("doctor").out
 
 
+def test_a_torchvision_of_another_build(ddb: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert report(ddb)["torchvision_error"] is None
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torchvision")
+    found = report(ddb)
+    assert found["torchvision_error"] == "RuntimeError: operator torchvision::nms does not exist"
+    assert found["problems"] == []
+    assert "broken    torchvision for students named tv-..." in ddb("doctor").out
+
+
 def test_every_budget_of_attacks_that_needs_a_package_is_named():
     words = doctor.EXTRAS["robustness"][1].removeprefix("evaluate --robustness ").split(", ")
     chosen = {name: budget(name, 3, 32) for name in BUDGETS}

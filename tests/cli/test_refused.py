@@ -281,3 +281,11 @@ def test_what_no_memory_holds_is_one_line(error: Exception, refused: Callable, m
 
     monkeypatch.setattr("ddbench.cli.listing.main", fail)
     refused(("list",), "out of memory (", "give smaller numbers")
+
+
+def test_a_torchvision_of_another_build_is_one_line(refused: Callable, monkeypatch: pytest.MonkeyPatch):
+    def fail(_: list[str]) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")  # of its import, in the middle of a training
+
+    monkeypatch.setattr("ddbench.cli.listing.main", fail)
+    refused(("list",), "torchvision is of another build than torch", "from the same index")

@@ -173,6 +173,7 @@ def test_one_command(ddb: Callable[..., Any], random_run: Path, teacher: Teacher
         (("--protocol", "hard-v1, regimes"), "protocol labels-once needs a teacher"),
         (("--protocol", "regimes,labels-view"), "a protocol is named twice"),
         (("--protocol", "hard-v1,hard"), "unknown protocol 'hard'"),
+        (("--protocol", "hard-v1,soft-v1"), "protocol soft-v1 needs soft labels"),
         (("--size", 0), "--size 0: the synset has images of digits with 8 pixels"),
         (("--size", 16), "--size 16: the synset has images of digits with 8 pixels"),
     ],

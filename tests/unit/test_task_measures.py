@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from ddbench.statistics import auroc
+from ddbench.tasks.base import shown
 from ddbench.tasks.measures import (
     bootstrap,
     forgetting,
@@ -23,6 +24,7 @@ from ddbench.tasks.measures import (
     tpr_at_fpr,
 )
 
+MIRRORED = ([0.333333, 0.0], [0.0, 0.5])
 MATRIX = [[0.9], [0.7, 0.8], [0.5, 0.9, 0.6]]
 
 
@@ -46,6 +48,17 @@ def test_paired_groups():
     assert (found["mean"], found["low"], found["high"]) == pytest.approx((fmean(means), low, high))
     assert found["tie"] is True
     assert paired_groups({0: {0: 1.0}}, {0: {0: 0.0}})["tie"] is True  # one value has no interval
+
+
+def test_as_many_right_are_a_tie():
+    """50 of 250 images by either, of other classes: a third in six digits times 150 is not quite 50."""
+    ours, other = ({seed: seen_accuracies([[0.0], row], [150, 100])[-1] for seed in (0, 1)} for row in MIRRORED)
+    found = paired_groups({0: ours}, {0: other})
+    assert 0 < abs(found["mean"]) < 1e-6
+    assert found["low"] == found["high"]
+    assert found["tie"] is True
+    assert shown(found) == "0.0000 (0.0000 to 0.0000), a tie"
+    assert paired_groups({0: {0: 0.5, 1: 0.5}}, {0: {0: 0.498, 1: 0.498}})["tie"] is False
 
 
 def test_tpr_at_fpr():

@@ -269,3 +269,13 @@ def test_a_cell_that_a_row_can_fill_is_taken(body: str, tmp_path: Path, ddb: Cal
     found = ddb("reproduce", path, "--dry-run", "--leaderboard", tmp_path / "board")
     assert (found.code, found.err) == (0, "")
     assert "0 of 1 cells" in found.out
+
+
+def test_the_plans_in_the_document_are_read(tmp_path: Path) -> None:
+    whole, cell = re.findall(r"```toml\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    assert [one.method for one in read_plan(write(tmp_path, whole)).cells] == ["mtt"] * 2 + ["random"] * 6
+    head = 'kind = "reproduction"\n[[cells]]\nmethod = "dm"\ndataset = "mnist"\nipc = [1, 10]\n'
+    head += 'students = ["convnet-d3-w128-in"]\n'
+    first, second = read_plan(write(tmp_path, head + cell)).cells
+    assert first.config == second.config == {"iterations": 300, "holdout": 0.0}
+    assert [(one.value, one.runs) for one in (*first.published, *second.published)] == [(0.705, 5), (None, None)]

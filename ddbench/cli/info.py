@@ -20,7 +20,7 @@ from ddbench.cli.places import Place, export, part_of_a_run, submission, with_ex
 from ddbench.evaluation.result import is_fixed, ranked_by, said_before
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.runtime.errors import UserError, visible
-from ddbench.runtime.files import parse_json, read_json
+from ddbench.runtime.files import parse_json, plain_file, read_json
 from ddbench.statistics import count_words, interval_words
 from ddbench.tasks.costs import cost_of_sets
 from ddbench.teachers.remedy import teacher_files, unfinished_files
@@ -156,8 +156,7 @@ def describe(place: Path) -> dict[str, Any]:
     """
     if place.is_dir():
         return _folder(place)
-    if not place.is_file():
-        raise UserError(f"{place}: no such file or folder")
+    plain_file(place, "file or folder")
     known = part_of_a_run(place) or export(place)
     if known is not None:
         return _known(known, place)

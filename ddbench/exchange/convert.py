@@ -66,8 +66,16 @@ def preprocess_of(settings: ImportSettings, dataset: Dataset, data: Path | None)
 def transform_name(settings: ImportSettings) -> str:
     """In words, for telling."""
     if settings.mean:
-        return "the given mean and std"
+        return "the given numbers"
     return "meanstd" if settings.preprocess in ("auto", "pixels", "pixels255") else settings.preprocess
+
+
+def with_numbers(name: str, preprocess: Preprocess) -> str:
+    """A transform's name with its mean and std, where it has some."""
+    if not preprocess.mean:
+        return name
+    mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (preprocess.mean, preprocess.std))
+    return f"{name}, mean {mean}, std {std}"
 
 
 def stored_images(path: Path, images: Tensor, space: str, preprocess: Preprocess) -> Tensor:

@@ -69,7 +69,8 @@ class Description:
         labels = f" {list(self.label_shape)}" if self.label_shape else ""
         return [
             f"{self.file}: {self.form}",
-            f"  images: {list(self.shape)} {self.dtype}{span}: {spaces[self.space]}{stored} (--preprocess)",
+            f"  images: {list(self.shape)} {self.dtype}{span}: {spaces[self.space]}{stored}"
+            " (--preprocess, --mean, --std)",
             f"  labels:{labels} {forms.get(self.label_form, self.label_form)}{self._counted()}{order}"
             " (--label-form, --class-order)",
             f"  decode factor {self.decode_factor} (--decode-factor), patches {self.patches} (--patches), "

@@ -160,7 +160,7 @@ def import_content(
         preprocess=preprocess,
         description=replace(
             described,
-            stored=_stored(stored, described.space, settings),
+            stored=_stored(stored, described.space, settings, preprocess),
             class_order=words,
             notes=(*described.notes, *_doubts(path, described, content, settings)),
         ),
@@ -208,8 +208,8 @@ def _labels(path: Path, content: Content, form: str, settings: ImportSettings, o
     return convert.reorder(made, order)
 
 
-def _stored(stored: Tensor, space: str, settings: ImportSettings) -> str:
-    name = convert.transform_name(settings)
+def _stored(stored: Tensor, space: str, settings: ImportSettings, preprocess: Preprocess) -> str:
+    name = convert.with_numbers(convert.transform_name(settings), preprocess)
     if stored.dtype == torch.uint8:
         return f"uint8, seen through {name}"
     if space == "input":
@@ -280,7 +280,8 @@ def _own(path: Path, content: Content, dataset: Dataset, settings: ImportSetting
         decoder=synset.decoder if settings.decode_factor is None else formation(settings.decode_factor),
         patches=described.patches,
     )
-    described = replace(described, stored="as exported", class_order="the dataset's")
+    stored = convert.with_numbers(f"as exported, {preprocess.kind}", preprocess)
+    described = replace(described, stored=stored, class_order="the dataset's")
     if synset.learned_lr is not None and synset.learned_lr.numel() > 1 and synset.stage is None:
         described = replace(described, notes=(*described.notes, IDLE_RATES))
     return Imported(synset=synset, preprocess=preprocess, description=described)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ddbench.runtime.errors import UserError, install_words
-from ddbench.runtime.files import canonical_json, plain_or_absent, refused, write_text
+from ddbench.runtime.files import canonical_json, plain_or_absent, refused, write_atomic
 from ddbench.runtime.folders import expanded
 from ddbench.runtime.progress import Console
 
@@ -27,6 +27,37 @@ class Tracker(Protocol):
         """Flush and let go."""
 
 
+MAX_LINE = 2**16
+"""Bytes of a line of ``metrics.jsonl``; a longer one was not written here."""
+
+
+def _end_of(path: Path, done: int) -> int:
+    """Where the lines of a log end that are of so many iterations; one line at a time is in memory."""
+    end = 0
+    with open(path, "rb") as file:
+        while line := file.readline(MAX_LINE):
+            try:
+                if json.loads(line)["iteration"] > done:
+                    break
+            except (ValueError, KeyError, TypeError, RecursionError):
+                break
+            end = file.tell()
+    return end
+
+
+def _copy(path: Path, place: Path, end: int) -> None:
+    """The lines of a log up to ``end``, the last one ended, as a file of their own."""
+    with open(place, "wb") as target:
+        if end == 0:
+            return
+        with open(path, "rb") as source:
+            while piece := source.read(min(end, MAX_LINE)):
+                end, last = end - len(piece), piece[-1:]
+                target.write(piece)
+        if last != b"\n":
+            target.write(b"\n")
+
+
 class JsonLines:
     """``metrics.jsonl``: one line an iteration, cut back to the checkpoint when a run goes on.
 
@@ -35,16 +66,8 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, done: int) -> None:
-        kept = []
-        if plain_or_absent(path, "log of metrics"):
-            for line in path.read_text(errors="replace").splitlines():
-                try:
-                    if json.loads(line)["iteration"] > done:
-                        break
-                except (ValueError, KeyError, TypeError):
-                    break
-                kept.append(line)
-        write_text(path, "".join(f"{line}\n" for line in kept))
+        end = _end_of(path, done) if plain_or_absent(path, "log of metrics") else 0
+        write_atomic(path, lambda place: _copy(path, place, end))
         self._file = open(path, "a")  # noqa: SIM115 (open for the whole run)
 
     def log(self, iteration: int, metrics: dict[str, float]) -> None:

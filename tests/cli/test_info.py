@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Callable
@@ -193,6 +194,7 @@ def test_an_unfinished_run(random_run: Path, ddb: Callable):
 
 def test_places_that_are_nothing(random_run: Path, tmp_path: Path, refused: Callable, monkeypatch: pytest.MonkeyPatch):
     refused(["info", tmp_path / "nowhere"], "nowhere: no such file or folder")
+    refused(["info", os.devnull], f"{os.devnull}: cannot read this file or folder: it is a device, no plain file")
     (tmp_path / "empty").mkdir()
     refused(["info", tmp_path / "empty"], "empty: holds no run, store, teacher or board")
     (tmp_path / "text.txt").write_text("a text")

@@ -18,7 +18,7 @@ from ddbench.leaderboard.result import Run
 from ddbench.leaderboard.schema import check_result, result_id, summary_of
 from ddbench.methods import shipped
 from ddbench.methods.facts import CARDS
-from ddbench.statistics import paired_difference
+from ddbench.statistics import gap_words, paired_difference
 
 from .reading import READY, Visit, shown, until
 
@@ -583,6 +583,31 @@ def test_a_fixed_network_is_compared_by_its_mean_and_stands_behind_those_with_a_
     assert methods(page) == ["dm", "dd"]
     page.select_option("#student", STUDENTS[0])
     assert methods(page) == ["dm", "dd"]
+
+
+def test_an_interval_of_a_difference_ends_where_the_possible_does(visit: Visit, tmp_path: Path) -> None:
+    """Two seeds made differences of 200 points and more; Python says the same words."""
+    rows = []
+    for method, accuracies in (("mtt", (0.9, 0.9)), ("dm", (0.8, 0.4))):
+        made = made_result(method, rich=False, names=STUDENTS[:1], seeds=2).to_json()
+        for run, accuracy in zip(made["runs"], accuracies, strict=True):
+            run["metrics"]["accuracy"] = accuracy
+        made["summary"] = summary_of([Run(**run) for run in made["runs"]])
+        made["id"] = result_id(made)
+        rows.append(check_result(made, method))
+        put(tmp_path, rows[-1])
+    build(tmp_path)
+    page = visit(tmp_path, f"#row={rows[0].id}&with={rows[1].id}")
+    page.wait_for_selector(".compare tbody")
+    words = page.locator(".compare tbody tr").first.inner_text().split("\t")
+    assert words[3] == "+30.0 (too few seeds for an interval)"
+    for values in ([0.1, 0.12, 0.11], [0.9, 0.7, 0.8, 0.2], [-0.1, -0.5, -0.9]):
+        gap = paired_difference(dict(enumerate(values)), [dict.fromkeys(range(len(values)), 0.0)])
+        mean, half = gap["mean"], gap["high"] - gap["mean"]
+        told = gap_words(mean, gap["low"], gap["high"]).partition("(")[2].removesuffix(")")
+        assert page.evaluate(f"ends({{mean: {mean}, half: {half}}}, 'fraction')").replace("−", "-") == told
+    assert page.evaluate("ends({mean: 30, half: 80}, 'points')") == "−50.0 to +100.0, clipped"
+    assert page.evaluate("ends({mean: 3, half: 8}, 'nats')") == "−5 to +11"
 
 
 def test_the_quantile_of_the_page_is_students(visit: Visit, board: Path) -> None:

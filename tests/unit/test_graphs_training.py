@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,17 @@ from ddbench.graphs.mirage import MirageConfig, distil
 from ddbench.graphs.reference import SIZE, UNTRAINED, reference
 from ddbench.graphs.scoring import scored
 from ddbench.graphs.splits import folds
-from ddbench.graphs.training import PROTOCOLS, draws, graph_protocol, score_student, scores, train_student
+from ddbench.graphs.training import (
+    PROTOCOLS,
+    DivergedError,
+    Scores,
+    draws,
+    graph_protocol,
+    score_student,
+    scores,
+    train_student,
+)
+from ddbench.modalities import modality
 from ddbench.runtime.errors import UserError
 
 QUICK = replace(graph_protocol("graph-v1"), updates=60)
@@ -81,6 +92,28 @@ def test_weights_best_on_the_validation_part_are_kept():
     assert score_student(found.net, chosen_on).auc == best
     with pytest.raises(UserError, match="protocol mirage chooses weights on a validation part"):
         train_student("gin-d2-w8-mean", items, protocol, 0)
+
+
+def test_others_are_scored_when_a_student_diverges(monkeypatch: pytest.MonkeyPatch):
+    """Its seed is told, and those after it are trained."""
+    train, _, _ = parts()
+    with pytest.raises(DivergedError, match=r"on graph-v1, seed 1: the loss is (nan|inf) at update \d+$"):
+        train_student("gin-d1-w4-mean", graph_items(train), replace(QUICK, lr=1e30), 1)
+
+    def hot(payload: Any, dataset: Any, student: str, protocol: Any, seed: int) -> Scores:
+        if seed == 1:
+            raise DivergedError("the loss is nan")
+        return Scores(auc=0.5 + seed / 10, accuracy=0.5)
+
+    monkeypatch.setattr("ddbench.graphs.scoring.scored", hot)
+    plan: Any = SimpleNamespace(synset=SimpleNamespace(payload=None), protocol=QUICK)
+    how: tuple[Any, ...] = (None, "gin-d1-w4-mean", [0, 1, 2], None, None, None)
+    found = modality("graph").train_and_test(plan, *how)
+    assert [(one.seed, one.metrics) for one in found] == [
+        (0, {"accuracy": 0.5, "roc_auc": 0.5}),
+        (1, "the loss is nan"),
+        (2, {"accuracy": 0.5, "roc_auc": 0.7}),
+    ]
 
 
 @pytest.mark.parametrize("student", ["gin-d1-w4-mean-bn", "gcn-d1-w4-sum-bn"])

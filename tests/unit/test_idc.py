@@ -25,12 +25,13 @@ from ddbench.distillation.recipes import method_recipes
 from ddbench.methods import METHODS
 from ddbench.methods.base import Context, NotFiniteError, State
 from ddbench.methods.dream import DREAM, DREAMConfig
-from ddbench.methods.families.multi_formation import base_size, formation_loss, image_rate, network_policy
+from ddbench.methods.families.multi_formation import Trained, base_size, formation_loss, image_rate, network_policy
 from ddbench.methods.idc import IDC, IDCConfig
 from ddbench.methods.parts.formation import form, formation_strategies, formed_input
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
 from ddbench.runtime.errors import UserError
+from ddbench.training.sgd import SGD
 
 CLASSES = 10
 KINDS = {"mse": "conv-mse", "l1": "conv-l1"}
@@ -409,6 +410,16 @@ def test_network_goes_round_the_training_set(context: Context, monkeypatch: pyte
     assert sizes[0] == 300
     total = len(context.train)
     assert sorted(torch.cat(seen)[:total].tolist()) == list(range(total))
+
+
+def test_an_image_that_is_left_alone_is_left_out_where_the_network_cannot_be_trained_on_it(context: Context):
+    """The loss is the mean over the batches that were trained on."""
+    rest = len(context.train) - 1
+    method = method_of(context, net_images=rest + 1, batch_net=rest, lr_net=0.0, cutmix=0.0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10))
+    nn.init.zeros_(net[2].weight)
+    trained = Trained(net, SGD(net.parameters(), 0.0, 0.0, 0.0))
+    assert method._train(trained, 0, 0) == pytest.approx(math.log(10), rel=1e-5)
 
 
 @pytest.mark.parametrize("cutmix", [0.0, 1.0])

@@ -79,7 +79,8 @@ def test_pixels_as_floats_are_the_same_pixels(top: int, dtype: torch.dtype, take
     synset, said = take((raw().double() * top / 255).to(dtype))
     assert synset.space == "pixels"
     assert torch.equal(synset.images, raw())
-    assert "uint8" in said
+    mean, std = (f"{synset.preprocess[name][0]:.4g}" for name in ("mean", "std"))
+    assert f"-> uint8, seen through meanstd, mean {mean}, std {std} (" in said
 
 
 def test_pixel_floats_and_uint8_score_the_same(take: Callable, ddb: Callable, tmp_path: Path):
@@ -106,8 +107,9 @@ def test_what_images_went_through_can_be_said(take: Callable):
     assert (plain.preprocess["mean"], plain.preprocess["std"]) == ([0.0], [1.0])
     said, _ = take(unit, "--preprocess", "meanstd")  # the user's word against the range, with a note
     assert torch.equal(said.images, unit)
-    half, _ = take(2 * unit - 1, "--mean", 0.5, "--std", 0.5)
+    half, text = take(2 * unit - 1, "--mean", 0.5, "--std", 0.5)
     assert (half.preprocess["mean"], half.preprocess["std"]) == ([0.5], [0.5])
+    assert "network input -> float32, by the given numbers, mean 0.5, std 0.5 (--preprocess, --mean, --std)" in text
     white, text = take(network_input(), "--preprocess", "zca")
     assert (white.preprocess["kind"], "by zca" in text) == ("zca", True)
     dim, _ = take(raw().float().clamp(max=15), "--preprocess", "pixels255")
@@ -448,7 +450,8 @@ def test_own_export_comes_back_equal(ddb: Callable, take: Callable, mtt_run: Pat
     rich = replace(rich, schedule=schedule, learned_lr=rates, labels=torch.eye(10) - 0.1, label_scale=4.0)
     write_synset(path, rich)
     assert ddb("export", mtt_run, "--format", "npz", "--out", tmp_path / "out").code == 0
-    back, _ = take(tmp_path / "out" / "synset.npz")
+    back, said = take(tmp_path / "out" / "synset.npz")
+    assert f"-> as exported, meanstd, mean {rich.preprocess['mean'][0]:.4g}, std " in said
     assert back.header() == rich.header()
     for name in ("images", "labels", "learned_lr", "stage"):
         assert torch.equal(getattr(back, name), getattr(rich, name))

@@ -117,13 +117,45 @@ def test_rows_stand_in_the_order_of_the_student_that_ranks(tmp_path: Path) -> No
     assert len(table["rows"][0]["e"][1]) == 1, "which of the two is said is for the page to choose"
 
 
-def _of_two(method: str, *means: float) -> Result:
-    """A result whose two students come near these accuracies, each seed by the same amount."""
-    made = made_result(method, names=STUDENTS[:2], rich=False, seeds=3).to_json()
+def test_every_row_is_exported_by_the_same_student_and_says_how_it_stands_to_random_images(tmp_path: Path) -> None:
+    """What is measured beside the columns was told student by student, by the last of whom the next rows were ranked;
+    a table without that student ended in a traceback.
+    """
+    told = {"mtt": ("above", 0.3), "dm": ("tie", 0.001), "dc": ("below", -0.2)}
+    for method, means in {"mtt": (0.9, 0.1), "dm": (0.601, 0.9), "dc": (0.4, 0.8), "random": (0.6, 0.2)}.items():
+        put(tmp_path, _of_two(method, *means, rich=True, shake=0.01 * (method == "dm")), picture=False)
+    put(tmp_path, made_result("mtt", ipc=50, names=STUDENTS[:1]), picture=False)
+    cells = read_board(tmp_path).cells
+    write_export(tmp_path / "x.sqlite", "sqlite", cells)
+    with sqlite3.connect(tmp_path / "x.sqlite") as opened:
+        opened.row_factory = sqlite3.Row
+        stored = [dict(line) for line in opened.execute("select * from numbers")]
+    listed = [row for table in index(cells)["tables"] for row in table["rows"]]
+    for lines in (list(csv.DictReader(io.StringIO(csv_text(cells)))), stored, listed):
+        assert {line["ranked_by"] for line in lines} == {STUDENTS[0]}
+        for method, (verdict, difference) in told.items():
+            line = next(line for line in lines if line["method"] == method)
+            assert line["against_random"] == verdict
+            assert float(line["random_difference"]) == pytest.approx(difference, abs=1e-6)
+            ends = float(line["random_low"]), float(line["random_high"])
+            assert (ends[0] <= 0 <= ends[1]) == (verdict == "tie")
+            assert ends[0] <= difference + 1e-6
+            assert ends[1] >= difference - 1e-6
+    build(tmp_path)
+    console = Console(file=io.StringIO(), width=300)
+    show([lay_out(cells[0])], console)
+    for text in (console.file.getvalue(), (tmp_path / "LEADERBOARD.md").read_text()):
+        assert all(words in text for words in ("above random by 30.0", "below random by 20.0"))
+        assert re.search(r"ties with random (&#40;|\()\+0\.1(&#41;|\))", text)
+
+
+def _of_two(method: str, *means: float, rich: bool = False, shake: float = 0.0) -> Result:
+    """A result whose two students come near these accuracies, each seed by the same amount, and shaken up and down."""
+    made = made_result(method, names=STUDENTS[:2], rich=rich, seeds=3).to_json()
     near = dict(zip(STUDENTS[:2], means, strict=True))
-    made["runs"] = [
-        {**run, "metrics": {"accuracy": round(near[run["student"]] + run["seed"] / 1000, 6)}} for run in made["runs"]
-    ]
+    for run in made["runs"]:
+        accuracy = near[run["student"]] + run["seed"] / 1000 + shake * (run["seed"] - 1)
+        run["metrics"]["accuracy"] = round(accuracy, 6)
     made["summary"] = summary_of([Run(**run) for run in made["runs"]])
     made["id"] = result_id(made)
     return check_result(made, method)

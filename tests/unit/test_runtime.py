@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -287,6 +288,23 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path):
     tracker.log(6, {"loss": float("nan"), "other": float("-inf")})
     tracker.close()
     assert path.read_text() == whole + '{"iteration":6,"loss":null,"other":null}\n'
+
+
+def test_what_was_not_written_here_ends_a_log(tmp_path: Path):
+    """Whatever stands behind our lines is neither a traceback nor taken into memory; a whole last line is ended."""
+    path, ours = tmp_path / "metrics.jsonl", '{"iteration":1}\n{"iteration":2}'
+    for text in ("\n" + 100_000 * "[", "\n" + '{"iteration":3}' * 2, "\n\ud800", "\n[3]\n", ""):
+        path.write_bytes(f"{ours}{text}".encode(errors="surrogatepass"))
+        JsonLines(path, 9).close()
+        assert path.read_text() == f"{ours}\n"
+    with open(path, "r+b") as file:
+        file.truncate(2**25)  # a hole: zeros without a line's end
+    tracemalloc.start()
+    JsonLines(path, 9).close()
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert path.read_text() == f"{ours}\n"
+    assert most < 2**20
 
 
 def test_unknown_tracker(tmp_path: Path):

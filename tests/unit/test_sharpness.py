@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,6 +108,15 @@ def test_three_steps_of_gsam(rho: float, alpha: float, momentum: float, decay: f
         assert epoch.loss == pytest.approx(loss, rel=1e-6)
         for mine, wanted in zip(weights_of(net), values, strict=True):
             np.testing.assert_allclose(mine, wanted, **EXACT)
+
+
+@pytest.mark.parametrize("kind", [{"kind": "gsam"}, {"kind": "smooth", "clip": 1.0, "penalty": 0.0}])
+def test_a_last_batch_of_one_is_left_out_where_the_network_cannot_be_trained_on_it(kind: dict[str, Any]):
+    """Loss and accuracy are means over the images that were seen."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(CHANNELS * SIDE * SIDE, CLASSES), nn.BatchNorm1d(CLASSES)).double()
+    nn.init.zeros_(net[2].weight)
+    (epoch,) = trained(net, ExpertRecipe(**kind, epochs=1, lr=0.0, batch=COUNT - 1, augmentation="none"))
+    assert epoch.loss == pytest.approx(np.log(CLASSES), rel=1e-6)
 
 
 def test_parts_of_gsam():

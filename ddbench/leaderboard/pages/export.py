@@ -56,9 +56,9 @@ def records(cells: Sequence[Cell], student: str = "") -> Iterator[Record]:
             head = table | _row_of(cell, row, student)
             for measure, score in row.scores.items():
                 yield head | {"student": measure.student, "metric": _name(measure)} | _number_of(score)
-            for student, metric, statistics in _others(row):
+            for name, metric, statistics in _others(row):
                 number = _number_of(Score(statistics, None, False, False)) | {"comparable": None}  # nobody has looked
-                yield head | {"student": student, "metric": metric} | number
+                yield head | {"student": name, "metric": metric} | number
 
 
 def _name(measure: Measure) -> str:

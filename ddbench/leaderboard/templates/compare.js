@@ -33,6 +33,13 @@ const comparable = (table) => table.rows.filter((row) => row.id && !row.n);
 const rowTitle = (row) => (row.e[1][3] ? `${row.e[1][0]} (${row.e[1][3]})` : row.e[1][0]);
 const signed = (value, unit) => (value < 0 ? "−" : "+") + shown(Math.abs(value), unit);
 
+/* The interval of a difference, which ends where the possible does, as ddbench.statistics.range_words. */
+function ends({ mean, half }, unit) {
+  const most = { fraction: 1, points: 100 }[unit] || Infinity, [low, high] = [mean - half, mean + half];
+  if (low < -most && high > most) return "too few seeds for an interval";
+  return `${signed(Math.max(low, -most), unit)} to ${signed(Math.min(high, most), unit)}${low < -most || high > most ? ", clipped" : ""}`;
+}
+
 function verdict({ mean, half }, better) {
   if (half === null) return "one seed";
   if (mean - half <= 0 && mean + half >= 0) return "tie";
@@ -49,8 +56,8 @@ function comparison(row, other, table, ours, its) {
     const unit = ours.texts[a[2]];
     const alone = mine.fixed || theirs.fixed; // the runs of a fixed network are one, and are paired with nothing
     const found = alone ? { mean: average(a[3]) - average(b[3]), half: null, n: "–" } : paired(a[3], b[3]);
-    const half = found && found.half !== null ? ` (${signed(found.mean - found.half, unit)} to ${signed(found.mean + found.half, unit)})` : "";
-    return [student, a[1], b[1], found ? signed(found.mean, unit) + half : "–", found ? found.n : 0, alone ? "one network" : found ? verdict(found, table.better) : "no common seed"];
+    const interval = found && found.half !== null ? ` (${ends(found, unit)})` : "";
+    return [student, a[1], b[1], found ? signed(found.mean, unit) + interval : "–", found ? found.n : 0, alone ? "one network" : found ? verdict(found, table.better) : "no common seed"];
   });
   for (const name of ["stored", "after zstd", "distillation"]) {
     const i = table.columns.findIndex((column) => ["cost", "rate"].includes(column.g) && column.t === name);

@@ -243,7 +243,7 @@ class MultiFormation(Method[Config]):
         batches = math.ceil(min(config.net_images, len(inputs)) / config.batch_net)
         rounds = math.ceil(len(inputs) / config.batch_net)
         without = leaves_one_out(trained.net, inputs, config.batch_net)
-        total = 0.0
+        total, steps = 0.0, 0
         for number in range(inner * batches, (inner + 1) * batches):
             order = torch.randperm(
                 len(inputs), generator=seeds.generator(context.seed, "formation-order", outer, number // rounds)
@@ -259,13 +259,13 @@ class MultiFormation(Method[Config]):
             trained.optimizer.zero_grad()
             value.backward()
             trained.optimizer.step()
-            total += float(value.detach())
-        if not math.isfinite(total) or not bool(torch.isfinite(flatten_parameters(trained.net)).all()):
+            total, steps = total + float(value.detach()), steps + 1
+        mean = total / max(1, steps)
+        if not math.isfinite(mean) or not bool(torch.isfinite(flatten_parameters(trained.net)).all()):
             raise NotFiniteError(
-                f"the network's loss on real images is {total / batches:g}; likely cause: --lr-net "
-                f"{config.lr_net:g} is too high"
+                f"the network's loss on real images is {mean:g}; likely cause: --lr-net {config.lr_net:g} is too high"
             )
-        return total / batches
+        return mean
 
     def distilled(self) -> Distilled:
         """Stored images as network input, hard labels, and what the evaluator decodes with."""

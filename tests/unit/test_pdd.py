@@ -16,6 +16,7 @@ from conftest import EAGER, TINY, contents, record_digits
 from torch import Tensor, nn
 from trajectory_context import TINY_SETTINGS, linear, make_context, reference, started
 
+from ddbench.distillation import runner
 from ddbench.evaluation.forecast import _student as evaluation_of
 from ddbench.experts import derived
 from ddbench.experts.recipe import ExpertRecipe
@@ -379,9 +380,17 @@ def test_bad_stages_of_a_file_are_refused(staged: Synset, tmp_path: Path, monkey
                 read_synset(path)
 
 
-def test_from_the_command_line(ddb: Callable, buffers: Path, tmp_path: Path):
-    """Distilled with validation, then evaluated in stages; the learning rate shown is the last stage's."""
+def test_from_the_command_line(ddb: Callable, buffers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Validated and evaluated stage by stage; the learning rate shown is the last stage's."""
+    train_student, validated = runner.train_student, []
+
+    def noted(plan: Plan, *given: Any) -> Any:
+        validated.append((plan.protocol.name, plan.stages, len(plan.synset.images)))
+        return train_student(plan, *given)
+
+    monkeypatch.setattr(runner, "train_student", noted)
     assert ddb(*command(buffers, tmp_path / "run", "--validate-every", 3, "--validate-epochs", 2)).code == 0
+    assert validated[-1] == ("pdd", 2, 20)
     synset = read_synset(tmp_path / "run" / "synset.safetensors")
     assert synset.stage.tolist() == [0, 1] * 10
     score = ddb(

@@ -269,6 +269,9 @@ def test_distill_says_it(tmp_path: Path, ddb: Callable):
     said = f"synset: {out / 'synset.safetensors'}   next: ddbench evaluate {out}"
     assert ddb(*random_tiny(out)).out == f"{said}\n"
     assert ddb(*random_tiny(out), "--data", "my data").out == f"{said} --data 'my data'\n"
+    frepo = ("distill", "--method", "frepo", "--recipe", "none", "--student", "convnet-d1-w4x2-nn", "--ipc", 1)
+    quick = ("--iterations", 1, "--batch-real", 32, "--pool", 2, "--out", tmp_path / "frepo", "--quiet", *EAGER)
+    assert ddb(*frepo, *quick).out.endswith(f"next: ddbench evaluate {tmp_path / 'frepo'} --protocol mse-v1\n")
 
 
 def told_of(ddb: Callable, place: Path) -> dict[str, Any]:

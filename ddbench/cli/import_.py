@@ -172,13 +172,16 @@ def _write(source: str, out: Path, imported: Imported, loading: Loading) -> None
     check_synset(Path(source), synset)
     config = _config(imported, source)
     claim(out, lambda there: there == config)
-    if not loading.quiet:
-        print("\n".join(map(visible, replace(imported.description, file=source).lines())))
-    if (out / FILE).exists():
+    there = (out / FILE).exists()
+    if there:
         _check_same(out, synset)
-        print(f"finished already: {out} holds this very synset")
     else:
         write_json(out / "config.json", config)
+    if not loading.quiet:
+        print("\n".join(map(visible, replace(imported.description, file=source).lines())))
+    if there:
+        print(f"finished already: {out} holds this very synset")
+    else:
         write_bytes(out / "preview.png", preview_png(synset, imported.preprocess))
         write_synset(out / FILE, synset)  # last: where it is, the run is whole
     form = {**synset.header(), "staged": synset.stage is not None}

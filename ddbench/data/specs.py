@@ -81,12 +81,17 @@ def dataset_slug(name: str) -> str:
     return f"{kind}-{stem}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
 
 
-def may_be_same(name: str, other: str) -> bool:
+def may_be_same(name: str, other: str, *, by_fingerprint: bool = True) -> bool:
     """Whether two names may be of one dataset: they are one, or two names of a place of a user's own, as ``folder:x``
-    and ``folder:/here/x`` are. Then the fingerprint decides.
+    and ``folder:/here/x`` are, of which the fingerprint decides.
+
+    Args:
+        by_fingerprint: whether fingerprints are compared as well; else only one name in two spellings is the same.
     """
     names = {canonical(name), canonical(other)}
-    return len(names) == 1 or (all(map(is_read_elsewhere, names)) and len({_kind(one) for one in names}) == 1)
+    if len(names) == 1 or not by_fingerprint:
+        return len(names) == 1
+    return all(map(is_read_elsewhere, names)) and len({_kind(one) for one in names}) == 1
 
 
 def kept_at(root: Path, dataset: str, *parts: str) -> Path:

@@ -212,7 +212,7 @@ def find_model(
     def fits(model: DiffusionModel) -> bool:
         return (
             sha256 in (None, model.sha256)
-            and (dataset is None or may_be_same(model.dataset, dataset))
+            and (dataset is None or may_be_same(model.dataset, dataset, by_fingerprint=fingerprint is not None))
             and fingerprint in (None, model.fingerprint)
             and holdout in (None, model.recipe["holdout"])
         )

@@ -238,7 +238,7 @@ def find_teacher(
 
     def fits(teacher: Teacher) -> bool:
         return (
-            (dataset is None or may_be_same(teacher.dataset, dataset))
+            (dataset is None or may_be_same(teacher.dataset, dataset, by_fingerprint=fingerprint is not None))
             and (fingerprint is None or teacher.fingerprint == fingerprint)
             and (student is None or teacher.student == student)
             and preprocess_kind in (None, teacher.recipe.get("preprocess"), teacher.preprocess["kind"])
@@ -249,8 +249,8 @@ def find_teacher(
 
     own, *others = slug_patterns(dataset)
     for folders in (own, *(others if fingerprint is not None else ())):
-        files = files_like(root, folders, student)
-        teachers, damaged = read_each([one for one in files if sha256 in (None, file_hash(one))], read_teacher)
+        files = [one for one in files_like(root, folders, student) if sha256 is None or file_hash(one) == sha256]
+        teachers, damaged = read_each(files, read_teacher)
         if found := [teacher for teacher in teachers if fits(teacher)]:
             # Among equals the first path, so that every machine chooses alike.
             return min(found, key=lambda one: 1.0 if one.accuracy is None else -one.accuracy)

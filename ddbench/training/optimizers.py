@@ -136,7 +136,7 @@ def load_optimizer_state(stepper: Optimizer, name: str, tensors: dict[str, Tenso
         if key.startswith(f"{name}."):
             index, _, entry = key.removeprefix(f"{name}.").partition(".")
             # torch keeps counters on the CPU, and would ask a GPU for each of them at every step
-            state.setdefault(int(index), {})[entry] = tensor.cpu() if entry == "step" else tensor.clone()
+            state.setdefault(int(index), {})[entry] = (tensor.cpu() if entry == "step" else tensor).clone()
     check_gathered([one for group in stepper.param_groups for one in group["params"]], state)
     stepper.load_state_dict({**stepper.state_dict(), "state": state})
 

@@ -72,7 +72,7 @@ def test_a_slash_behind_the_name_of_a_folder_counts_nothing(monkeypatch: pytest.
     """A synset may have been made when names had one."""
     said = {"preprocess": {"kind": "meanstd"}, "recipe": {}, "members": (), "accuracy": 0.5}
     found: Any = SimpleNamespace(dataset="folder:imgs", **said)
-    monkeypatch.setattr(teachers, "teacher_files", lambda *place: [Path("a")])
+    monkeypatch.setattr(teachers, "files_like", lambda *place: [Path("a")])
     monkeypatch.setattr(teachers, "read_teacher", lambda path: found)
     assert teachers.find_teacher(ROOT, dataset="folder:imgs/") is found
     assert teachers.find_teacher(ROOT, dataset="folder:images/") is None

@@ -98,7 +98,7 @@ def demonstrate(out: Path, workers: int, console: Console) -> Demonstration:
     _experts(out, workers, console)
     _stage("distill", tasks, workers, console)
     _stage("evaluate", tasks, workers, console)
-    return Demonstration(page=_board(out, tasks)[-1], lines=tuple(_compared(tasks)), runs=out / "runs")
+    return Demonstration(page=_board(out, tasks), lines=tuple(_compared(tasks)), runs=out / "runs")
 
 
 def _experts(out: Path, workers: int, console: Console) -> None:
@@ -203,14 +203,16 @@ def evaluate_task(_: None, task: Task) -> str:
     return f"{result['summary'][STUDENTS[0]]['accuracy']['mean']:.3f}"
 
 
-def _board(out: Path, tasks: list[Task]) -> list[Path]:
+def _board(out: Path, tasks: list[Task]) -> Path:
+    """Make a row of each job; returns the page of the board."""
     from ddbench.leaderboard.pages.page import build
     from ddbench.leaderboard.submit import make_result, plan_submission, write_plan
 
     board = out / "leaderboard"
     for task in tasks:
         write_plan(plan_submission(task.run, board, make_result(task.run)))
-    return build(board)
+    _, page, *_ = build(board)
+    return page
 
 
 def _scores(task: Task, student: str) -> dict[int, float]:

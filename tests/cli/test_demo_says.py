@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ddbench.leaderboard.demonstration import announcement, tasks_of
+from ddbench.leaderboard import demonstration
+from ddbench.leaderboard.demonstration import announcement, demonstrate, tasks_of
 from ddbench.runtime.progress import Console
 
 
@@ -37,3 +38,16 @@ def test_a_named_console_draws_no_bar(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TERM", "xterm")
     assert Console().terminal
     assert not Console(name="one").terminal
+
+
+def test_the_page_that_it_names_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A build gives the files of the rows behind the two pages."""
+    made = ("LEADERBOARD.md", "index.html", "rows/0123456789abcdef.js")
+    monkeypatch.setattr("ddbench.leaderboard.pages.page.build", lambda board: [board / name for name in made])
+    for name in ("make_result", "plan_submission", "write_plan"):
+        monkeypatch.setattr(f"ddbench.leaderboard.submit.{name}", lambda *_: None)
+    for name in ("_experts", "_stage"):
+        monkeypatch.setattr(demonstration, name, lambda *_: None)
+    monkeypatch.setattr(demonstration, "_compared", lambda tasks: [])
+    found = demonstrate(tmp_path / "demo", 1, Console(quiet=True))
+    assert found.page == tmp_path / "demo" / "leaderboard" / "index.html"

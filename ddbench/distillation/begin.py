@@ -391,7 +391,7 @@ def resolved_settings(name: str, config: Any, context: Context, settings: RunSet
         "validate_epochs": settings.validate_epochs,
         "threads": settings.threads,
         "compile": settings.compile,
-        "device": str(context.device.type),
+        "device": devices.kind_of(settings.device),
         "versions": devices.versions(),
         **settings.ranks.record(),
     }

@@ -89,6 +89,7 @@ def evaluate(
         there = len(work.own) - len(work.missing)
         console.say(f"{there} of {len(work.own)} runs are there; going on with the others")
     _tell_few(work)
+    devices.tell_shared(workers, job.device, console.say)
     folder = parts_folder(out)
     with writing(folder) as writer:
         work.writer = writer
@@ -230,7 +231,7 @@ def _finish(work: Work, writer: Writer) -> dict[str, Any]:
     a process finds nobody else at work, and nothing to add.
     """
     job, out = work.job, work.out
-    device = devices.describe(devices.resolve_device(job.device))
+    device = devices.hardware(job.device)
     while True:
         kept, result = _put_together(work)
         check_there(out, work.head)

@@ -153,6 +153,7 @@ def record(
     ensure_writable(store.folder)
     if done:
         console.say(f"{done} of {experts} experts are recorded in {store.folder}; going on with the others")
+    devices.tell_shared(workers, device, console.say)
     job = RecordJob(
         folder=store.folder,
         dataset=spec.name,

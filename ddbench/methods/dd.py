@@ -26,7 +26,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddbench.config import setting
-from ddbench.data.mapped import gather
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
 from ddbench.methods.facts import Facts
 from ddbench.networks.build import build_student
@@ -38,7 +37,7 @@ from ddbench.runtime.light import light
 from ddbench.synset import Replay
 from ddbench.training.flat import FlatNet, flatten_parameters
 from ddbench.training.inner import InnerLoop
-from ddbench.training.loops import forward_flops
+from ddbench.training.loops import Inputs, forward_flops
 from ddbench.training.losses import cross_entropy
 from ddbench.training.optimizers import load_optimizer_state, optimizer_state
 from ddbench.training.problem import InnerProblem, InnerResult, OuterTerm
@@ -156,6 +155,8 @@ class DD(Method[DDConfig]):
         if config.labels == "learned":
             gap = math.log(CONFIDENCE / (1 - CONFIDENCE) * (context.classes - 1))
             self.logits = (gap * F.one_hot(self._hard, context.classes).float()).requires_grad_()
+        train = context.train
+        self._real = Inputs(train.images, train.labels, context.preprocess, context.device, afresh=True)
         learned = [self.images, self.raw, *([] if self.logits is None else [self.logits])]
         self._adam = light(torch.optim.Adam)(learned, lr=config.lr_images, betas=(0.5, 0.999))
         size = context.ipc // config.batches
@@ -181,14 +182,13 @@ class DD(Method[DDConfig]):
 
     def real_batch(self, iteration: int) -> tuple[Tensor, Tensor]:
         """The real images of an iteration, network input ``(B, C, H, W)``, and their classes; pass by pass."""
-        train, context = self.context.train, self.context
+        train = self.context.train
         size = min(self.config.batch_real, len(train))
         each = math.ceil(len(train) / size)
-        generator = seeds.generator(context.seed, "real", iteration // each)
+        generator = seeds.generator(self.context.seed, "real", iteration // each)
         order = torch.randperm(len(train), generator=generator)
         index = order[(iteration % each) * size :][:size]
-        x = context.preprocess.apply(gather(train.images, index))
-        return x.to(context.device), train.labels[index].to(context.device)
+        return self._real.labelled(index)
 
     def problem(self, start: Tensor, x: Tensor, y: Tensor) -> InnerProblem:
         """One network's steps from weights ``(P,)``, judged by its loss on real images."""

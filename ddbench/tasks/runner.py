@@ -96,6 +96,7 @@ def do(job: Job, changed: Mapping[str, Any], out: Path, workers: int, console: C
         console.say(f"finished already: {out}")
     else:
         ensure_writable(folder)
+        devices.tell_shared(workers, job.settings.device, console.say)
         with Units(folder / "units").process():  # so that no other one that ends takes the folder away
             write_text(folder / HEAD, canonical_json(head) + "\n")
             run = _Run(task=task, head=head, found=found, out=out, workers=workers, console=console, shard=shard)

@@ -39,7 +39,19 @@ from ddbench.training.problem import InnerProblem, InnerResult, Loss, leaf
 MODES = ("unroll", "adjoint", "auto", "truncated", "higher")
 
 MEMORY = 2 * 2**30
-"""Bytes that ``auto`` spends on graphs."""
+"""Bytes that ``auto`` spends on graphs on a CPU."""
+
+
+def usual_memory(device: torch.device) -> int:
+    """Bytes that ``auto`` spends on graphs where nothing is said: on a GPU a quarter of it, at most half of the rest.
+
+    The rest is what neither others nor this process hold.
+    """
+    if device.type != "cuda":
+        return MEMORY
+    free, whole = torch.cuda.mem_get_info(device)
+    own = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(min(whole // 4, (free + own) // 2))
 
 
 class InnerLoop:

@@ -166,6 +166,7 @@ def begin(
         resolved |= references(needs, context.resources, request)
     made = claim_folder(out, resolved, code) if ranks.leads else None
     _tell_repeats(kind, config, context)
+    _tell_eager(kind, config, context)
     return Run(
         name=name,
         kind=kind,
@@ -293,6 +294,12 @@ def _tell_repeats(kind: type[Method[Any]], config: Any, context: Context) -> Non
             f"{len(few)} class(es) have fewer training images than {needed}, e.g. {name!r} with "
             f"{int(counts[few[0]])}: first images that are real ones are repeated"
         )
+
+
+def _tell_eager(kind: type[Method[Any]], config: Any, context: Context) -> None:
+    """Say it where a compiler is asked for that the method itself has no use for."""
+    if context.compile == "on" and not kind.compiles(config):
+        context.console.say(f"--compile on: {kind.title} itself runs eagerly, nothing of its own work is compiled here")
 
 
 def attention_for(kind: type[Method[Any]], context: Context) -> AbstractContextManager[None]:

@@ -167,6 +167,8 @@ def record(
         compile=compile,
         images=None if by_name else dataset,
     )
+    if compile == "on" and recipe.kind == "smooth":
+        console.say("--compile on: smooth experts are trained eagerly, their gradient penalty is differentiated twice")
     blocks = shard.own(_blocks(experts, missing, at_once))
     own, open_ = (sum(map(len, part)) for part in ([b.indices for b in blocks], [b.missing for b in blocks]))
     with units.process(), console.bar(f"experts ({student}, {recipe.epochs} epochs)", own, own - open_) as bar:

@@ -36,7 +36,7 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.light import light
 from ddbench.synset import Replay
 from ddbench.training.flat import FlatNet, flatten_parameters
-from ddbench.training.inner import InnerLoop
+from ddbench.training.inner import WHOLE, InnerLoop
 from ddbench.training.loops import Inputs, forward_flops
 from ddbench.training.losses import cross_entropy
 from ddbench.training.optimizers import load_optimizer_state, optimizer_state
@@ -132,6 +132,11 @@ class DD(Method[DDConfig]):
         if config.init_networks == "fixed" and config.networks != 1:
             raise UserError(f"--networks {config.networks} with --init-networks fixed: there is one network")
 
+    @classmethod
+    def compiles(cls, config: DDConfig) -> bool:
+        """The network's steps, where the inner loop goes step by step."""
+        return config.inner not in WHOLE
+
     @property
     def iterations(self) -> int:
         """Outer iterations."""
@@ -164,7 +169,8 @@ class DD(Method[DDConfig]):
         self._batches = [(self._stage == one).nonzero().squeeze(1).to(context.device) for one in range(config.batches)]
         net = self._network(0)
         flops = forward_flops(net, shape[1:]) * 9 * config.epochs * len(self.images) * config.iterations
-        compiler = devices.choose_compiler(context.compile, flops, context.device, context.console.say)
+        mode = context.compile if self.compiles(config) else "off"
+        compiler = devices.choose_compiler(mode, flops, context.device, context.console.say)
         self._inner = InnerLoop(FlatNet(net).to(context.device), config.inner, compiler, kept=KEPT)
 
     def _network(self, seed: int) -> torch.nn.Module:

@@ -117,6 +117,11 @@ class PDD(Method[PDDConfig]):
         """The base method's."""
         return base_class(config).needs(base_config(config))
 
+    @classmethod
+    def compiles(cls, config: PDDConfig) -> bool:
+        """The base method's steps, and the recording of derived trajectories."""
+        return config.stages > 1 or base_class(config).compiles(base_config(config))
+
     @property
     def iterations(self) -> int:
         """Those of all stages."""

@@ -38,6 +38,9 @@ from ddbench.training.problem import InnerProblem, InnerResult, Loss, leaf
 
 MODES = ("unroll", "adjoint", "auto", "truncated", "higher")
 
+WHOLE = ("unroll", "higher")
+"""Those that record all steps in one graph, of which nothing is compiled."""
+
 MEMORY = 2 * 2**30
 """Bytes that ``auto`` spends on graphs on a CPU."""
 

@@ -155,8 +155,6 @@ class MultiFormation(Method[Config]):
         self._strategies = formation_strategies(config.augmentation, flip, siamese=True)
         self._policy = network_policy(config.augmentation, flip, config.cutmix)
         self._trained: Trained | None = None
-        if context.compile == "on":
-            context.console.say(f"--compile on: {self.title} runs eagerly, gradients of gradients cannot be compiled")
 
     def step(self, iteration: int) -> dict[str, float]:
         """One sweep; returns the mean matching loss of a class, the network's loss and the image gradients' norm."""

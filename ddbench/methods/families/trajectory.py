@@ -36,7 +36,7 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.numbers import byte_count
 from ddbench.training.distribution import mixes_images
 from ddbench.training.flat import FlatNet
-from ddbench.training.inner import InnerLoop, usual_memory
+from ddbench.training.inner import WHOLE, InnerLoop, usual_memory
 from ddbench.training.loops import forward_flops
 from ddbench.training.problem import InnerProblem, InnerResult, OuterTerm, match_term
 from ddbench.training.twice import check_batches, check_steady
@@ -197,10 +197,15 @@ class TrajectoryMethod(Method[C]):
     @classmethod
     def terms_of_a_step(cls, config: C, context: Context) -> int:
         """Images in the smallest batch of the student, unless network or inner loop take them together."""
-        together = mixes_images(context.network(0)) or getattr(config, "inner", "adjoint") in ("unroll", "higher")
+        together = mixes_images(context.network(0)) or getattr(config, "inner", "adjoint") in WHOLE
         images = context.classes * context.ipc
         batch = min(config.batch_syn or images, images)
         return 1 if together else images % batch or batch
+
+    @classmethod
+    def compiles(cls, config: C) -> bool:
+        """The student's steps, where the inner loop goes step by step."""
+        return getattr(config, "inner", "adjoint") not in WHOLE
 
     @property
     def iterations(self) -> int:
@@ -263,7 +268,8 @@ class TrajectoryMethod(Method[C]):
         # an adjoint step costs about 12 forward passes (forward and backward twice, and the backward of both)
         shape = tuple(images.shape[1:])
         flops = 12 * forward_flops(module, shape) * batch * config.student_steps * config.iterations
-        compiler = devices.choose_compiler(context.compile, flops, context.device, context.console.say)
+        mode = context.compile if self.compiles(config) else "off"
+        compiler = devices.choose_compiler(mode, flops, context.device, context.console.say)
         self.inner = InnerLoop(FlatNet(module).to(context.device), self.inner_mode, compiler, context.ranks)
         if self.inner_mode == "auto" and not self.inner.memory:
             context.console.say(

@@ -47,7 +47,7 @@ def test_homes_of_users_that_are_not_there(tmp_path: Path, form: str, user: str)
         load_dataset(f"{form}{user}", tmp_path, size=8 if form in ("folder:", "hub:") else None, modality=None)
 
 
-def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch):
+def test_a_user_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert expanded("~/x") == Path.home() / "x"
     for name in ("DDBENCH_DATA", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
@@ -59,6 +59,16 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch):
         load_dataset("mnist")
     for name, modality in (("digits", "image"), ("graphs:made", "graph")):  # these need no folder
         assert load_dataset(name, modality=modality).root is None
+    own = arrays(tmp_path, images=IMAGES, labels=CLASSES)
+    monkeypatch.chdir(tmp_path)
+    for name in (own, "npz:own.npz"):  # nor do these, which lie where their names say
+        assert load_dataset(name).root is None
+    for name in (f"npz:{tmp_path}/gone.npz", f"graphs:{tmp_path}/gone.npz"):
+        with pytest.raises(UserError, match=r"gone\.npz"):
+            load_dataset(name, modality=None)
+    for name in ("npz:gone.npz", f"folder:{tmp_path}"):  # what may be there is there, what is decoded is kept there
+        with pytest.raises(UserError, match=r"no home folder.*--data FOLDER"):
+            load_dataset(name, size=None if name.startswith("npz") else 8)
     assert fit_preprocess(load_dataset("digits"), "zca", kept_root(None)).kind == "zca"
     found = doctor.examine(None)
     assert (found["data"]["folder"], found["data"]["datasets"]["digits"]) == (None, True)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from ddbench.protocols.protocol import PROTOCOLS, Protocol, changed
+from ddbench.protocols.settings import plain
 from ddbench.runtime.errors import UserError
 from ddbench.statistics import SIGNED, Statistics, summarise
 
@@ -271,5 +272,6 @@ def _leg(subject: str, wanted: Protocol, soft: bool) -> Leg:
 
 
 def _differing(one: Protocol, base: Protocol) -> dict[str, Any]:
-    standard = base.settings()
-    return {name: value for name, value in one.settings().items() if value != standard[name]}
+    """The settings of one that the other has otherwise, those that only one of them records too."""
+    unlike = (item.name for item in fields(Protocol) if getattr(one, item.name) != getattr(base, item.name))
+    return {name: plain(getattr(one, name)) for name in unlike if name != "name"}

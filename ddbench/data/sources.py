@@ -60,12 +60,14 @@ IDX_FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMN
 """Datasets of IDX files -> torchvision's class, which is the folder's name too; EMNIST's are all in one."""
 
 
-def load_idx_dataset(spec: DatasetSpec, root: Path | None, download: bool = False, console: Console | None = None) -> Dataset:
+def load_idx_dataset(
+    spec: DatasetSpec, root: Path | None, download: bool = False, console: Console | None = None
+) -> Dataset:
     """MNIST, Fashion-MNIST, KMNIST or a split of EMNIST from IDX files, plain or gzipped.
 
-    Looked for in ``root/MNIST/raw`` and so on (torchvision's layout), then where Debian's package has them, which needs no
-    ``root``. EMNIST's
-    images lie on their side in the files and are turned upright; its letters are counted from 1 there.
+    Looked for in ``root/MNIST/raw`` and so on (torchvision's layout), then where Debian's package has them, which needs
+    no ``root``. EMNIST's images lie on their side in the files and are turned upright; its letters are counted from 1
+    there.
 
     Raises:
         UserError: no files and no ``download``, a failed download, or a damaged file.

@@ -7,10 +7,11 @@ trained students lie in a folder beside the evaluation while probes are open, an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ddbench.evaluation.kept import Kept, check_there, cost_path, read_kept, same_head
+from ddbench.evaluation.kept import Kept, begun_at_once, check_there, cost_path, read_kept, same_head
 from ddbench.evaluation.parts import (
     HEAD,
     Writer,
@@ -170,6 +171,9 @@ def prepared(
         if job.max_images < 1:
             raise UserError(f"--max-images {job.max_images}: expected at least 1")
         difference = {**difference, "max_images": job.max_images}
+    together = _together(job, plan, students, console)
+    if job.at_once > 1 and set(together.values()) == {1}:
+        job = replace(job, at_once=begun_at_once(out))  # no run depends on what was asked
     suites = build_suites(choices, plan, dataset)
     head = head_of(job, plan, sha256, dataset, difference)
     kept = read_kept(out, head)
@@ -177,7 +181,6 @@ def prepared(
     wanted = [(student, seed) for student in students for seed in seeds]
     if job.compile == "on" and getattr(job.protocol, "replay", False):
         console.say("--compile on: a learned recipe is replayed eagerly, step by step")
-    together = _together(job, plan, students, console)
     blocks = shard.own(list(dict.fromkeys((student, seed // together[student]) for student, seed in wanted)))
     own = [(student, seed) for student, seed in wanted if (student, seed // together[student]) in blocks]
     return Work(

@@ -222,6 +222,19 @@ def read_kept(out: Path, head: dict[str, Any]) -> Kept:
     return kept
 
 
+def begun_at_once(out: Path) -> int:
+    """Students trained together, as an evaluation that is there says; 1: there is none.
+
+    What is trained one by one belongs to any: it depends on no other.
+    """
+    for path in (out, parts_folder(out) / HEAD):
+        found = read_json(path, "evaluation") if path.is_file() else None
+        count = found.get("at_once") if isinstance(found, dict) else None
+        if type(count) is int and count > 0:
+            return count
+    return 1
+
+
 def check_there(out: Path, head: dict[str, Any]) -> None:
     """Refuse to write where the records of an evaluation at work were taken away, or are another one's by now.
 

@@ -93,6 +93,8 @@ def test_whole(run: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
             assert len(made.images) == 2 * len(classes)
     learned = found["units"][f"{label} order 1 seed 0"]
     assert [len(row) for row in learned["matrix"]] == [1, 2, 3]
+    right = [own * count for row in learned["matrix"] for own, count in zip(row, learned["test_images"], strict=False)]
+    assert right == [pytest.approx(round(one), abs=1e-9) for one in right], "shares of whole images, unrounded"
     ours, random = found["results"]["rows"]
     assert (ours["run"], random["run"], ours["leaks"]) == (label, "random", False)
     finals = [

@@ -167,8 +167,7 @@ def record(
         compile=compile,
         images=None if by_name else dataset,
     )
-    if compile == "on" and recipe.kind == "smooth":
-        console.say("--compile on: smooth experts are trained eagerly, their gradient penalty is differentiated twice")
+    _tell_eager(compile, recipe, console)
     blocks = shard.own(_blocks(experts, missing, at_once))
     own, open_ = (sum(map(len, part)) for part in ([b.indices for b in blocks], [b.missing for b in blocks]))
     with units.process(), console.bar(f"experts ({student}, {recipe.epochs} epochs)", own, own - open_) as bar:
@@ -178,6 +177,12 @@ def record(
     if left:
         raise shard.unfinished("expert", own, left, experts, f"the last entry of {store.folder / MANIFEST}")
     return store
+
+
+def _tell_eager(compile: str, recipe: ExpertRecipe, console: Console) -> None:
+    """Say it where a compiler is asked for that the experts have no use for."""
+    if compile == "on" and recipe.kind == "smooth":
+        console.say("--compile on: smooth experts are trained eagerly, their gradient penalty is differentiated twice")
 
 
 def _missing(store: TrajectoryStore, experts: int) -> list[int]:

@@ -198,7 +198,7 @@ def verify_rows(request: Request, rows: Sequence[Result], max_seconds: float | N
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
     names, verified, tried = [(row.id,) for row in rows], [], 0
     if request.again:
-        begin_anew(request, rows)
+        begin_anew(request.root, request.work, request.units, rows)
     for index, outcome in run_units(
         job, shared, rows, workers, units=request.units, names=names, deadline=deadline, survive=True
     ):

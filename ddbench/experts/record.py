@@ -153,7 +153,6 @@ def record(
     ensure_writable(store.folder)
     if done:
         console.say(f"{done} of {experts} experts are recorded in {store.folder}; going on with the others")
-    devices.tell_shared(workers, device, console.say)
     job = RecordJob(
         folder=store.folder,
         dataset=spec.name,
@@ -167,7 +166,7 @@ def record(
         compile=compile,
         images=None if by_name else dataset,
     )
-    _tell_eager(compile, recipe, console)
+    _tell_before(job, workers, console)
     blocks = shard.own(_blocks(experts, missing, at_once))
     own, open_ = (sum(map(len, part)) for part in ([b.indices for b in blocks], [b.missing for b in blocks]))
     with units.process(), console.bar(f"experts ({student}, {recipe.epochs} epochs)", own, own - open_) as bar:
@@ -179,9 +178,10 @@ def record(
     return store
 
 
-def _tell_eager(compile: str, recipe: ExpertRecipe, console: Console) -> None:
-    """Say it where a compiler is asked for that the experts have no use for."""
-    if compile == "on" and recipe.kind == "smooth":
+def _tell_before(job: RecordJob, workers: int, console: Console) -> None:
+    """Say it where workers share a GPU, and where a compiler is asked for that the experts have no use for."""
+    devices.tell_shared(workers, job.device, console.say)
+    if job.compile == "on" and job.recipe.kind == "smooth":
         console.say("--compile on: smooth experts are trained eagerly, their gradient penalty is differentiated twice")
 
 

@@ -52,6 +52,7 @@ def evaluate(
     choices: Sequence[Choice] = (),
     keep_weights: bool = False,
     shard: Shard = WHOLE,
+    lost_too: bool = False,
 ) -> dict[str, Any]:
     """Score the synset of ``job``; returns the evaluation that is also written to ``out``.
 
@@ -69,6 +70,7 @@ def evaluate(
         keep_weights: the trained students stay beside ``out``, up to :data:`ddbench.evaluation.weights.LIMIT` bytes.
         shard: do its share of the runs only, in blocks of seeds that are trained at once; who finds all of them there
             writes ``out``.
+        lost_too: keep an evaluation of which every run diverged, else it is refused.
 
     Raises:
         UserError: synset, dataset, students, teacher and protocol do not fit each other, or ``out`` is another
@@ -76,7 +78,7 @@ def evaluate(
         Unfinished: the shard's runs are done, those of other shards are not: ``out`` is as it was.
     """
     work = prepared(job, students, seeds, difference, out, workers, console, choices, shard)
-    work.keep_weights = keep_weights
+    work.keep_weights, work.lost_too = keep_weights, lost_too
     kept, wanted = work.kept, work.wanted
     if not _left(work, kept) and not kept.fresh and _combined(work):
         console.say(f"finished already: all {len(wanted)} runs are in {out}")
@@ -272,7 +274,7 @@ def _check_scored(work: Work, kept: Kept, writer: Writer) -> None:
     Raises:
         UserError: names the first.
     """
-    if any(pair in kept.runs for pair in work.wanted):
+    if work.lost_too or any(pair in kept.runs for pair in work.wanted):
         return
     if not writer.others():
         remove_parts([path for path, record in kept.records if "diverged" in record], parts_folder(work.out))

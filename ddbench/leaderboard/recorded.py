@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ddbench.evaluation.ddranking.definitions import Accuracies
+from ddbench.evaluation.ddranking.definitions import TITLES, Accuracies
 from ddbench.evaluation.kept import COSTS, SECONDS
 from ddbench.leaderboard.consistency import score_summary
 from ddbench.leaderboard.result import Result
@@ -34,6 +34,11 @@ def read_scores(path: Path, result: Result) -> dict[str, Any] | None:
             raise UserError(
                 f"{path}: scores with another teacher than the evaluation's ({result.teacher['sha256'][:12]}): remove "
                 "the file, and score with that one by `ddbench scores RUN --teacher FILE`"
+            )
+        for lost in found.get("diverged", []):
+            raise UserError(
+                f"{path}: repeat {lost['seed']} diverged ({TITLES[lost['leg']]}), and the scores of a row have every "
+                "repeat; remove the file to submit the row without scores"
             )
         names = ("seed", *OWN_ACCURACIES)
         repeats = [{name: repeat[name] for name in names} for repeat in found["repeats"]]

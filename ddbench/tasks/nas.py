@@ -164,9 +164,10 @@ class Nas(Task[NasConfig]):
         for run in self.job.runs:
             own, synset = _holdout(self.synsets[run.label]), self.synsets[run.label]
             if own <= 0:
+                foreign = "imported_from" in synset.config
                 raise UserError(
-                    f"{run.path} was made with --holdout 0: there are no held-out images to choose by; distil it with "
-                    "--holdout 0.1"
+                    f"{run.path} was {'imported' if foreign else 'made with --holdout 0'}: there are no held-out "
+                    f"images to choose by; {'leave it out' if foreign else 'distil it with --holdout 0.1'}"
                 )
             if own != self.holdout:
                 raise UserError(

@@ -247,7 +247,10 @@ def test_refused(run: Path, ddb: Callable, refused: Callable):
         assert ddb(*random_tiny(run / name, *more)).code == 0
     more = ("--method", "dm", "--init", "noise", "--iterations", 1, "--ipc", 20, "--holdout", 0.9)
     assert ddb(*random_tiny(run / "many", *more)).code == 0
-    refused((*argv, "none", *SMALL), "--holdout 0", "no held-out images to choose by")
+    refused((*argv, "none", *SMALL), "--holdout 0", "no held-out images to choose by; distil it with")
+    assert ddb("export", "a", "--out", "pictures").code == 0
+    assert ddb("import", "pictures", "--dataset", "digits", "--out", "theirs").code == 0
+    assert "distil" not in refused((*argv, "theirs", *SMALL), "was imported", "to choose by; leave it out")
     refused((*argv, "a", "other", *SMALL), "held out 0.2", "one --holdout")
     refused((*argv, "a", "two", *SMALL), "ipc 2", "one IPC")
     refused((*argv, "a", *SMALL, "--nets", 999), "--nets 999", "the grid has 150")

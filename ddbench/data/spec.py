@@ -24,7 +24,7 @@ STATISTICS: dict[str, Statistics] = {
 """Named statistics that a dataset can be normalised with instead of its own.
 
 ``cifar10-idc`` is what DD-RobustBench uses on CIFAR-10 (despite its name, IDC does not); ``mtt`` is what MTT and its
-successors, IDC and DREAM use on CIFAR-10 *and* CIFAR-100 (CIFAR-10's numbers); RDED uses ``imagenet`` on CIFAR.
+successors, IDC, DREAM and NCFM use on CIFAR-10 *and* CIFAR-100 (CIFAR-10's numbers); RDED uses ``imagenet`` on CIFAR.
 """
 
 

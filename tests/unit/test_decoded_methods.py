@@ -20,10 +20,13 @@ from ddbench.decoders.base import Arrays, Decoder
 from ddbench.decoders.ddif import Ddif
 from ddbench.decoders.fred import Fred, dct, published_scale
 from ddbench.methods.base import State
+from ddbench.methods.ddif_dc import DdifDC
 from ddbench.methods.ddif_dm import DdifDM, DdifDMConfig
 from ddbench.methods.dm import DM, DMConfig
+from ddbench.methods.dsa import DSA, DSAConfig
 from ddbench.methods.families.ddif import fitted
 from ddbench.methods.families.fred import mask_of, spread
+from ddbench.methods.families.gradient_matching import LOOPS
 from ddbench.methods.fred_dc import FredDC, FredDCConfig
 from ddbench.methods.fred_dm import FredDM, FredDMConfig
 from ddbench.methods.fred_mtt import FredMTT, FredMTTConfig
@@ -153,6 +156,18 @@ def test_loops_of_dc_are_those_of_the_ipc(data_root: Path, tmp_path: Path):
     method = FredDC(FredDCConfig(coefficients=16, iterations=2), digits_context(data_root, tmp_path, ipc=10))
     assert (method.iterations, method.context.ipc) == (20, 40)
     assert (method.config.outer_loops, method.config.inner_epochs) == (10, 50)
+
+
+@pytest.mark.parametrize(("ipc", "same"), [(2, 1), (11, 10), (51, 50)])
+def test_loops_that_only_the_codes_of_fred_and_ddif_have(data_root: Path, tmp_path: Path, ipc: int, same: int):
+    config, context = FredDCConfig(coefficients=16, iterations=2), digits_context(data_root, tmp_path, ipc=ipc)
+    method = FredDC(config, context)
+    assert (method.config.outer_loops, method.config.inner_epochs) == LOOPS[same]
+    assert method.iterations == 2 * LOOPS[same][0]
+    FredDC.check(config, context)
+    assert DdifDC.published_loops == FredDC.published_loops
+    with pytest.raises(UserError, match="the authors give loops for IPC 1, 10, 20, 30, 40, 50 only"):
+        DSA.check(DSAConfig(), context)
 
 
 @pytest.mark.parametrize("log", [False, True], ids=["raw", "log"])

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ddbench.data.dataset import Split, class_indices
+from ddbench.data.spec import STATISTICS
+from ddbench.distillation.recipes import method_recipes
 from ddbench.experts.store import TrajectoryStore, find_stores
 from ddbench.methods import ncfm as module
 from ddbench.methods.base import Context, NotFiniteError, State
@@ -407,3 +409,14 @@ def test_plateau_is_torchs():
         assert copied.after(number) == ours.after(number) == optimizer.param_groups[0]["lr"]
         assert never.after(number) == 0.4
     assert ours.rate < 0.1
+
+
+def test_published_recipes_normalise_both_cifars_with_the_numbers_of_one():
+    seen = set()
+    for recipe in method_recipes("ncfm").values():
+        dataset, kind = recipe.run["dataset"], recipe.run["preprocess"]
+        if dataset.startswith("cifar"):
+            numbers = STATISTICS.get(kind, STATISTICS[dataset])
+            assert numbers == STATISTICS["cifar10"], recipe.name
+            seen.add(dataset)
+    assert seen == {"cifar10", "cifar100"}

@@ -396,3 +396,15 @@ def test_published_recipes_have_the_views_of_their_scripts():
         assert found == VIEWS[cell], recipe.name
         seen.add(cell)
     assert seen == set(VIEWS)
+
+
+def test_published_recipes_have_the_convnets_of_their_scripts():
+    """Instance norm, as DC's networks have it, and three blocks also on Tiny-ImageNet."""
+    seen = set()
+    for recipe in [*method_recipes("edc").values(), *method_recipes("gvbsm").values()]:
+        if "official" not in recipe.source:
+            continue
+        names = [one for one in recipe.run["teacher_student"].split(",") if one.startswith("convnet")]
+        assert set(names) <= {f"convnet-{one}-in" for one in ("d3-w128", "d1-w128", "d2-w128", "d3-w32")}, recipe.name
+        seen.update((recipe.method, recipe.run["dataset"]) for _ in names)
+    assert seen == {cell for cell in VIEWS if cell[1] != "imagenet-1k"}

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from ddbench.config import refuse_idle, setting
 from ddbench.data.limits import require_memory
 from ddbench.decoders.base import Arrays, Decoder, too_much
 from ddbench.methods.base import Context, Distilled, Method
-from ddbench.methods.families.gradient_matching import UNTRAINED, AugmentedConfig, AugmentedMatching, loops
+from ddbench.methods.families.gradient_matching import LOOPS, UNTRAINED, AugmentedConfig, AugmentedMatching, loops
 from ddbench.methods.families.trajectory import InnerConfig, TrajectoryMethod
 from ddbench.methods.parts.canvas import Canvas
 from ddbench.methods.parts.decoded import DecodedCanvas
@@ -156,10 +156,13 @@ A = TypeVar("A", bound=AugmentedConfig)
 class DecodedMatching(Decoded[A], AugmentedMatching[A]):
     """The mix-in before DC with DSA's augmentation."""
 
+    published_loops: ClassVar[Mapping[int, tuple[int, int]]] = {**LOOPS, 2: (1, 1), 11: (10, 50), 51: (50, 10)}
+    """DC's, and three that the public codes of FreD and DDiF have besides."""
+
     @classmethod
     def settled(cls, config: A, context: Context) -> A:
         """With the published loops of the IPC, not of the decoded images; where there is one, without what trains."""
-        outer, inner = loops(config, context.ipc)
+        outer, inner = loops(config, context.ipc, cls.published_loops)
         idle = UNTRAINED if outer == 1 and not config.outer_loops else ()
         defaults: dict[str, Any] = {item.name: item.default for item in fields(config) if item.name in idle}
         return replace(config, outer_loops=outer, inner_epochs=inner if outer > 1 else 1, **defaults)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ from ddbench.training.loops import Inputs, train
 from ddbench.training.optimizers import OptimizerSettings
 
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
-"""IPC to (O, I), as in the public code; it has no others."""
+"""IPC to (O, I), as in the public code of DC and DSA; it has no others."""
 
 UNTRAINED = ("lr_student", "batch_student")
 """Settings of the network's training, which does not take place with one outer loop."""
@@ -76,21 +76,26 @@ class GradientMatchingConfig(SamplerConfig):
     """Distance of gradients: rows (DC: one cosine an output unit, no biases), mse, or cos (all parameters together)."""
 
 
-def loops(config: GradientMatchingConfig, ipc: int) -> tuple[int, int]:
+def loops(
+    config: GradientMatchingConfig, ipc: int, published: Mapping[int, tuple[int, int]] = LOOPS
+) -> tuple[int, int]:
     """O and I: those of the config, or the published ones of this IPC.
+
+    Args:
+        published: IPC to (O, I), as the method's authors have it.
 
     Raises:
         UserError: none are published for this IPC, and the config leaves one open.
     """
     if config.outer_loops and (config.inner_epochs or config.outer_loops == 1):
         return config.outer_loops, config.inner_epochs
-    if ipc not in LOOPS:
-        near = LOOPS[min(LOOPS, key=lambda known: abs(known - ipc))]
+    if ipc not in published:
+        near = published[min(published, key=lambda known: abs(known - ipc))]
         raise UserError(
-            f"--ipc {ipc}: the authors give loops for IPC {', '.join(map(str, LOOPS))} only; choose them yourself, for "
-            f"example --outer-loops {near[0]} --inner-epochs {near[1]}"
+            f"--ipc {ipc}: the authors give loops for IPC {', '.join(map(str, sorted(published)))} only; choose them "
+            f"yourself, for example --outer-loops {near[0]} --inner-epochs {near[1]}"
         )
-    outer, inner = LOOPS[ipc]
+    outer, inner = published[ipc]
     return config.outer_loops or outer, config.inner_epochs or inner
 
 
@@ -102,10 +107,13 @@ class GradientMatching(Method[M]):
 
     second_order = True
 
+    published_loops: ClassVar[Mapping[int, tuple[int, int]]] = LOOPS
+    """IPC to (O, I) in the method's public code."""
+
     @classmethod
     def idle(cls, config: M, context: Context) -> Mapping[str, str]:
         """The network is trained between two image steps of an outer iteration: not where there is one, as at IPC 1."""
-        if loops(config, context.ipc)[0] > 1:
+        if loops(config, context.ipc, cls.published_loops)[0] > 1:
             return {}
         names = (*UNTRAINED, *(["inner_epochs"] if config.inner_epochs > 1 else []))  # published recipes say 1
         return dict.fromkeys(names, Here("with one outer loop: the network is not trained"))
@@ -115,7 +123,7 @@ class GradientMatching(Method[M]):
         """As every method's, and loops for this IPC."""
         super().check(config, context)
         check_sampler(config, config.batch_real)
-        loops(config, context.ipc)
+        loops(config, context.ipc, cls.published_loops)
 
     @classmethod
     def terms_of_a_step(cls, config: M, context: Context) -> int:
@@ -125,7 +133,7 @@ class GradientMatching(Method[M]):
     @property
     def iterations(self) -> int:
         """Image steps: outer iterations times O."""
-        return self.config.iterations * loops(self.config, self.context.ipc)[0]
+        return self.config.iterations * loops(self.config, self.context.ipc, self.published_loops)[0]
 
     @property
     def strategy(self) -> Strategy | None:
@@ -135,14 +143,12 @@ class GradientMatching(Method[M]):
     def setup(self) -> None:
         """First images, their optimiser, the real images."""
         config, context = self.config, self.context
-        self._loops, self._epochs = loops(config, context.ipc)
+        self._loops, self._epochs = loops(config, context.ipc, self.published_loops)
         self.canvas = self.make_canvas(first_images(context, config.init, "matching-init").to(context.device))
         self._labels = context.hard_labels().to(context.device)
         self._real = RealBatches(context)
         self._sampler = make_sampler(config, context, self._real, config.batch_real)
         self._network: nn.Module | None = None
-        if context.compile == "on":
-            context.console.say(f"--compile on: {self.title} runs eagerly, compiling it saves nothing")
 
     def make_canvas(self, images: Tensor) -> Canvas:
         """What is learned, beginning at images ``(K * ipc, C, H, W)``."""

@@ -49,6 +49,7 @@ def main(argv: list[str]) -> None:
     from ddbench.cli.settings import open_dataset
     from ddbench.data.specs import size_to_load
     from ddbench.exchange.write import export_synset, lost_in_pixels
+    from ddbench.protocols.plan import labels_path, row_labels
     from ddbench.synset import check_against, own_preprocess, read_synset, synset_path
 
     path = synset_path(args.run)
@@ -61,3 +62,5 @@ def main(argv: list[str]) -> None:
     print(f"{len(files)} file(s) in {args.out}")
     if args.format == "png" and (lost := lost_in_pixels(synset)):
         print(f"note: 8-bit pixels, without {lost}; --format npz has all of it")
+    if labels := row_labels(path) or next(filter(Path.is_file, [labels_path(path)]), None):
+        print(f"note: without {labels}, the stored labels of views; --format hub has them too")

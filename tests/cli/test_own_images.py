@@ -148,6 +148,16 @@ def test_an_import_names_the_place_where_the_images_are(place: Path, ddb: Callab
     assert ddb(*evaluate_tiny(Path("back"))).code == 0
 
 
+@pytest.mark.parametrize("format", ["png", "npz"])
+def test_an_export_says_that_stored_labels_stay(place: Path, ddb: Callable, format: str):
+    assert ddb("distill", "--method", "random", "--dataset", "digits", "--ipc", 1, "--out", "run", *EAGER).code == 0
+    assert "labels" not in ddb("export", "run", "--out", "before", "--format", format).out
+    labels = Path("run/labels.safetensors")
+    labels.write_bytes(b"")
+    said = f"note: without {labels}, the stored labels of views; --format hub has them too"
+    assert said in ddb("export", "run", "--out", "out", "--format", format).out
+
+
 def test_pictures_say_of_what_they_are(place: Path, ddb: Callable):
     """An import of the pictures would show them to a student through another preprocess, patches as whole images."""
     made = ("distill", "--method", "random", "--dataset", "digits", "--ipc", 1, "--preprocess", "zca", "--out", "run")

@@ -156,6 +156,7 @@ def test_a_run_on_ray_is_of_the_jobs_device(on_cluster: Callable[[str], None], d
     """Its jobs refused the folder that was begun on a CPU."""
     on_cluster("cuda")
     parts = ("distill", "--method", "kcenter", "--dataset", "digits", "--ipc", 1, "--student", TINY)
+    parts = (*parts, "--teachers", tmp_path / "teachers")
     made = ddb(*parts, "--out", tmp_path / "run", "--quiet", *EAGER, "--engine", "ray")
     assert made.code == 0, made.err
     assert json.loads((tmp_path / "run" / "config.json").read_text())["device"] == "cuda"

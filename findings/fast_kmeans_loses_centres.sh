@@ -2,7 +2,7 @@
 # fast-pytorch-kmeans moves the centre of a cluster that no image of a mini-batch is nearest to towards the origin.
 #
 # fast-pytorch-kmeans 0.2.2 (the clustering that public code of dataset distillation takes its representative images
-# with), torch 2.9.1, scikit-learn 1.8.0 for the images and as the other side. The mean of no image is counted as 0 and
+# with), torch 2.15.0, scikit-learn 1.9.1 for the images and as the other side. The mean of no image is counted as 0 and
 # averaged in: with `minibatch` the centre goes a tenth of its way or more to the origin, step by step, and without it
 # an empty cluster is put there at once. The black image is nearest to none, so it never comes back. Asked for 50 centres
 # of 1,797 digits, in batches of 64, one gets 17; nothing is said, and the clustering is about as good as one of so few.
@@ -19,7 +19,7 @@
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-python3 -m pip install --quiet --target "$folder" fast-pytorch-kmeans==0.2.2 torch==2.9.1 numpy==2.4.6 scikit-learn==1.8.0
+python3 -m pip install --quiet --target "$folder" fast-pytorch-kmeans==0.2.2 torch==2.15.0 numpy==2.4.6 psutil==7.2.2 scikit-learn==1.9.1
 PYTHONPATH="$folder" python3 - <<'PYTHON'
 import sys
 

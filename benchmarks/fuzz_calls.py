@@ -60,6 +60,16 @@ def checkpoint(path: Path) -> None:
     lazy("distillation.folder", "resume")(path, method, meter, range(method.iterations), method.context.console)
 
 
+def metrics(path: Path) -> None:
+    """As a run goes on after its second step: what is kept are lines of steps, and the next one follows them."""
+    log = lazy("runtime.tracking", "JsonLines")(path, 2)
+    log.log(3, {"loss": float("nan")})
+    log.close()
+    *kept, own, end = path.read_bytes().split(b"\n")
+    assert (own, end) == (b'{"iteration":3,"loss":null}', b"")
+    assert not any(json.loads(line)["iteration"] > 2 for line in kept)
+
+
 def verification(path: Path) -> None:
     (row,) = path.parent.glob("????????????????.json")
     lazy("leaderboard.verification", "read_verification")(path, lazy("leaderboard.schema", "read_result")(row))

@@ -17,7 +17,7 @@ import fuzz_calls as calls
 import fuzz_inputs as inputs
 from fuzz_calls import lazy
 from fuzz_inputs import Change, Draws
-from fuzz_valid import DGCNN, IDX, LOOK, OGB, PLAN, SIGN, TU
+from fuzz_valid import DGCNN, IDX, LOOK, METRICS, OGB, PLAN, SIGN, TU
 
 Reader = Callable[[bytes], object]
 
@@ -66,6 +66,7 @@ MADE: dict[str, Form] = {
         "experts/*/*/*/manifest.json",
     ),
     "checkpoint": Form("x.safetensors", calls.checkpoint, ("half.safetensors",), inputs.safetensors_file),
+    "metrics": Form("metrics.jsonl", calls.metrics, (METRICS,), inputs.bytes_changed),
     "manifest": Form("store/manifest.json", calls.manifest, ("experts/*/*/*/manifest.json",), inputs.json_file),
     "trees": Form(
         "x.safetensors",
@@ -218,7 +219,7 @@ def _texts() -> dict[str, tuple[Callable[[str], object], list[str]]]:
 TEXTS = ("student names", "strategies", "names", "flags")
 READERS = (*MADE, *SEVERAL, *TEXTS)
 
-TAKE_NOTHING = ("recipe", "look", "sign of life", "strategies", "names", "flags")
+TAKE_NOTHING = ("metrics", "recipe", "look", "sign of life", "strategies", "names", "flags")
 """Readers that an empty file or text is right for, or which pass over what they cannot read."""
 
 

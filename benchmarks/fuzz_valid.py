@@ -193,6 +193,7 @@ LOOK = (
     b'{"modes": {"L": 2}, "channels": 1, "bits": 8, "smallest": [8, 8], "largest": [8, 8], "deep": 0, "turned": 0, '
     b'"alpha": 0, "skipped": {}}'
 )
+METRICS = b'{"grad":1.5,"iteration":1,"loss":0.5}\n{"grad":null,"iteration":2,"loss":0.25}\n{"iteration":3,"lo'
 SIGN = b'{"host": "a", "pid": 1, "started": 1.0, "beat": 2.0, "units": ["a"]}'
 
 TU = {

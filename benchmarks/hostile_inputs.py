@@ -338,6 +338,20 @@ def _bomb(data: bytes) -> bytes:
 
 # lines of text
 
+STEPS: dict[str, Content] = {
+    "steps after those kept": lambda data: data + b'{"iteration":9}\n{"iteration":10}\n',
+    "a step that is no number": lambda data: b'{"iteration":"one"}\n' + data,
+    "a step that is a list": lambda data: b'{"iteration":[]}\n' + data,
+    "a step without a number": lambda data: b"{}\n" + data,
+    "a step of infinity": lambda data: b'{"iteration":1e999}\n' + data,
+    "a step of NaN": lambda data: b'{"iteration":NaN}\n' + data,
+    "lines that are no objects": lambda data: b"[1]\n2\nnull\n" + data,
+    "a line nested too deep": lambda data: b"[" * 60_000 + b"\n" + data,
+    "a line in UTF-16": lambda data: '{"iteration":1}\n'.encode("utf-16") + data,
+    "a torn last line": lambda data: data[:-5],
+}
+"""Of a log of steps."""
+
 LINES: dict[str, Content] = {
     "zeros": lambda data: b"\0" * len(data),
     "a line of 5 MB": lambda data: b"a" * 5_000_000,

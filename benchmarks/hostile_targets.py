@@ -91,6 +91,9 @@ def _of_runs() -> dict[str, Target]:
             small=("mine.py",),
         ),
         "checkpoint": Target("killed/checkpoint.safetensors", KILLED, inputs.TENSORS, small=("killed",)),
+        "metrics of a killed run": Target(
+            "killed/metrics.jsonl", KILLED, {**inputs.LINES, **inputs.STEPS}, small=("killed",)
+        ),
         "configuration of a killed run": Target("killed/config.json", KILLED, inputs.JSON, small=("killed",)),
     }
 

@@ -383,3 +383,22 @@ def tiny_diffusions(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -
             console=Console(quiet=True),
         )
     return root
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A context in which this process has a CUDA device that is not there."""
+    root = Path(__file__).parents[1]
+    if not (root / "benchmarks" / "gpu").is_dir():
+        pytest.skip("the benchmarks are not here")
+    monkeypatch.syspath_prepend(str(root))
+    from benchmarks.gpu.pretended import pretended_cuda
+
+    return pretended_cuda
+
+
+@pytest.fixture
+def gpu(pretended: Any) -> Iterator[None]:
+    """It is there for the test."""
+    with pretended():
+        yield

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from ddbench.runtime import jobs
 from ddbench.runtime.common import Common
+from ddbench.runtime.device import auto_is
 from ddbench.runtime.errors import UserError
 
 ENGINE = ("engine", "ray_address", "gpu_share")
@@ -34,7 +35,8 @@ A = TypeVar("A", bound=Any)
 def fan_out(args: A) -> Iterator[A]:
     """Let jobs run where the flags say for the block; gives the flags as they then hold.
 
-    On Ray a job has one thread, if nothing else is said: the cores of this machine are not those of the nodes.
+    On Ray a job has one thread, if nothing else is said: the cores of this machine are not those of the nodes. What
+    ``--device auto`` means is what a job gets there.
 
     Raises:
         UserError: flags of Ray without it; no ray, no cluster, or no node that can take a job.
@@ -53,5 +55,6 @@ def fan_out(args: A) -> Iterator[A]:
     with (
         cluster(args.ray_address, workers=args.workers, cpus=cpus, gpus=args.gpu_share, device=args.device) as ray,
         jobs.engine(ray),
+        auto_is(ray.kind, elsewhere=True),
     ):
         yield replace(args, threads=cpus) if isinstance(args, Common) else args

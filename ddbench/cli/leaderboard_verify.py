@@ -52,7 +52,8 @@ class VerifyArgs(Engines, Sharded):
     first_seed: int | None = None
     """First seed of those; default: the one after the row's last."""
     measured: bool = False
-    """Also measure calibration, robustness, corruptions and tasks again, where the row has them."""
+    """Also measure calibration, robustness, corruptions and tasks again, where the row has them; a row whose
+    verification lacks them is verified once more."""
     synset: Path | None = None
     """Synset file of the one row that is named, when it does not lie beside it; its sha256 must be the row's."""
     teacher: Path | None = None

@@ -61,6 +61,11 @@ def _print(scored: Scored) -> None:
     for name in (*SCORES, *result["legs"]):
         if name == next(iter(result["legs"])):
             print("  test accuracy (fraction)")
+        if name not in result["summary"]:
+            lost = [str(one["seed"]) for one in result["repeats"] if name not in one]
+            count = f"{len(lost)} of {len(result['repeats'])}"
+            print(f"  {TITLES[name]:<{width}} diverged: repeats {', '.join(lost)} ({count}); it has no mean")
+            continue
         entry, digits = result["summary"][name], 2 if name in ("lrs", "ars") else 4
         words = interval_words(entry, 1, digits, unit=UNITS.get(name, FRACTION))
         print(f"  {TITLES[name]:<{width}} {entry['mean']:8.{digits}f}   {words}")

@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddbench.registry import unknown
+from ddbench.runtime.device import sent
 from ddbench.runtime.errors import UserError
 
 FAMILIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
@@ -185,15 +186,15 @@ def apply(draw: Draw, x: Tensor) -> Tensor:
     for position, family in enumerate(draw.strategy.ops):
         index = (draw.families == position).nonzero().flatten()
         if len(index):
-            chosen = x.index_select(0, index.to(x.device))
+            chosen = x.index_select(0, sent(index, x.device))
             parts.append(_APPLY[family](chosen, draw.values[family][index], draw.strategy))
             order.append(index)
-    back = torch.argsort(torch.cat(order)).to(x.device)
+    back = sent(torch.argsort(torch.cat(order)), x.device)
     return torch.cat(parts).index_select(0, back).contiguous()
 
 
 def _color(x: Tensor, values: Tensor, _: Strategy) -> Tensor:
-    brightness, saturation, contrast = values.to(x.device, x.dtype).view(-1, 3, 1, 1, 1).unbind(1)
+    brightness, saturation, contrast = sent(values, x.device, x.dtype).view(-1, 3, 1, 1, 1).unbind(1)
     x = x + brightness
     if x.shape[1] > 1:  # a single channel is its own mean
         x = torch.lerp(x.mean(1, keepdim=True), x, saturation)
@@ -204,7 +205,7 @@ def _crop(x: Tensor, values: Tensor, _: Strategy) -> Tensor:
     # One ring of zeros is enough: a window that reaches further out keeps reading it.
     n, channels, size, _side = x.shape
     wide = size + 2
-    window = (values.to(x.device).T.unsqueeze(2) + torch.arange(1, size + 1, device=x.device)).clamp_(0, size + 1)
+    window = (sent(values, x.device).T.unsqueeze(2) + torch.arange(1, size + 1, device=x.device)).clamp_(0, size + 1)
     rows, columns = window
     index = (rows.unsqueeze(2) * wide + columns.unsqueeze(1)).flatten(1).unsqueeze(1)
     source = F.pad(x, (1, 1, 1, 1)).flatten(2)
@@ -213,14 +214,14 @@ def _crop(x: Tensor, values: Tensor, _: Strategy) -> Tensor:
 
 def _cutout(x: Tensor, values: Tensor, strategy: Strategy) -> Tensor:
     side = reach(strategy, "cutout", x.shape[2])
-    first = (values.to(x.device) - side // 2).unsqueeze(2)
+    first = (sent(values, x.device) - side // 2).unsqueeze(2)
     pixel = torch.arange(x.shape[2], device=x.device)
     rows, columns = ((pixel >= first) & (pixel < first + side)).unbind(1)
     return x.masked_fill((rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1), 0)
 
 
 def _flip(x: Tensor, values: Tensor, _: Strategy) -> Tensor:
-    return torch.where(values.to(x.device).view(-1, 1, 1, 1), x.flip(3), x)
+    return torch.where(sent(values, x.device).view(-1, 1, 1, 1), x.flip(3), x)
 
 
 def _scale(x: Tensor, values: Tensor, strategy: Strategy) -> Tensor:
@@ -239,7 +240,7 @@ def _resample(x: Tensor, matrix: Tensor, strategy: Strategy) -> Tensor:
     Half precision is widened: its rounding would shift the sampling points visibly.
     """
     exact = x if x.dtype == torch.float64 else x.float()
-    theta = F.pad(matrix.to(x.device, exact.dtype), (0, 1)).expand(len(x), 2, 3)
+    theta = F.pad(sent(matrix, x.device, exact.dtype), (0, 1)).expand(len(x), 2, 3)
     grid = F.affine_grid(theta, list(x.shape), align_corners=strategy.align_corners)
     return F.grid_sample(exact, grid, padding_mode="zeros", align_corners=strategy.align_corners).to(x.dtype)
 

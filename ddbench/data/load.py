@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ddbench.data.dataset import Dataset
-from ddbench.data.places import FILES
-from ddbench.data.specs import MADE, dataset_spec
+from ddbench.data.places import FILES, packaged
+from ddbench.data.specs import GRAPHS, MADE, NPZ, dataset_spec
 from ddbench.registry import resolve
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.folders import expanded, user_cache
@@ -40,6 +40,14 @@ def kept_root(root: Path | None) -> Path | None:
         return data_root(root)
     except UserError:
         return None
+
+
+def _needs_folder(name: str) -> bool:
+    """Whether a dataset is read out of the data folder, or kept there: not what is one file that lies where it says."""
+    if name in WITHOUT_FILES or packaged(name):
+        return False
+    place = expanded(name.partition(":")[2])
+    return not (name.startswith((NPZ, GRAPHS)) and (place.is_absolute() or place.exists()))
 
 
 def data_changed(name: str) -> UserError:
@@ -79,7 +87,7 @@ def load_dataset(
     if modality not in (None, spec.modality):
         raise UserError(f"--dataset {name}: a set of {spec.modality}s, but this works on {modality}s only")
     read = resolve(spec.reader, f"dataset {name}")
-    made = read(spec, kept_root(root) if spec.name in WITHOUT_FILES else data_root(root), download, console)
+    made = read(spec, data_root(root) if _needs_folder(spec.name) else kept_root(root), download, console)
     if not isinstance(made, Dataset) or made.spec.name != spec.name:
         raise UserError(f"dataset {name}: its reader gave {type(made).__name__}, expected a Dataset of that name")
     made.check()

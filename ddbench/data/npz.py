@@ -60,7 +60,7 @@ def load_medmnist(spec: DatasetSpec, root: Path, download: bool = False, console
     return make_dataset(spec, *splits, root=root)
 
 
-def load_npz(spec: DatasetSpec, root: Path, download: bool = False, console: Console | None = None) -> Dataset:
+def load_npz(spec: DatasetSpec, root: Path | None, download: bool = False, console: Console | None = None) -> Dataset:
     """``npz:PATH``: uint8 images ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)`` and whole labels from 0.
 
     The arrays are called as one of :data:`FORMS` says; ``class_names`` may name the classes. Without a test set a fixed

@@ -9,7 +9,8 @@ from ddbench.runtime.folders import expanded
 DEBIAN = {"fashion-mnist": ("dataset-fashion-mnist", Path("/usr/share/datasets/fashion-mnist"))}
 """Datasets that Debian packages: the package, and where it puts the files."""
 
-IDX = "train-images-idx3-ubyte*"
+IDX_PARTS = tuple(f"{part}-{end}" for part in ("train", "t10k") for end in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+IDX = f"{IDX_PARTS[0]}*"
 
 FILES: dict[str, tuple[str, ...]] = {
     "digits": (),
@@ -31,15 +32,20 @@ FILES: dict[str, tuple[str, ...]] = {
 """Below the data folder: one of these, where a dataset is there. Digits need no file; subsets are parts of ImageNet."""
 
 
-def own_place(place: str, root: Path) -> Path:
-    """Where data of a user's own are: a relative path is looked for in the working directory, then in ``root``.
+def own_place(place: str, root: Path | None) -> Path:
+    """Where data of a user's own are: a relative path is looked for in the working directory, then in ``root``, if any.
 
     The name is kept in everything made of the data, so this finds them for a synset that is scored elsewhere, or after
     they were moved; what is found is compared by fingerprint.
     """
     path = expanded(place)
-    below = root / path  # an absolute path stays what it is
+    below = path if root is None else root / path  # an absolute path stays what it is
     return below if below.exists() and not path.exists() else path
+
+
+def packaged(name: str) -> bool:
+    """Whether Debian's package of a dataset is there, with all its files."""
+    return name in DEBIAN and all(any(DEBIAN[name][1].glob(f"{part}*")) for part in IDX_PARTS)
 
 
 def find_files(root: Path) -> dict[str, Path | None]:

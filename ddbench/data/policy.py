@@ -33,6 +33,7 @@ from ddbench.data.augment import FAMILIES, Strategy, apply, draw, parse_strategy
 from ddbench.data.specs import DSA, resolve_augmentation, resolve_strategy
 from ddbench.registry import unknown
 from ddbench.runtime import seeds
+from ddbench.runtime.device import sent
 from ddbench.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ def _stretch(x: Tensor, axis: int, first: Tensor, length: Tensor) -> Tensor:
     centre = centre.clamp(min=0).minimum(last)
     below = centre.long()
     above = (below + 1).minimum(last)
-    weight = _along(centre - below, axis).to(x.device, x.dtype)
+    weight = sent(_along(centre - below, axis), x.device, x.dtype)
     low, high = (_take(x, axis, first.unsqueeze(1) + index) for index in (below, above))
     return torch.lerp(low, high, weight)
 
@@ -263,7 +264,7 @@ def _along(rows: Tensor, axis: int) -> Tensor:
 
 def _take(x: Tensor, axis: int, index: Tensor) -> Tensor:
     """Rows (axis 2) or columns (axis 3) of each image, by int64 ``(n, S)``."""
-    return x.gather(axis, _along(index, axis).to(x.device).expand(x.shape))
+    return x.gather(axis, sent(_along(index, axis), x.device).expand(x.shape))
 
 
 def _shuffle_patches(x: Tensor, factor: int, generator: torch.Generator) -> Tensor:
@@ -314,7 +315,7 @@ def _mixed(policy: Policy, x: Tensor, generator: torch.Generator) -> tuple[Tenso
     if float(torch.rand((), generator=generator)) >= policy.mix_probability:
         return x, Mix(torch.arange(n, device=x.device), 1.0)
     share = _beta(policy.mix_alpha, generator)
-    partner = torch.randperm(n, generator=generator).to(x.device)
+    partner = sent(torch.randperm(n, generator=generator), x.device)
     if policy.mix == "mixup":
         return share * x + (1 - share) * x[partner], Mix(partner, share)
     half = [int(size * math.sqrt(1 - share)) // 2 for size in (height, width)]

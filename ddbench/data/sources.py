@@ -60,11 +60,14 @@ IDX_FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMN
 """Datasets of IDX files -> torchvision's class, which is the folder's name too; EMNIST's are all in one."""
 
 
-def load_idx_dataset(spec: DatasetSpec, root: Path, download: bool = False, console: Console | None = None) -> Dataset:
+def load_idx_dataset(
+    spec: DatasetSpec, root: Path | None, download: bool = False, console: Console | None = None
+) -> Dataset:
     """MNIST, Fashion-MNIST, KMNIST or a split of EMNIST from IDX files, plain or gzipped.
 
-    Looked for in ``root/MNIST/raw`` and so on (torchvision's layout), then where Debian's package has them. EMNIST's
-    images lie on their side in the files and are turned upright; its letters are counted from 1 there.
+    Looked for in ``root/MNIST/raw`` and so on (torchvision's layout), then where Debian's package has them, which needs
+    no ``root``. EMNIST's images lie on their side in the files and are turned upright; its letters are counted from 1
+    there.
 
     Raises:
         UserError: no files and no ``download``, a failed download, or a damaged file.
@@ -72,9 +75,10 @@ def load_idx_dataset(spec: DatasetSpec, root: Path, download: bool = False, cons
     emnist = spec.name.partition("emnist-")[2]
     name = "EMNIST" if emnist else IDX_FOLDERS[spec.name]
     parts = (f"emnist-{emnist}-train", f"emnist-{emnist}-test") if emnist else ("train", "t10k")
-    folders = [root / name / "raw"]
+    folders = [] if root is None else [root / name / "raw"]
     kind = f"emnist-{emnist}-*-ubyte" if emnist else "*-ubyte"
-    remedy = f"get them with --download, or put the four {kind} or {kind}.gz files into {folders[0]}"
+    where = folders[0] if folders else f"DATA/{name}/raw"
+    remedy = f"get them with --download, or put the four {kind} or {kind}.gz files into {where}"
     if spec.name in DEBIAN:
         package, place = DEBIAN[spec.name]
         folders.append(place)
@@ -98,10 +102,11 @@ def load_idx_dataset(spec: DatasetSpec, root: Path, download: bool = False, cons
         return splits
 
     def fetch() -> None:
+        assert root is not None
         for train in (True, False):  # of EMNIST it looks for those of one part only
             archive(spec, name, root, download=True, train=train, **({"split": emnist} if emnist else {}))
 
-    return make_dataset(spec, *read_or_fetch(read, fetch, download), root=root)
+    return make_dataset(spec, *read_or_fetch(read, fetch, download and root is not None), root=root)
 
 
 def read_or_fetch(read: Callable[[], list[Split]], fetch: Callable[[], None], download: bool) -> list[Split]:

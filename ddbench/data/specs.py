@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,18 +94,23 @@ def may_be_same(name: str, other: str, *, by_fingerprint: bool = True) -> bool:
     return all(map(is_read_elsewhere, names)) and len({_kind(one) for one in names}) == 1
 
 
-def kept_at(root: Path, dataset: str, *parts: str) -> Path:
-    """Where what is made of a dataset belongs: ``ROOT/<slug>/<parts>``, or where that is already, made of the same data
-    by another name of their place.
+def kept_at(root: Path, dataset: str, *parts: str, begun: Sequence[str] = ()) -> Path:
+    """Where what is made of a dataset belongs: ``ROOT/<slug>/<parts>``, or where that is already, made or begun of the
+    same data by another name of their place.
 
     Args:
         parts: the last one has the fingerprint of the data in it.
+        begun: names of what lies beside it while it is made.
     """
     own = root.joinpath(dataset_slug(dataset), *parts)
-    if own.exists() or not is_read_elsewhere(dataset):
+    if not is_read_elsewhere(dataset):
         return own
-    there = (folder.joinpath(*parts) for folder in sorted(root.glob(f"{_kind(dataset)}-*")))
-    return next((path for path in there if path.exists()), own)
+    places = [own, *(folder.joinpath(*parts) for folder in sorted(root.glob(f"{_kind(dataset)}-*")))]
+    for names in ((own.name,), begun):
+        for path in places:
+            if any(path.with_name(name).exists() for name in names):
+                return path
+    return own
 
 
 def slug_patterns(dataset: str | None) -> tuple[str, ...]:

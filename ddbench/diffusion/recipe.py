@@ -11,6 +11,7 @@ from ddbench.config import check_config, setting
 from ddbench.data.specs import kept_at
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import text_hash
+from ddbench.runtime.signs import TURN
 
 KINDS = PIXEL, LATENT = "pixel", "latent"
 """Kinds of models: of pixels, trained by ddbench; of an autoencoder's codes, a pretrained pipeline."""
@@ -23,6 +24,9 @@ GROUPS = 8
 
 MAX_WIDTH, MAX_LEVELS, MAX_LAYERS = 2048, 8, 16
 """Ends of what is trained, so that a description is refused before a network of any size is made of it."""
+
+PARTIAL = ".partial.safetensors"
+"""End of the name of a checkpoint, beside the folders of models."""
 
 TIMESTEPS = 1000
 """Steps of the forward process (Ho, Jain, Abbeel, NeurIPS 2020)."""
@@ -119,7 +123,7 @@ class DiffusionRecipe:
 
 def model_folder(root: Path, dataset: str, key: str) -> Path:
     """Where a model that ddbench trains belongs."""
-    return kept_at(root, dataset, key)
+    return kept_at(root, dataset, key, begun=(f"{key}{PARTIAL}", f"{key}{TURN}"))
 
 
 def unet_config(recipe: DiffusionRecipe, channels: int, side: int, classes: int) -> dict[str, Any]:

@@ -35,8 +35,6 @@ SCHEMA = 1
 FILE = "ddbench.json"
 COST = "cost.json"
 SAMPLES = "samples.png"
-PARTIAL = ".partial.safetensors"
-"""End of the name of a checkpoint, beside the folders of models."""
 
 UNET_CONFIG = "unet/config.json"
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"

@@ -20,11 +20,10 @@ from ddbench.diffusion.ddim import STEPS, Move, sampling_moves, travel
 from ddbench.diffusion.draws import Draws
 from ddbench.diffusion.library import diffusers
 from ddbench.diffusion.parts import SCHEDULER_CONFIG
-from ddbench.diffusion.recipe import DiffusionRecipe, model_folder, scheduler_config, unet_config
+from ddbench.diffusion.recipe import PARTIAL, DiffusionRecipe, model_folder, scheduler_config, unet_config
 from ddbench.diffusion.store import (
     COST,
     FILE,
-    PARTIAL,
     SAMPLES,
     UNET_CONFIG,
     UNET_WEIGHTS,

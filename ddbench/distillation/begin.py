@@ -166,6 +166,7 @@ def begin(
         resolved |= references(needs, context.resources, request)
     made = claim_folder(out, resolved, code) if ranks.leads else None
     _tell_repeats(kind, config, context)
+    _tell_eager(kind, config, context)
     return Run(
         name=name,
         kind=kind,
@@ -295,6 +296,12 @@ def _tell_repeats(kind: type[Method[Any]], config: Any, context: Context) -> Non
         )
 
 
+def _tell_eager(kind: type[Method[Any]], config: Any, context: Context) -> None:
+    """Say it where a compiler is asked for that the method itself has no use for."""
+    if context.compile == "on" and not kind.compiles(config):
+        context.console.say(f"--compile on: {kind.title} itself runs eagerly, nothing of its own work is compiled here")
+
+
 def attention_for(kind: type[Method[Any]], context: Context) -> AbstractContextManager[None]:
     """The form of attention that the method can work with: torch's choice, or the one with a second derivative.
 
@@ -391,7 +398,7 @@ def resolved_settings(name: str, config: Any, context: Context, settings: RunSet
         "validate_epochs": settings.validate_epochs,
         "threads": settings.threads,
         "compile": settings.compile,
-        "device": str(context.device.type),
+        "device": devices.kind_of(settings.device),
         "versions": devices.versions(),
         **settings.ranks.record(),
     }

@@ -42,7 +42,7 @@ from ddbench.runtime.errors import UserError, memory_words
 from ddbench.runtime.files import ensure_writable
 from ddbench.runtime.interruption import interruptible
 from ddbench.runtime.progress import Console
-from ddbench.runtime.resources import Meter, peak_memory
+from ddbench.runtime.resources import Meter, largest, peaks
 from ddbench.runtime.shards import State, Units, run_units, turn_state
 from ddbench.runtime.signs import end_turns, turn
 from ddbench.runtime.tensors import open_tensors
@@ -124,6 +124,7 @@ def share_out(run: Run) -> None:
     out, console, sharing, product = run.out, run.context.console, run.settings.sharing, run.product
     ensure_writable(out / PARTS)
     devices.tell_threads(run.settings.threads, console.say)
+    devices.tell_shared(sharing.workers, run.settings.device, console.say)
     ranges = run.method().pieces()
     covered = _covered(out, ranges)
     own = sharing.shard.own(range(len(ranges)))
@@ -226,7 +227,7 @@ class Piecework:
         self._do_steps(steps, done, partial, method, meter, metrics)
         if not run.product.exists():  # another process did this piece too, and all of them are merged
             check_there(run.out, run.resolved)
-            more = {"metrics": _finite(metrics), "peak_memory_bytes": peak_memory()}
+            more = {"metrics": _finite(metrics), **peaks(str(run.context.device))}
             checkpoint(path, method, steps.stop, meter, **more)
         partial.unlink(missing_ok=True)
         return metrics[-1]
@@ -326,10 +327,9 @@ def _merge(run: Run, method: Method[Any], ranges: Sequence[range], covered: int)
     finally:
         for tracker in trackers:
             tracker.close()
-    cost = meter.report(devices.describe(run.context.device), iterations=method.iterations)
-    peaks = [cost["peak_memory_bytes"], *(int(header.get("peak_memory_bytes", 0)) for header in headers)]
+    cost = meter.report(devices.hardware(run.settings.device), iterations=method.iterations)
     check_product(method, run.resolved)
-    finish(run, wrap(method, run.resolved), cost | {"peak_memory_bytes": max(peaks)}, prepared)
+    finish(run, wrap(method, run.resolved), cost | largest([cost, *headers]), prepared)
 
 
 def status(

@@ -7,10 +7,11 @@ trained students lie in a folder beside the evaluation while probes are open, an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ddbench.evaluation.kept import Kept, check_there, cost_path, read_kept, same_head
+from ddbench.evaluation.kept import Kept, begun_at_once, check_there, cost_path, read_kept, same_head
 from ddbench.evaluation.parts import (
     HEAD,
     Writer,
@@ -51,6 +52,7 @@ def evaluate(
     choices: Sequence[Choice] = (),
     keep_weights: bool = False,
     shard: Shard = WHOLE,
+    lost_too: bool = False,
 ) -> dict[str, Any]:
     """Score the synset of ``job``; returns the evaluation that is also written to ``out``.
 
@@ -68,6 +70,7 @@ def evaluate(
         keep_weights: the trained students stay beside ``out``, up to :data:`ddbench.evaluation.weights.LIMIT` bytes.
         shard: do its share of the runs only, in blocks of seeds that are trained at once; who finds all of them there
             writes ``out``.
+        lost_too: keep an evaluation of which every run diverged, else it is refused.
 
     Raises:
         UserError: synset, dataset, students, teacher and protocol do not fit each other, or ``out`` is another
@@ -75,7 +78,7 @@ def evaluate(
         Unfinished: the shard's runs are done, those of other shards are not: ``out`` is as it was.
     """
     work = prepared(job, students, seeds, difference, out, workers, console, choices, shard)
-    work.keep_weights = keep_weights
+    work.keep_weights, work.lost_too = keep_weights, lost_too
     kept, wanted = work.kept, work.wanted
     if not _left(work, kept) and not kept.fresh and _combined(work):
         console.say(f"finished already: all {len(wanted)} runs are in {out}")
@@ -89,6 +92,7 @@ def evaluate(
         there = len(work.own) - len(work.missing)
         console.say(f"{there} of {len(work.own)} runs are there; going on with the others")
     _tell_few(work)
+    devices.tell_shared(workers, job.device, console.say)
     folder = parts_folder(out)
     with writing(folder) as writer:
         work.writer = writer
@@ -169,6 +173,9 @@ def prepared(
         if job.max_images < 1:
             raise UserError(f"--max-images {job.max_images}: expected at least 1")
         difference = {**difference, "max_images": job.max_images}
+    together = _together(job, plan, students, console)
+    if job.at_once > 1 and set(together.values()) == {1}:
+        job = replace(job, at_once=begun_at_once(out))  # no run depends on what was asked
     suites = build_suites(choices, plan, dataset)
     head = head_of(job, plan, sha256, dataset, difference)
     kept = read_kept(out, head)
@@ -176,7 +183,6 @@ def prepared(
     wanted = [(student, seed) for student in students for seed in seeds]
     if job.compile == "on" and getattr(job.protocol, "replay", False):
         console.say("--compile on: a learned recipe is replayed eagerly, step by step")
-    together = _together(job, plan, students, console)
     blocks = shard.own(list(dict.fromkeys((student, seed // together[student]) for student, seed in wanted)))
     own = [(student, seed) for student, seed in wanted if (student, seed // together[student]) in blocks]
     return Work(
@@ -230,7 +236,7 @@ def _finish(work: Work, writer: Writer) -> dict[str, Any]:
     a process finds nobody else at work, and nothing to add.
     """
     job, out = work.job, work.out
-    device = devices.describe(devices.resolve_device(job.device))
+    device = devices.hardware(job.device)
     while True:
         kept, result = _put_together(work)
         check_there(out, work.head)
@@ -268,7 +274,7 @@ def _check_scored(work: Work, kept: Kept, writer: Writer) -> None:
     Raises:
         UserError: names the first.
     """
-    if any(pair in kept.runs for pair in work.wanted):
+    if work.lost_too or any(pair in kept.runs for pair in work.wanted):
         return
     if not writer.others():
         remove_parts([path for path, record in kept.records if "diverged" in record], parts_folder(work.out))

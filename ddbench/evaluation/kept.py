@@ -16,12 +16,15 @@ from ddbench.measurements.suite import Finding
 from ddbench.modalities import modality
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, gone, read_json, text_hash
+from ddbench.runtime.resources import PEAKS, largest
 from ddbench.statistics import summarise
 from ddbench.teachers.remedy import named
 
 KIND = "ddbench-evaluation"
 SCHEMA = 1
-COSTS = ("wall_seconds", "cpu_seconds", "peak_memory_bytes")
+SECONDS = ("wall_seconds", "cpu_seconds")
+COSTS = (*SECONDS, *PEAKS)
+"""What a cost record of a training or probe has; the last one on a GPU only."""
 
 
 def best_of(found: Mapping[float, float]) -> float:
@@ -74,7 +77,7 @@ class Kept:
         student = record["student"]
         if not isinstance(student, str):
             raise TypeError(f"student {student!r}")
-        cost = {name: _number(name, record["cost"][name]) for name in COSTS}
+        cost = {name: _number(name, record["cost"][name]) for name in _told(record["cost"])}
         if "searched_lr" in record:
             rate = _number("searched_lr", record["searched_lr"])
             self.searches.setdefault(student, {})[rate] = _number("accuracy", record["holdout_accuracy"])
@@ -164,11 +167,15 @@ class Kept:
         return {
             "device": device,
             "cores": cores,
-            "wall_seconds": round(sum(entry["wall_seconds"] for entry in entries), 3),
-            "cpu_seconds": round(sum(entry["cpu_seconds"] for entry in entries), 3),
-            "peak_memory_bytes": max((entry["peak_memory_bytes"] for entry in entries), default=0),
+            **{name: round(sum(entry[name] for entry in entries), 3) for name in SECONDS},
+            **largest(entries),
             "runs": entries,
         }
+
+
+def _told(cost: Mapping[str, Any]) -> list[str]:
+    """What a cost record must have, and what it has of the rest."""
+    return [name for name in COSTS if name != PEAKS[-1] or name in cost]
 
 
 def _number(name: str, value: object) -> Any:
@@ -215,6 +222,19 @@ def read_kept(out: Path, head: dict[str, Any]) -> Kept:
     return kept
 
 
+def begun_at_once(out: Path) -> int:
+    """Students trained together, as an evaluation that is there says; 1: there is none.
+
+    What is trained one by one belongs to any: it depends on no other.
+    """
+    for path in (out, parts_folder(out) / HEAD):
+        found = read_json(path, "evaluation") if path.is_file() else None
+        count = found.get("at_once") if isinstance(found, dict) else None
+        if type(count) is int and count > 0:
+            return count
+    return 1
+
+
 def check_there(out: Path, head: dict[str, Any]) -> None:
     """Refuse to write where the records of an evaluation at work were taken away, or are another one's by now.
 
@@ -245,7 +265,7 @@ def _take_result(kept: Kept, out: Path, head: dict[str, Any]) -> None:
     cost = cost_path(out)
     costs = read_json(cost, "cost record") if cost.exists() else {"runs": []}
     try:
-        nothing = dict.fromkeys(COSTS, 0)
+        nothing = dict.fromkeys(COSTS[:-1], 0)
         kind = modality(str(head["synset"]["modality"]))
         for run in [*old["runs"], *old.get("diverged", [])]:
             kind.check_student(run["student"])
@@ -263,7 +283,7 @@ def _take_result(kept: Kept, out: Path, head: dict[str, Any]) -> None:
         for entry in costs["runs"]:
             key = f"lr {entry['searched_lr']:g}" if "searched_lr" in entry else f"seed {entry['seed']:09d}"
             key += f" {entry['kind']} {entry['probe']}" if "probe" in entry else ""
-            kept.costs[str(entry["student"]), key] = {**entry, **{name: round(entry[name], 3) for name in COSTS}}
+            kept.costs[str(entry["student"]), key] = {**entry, **{name: round(entry[name], 3) for name in _told(entry)}}
     except UserError as error:
         raise UserError(f"{out}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -16,7 +16,7 @@ from ddbench.protocols.plan import Plan
 from ddbench.protocols.training import DivergedError, Settings, train_student
 from ddbench.runtime import device as devices
 from ddbench.runtime.files import gone
-from ddbench.runtime.resources import Meter, peak_memory
+from ddbench.runtime.resources import Meter, peaks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,11 +133,8 @@ def run_task(job: Job, task: Task) -> list[dict[str, Any]]:
         ]
     else:
         found = _train_and_test(job, task, plan, dataset)
-    cost = {
-        "wall_seconds": meter.wall / len(found),
-        "cpu_seconds": meter.cpu / len(found),
-        "peak_memory_bytes": peak_memory(),
-    }
+    seconds = {"wall_seconds": meter.wall / len(found), "cpu_seconds": meter.cpu / len(found)}
+    cost = seconds | peaks(str(devices.resolve_device(job.device)))
     return [{"student": task.student, **record, "cost": cost} for record in found]
 
 
@@ -173,7 +170,8 @@ def run_probe(job: Job, task: ProbeTask) -> dict[str, Any]:
     state = _state(weights_path(task.folder, task.student, task.seed))
     trained = _opened(job, task.sha256, task.folder, task.student, task.seed, task.images, state)
     finding = measure(trained, task.probe)
-    cost = {"wall_seconds": meter.wall, "cpu_seconds": meter.cpu, "peak_memory_bytes": peak_memory()}
+    most = peaks(str(devices.resolve_device(job.device)))
+    cost = {"wall_seconds": meter.wall, "cpu_seconds": meter.cpu, **most}
     named = {"student": task.student, "seed": task.seed, "kind": task.kind, "probe": task.probe.name}
     return {**named, "finding": finding.to_json(), "cost": cost}
 

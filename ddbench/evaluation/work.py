@@ -46,6 +46,7 @@ class Work:
         together: student -> how many neighbouring seeds one training has.
         writer: keeps a record on disk.
         keep_weights: whether students stay when all is done.
+        lost_too: whether an evaluation of which every run diverged is kept.
     """
 
     job: Job
@@ -67,6 +68,7 @@ class Work:
     together: Mapping[str, int]
     writer: Writer | None = None
     keep_weights: bool = False
+    lost_too: bool = False
     pairs: frozenset[tuple[str, int]] = field(init=False)
 
     def __post_init__(self) -> None:

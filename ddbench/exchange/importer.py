@@ -294,7 +294,7 @@ def _place(name: str, dataset: Dataset) -> str:
     kind, _, place = name.partition(":")
     if not is_read_elsewhere(name) or (f"{kind}:" == HUB and not Path(place).is_absolute()):
         return name
-    return name if own_place(place, dataset.root or Path()).exists() else dataset.spec.name
+    return name if own_place(place, dataset.root).exists() else dataset.spec.name
 
 
 def _exported(path: Path, content: Content) -> Synset:

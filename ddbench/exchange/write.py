@@ -49,7 +49,8 @@ def _png_files(synset: Synset, preprocess: Preprocess, out: Path) -> Files:
 def lost_in_pixels(synset: Synset) -> str:
     """What pictures of a synset do not say of it, in words; empty where they are all of it."""
     parts = {
-        "what of the images lies between or beyond them": synset.space != "pixels" or synset.decoder is not None,
+        "what of the images lies between or beyond them": synset.space != "pixels" or bool(synset.parameters),
+        f"that each is cut at use (--decode-factor {synset.decode_factor})": synset.decode_factor > 1,
         "the soft labels": synset.label_kind != "hard",
         "the learned rate": synset.learned_lr is not None,
         "the stages": synset.stage is not None,

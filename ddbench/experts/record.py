@@ -166,6 +166,7 @@ def record(
         compile=compile,
         images=None if by_name else dataset,
     )
+    _tell_before(job, workers, console)
     blocks = shard.own(_blocks(experts, missing, at_once))
     own, open_ = (sum(map(len, part)) for part in ([b.indices for b in blocks], [b.missing for b in blocks]))
     with units.process(), console.bar(f"experts ({student}, {recipe.epochs} epochs)", own, own - open_) as bar:
@@ -175,6 +176,13 @@ def record(
     if left:
         raise shard.unfinished("expert", own, left, experts, f"the last entry of {store.folder / MANIFEST}")
     return store
+
+
+def _tell_before(job: RecordJob, workers: int, console: Console) -> None:
+    """Say it where workers share a GPU, and where a compiler is asked for that the experts have no use for."""
+    devices.tell_shared(workers, job.device, console.say)
+    if job.compile == "on" and job.recipe.kind == "smooth":
+        console.say("--compile on: smooth experts are trained eagerly, their gradient penalty is differentiated twice")
 
 
 def _missing(store: TrajectoryStore, experts: int) -> list[int]:

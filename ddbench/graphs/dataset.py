@@ -79,7 +79,7 @@ def load_graph_dataset(spec: DatasetSpec, root: Path | None, download: bool, con
 
     Args:
         spec: of :data:`PLACES` (``NAME:FOLD`` too), or of ``graphs:PATH``.
-        root: data folder; None: there is none, which ``graphs:made`` does without.
+        root: data folder; None: there is none, which ``graphs:PATH`` and ``graphs:made`` do without.
         download: fetch a named set whose files are missing (:mod:`ddbench.graphs.download`).
         console: told what is fetched.
 
@@ -92,7 +92,7 @@ def load_graph_dataset(spec: DatasetSpec, root: Path | None, download: bool, con
     if spec.name == MADE:
         where = MADE
     elif own:
-        where = f"{GRAPHS}{own_place(spec.name.removeprefix(GRAPHS), root or Path())}"
+        where = f"{GRAPHS}{own_place(spec.name.removeprefix(GRAPHS), root)}"
     else:
         where = f"{GRAPHS}{_place(base or spec.name, root or Path(), download, console)}"
     source = load_graphs(where)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from ddbench.leaderboard.result import Result
 from ddbench.leaderboard.schema import RESULTS
@@ -18,18 +17,7 @@ MARK = "again"
 """Beside the trainings of a row: they were begun by ``--again``, and the command has not ended."""
 
 
-class How(Protocol):
-    """What of :class:`ddbench.leaderboard.retrain.Request` is needed here."""
-
-    @property
-    def root(self) -> Path: ...
-    @property
-    def work(self) -> Path: ...
-    @property
-    def units(self) -> Units: ...
-
-
-def begin_anew(request: How, rows: Sequence[Result]) -> None:
+def begin_anew(root: Path, work: Path, units: Units, rows: Sequence[Result]) -> None:
     """Remove what verified rows were trained to, and mark the rows: the same command, killed and typed again, goes on.
 
     Rows that another process is at are left as they are.
@@ -37,13 +25,13 @@ def begin_anew(request: How, rows: Sequence[Result]) -> None:
     Raises:
         UserError: the work folder cannot be written to.
     """
-    with turn(request.work / MARK, "verification"):
-        running = request.units.running()
+    with turn(work / MARK, "verification"):
+        running = units.running()
         for row in rows:
-            folder = request.work / row.id
+            folder = work / row.id
             if (folder / MARK).exists():
                 continue
-            if row.id not in running and verification_path(request.root, row).exists():
+            if row.id not in running and verification_path(root, row).exists():
                 shutil.rmtree(folder, ignore_errors=True)
             ensure_writable(folder)
             write_text(folder / MARK, "")

@@ -7,13 +7,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ddbench.evaluation.ddranking.definitions import Accuracies
-from ddbench.evaluation.kept import COSTS
+from ddbench.evaluation.ddranking.definitions import TITLES, Accuracies
+from ddbench.evaluation.kept import COSTS, SECONDS
 from ddbench.leaderboard.consistency import score_summary
 from ddbench.leaderboard.result import Result
 from ddbench.leaderboard.schema import MAX_RESULT_BYTES
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json, read_json
+from ddbench.runtime.resources import PEAKS, largest
 
 SCORES_KIND = "ddbench-scores"
 OWN_ACCURACIES = tuple(field.name for field in fields(Accuracies))
@@ -33,6 +34,11 @@ def read_scores(path: Path, result: Result) -> dict[str, Any] | None:
             raise UserError(
                 f"{path}: scores with another teacher than the evaluation's ({result.teacher['sha256'][:12]}): remove "
                 "the file, and score with that one by `ddbench scores RUN --teacher FILE`"
+            )
+        for lost in found.get("diverged", []):
+            raise UserError(
+                f"{path}: repeat {lost['seed']} diverged ({TITLES[lost['leg']]}), and the scores of a row have every "
+                "repeat; remove the file to submit the row without scores"
             )
         names = ("seed", *OWN_ACCURACIES)
         repeats = [{name: repeat[name] for name in names} for repeat in found["repeats"]]
@@ -87,13 +93,12 @@ def read_cost(path: Path, left_out: Sequence[str] = ()) -> Any:
         named = {name: run[name] for name in ("student", "seed", "searched_lr") if name in run}
         entry = entries.setdefault(canonical_json(named), dict(named))
         for name, value in run.items():
-            if name == "peak_memory_bytes":
+            if name in PEAKS:
                 entry[name] = max(entry.get(name, 0), value)
-            elif name in COSTS:
+            elif name in SECONDS:
                 entry[name] = round(entry.get(name, 0.0) + value, 3)
     own = [entry for entry in entries.values() if entry.get("student") not in left_out]
     if len(own) < len(entries):
-        for name in COSTS:
-            values = [entry.get(name, 0) for entry in own]
-            cost[name] = max(values, default=0) if name == "peak_memory_bytes" else round(sum(values), 3)
+        cost = {name: value for name, value in cost.items() if name not in COSTS} | largest(own)
+        cost |= {name: round(sum(entry.get(name, 0) for entry in own), 3) for name in SECONDS}
     return {**cost, "runs": own}

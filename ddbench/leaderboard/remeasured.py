@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from ddbench.leaderboard.columns import repeated
 from ddbench.leaderboard.result import Result
+from ddbench.leaderboard.verification import Verification
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import canonical_json
 
 if TYPE_CHECKING:
     from ddbench.evaluation.tasks import Job
     from ddbench.measurements.suite import Choice
+
+
+def unmeasured(result: Result, made: Verification) -> list[str]:
+    """Metrics and tasks of a row that its verification says nothing of, though they can be measured again."""
+    metrics = [name for name in repeated(sorted(result.measured or ())) if name in result.metrics]
+    tasks = result.tasks or {}
+    return [name for name in metrics if name not in made.measured] + sorted(tasks.keys() - (made.tasks or {}).keys())
 
 
 def measurements(result: Result, job: Job) -> list[Choice]:

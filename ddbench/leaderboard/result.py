@@ -189,6 +189,7 @@ class Cost(Record):
     cpu_seconds: float
     cores: int | None = None
     peak_memory_bytes: int | None = None
+    peak_gpu_memory_bytes: int | None = None
     more: Settings
 
     @classmethod

@@ -22,7 +22,7 @@ from ddbench.leaderboard.columns import repeated
 from ddbench.leaderboard.consistency import protocol_of
 from ddbench.leaderboard.coverage import all_checked
 from ddbench.leaderboard.described import check_described, searched_otherwise
-from ddbench.leaderboard.remeasured import measurements
+from ddbench.leaderboard.remeasured import measurements, unmeasured
 from ddbench.leaderboard.result import Result, Run
 from ddbench.leaderboard.retask import check_tasks, tasks_again
 from ddbench.leaderboard.schema import RESULTS, load_results, result_path
@@ -91,7 +91,7 @@ class Outcome:
 
 
 def choose(
-    root: Path, ids: Sequence[str], *, again: bool = False, shard: Shard = WHOLE
+    root: Path, ids: Sequence[str], *, again: bool = False, measured: bool = False, shard: Shard = WHOLE
 ) -> tuple[list[Result], list[str]]:
     """The rows that are to be trained again, cheapest first, and why others are not.
 
@@ -99,13 +99,14 @@ def choose(
         ids: ids, or beginnings of at least 4 digits; none: all that are not superseded, have their files at hand and
             no verification.
         again: also those that have a verification.
+        measured: also those whose verification lacks what else they have.
         shard: its share only, of all rows whether they have a verification or not.
 
     Raises:
         UserError: no such row, several that begin like this, or the board is broken.
     """
     results, chosen, notes = _candidates(root, ids)
-    done = all_checked(results, load_verifications(root, results))
+    done = all_checked(results, _verified(root, results, measured))
     own = shard.own(sorted(chosen, key=lambda result: (_seconds(result), result.id)))
     for result in own:
         if result.id in done and not again:
@@ -120,8 +121,18 @@ def status(request: Request, ids: Sequence[str]) -> list[State]:
         UserError: as :func:`choose`.
     """
     results, chosen, _ = _candidates(request.root, ids)
-    done = load_verifications(request.root, results)
+    done = _verified(request.root, results, request.measured)
     return request.units.states([result.id for result in chosen], done)
+
+
+def _verified(root: Path, results: Sequence[Result], measured: bool) -> dict[str, Verification]:
+    """Result id -> its verification, where it has all that is asked for.
+
+    Args:
+        measured: that is what can be measured again beside the accuracy, too.
+    """
+    found, rows = load_verifications(root, results), {result.id: result for result in results}
+    return {name: one for name, one in found.items() if not (measured and unmeasured(rows[name], one))}
 
 
 def _candidates(root: Path, ids: Sequence[str]) -> tuple[list[Result], list[Result], list[str]]:
@@ -157,7 +168,7 @@ def prepare(request: Request, ids: Sequence[str], *, shard: Shard = WHOLE) -> tu
         raise UserError(f"{next(iter(request.files)).flag}: name the one row that it belongs to")
     if request.compile not in ("auto", "on", "off"):
         raise UserError(f"--compile {request.compile}: expected auto, on or off")
-    rows, notes = choose(request.root, ids, again=request.again, shard=shard)
+    rows, notes = choose(request.root, ids, again=request.again, measured=request.measured, shard=shard)
     for row in rows if ids else []:
         wanted_runs(row, request)
         job = make_job(row, request)
@@ -198,7 +209,7 @@ def verify_rows(request: Request, rows: Sequence[Result], max_seconds: float | N
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
     names, verified, tried = [(row.id,) for row in rows], [], 0
     if request.again:
-        begin_anew(request, rows)
+        begin_anew(request.root, request.work, request.units, rows)
     for index, outcome in run_units(
         job, shared, rows, workers, units=request.units, names=names, deadline=deadline, survive=True
     ):

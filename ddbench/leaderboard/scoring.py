@@ -16,7 +16,7 @@ from ddbench.networks.names import default_student, parse_student
 from ddbench.protocols.protocol import Protocol, protocol, result_name
 from ddbench.protocols.teacher import protocol_teacher, recorded
 from ddbench.runtime.common import Common
-from ddbench.runtime.device import begun_threads, own_threads, tell_threads, worker_count
+from ddbench.runtime.device import begun_threads, own_threads, tell_shared, tell_threads, worker_count
 from ddbench.runtime.errors import UserError
 from ddbench.runtime.files import check_same, check_writable, ensure_writable, file_hash, write_json
 from ddbench.runtime.jobs import warm
@@ -153,6 +153,7 @@ def score(run: Path, asked: Asked, shard: Shard = WHOLE) -> Scored:
     console, plan = Console(asked.quiet), job.chosen.plan
     check_writable(job.out.parent)
     tell_threads(job.work.threads, console.say)
+    tell_shared(job.workers, asked.device, console.say)
     references = make_references(job.synset, **job.asked, data=asked.data, device=asked.device, console=console)
     check_same(job.path, job.start["synset"]["sha256"])  # the references may have taken long
     ensure_writable(job.out.parent)

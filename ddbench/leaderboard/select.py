@@ -72,15 +72,20 @@ def only_verified(cells: Sequence[Cell]) -> list[Cell]:
     Raises:
         UserError: there are tables, and none has one.
     """
-    found = [(cell, [row for row in cell.rows if row.verified or row.reference]) for cell in cells]
-    left = [(cell, rows) for cell, rows in found if any(not row.reference for row in rows)]
+    left = [some for cell in cells if (some := verified_part(cell)) is not None]
     if cells and not left:
         raise UserError("--verified: no row of these tables is verified yet (ddbench leaderboard verify)")
-    return [_ranked(cell, rows) for cell, rows in left]
+    return left
 
 
-def _ranked(cell: Cell, rows: Sequence[Row]) -> Cell:
-    """A table of some of its rows: places, and what most rows have in common, are among these."""
+def verified_part(cell: Cell) -> Cell | None:
+    """A table of its verified rows and the references: places, and what most rows have in common, are among these.
+
+    None: no method of it is verified.
+    """
+    rows: Sequence[Row] = [row for row in cell.rows if row.verified or row.reference]
+    if all(row.reference for row in rows):
+        return None
     student = cell.students[0]
     for measure in cell.measures:
         rows = Ranking(measure, student).ranked(rows)

@@ -52,7 +52,7 @@ class Context:
         seed: names every draw of the run.
         device: where to compute.
         folder: the run's folder, for caches of the method's own.
-        compile: ``auto``, ``on`` or ``off``.
+        compile: ``auto``, ``on`` or ``off``, for methods of which :meth:`Method.compiles` says so.
         console: for announcements.
         resources: what the method needs, by the needs' keys; taken by :meth:`given`.
         architectures: names of networks among them, known before they exist; taken by :meth:`architecture`.
@@ -252,6 +252,11 @@ class Method(Generic[C]):
     def terms_of_a_step(cls, config: C, context: Context) -> int:
         """Of how many terms a step's gradient is the sum, which the ranks of the context can share; 1: of one."""
         return 1
+
+    @classmethod
+    def compiles(cls, config: C) -> bool:
+        """Whether :attr:`Context.compile` has an effect on it; else a run says that ``--compile on`` has none."""
+        return False
 
     @classmethod
     def begins_with(cls, config: C, context: Context) -> int:

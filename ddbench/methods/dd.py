@@ -26,7 +26,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddbench.config import setting
-from ddbench.data.mapped import gather
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
 from ddbench.methods.facts import Facts
 from ddbench.networks.build import build_student
@@ -37,8 +36,8 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.light import light
 from ddbench.synset import Replay
 from ddbench.training.flat import FlatNet, flatten_parameters
-from ddbench.training.inner import InnerLoop
-from ddbench.training.loops import forward_flops
+from ddbench.training.inner import WHOLE, InnerLoop
+from ddbench.training.loops import Inputs, forward_flops
 from ddbench.training.losses import cross_entropy
 from ddbench.training.optimizers import load_optimizer_state, optimizer_state
 from ddbench.training.problem import InnerProblem, InnerResult, OuterTerm
@@ -133,6 +132,11 @@ class DD(Method[DDConfig]):
         if config.init_networks == "fixed" and config.networks != 1:
             raise UserError(f"--networks {config.networks} with --init-networks fixed: there is one network")
 
+    @classmethod
+    def compiles(cls, config: DDConfig) -> bool:
+        """The network's steps, where the inner loop goes step by step."""
+        return config.inner not in WHOLE
+
     @property
     def iterations(self) -> int:
         """Outer iterations."""
@@ -156,6 +160,8 @@ class DD(Method[DDConfig]):
         if config.labels == "learned":
             gap = math.log(CONFIDENCE / (1 - CONFIDENCE) * (context.classes - 1))
             self.logits = (gap * F.one_hot(self._hard, context.classes).float()).requires_grad_()
+        train = context.train
+        self._real = Inputs(train.images, train.labels, context.preprocess, context.device, afresh=True)
         learned = [self.images, self.raw, *([] if self.logits is None else [self.logits])]
         self._adam = light(torch.optim.Adam)(learned, lr=config.lr_images, betas=(0.5, 0.999))
         size = context.ipc // config.batches
@@ -163,7 +169,8 @@ class DD(Method[DDConfig]):
         self._batches = [(self._stage == one).nonzero().squeeze(1).to(context.device) for one in range(config.batches)]
         net = self._network(0)
         flops = forward_flops(net, shape[1:]) * 9 * config.epochs * len(self.images) * config.iterations
-        compiler = devices.choose_compiler(context.compile, flops, context.device, context.console.say)
+        mode = context.compile if self.compiles(config) else "off"
+        compiler = devices.choose_compiler(mode, flops, context.device, context.console.say)
         self._inner = InnerLoop(FlatNet(net).to(context.device), config.inner, compiler, kept=KEPT)
 
     def _network(self, seed: int) -> torch.nn.Module:
@@ -181,14 +188,13 @@ class DD(Method[DDConfig]):
 
     def real_batch(self, iteration: int) -> tuple[Tensor, Tensor]:
         """The real images of an iteration, network input ``(B, C, H, W)``, and their classes; pass by pass."""
-        train, context = self.context.train, self.context
+        train = self.context.train
         size = min(self.config.batch_real, len(train))
         each = math.ceil(len(train) / size)
-        generator = seeds.generator(context.seed, "real", iteration // each)
+        generator = seeds.generator(self.context.seed, "real", iteration // each)
         order = torch.randperm(len(train), generator=generator)
         index = order[(iteration % each) * size :][:size]
-        x = context.preprocess.apply(gather(train.images, index))
-        return x.to(context.device), train.labels[index].to(context.device)
+        return self._real.labelled(index)
 
     def problem(self, start: Tensor, x: Tensor, y: Tensor) -> InnerProblem:
         """One network's steps from weights ``(P,)``, judged by its loss on real images."""

@@ -23,6 +23,7 @@ from ddbench.config import setting
 from ddbench.methods.facts import Facts
 from ddbench.methods.families.kernel import KernelConfig, KernelMethod, right_share, temperature_slope
 from ddbench.runtime import seeds
+from ddbench.runtime.device import sent
 from ddbench.training.kernel import centred_one_hot, frepo_loss, relative_ridge, ridge_solver
 from ddbench.training.outer import AdaBelief, Lamb
 
@@ -93,7 +94,7 @@ class FRePo(KernelMethod[FRePoConfig]):
         if count <= self.config.batch_pool:
             return None
         generator = seeds.generator(self.context.seed, "pool-batch", iteration, step)
-        return torch.randperm(count, generator=generator)[: self.config.batch_pool].to(self.context.device)
+        return sent(torch.randperm(count, generator=generator)[: self.config.batch_pool], self.context.device)
 
     def meta(self, member: int, x: Tensor, y: Tensor, iteration: int) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Loss and gradients through the features of the learned images; those of the real ones are constants."""

@@ -25,6 +25,7 @@ from ddbench.diffusion.draws import Draws
 from ddbench.methods.base import Context, Distilled, NotFiniteError, State
 from ddbench.methods.facts import Facts
 from ddbench.methods.families.generation import Draw, Generation, GenerationConfig
+from ddbench.runtime.device import sent
 from ddbench.runtime.errors import UserError
 from ddbench.training.minimax import criteria, remembered
 from ddbench.training.optimizers import OptimizerSettings, load_optimizer_state, make_optimizer, optimizer_state
@@ -163,13 +164,14 @@ class Minimax(Generation[MinimaxConfig]):
     def _tune(self, iteration: int) -> dict[str, float]:
         config, backend = self.config, self.backend
         drawn = self._draws(iteration)
-        x, labels, times, noise = (one.to(backend.device) for one in (drawn.x, drawn.labels, drawn.times, drawn.noise))
+        own = (drawn.x, drawn.labels, drawn.times, drawn.noise)
+        x, labels, times, noise = (sent(one, backend.device) for one in own)
         codes = torch.randn(noise.shape, generator=drawn.generator).to(noise) if backend.noisy_codes else None
         clean = backend.encode(backend.fitted(x), codes)
         kept = backend.alphas[drawn.times].view(-1, 1, 1, 1)
-        signal, spread = (level.sqrt().float().to(backend.device) for level in (kept, 1 - kept))
+        signal, spread = (sent(level.sqrt().float(), backend.device) for level in (kept, 1 - kept))
         noisy = signal * clean + spread * noise
-        predicted = backend.predict(noisy, times, self._told[drawn.told.to(backend.device)])
+        predicted = backend.predict(noisy, times, self._told[sent(drawn.told, backend.device)])
         made = (noisy - spread * predicted) / signal
         error = (predicted - noise).square().mean()
         unlike, alike = criteria(made, labels, self._memory[REAL], self._memory[PAST])

@@ -34,7 +34,7 @@ from ddbench.methods.families.decoded import Decoded
 from ddbench.methods.families.trajectory import TrajectoryConfig, TrajectoryMethod
 from ddbench.methods.needs import Need
 from ddbench.methods.needs.experts import Experts
-from ddbench.protocols.plan import Plan
+from ddbench.protocols.plan import POSITIVE_RATES, Plan
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.protocols.training import Settings, train_network
 from ddbench.runtime import seeds
@@ -116,6 +116,11 @@ class PDD(Method[PDDConfig]):
     def needs(cls, config: PDDConfig) -> tuple[Need[Any], ...]:
         """The base method's."""
         return base_class(config).needs(base_config(config))
+
+    @classmethod
+    def compiles(cls, config: PDDConfig) -> bool:
+        """The base method's steps, and the recording of derived trajectories."""
+        return config.stages > 1 or base_class(config).compiles(base_config(config))
 
     @property
     def iterations(self) -> int:
@@ -221,11 +226,20 @@ class PDD(Method[PDDConfig]):
         )
 
     def _derive(self, stage: int) -> TrajectoryStore:
-        """The trajectories of a later stage; those that are not there yet are recorded."""
+        """The trajectories of a later stage; those that are not there yet are recorded.
+
+        Raises:
+            UserError: no network can be trained at the rate of the stage before.
+        """
         config, context, parent = self.config, self.context, self._stores[stage - 1]
         before = self._union(stage)
         rate = self.finished[stage - 1].learned_lr
         assert rate is not None
+        if float(rate) <= 0:
+            raise UserError(
+                f"the learned learning rate of stage {stage} of {config.stages} is {float(rate):g}, which trains "
+                f"nothing, and what the next stage matches begins with a training at it: {POSITIVE_RATES}"
+            )
         plan = self._plan(before, rate)
         link = Link(
             identity=parent.identity(),

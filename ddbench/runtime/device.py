@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,6 +163,38 @@ def go_on(checkpoint: Any, place: torch.device, say: Callable[[str], None]) -> N
         torch.set_num_threads(begun)
 
 
+@dataclass(frozen=True)
+class _Given:
+    """What decides a device beside its name.
+
+    Attributes:
+        auto: what ``auto`` means; empty: what this machine has.
+        elsewhere: who computes is on other machines.
+    """
+
+    auto: str = ""
+    elsewhere: bool = False
+
+
+_given = _Given()
+
+
+@contextmanager
+def auto_is(kind: str, *, elsewhere: bool) -> Iterator[None]:
+    """Within the block ``auto`` means ``cpu`` or ``cuda``, as a cluster gives it to jobs, whatever this machine has.
+
+    Args:
+        elsewhere: the jobs are on other machines. Where those have GPUs, this one may lack what is named; what is done
+            here beside the jobs is then done on the CPU.
+    """
+    global _given
+    before, _given = _given, _Given(kind, elsewhere)
+    try:
+        yield
+    finally:
+        _given = before
+
+
 def resolve_device(name: str) -> torch.device:
     """``auto``, ``cpu``, ``cuda`` or ``cuda:<i>`` as a torch device.
 
@@ -171,7 +204,7 @@ def resolve_device(name: str) -> torch.device:
     import torch
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = _given.auto or ("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
         return torch.device("cpu")
     kind, colon, index = name.partition(":")
@@ -179,6 +212,8 @@ def resolve_device(name: str) -> torch.device:
     if kind != "cuda" or number is None:
         raise UserError(f"--device: {name!r} is none of auto, cpu, cuda, cuda:<number>")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count and _given == _Given("cuda", elsewhere=True):
+        return torch.device("cpu")
     if number >= count:
         raise UserError(f"--device {name}: this machine has {count} CUDA device(s); use --device cpu or auto")
     return torch.device("cuda", number) if colon else torch.device("cuda")
@@ -190,7 +225,52 @@ def recorded_kind(name: str) -> dict[str, str]:
     Raises:
         UserError: as :func:`resolve_device`.
     """
-    return kind_record(resolve_device(name))
+    return {} if kind_of(name) == "cpu" else {"device": kind_of(name)}
+
+
+def kind_of(name: str) -> str:
+    """``cpu`` or ``cuda``: the kind of the device that computes, here or where jobs are done.
+
+    Raises:
+        UserError: as :func:`resolve_device`.
+    """
+    here = resolve_device(name).type
+    named = _given.auto if name == "auto" else name.partition(":")[0]
+    return named if _given.elsewhere else here
+
+
+def sent(tensor: torch.Tensor, to: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """A tensor of the CPU on a device, which this process does not wait for: what a step draws, and the like.
+
+    A plain copy to a GPU waits until that has done all it was given before. The tensor may be changed afterwards: what
+    is not pinned is copied aside first.
+    """
+    return tensor.to(device=to, dtype=dtype, non_blocking=tensor.device.type == "cpu")
+
+
+def hardware(name: str) -> str:
+    """:func:`describe` of the device of a name; where only other machines have one, its kind.
+
+    Raises:
+        UserError: as :func:`resolve_device`.
+    """
+    device, kind = resolve_device(name), kind_of(name)
+    return describe(device) if device.type == kind else f"{kind}: of other machines"
+
+
+def tell_shared(workers: int, name: str, say: Callable[[str], None]) -> None:
+    """Say where several workers of this machine share one GPU, as all of them do that are asked for.
+
+    Raises:
+        UserError: as :func:`resolve_device`.
+    """
+    if workers < 2 or _given.elsewhere or resolve_device(name).type != "cuda":
+        return
+    import torch
+
+    count = torch.cuda.device_count()
+    more = f"; for all {count} GPUs: --engine ray, or a shard each (docs/scale.md)" if count > 1 else ""
+    say(f"--workers {workers}: all on one GPU, each with the data and a network there; 1 may be as fast{more}")
 
 
 def kind_record(device: torch.device) -> dict[str, str]:

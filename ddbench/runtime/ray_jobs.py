@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ddbench.runtime.by_value import packed, unpacked
-from ddbench.runtime.device import cores
+from ddbench.runtime.device import auto_is, cores
 from ddbench.runtime.errors import UserError, install_words, one_line
 from ddbench.runtime.jobs import ATTEMPTS, WorkerDied, answer, resolve, unwrapped
 from ddbench.runtime.numbers import whole
@@ -155,8 +155,9 @@ def _check_address(address: str) -> None:
 
 @dataclass(frozen=True)
 class _Common:
-    """What all jobs get."""
+    """What all jobs get; ``kind``: of the device that is theirs, ``cpu`` or ``cuda``."""
 
+    kind: str
     target: str
     shared: Any
     environment: dict[str, str]
@@ -175,15 +176,21 @@ def run_job(common: _Common, payload: Any) -> tuple[str, Any]:
         function = resolve(common.target)
         return function(unpacked(common.shared, ray.get), unpacked(payload, ray.get))
 
-    return answer(do)
+    with auto_is(common.kind, elsewhere=False):
+        return answer(do)
 
 
 class RayCluster:
-    """An engine: a cluster that is connected to."""
+    """An engine: a cluster that is connected to.
+
+    Attributes:
+        kind: of the device that a job is given, ``cpu`` or ``cuda``.
+    """
 
     def __init__(self, ray: Any, width: int, resources: dict[str, float]) -> None:
         """Args: width: jobs that are at Ray at once; resources: what a job takes."""
         self._ray, self._width = ray, width
+        self.kind = "cuda" if resources["num_gpus"] else "cpu"
         # A process cannot change its GPU, so Ray ends it after one job; others are used again.
         self._job = ray.remote(run_job).options(max_retries=ATTEMPTS - 1, **resources)
 
@@ -204,7 +211,7 @@ class RayCluster:
         """
         ray = self._ray
         environment = {name: value for name, value in os.environ.items() if name.startswith("DDBENCH_")}
-        common = ray.put(_Common(target, packed(shared, ray.put), environment, str(Path.cwd())))
+        common = ray.put(_Common(self.kind, target, packed(shared, ray.put), environment, str(Path.cwd())))
         waiting = iter(enumerate(payloads))
         pending: dict[Any, int] = {}
         try:

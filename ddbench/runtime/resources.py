@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,8 +32,29 @@ def gpu_memory(device: str) -> dict[str, int]:
         return {}
     import torch
 
-    peaks = [torch.cuda.max_memory_allocated(index) for index in range(torch.cuda.device_count())]
-    return {"peak_gpu_memory_bytes": max(peaks)}
+    most = [torch.cuda.max_memory_allocated(index) for index in range(torch.cuda.device_count())]
+    return {"peak_gpu_memory_bytes": max(most, default=0)}
+
+
+PEAKS = ("peak_memory_bytes", "peak_gpu_memory_bytes")
+"""Entries of a cost record of which several make one as their largest; the second is there on a GPU only."""
+
+
+def peaks(device: str) -> dict[str, int]:
+    """Both for a cost record.
+
+    Args:
+        device: as :func:`gpu_memory`, or a name such as ``cuda``.
+    """
+    return {"peak_memory_bytes": peak_memory(), **gpu_memory(device)}
+
+
+def largest(costs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The peaks of several cost records as those of one; 0 bytes of the process where there are none."""
+    found: dict[str, Any] = {PEAKS[0]: 0}
+    for cost in costs:
+        found |= {name: max(found.get(name, 0), cost[name]) for name in PEAKS if name in cost}
+    return found
 
 
 class Meter:
@@ -76,7 +97,6 @@ class Meter:
             "cores": os.cpu_count(),
             "wall_seconds": round(self.wall, 3),
             "cpu_seconds": round(self.cpu, 3),
-            "peak_memory_bytes": peak_memory(),
-            **gpu_memory(device),
+            **peaks(device),
             **more,
         }

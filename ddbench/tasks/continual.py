@@ -266,7 +266,7 @@ class Continual(Task[ContinualConfig]):
             tests = real_inputs(self.dataset, self.preprocess, device, torch.cat(steps[: step + 1]))
             right = (outputs_of(net, tests).argmax(1) == tests.labels.cpu()).float()
             rows = [torch.isin(tests.labels.cpu(), own) for own in steps[: step + 1]]
-            matrix.append([round(float(right[own].double().mean()), 6) for own in rows])
+            matrix.append([float(right[own].double().mean()) for own in rows])
         return {
             "run": source.label,
             "order": order,

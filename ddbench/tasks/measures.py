@@ -14,7 +14,7 @@ from ddbench.statistics import Difference, Statistics, summarise_groups
 # Continual learning
 
 ROUNDING = 1e-6
-"""Records have accuracies to six digits: what differs by no more is equal."""
+"""Earlier records have accuracies to six digits: what differs by no more is equal."""
 
 Matrix = Sequence[Sequence[float]]
 """Row t, column s <= t: accuracy on the classes of step s after learning step t."""

@@ -187,7 +187,7 @@ class Membership(Task[MembershipConfig]):
             net = trained(plan, self.job.student, seeds.derive(number, "shadow", shadow) % 2**31, self.job.settings)
             total += log_odds(predict(net, inputs), self.world.labels)
         if not bool(torch.isfinite(total).all()):
-            raise UserError(f"{label}, shadow {shadow}: a student diverged; choose another --student or --protocol")
+            raise UserError("a student diverged; choose another --student or --protocol")
         return {
             "run": label,
             "shadow": shadow,

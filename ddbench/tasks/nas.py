@@ -28,6 +28,7 @@ import torch
 
 from ddbench.config import setting
 from ddbench.data.dataset import Split, holdout_split, stratified
+from ddbench.data.preprocess import kind_of
 from ddbench.data.specs import dataset_slug
 from ddbench.methods import METHODS
 from ddbench.protocols.plan import Plan
@@ -163,9 +164,10 @@ class Nas(Task[NasConfig]):
         for run in self.job.runs:
             own, synset = _holdout(self.synsets[run.label]), self.synsets[run.label]
             if own <= 0:
+                foreign = "imported_from" in synset.config
                 raise UserError(
-                    f"{run.path} was made with --holdout 0: there are no held-out images to choose by; distil it with "
-                    "--holdout 0.1"
+                    f"{run.path} was {'imported' if foreign else 'made with --holdout 0'}: there are no held-out "
+                    f"images to choose by; {'leave it out' if foreign else 'distil it with --holdout 0.1'}"
                 )
             if own != self.holdout:
                 raise UserError(
@@ -207,13 +209,19 @@ class Nas(Task[NasConfig]):
 
     def there(self, unit: Unit, record: Mapping[str, Any]) -> bool:
         kind, label = unit.values[:2]
-        if kind == "train":  # of early stopping another run may have been the first, with other steps
-            return label != EARLY or record.get("steps") == self._early_steps
+        if kind == "train":  # another run may have been the first, with other steps, and its images seen otherwise
+            alike = label not in (REAL, EARLY) or record.get("preprocess") == self._seen.get("preprocess")
+            return alike and (label != EARLY or record.get("steps") == self._early_steps)
         return (self.job.folder / str(label) / FILE).is_file()
 
     @functools.cached_property
     def _early_steps(self) -> int:
         return steps_of(self._plan(EARLY))
+
+    @functools.cached_property
+    def _seen(self) -> dict[str, str]:
+        """What records of real images say of how networks see them; empty: as the dataset has it."""
+        return {} if kind_of(self.preprocess, self.dataset) == "meanstd" else {"preprocess": self.preprocess.key}
 
     @property
     def _ranking_head(self) -> dict[str, Any]:
@@ -234,7 +242,8 @@ class Nas(Task[NasConfig]):
         return rankings_path(folder, dataset_slug(self.dataset.spec.name), self._ranking_head)
 
     def remembered(self) -> dict[str, dict[str, Any]]:
-        return read_rankings(self._rankings(), self._ranking_head)
+        found = read_rankings(self._rankings(), self._ranking_head)
+        return {unit: {**record, **self._seen} for unit, record in found.items()}
 
     def remember(self, records: Records) -> None:
         own = {unit: record for unit, record in records.items() if record.get("run") == REAL}
@@ -265,6 +274,7 @@ class Nas(Task[NasConfig]):
         ]
         steps = steps_of(plan)
         found = {"run": label, "net": net, "seed": seed, "steps": steps, "held_out": scores[0]["accuracy"]}
+        found |= self._seen if label in (REAL, EARLY) else {}
         return {**found, "test": scores[1]["accuracy"]} if label == REAL else found
 
     def _plan(self, label: str) -> Plan:

@@ -12,7 +12,7 @@ from typing import Any
 from ddbench.config import recorded_config
 from ddbench.data.load import data_changed
 from ddbench.runtime import device as devices
-from ddbench.runtime.errors import UserError
+from ddbench.runtime.errors import OutOfMemory, UserError
 from ddbench.runtime.files import (
     canonical_json,
     ensure_writable,
@@ -55,13 +55,23 @@ def _data_of(task: Task[Any]) -> tuple[str, str]:
 
 
 def work(shared: _Shared, unit: Unit) -> dict[str, Any]:
-    """One unit; run by a worker."""
+    """One unit; run by a worker.
+
+    Raises:
+        UserError: names the unit, since what a method or student says does not.
+    """
     job = shared.job
     devices.prepare(job.settings.threads)
     task = task_of(job)
     if _data_of(task) != shared.data:
         raise data_changed(job.dataset)
-    return json_of(task, f"work() of {unit.name}", task.work(unit))
+    try:
+        found = task.work(unit)
+    except OutOfMemory:
+        raise
+    except UserError as error:
+        raise UserError(f"{unit.name}: {error}") from error
+    return json_of(task, f"work() of {unit.name}", found)
 
 
 def parts_folder(out: Path) -> Path:
@@ -96,6 +106,7 @@ def do(job: Job, changed: Mapping[str, Any], out: Path, workers: int, console: C
         console.say(f"finished already: {out}")
     else:
         ensure_writable(folder)
+        devices.tell_shared(workers, job.settings.device, console.say)
         with Units(folder / "units").process():  # so that no other one that ends takes the folder away
             write_text(folder / HEAD, canonical_json(head) + "\n")
             run = _Run(task=task, head=head, found=found, out=out, workers=workers, console=console, shard=shard)

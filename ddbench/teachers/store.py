@@ -27,6 +27,7 @@ from ddbench.networks.build import parameter_count
 from ddbench.networks.names import default_student, parse_student
 from ddbench.runtime.errors import UserError, read_each
 from ddbench.runtime.files import file_hash, read_bytes
+from ddbench.runtime.signs import TURN
 from ddbench.runtime.tensors import open_tensors, read_finite, write_tensors
 from ddbench.teachers.remedy import checkpoint_file as checkpoint_file
 from ddbench.teachers.remedy import files_like
@@ -125,7 +126,9 @@ def default_teachers(size: int) -> tuple[str, ...]:
 
 def teacher_file(root: Path, dataset: str, student: str, key: str) -> Path:
     """Where a teacher belongs."""
-    return kept_at(root, dataset, student, f"{key}.safetensors")
+    name = f"{key}.safetensors"
+    begun = (checkpoint_file(Path(name)).name, f"{name}{TURN}")
+    return kept_at(root, dataset, student, name, begun=begun)
 
 
 def write_teacher(

@@ -268,8 +268,10 @@ def _train(
     """
     net, recipe = progress.net, progress.recipe
     flops = 3 * forward_flops(net, inputs.shape) * len(inputs) * recipe.epochs
-    # The compiler cannot differentiate twice.
-    compile = compile if recipe.penalty == "none" else "off"
+    if recipe.penalty != "none":  # the compiler cannot differentiate twice
+        if compile == "on":
+            console.say(f"--compile on: a teacher with --penalty {recipe.penalty} is trained eagerly")
+        compile = "off"
     done = progress.load(inputs.device)
     if done:
         console.say(f"going on after epoch {done} of {recipe.epochs}")

@@ -38,8 +38,23 @@ from ddbench.training.problem import InnerProblem, InnerResult, Loss, leaf
 
 MODES = ("unroll", "adjoint", "auto", "truncated", "higher")
 
+WHOLE = ("unroll", "higher")
+"""Those that record all steps in one graph, of which nothing is compiled."""
+
 MEMORY = 2 * 2**30
-"""Bytes that ``auto`` spends on graphs."""
+"""Bytes that ``auto`` spends on graphs on a CPU."""
+
+
+def usual_memory(device: torch.device) -> int:
+    """Bytes that ``auto`` spends on graphs where nothing is said: on a GPU a quarter of it, at most half of the rest.
+
+    The rest is what neither others nor this process hold.
+    """
+    if device.type != "cuda":
+        return MEMORY
+    free, whole = torch.cuda.mem_get_info(device)
+    own = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(min(whole // 4, (free + own) // 2))
 
 
 class InnerLoop:

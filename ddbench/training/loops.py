@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddbench.data.dataset import Split
-from ddbench.data.mapped import gather
+from ddbench.data.mapped import gather, was_read
 from ddbench.data.policy import Mix, Policy, augment
 from ddbench.data.preprocess import Preprocess
 from ddbench.runtime import seeds
-from ddbench.runtime.device import Compiler
+from ddbench.runtime.device import Compiler, sent
 from ddbench.runtime.errors import UserError
 from ddbench.training.flat import refuses_one
 from ddbench.training.losses import cross_entropy, probability_cross_entropy
@@ -28,7 +28,8 @@ from ddbench.training.optimizers import Optimizer, OptimizerSettings, load_optim
 from ddbench.training.recorded import Gradients, of_ours, recordable
 
 MATERIALISE_BYTES = 2 * 2**30
-"""Inputs up to this size are preprocessed once and kept as float32; larger ones batch by batch."""
+"""Inputs up to this size are preprocessed once and kept as float32; larger ones batch by batch, on the device, where
+their pixels lie if they are no more than this."""
 
 TEST_BATCH = 256
 
@@ -41,6 +42,7 @@ class Inputs:
         labels: ``(N,)`` int64, or ``(N, K)`` soft labels.
         space: the preprocess that float inputs were made with, for augmentation that works on pixels.
         classes: number of classes K; default: what the labels show.
+        afresh: preprocess batch by batch whatever the size: rounding may depend on how many images are done at once.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Inputs:
         *,
         space: Preprocess | None = None,
         classes: int | None = None,
+        afresh: bool = False,
     ) -> None:
         self.labels = labels.to(device)
         self.hard_labels = self.labels if labels.ndim == 1 else self.labels.argmax(1)
@@ -59,7 +62,9 @@ class Inputs:
         self.device = device
         self.preprocess = space or preprocess
         self._preprocess = preprocess
-        if preprocess is not None and images.numel() * 4 <= MATERIALISE_BYTES:
+        if preprocess is not None and images.numel() <= MATERIALISE_BYTES:
+            images = _placed(images, device)
+        if preprocess is not None and images.numel() * 4 <= MATERIALISE_BYTES and not afresh:
             images, self._preprocess = preprocess.apply(images), None
         self._images = images if self._preprocess is not None else images.to(device)
 
@@ -68,8 +73,8 @@ class Inputs:
 
     @property
     def stays(self) -> bool:
-        """Whether the images are on the CPU, too many to lie as inputs on the device."""
-        return self._preprocess is not None
+        """Whether the images are on the CPU and not on the device, for which they are too many."""
+        return self._images.device.type != self.device.type
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -79,10 +84,23 @@ class Inputs:
     def batch(self, index: Tensor | slice) -> Tensor:
         """Float inputs ``(n, C, H, W)`` on the device."""
         if isinstance(index, Tensor):
-            index = index.to(self._images.device)  # images that are too many for the device stay where they are
+            index = sent(index, self._images.device)  # images that are too many for the device stay where they are
         if self._preprocess is None:
             return gather(self._images, index)
-        return self._preprocess.apply(gather(self._images, index)).to(self.device)
+        return self._preprocess.apply(sent(gather(self._images, index), self.device))
+
+    def labelled(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Float inputs of positions that are on the CPU, and their labels, on the device."""
+        placed = sent(index, self.device)
+        return self.batch(index if self.stays else placed), self.labels[placed]
+
+
+def _placed(images: Tensor, device: torch.device) -> Tensor:
+    """Images on a device; those of a file that are copied there need not stay in memory."""
+    placed = images.to(device)
+    if placed is not images:
+        was_read(images)
+    return placed
 
 
 def inputs_of(split: Split, preprocess: Preprocess, device: torch.device) -> Inputs:
@@ -125,7 +143,7 @@ def views(inputs: Inputs, *, batch: int, policy: Policy | None, seed: int, epoch
     """The augmented batches of one epoch, in order; the same for the same seed and number of images."""
     order = torch.randperm(len(inputs), generator=seeds.generator(seed, "order", epoch))
     randomness = seeds.generator(seed, "augment", epoch)
-    placed = order.to(inputs.device)  # at once: each copy to a GPU waits for all that it was given before
+    placed = sent(order, inputs.device)  # at once: each copy to a GPU waits for all that it was given before
     where = order if inputs.stays else placed
     for index, own in zip(placed.split(batch), where.split(batch), strict=True):
         x, mix = inputs.batch(own), None
@@ -332,8 +350,8 @@ def predict(
     parts = []
     for first in range(0, len(inputs), TEST_BATCH):
         x = inputs.batch(slice(first, first + TEST_BATCH))
-        parts.append((compiled if len(x) == TEST_BATCH else forward)(x).cpu())
-    return torch.cat(parts)
+        parts.append((compiled if len(x) == TEST_BATCH else forward)(x))
+    return torch.cat(parts).cpu()  # together: each copy from a GPU waits for it
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:

@@ -20,7 +20,7 @@ from torch.func import functional_call, vmap
 from ddbench.data.augment import Draw, Strategy, apply, draw
 from ddbench.data.policy import ALWAYS, Mix, Policy, augment
 from ddbench.runtime import seeds as randomness
-from ddbench.runtime.device import Compiler
+from ddbench.runtime.device import Compiler, sent
 from ddbench.training.averaging import Averaging
 from ddbench.training.flat import drawing_modules, draws
 from ddbench.training.loops import (
@@ -137,8 +137,11 @@ def many_views(
     """
     orders = [torch.randperm(len(inputs), generator=randomness.generator(seed, "order", epoch)) for seed in seeds]
     generators = [randomness.generator(seed, "augment", epoch) for seed in seeds]
-    for index in torch.stack(orders).to(inputs.device).split(batch, dim=1):
-        x = inputs.batch(index.flatten())
+    order = torch.stack(orders)
+    placed = sent(order, inputs.device)
+    where = order if inputs.stays else placed
+    for index, own in zip(placed.split(batch, dim=1), where.split(batch, dim=1), strict=True):
+        x = inputs.batch(own.flatten())
         mixes: tuple[Mix | None, ...] = (None,) * len(seeds)
         if policy is not None:
             x, mixes = _augment(policy, x, generators, inputs)
@@ -381,5 +384,5 @@ def predict_many(
     parts = []
     for first in range(0, len(inputs), TEST_BATCH):
         x = inputs.batch(slice(first, first + TEST_BATCH))
-        parts.append((compiled if len(x) == TEST_BATCH else mapped)(stack.parameters, stack.buffers, x).cpu())
-    return torch.cat(parts, 1)
+        parts.append((compiled if len(x) == TEST_BATCH else mapped)(stack.parameters, stack.buffers, x))
+    return torch.cat(parts, 1).cpu()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,21 +17,22 @@ from ddbench.data.dataset import Split
 from ddbench.distillation import folder
 from ddbench.evaluation import forecast
 from ddbench.evaluation.ddranking import file, trainings
+from ddbench.leaderboard.pages.details import cost_text
+from ddbench.leaderboard.pages.view import bytes_text
+from ddbench.leaderboard.recorded import read_cost
+from ddbench.leaderboard.result import Cost
 from ddbench.methods.dm import DM
 from ddbench.networks.build import build_student
 from ddbench.runtime import device as devices
-from ddbench.runtime import jobs
+from ddbench.runtime import jobs, ray_jobs
 from ddbench.runtime.errors import OutOfMemory, UserError
 from ddbench.runtime.ranks import Joined
 from ddbench.runtime.resources import Meter
 from ddbench.teachers import train
-from ddbench.training import loops, twice
+from ddbench.training import twice
 from ddbench.training.optimizers import (
     OptimizerSettings,
     check_optimizer,
-    load_optimizer_state,
-    make_optimizer,
-    optimizer_state,
 )
 
 Command = Callable[..., Outcome]
@@ -39,20 +41,6 @@ NO_ROOM = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 79.15 GiB o
 
 if not (ROOT / "benchmarks" / "gpu").is_dir():
     pytest.skip("the benchmarks are not here", allow_module_level=True)
-
-
-@pytest.fixture
-def pretended(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(ROOT))
-    from benchmarks.gpu.pretended import pretended_cuda
-
-    return pretended_cuda
-
-
-@pytest.fixture
-def gpu(pretended: Any) -> Iterator[None]:
-    with pretended():
-        yield
 
 
 @pytest.fixture
@@ -98,6 +86,86 @@ def test_more_processes_of_torchrun_than_gpus(monkeypatch: pytest.MonkeyPatch) -
     assert ranks.device("cpu") == "cpu"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert ranks.device("auto") == "cuda:1"
+
+
+def test_workers_on_one_gpu_are_told(ddb: Command, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All take the first one, however many there are."""
+    said: list[str] = []
+    for count in (1, 4):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        for workers, name in ((3, "auto"), (3, "cpu"), (1, "cuda")):
+            devices.tell_shared(workers, name, said.append)
+    shared = "--workers 3: all on one GPU, each with the data and a network there; 1 may be as fast"
+    assert said == [shared, f"{shared}; for all 4 GPUs: --engine ray, or a shard each (docs/scale.md)"]
+    monkeypatch.undo()
+    told: list[tuple[int, str]] = []
+    monkeypatch.setattr(devices, "tell_shared", lambda workers, name, say: told.append((workers, name)))
+    assert ddb(*evaluate_tiny(run, "--device", "cpu")).code == 0
+    buffer = ("buffer", "--dataset", "digits", "--student", TINY, "--experts", 1, "--epochs", 1, "--workers", 1)
+    assert ddb(*buffer, "--buffers", run / "experts", "--quiet", *EAGER).code == 0
+    two = ("distill", "--method", "random", "--dataset", "digits", "--ipc", 2, "--student", TINY)
+    assert ddb(*two, "--out", run / "two", "--quiet", *EAGER).code == 0
+    task = ("task", "transfer", run / "two", "--parts", 2, "--seeds", 1, "--epochs", 1, "--workers", 1, "--student")
+    assert ddb(*task, TINY, "--out", run / "task.json", "--quiet", *EAGER).code == 0
+    assert told == [(1, "cpu"), (1, "auto"), (1, "auto")]
+
+
+# Jobs on machines with a GPU, begun on one without
+
+
+class Cluster:
+    """A stand-in for Ray's: jobs have a GPU of their own kind, pretended, or none; the process that waits has none."""
+
+    def __init__(self, kind: str, pretended: Any) -> None:
+        self.kind, self._pretended = kind, pretended
+
+    def run(self, target: str, shared: Any, payloads: Any, *_: Any, survive: bool = False) -> Iterator[tuple[int, Any]]:
+        with self._pretended(), devices.auto_is(self.kind, elsewhere=False):
+            found = [jobs.answer(jobs.resolve(target), shared, payload) for payload in payloads]
+        yield from enumerate(jobs.unwrapped(*one) for one in found)
+
+
+@pytest.fixture
+def on_cluster(pretended: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Say of which kind the jobs' devices are."""
+
+    def take(kind: str) -> None:
+        monkeypatch.setattr(ray_jobs, "cluster", lambda *_, **__: contextlib.nullcontext(Cluster(kind, pretended)))
+
+    return take
+
+
+@pytest.mark.parametrize(("kind", "device"), [("cuda", "auto"), ("cuda", "cuda"), ("cpu", "auto"), ("cuda", "cpu")])
+def test_an_evaluation_on_ray_is_of_the_jobs_device(
+    kind: str, device: str, on_cluster: Callable[[str], None], ddb: Command, run: Path
+) -> None:
+    """It was of the device where it was begun; and ``--device cuda`` was refused there."""
+    on_cluster(kind)
+    out, used = run / "evaluation.json", "cpu" if "cpu" in (kind, device) else "cuda"
+    made = ddb(*evaluate_tiny(run, "--out", out, "--device", device, "--engine", "ray"))
+    assert made.code == 0, made.err
+    assert json.loads(out.read_text()).get("device", "cpu") == used
+    cost = json.loads(out.with_name("evaluation.cost.json").read_text())
+    assert cost["device"].startswith(f"{used}: ")
+    assert ("peak_gpu_memory_bytes" in cost) == (used == "cuda")
+    assert ddb(*evaluate_tiny(run, "--out", out)).code == (0 if used == "cpu" else 2)
+
+
+def test_a_run_on_ray_is_of_the_jobs_device(on_cluster: Callable[[str], None], ddb: Command, tmp_path: Path) -> None:
+    """Its jobs refused the folder that was begun on a CPU."""
+    on_cluster("cuda")
+    parts = ("distill", "--method", "kcenter", "--dataset", "digits", "--ipc", 1, "--student", TINY)
+    made = ddb(*parts, "--out", tmp_path / "run", "--quiet", *EAGER, "--engine", "ray")
+    assert made.code == 0, made.err
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["device"] == "cuda"
+    cost = json.loads((tmp_path / "run" / "cost.json").read_text())
+    assert (cost["device"], cost["peak_gpu_memory_bytes"]) == ("cuda: of other machines", 0)
+
+
+def test_a_gpu_that_no_job_has_is_refused(on_cluster: Callable[[str], None], refused: Callable, run: Path) -> None:
+    on_cluster("cpu")
+    refused(evaluate_tiny(run, "--device", "cuda", "--engine", "ray"), "--device cuda: this machine has 0 CUDA device")
 
 
 # What decides the last bits
@@ -181,47 +249,25 @@ def test_the_doctor_and_costs_tell_the_memory_of_a_gpu(ddb: Command) -> None:
     assert "peak_gpu_memory_bytes" not in Meter().report("cpu: a core")
 
 
-@pytest.mark.usefixtures("gpu")
-@pytest.mark.parametrize("stays", [False, True])
-def test_positions_go_to_the_device_once_an_epoch(stays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images that stay on the CPU are found by positions there: those of the device would have to come back."""
-    from benchmarks.gpu import pretended
-    from ddbench.data.preprocess import Preprocess
-
-    if stays:
-        monkeypatch.setattr(loops, "MATERIALISE_BYTES", 0)
-    images = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 1, 4, 4).contiguous()
-    plain = Preprocess(kind="meanstd", mean=(0.0,), std=(1 / 255,))
-    inputs = loops.Inputs(images, torch.arange(10), plain, torch.device("cuda"))
-    asked, own = [], inputs.batch
-    monkeypatch.setattr(inputs, "batch", lambda index: (asked.append(str(index.device)), own(index))[1])
-    moved, move = [], pretended._Move.apply
-    counting = SimpleNamespace(apply=lambda tensor, *rest: (moved.append(tensor.shape), move(tensor, *rest))[1])
-    monkeypatch.setattr(pretended, "_Move", counting)
-    for view in loops.views(inputs, batch=4, policy=None, seed=0, epoch=0):
-        assert (str(view.x.device), str(view.index.device)) == ("cuda:0", "cuda:0")
-        assert view.x[:, 0, 0, 0].round().tolist() == view.index.tolist()
-    assert set(asked) == {"cpu" if stays else "cuda:0"}
-    assert [shape for shape in moved if len(shape) == 1] == [(10,)]
-
-
-@pytest.mark.usefixtures("gpu")
-@pytest.mark.parametrize(("name", "place"), [("adam", "cuda:0"), ("nadam", "cpu"), ("radam", "cpu")])
-def test_counters_of_optimisers_are_where_they_were(name: str, place: str) -> None:
-    """After a checkpoint too: of one that is not fused torch would ask the device for each at every step."""
-    parameters = [torch.ones(3, device="cuda", requires_grad=True)]
-    settings = OptimizerSettings(name=name, lr=0.1)
-    stepper = make_optimizer(parameters, settings)
-    parameters[0].grad = torch.ones(3, device="cuda")
-    stepper.step()
-    kept = {key: value.cpu().to("cuda") for key, value in optimizer_state(stepper, "own").items()}
-    again = make_optimizer(parameters, settings)
-    load_optimizer_state(again, "own", kept)
-    for one in (stepper, again):
-        entry = one.state_dict()["state"][0]
-        assert (str(entry["step"].device), str(entry["exp_avg"].device)) == (place, "cuda:0")
-        one.step()
-    assert float(again.state_dict()["state"][0]["step"]) == 2
+def test_evaluations_tell_the_memory_of_a_gpu(
+    pretended: Any, ddb: Command, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each training and probe, all together, a row and its page; the process's own tells nothing of it."""
+    taken = iter(range(2**20, 2**30, 2**20))
+    with pretended():
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: next(taken))
+        for more in ((), ("--calibration",)):
+            made = ddb(*evaluate_tiny(run, "--out", run / "one.json", "--keep-weights", *more))
+            assert made.code == 0, made.err
+    monkeypatch.undo()
+    cost = json.loads((run / "one.cost.json").read_text())
+    peaks = [entry["peak_gpu_memory_bytes"] for entry in cost["runs"]]
+    assert len(peaks) == 4
+    assert cost["peak_gpu_memory_bytes"] == max(peaks) > min(peaks) > 0
+    row = Cost.from_json(read_cost(run / "one.cost.json"))
+    assert row is not None
+    assert row.peak_gpu_memory_bytes == max(peaks)
+    assert cost_text(row).endswith(f", of the GPU {bytes_text(max(peaks))}")
 
 
 def test_what_stacked_networks_load_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:

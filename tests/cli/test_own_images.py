@@ -14,6 +14,7 @@ from PIL import Image
 
 import ddbench
 from ddbench.data.load import load_dataset
+from ddbench.decoders.multi_formation import formation
 from ddbench.exchange.write import lost_in_pixels
 from ddbench.graphs.read import load_graphs, write_compact
 from ddbench.runtime.jobs import WorkerDied, run_jobs
@@ -158,6 +159,8 @@ def test_pictures_say_of_what_they_are(place: Path, ddb: Callable):
     assert lost_in_pixels(replace(whole, preprocess=usual)) == ""
     stitched = replace(whole, preprocess=usual, patches=2, teacher={"sha256": 64 * "0"})
     assert lost_in_pixels(stitched) == "how many patches they are stitched of, the teacher"
+    several = replace(whole, preprocess=usual, decoder=formation(2))
+    assert lost_in_pixels(several) == "that each is cut at use (--decode-factor 2)"
 
 
 def test_pictures_say_what_they_leave_out(mtt_run: Path, tmp_path: Path, ddb: Callable):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -17,7 +19,10 @@ from conftest import EAGER, TINY, Outcome, contents, listing, random_tiny
 from ddbench.data import load
 from ddbench.evaluation import tasks
 from ddbench.evaluation.ddranking.definitions import Accuracies, repeat_scores, summary
+from ddbench.leaderboard.recorded import read_scores
+from ddbench.protocols import training
 from ddbench.protocols.protocol import PROTOCOLS
+from ddbench.runtime.errors import UserError
 from ddbench.synset import read_synset, write_synset
 
 LEGS = tuple(Accuracies.__dataclass_fields__)
@@ -267,6 +272,55 @@ def test_killed(after: int, ddb: Command, random_run: Path, tmp_path: Path, monk
     scored(ddb, run, tmp_path / "parts" / "cache")
     assert len(done) == 2 * (RATES + 2) + 4 * 2
     assert contents(tmp_path / "parts", "cost.json") == contents(tmp_path / "whole", "cost.json")
+
+
+@pytest.fixture
+def diverging(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, int]]:
+    """Method and seed of synsets whose network of seed 1 diverges where it is augmented."""
+    tested, lost = training.tested_students, set[tuple[str, int]]()
+
+    def spoilt(plan: Any, test: Any, nets: Any, *how: Any) -> Any:
+        found = tested(plan, test, nets, *how)
+        bad = plan.protocol.augmentation != "none" and (plan.synset.method, plan.synset.seed) in lost
+        return [None if bad and seed == 1 else one for seed, one in zip(nets, found, strict=True)]
+
+    monkeypatch.setattr(training, "tested_students", spoilt)
+    return lost
+
+
+@pytest.mark.parametrize(("lost", "leg"), [(("random", 1), "random"), (("mirrored", 0), "syn")])
+def test_a_repeat_that_diverges(
+    lost: tuple[str, int],
+    leg: str,
+    diverging: set[tuple[str, int]],
+    ddb: Command,
+    other_run: Path,
+    tmp_path: Path,
+    trained: list[Path],
+):
+    """The rest is kept and told; means of what a repeat lacks are not, and nothing is trained twice."""
+    diverging.add(lost)
+    found = scored(ddb, other_run, tmp_path / "cache")
+    (entry,) = found["diverged"]
+    assert (entry["leg"], entry["seed"]) == (leg, 1)
+    assert "not finite" in entry["diverged"]
+    gone = {leg, "ior", "a1", "lrs", "ars"}
+    assert [gone & one.keys() for one in found["repeats"]] == [gone, set()]
+    assert set(found["summary"]) == {*LEGS, "hlr", "a0"} - {leg}
+    done = len(trained)
+    again = ddb(*scores_tiny(other_run, tmp_path / "cache", "--out", other_run / "out.json"))
+    assert (again.code, len(trained)) == (0, done)
+    assert json.loads((other_run / "out.json").read_text()) == found
+    assert re.search(r"LRS  of HLR and IOR, 0 to 100 +diverged: repeats 1 \(1 of 2\); it has no mean", again.out)
+    status = ddb(*scores_tiny(other_run, tmp_path / "cache", "--out", other_run / "out.json", "--status"))
+    assert "open" not in status.out, status.out
+    row = SimpleNamespace(
+        synset=SimpleNamespace(sha256=found["synset"]["sha256"]),
+        protocol=SimpleNamespace(hash=found["protocol"]["hash"]),
+        teacher=None,
+    )
+    with pytest.raises(UserError, match=r"repeat 1 diverged \(.*own protocol\), and the scores of a row have every"):
+        read_scores(other_run / "out.json", cast(Any, row))
 
 
 def test_other_evaluations_stay_and_serve(ddb: Command, random_run: Path, tmp_path: Path, trained: list[Path]):

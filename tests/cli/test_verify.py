@@ -242,7 +242,9 @@ def measured(measured_row: Path, tmp_path: Path) -> Path:
 def test_measurements_are_repeated_when_asked_for(ddb: Ddb, measured: Path) -> None:
     done(ddb(*verify(measured)))
     assert next(iter(load_verifications(measured).values())).measured == {}
-    out = done(ddb(*verify(measured, "--measured", "--again")))
+    assert "1 open" in done(ddb(*verify(measured, "--measured", "--status")))
+    out = done(ddb(*verify(measured, "--measured")))
+    assert "verified already" in done(ddb(*verify(measured, "--measured")))
     (made,) = load_verifications(measured).values()
     assert set(made.measured) == {"ece", "ece_scaled", "robust_accuracy", "corruption_accuracy"}
     assert made.verdict == "identical"

@@ -36,6 +36,11 @@ def job(shared: Path, payload: tuple[str, int | Path]) -> tuple[int | str | None
     if what == "hang-until-killed" and not (shared / "killed").exists():
         (shared / "pid").write_text(f"{os.getpid()}\n")
         time.sleep(FOR_EVER)
+    if what == "compute":
+        (shared / "pid").write_text(f"{os.getpid()}\n")
+        limit = time.monotonic() + FOR_EVER
+        while time.monotonic() < limit:
+            sum(range(10_000))
     if what == "wait":
         (shared / str(value)).touch()
         while True:

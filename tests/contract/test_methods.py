@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import shutil
 import tomllib
@@ -195,6 +196,14 @@ def test_class(name: str):
     for field in dataclasses.fields(kind.config_class):
         assert field.default is not dataclasses.MISSING, f"{field.name} has no default"
     json.dumps(dataclasses.asdict(kind.config_class()), allow_nan=False)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_compile_is_used_where_the_method_says_so(name: str):
+    """Where its code does not look at the context's, the run tells that ``--compile on`` has no effect."""
+    kind = METHODS.get(name)
+    looks = any("context.compile" in inspect.getsource(one) for one in kind.__mro__[: kind.__mro__.index(Method)])
+    assert kind.compiles(small_config(name)) == looks
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -477,6 +477,34 @@ def test_verified_only_means_cards_and_charts_too(visit: Visit, tmp_path: Path) 
         page.check("#verified")
 
 
+def test_verified_rows_are_ranked_among_themselves(visit: Visit, tmp_path: Path) -> None:
+    """Their places and the best of a column, by every student, as ``leaderboard show --verified`` has them."""
+    put(tmp_path, made_result("mtt", accuracy=0.9, rich=False))
+    for name, accuracy in (("dm", 0.8), ("dc", 0.6)):
+        put(tmp_path, made_result(name, accuracy=accuracy, rich=False), verify="identical")
+    put(tmp_path, made_result("random", accuracy=0.4, rich=False))
+    build(tmp_path)
+    page = visit(tmp_path)
+
+    def told() -> list[Any]:
+        names = [text.split()[0] for text in numbers(page, "method")]
+        best = page.locator("#t0 tbody td.best").evaluate_all(
+            "nodes => nodes.map(node => node.closest('tr').dataset.id)"
+        )
+        first = page.locator("#t0 tbody tr").first.get_attribute("data-id")
+        return [names, numbers(page, "rank"), bool(best) and set(best) == {first}]
+
+    for student in ("", STUDENTS[1]):
+        page.select_option("#student", student)
+        assert told() == [["mtt", "dm", "dc"], ["1", "2", "3"], True]
+        page.check("#verified")
+        assert told() == [["dm", "dc"], ["1", "2"], True]
+        page.click("#t0 tbody .open >> nth=0")
+        assert "rank 1" in page.inner_text("#panel h2")
+        page.keyboard.press("Escape")
+        page.uncheck("#verified")
+
+
 def test_cards_are_of_the_student_that_is_chosen(visit: Visit, tmp_path: Path) -> None:
     """They kept the figures of the one that ranks."""
     for name, accuracy in (("mtt", 0.9), ("random", 0.5)):

@@ -296,6 +296,17 @@ def test_fashion_mnist_of_debian(tmp_path, monkeypatch):
     write_idx_set(tmp_path / "debian", zipped=True)
     monkeypatch.setitem(sources.DEBIAN, "fashion-mnist", ("dataset-fashion-mnist", tmp_path / "debian"))
     assert len(load_dataset("fashion-mnist", tmp_path).train) == 40
+    for name in ("DDBENCH_DATA", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # a user without a home needs no folder for them
+    assert load_dataset("fashion-mnist", download=True).root is None
+    spoilt = tmp_path / "debian" / "t10k-labels-idx1-ubyte.gz"
+    spoilt.write_bytes(spoilt.read_bytes()[:20])
+    with pytest.raises(UserError, match=r"get it again"):
+        load_dataset("fashion-mnist", download=True)
+    spoilt.unlink()
+    with pytest.raises(UserError, match=r"no home folder.*--data FOLDER"):
+        load_dataset("fashion-mnist")
 
 
 @pytest.mark.parametrize("left", ["nothing", "some files", "a part of the last"])

@@ -545,6 +545,29 @@ def test_seeds_that_go_one_after_another_are_no_block(
     assert f"the seeds of {TINY}" not in result.err
 
 
+def test_what_is_not_stacked_is_recorded_as_one(ddb: Callable, random_run: Path, tmp_path: Path):
+    """A student that is trained alone goes with any evaluation; one that can be stacked only with its like."""
+    alone, out = ("--students", "vit-d1-w16", "--seeds", 1), tmp_path / "score.json"
+    flags = ("--out", out, "--at-once", 4)
+    assert ddb(*evaluate_tiny(random_run, *flags, *alone)).code == 0
+    assert json.loads(out.read_text())["at_once"] == 1
+    before = out.read_bytes()
+    assert ddb(*evaluate_tiny(random_run, "--out", out, *alone)).code == 0, "the same without the flag"
+    assert out.read_bytes() == before
+    refused = ddb(*evaluate_tiny(random_run, *flags))
+    assert (refused.code, "give --at-once 1 as there" in refused.err) == (2, True)
+    old = json.loads(before) | {"at_once": 4}  # as it was recorded once
+    out.write_text(json.dumps(old))
+    assert ddb(*evaluate_tiny(random_run, *flags, *alone)).code == 0
+    both = ddb(*evaluate_tiny(random_run, *flags, "--students", f"vit-d1-w16,{TINY}", "--seeds", 1))
+    assert both.code == 0, both.err
+    refused = ddb(*evaluate_tiny(random_run, "--out", out, "--seeds", 3))
+    assert (refused.code, "give --at-once 4 as there" in refused.err) == (2, True)
+    assert ddb(*evaluate_tiny(random_run, *flags, *alone, "--seeds", 2)).code == 0
+    found = json.loads(out.read_text())
+    assert (found["at_once"], len(found["runs"])) == (4, 3)
+
+
 # Students that diverge
 
 

@@ -194,3 +194,19 @@ def test_settings_of_the_board_are_taken(data_root: Path, tmp_path: Path):
             check_config(made)
             refuse_idle(made, kind.idle(made, replace(context, ipc=ipc, student=synset.student or TINY)))
     assert len(seen) > 60
+
+
+def test_a_compiler_without_use_is_told(ddb: Callable, buffers: Path, tmp_path: Path):
+    """Of methods that compile nothing, of an inner loop in one graph, of what is differentiated twice."""
+    how = ("--student", TINY, "--threads", 1, "--compile", "on")
+    done = ddb("distill", "--method", "dm", "--ipc", 1, "--iterations", 1, *how, "--out", tmp_path / "dm")
+    assert "--compile on: DM itself runs eagerly" in done.err, done.err
+    mtt = ("--ipc", 1, "--buffers", buffers, "--iterations", 1, "--student-steps", 1, "--max-start-epoch", 2)
+    mtt += ("--recipe", "none", "--lr-images", 1, "--inner", "unroll", "--out", tmp_path / "mtt")
+    done = ddb("distill", "--method", "mtt", *mtt, *how)
+    assert (done.code, done.err.count("--compile on: MTT itself runs eagerly")) == (0, 1), done.err
+    done = ddb("buffer", "--kind", "smooth", "--experts", 1, "--epochs", 1, *how, "--buffers", tmp_path, "--workers", 1)
+    assert "--compile on: smooth experts are trained eagerly" in done.err, done.err
+    curved = ("--penalty", "curvature", "--epochs", 1, "--teachers", tmp_path)
+    done = ddb("teacher", *curved, *how)
+    assert "--compile on: a teacher with --penalty curvature is trained eagerly" in done.err, done.err

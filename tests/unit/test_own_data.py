@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def test_homes_of_users_that_are_not_there(tmp_path: Path, form: str, user: str)
         load_dataset(f"{form}{user}", tmp_path, size=8 if form in ("folder:", "hub:") else None, modality=None)
 
 
-def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch):
+def test_a_user_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert expanded("~/x") == Path.home() / "x"
     for name in ("DDBENCH_DATA", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
@@ -58,6 +59,16 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch):
         load_dataset("mnist")
     for name, modality in (("digits", "image"), ("graphs:made", "graph")):  # these need no folder
         assert load_dataset(name, modality=modality).root is None
+    own = arrays(tmp_path, images=IMAGES, labels=CLASSES)
+    monkeypatch.chdir(tmp_path)
+    for name in (own, "npz:own.npz"):  # nor do these, which lie where their names say
+        assert load_dataset(name).root is None
+    for name in (f"npz:{tmp_path}/gone.npz", f"graphs:{tmp_path}/gone.npz"):
+        with pytest.raises(UserError, match=r"gone\.npz"):
+            load_dataset(name, modality=None)
+    for name in ("npz:gone.npz", f"folder:{tmp_path}"):  # what may be there is there, what is decoded is kept there
+        with pytest.raises(UserError, match=r"no home folder.*--data FOLDER"):
+            load_dataset(name, size=None if name.startswith("npz") else 8)
     assert fit_preprocess(load_dataset("digits"), "zca", kept_root(None)).kind == "zca"
     found = doctor.examine(None)
     assert (found["data"]["folder"], found["data"]["datasets"]["digits"]) == (None, True)
@@ -85,6 +96,27 @@ def test_what_is_made_of_a_place_is_found_by_its_other_names(
     flags += ("--expert-epochs", 1, "--student-steps", 1, "--lr-images", 1, "--augmentation", "none")
     made = ddb("distill", "--method", "mtt", "--dataset", names[1], *flags, "--out", "run", *EAGER)
     assert made.code == 0, made.err
+
+
+def test_a_killed_training_goes_on_under_another_name_of_its_data(
+    ddb: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Of a teacher and, by its checkpoint or the sign of who is at work on it, of a diffusion model."""
+    monkeypatch.chdir(tmp_path)
+    own = arrays(tmp_path, images=IMAGES, labels=CLASSES)
+    brief = ("--student", "mlp-d1-w8", "--epochs", 2, "--holdout", 0, *EAGER)
+    with monkeypatch.context() as patch:
+        patch.setattr("ddbench.teachers.train._write", Mock(side_effect=KeyboardInterrupt))
+        assert ddb("teacher", "--dataset", "npz:own.npz", *brief).code == 130
+    done = ddb("teacher", "--dataset", own, *brief)
+    assert (done.code, "going on after epoch 2 of 2" in done.err) == (0, True), done.err
+    assert len(list(Path("teachers").glob("*/*/*.safetensors"))) == 1
+    assert not list(Path("teachers").rglob(".*")), "nothing is left of the killed one"
+    for end in (".partial.safetensors", ".turn"):
+        there = model_folder(tmp_path, "folder:/here/x", f"k{end}")
+        there.parent.mkdir(parents=True, exist_ok=True)
+        there.with_name(f"{there.name}{end}").touch()
+        assert model_folder(tmp_path, "folder:x", there.name) == there
 
 
 def test_a_model_is_found_by_another_name_of_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -214,6 +214,14 @@ def test_later_stages_go_on_from_the_one_before(context: Context, monkeypatch: p
         assert torch.equal(start, parent.rows(index, 0)[0])
 
 
+def test_a_rate_of_a_stage_that_trains_nothing_is_told_as_such(context: Context, monkeypatch: pytest.MonkeyPatch):
+    """It was told as an evaluation's, with a protocol to choose, which the method has no part in."""
+    own = PDD._own
+    monkeypatch.setattr(PDD, "_own", lambda method: dataclasses.replace(own(method), learned_lr=torch.tensor(-0.5)))
+    with pytest.raises(UserError, match=r"rate of stage 1 of 2 is -0.5, which trains .* a smaller --lr-lr$"):
+        run(context)
+
+
 def test_trajectories_of_another_synset_are_refused(context: Context):
     run(context)
     with pytest.raises(UserError, match=r"trajectories/stage_1: holds trajectories of another synset .* remove that"):

@@ -30,7 +30,7 @@ from ddbench.evaluation.ddranking.definitions import (
     summary,
 )
 from ddbench.leaderboard import scoring
-from ddbench.protocols.protocol import PROTOCOLS, changed
+from ddbench.protocols.protocol import LATER, PROTOCOLS, changed
 from ddbench.runtime.errors import UserError
 from ddbench.statistics import summarise
 from ddbench.synset import Replay
@@ -219,6 +219,18 @@ def test_legs_with_a_teacher(name: str):
             getattr(PROTOCOLS[name], field) for field in ("optimizer", "epochs", "batch_rule")
         )
         assert leg.difference, "never standard"
+
+
+@pytest.mark.parametrize("name", ["mse-v1", "edc-ema", "rd3"])
+def test_settings_that_most_protocols_do_not_record_are_legs_settings_too(name: str):
+    """An initialisation, averaged weights, a schedule of some students: scores ended in a KeyError there."""
+    found = plan(name, soft=name == "mse-v1")
+    assert named(found["syn"]) == named(found["random"]) == altered(name)
+    assert named(found["syn_plain"]) == altered(name, augmentation="none")
+    for leg in found.values():
+        assert named(leg)[1] == leg.protocol.hash, "told by name and difference alone"
+        for setting in LATER:
+            assert getattr(leg.protocol, setting) == getattr(PROTOCOLS[name], setting)
 
 
 def test_epochs_and_protocols_of_ones_own():

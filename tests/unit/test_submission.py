@@ -130,11 +130,11 @@ def test_what_only_the_left_out_student_has_is_not_on_the_row(tmp_path: Path, bo
 
     break_evaluation(run, measure)
     path = run / "evaluations/hard-v1.cost.json"
-    costs = {CONVNET: (1.25, 2.5, 100), MLP: (10.0, 20.0, 900)}
-    names = ("wall_seconds", "cpu_seconds", "peak_memory_bytes")
+    costs = {CONVNET: (1.25, 2.5, 100, 7), MLP: (10.0, 20.0, 900, 8)}
+    names = ("wall_seconds", "cpu_seconds", "peak_memory_bytes", "peak_gpu_memory_bytes")
     entries = [{"student": name, "seed": 0, **dict(zip(names, own, strict=True))} for name, own in costs.items()]
     whole = {"device": "cpu: Example 3000", "cores": 2, "wall_seconds": 11.25, "cpu_seconds": 22.5}
-    path.write_text(json.dumps({**whole, "peak_memory_bytes": 900, "runs": entries}))
+    path.write_text(json.dumps({**whole, "peak_memory_bytes": 900, "peak_gpu_memory_bytes": 8, "runs": entries}))
     found = make_result(run, None, Submission(leave_out=[MLP])).to_json()
     assert found["cost"]["evaluate"] == {**whole, **dict(zip(names, costs[CONVNET], strict=True)), "runs": entries[:1]}
     assert found["measured"] == {"corruptions": {"types": ["fog"]}}

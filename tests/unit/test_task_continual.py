@@ -93,6 +93,8 @@ def test_whole(run: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
             assert len(made.images) == 2 * len(classes)
     learned = found["units"][f"{label} order 1 seed 0"]
     assert [len(row) for row in learned["matrix"]] == [1, 2, 3]
+    right = [own * count for row in learned["matrix"] for own, count in zip(row, learned["test_images"], strict=False)]
+    assert right == [pytest.approx(round(one), abs=1e-9) for one in right], "shares of whole images, unrounded"
     ours, random = found["results"]["rows"]
     assert (ours["run"], random["run"], ours["leaks"]) == (label, "random", False)
     finals = [
@@ -230,11 +232,12 @@ def test_experts_of_the_steps_are_recorded_first(run: Path, ddb: Callable, finis
 
 
 def test_a_student_that_diverged_has_no_accuracy(run: Path, ddb: Callable):
-    """Outputs that are not finite would all be of class 0."""
+    """Outputs that are not finite would all be of class 0. Of several runs, the message says in which."""
     (run / "steep.toml").write_text('name = "steep"\nlr = 1e30\nlr_source = "protocol"\n')
     done = ddb(*TASK, "--joint", "--protocol", "steep.toml", "--out", "x.json")
     assert done.code == 2
-    assert "the student's outputs are not finite: it diverged; choose another --student or --protocol" in done.err
+    words = "the student's outputs are not finite: it diverged; choose another --student or --protocol"
+    assert f"order 0 seed 0: {words}" in done.err
     assert not (run / "x.json").exists()
 
 

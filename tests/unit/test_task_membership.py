@@ -153,6 +153,18 @@ def test_what_the_confidences_say():
     assert entry["mean"] > 0.05
 
 
+@pytest.mark.parametrize(("shadows", "area"), [(4, 0.41), (6, 0.46), (8, 0.47), (16, 0.49)])
+def test_lira_of_few_shadows_is_below_a_coin(shadows: int, area: float):
+    """What docs/tasks/membership.md says of confidences that tell nothing."""
+    randomness, member = np.random.default_rng(0), member_table(8000, shadows).numpy()
+    confidences = randomness.normal(size=member.shape)
+    targets = range(shadows)
+    areas = [roc_auc_score(member[one], lira_scores(confidences, member, one)) for one in targets]
+    assert np.mean(areas) == pytest.approx(area, abs=0.012)
+    plain = [roc_auc_score(member[one], confidences[one]) for one in targets]
+    assert np.mean(plain) == pytest.approx(0.5, abs=0.012)
+
+
 def test_every_image_is_in_half_of_the_shadows():
     table = member_table(50, 6)
     assert table.shape == (6, 50)

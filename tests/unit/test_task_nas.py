@@ -22,7 +22,7 @@ from ddbench.protocols.plan import Plan
 from ddbench.protocols.protocol import PROTOCOLS
 from ddbench.runtime import device as devices
 from ddbench.runtime.errors import UserError
-from ddbench.synset import Budget, Synset, read_synset
+from ddbench.synset import Budget, Synset, read_synset, write_synset
 from ddbench.tasks import measures, nas, runner, search
 from ddbench.tasks.record import read_result
 from ddbench.tasks.search import fitting, grid, read_rankings, write_rankings
@@ -205,6 +205,20 @@ def test_early_stopping_has_the_steps_of_the_first_run(run: Path, ddb: Callable,
     assert (run / "x.json").read_bytes() == (run / "y.json").read_bytes()
 
 
+def test_real_images_are_seen_as_the_first_run_sees_them(run: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
+    """Also in a file that a run of another mean and std was the first of, and for the seeds that are added."""
+    monkeypatch.setattr(measures, "DRAWS", 10)
+    assert ddb(*random_tiny(run / "b", "--seed", 2)).code == 0
+    path = run / "b" / "synset.safetensors"
+    write_synset(path, replace(read_synset(path), preprocess={"kind": "meanstd", "mean": [0.4], "std": [0.1]}))
+    for runs, seeds, out in ((("a",), 1, "x.json"), (("b", "a"), 2, "x.json"), (("b", "a"), 2, "y.json")):
+        done = ddb("task", "nas", *runs, *SMALL, "--seeds", seeds, "--out", out)
+        assert done.code == 0, done.err
+    assert (run / "x.json").read_bytes() == (run / "y.json").read_bytes()
+    first = read_result(run / "x.json")["units"]
+    assert {one.get("run") for one in first.values() if "preprocess" in one} == {"real", "early stopping"}
+
+
 def test_choice_from_few_images(run: Path, ddb: Callable, monkeypatch: pytest.MonkeyPatch):
     """So many held-out images of each class, or all; the rankings are files of their own."""
     monkeypatch.setattr(measures, "DRAWS", 10)
@@ -233,7 +247,10 @@ def test_refused(run: Path, ddb: Callable, refused: Callable):
         assert ddb(*random_tiny(run / name, *more)).code == 0
     more = ("--method", "dm", "--init", "noise", "--iterations", 1, "--ipc", 20, "--holdout", 0.9)
     assert ddb(*random_tiny(run / "many", *more)).code == 0
-    refused((*argv, "none", *SMALL), "--holdout 0", "no held-out images to choose by")
+    refused((*argv, "none", *SMALL), "--holdout 0", "no held-out images to choose by; distil it with")
+    assert ddb("export", "a", "--out", "pictures").code == 0
+    assert ddb("import", "pictures", "--dataset", "digits", "--out", "theirs").code == 0
+    assert "distil" not in refused((*argv, "theirs", *SMALL), "was imported", "to choose by; leave it out")
     refused((*argv, "a", "other", *SMALL), "held out 0.2", "one --holdout")
     refused((*argv, "a", "two", *SMALL), "ipc 2", "one IPC")
     refused((*argv, "a", *SMALL, "--nets", 999), "--nets 999", "the grid has 150")

@@ -451,6 +451,19 @@ def test_auto_keeps_graphs_in_its_memory_and_is_recorded_only_where_it_is_asked_
             ready(MTT, context, inner="auto", memory=wrong)
 
 
+@pytest.mark.parametrize(("free", "held", "used", "kept"), [(130, 4, 1, 35), (40, 4, 1, 21), (1, 0, 0, 0)])
+def test_auto_on_a_gpu_keeps_what_there_is_room_for(
+    free: int, held: int, used: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quarter of the GPU, at most half of what nobody has; 2 GiB do not fit on a full one."""
+    gib = 2**30
+    for name, value in {"mem_get_info": (free * gib, 140 * gib), "memory_reserved": held * gib}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: used * gib)
+    assert bytes_of(MTTConfig(inner="auto"), torch.device("cuda", 1)) // gib == kept
+    assert bytes_of(MTTConfig(inner="auto", memory="8G"), torch.device("cuda")) == 8 * gib
+
+
 INNER = [name for name in METHODS if {"inner", "memory"} <= set(dir(METHODS.get(name).config_class))]
 
 
@@ -461,12 +474,12 @@ def test_methods_with_graphs_to_keep() -> None:
 @pytest.mark.parametrize("name", INNER)
 def test_memory_has_no_meaning_without_auto(name: str) -> None:
     """Also where it is the size that auto has by default."""
-    config = METHODS.get(name).config_class
-    assert bytes_of(config()) == 0
-    assert bytes_of(config(inner="auto")) == 2**31
+    config, cpu = METHODS.get(name).config_class, torch.device("cpu")
+    assert bytes_of(config(), cpu) == 0
+    assert bytes_of(config(inner="auto"), cpu) == 2**31
     for inner in ("adjoint", "unroll", "truncated", "higher"):
         with pytest.raises(UserError, match=f"--memory 2G has no meaning with --inner {inner}.*--inner auto"):
-            bytes_of(config(inner=inner, memory="2G"))
+            bytes_of(config(inner=inner, memory="2G"), cpu)
 
 
 def test_memory_without_auto_is_one_line_and_nothing_is_written(

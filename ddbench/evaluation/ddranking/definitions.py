@@ -8,11 +8,12 @@ each repeat and then averaged. Imports no torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from ddbench.protocols.protocol import PROTOCOLS, Protocol, changed
+from ddbench.protocols.settings import plain
 from ddbench.runtime.errors import UserError
 from ddbench.statistics import SIGNED, Statistics, summarise
 
@@ -160,26 +161,38 @@ def repeat_scores(one: Accuracies, weight: float = WEIGHT) -> dict[str, float]:
     Raises:
         ValueError: an accuracy or the weight is no fraction.
     """
-    recovery, improvement = hlr(one.real_hard, one.syn_hard), ior(one.syn, one.random)
-    a1, a0 = improvement, ior(one.syn_plain, one.random_plain)
-    return {
-        **asdict(one),
-        "hlr": recovery,
-        "ior": improvement,
-        "a1": a1,
-        "a0": a0,
-        "lrs": lrs(recovery, improvement, weight),
-        "ars": ars(a1, a0, weight),
-    }
+    return scores_of(asdict(one), weight)
+
+
+def scores_of(known: Mapping[str, float], weight: float = WEIGHT) -> dict[str, float]:
+    """The accuracies of a repeat, some of which may be missing, and those :data:`SCORES` that follow from them.
+
+    Raises:
+        ValueError: an accuracy or the weight is no fraction.
+    """
+    found = dict(known)
+    if {"real_hard", "syn_hard"} <= found.keys():
+        found["hlr"] = hlr(found["real_hard"], found["syn_hard"])
+    if {"syn", "random"} <= found.keys():
+        found["ior"] = found["a1"] = ior(found["syn"], found["random"])
+    if {"syn_plain", "random_plain"} <= found.keys():
+        found["a0"] = ior(found["syn_plain"], found["random_plain"])
+    if {"hlr", "ior"} <= found.keys():
+        found["lrs"] = lrs(found["hlr"], found["ior"], weight)
+    if {"a1", "a0"} <= found.keys():
+        found["ars"] = ars(found["a1"], found["a0"], weight)
+    return found
 
 
 def summary(repeats: Sequence[dict[str, float]]) -> dict[str, Statistics]:
     """Mean, standard deviation (ddof 1) and 95 % Student-t interval over the repeats, of each accuracy and score.
 
+    What a repeat lacks, since a training diverged, is left out: a mean of the other repeats would flatter it.
+
     Raises:
         ValueError: no repeats.
     """
-    names = repeats[0] if repeats else ("hlr",)
+    names = [name for name in repeats[0] if all(name in one for one in repeats)] if repeats else ["hlr"]
     return {name: summarise([repeat[name] for repeat in repeats]) for name in names}
 
 
@@ -271,5 +284,6 @@ def _leg(subject: str, wanted: Protocol, soft: bool) -> Leg:
 
 
 def _differing(one: Protocol, base: Protocol) -> dict[str, Any]:
-    standard = base.settings()
-    return {name: value for name, value in one.settings().items() if value != standard[name]}
+    """The settings of one that the other has otherwise, those that only one of them records too."""
+    unlike = (item.name for item in fields(Protocol) if getattr(one, item.name) != getattr(base, item.name))
+    return {name: plain(getattr(one, name)) for name in unlike if name != "name"}

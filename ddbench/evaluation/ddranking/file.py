@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ddbench.evaluation.ddranking.definitions import SYNSET, WEIGHT, Accuracies, Leg, repeat_scores, summary
+from ddbench.evaluation.ddranking.definitions import SYNSET, WEIGHT, Leg, scores_of, summary
 from ddbench.evaluation.ddranking.trainings import Scored, Work
 from ddbench.runtime.device import recorded_kind
 from ddbench.runtime.errors import UserError
@@ -105,10 +105,18 @@ def check_out(out: Path, new: dict[str, Any], repeats: int) -> None:
 
 
 def tables(scored: dict[str, Scored], plan: dict[str, Leg], repeats: int, weight: float) -> dict[str, Any]:
-    """What was measured: every accuracy of every repeat, the scores, their statistics, and how each leg was trained."""
+    """What was measured: every accuracy of every repeat, the scores, their statistics, and how each leg was trained.
+
+    A repeat lacks what diverged in it, which ``diverged`` tells.
+    """
     rows = [
-        repeat_scores(Accuracies(**{name: one.accuracies[seed] for name, one in scored.items()}), weight)
+        scores_of({name: one.accuracies[seed] for name, one in scored.items() if seed in one.accuracies}, weight)
         for seed in range(repeats)
+    ]
+    lost = [
+        {"leg": name, "seed": seed, "diverged": reason}
+        for name, one in scored.items()
+        for seed, reason in sorted(one.diverged.items())
     ]
     return {
         "legs": {
@@ -124,6 +132,7 @@ def tables(scored: dict[str, Scored], plan: dict[str, Leg], repeats: int, weight
         },
         "repeats": [{"seed": seed, **row} for seed, row in enumerate(rows)],
         "summary": summary(rows),
+        **({"diverged": lost} if lost else {}),
     }
 
 

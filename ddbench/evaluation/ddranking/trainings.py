@@ -73,7 +73,8 @@ class Scored:
 
     Attributes:
         accuracies: by network seed.
-        rates: learning rate of each subject.
+        diverged: what became of the others, by network seed.
+        rates: learning rate of each subject; None: every run of it diverged.
         sources: where those came from.
         synsets: sha256 of each subject's file.
         trained, found: trainings (searched rates included) that this command did, and that were there before.
@@ -81,7 +82,8 @@ class Scored:
     """
 
     accuracies: dict[int, float] = field(default_factory=dict)
-    rates: tuple[float, ...] = ()
+    diverged: dict[int, str] = field(default_factory=dict)
+    rates: tuple[float | None, ...] = ()
     sources: tuple[str, ...] = ()
     synsets: tuple[str, ...] = ()
     trained: int = 0
@@ -93,6 +95,7 @@ class Scored:
         """Two subjects of the same leg, such as two random subsets."""
         return Scored(
             accuracies={**self.accuracies, **other.accuracies},
+            diverged={**self.diverged, **other.diverged},
             rates=self.rates + other.rates,
             sources=self.sources + other.sources,
             synsets=self.synsets + other.synsets,
@@ -184,7 +187,8 @@ def states(work: Work, plan: dict[str, Leg], *, synset: Path, real: Path, random
 def _state(work: Work, leg: Leg, path: Path, seed: int) -> State:
     """What became of one training of a subject that is there."""
     place, unit = _place(work, leg, path), run_unit(work.student, seed)
-    runs = [record for _, record in read_parts(parts_folder(place), lambda record: None) if "metrics" in record]
+    records = [record for _, record in read_parts(parts_folder(place), lambda record: None)]
+    runs = [record for record in records if {"metrics", "diverged"} & set(record)]
     done = {run_unit(record["student"], record["seed"]) for record in runs}
     if any(out is not None and _holds(out, work.student, (seed,)) for out in (place, _earlier(leg, path))):
         done.add(unit)
@@ -217,7 +221,8 @@ def _train_random(
         target = "ddbench.evaluation.ddranking.trainings:random_task"
         for position, scored in run_jobs(target, work, [tasks[index] for index in missing], workers):
             found[missing[position]] = scored
-            bar.advance(f"{tasks[missing[position]].leg.base.name} {min(scored.accuracies.values()):.3f}")
+            told = f"{min(scored.accuracies.values()):.3f}" if scored.accuracies else "diverged"
+            bar.advance(f"{tasks[missing[position]].leg.base.name} {told}")
     return found
 
 
@@ -232,7 +237,7 @@ class RandomTask:
 
 def random_task(work: Work, task: RandomTask) -> Scored:
     """Score a random subset; run by a worker."""
-    return score(work, task.leg, task.subset, (task.seed,), 1, Console(quiet=True))
+    return score(work, task.leg, task.subset, (task.seed,), 1, Console(quiet=True), lost_too=True)
 
 
 def score(
@@ -243,14 +248,19 @@ def score(
     workers: int,
     console: Console,
     shard: Shard = WHOLE,
+    lost_too: bool = False,
 ) -> Scored:
     """One leg of one subject through the evaluator, which keeps every run and repeats none.
+
+    Args:
+        lost_too: go on where every run diverges.
 
     Raises:
         UserError, Unfinished: as :func:`ddbench.evaluation.evaluator.evaluate`.
     """
     found = _reused(work, leg, synset, seeds)
-    return found or _scored(work, leg, synset, seeds, workers, console, _place(work, leg, synset), shard)
+    place = _place(work, leg, synset)
+    return found or _scored(work, leg, synset, seeds, workers, console, place, shard, lost_too)
 
 
 def _earlier(leg: Leg, synset: Path) -> Path | None:
@@ -279,6 +289,7 @@ def _scored(
     console: Console,
     out: Path,
     shard: Shard,
+    lost_too: bool = False,
 ) -> Scored:
     before = _costs_of(out, work.student, seeds)
     result = evaluate(
@@ -290,16 +301,16 @@ def _scored(
         workers=workers,
         console=console,
         shard=shard,
+        lost_too=lost_too,
     )
-    accuracies = {one["seed"]: one["metrics"]["accuracy"] for one in result["runs"] if one["student"] == work.student}
-    for entry in result.get("diverged", []):
-        if entry["student"] == work.student and entry["seed"] in seeds:
-            raise UserError(f"{work.student}, seed {entry['seed']}: {entry['diverged']}")
-    rate, costs = result["learning_rates"][work.student], _costs_of(out, work.student, seeds)
+    own = [one for one in [*result["runs"], *result.get("diverged", [])] if one["student"] == work.student]
+    by_seed = {one["seed"]: one for one in own if one["seed"] in seeds}
+    rate, costs = result["learning_rates"].get(work.student), _costs_of(out, work.student, seeds)
     return Scored(
-        accuracies={seed: accuracies[seed] for seed in seeds},
-        rates=(rate["rate"],),
-        sources=(rate["source"],),
+        accuracies={seed: by_seed[seed]["metrics"]["accuracy"] for seed in seeds if "metrics" in by_seed[seed]},
+        diverged={seed: by_seed[seed]["diverged"] for seed in seeds if "diverged" in by_seed[seed]},
+        rates=(rate["rate"] if rate else None,),
+        sources=(rate["source"],) if rate else (),
         synsets=(result["synset"]["sha256"],),
         trained=len(costs) - len(before),
         found=len(before),
@@ -344,12 +355,12 @@ def _protocol_of(path: Path) -> object:
 
 
 def _holds(out: Path, student: str, seeds: Sequence[int]) -> bool:
-    """Whether a finished evaluation has all runs that are wanted."""
+    """Whether a finished evaluation has all runs that are wanted, or says that they diverged."""
     if not out.is_file():
         return False
     old = read_json(out, "evaluation")
-    runs = old.get("runs") if isinstance(old, dict) else None
-    there = {(run.get("student"), run.get("seed")) for run in runs or () if isinstance(run, dict)}
+    runs = [*(old.get("runs") or ()), *(old.get("diverged") or ())] if isinstance(old, dict) else []
+    there = {(run.get("student"), run.get("seed")) for run in runs if isinstance(run, dict)}
     return all((student, seed) in there for seed in seeds)
 
 

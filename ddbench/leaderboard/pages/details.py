@@ -281,6 +281,8 @@ def cost_text(cost: Cost | None) -> str:
         said.insert(1, f"{cost.cores} cores")
     if cost.peak_memory_bytes is not None:
         said.append(f"peak memory {bytes_text(cost.peak_memory_bytes)}")
+    if cost.peak_gpu_memory_bytes is not None:
+        said.append(f"of the GPU {bytes_text(cost.peak_gpu_memory_bytes)}")
     return ", ".join(said)
 
 

@@ -16,6 +16,7 @@ from ddbench.leaderboard.pages.details import rounded
 from ddbench.leaderboard.pages.view import (
     EMPTY,
     METHOD,
+    PLACE,
     Column,
     Entry,
     Line,
@@ -23,10 +24,13 @@ from ddbench.leaderboard.pages.view import (
     against_random_text,
     budget_text,
     half_width,
+    lay_out,
     teacher_note,
     what_it_is,
 )
+from ddbench.leaderboard.rows import Cell, Row
 from ddbench.leaderboard.schema import result_path
+from ddbench.leaderboard.select import verified_part
 from ddbench.methods import shipped
 from ddbench.methods.facts import CARDS
 
@@ -87,7 +91,7 @@ def page_data(laid: Sequence[Table], room: int) -> dict[str, Any]:
         laid: every table, with the columns of all students.
         room: bytes that the rows may take, as JSON.
     """
-    lines = [[_line(table, line) for line in table.lines] for table in laid]
+    lines = [_lines(table) for table in laid]
     most = largest([[_size(line) for line in own] for own in lines], [methods(table) for table in laid], room)
     shown = [_kept(own, table, most) for own, table in zip(lines, laid, strict=True)]
     return {
@@ -166,6 +170,32 @@ def _column(column: Column) -> dict[str, Any]:
     return found
 
 
+def _lines(table: Table) -> list[dict[str, Any]]:
+    """The rows of a table; where some are not verified, each that is says what is otherwise among those that are."""
+    lines, cell = [_line(table, line) for line in table.lines], table.cell
+    some = None if all(row.verified or row.reference for row in cell.rows) else verified_part(cell)
+    if some is None:
+        return lines
+    part = lay_out(replace(some, labellers=cell.labellers), everyone=True)  # the note below the table is that of all
+    places = [(i, part.columns.index(one)) for i, one in enumerate(table.columns) if one in part.columns]
+    there = {line.row.first.id: line for line in part.lines if line.row is not None}
+    for found in lines:
+        if found.get("id") not in there:
+            continue
+        line = there[found["id"]]
+        new = {i: _entry(line, at, part) for i, at in places if table.columns[i].group != PLACE}
+        other = {i: entry for i, entry in new.items() if entry != found["e"][i]}
+        ranks = _ranks(some, line.row)
+        said = {**({"k": ranks} if ranks != found["k"] else {}), **({"e": other} if other else {})}
+        found |= {"v": said} if said else {}
+    return lines
+
+
+def _ranks(cell: Cell, row: Row | None) -> list[int]:
+    """The place of a row by each student; 0: none."""
+    return [0 if row is None else cell.rank(row, student) or 0 for student in cell.students]
+
+
 def _line(table: Table, line: Line) -> dict[str, Any]:
     """A row of the page: entries, ranks by student, and what search and plots need."""
     found: dict[str, Any] = {"e": [_entry(line, i, table) for i in range(len(table.columns))]}
@@ -175,12 +205,11 @@ def _line(table: Table, line: Line) -> dict[str, Any]:
     if row is None:
         return found
     said = row.first.submission
-    ranks = {student: cell.rank(row, student) for student in cell.students}
     stands = [against_random_text(cell.against_random(row, student), cell.described.unit) for student in cell.students]
     found |= {
         "id": row.first.id,
         "m": row.method,
-        "k": [ranks[student] or 0 for student in cell.students],
+        "k": _ranks(cell, row),
         "b": rounded(row.stored),
         "q": " ".join([said.method_title, *said.authors, said.licence, *(one.id for one in row.results)]).strip(),
         "path": result_path(row.first).as_posix(),

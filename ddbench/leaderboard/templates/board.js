@@ -207,7 +207,7 @@ function showBoard(board) {
         h("div", {}, h("p", { class: "under" }, `${table.title} · ${table.labels} labels · ${table.protocol}`),
           h("h2", { id: "panel-title" }, title, rank ? h("span", { class: "badge rank" }, `rank ${rank}`) : "", about ? h("small", {}, about) : "")),
         h("div", { class: "buttons" }, step(-1), step(1), h("button", { type: "button", class: "close", "aria-label": "Close", click: () => panel.close() }, "✕"))),
-      h("div", { class: "body", tabindex: -1 }, panelContent(row, table, board,
+      h("div", { class: "body", tabindex: -1 }, panelContent(row, table, board, state,
         compareSection(row, table, other, (id) => { opened.other = id; remember(); }))));
     if (!panel.open) panel.showModal();
     panel.querySelector(".body").scrollTop = 0;

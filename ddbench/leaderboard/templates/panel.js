@@ -234,8 +234,8 @@ function methodFacts(known) {
 }
 
 /* An opened row: what the table knows at once, and the rest when its file is there. */
-function panelContent(row, table, board, compare) {
-  const place = table.columns.map((column, i) => [column, row.e[i]]).filter(([column, e]) => e && ["accuracy", "cross", "cost", "rate", "scores"].includes(column.g));
+function panelContent(row, table, board, state, compare) {
+  const place = table.columns.map((column, i) => [column, entryOf(row, i, state)]).filter(([column, e]) => e && ["accuracy", "cross", "cost", "rate", "scores"].includes(column.g));
   const numbers = place.slice(0, 9).map(([column, e]) => h("div", { class: e[2] ? "best" : null }, h("dt", { title: column.h }, column.t), h("dd", {}, e[0])));
   const method = Object.hasOwn(board.methods, row.m) ? methodFacts(board.methods[row.m]) : null;
   const rest = h("div", { class: "rest", "aria-busy": "true" }, h("p", { class: "soft" }, "Loading …"));

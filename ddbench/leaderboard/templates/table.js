@@ -22,10 +22,13 @@ function meanAndSpread(text) {
 /* Whether "verified only" leaves a row: references always. */
 const isLeft = (row, state) => !state.verified || Boolean(row.ref || row.ok);
 
+/* With "verified only" places, and what is best, are among the rows that are left; `v` says what is otherwise there. */
 function rankOf(row, table, state) {
   const place = state.student ? table.students.indexOf(state.student) : 0;
-  return row.k && place >= 0 ? row.k[place] : 0;
+  const ranks = !isLeft(row, state) ? null : state.verified && row.v && row.v.k ? row.v.k : row.k;
+  return ranks && place >= 0 ? ranks[place] : 0;
 }
+const entryOf = (row, i, state) => (state.verified && row.v && row.v.e && row.v.e[i] ? row.v.e[i] : row.e[i]);
 
 /* What is said of a row beside its method: what it is, and how it stands to random images by the student that ranks. */
 function aboutOf(row, table, state) {
@@ -34,7 +37,7 @@ function aboutOf(row, table, state) {
 }
 
 function cellOf(row, table, column, i, state, open) {
-  const e = row.e[i];
+  const e = entryOf(row, i, state);
   if (column.g === "place" && column.t === "rank") {
     const rank = rankOf(row, table, state);
     return h("td", { class: "number rank" }, rank ? h("span", { class: rank === 1 ? "medal" : null }, rank) : "–");
@@ -88,8 +91,9 @@ function drawTable(view, state, matches, open) {
   let rows = table.rows;
   if (view.sort && columns.some(({ i }) => i === view.sort.i)) {
     rows = [...rows].sort(compareRows(table, table.columns[view.sort.i], view.sort.i, view.sort.descending, state));
-  } else if (place > 0) {
-    const byMean = compareRows(table, table.columns[place], place, table.better === "higher", state);
+  } else if (place > 0 || state.verified) {
+    const by = place > 0 ? place : table.columns.findIndex((c) => c.g === "accuracy" && c.s === table.students[0]);
+    const byMean = compareRows(table, table.columns[by], by, table.better === "higher", state);
     const unranked = (row) => Number(!rankOf(row, table, state)); // last of the methods, as in the order of the board
     rows = [...rows].sort((a, b) => (a.ref || b.ref ? 0 : unranked(a) - unranked(b)) || byMean(a, b));
   }

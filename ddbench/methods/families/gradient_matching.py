@@ -149,8 +149,6 @@ class GradientMatching(Method[M]):
         self._real = RealBatches(context)
         self._sampler = make_sampler(config, context, self._real, config.batch_real)
         self._network: nn.Module | None = None
-        if context.compile == "on":
-            context.console.say(f"--compile on: {self.title} runs eagerly, compiling it saves nothing")
 
     def make_canvas(self, images: Tensor) -> Canvas:
         """What is learned, beginning at images ``(K * ipc, C, H, W)``."""

@@ -16,17 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddbench.config import setting
-from ddbench.data.mapped import gather
 from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, State
 from ddbench.methods.parts.pool import Pool
 from ddbench.networks.build import build_student
 from ddbench.networks.initialise import initialise
 from ddbench.networks.names import parse_student
 from ddbench.runtime import seeds
+from ddbench.runtime.device import sent
 from ddbench.runtime.errors import UserError
 from ddbench.training.flat import flatten_parameters
 from ddbench.training.kernel import centred_one_hot
 from ddbench.training.linearised import Linearised
+from ddbench.training.loops import Inputs
 from ddbench.training.losses import half_squared_error
 
 PART = 64
@@ -181,6 +182,8 @@ class KernelMethod(Method[K]):
             shape = (context.classes * context.ipc, *spec.shape)
             images = NOISE * torch.randn(shape, generator=seeds.generator(context.seed, "init"))
         self.learned = Learned(images.to(device), self.first_labels().to(device), torch.zeros((), device=device))
+        train = context.train
+        self._real = Inputs(train.images, train.labels, context.preprocess, device, afresh=True)
         self.net = self.linearised().to(device)
         self.pool = Pool(self.fresh, context.seed, self.first_ages(), config.lr_pool, config.oldest)
 
@@ -232,7 +235,7 @@ class KernelMethod(Method[K]):
         found = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)
         over = [torch.zeros_like(w) if g is None else g for w, g in zip(wanted, found, strict=True)]
         slope = torch.zeros_like(fixed)
-        for index in self._moved_rows(len(fixed), iteration).to(fixed.device).split(PART):
+        for index in sent(self._moved_rows(len(fixed), iteration), fixed.device).split(PART):
             part = fixed[index].requires_grad_()
             pairs = zip(rows(part), over[2:], strict=True)
             value = torch.stack([(output * cotangent[index]).sum() for output, cotangent in pairs]).sum()
@@ -250,12 +253,8 @@ class KernelMethod(Method[K]):
 
     def real_batch(self, iteration: int) -> tuple[Tensor, Tensor]:
         """Different real images of an iteration, network input, and their classes."""
-        train, context = self.context.train, self.context
-        generator = seeds.generator(context.seed, "real", iteration)
-        index = torch.randperm(len(train), generator=generator)[: self.config.batch_real]
-        return context.preprocess.apply(gather(train.images, index)).to(context.device), train.labels[index].to(
-            context.device
-        )
+        generator = seeds.generator(self.context.seed, "real", iteration)
+        return self._real.labelled(torch.randperm(len(self._real), generator=generator)[: self.config.batch_real])
 
     def step(self, iteration: int) -> dict[str, float]:
         """One meta step, and the training of the network that it used."""

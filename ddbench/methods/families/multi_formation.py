@@ -40,6 +40,7 @@ from ddbench.methods.parts.formation import (
 from ddbench.methods.parts.masking import synthetic_mask
 from ddbench.methods.parts.sampling import SamplerConfig, check_sampler, make_sampler
 from ddbench.runtime import seeds
+from ddbench.runtime.device import sent
 from ddbench.runtime.errors import UserError
 from ddbench.training.flat import draws as draws_at_random
 from ddbench.training.flat import flatten_parameters, load_flat
@@ -154,8 +155,6 @@ class MultiFormation(Method[Config]):
         self._strategies = formation_strategies(config.augmentation, flip, siamese=True)
         self._policy = network_policy(config.augmentation, flip, config.cutmix)
         self._trained: Trained | None = None
-        if context.compile == "on":
-            context.console.say(f"--compile on: {self.title} runs eagerly, gradients of gradients cannot be compiled")
 
     def step(self, iteration: int) -> dict[str, float]:
         """One sweep; returns the mean matching loss of a class, the network's loss and the image gradients' norm."""
@@ -248,7 +247,7 @@ class MultiFormation(Method[Config]):
             order = torch.randperm(
                 len(inputs), generator=seeds.generator(context.seed, "formation-order", outer, number // rounds)
             )
-            index = order.split(config.batch_net)[number % rounds].to(inputs.device)
+            index = sent(order.split(config.batch_net)[number % rounds], inputs.device)
             if without and len(index) == 1:
                 continue
             x, mix = inputs.batch(index), None

@@ -34,6 +34,7 @@ from ddbench.methods.base import Context, Distilled, Method, NotFiniteError, Sta
 from ddbench.methods.needs.teacher import TrainedTeacher
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
+from ddbench.runtime.device import sent
 from ddbench.runtime.errors import UserError
 from ddbench.training.statistics_matching import batch_norms, observe, running_statistics, statistics_loss
 
@@ -286,7 +287,7 @@ class Recovery(Method[R], Generic[R]):
         """The teacher's logits of a view, and the terms of SRe2L: cross-entropy and batch-norm statistics."""
         logits, seen = observe(self.teacher, view)
         return logits, {
-            "cross_entropy": F.cross_entropy(logits, batch.labels.to(logits.device)),
+            "cross_entropy": F.cross_entropy(logits, sent(batch.labels, logits.device)),
             "statistics": self.config.bn_weight * statistics_loss(seen, self._running),
         }
 

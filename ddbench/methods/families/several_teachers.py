@@ -29,6 +29,7 @@ from ddbench.methods.families.recovery import Batch, Recovery, RecoveryConfig, c
 from ddbench.methods.needs.teacher import TrainedTeacher, TrainedTeachers
 from ddbench.networks.build import build_student
 from ddbench.runtime import seeds
+from ddbench.runtime.device import sent
 from ddbench.runtime.errors import UserError
 from ddbench.teachers.together import JOIN, Together
 from ddbench.training.layer_statistics import (
@@ -221,7 +222,7 @@ class SeveralTeachers(Recovery[R], Generic[R]):
         """Cross-entropy and statistics of this step's teacher, and the further terms that have a weight."""
         config, number = self.config, step % len(self._taught)
         taught, smooth = self._taught[number], None
-        labels = batch.labels.to(x.device)
+        labels = sent(batch.labels, x.device)
         if config.flatness:
             # One view of both: stacked as channels, they share box, coin and shift.
             self._before = x.detach()

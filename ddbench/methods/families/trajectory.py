@@ -36,7 +36,7 @@ from ddbench.runtime.errors import UserError
 from ddbench.runtime.numbers import byte_count
 from ddbench.training.distribution import mixes_images
 from ddbench.training.flat import FlatNet
-from ddbench.training.inner import MEMORY, InnerLoop
+from ddbench.training.inner import WHOLE, InnerLoop, usual_memory
 from ddbench.training.loops import forward_flops
 from ddbench.training.problem import InnerProblem, InnerResult, OuterTerm, match_term
 from ddbench.training.twice import check_batches, check_steady
@@ -86,11 +86,15 @@ class InnerConfig(TrajectoryConfig):
     """How the outer gradient is computed: adjoint equals unroll, in the memory of one step; auto equals both, faster by
     --memory; truncated as in TESLA."""
     memory: str | None = setting(None, omit_default=True)
-    """What --inner auto keeps graphs of the student's last steps in, such as 8G or 500M; 2G where none is given."""
+    """What --inner auto keeps graphs of the student's last steps in, such as 8G or 500M; where none is given 2G, on a
+    GPU a quarter of its memory, at most half of what is free."""
 
 
-def bytes_of(config: TrajectoryConfig) -> int:
+def bytes_of(config: TrajectoryConfig, device: torch.device) -> int:
     """Bytes of ``--memory``; 0 where the inner loop keeps no graphs.
+
+    Args:
+        device: where the student is trained, whose memory decides where nothing is said.
 
     Raises:
         UserError: it is no size, or given where no graphs are kept.
@@ -98,7 +102,7 @@ def bytes_of(config: TrajectoryConfig) -> int:
     if not isinstance(config, InnerConfig) or (config.inner != "auto" and config.memory is None):
         return 0
     if config.memory is None:
-        return MEMORY
+        return usual_memory(device)
     found = byte_count(config.memory)
     if found is None:
         raise UserError(f"--memory {config.memory:.40}: expected a size such as 8G or 500M")
@@ -174,7 +178,7 @@ class TrajectoryMethod(Method[C]):
                 f"--max-start-epoch {config.max_start_epoch}: expected more than --min-start-epoch "
                 f"{config.min_start_epoch}"
             )
-        bytes_of(config)
+        bytes_of(config, context.device)
         parse_strategy(resolve_augmentation(config.augmentation, context.dataset.spec.flip))
         net = context.network(0)
         check_steady(net, context.dataset.spec.shape, context.student)
@@ -193,10 +197,15 @@ class TrajectoryMethod(Method[C]):
     @classmethod
     def terms_of_a_step(cls, config: C, context: Context) -> int:
         """Images in the smallest batch of the student, unless network or inner loop take them together."""
-        together = mixes_images(context.network(0)) or getattr(config, "inner", "adjoint") in ("unroll", "higher")
+        together = mixes_images(context.network(0)) or getattr(config, "inner", "adjoint") in WHOLE
         images = context.classes * context.ipc
         batch = min(config.batch_syn or images, images)
         return 1 if together else images % batch or batch
+
+    @classmethod
+    def compiles(cls, config: C) -> bool:
+        """The student's steps, where the inner loop goes step by step."""
+        return getattr(config, "inner", "adjoint") not in WHOLE
 
     @property
     def iterations(self) -> int:
@@ -259,13 +268,14 @@ class TrajectoryMethod(Method[C]):
         # an adjoint step costs about 12 forward passes (forward and backward twice, and the backward of both)
         shape = tuple(images.shape[1:])
         flops = 12 * forward_flops(module, shape) * batch * config.student_steps * config.iterations
-        compiler = devices.choose_compiler(context.compile, flops, context.device, context.console.say)
+        mode = context.compile if self.compiles(config) else "off"
+        compiler = devices.choose_compiler(mode, flops, context.device, context.console.say)
         self.inner = InnerLoop(FlatNet(module).to(context.device), self.inner_mode, compiler, context.ranks)
         if self.inner_mode == "auto" and not self.inner.memory:
             context.console.say(
                 "--inner auto keeps no graphs where steps are compiled or shared out: as --inner adjoint"
             )
-        self.inner.memory = self.inner.memory and bytes_of(config)
+        self.inner.memory = self.inner.memory and bytes_of(config, context.device)
 
     def make_canvas(self, images: Tensor) -> Canvas:
         """What is learned, beginning at images ``(S, C, H, W)``."""

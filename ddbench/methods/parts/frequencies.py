@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.runtime import seeds
+from ddbench.runtime.device import sent
 from ddbench.training.optimizers import OptimizerSettings, load_optimizer_state, make_optimizer, optimizer_state
 
 Kind = Literal["gauss", "learned"]
@@ -36,7 +37,7 @@ class Frequencies:
     def draw(self, *purpose: str | int) -> Tensor:
         """Frequencies ``(F, D)``; those of a sampler depend on its :attr:`parameters`."""
         generator = seeds.generator(self._seed, "frequencies", *purpose)
-        return torch.randn(self._shape, generator=generator).to(self._device)
+        return sent(torch.randn(self._shape, generator=generator), self._device)
 
     def ascend(self, gradients: Sequence[Tensor]) -> None:
         """A step that raises the loss, by its gradients in the :attr:`parameters`."""

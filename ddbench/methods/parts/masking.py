@@ -19,6 +19,7 @@ from torch import Tensor
 from ddbench.config import setting
 from ddbench.data.masks import pixel_mask
 from ddbench.runtime import seeds
+from ddbench.runtime.device import sent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ def synthetic_mask(config: MaskConfig, images: Tensor, seed: int, *purpose: str 
         return None
     n, _, height, width = images.shape
     mask = pixel_mask(n, height, width, config.mask_ratio, seeds.generator(seed, "mask", *purpose))
-    return mask.to(images.device, images.dtype)
+    return sent(mask, images.device, images.dtype)
 
 
 def masked(config: MaskConfig, images: Tensor, seed: int, *purpose: str | int) -> Tensor:

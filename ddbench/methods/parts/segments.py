@@ -16,6 +16,7 @@ from ddbench.data.augment import Draw, Strategy, draw
 from ddbench.experts.store import TrajectoryStore
 from ddbench.methods.parts.masking import MaskConfig, synthetic_mask
 from ddbench.runtime import seeds
+from ddbench.runtime.device import sent
 from ddbench.runtime.errors import UserError
 
 
@@ -85,7 +86,7 @@ class Segments:
         expert = self._expert(iteration)
         start_epoch = int(torch.randint(*starts, (), generator=randomness))
         rows = self.store.rows(expert, start_epoch, *(start_epoch + k for k in after))
-        start, *ends = (row.to(images.device) for row in rows)
+        start, *ends = (sent(row, images.device) for row in rows)
         for epochs, end in zip(after, ends, strict=True):
             if bool((start == end).all()):
                 raise UserError(
@@ -98,7 +99,7 @@ class Segments:
             start_epoch=start_epoch,
             start=start,
             targets=dict(zip(after, ends, strict=True)),
-            batches=[None if batch is None else batch.to(images.device) for batch in batches],
+            batches=[None if batch is None else sent(batch, images.device) for batch in batches],
             draws=self._augmentation(batches, images, randomness),
             masks=self._masks(iteration, batches, images),
         )

@@ -76,19 +76,20 @@ _BUILTIN: dict[str, Protocol] = {
             augmentation="flip+color+crop_scale_rotate+cutmix",
             mix_probability=0.5,
         ),
-        # NCFM: AdamW, the rate halved at each fifth, flip, colour, one move, cutout, half of the batches mixed.
+        # NCFM: AdamW, the rate halved at each fifth, flip, colour, one move, half of the batches mixed.
         Protocol(
             name="ncfm",
             epochs=2000,
             optimizer="adamw",
             lr=0.001,
             momentum=0.0,
+            weight_decay=0.01,
             lr_source="protocol",
             batch=128,
             drops=(0.2, 0.4, 0.6, 0.8),
             drop_offset=0,
             drop_factor=0.5,
-            augmentation="flip+color+crop_scale_rotate+cutout+cutmix",
+            augmentation="flip+color+crop_scale_rotate+cutmix",
             mix_probability=0.5,
         ),
         # One soft label an image, given as logits (DATM, TESLA).

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
 from ddbench.data.augment import Strategy
 from ddbench.data.policy import Policy, parse_policy
@@ -21,7 +22,7 @@ HASHES = {
     "dc-plain": "e3d8c017bb9081da",
     "mtt": "c113ecfa4aa72d19",
     "idc": "952b1a129d6711d3",
-    "ncfm": "2424e83b76195875",
+    "ncfm": "da0d35369b52a914",
     "soft-v1": "c8975c64af3f988c",
     "labels-hard": "f7031a5ccb86ba2a",
     "labels-once": "2fe8d3b6f7d37851",
@@ -100,6 +101,14 @@ def test_views_of_idc():
     views = ("flip", Strategy(("color",)), Strategy(("crop", "scale", "rotate")))
     policy = parse_policy(idc.augmentation, mix_probability=idc.mix_probability)
     assert policy == Policy(views, "cutmix", mix_probability=0.5)
+
+
+def test_ncfm_trains_as_its_public_code():
+    """Its AdamW is given no weight decay, so it has torch's; its DiffAug is IDC's, for CutMix takes the place of cutout."""
+    ncfm = PROTOCOLS["ncfm"]
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    assert ncfm.weight_decay == torch.optim.AdamW([parameter]).defaults["weight_decay"]
+    assert ncfm.augmentation == PROTOCOLS["idc"].augmentation
 
 
 def test_cosines():

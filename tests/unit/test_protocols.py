@@ -104,7 +104,7 @@ def test_views_of_idc():
 
 
 def test_ncfm_trains_as_its_public_code():
-    """Its AdamW is given no weight decay, so it has torch's; its DiffAug is IDC's, for CutMix takes the place of cutout."""
+    """Its AdamW is given no weight decay, so it has torch's; its views are IDC's: CutMix takes the place of cutout."""
     ncfm = PROTOCOLS["ncfm"]
     parameter = torch.nn.Parameter(torch.zeros(1))
     assert ncfm.weight_decay == torch.optim.AdamW([parameter]).defaults["weight_decay"]
